@@ -1,0 +1,166 @@
+"""Image data sets as tensors with pixels in [0, 1].  Nothing is downloaded.
+
+The digits of scikit-learn come with that package; the others are read from a folder in torchvision's
+layout.
+"""
+
+import gzip
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64; ``mean`` (one a channel) and ``std``
+    (one for all, so that ε/std is ε in normalised space) are the published constants."""
+
+    name: str
+    x_train: Tensor
+    y_train: Tensor
+    x_test: Tensor
+    y_test: Tensor
+    mean: tuple[float, ...]
+    std: float
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self.x_train.shape[1:])
+
+    @property
+    def classes(self) -> int:
+        return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+
+def _digits(_: Path | None) -> tuple:
+    """1,797 images, 8×8, 17 grey levels; a stratified fifth, fixed by random_state 0, is held out."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    x_train, x_test, y_train, y_test = train_test_split(
+        images, labels, test_size=0.2, stratify=labels, random_state=0
+    )
+    return tuple(
+        (torch.from_numpy(x.reshape(-1, 1, 8, 8)).float() / 16, torch.from_numpy(y).long())
+        for x, y in ((x_train, y_train), (x_test, y_test))
+    )
+
+
+def _idx(path: Path) -> Tensor:
+    """The array in an IDX file, gzipped or not."""
+    packed = path.with_name(path.name + ".gz")
+    raw = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    if raw[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} is not an IDX file of unsigned bytes")
+    dims = raw[3]
+    shape = np.frombuffer(raw, ">i4", dims, 4)
+    if len(raw) != 4 + 4 * dims + shape.prod():
+        raise ValueError(f"{path} is truncated: its header says {tuple(int(s) for s in shape)}")
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy())
+
+
+def _idx_folder(folder: str) -> Callable[[Path], tuple]:
+    def read(root: Path) -> tuple:
+        raw = root / folder / "raw"
+        return tuple(
+            (_idx(raw / f"{part}-images-idx3-ubyte").unsqueeze(1).float() / 255,
+             _idx(raw / f"{part}-labels-idx1-ubyte").long())
+            for part in ("train", "t10k")
+        )
+
+    return read
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Reads pickles of NumPy arrays and plain data; refuses everything else a pickle could run."""
+
+    ALLOWED = {"_reconstruct", "ndarray", "dtype", "encode", "_frombuffer", "scalar"}
+    MODULES = ("numpy", "_codecs")
+
+    def find_class(self, module: str, name: str):
+        if module.split(".")[0] not in self.MODULES or name not in self.ALLOWED:
+            raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
+        return super().find_class(module, name)
+
+
+def _cifar10(root: Path) -> tuple:
+    def read(names: list[str]) -> tuple[Tensor, Tensor]:
+        images, labels = [], []
+        for name in names:
+            with open(root / "cifar-10-batches-py" / name, "rb") as f:
+                batch = _ArraysOnly(f, encoding="latin1").load()
+            images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
+            labels += list(batch["labels"])
+        return torch.from_numpy(np.concatenate(images)).float() / 255, torch.tensor(labels)
+
+    return read([f"data_batch_{i}" for i in range(1, 6)]), read(["test_batch"])
+
+
+_IDX_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+
+
+@dataclass(frozen=True)
+class _Source:
+    read: Callable
+    mean: tuple[float, ...]
+    std: float
+    files: tuple[str, ...] = ()
+    torchvision: str = ""  # class that fetches it
+
+
+SOURCES = {
+    "digits": _Source(_digits, (0.3053,), 0.3760),
+    "mnist": _Source(
+        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), "MNIST"
+    ),
+    "fashion-mnist": _Source(
+        _idx_folder("FashionMNIST"), (0.2860,), 0.3520, tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
+        "FashionMNIST",
+    ),
+    "cifar10": _Source(
+        _cifar10, (0.4914, 0.4822, 0.4465), 0.2009, tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR_FILES),
+        "CIFAR10",
+    ),
+}
+
+
+def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
+    """Reads a data set of ``SOURCES``.
+
+    Args:
+        name: "digits", "mnist", "fashion-mnist" or "cifar10".
+        data_dir: the folder that holds ``MNIST/raw`` and so on; not needed for digits.
+
+    Raises:
+        ValueError: the name is unknown, data_dir is missing, or a file is damaged.
+        FileNotFoundError: files are missing; the message lists them and the command that fetches them.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"name must be one of {', '.join(SOURCES)}, got {name!r}")
+    source = SOURCES[name]
+    root = None if data_dir is None else Path(data_dir)
+    if source.files and root is None:
+        raise ValueError(f"data_dir is needed for {name}: a folder with {source.files[0]} and so on in it")
+    missing = [
+        root / f for f in source.files if not (root / f).exists() and not (root / f.removesuffix(".gz")).exists()
+    ]
+    if missing:
+        raise FileNotFoundError(
+            f"{name} is not complete under {root}. Missing:\n  "
+            + "\n  ".join(map(str, missing))
+            + f'\nWith torchvision installed, this fetches it:\n  python -c "from torchvision.datasets import '
+            f"{source.torchvision} as D; [D('{root}', train=t, download=True) for t in (True, False)]\""
+        )
+    train, test = source.read(root)
+    for x, y in (train, test):
+        if len(x) != len(y):
+            raise ValueError(f"{name}: {len(x)} images but {len(y)} labels")
+    return Dataset(name, *train, *test, source.mean, source.std)

@@ -1,0 +1,1 @@
+"""Implementations of the distance operators; ``reference`` is their specification."""

@@ -1,0 +1,132 @@
+"""The distances in plain PyTorch, block by block: any device, bounded memory, no compiler.
+
+Each block covers some rows of x and some rows of w, so that its (rows of x, rows of w, in) temporaries
+stay within ``BLOCK_BYTES`` (one pair of rows is the least, however long).
+"""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+BLOCK_BYTES = 1 << 20  # fits the second-level cache of current processors
+
+
+def tiles(n: int, out: int, features: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Slices over rows of x and rows of w, whose block of differences fits ``BLOCK_BYTES``."""
+    pairs = max(1, BLOCK_BYTES // max(1, features * itemsize))
+    rows_w = min(out, pairs)
+    rows_x = max(1, pairs // max(1, rows_w))
+    for i in range(0, n, rows_x):
+        for k in range(0, out, max(1, rows_w)):
+            yield slice(i, min(n, i + rows_x)), slice(k, min(out, k + rows_w))
+
+
+def power_(z: Tensor, p: float) -> Tensor:
+    """z ← z^p for z ≥ 0, in place.  Whole powers are multiplied out, which is several times faster.  p ≥ 1."""
+    if p != int(p) or p < 1 or p > 4096:
+        return z.pow_(p)
+    exponent = int(p)
+    if exponent & (exponent - 1) == 0:
+        while exponent > 1:
+            z.mul_(z)
+            exponent >>= 1
+        return z
+    base, result = z.clone(), None
+    while exponent:
+        if exponent & 1:
+            result = base.clone() if result is None else result.mul_(base)
+        exponent >>= 1
+        if exponent:
+            base.mul_(base)
+    return z.copy_(result)
+
+
+def norm_(z: Tensor, p: float) -> Tensor:
+    """``reference.norm``, destroying z (in > 0)."""
+    largest = z.amax(-1)
+    if p == math.inf:
+        return largest
+    z.div_(torch.where(largest == 0, 1, largest).unsqueeze(-1))
+    return largest * power_(z, p).sum(-1) ** (1 / p)
+
+
+def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
+    """``reference.norm_vjp``, destroying z (in > 0)."""
+    grad = torch.where(y == 0, 0, grad).unsqueeze(-1)
+    if p == math.inf:
+        index = z.max(-1, keepdim=True).indices
+        return z.zero_().scatter_(-1, index, grad)
+    if p == 1:
+        return z.sign_().mul_(grad)
+    z.div_(torch.where(y == 0, 1, y).unsqueeze(-1))
+    return power_(z, p - 1).mul_(grad)
+
+
+def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
+    """``reference.dist`` in bounded memory."""
+    y = x.new_zeros(len(x), len(w))
+    if x.shape[1] == 0:
+        return y
+    for i, k in tiles(len(x), *w.shape, x.element_size()):
+        y[i, k] = norm_((x[i, None] - w[k]).abs_(), p)
+    return y
+
+
+def dist_vjp(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """``reference.dist_vjp`` in bounded memory."""
+    gx, gw = x.new_zeros(x.shape), w.new_zeros(w.shape)
+    if x.shape[1] == 0:
+        return gx, gw
+    for i, k in tiles(len(x), *w.shape, x.element_size()):
+        t = x[i, None] - w[k]
+        if p == math.inf:  # one coordinate a pair: scatter it
+            g = torch.where(y[i, k] == 0, 0, grad[i, k])
+            index = t.abs().max(-1).indices
+            g = g * t.gather(-1, index.unsqueeze(-1)).squeeze(-1).sign()
+            gx[i].scatter_add_(1, index, g)
+            gw[k].scatter_add_(1, index.t(), -g.t())
+            continue
+        signed = norm_vjp_(grad[i, k], t.abs(), y[i, k], p).mul_(t.sign_())
+        gx[i] += signed.sum(1)
+        gw[k] -= signed.sum(0)
+    return gx, gw
+
+
+def _ends(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """l − w and w − u for every pair of a box and a row of w."""
+    return lower[:, None] - w, w - upper[:, None]
+
+
+def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """``reference.box_dist`` in bounded memory."""
+    near, far = lower.new_zeros(len(lower), len(w)), lower.new_zeros(len(lower), len(w))
+    if lower.shape[1] == 0:
+        return near, far
+    for i, k in tiles(len(lower), *w.shape, lower.element_size()):
+        above, below = _ends(lower[i], upper[i], w[k])
+        near[i, k] = norm_(torch.maximum(above, below).clamp_min_(0), p)
+        far[i, k] = norm_(torch.maximum(below.neg_(), above.neg_()), p)
+    return near, far
+
+
+def box_dist_vjp(
+    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
+    near: Tensor, far: Tensor, p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``reference.box_dist_vjp`` in bounded memory."""
+    gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
+    if lower.shape[1] == 0:
+        return gl, gu, gw
+    for i, k in tiles(len(lower), *w.shape, lower.element_size()):
+        above, below = _ends(lower[i], upper[i], w[k])
+        g_near = norm_vjp_(grad_lower[i, k], torch.maximum(above, below).clamp_min_(0), near[i, k], p)
+        g_far = norm_vjp_(grad_upper[i, k], torch.maximum(-below, -above), far[i, k], p)
+        far_u = g_far * (below <= above)
+        g_lower = g_near * (above > 0) - (g_far - far_u)
+        g_upper = far_u - g_near * (below > 0)
+        gl[i] += g_lower.sum(1)
+        gu[i] += g_upper.sum(1)
+        gw[k] -= (g_lower + g_upper).sum(0)
+    return gl, gu, gw

@@ -1,0 +1,110 @@
+"""Convolution as distances of windows, a bounded number of images at a time.
+
+The same routine serves the distance and the distance of a box: ``fn`` maps window matrices
+(rows, in) and weights (out, in) of one group to one or more (rows, out) results.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+WINDOW_BYTES = 1 << 24  # of unfolded windows held at a time
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
+    """Number of windows along one spatial dimension."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def output_shape(x: Tensor, w: Tensor, conv: tuple) -> tuple[int, int, int, int]:
+    """(N, out, H', W') of a convolution; ``conv`` is (stride, padding, dilation, groups), pairs first."""
+    stride, padding, dilation, _ = conv
+    return len(x), len(w), *(
+        output_size(x.shape[2 + d], w.shape[2 + d], stride[d], padding[d], dilation[d]) for d in (0, 1)
+    )
+
+
+def chunks(x: Tensor, w: Tensor, conv: tuple):
+    """Slices of images whose unfolded windows stay within ``WINDOW_BYTES`` (one image is the least)."""
+    _, _, rows, columns = output_shape(x, w, conv)
+    per_image = x.shape[1] * w.shape[2] * w.shape[3] * rows * columns * x.element_size()
+    step = max(1, WINDOW_BYTES // max(1, per_image))
+    return (slice(i, min(len(x), i + step)) for i in range(0, len(x), step))
+
+
+def unfold(x: Tensor, w: Tensor, conv: tuple) -> Tensor:
+    """The windows of x, zero-padded: (N, C, H, W) → (groups, N·H'·W', C/groups·kh·kw)."""
+    stride, padding, dilation, groups = conv
+    columns = F.unfold(x, w.shape[2:], dilation=dilation, padding=padding, stride=stride)
+    n, features, windows = columns.shape
+    columns = columns.reshape(n, groups, features // groups, windows)
+    return columns.permute(1, 0, 3, 2).reshape(groups, n * windows, features // groups)
+
+
+def fold(columns: Tensor, x: Tensor, w: Tensor, conv: tuple) -> Tensor:
+    """The adjoint of ``unfold``: adds what each window says of a pixel.  x gives the shape."""
+    stride, padding, dilation, groups = conv
+    columns = columns.reshape(groups, len(x), -1, columns.shape[-1]).permute(1, 0, 3, 2)
+    columns = columns.reshape(len(x), -1, columns.shape[-1])
+    return F.fold(columns, x.shape[2:], w.shape[2:], dilation=dilation, padding=padding, stride=stride)
+
+
+def to_rows(y: Tensor, groups: int) -> Tensor:
+    """(N, out, H', W') → (groups, N·H'·W', out/groups)."""
+    n, out, rows, columns = y.shape
+    y = y.reshape(n, groups, out // groups, rows * columns)
+    return y.permute(1, 0, 3, 2).reshape(groups, n * rows * columns, out // groups)
+
+
+def from_rows(y: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """The inverse of ``to_rows``; ``shape`` is (N, out, H', W')."""
+    n, out, rows, columns = shape
+    groups = len(y)
+    y = y.reshape(groups, n, rows * columns, out // groups).permute(1, 0, 3, 2)
+    return y.reshape(n, out, rows, columns)
+
+
+def apply(fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, conv: tuple, results: int) -> tuple[Tensor, ...]:
+    """``fn`` over the windows of each input: (N, C, H, W) each → ``results`` tensors (N, out, H', W')."""
+    x, groups = inputs[0], conv[3]
+    flat = w.reshape(groups, len(w) // groups, -1)
+    shape = output_shape(x, w, conv)
+    out = tuple(x.new_zeros(shape) for _ in range(results))
+    if 0 in shape:
+        return out
+    for part in chunks(x, w, conv):
+        windows = [unfold(a[part], w, conv) for a in inputs]
+        per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
+        for r, y in enumerate(zip(*per_group)):
+            out[r][part] = from_rows(torch.stack(y), (part.stop - part.start, *shape[1:]))
+    return out
+
+
+def apply_vjp(
+    fn: Callable, grads: tuple[Tensor, ...], inputs: tuple[Tensor, ...], w: Tensor,
+    outputs: tuple[Tensor, ...], conv: tuple,
+) -> tuple[Tensor, ...]:
+    """Gradients of ``apply`` for every input and for w; ``fn(*grads, *inputs, w, *outputs)`` gives
+    those of one group's windows."""
+    x, groups = inputs[0], conv[3]
+    flat = w.reshape(groups, len(w) // groups, -1)
+    g_inputs = tuple(a.new_zeros(a.shape) for a in inputs)
+    g_flat = torch.zeros_like(flat)
+    if 0 in outputs[0].shape:
+        return *g_inputs, g_flat.reshape(w.shape)
+    for part in chunks(x, w, conv):
+        windows = [unfold(a[part], w, conv) for a in inputs]
+        rows = [to_rows(a[part], groups) for a in (*grads, *outputs)]
+        per_group = []
+        for g in range(groups):
+            *g_windows, g_w = fn(
+                *(a[g] for a in rows[: len(grads)]), *(a[g] for a in windows), flat[g],
+                *(a[g] for a in rows[len(grads):]),
+            )
+            g_flat[g] += g_w
+            per_group.append(g_windows)
+        for r, g_windows in enumerate(zip(*per_group)):
+            g_inputs[r][part] = fold(torch.stack(g_windows), x[part], w, conv)
+    return *g_inputs, g_flat.reshape(w.shape)

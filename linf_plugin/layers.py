@@ -1,0 +1,294 @@
+"""ℓ∞-distance layers.  Each states its invariant, an ℓ∞ → ℓ∞ Lipschitz bound, as ``.lipschitz``."""
+
+import contextlib
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from . import ops
+
+IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
+
+
+class _Distance(nn.Module):
+    """What linear and convolutional distance layers share: weight, bias and p."""
+
+    def __init__(self, weight_shape, bias: bool, p: float, identity_init: bool, device, dtype):
+        super().__init__()
+        self.p = p
+        self.identity_init = identity_init
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @property
+    def p(self) -> float:
+        """The exponent in [1, ∞]; assigning anything else raises ValueError or TypeError."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        self._p = ops.check_p(value)
+
+    @property
+    def lipschitz(self) -> float:
+        """1 at p = ∞.  A finite p allows n^{1/p} for n coordinates: ‖t‖_p ≤ n^{1/p}·‖t‖_∞."""
+        fan_in = math.prod(self.weight.shape[1:])
+        return 1.0 if self.p == math.inf or fan_in == 0 else fan_in ** (1 / self.p)
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in."""
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        out, channels = self.weight.shape[:2]
+        if self.identity_init and 0 < channels <= out:
+            centre = tuple(k // 2 for k in self.weight.shape[2:])
+            rows = torch.arange(out)
+            with torch.no_grad():
+                self.weight[(rows, rows % channels, *centre)] = IDENTITY_WEIGHT
+
+
+class LinfDistLinear(_Distance):
+    """y_k = ‖x − w_k‖_p + b_k, fully connected; p = ∞ is the ℓ∞-dist neuron.
+
+    Zhang et al. (arXiv 2102.05363), equations 5 and 9.
+
+    Args:
+        in_features, out_features: sizes of the last dimension of input and output.
+        bias: whether b_k is learned.
+        p: exponent in [1, ∞].  Training starts small and ends at ∞ (``set_p`` changes a whole model).
+        identity_init: where in ≤ out, start as a copy of the input (plus 10; follow it by a ``MeanShift``).
+
+    Shape: (..., in_features) → (..., out_features).
+    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else in_features^{1/p}.
+    """
+
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, p: float = math.inf, *,
+        identity_init: bool = False, device=None, dtype=None,
+    ):
+        _check_positive(in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            y = ops.dist(x, self.weight, self.p)
+        else:
+            y = ops.dist(x.flatten(0, -2), self.weight, self.p).unflatten(0, x.shape[:-1])
+        return y if self.bias is None else y + self.bias
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, p={self.p}"
+
+
+class LinfDistConv2d(_Distance):
+    """The ℓ∞-distance neuron slid over an image: each window's ℓp distance to each kernel.
+
+    Arguments as ``torch.nn.Conv2d``; padding is with zeros, which are coordinates like any other.
+    Zhang et al. (arXiv 2102.05363), section 3.1.
+
+    Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), sizes as ``torch.nn.Conv2d``.
+    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = True, p: float = math.inf, *,
+        identity_init: bool = False, device=None, dtype=None,
+    ):
+        _check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
+            )
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = _pair("kernel_size", kernel_size, 1)
+        self.stride = _pair("stride", stride, 1)
+        self.padding = _pair("padding", padding, 0)
+        self.dilation = _pair("dilation", dilation, 1)
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        super().__init__(shape, bias, p, identity_init, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ops.check_tensors(x=x, weight=self.weight)
+        if x.dim() != 4 or (not torch.jit.is_tracing() and x.shape[1] != self.in_channels):
+            raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        y = torch.ops.linf.dist_conv2d(
+            x, self.weight, self.p, self.stride, self.padding, self.dilation, self.groups
+        )
+        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={self.bias is not None}, p={self.p}"
+        )
+
+
+class MeanShift(nn.Module):
+    """Subtracts the mean of each channel: batch normalisation without the scale that would spoil the bound.
+
+    Training subtracts the batch mean, with its gradient, and follows it by a running mean; evaluation
+    subtracts the running mean, a constant.  Zhang et al. (arXiv 2102.05363), section 4.1.
+
+    Args:
+        num_features: channels, the second dimension of the input.
+        momentum: weight of a new batch in the running mean.
+
+    Shape: (N, num_features, *) → the same.
+    ``lipschitz`` is 1, in evaluation mode.  In training mode samples depend on each other and no
+    per-sample bound holds.
+    """
+
+    lipschitz = 1.0
+
+    def __init__(self, num_features: int, momentum: float = 0.1, *, device=None, dtype=None):
+        _check_positive(num_features=num_features)
+        if not 0 < momentum <= 1:
+            raise ValueError(f"momentum must lie in (0, 1], got {momentum}")
+        super().__init__()
+        self.num_features, self.momentum = num_features, momentum
+        self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
+        self.samples_seen: int | None = None  # a count while ``reestimate_means`` runs
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() < 2 or (not torch.jit.is_tracing() and x.shape[1] != self.num_features):
+            raise ValueError(f"x must have shape (N, {self.num_features}, *), got {tuple(x.shape)}")
+        shape = (-1,) + (1,) * (x.dim() - 2)
+        if not self.training or len(x) == 0:
+            return x - self.running_mean.view(shape)
+        mean = x.mean([d for d in range(x.dim()) if d != 1])
+        weight = self.momentum
+        if self.samples_seen is not None:
+            self.samples_seen += len(x)
+            weight = len(x) / self.samples_seen
+        with torch.no_grad():
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        return x - mean.view(shape)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, momentum={self.momentum}"
+
+
+class Normalize(nn.Module):
+    """(x − mean)·scale with scale = 1/std, one std for all channels, so that ε in pixels is ε/std inside.
+
+    Args:
+        mean: one number a channel.
+        std: one positive number.
+
+    Shape: (N, channels, *) → the same.  ``lipschitz`` is scale as stored, in float32.
+    """
+
+    def __init__(self, mean: Iterable[float], std: float):
+        super().__init__()
+        if not 0 < std < math.inf:
+            raise ValueError(f"std must be positive and finite, got {std}")
+        self.register_buffer("mean", torch.tensor(list(mean)))
+        self.register_buffer("scale", torch.tensor(1 / std))
+
+    @property
+    def lipschitz(self) -> float:
+        return float(self.scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.mean.view((-1,) + (1,) * (x.dim() - 2))) * self.scale
+
+
+class Negate(nn.Module):
+    """−x: a small distance is a strong similarity, a logit is the opposite.  ``lipschitz`` is 1."""
+
+    lipschitz = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return -x
+
+
+def _row_norm(layer: nn.Module) -> float:
+    """The ∞ → ∞ operator norm of a linear map given by the rows of its weight: the largest ℓ1 norm."""
+    return float(layer.weight.detach().double().abs().flatten(1).sum(1).max())
+
+
+# ℓ∞ Lipschitz bounds of stock layers.
+STOCK_LIPSCHITZ = {
+    nn.Linear: _row_norm,
+    nn.Conv2d: _row_norm,
+    nn.ReLU: lambda _: 1.0,
+    nn.Tanh: lambda _: 1.0,
+    nn.Flatten: lambda _: 1.0,
+    nn.Identity: lambda _: 1.0,
+}
+
+
+def lipschitz_bound(module: nn.Module) -> float:
+    """An ℓ∞ → ℓ∞ Lipschitz bound of a layer, or of a ``Sequential``: the product of its layers' bounds.
+
+    Raises:
+        TypeError: a layer states no ``lipschitz`` and is not a stock layer with a known bound.
+    """
+    if isinstance(module, nn.Sequential):
+        return math.prod(lipschitz_bound(layer) for layer in module)
+    if type(module) in STOCK_LIPSCHITZ:
+        return STOCK_LIPSCHITZ[type(module)](module)
+    if not hasattr(module, "lipschitz"):
+        raise TypeError(f"no Lipschitz bound is known for {type(module).__name__}; give it an attribute lipschitz")
+    return float(module.lipschitz)
+
+
+def distance_layers(model: nn.Module) -> list[nn.Module]:
+    """The distance layers of a model, in order."""
+    return [m for m in model.modules() if isinstance(m, _Distance)]
+
+
+def set_p(model: nn.Module, p: float) -> None:
+    """Sets the exponent of every distance layer of a model.  Raises as ``LinfDistLinear.p`` does."""
+    p = ops.check_p(p)
+    for layer in distance_layers(model):
+        layer.p = p
+
+
+@torch.no_grad()
+def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replaces every running mean by the mean over ``batches`` (each weighted by its samples).
+
+    Needed once p has changed: the running means lag behind, and a certificate of the net at p = ∞ is about
+    the net with these means in it.  Each layer sees batch means of the layers before it, so large batches
+    are better.  Restores each module's training mode.
+    """
+    shifts = [m for m in model.modules() if isinstance(m, MeanShift)]
+    modes = {m: m.training for m in model.modules()}
+    with contextlib.ExitStack() as restore:
+        restore.callback(lambda: [setattr(m, "training", mode) for m, mode in modes.items()])
+        model.eval()
+        for m in shifts:
+            m.train()
+            m.samples_seen = 0
+            restore.callback(setattr, m, "samples_seen", None)
+        for x in batches:
+            model(x)
+
+
+def _check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def _pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in pair):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if min(pair) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return pair

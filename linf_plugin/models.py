@@ -1,0 +1,194 @@
+"""Architectures as data: a model is a list of ``[layer, arguments]``, and one function builds it."""
+
+import copy
+import math
+
+from torch import nn
+
+from .layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, distance_layers, lipschitz_bound
+
+LAYERS = {
+    "normalize": Normalize,
+    "flatten": nn.Flatten,
+    "dist": LinfDistLinear,
+    "dist_conv": LinfDistConv2d,
+    "mean_shift": MeanShift,
+    "negate": Negate,
+    "linear": nn.Linear,
+    "conv": nn.Conv2d,
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+}
+
+
+class Net(nn.Sequential):
+    """A model built from ``spec``: ``{"input_shape": [C, H, W], "layers": [[name, arguments], …]}``.
+
+    Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
+    """
+
+    def __init__(self, spec: dict):
+        unknown = [name for name, _ in spec["layers"] if name not in LAYERS]
+        if unknown:
+            raise ValueError(f"spec names the unknown layer {unknown[0]!r}; known: {', '.join(LAYERS)}")
+        super().__init__(*(LAYERS[name](**arguments) for name, arguments in spec["layers"]))
+        self._spec = copy.deepcopy(spec)
+
+    @property
+    def spec(self) -> dict:
+        """What rebuilds this model, with the current p."""
+        spec = copy.deepcopy(self._spec)
+        for (_, arguments), layer in zip(spec["layers"], self):
+            if distance_layers(layer):
+                arguments["p"] = layer.p
+        return spec
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(C, H, W)."""
+        return tuple(self._spec["input_shape"])
+
+    @property
+    def lipschitz(self) -> float:
+        """ℓ∞ Lipschitz bound, logits per unit of pixel range: the product of the layers' bounds."""
+        return lipschitz_bound(nn.Sequential(*self))
+
+    def pairs_per_sample(self) -> int:
+        """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
+        return sum(pairs for _, pairs, _ in _shapes(self._spec))
+
+
+def _shapes(spec: dict):
+    """(layer name, pairs, output shape) of each layer."""
+    shape = tuple(spec["input_shape"])
+    for name, a in spec["layers"]:
+        pairs = 0
+        if name == "flatten":
+            shape = (math.prod(shape),)
+        elif name in ("dist", "linear"):
+            pairs = a["in_features"] * a["out_features"]
+            shape = (a["out_features"],)
+        elif name in ("dist_conv", "conv"):
+            k, s, q = a["kernel_size"], a.get("stride", 1), a.get("padding", 0)
+            side = [(size + 2 * q - k) // s + 1 for size in shape[1:]]
+            pairs = a["in_channels"] * a["out_channels"] * k * k * math.prod(side)
+            shape = (a["out_channels"], *side)
+        yield name, pairs, shape
+
+
+def _start(shape, mean, std) -> dict:
+    return {"input_shape": list(shape), "layers": [["normalize", {"mean": list(mean), "std": std}]]}
+
+
+def _append(spec: dict, name: str, **arguments) -> None:
+    spec["layers"].append([name, arguments])
+
+
+def _features(spec: dict) -> int:
+    """Size of the flattened output so far."""
+    return math.prod(list(_shapes(spec))[-1][2])
+
+
+def _dist_features(spec: dict, widths) -> None:
+    for width in widths:
+        _append(spec, "dist", in_features=_features(spec), out_features=width, bias=False, identity_init=True)
+        _append(spec, "mean_shift", num_features=width)
+
+
+def _head(spec: dict, classes: int, hidden: int | None) -> None:
+    """Logits: the negated distances, or with ``hidden`` a Linear–tanh–Linear head."""
+    features = _features(spec)
+    if hidden is None:
+        _append(spec, "dist", in_features=features, out_features=classes)
+        _append(spec, "negate")
+    else:
+        _append(spec, "linear", in_features=features, out_features=hidden)
+        _append(spec, "tanh")
+        _append(spec, "linear", in_features=hidden, out_features=classes)
+
+
+def linf_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
+    """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
+    spec = _start(shape, mean, std)
+    _append(spec, "flatten")
+    _dist_features(spec, [width] * (depth - 1))
+    _head(spec, classes, None)
+    return spec
+
+
+def linf_mlp_head(shape, classes, width, depth, hidden, mean=(0.0,), std=1.0) -> dict:
+    """ℓ∞-dist net+MLP: depth × [distance, mean shift], then Linear–tanh–Linear."""
+    spec = _start(shape, mean, std)
+    _append(spec, "flatten")
+    _dist_features(spec, [width] * depth)
+    _head(spec, classes, hidden)
+    return spec
+
+
+def linf_conv(
+    shape, classes, mean=(0.0,), std=1.0, channels=(96, 96, 192, 192, 192), strides=(1, 1, 2, 1, 1),
+    width=1024, hidden=None,
+) -> dict:
+    """Convolutional ℓ∞-dist net: 3×3 distances with mean shift, one wide distance layer, then logits."""
+    spec = _start(shape, mean, std)
+    before = shape[0]
+    for after, stride in zip(channels, strides, strict=True):
+        _append(
+            spec, "dist_conv", in_channels=before, out_channels=after, kernel_size=3, stride=stride, padding=1,
+            bias=False, identity_init=True,
+        )
+        _append(spec, "mean_shift", num_features=after)
+        before = after
+    _append(spec, "flatten")
+    _dist_features(spec, [width])
+    _head(spec, classes, hidden)
+    return spec
+
+
+def relu_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
+    """Baseline: (depth − 1) × [Linear, ReLU], then Linear."""
+    spec = _start(shape, mean, std)
+    _append(spec, "flatten")
+    for _ in range(depth - 1):
+        _append(spec, "linear", in_features=_features(spec), out_features=width)
+        _append(spec, "relu")
+    _append(spec, "linear", in_features=_features(spec), out_features=classes)
+    return spec
+
+
+def relu_conv(shape, classes, channels, strides, width, mean=(0.0,), std=1.0) -> dict:
+    """Baseline: 3×3 convolutions (4×4 where the stride is 2) with ReLU, one wide Linear, then Linear."""
+    spec = _start(shape, mean, std)
+    before = shape[0]
+    for after, stride in zip(channels, strides, strict=True):
+        _append(
+            spec, "conv", in_channels=before, out_channels=after, kernel_size=2 + stride, stride=stride, padding=1
+        )
+        _append(spec, "relu")
+        before = after
+    _append(spec, "flatten")
+    _append(spec, "linear", in_features=_features(spec), out_features=width)
+    _append(spec, "relu")
+    _append(spec, "linear", in_features=width, out_features=classes)
+    return spec
+
+
+ARCHITECTURES = {
+    "linf-mlp": linf_mlp,
+    "linf-mlp-head": linf_mlp_head,
+    "linf-conv": linf_conv,
+    "relu-mlp": relu_mlp,
+    "relu-conv": relu_conv,
+}
+
+
+def build(name: str, **arguments) -> Net:
+    """The model of that name: ``build("linf-mlp", shape=(1, 8, 8), classes=10, width=128, depth=3)``.
+
+    Raises:
+        ValueError: the name is not in ``ARCHITECTURES``.
+        TypeError: an argument is missing or unknown.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"name must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    return Net(ARCHITECTURES[name](**arguments))

@@ -1,0 +1,187 @@
+"""The operators ``torch.ops.linf.*``: schema, shapes, gradients, autocast; and the checked entry ``dist``.
+
+``dist``           (N, in) × (out, in) → (N, out)
+``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
+``box_dist``, ``box_conv2d``   the exact range of the above over a box; what interval bounds need
+Each has a ``…_backward`` that is not itself differentiable.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .kernels import blocked, windows
+
+_define = partial(torch.library.custom_op, mutates_args=())
+
+
+@_define("linf::dist")
+def _dist(x: Tensor, w: Tensor, p: float) -> Tensor:
+    return blocked.dist(x, w, p)
+
+
+@_define("linf::dist_backward")
+def _dist_backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    return blocked.dist_vjp(grad, x, w, y, p)
+
+
+@_define("linf::box_dist")
+def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    return blocked.box_dist(lower, upper, w, p)
+
+
+@_define("linf::box_dist_backward")
+def _box_dist_backward(
+    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
+    near: Tensor, far: Tensor, p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return blocked.box_dist_vjp(grad_near, grad_far, lower, upper, w, near, far, p)
+
+
+@_define("linf::dist_conv2d")
+def _dist_conv2d(
+    x: Tensor, w: Tensor, p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    conv = (stride, padding, dilation, groups)
+    return windows.apply(lambda x, w: (blocked.dist(x, w, p),), (x,), w, conv, 1)[0]
+
+
+@_define("linf::dist_conv2d_backward")
+def _dist_conv2d_backward(
+    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+) -> tuple[Tensor, Tensor]:
+    conv = (stride, padding, dilation, groups)
+    vjp = partial(blocked.dist_vjp, p=p)
+    return windows.apply_vjp(vjp, (grad,), (x,), w, (y,), conv)
+
+
+@_define("linf::box_conv2d")
+def _box_conv2d(
+    lower: Tensor, upper: Tensor, w: Tensor, p: float,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+) -> tuple[Tensor, Tensor]:
+    conv = (stride, padding, dilation, groups)
+    return windows.apply(partial(blocked.box_dist, p=p), (lower, upper), w, conv, 2)
+
+
+@_define("linf::box_conv2d_backward")
+def _box_conv2d_backward(
+    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
+    near: Tensor, far: Tensor, p: float,
+    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    conv = (stride, padding, dilation, groups)
+    vjp = partial(blocked.box_dist_vjp, p=p)
+    return windows.apply_vjp(vjp, (grad_near, grad_far), (lower, upper), w, (near, far), conv)
+
+
+# Shapes, for tracing without data.
+
+def _pair(x: Tensor, w: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], w.shape[0])
+
+
+def _image(x: Tensor, w: Tensor, *conv) -> Tensor:
+    return x.new_empty(windows.output_shape(x, w, conv))
+
+
+def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(a.new_empty(a.shape) for a in tensors)
+
+
+_dist.register_fake(lambda x, w, p: _pair(x, w))
+_dist_backward.register_fake(lambda grad, x, w, y, p: _like(x, w))
+_box_dist.register_fake(lambda lower, upper, w, p: (_pair(lower, w), _pair(lower, w)))
+_box_dist_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p: _like(lower, upper, w))
+_dist_conv2d.register_fake(lambda x, w, p, *conv: _image(x, w, *conv))
+_dist_conv2d_backward.register_fake(lambda grad, x, w, y, p, *conv: _like(x, w))
+_box_conv2d.register_fake(lambda lower, upper, w, p, *conv: (_image(lower, w, *conv), _image(lower, w, *conv)))
+_box_conv2d_backward.register_fake(
+    lambda gn, gf, lower, upper, w, near, far, p, *conv: _like(lower, upper, w)
+)
+
+
+# Gradients: save the tensors, keep p and the geometry, call the backward operator.
+
+def _register_autograd(op, backward, tensors: int) -> None:
+    """``op`` takes ``tensors`` tensors and then constants, and returns one tensor or a tuple of them."""
+
+    def setup_context(ctx, inputs, output):
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.save_for_backward(*inputs[:tensors], *outputs)
+        ctx.constants = inputs[tensors:]
+
+    def vjp(ctx, *grads):
+        return *backward(*grads, *ctx.saved_tensors, *ctx.constants), *(None for _ in ctx.constants)
+
+    op.register_autograd(vjp, setup_context=setup_context)
+
+
+_register_autograd(_dist, _dist_backward, 2)
+_register_autograd(_box_dist, _box_dist_backward, 3)
+_register_autograd(_dist_conv2d, _dist_conv2d_backward, 2)
+_register_autograd(_box_conv2d, _box_conv2d_backward, 3)
+
+# A 16-bit coordinate difference raised to a power p is noise, so autocast keeps float32.
+for _op in (_dist, _box_dist, _dist_conv2d, _box_conv2d):
+    for _device in ("cpu", "cuda"):
+        _op.register_autocast(_device, torch.float32)
+
+
+def check_p(p: float) -> float:
+    """p as a float.  Raises TypeError where it is not a number, ValueError where it is not in [1, ∞]."""
+    if isinstance(p, (bool, Tensor)) or not isinstance(p, (int, float)):
+        raise TypeError(f"p must be a number, got {type(p).__name__}")
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+    return float(p)
+
+
+def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
+    """float32 or float64 (16-bit under autocast only), of one dtype and device; finite if asked."""
+    first_name, first = next(iter(tensors.items()))
+    for name, a in tensors.items():
+        if not isinstance(a, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(a).__name__}")
+        if a.dtype not in (torch.float32, torch.float64):
+            if not (a.is_floating_point() and torch.is_autocast_enabled(a.device.type)):
+                raise TypeError(f"{name} must be float32 or float64, got {a.dtype}")
+        elif a.dtype != first.dtype and not torch.is_autocast_enabled(a.device.type):
+            raise TypeError(f"{name} is {a.dtype} but {first_name} is {first.dtype}: they must agree")
+        if a.device != first.device:
+            raise ValueError(f"{name} is on {a.device} but {first_name} is on {first.device}")
+        if check_finite and not a.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinite values")
+
+
+def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tensor:
+    """Distances between the rows of x and the rows of w: y[n, k] = ‖x[n] − w[k]‖_p.
+
+    Zhang et al., "Towards Certifying ℓ∞ Robustness using Neural Networks with ℓ∞-dist Neurons"
+    (arXiv 2102.05363), equation 5, without the bias.
+
+    Args:
+        x: (N, in), float32 or float64.
+        w: (out, in), same dtype and device.
+        p: exponent in [1, ∞].
+        check: also refuse NaN and infinite values (reads every element).
+
+    Returns:
+        (N, out).  Gradients are exact and 0 where y = 0; at p = ∞ ties go to the lowest coordinate.
+
+    Raises:
+        TypeError: a tensor is not floating point, dtypes differ, p is no number.
+        ValueError: p is NaN or below 1, shapes do not fit, devices differ; with ``check``, NaN or ±inf.
+    """
+    p = check_p(p)
+    check_tensors(check, x=x, w=w)
+    for name, a, shape in (("x", x, "(N, in)"), ("w", w, "(out, in)")):
+        if a.dim() != 2:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(a.shape)}")
+    # Tracing turns sizes into tensors, on which a comparison cannot be decided.
+    if not torch.jit.is_tracing() and x.shape[1] != w.shape[1]:
+        raise ValueError(f"w has {w.shape[1]} columns but x has {x.shape[1]}: they must agree")
+    return _dist(x, w, p)
