@@ -78,11 +78,11 @@ class LinfDistLinear(_Distance):
         super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.dim() == 2:
-            y = ops.dist(x, self.weight, self.p)
-        else:
-            y = ops.dist(x.flatten(0, -2), self.weight, self.p).unflatten(0, x.shape[:-1])
-        return y if self.bias is None else y + self.bias
+        rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        y = ops.dist(rows, self.weight, self.p)
+        if self.bias is not None:
+            y = ops.shift(y, self.bias)
+        return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, p={self.p}"
@@ -124,7 +124,7 @@ class LinfDistConv2d(_Distance):
         y = torch.ops.linf.dist_conv2d(
             x, self.weight, self.p, self.stride, self.padding, self.dilation, self.groups
         )
-        return y if self.bias is None else y + self.bias.view(-1, 1, 1)
+        return y if self.bias is None else ops.shift(y, self.bias)
 
     def extra_repr(self) -> str:
         return (
@@ -163,9 +163,8 @@ class MeanShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or (not torch.jit.is_tracing() and x.shape[1] != self.num_features):
             raise ValueError(f"x must have shape (N, {self.num_features}, *), got {tuple(x.shape)}")
-        shape = (-1,) + (1,) * (x.dim() - 2)
         if not self.training or len(x) == 0:
-            return x - self.running_mean.view(shape)
+            return ops.shift(x, self.running_mean, sign=-1.0)
         mean = x.mean([d for d in range(x.dim()) if d != 1])
         weight = self.momentum
         if self.samples_seen is not None:
@@ -173,7 +172,7 @@ class MeanShift(nn.Module):
             weight = len(x) / self.samples_seen
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
-        return x - mean.view(shape)
+        return ops.shift(x, mean, sign=-1.0)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, momentum={self.momentum}"
@@ -186,22 +185,20 @@ class Normalize(nn.Module):
         mean: one number a channel.
         std: one positive number.
 
-    Shape: (N, channels, *) → the same.  ``lipschitz`` is scale as stored, in float32.
+    Shape: (N, channels, *) → the same.  ``lipschitz`` is scale, rounded to float32 so that a float32 and a
+    float64 copy of a model are the same function.
     """
 
     def __init__(self, mean: Iterable[float], std: float):
         super().__init__()
         if not 0 < std < math.inf:
             raise ValueError(f"std must be positive and finite, got {std}")
-        self.register_buffer("mean", torch.tensor(list(mean)))
-        self.register_buffer("scale", torch.tensor(1 / std))
-
-    @property
-    def lipschitz(self) -> float:
-        return float(self.scale)
+        self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
+        self.scale = torch.tensor(1 / std, dtype=torch.float32).item()
+        self.lipschitz = self.scale
 
     def forward(self, x: Tensor) -> Tensor:
-        return (x - self.mean.view((-1,) + (1,) * (x.dim() - 2))) * self.scale
+        return ops.shift(x, self.mean, sign=-1.0, scale=self.scale)
 
 
 class Negate(nn.Module):

@@ -3,9 +3,12 @@
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
 ``box_dist``, ``box_conv2d``   the exact range of the above over a box; what interval bounds need
-Each has a ``…_backward`` that is not itself differentiable.
+``shift``          (x + sign·offset)·scale, a channel at a time; what bound propagation sees of biases and means
+The distances have a ``…_backward`` that is not itself differentiable.
 """
 
+import contextlib
+import contextvars
 import math
 from functools import partial
 
@@ -78,20 +81,31 @@ def _box_conv2d_backward(
     return windows.apply_vjp(vjp, (grad_near, grad_far), (lower, upper), w, (near, far), conv)
 
 
+@_define("linf::shift")
+def _shift(x: Tensor, offset: Tensor, sign: float, scale: float) -> Tensor:
+    return (x + sign * _per_channel(offset, x)) * scale
+
+
 # Shapes, for tracing without data.
+
+def _per_channel(a: Tensor, x: Tensor) -> Tensor:
+    """(C,) in the shape that broadcasts over (N, C, *)."""
+    return a.view((-1,) + (1,) * (x.dim() - 2))
+
 
 def _pair(x: Tensor, w: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[0])
 
 
 def _image(x: Tensor, w: Tensor, *conv) -> Tensor:
-    return x.new_empty(windows.output_shape(x, w, conv))
+    return x.new_empty(windows.output_shape(x.shape, w.shape, conv))
 
 
 def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(a.new_empty(a.shape) for a in tensors)
 
 
+_shift.register_fake(lambda x, offset, sign, scale: x.new_empty(x.shape))
 _dist.register_fake(lambda x, w, p: _pair(x, w))
 _dist_backward.register_fake(lambda grad, x, w, y, p: _like(x, w))
 _box_dist.register_fake(lambda lower, upper, w, p: (_pair(lower, w), _pair(lower, w)))
@@ -124,6 +138,32 @@ _register_autograd(_dist, _dist_backward, 2)
 _register_autograd(_box_dist, _box_dist_backward, 3)
 _register_autograd(_dist_conv2d, _dist_conv2d_backward, 2)
 _register_autograd(_box_conv2d, _box_conv2d_backward, 3)
+
+_as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=False)
+
+
+@contextlib.contextmanager
+def shift_as_one_operator():
+    """While open, ``shift`` is traced as ``linf::shift`` instead of an addition and a product.
+
+    auto_LiRPA adds up constants of several channels wrongly where it keeps coefficients as image patches, and
+    its 0.3 takes the sum of a vector and a bias for an image; one operator with a rule of its own has neither.
+    """
+    token = _as_one_operator.set(True)
+    try:
+        yield
+    finally:
+        _as_one_operator.reset(token)
+
+
+def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> Tensor:
+    """(x + sign·offset)·scale with one offset a channel: (N, C, *), (C,) → (N, C, *).  sign is ±1, scale > 0."""
+    if _as_one_operator.get():
+        return _shift(x, offset, sign, scale)
+    offset = _per_channel(offset, x)
+    y = x + offset if sign > 0 else x - offset
+    return y if scale == 1 else y * scale
+
 
 # A 16-bit coordinate difference raised to a power p is noise, so autocast keeps float32.
 for _op in (_dist, _box_dist, _dist_conv2d, _box_conv2d):

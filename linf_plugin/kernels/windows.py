@@ -18,17 +18,18 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
 
 
-def output_shape(x: Tensor, w: Tensor, conv: tuple) -> tuple[int, int, int, int]:
-    """(N, out, H', W') of a convolution; ``conv`` is (stride, padding, dilation, groups), pairs first."""
+def output_shape(x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> tuple[int, int, int, int]:
+    """(N, out, H', W') for shapes x (N, C, H, W) and w (out, C/groups, kh, kw).
+
+    ``conv`` is (stride, padding, dilation, groups), the first three pairs.
+    """
     stride, padding, dilation, _ = conv
-    return len(x), len(w), *(
-        output_size(x.shape[2 + d], w.shape[2 + d], stride[d], padding[d], dilation[d]) for d in (0, 1)
-    )
+    return x[0], w[0], *(output_size(x[2 + d], w[2 + d], stride[d], padding[d], dilation[d]) for d in (0, 1))
 
 
 def chunks(x: Tensor, w: Tensor, conv: tuple):
     """Slices of images whose unfolded windows stay within ``WINDOW_BYTES`` (one image is the least)."""
-    _, _, rows, columns = output_shape(x, w, conv)
+    _, _, rows, columns = output_shape(x.shape, w.shape, conv)
     per_image = x.shape[1] * w.shape[2] * w.shape[3] * rows * columns * x.element_size()
     step = max(1, WINDOW_BYTES // max(1, per_image))
     return (slice(i, min(len(x), i + step)) for i in range(0, len(x), step))
@@ -43,12 +44,12 @@ def unfold(x: Tensor, w: Tensor, conv: tuple) -> Tensor:
     return columns.permute(1, 0, 3, 2).reshape(groups, n * windows, features // groups)
 
 
-def fold(columns: Tensor, x: Tensor, w: Tensor, conv: tuple) -> Tensor:
-    """The adjoint of ``unfold``: adds what each window says of a pixel.  x gives the shape."""
+def fold(columns: Tensor, n: int, size: tuple[int, int], w: Tensor, conv: tuple) -> Tensor:
+    """The adjoint of ``unfold``: adds what each window says of a pixel of n images of (H, W) = size."""
     stride, padding, dilation, groups = conv
-    columns = columns.reshape(groups, len(x), -1, columns.shape[-1]).permute(1, 0, 3, 2)
-    columns = columns.reshape(len(x), -1, columns.shape[-1])
-    return F.fold(columns, x.shape[2:], w.shape[2:], dilation=dilation, padding=padding, stride=stride)
+    columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
+    columns = columns.reshape(n, -1, columns.shape[-1])
+    return F.fold(columns, size, w.shape[2:], dilation=dilation, padding=padding, stride=stride)
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -70,7 +71,7 @@ def apply(fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, conv: tuple, resu
     """``fn`` over the windows of each input: (N, C, H, W) each → ``results`` tensors (N, out, H', W')."""
     x, groups = inputs[0], conv[3]
     flat = w.reshape(groups, len(w) // groups, -1)
-    shape = output_shape(x, w, conv)
+    shape = output_shape(x.shape, w.shape, conv)
     out = tuple(x.new_zeros(shape) for _ in range(results))
     if 0 in shape:
         return out
@@ -106,5 +107,5 @@ def apply_vjp(
             g_flat[g] += g_w
             per_group.append(g_windows)
         for r, g_windows in enumerate(zip(*per_group)):
-            g_inputs[r][part] = fold(torch.stack(g_windows), x[part], w, conv)
+            g_inputs[r][part] = fold(torch.stack(g_windows), part.stop - part.start, x.shape[2:], w, conv)
     return *g_inputs, g_flat.reshape(w.shape)

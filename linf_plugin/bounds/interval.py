@@ -1,0 +1,22 @@
+"""Interval rules, as pure functions: the exact range of a distance over a box, for every p."""
+
+import torch
+from torch import Tensor
+
+
+def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """near ≤ ‖x − w_k‖_p ≤ far for every x with lower ≤ x ≤ upper, and both are attained.
+
+    Shapes: (B, in) twice, (out, in) → (B, out) twice.  Proof: ``kernels.reference.box_dist``.
+    """
+    return torch.ops.linf.box_dist(lower, upper, w, p)
+
+
+def dist_conv2d(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> tuple[Tensor, Tensor]:
+    """The same for every window: (B, C, H, W) twice → (B, out, H', W') twice."""
+    return torch.ops.linf.box_conv2d(lower, upper, w, p, *conv)
+
+
+def shift(lower: Tensor, upper: Tensor, offset: Tensor, sign: float, scale: float) -> tuple[Tensor, Tensor]:
+    """(x + sign·offset)·scale increases with x, since scale > 0: its ends are the images of the ends."""
+    return tuple(torch.ops.linf.shift(end, offset, sign, scale) for end in (lower, upper))

@@ -1,0 +1,135 @@
+"""auto_LiRPA's side: how the operators are traced, and the Bound classes that call the rules."""
+
+import functools
+import math
+
+import torch
+
+from .. import compat
+from ..kernels import windows
+from . import interval, linear
+from .guard import guard_bounded_module
+
+CONV = ("stride", "padding", "dilation", "groups")
+
+
+def _symbolic_dist(g, x, w, p):
+    """linf::dist → linf::LinfDist(x, w; p)."""
+    node = g.op("linf::LinfDist", x, w, p_f=float(compat.constant(p, "f")))
+    (n, _), (out, _) = compat.sizes(x, 2), compat.sizes(w, 2)
+    return node.setType(x.type().with_sizes([n, out]))
+
+
+def _symbolic_dist_conv2d(g, x, w, p, *conv):
+    """linf::dist_conv2d → linf::LinfDistConv2d(x, w; p, stride, padding, dilation, groups)."""
+    conv = [compat.constant(a, kind) for a, kind in zip(conv, ("is", "is", "is", "i"))]
+    attributes = {f"{name}_i": a for name, a in zip(CONV, conv)}
+    node = g.op("linf::LinfDistConv2d", x, w, p_f=float(compat.constant(p, "f")), **attributes)
+    shapes = compat.sizes(x, 4), compat.sizes(w, 4)
+    (n, *size), (out, *kernel) = shapes
+    known = None not in (*size, *kernel)
+    shape = windows.output_shape(*shapes, conv) if known else (n, out, None, None)
+    return node.setType(x.type().with_sizes(list(shape)))
+
+
+def _symbolic_shift(g, x, offset, sign, scale):
+    """linf::shift → linf::Shift(x, offset; sign, scale)."""
+    sign, scale = (float(compat.constant(a, "f")) for a in (sign, scale))
+    return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
+
+
+def _check_box(node) -> None:
+    """Refuses inputs perturbed in another norm: auto_LiRPA then keeps ε out of the interval, and a box rule
+    would see a box of width 0."""
+    pending, seen = [node], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        pending += current.inputs
+        norm = getattr(getattr(current, "perturbation", None), "norm", math.inf)
+        if norm != math.inf:
+            raise ValueError(f"distance layers have bounds for ℓ∞ perturbations only; the input has norm={norm}")
+
+
+def _distance_class(package, name: str, op, interval_rule, backward_rule, constants):
+    """A Bound class for a distance operator of (x, w, p, *constants)."""
+
+    class BoundDistance(package.bound_ops.Bound):
+        def __init__(self, attr=None, inputs=None, output_index=0, options=None):
+            super().__init__(attr, inputs, output_index, options)
+            self.arguments = tuple(attr[c] for c in ("p", *constants))
+            self.requires_input_bounds = [0]
+
+        def _check(self):
+            if self.is_input_perturbed(1):
+                raise ValueError("the weight of a distance layer must not be perturbed")
+            _check_box(self)
+
+        def forward(self, x, w):
+            return op(x, w, *self.arguments)
+
+        def interval_propagate(self, *v):
+            self._check()
+            (lower, upper), w = v[0], v[1][0]
+            return interval_rule(lower, upper, w, *self.arguments)
+
+        def bound_backward(self, last_lA, last_uA, x, w, **kwargs):
+            self._check()
+            A = [compat.dense(a, self.output_shape) for a in (last_lA, last_uA)]
+            lA, lbias, uA, ubias = backward_rule(*A, x.lower, x.upper, w.forward_value, *self.arguments)
+            return [(lA, uA), (None, None)], lbias, ubias
+
+    BoundDistance.__name__ = BoundDistance.__qualname__ = name
+    return BoundDistance
+
+
+def _shift_class(package):
+    """The Bound class for ``linf::shift``: exact, also on coefficients kept as image patches."""
+
+    class BoundShift(package.bound_ops.Bound):
+        def __init__(self, attr=None, inputs=None, output_index=0, options=None):
+            super().__init__(attr, inputs, output_index, options)
+            self.sign, self.scale = attr["sign"], attr["scale"]
+
+        def forward(self, x, offset):
+            return torch.ops.linf.shift(x, offset, self.sign, self.scale)
+
+        def interval_propagate(self, *v):
+            _check_box(self)
+            (lower, upper), offset = v[0], v[1][0]
+            return interval.shift(lower, upper, offset, self.sign, self.scale)
+
+        def bound_backward(self, last_lA, last_uA, x, offset, **kwargs):
+            # (x + o)·s = s·x + s·o: the constant is what the operator says of 0.
+            batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
+            zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
+            constant = torch.ops.linf.shift(zero, offset.forward_value, self.sign, self.scale)
+            lA, uA = (compat.scaled(a, self.scale) for a in (last_lA, last_uA))
+            return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
+
+    return BoundShift
+
+
+@functools.cache
+def register() -> None:
+    """Makes auto_LiRPA know the operators.  Calling it again does nothing.
+
+    Raises:
+        ImportError: auto_LiRPA is not installed; the message says how to install it.
+    """
+    package = compat.import_auto_lirpa()
+    ops = torch.ops.linf
+    compat.register_symbolic("linf::dist", _symbolic_dist)
+    compat.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
+    compat.register_symbolic("linf::shift", _symbolic_shift)
+    distances = {
+        "linf::LinfDist": ("BoundLinfDist", ops.dist, interval.dist, linear.back_substitute, ()),
+        "linf::LinfDistConv2d": (
+            "BoundLinfDistConv2d", ops.dist_conv2d, interval.dist_conv2d, linear.back_substitute_conv2d, CONV),
+    }
+    for node, row in distances.items():
+        package.register_custom_op(node, _distance_class(package, *row))
+    package.register_custom_op("linf::Shift", _shift_class(package))
+    guard_bounded_module(package.BoundedModule)
