@@ -53,6 +53,12 @@ class Net(nn.Sequential):
         """ℓ∞ Lipschitz bound, logits per unit of pixel range: the product of the layers' bounds."""
         return lipschitz_bound(nn.Sequential(*self))
 
+    def split_head(self) -> tuple[nn.Sequential, nn.Sequential]:
+        """(distance features, head from the first linear layer on); the head is empty where there is none."""
+        layers = list(self)
+        first = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
+        return nn.Sequential(*layers[:first]), nn.Sequential(*layers[first:])
+
     def pairs_per_sample(self) -> int:
         """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
         return sum(pairs for _, pairs, _ in _shapes(self._spec))

@@ -1,0 +1,80 @@
+"""Losses on margins.  Throughout m_j = z_j − z_y + 2ρ bounds, for j ≠ y, how far class j can come above the
+label y when every logit moves by at most ρ = lipschitz·ε.
+
+At p = ∞ that is a theorem; at finite p a layer's Lipschitz constant is larger than 1 and z ± ρ is a
+heuristic training signal, not a certificate.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _margins(logits: Tensor, labels: Tensor, radius: float) -> Tensor:
+    """m (N, classes), with 0 at the label."""
+    m = logits - logits.gather(1, labels.unsqueeze(1)) + 2 * radius
+    return m.scatter(1, labels.unsqueeze(1), 0.0)
+
+
+def hinge(logits: Tensor, labels: Tensor, radius: float, mix: float = 1.0) -> Tensor:
+    """mix·mean_n max_j m₊ + (1 − mix)·mean_{n,j} m₊.  Zhang et al. (arXiv 2102.05363), section 4.
+
+    Args:
+        logits: (N, classes).
+        labels: (N,) int64.
+        radius: ρ, in logits.
+        mix: in [0, 1].
+
+    Returns:
+        scalar.
+    """
+    m = _margins(logits, labels, radius).clamp_min(0)
+    return mix * m.amax(1).mean() + (1 - mix) * m.mean()
+
+
+def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, scalar: Tensor | float = 1.0) -> Tensor:
+    """mean_n max_j clamp(m_j/2ρ, 0, 1) + weight·CE(scalar·z).  Zhang et al. (arXiv 2110.06850), section 4.
+
+    The hinge is saturated, and without gradient, where a sample is misclassified; the cross-entropy moves
+    those.  ``scalar`` is a learned temperature that reaches the cross-entropy alone, never a margin.
+    """
+    hinged = (_margins(logits, labels, radius) / (2 * radius)).clamp(0, 1).amax(1).mean()
+    return hinged + weight * F.cross_entropy(scalar * logits, labels)
+
+
+def head_margins(head: nn.Sequential, features: Tensor, radius: float, labels: Tensor) -> Tensor:
+    """Upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``.
+
+    Interval bounds in centre/radius form; the last layer through the row differences W_j − W_y, which is
+    tighter than a difference of its intervals.  Shapes: features (N, in), labels (N,) → (N, classes), 0 at
+    the label.
+    """
+    first, _, last = head
+    centre = first(features)
+    spread = radius * first.weight.abs().sum(1)
+    low, high = torch.tanh(centre - spread), torch.tanh(centre + spread)
+    rows = last.weight.unsqueeze(0) - last.weight[labels].unsqueeze(1)  # (N, classes, hidden)
+    bias = last.bias.unsqueeze(0) - last.bias[labels].unsqueeze(1)
+    middle = (rows @ ((high + low) / 2).unsqueeze(2)).squeeze(2)
+    return middle + bias + (rows.abs() @ ((high - low) / 2).unsqueeze(2)).squeeze(2)
+
+
+def interval_cross_entropy(
+    head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, kappa: float
+) -> Tensor:
+    """kappa·CE of the head's worst margins + (1 − kappa)·CE of its logits.
+
+    Args:
+        head: Linear–tanh–Linear.
+        features: (N, in), the output of the distance layers.
+        labels: (N,) int64.
+        radius: how far each feature can move: the Lipschitz bound of the features at p = ∞ times ε.
+        kappa: in [0, 1].
+
+    Returns:
+        scalar.
+    """
+    worst = F.cross_entropy(head_margins(head, features, radius, labels), labels)
+    if kappa == 1:
+        return worst
+    return kappa * worst + (1 - kappa) * F.cross_entropy(head(features), labels)

@@ -1,0 +1,94 @@
+"""What changes with time: p, ε, learning rate.  A schedule is data; ``at`` reads it at a fractional epoch."""
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Step:
+    """The settings of one training iteration.
+
+    p: exponent of the distance layers.  ε: in the pixel range.  progress: of the p schedule, 0 to 1.
+    lr_factor: of each group's initial learning rate.
+    """
+
+    epoch: float
+    p: float
+    eps: float
+    progress: float
+    lr_factor: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Times in epochs; ε in the pixel range.
+
+    p rises geometrically from p_first to p_last between epochs p_start and p_end and is ∞ from then on
+    (``snap``: through powers of two only, which are cheaper to compute).  ε rises from 0 to ``eps`` between
+    eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the rise is quartic, so that it
+    starts slowly, and linear afterwards.  The learning rate falls as a cosine from lr_start to the end, or,
+    where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.
+
+    Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
+
+    Raises:
+        ValueError: epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R is not in [0, 1).
+    """
+
+    epochs: int
+    eps: float
+    p_first: float = 8.0
+    p_last: float = 1000.0
+    p_start: float = 0.0
+    p_end: float = 0.0
+    snap: bool = False
+    eps_start: float = 0.0
+    eps_end: float = 0.0
+    eps_smooth: float = 0.0
+    lr_start: float = 0.0
+    lr_drops: tuple[float, ...] = ()
+    lr_drop_factor: float = 0.1
+
+    def __post_init__(self):
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        if not 0 <= self.eps <= 1:
+            raise ValueError(f"eps must lie in the pixel range [0, 1], got {self.eps}")
+        if not 1 <= self.p_first <= self.p_last:
+            raise ValueError(f"p_first={self.p_first} and p_last={self.p_last} must satisfy 1 ≤ p_first ≤ p_last")
+        if self.p_end < self.p_start:
+            raise ValueError(f"p_end={self.p_end} lies before p_start={self.p_start}")
+        if self.eps_end < self.eps_start:
+            raise ValueError(f"eps_end={self.eps_end} lies before eps_start={self.eps_start}")
+        if not 0 <= self.eps_smooth < 1:
+            raise ValueError(f"eps_smooth must lie in [0, 1), got {self.eps_smooth}")
+
+    def at(self, epoch: float) -> Step:
+        """The settings at an epoch, whole or not."""
+        progress = _ramp(epoch, self.p_start, self.p_end)
+        return Step(epoch, self._p(progress), self._eps(epoch), progress, self._lr_factor(epoch))
+
+    def _p(self, progress: float) -> float:
+        if progress >= 1:
+            return math.inf
+        p = self.p_first * (self.p_last / self.p_first) ** progress
+        return 2.0 ** round(math.log2(p)) if self.snap else p
+
+    def _eps(self, epoch: float) -> float:
+        ratio, smooth = _ramp(epoch, self.eps_start, self.eps_end), self.eps_smooth
+        if smooth == 0:
+            return self.eps * ratio
+        if ratio < smooth:
+            return self.eps * ratio**4 / ((4 - 3 * smooth) * smooth**3)
+        joint = smooth / (4 - 3 * smooth)  # where value and slope of the quartic meet the line
+        return self.eps * (joint + (1 - joint) * (ratio - smooth) / (1 - smooth))
+
+    def _lr_factor(self, epoch: float) -> float:
+        if self.lr_drops:
+            return self.lr_drop_factor ** sum(epoch >= drop for drop in self.lr_drops)
+        return (1 + math.cos(math.pi * _ramp(epoch, self.lr_start, self.epochs))) / 2
+
+
+def _ramp(epoch: float, start: float, end: float) -> float:
+    """0 before start, 1 from end on, linear between."""
+    return min(1.0, max(0.0, (epoch - start) / (end - start))) if end > start else float(epoch >= start)
