@@ -140,6 +140,17 @@ def import_auto_lirpa() -> types.ModuleType:
     return package
 
 
+@contextlib.contextmanager
+def float64_by_default():
+    """Bounds in float64 need this: auto_LiRPA makes tables and identity matrices in the default dtype."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def constant(value, kind: str):
     """A constant argument of a symbolic function: kind "f" float, "i" int, "is" list of ints."""
     return symbolic_helper._maybe_get_const(value, kind)

@@ -1,0 +1,39 @@
+# make demo | make test — both work on a fresh clone that has Python ≥ 3.11 and pip.
+PYTHON ?= python3
+TORCH_SPEC ?= torch==2.13.0
+AUTO_LIRPA_SPEC ?= auto-LiRPA==0.3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT := results/digits
+
+.PHONY: help demo test test-lirpa clean
+help:
+	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
+	@echo "make test                     the test suite"
+	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
+	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV)"
+
+# auto_LiRPA without its dependencies: its metadata forbid a current torch.
+$(VENV)/.installed: setup.cfg pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
+	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
+	$(BIN)/python -m pip install --editable ".[test]"
+	touch $@
+
+demo: $(VENV)/.installed
+	$(BIN)/linf-compare run digits --out $(OUT)
+	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx
+	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+# The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
+test-lirpa: $(VENV)/.installed
+	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
+	$(BIN)/python -m pip install --quiet sortedcontainers ninja packaging pyyaml graphviz
+	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
+
+clean:
+	rm -rf $(VENV) build dist results *.egg-info

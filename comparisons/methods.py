@@ -1,0 +1,102 @@
+"""What is compared.  A method is a row of ``METHODS``; its architecture, optimiser and schedule stand in the
+recipe, and its loss is a row of ``LOSSES``."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from linf_plugin import Net
+from linf_plugin.training import (
+    Schedule,
+    Step,
+    adam,
+    clipped_hinge,
+    hinge,
+    interval_cross_entropy,
+)
+
+from .baselines import BoundedCrossEntropy
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a method is named in tables, and which certificates are computed for it."""
+
+    label: str
+    certificates: tuple[str, ...]
+
+
+METHODS = {
+    "linf-dist": Method("ℓ∞-dist net", ("lipschitz", "ibp", "crown-ibp", "crown")),
+    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", ("lipschitz", "ibp", "crown-ibp", "crown")),
+    "ibp": Method("IBP", ("ibp", "crown-ibp", "crown")),
+    "crown-ibp": Method("CROWN-IBP", ("ibp", "crown-ibp", "crown")),
+}
+
+
+class ClippedHinge(nn.Module):
+    """Clipped hinge plus a cross-entropy whose weight falls from ``ce_first`` to ``ce_last`` as p rises, with
+    a learned temperature.  The hinge is a heuristic at finite p."""
+
+    def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
+        super().__init__()
+        self.scalar = nn.Parameter(torch.ones(()))
+        self.scale, self.ce_first, self.ce_last = model.lipschitz, ce_first, ce_last
+
+    def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        weight = self.ce_first * (self.ce_last / self.ce_first) ** step.progress
+        return clipped_hinge(model(x), y, self.scale * step.eps, weight, self.scalar)
+
+
+class Hinge(nn.Module):
+    """The unclipped hinge."""
+
+    def __init__(self, model: Net, schedule: Schedule, mix: float = 1.0):
+        super().__init__()
+        self.scale, self.mix = model.lipschitz, mix
+
+    def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        return hinge(model(x), y, self.scale * step.eps, self.mix)
+
+
+class IntervalCrossEntropy(nn.Module):
+    """Interval cross-entropy of a Linear–tanh–Linear head over distance features."""
+
+    def __init__(self, model: Net, schedule: Schedule, kappa: float = 0.5):
+        super().__init__()
+        self.kappa = kappa
+        self.scale = next(layer.lipschitz for layer in model if hasattr(layer, "lipschitz"))  # of the normalisation
+
+    def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        features, head = model.split_head()
+        return interval_cross_entropy(head, features(x), y, self.scale * step.eps, self.kappa)
+
+
+def _bounded(crown: bool) -> Callable:
+    def build(model: Net, schedule: Schedule, kappa: float = 0.5) -> BoundedCrossEntropy:
+        example = torch.zeros(1, *model.input_shape, device=next(model.parameters()).device)
+        return BoundedCrossEntropy(model, example, schedule.eps, crown, kappa)
+
+    return build
+
+
+LOSSES = {
+    "clipped-hinge": ClippedHinge,
+    "hinge": Hinge,
+    "interval-ce": IntervalCrossEntropy,
+    "ibp": _bounded(crown=False),
+    "crown-ibp": _bounded(crown=True),
+}
+
+
+def _distance_adam(model: Net, loss, lr: float, scalar_lr: float = 0.0, head_decay: float = 0.0):
+    return adam(model, lr, loss if isinstance(loss, nn.Module) else None, scalar_lr, head_decay)
+
+
+def _plain_adam(model: Net, loss, lr: float):
+    return torch.optim.Adam(model.parameters(), lr=lr)
+
+
+OPTIMIZERS = {"distance-adam": _distance_adam, "adam": _plain_adam}

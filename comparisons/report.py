@@ -1,0 +1,85 @@
+"""Tables from results.json; nothing is recomputed here."""
+
+import json
+from pathlib import Path
+
+from .runner import RESULTS, eps_key
+
+CERTIFICATE_LABELS = {
+    "lipschitz": "Lipschitz", "ibp": "interval", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "best": "best of all",
+}
+
+
+def read(folder: str | Path) -> dict:
+    """The results in a folder.
+
+    Raises:
+        FileNotFoundError: there is no results.json; ValueError: it is not one of ours.
+    """
+    path = Path(folder) / RESULTS
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
+    try:
+        results = json.loads(path.read_text())
+        results["methods"], results["eps_values"]
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a results file of linf-compare") from error
+    return results
+
+
+def _percent(fraction: float | None) -> str:
+    return "–" if fraction is None else f"{100 * fraction:.2f}"
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _count(n: int) -> str:
+    return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
+
+
+def table(results: dict) -> str:
+    """Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate's share."""
+    eps, values = eps_key(results["eps"]), [eps_key(e) for e in results["eps_values"]]
+    methods = results["methods"].values()
+    attack = results["attack"]
+    parts = [
+        f"## {results['dataset']}, ε = {eps} (recipe `{results['recipe']}`, seed {results['seed']})",
+        f"Percent of {results['test_samples']} test images. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
+        f"{attack['restarts']} random starts. Certified: by the best certificate of each image. {results['device']}.",
+        _rows(
+            ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
+            [
+                [
+                    m["label"], _percent(m["clean"]), _percent(m["pgd"][eps]), _percent(m["certified"]["best"][eps]),
+                    _count(m["parameters"]), _count(m["pairs_per_sample"]), f"{m['seconds_per_epoch']:.2f}",
+                    str(m["epochs"]), f"{m['certify_seconds']:.1f}",
+                ]
+                for m in methods
+            ],
+        ),
+        "Certified (PGD) over ε:",
+        _rows(
+            ["method", *(f"ε = {e}" for e in values)],
+            [
+                [m["label"], *(f"{_percent(m['certified']['best'][e])} ({_percent(m['pgd'][e])})" for e in values)]
+                for m in methods
+            ],
+        ),
+        f"Each certificate alone at ε = {eps}:",
+        _rows(
+            ["method", *CERTIFICATE_LABELS.values()],
+            [
+                [m["label"], *(_percent(m["certified"].get(c, {}).get(eps)) for c in CERTIFICATE_LABELS)]
+                for m in methods
+            ],
+        ),
+    ]
+    broken = sum(m["contradictions"] for m in methods)
+    parts.append(
+        "No image is certified at an ε at which PGD broke it." if broken == 0
+        else f"**{broken} certificates are contradicted by PGD: a bound is wrong.**"
+    )
+    return "\n\n".join(parts) + "\n"

@@ -1,0 +1,201 @@
+"""Trains, certifies and attacks each method of a recipe, and writes results.json after each."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import linf_plugin
+from linf_plugin.bounds import certify
+from linf_plugin.datasets import Dataset
+from linf_plugin.training import fit, shift_and_flip
+from linf_plugin.training.optim import decay_distances
+
+from .attacks import pgd_survives
+from .methods import LOSSES, METHODS, OPTIMIZERS
+from .recipe import MethodRecipe, Recipe
+
+RESULTS = "results.json"
+
+
+def eps_key(eps: float) -> str:
+    """ε as a key of results.json: its shortest decimal."""
+    return repr(float(eps))
+
+
+def _without_name(table: dict) -> dict:
+    return {key: value for key, value in table.items() if key != "name"}
+
+
+def _versions() -> dict[str, str]:
+    def of(package: str) -> str:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return "unknown"
+
+    import auto_LiRPA
+
+    found = {name: of(name) for name in ("torch", "numpy", "adversarial-robustness-toolbox")}
+    return {
+        "linf-plugin": linf_plugin.__version__, "auto_LiRPA": auto_LiRPA.__version__, **found,
+        "python": platform.python_version(),
+    }
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+
+
+def _identity(recipe: Recipe, key: str, seed: int) -> dict:
+    """What must agree for a run to be continued: plain data."""
+    text = json.dumps(dataclasses.asdict(recipe.methods[key]), sort_keys=True)
+    return {
+        "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed,
+        "settings": hashlib.sha256(text.encode()).hexdigest(),
+    }
+
+
+def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> None:
+    if settings.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    if settings.decay:
+        decay_distances(model, lr * settings.decay)
+
+
+def train(
+    recipe: Recipe, key: str, data: Dataset, out: Path, *, seed: int, device: torch.device, resume: bool, progress: bool
+) -> tuple[nn.Module, list[dict]]:
+    """Trains one method; its state is kept in ``out/KEY.state.pt`` while it runs."""
+    settings = recipe.methods[key]
+    torch.manual_seed(seed)
+    model = linf_plugin.build(
+        settings.architecture["name"], shape=data.shape, classes=data.classes, mean=data.mean, std=data.std,
+        **_without_name(settings.architecture),
+    ).to(device)
+    loss = LOSSES[settings.loss["name"]](model.eval(), settings.schedule, **_without_name(settings.loss))
+    if isinstance(loss, nn.Module):
+        loss.to(device)
+    optimizer = OPTIMIZERS[settings.optimizer["name"]](model, loss, **_without_name(settings.optimizer))
+    augment = None
+    if settings.shift or settings.flip:
+        augment = partial(shift_and_flip, pixels=settings.shift, flip=settings.flip)
+    state = out / f"{key}.state.pt"
+    if not resume:
+        state.unlink(missing_ok=True)
+    history = fit(
+        model, loss, optimizer, settings.schedule, data.x_train.to(device), data.y_train.to(device),
+        batch_size=settings.batch_size, seed=seed, augment=augment,
+        after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
+        state_path=state, resume=resume, identity=_identity(recipe, key, seed),
+        description=METHODS[key].label, progress=progress,
+    )
+    return model, history
+
+
+def evaluate(
+    recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool
+) -> dict:
+    """Clean, attacked and certified accuracy on (x, y): fractions in [0, 1], per ε."""
+    with torch.no_grad():
+        clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
+    certificates = [c for c in METHODS[key].certificates if c in recipe.certificates]
+    certified: dict[str, dict[str, float]] = {name: {} for name in (*certificates, "best")}
+    pgd: dict[str, float] = {}
+    contradictions, certify_seconds, attack_seconds = 0, 0.0, 0.0
+    for eps in tqdm(recipe.eps_values, desc=f"{METHODS[key].label}: certify, attack", disable=not progress, unit="ε"):
+        began = time.perf_counter()
+        proofs = certify(model, x, y, eps, certificates, progress=progress)
+        certify_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        survives = pgd_survives(model, x, y, eps, seed=seed, **recipe.attack)
+        attack_seconds += time.perf_counter() - began
+        for name, proved in proofs.items():
+            certified[name][eps_key(eps)] = proved.double().mean().item()
+        pgd[eps_key(eps)] = survives.double().mean().item()
+        contradictions += int((proofs["best"] & ~survives).sum())
+    return {
+        "clean": clean.double().mean().item(), "pgd": pgd, "certified": certified, "contradictions": contradictions,
+        "certify_seconds": certify_seconds, "attack_seconds": attack_seconds,
+    }
+
+
+def write_json(path: Path, content: dict) -> None:
+    """Atomically: a kill leaves the old file or the new one."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    os.replace(part, path)
+
+
+def run(
+    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, device: str = "cpu",
+    seed: int = 0, resume: bool = False, progress: bool = True,
+) -> dict:
+    """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
+
+    Args:
+        recipe: of ``load_recipe``.
+        data: the recipe's data set.
+        out: folder; made if missing.
+        methods: of the recipe; all of them by default.
+        device: "cpu" or "cuda".
+        seed: of initialisation, sample order, augmentation and attack.
+        resume: keep methods that are finished in ``out`` and continue one that was interrupted; without it
+            everything is done anew.
+        progress: whether to show progress bars.
+
+    Raises:
+        ValueError: a method is not in the recipe, or ``out`` holds another run that cannot be resumed.
+        FloatingPointError: a loss became NaN or infinite.
+    """
+    chosen = list(recipe.methods) if methods is None else methods
+    unknown = [key for key in chosen if key not in recipe.methods]
+    if unknown:
+        raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {', '.join(recipe.methods)}")
+    out, where = Path(out), torch.device(device)
+    out.mkdir(parents=True, exist_ok=True)
+    results = {
+        "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
+        "eps_values": list(recipe.eps_values), "seed": seed, "attack": recipe.attack,
+        "train_samples": len(data.x_train), "test_samples": len(data.x_test),
+        "versions": _versions(), "device": _device_name(where), "methods": {},
+    }
+    finished = {}
+    if resume and (out / RESULTS).exists():
+        finished = json.loads((out / RESULTS).read_text())["methods"]
+    x_test, y_test = data.x_test.to(where), data.y_test.to(where)
+    for key in chosen:
+        identity = _identity(recipe, key, seed)
+        if key in finished and finished[key]["identity"] == identity:
+            results["methods"][key] = finished[key]
+            print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
+            continue
+        model, history = train(recipe, key, data, out, seed=seed, device=where, resume=resume, progress=progress)
+        measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+        results["methods"][key] = {
+            "label": METHODS[key].label, **measured,
+            "parameters": sum(p.numel() for p in model.parameters()),
+            "pairs_per_sample": model.pairs_per_sample(),
+            "epochs": len(history), "seconds_per_epoch": sum(h["seconds"] for h in history) / len(history),
+            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": identity,
+        }
+        linf_plugin.save(out / f"{key}.pt", model.cpu(), {
+            "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
+            "results": measured, "versions": results["versions"],
+        })
+        write_json(out / RESULTS, results)
+        (out / f"{key}.state.pt").unlink(missing_ok=True)
+    write_json(out / RESULTS, results)
+    return results
