@@ -134,6 +134,15 @@ def _register_autograd(op, backward, tensors: int) -> None:
     op.register_autograd(vjp, setup_context=setup_context)
 
 
+def _shift_vjp(ctx, grad):
+    sign, scale = ctx.constants
+    grad = grad * scale
+    return grad, sign * grad.sum([d for d in range(grad.dim()) if d != 1]), None, None
+
+
+_shift.register_autograd(
+    _shift_vjp, setup_context=lambda ctx, inputs, output: setattr(ctx, "constants", inputs[2:])
+)
 _register_autograd(_dist, _dist_backward, 2)
 _register_autograd(_box_dist, _box_dist_backward, 3)
 _register_autograd(_dist_conv2d, _dist_conv2d_backward, 2)

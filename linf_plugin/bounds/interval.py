@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from .. import ops
+
 
 def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """near ≤ ‖x − w_k‖_p ≤ far for every x with lower ≤ x ≤ upper, and both are attained.
@@ -19,4 +21,4 @@ def dist_conv2d(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> tup
 
 def shift(lower: Tensor, upper: Tensor, offset: Tensor, sign: float, scale: float) -> tuple[Tensor, Tensor]:
     """(x + sign·offset)·scale increases with x, since scale > 0: its ends are the images of the ends."""
-    return tuple(torch.ops.linf.shift(end, offset, sign, scale) for end in (lower, upper))
+    return tuple(ops.shift(end, offset, sign, scale) for end in (lower, upper))

@@ -153,7 +153,7 @@ def back_substitute_conv2d(
         return windows.fold(columns, A.shape[0] * len(lower), lower.shape[2:], w, conv).unflatten(0, A.shape[:2])
 
     def total(biases, A):  # sum over groups and windows
-        return 0.0 if A is None else sum(biases).unflatten(1, (len(lower), -1)).sum(-1)
+        return 0.0 if A is None else sum(biases).unflatten(1, (len(lower), A.shape[3] * A.shape[4])).sum(-1)
 
     results = [
         back_substitute(l, u, low[g], high[g], flat[g], p) for g, (l, u) in enumerate(zip(rows(lA), rows(uA)))

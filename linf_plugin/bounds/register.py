@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .. import compat
+from .. import compat, ops
 from ..kernels import windows
 from . import interval, linear
 from .guard import guard_bounded_module
@@ -94,7 +94,7 @@ def _shift_class(package):
             self.sign, self.scale = attr["sign"], attr["scale"]
 
         def forward(self, x, offset):
-            return torch.ops.linf.shift(x, offset, self.sign, self.scale)
+            return ops.shift(x, offset, self.sign, self.scale)
 
         def interval_propagate(self, *v):
             _check_box(self)
@@ -105,7 +105,7 @@ def _shift_class(package):
             # (x + o)·s = s·x + s·o: the constant is what the operator says of 0.
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
-            constant = torch.ops.linf.shift(zero, offset.forward_value, self.sign, self.scale)
+            constant = ops.shift(zero, offset.forward_value, self.sign, self.scale)
             lA, uA = (compat.scaled(a, self.scale) for a in (last_lA, last_uA))
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
@@ -120,14 +120,14 @@ def register() -> None:
         ImportError: auto_LiRPA is not installed; the message says how to install it.
     """
     package = compat.import_auto_lirpa()
-    ops = torch.ops.linf
     compat.register_symbolic("linf::dist", _symbolic_dist)
     compat.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
     compat.register_symbolic("linf::shift", _symbolic_shift)
     distances = {
-        "linf::LinfDist": ("BoundLinfDist", ops.dist, interval.dist, linear.back_substitute, ()),
+        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.back_substitute, ()),
         "linf::LinfDistConv2d": (
-            "BoundLinfDistConv2d", ops.dist_conv2d, interval.dist_conv2d, linear.back_substitute_conv2d, CONV),
+            "BoundLinfDistConv2d", torch.ops.linf.dist_conv2d, interval.dist_conv2d,
+            linear.back_substitute_conv2d, CONV),
     }
     for node, row in distances.items():
         package.register_custom_op(node, _distance_class(package, *row))

@@ -47,8 +47,10 @@ def unfold(x: Tensor, w: Tensor, conv: tuple) -> Tensor:
 def fold(columns: Tensor, n: int, size: tuple[int, int], w: Tensor, conv: tuple) -> Tensor:
     """The adjoint of ``unfold``: adds what each window says of a pixel of n images of (H, W) = size."""
     stride, padding, dilation, groups = conv
+    if n == 0:  # neither reshape nor fold take it
+        return columns.new_zeros(0, groups * w.shape[1], *size)
     columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
-    columns = columns.reshape(n, -1, columns.shape[-1])
+    columns = columns.reshape(n, groups * columns.shape[2], columns.shape[3])
     return F.fold(columns, size, w.shape[2:], dilation=dilation, padding=padding, stride=stride)
 
 
