@@ -1,0 +1,200 @@
+"""The whole harness on a few digits: what it writes, resuming, the command line."""
+
+import dataclasses
+import json
+
+import pytest
+import torch
+
+import comparisons.runner
+from comparisons.cli import main
+from comparisons.methods import METHODS
+from comparisons.recipe import load_recipe
+from comparisons.report import table
+from linf_plugin import load
+from linf_plugin.bounds import certify
+from linf_plugin.datasets import load_dataset
+
+TINY = """
+description = "a few epochs of everything"
+dataset = "digits"
+eps = 0.05
+eps_values = [0.02, 0.05]
+certificates = ["lipschitz", "ibp", "crown-ibp", "crown"]
+attack = { steps = 2, restarts = 1 }
+[methods.linf-dist]
+architecture = { name = "linf-mlp", width = 16, depth = 2 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 64
+schedule = { epochs = 15, eps = 0.1, p_end = 13 }
+[methods.linf-dist-mlp]
+architecture = { name = "linf-mlp-head", width = 16, depth = 1, hidden = 12 }
+loss = { name = "interval-ce" }
+optimizer = { name = "distance-adam", lr = 0.03, head_decay = 0.01 }
+batch_size = 128
+decay = 0.005
+schedule = { epochs = 6, eps = 0.05, p_end = 5, eps_end = 4 }
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 128
+clip = 10
+schedule = { epochs = 6, eps = 0.05, eps_end = 4 }
+[methods.crown-ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+loss = { name = "crown-ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 128
+schedule = { epochs = 6, eps = 0.05, eps_end = 4 }
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(recipe_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    assert main(["run", str(recipe_path), "--out", str(folder), "--quiet", "--seed", "3"]) == 0
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_results_have_every_field(out):
+    r = results(out)
+    assert (r["dataset"], r["eps"], r["seed"], r["test_samples"]) == ("digits", 0.05, 3, 360)
+    assert {"torch", "auto_LiRPA", "linf-plugin"} <= set(r["versions"]) and r["device"].startswith(("cpu", "cuda"))
+    assert list(r["methods"]) == list(METHODS)
+    for key, m in r["methods"].items():
+        assert 0 < m["clean"] <= 1 and set(m["pgd"]) == {"0.02", "0.05"}
+        assert set(m["certified"]) == {*METHODS[key].certificates, "best"}
+        for eps in m["pgd"]:
+            best = m["certified"]["best"][eps]
+            assert max(m["certified"][c][eps] for c in METHODS[key].certificates) <= best <= m["pgd"][eps] <= m["clean"]
+        assert m["contradictions"] == 0
+        assert m["parameters"] > 0 and m["pairs_per_sample"] > 0
+        assert m["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and m["epochs"] in (6, 15)
+
+
+def test_every_method_learned_something(out):
+    for key, m in results(out)["methods"].items():
+        assert m["clean"] > 0.4, key  # ten classes
+
+
+def test_the_checkpoint_is_the_model_that_was_measured(out):
+    data = load_dataset("digits")
+    for key, m in results(out)["methods"].items():
+        model, metadata = load(out / f"{key}.pt")
+        assert metadata["method"] == key and metadata["epsilon"] == 0.05 and metadata["dataset"] == "digits"
+        assert metadata["results"]["certified"] == m["certified"]
+        clean = (model(data.x_test).argmax(1) == data.y_test).double().mean().item()
+        assert clean == m["clean"]
+    proved = certify(model, data.x_test, data.y_test, 0.05, ["ibp"])["ibp"].double().mean().item()
+    assert proved == m["certified"]["ibp"]["0.05"]
+
+
+def test_table_and_picture_come_from_the_results_alone(out, tmp_path, capsys):
+    (tmp_path / "results.json").write_text((out / "results.json").read_text())
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert text == (out / "table.md").read_text() == table(results(out))
+    assert text.strip() in capsys.readouterr().out
+    for m in results(out)["methods"].values():
+        assert f"| {m['label']} | {100 * m['clean']:.2f} |" in text
+    picture = (tmp_path / "certified.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_a_report_of_two_runs_has_both(out, tmp_path, capsys):
+    second = results(out) | {"seed": 77}
+    (tmp_path / "results.json").write_text(json.dumps(second))
+    assert main(["report", str(tmp_path), str(out)]) == 0
+    text = capsys.readouterr().out
+    assert "seed 77" in text and "seed 3" in text
+
+
+def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_path, out, tmp_path, monkeypatch):
+    """A stop in the second method: the first is not trained again, the second goes on, and all bits agree."""
+    recipe, data = load_recipe(str(recipe_path)), load_dataset("digits")
+    fit, trained = comparisons.runner.fit, []
+
+    def stopping(model, loss, *args, **kwargs):
+        trained.append(kwargs["description"])
+
+        def interrupted(model, x, y, step):
+            if len(trained) == 2 and step.epoch >= 3.5:
+                raise KeyboardInterrupt
+            return loss(model, x, y, step)
+
+        return fit(model, interrupted if len(trained) == 2 else loss, *args, **kwargs)
+
+    monkeypatch.setattr(comparisons.runner, "fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        comparisons.runner.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"])
+    assert list(results(tmp_path)["methods"]) == ["ibp"]
+    assert not (tmp_path / "ibp.state.pt").exists() and (tmp_path / "crown-ibp.state.pt").exists()
+    comparisons.runner.run(
+        recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"], resume=True
+    )
+    assert trained == ["IBP", "CROWN-IBP", "CROWN-IBP"]
+    for key in ("ibp", "crown-ibp"):
+        ours, whole = (load(folder / f"{key}.pt")[0].state_dict() for folder in (tmp_path, out))
+        assert all(torch.equal(v, whole[k]) for k, v in ours.items())
+
+
+def test_resume_does_not_keep_a_method_trained_otherwise(recipe_path, out, tmp_path):
+    recipe = load_recipe(str(recipe_path))
+    (tmp_path / "results.json").write_text((out / "results.json").read_text())
+    changed = dataclasses.replace(recipe.methods["ibp"], batch_size=64)
+    recipe = dataclasses.replace(recipe, methods={"ibp": changed})
+    again = comparisons.runner.run(recipe, load_dataset("digits"), tmp_path, seed=3, progress=False, resume=True)
+    assert again["methods"]["ibp"]["identity"] != results(out)["methods"]["ibp"]["identity"]
+
+
+def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        comparisons.runner, "certify",
+        lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
+    )
+    arguments = ["run", str(recipe_path), "--methods", "ibp", "--out", str(tmp_path), "--quiet"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "contradicted" in captured.err and "a bound is wrong" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "imagenet"], "imagenet"),
+        (["run", "mnist-tiny"], "data_dir"),
+        (["run", "mnist-tiny", "--data-dir", "nowhere"], "nowhere/MNIST/raw/train-images-idx3-ubyte.gz"),
+        (["run", "digits", "--methods", "linf-dist,sabr"], "sabr"),
+        (["report", "nowhere"], "results.json"),
+    ],
+)
+def test_a_wrong_request_is_one_line_that_names_it(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linf-compare: error: ") and words in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_cuda_is_refused_where_there_is_none(capsys):
+    assert main(["run", "digits", "--device", "cuda"]) == 2
+    assert "cuda" in capsys.readouterr().err
+
+
+def test_list_shows_recipes_methods_and_data_sets(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10"))

@@ -1,0 +1,63 @@
+"""Schedules at their corners."""
+
+import math
+
+import pytest
+
+from linf_plugin.training import Schedule
+
+
+def test_p_rises_geometrically_and_ends_at_infinity():
+    schedule = Schedule(epochs=20, eps=0.1, p_start=2, p_end=12)
+    assert schedule.at(0).p == schedule.at(2).p == 8
+    assert schedule.at(7).p == pytest.approx(math.sqrt(8 * 1000))
+    assert schedule.at(11.999).p < 1000 and schedule.at(12).p == math.inf
+    assert [schedule.at(e).progress for e in (0, 7, 12, 20)] == [0, 0.5, 1, 1]
+
+
+def test_without_a_ramp_p_is_infinite_at_once():
+    assert Schedule(epochs=1, eps=0.1).at(0).p == math.inf
+
+
+def test_snapped_p_is_a_power_of_two_near_the_exact_one():
+    exact, snapped = (Schedule(epochs=10, eps=0.1, p_end=10, snap=s) for s in (False, True))
+    for e in (0, 1.3, 4.7, 9.99):
+        p = snapped.at(e).p
+        assert math.log2(p) == int(math.log2(p)) and 1 / math.sqrt(2) <= p / exact.at(e).p <= math.sqrt(2)
+
+
+def test_eps_rises_linearly():
+    schedule = Schedule(epochs=10, eps=0.3, eps_start=2, eps_end=6)
+    assert [schedule.at(e).eps for e in (0, 2, 4, 6, 9)] == pytest.approx([0, 0, 0.15, 0.3, 0.3])
+
+
+def test_smooth_eps_is_quartic_then_linear_with_one_slope():
+    schedule = Schedule(epochs=10, eps=1.0, eps_end=10, eps_smooth=0.4)
+    k, joint, h = 1 / ((4 - 1.2) * 0.4**3), 0.4 / (4 - 1.2), 1e-6
+    assert schedule.at(2).eps == pytest.approx(k * 0.2**4)
+    assert schedule.at(4).eps == pytest.approx(joint) and schedule.at(10).eps == 1
+    before, after = ((schedule.at(4 + a).eps - schedule.at(4 + b).eps) / h for a, b in ((0, -h), (h, 0)))
+    assert before == pytest.approx(after, rel=1e-4)
+
+
+def test_lr_is_a_cosine_from_its_start():
+    schedule = Schedule(epochs=10, eps=0.1, lr_start=4)
+    assert [schedule.at(e).lr_factor for e in (0, 4, 7, 10)] == pytest.approx([1, 1, 0.5, 0])
+
+
+def test_lr_drops():
+    schedule = Schedule(epochs=10, eps=0.1, lr_drops=(5, 8), lr_drop_factor=0.1)
+    assert [schedule.at(e).lr_factor for e in (4.9, 5, 8)] == pytest.approx([1, 0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"epochs": 0}, "epochs"), ({"eps": -0.1}, "eps"), ({"eps": 8}, "eps"), ({"p_first": 0.5}, "p_first"),
+        ({"p_start": 3, "p_end": 2}, "p_end"), ({"eps_start": 3, "eps_end": 2}, "eps_end"),
+        ({"eps_smooth": 1.0}, "eps_smooth"),
+    ],
+)
+def test_wrong_values_are_named(wrong, name):
+    with pytest.raises(ValueError, match=name):
+        Schedule(**{"epochs": 5, "eps": 0.1, **wrong})
