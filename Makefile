@@ -17,8 +17,8 @@ help:
 $(VENV)/.installed: setup.cfg pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
-	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
 	$(BIN)/python -m pip install --editable ".[test]"
+	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
 	touch $@
 
 demo: $(VENV)/.installed
@@ -32,7 +32,7 @@ test: $(VENV)/.installed
 # The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
 test-lirpa: $(VENV)/.installed
 	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
-	$(BIN)/python -m pip install --quiet sortedcontainers ninja packaging pyyaml graphviz
+	$(BIN)/python -m pip install --quiet packaging graphviz
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
 
 clean:
