@@ -4,29 +4,15 @@ import torch
 from torch import Tensor
 
 
-def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
-    """How far the logit of a class is above all others, exactly: in float64.
-
-    Args:
-        logits: (N, classes) with at least two classes.
-        labels: (N,) integers; the predicted class where not given.
-
-    Returns:
-        (N,) float64: z_y − max_{j≠y} z_j, negative where a sample is misclassified.  A difference of two
-        float32 numbers is rounded at most once.  NaN logits give NaN.
-
-    Raises:
-        TypeError: logits are not floating point, labels are not integers.
-        ValueError: shapes do not fit, or a label is not a class.
-    """
+def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logit of a class, and the largest of all others, both (N,) float64.  Raises as ``margin``."""
     if not logits.is_floating_point():
         raise TypeError(f"logits must be floating point, got {logits.dtype}")
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must have shape (N, classes ≥ 2), got {tuple(logits.shape)}")
     z = logits.double()
     if labels is None:
-        top = z.topk(2, dim=1).values
-        return top[:, 0] - top[:, 1]
+        return z.topk(2, dim=1).values.unbind(1)
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != z.shape[:1]:
@@ -34,8 +20,53 @@ def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
     labels = labels.long().unsqueeze(1)
     if labels.numel() and not (0 <= labels.min() and labels.max() < z.shape[1]):
         raise ValueError(f"labels must lie in [0, {z.shape[1] - 1}]")
-    others = z.scatter(1, labels, -torch.inf).amax(1)
-    return z.gather(1, labels).squeeze(1) - others
+    return z.gather(1, labels).squeeze(1), z.scatter(1, labels, -torch.inf).amax(1)
+
+
+def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
+    """How far the logit of a class is above all others.
+
+    Args:
+        logits: (N, classes) with at least two classes.
+        labels: (N,) integers; the predicted class where not given.
+
+    Returns:
+        (N,) float64: z_y − max_{j≠y} z_j, negative where a sample is misclassified.  NaN logits give NaN.
+
+    Raises:
+        TypeError: logits are not floating point, labels are not integers.
+        ValueError: shapes do not fit, or a label is not a class.
+    """
+    first, second = _leading(logits, labels)
+    return first - second
+
+
+TINY = 2.0**-900  # below it the error terms of float64 may underflow
+
+
+def _difference_down(a: Tensor, b: Tensor) -> Tensor:
+    """a − b in float64, not above the exact difference where that is positive: Knuth's two-sum gives the error."""
+    d = a - b
+    back = d - a
+    error = (a - (d - back)) - (b + back)
+    return torch.where(error >= 0, d, _towards_zero(d))
+
+
+def _quotient_down(a: Tensor, c: float) -> Tensor:
+    """a/c in float64 for a ≥ 0 and c > 0, not above the exact quotient: Dekker's product gives the remainder."""
+    q = a / c
+    split = 2.0**27 + 1
+    c = torch.as_tensor(c, dtype=torch.float64, device=a.device)
+    q_high, c_high = (split * v - (split * v - v) for v in (q, c))
+    q_low, c_low = q - q_high, c - c_high
+    product = q * c
+    rest = q_low * c_low - (((product - q_high * c_high) - q_low * c_high) - q_high * c_low)
+    exact = ((a - product) - rest >= 0) & (a > TINY) & (q > TINY)
+    return torch.where(exact | (q == 0), q, _towards_zero(q))
+
+
+def _towards_zero(a: Tensor) -> Tensor:
+    return torch.nextafter(a, torch.zeros_like(a))
 
 
 @torch.no_grad()
@@ -60,7 +91,9 @@ def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: fl
     """
     if not 0 < lipschitz < float("inf"):
         raise ValueError(f"lipschitz must be positive and finite, got {lipschitz}")
-    exact = margin(logits, labels).clamp_min(0) / (2 * lipschitz)
+    first, second = _leading(logits, labels)
+    exact = _quotient_down(_difference_down(first, second).clamp_min(0), 2 * lipschitz)
+    exact = exact.clamp_max(torch.finfo(logits.dtype).max)
     radius = exact.to(logits.dtype)
-    radius = torch.where(radius > exact, torch.nextafter(radius, torch.zeros_like(radius)), radius)
+    radius = torch.where(radius > exact, _towards_zero(radius), radius)
     return torch.where(logits.isfinite().all(1), radius, 0)

@@ -1,11 +1,9 @@
 """Checkpoints: tensors and plain data only, written atomically, loaded without executing anything."""
 
 import os
-import pickle
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from .models import Net
 
@@ -33,15 +31,34 @@ def read(path: str | os.PathLike) -> dict:
     """
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch raises whatever the bytes lead it to
         raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data: {error}") from error
 
 
-def save(path: str | os.PathLike, model: nn.Module, metadata: dict | None = None) -> None:
-    """Saves a ``Net``: its spec, its weights and means, and ``metadata`` (plain data about the run)."""
-    write(path, {
-        "format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": dict(metadata or {}),
-    })
+def _check_plain(value, where: str) -> None:
+    """Raises TypeError where ``read`` would refuse a value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_plain(key, f"a key of {where}")
+            _check_plain(item, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, item in enumerate(value):
+            _check_plain(item, f"{where}[{i}]")
+    elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
+        raise TypeError(f"{where} must be plain data, got {type(value).__name__}")
+
+
+def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> None:
+    """Saves a ``Net``: its spec, its weights and means, and ``metadata``, plain data about the run.
+
+    Raises:
+        TypeError: metadata holds something that could not be loaded again (a NumPy number, a path).
+    """
+    metadata = dict(metadata or {})
+    _check_plain(metadata, "metadata")
+    write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
 
 
 def load(path: str | os.PathLike) -> tuple[Net, dict]:
@@ -52,8 +69,14 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
         ValueError: the file is not a checkpoint of this package, or holds more than tensors and plain data.
     """
     content = read(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT or "spec" not in content:
+    keys = {"format", "spec", "state", "metadata"}
+    if not isinstance(content, dict) or not keys <= content.keys() or content["format"] != FORMAT:
         raise ValueError(f"{path} is not a model checkpoint of linf_plugin (format {FORMAT})")
-    model = Net(content["spec"])
-    model.load_state_dict(content["state"])
+    try:
+        model = Net(content["spec"])
+        for dtype in {a.dtype for a in content["state"].values()}:
+            model.to(dtype)
+        model.load_state_dict(content["state"])
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} holds a model that cannot be built: {error}") from error
     return model.eval(), content["metadata"]

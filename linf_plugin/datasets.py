@@ -6,6 +6,7 @@ layout.
 
 import gzip
 import pickle
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,11 +57,14 @@ def _digits(_: Path | None) -> tuple:
 def _idx(path: Path) -> Tensor:
     """The array in an IDX file, gzipped or not."""
     packed = path.with_name(path.name + ".gz")
-    raw = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
-    if raw[:3] != b"\0\0\x08":
+    try:
+        raw = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{packed} is damaged: {error}") from error
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
         raise ValueError(f"{path} is not an IDX file of unsigned bytes")
     dims = raw[3]
-    shape = np.frombuffer(raw, ">i4", dims, 4)
+    shape = np.frombuffer(raw[4 : 4 + 4 * dims].ljust(4 * dims, b"\0"), ">i4")
     if len(raw) != 4 + 4 * dims + shape.prod():
         raise ValueError(f"{path} is truncated: its header says {tuple(int(s) for s in shape)}")
     return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * dims).reshape(shape).copy())
@@ -81,11 +85,16 @@ def _idx_folder(folder: str) -> Callable[[Path], tuple]:
 class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of NumPy arrays and plain data; refuses everything else a pickle could run."""
 
-    ALLOWED = {"_reconstruct", "ndarray", "dtype", "encode", "_frombuffer", "scalar"}
-    MODULES = ("numpy", "_codecs")
+    ALLOWED = {
+        "numpy": {"ndarray", "dtype"},
+        "numpy.core.multiarray": {"_reconstruct", "scalar"},
+        "numpy._core.multiarray": {"_reconstruct", "scalar"},
+        "numpy._core.numeric": {"_frombuffer"},
+        "_codecs": {"encode"},
+    }
 
     def find_class(self, module: str, name: str):
-        if module.split(".")[0] not in self.MODULES or name not in self.ALLOWED:
+        if name not in self.ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
         return super().find_class(module, name)
 
@@ -94,10 +103,14 @@ def _cifar10(root: Path) -> tuple:
     def read(names: list[str]) -> tuple[Tensor, Tensor]:
         images, labels = [], []
         for name in names:
-            with open(root / "cifar-10-batches-py" / name, "rb") as f:
-                batch = _ArraysOnly(f, encoding="latin1").load()
-            images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
-            labels += list(batch["labels"])
+            path = root / "cifar-10-batches-py" / name
+            try:
+                with open(path, "rb") as f:
+                    batch = _ArraysOnly(f, encoding="latin1").load()
+                images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
+                labels += list(batch["labels"])
+            except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+                raise ValueError(f"{path} is damaged: {error}") from error
         return torch.from_numpy(np.concatenate(images)).float() / 255, torch.tensor(labels)
 
     return read([f"data_batch_{i}" for i in range(1, 6)]), read(["test_batch"])

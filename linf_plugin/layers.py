@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .kernels.windows import output_shape
 
 IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
 
@@ -42,7 +43,8 @@ class _Distance(nn.Module):
         return 1.0 if self.p == math.inf or fan_in == 0 else fan_in ** (1 / self.p)
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in."""
+        """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in
+        (of its group's inputs)."""
         nn.init.normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -78,6 +80,9 @@ class LinfDistLinear(_Distance):
         super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        ops.check_tensors(x=x, weight=self.weight)
+        if x.dim() == 0:
+            raise ValueError(f"x must have shape (..., {self.in_features}), got ()")
         rows = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
         y = ops.dist(rows, self.weight, self.p)
         if self.bias is not None:
@@ -121,9 +126,10 @@ class LinfDistConv2d(_Distance):
         ops.check_tensors(x=x, weight=self.weight)
         if x.dim() != 4 or (not torch.jit.is_tracing() and x.shape[1] != self.in_channels):
             raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        y = torch.ops.linf.dist_conv2d(
-            x, self.weight, self.p, self.stride, self.padding, self.dilation, self.groups
-        )
+        conv = (self.stride, self.padding, self.dilation, self.groups)
+        if not torch.jit.is_tracing() and min(output_shape(x.shape, self.weight.shape, conv)[2:]) < 1:
+            raise ValueError(f"x of {tuple(x.shape[2:])} pixels is smaller than the kernel {self.kernel_size}")
+        y = torch.ops.linf.dist_conv2d(x, self.weight, self.p, *conv)
         return y if self.bias is None else ops.shift(y, self.bias)
 
     def extra_repr(self) -> str:
@@ -163,7 +169,7 @@ class MeanShift(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or (not torch.jit.is_tracing() and x.shape[1] != self.num_features):
             raise ValueError(f"x must have shape (N, {self.num_features}, *), got {tuple(x.shape)}")
-        if not self.training or len(x) == 0:
+        if not self.training or x.numel() == 0:
             return ops.shift(x, self.running_mean, sign=-1.0)
         mean = x.mean([d for d in range(x.dim()) if d != 1])
         weight = self.momentum
@@ -171,6 +177,8 @@ class MeanShift(nn.Module):
             self.samples_seen += len(x)
             weight = len(x) / self.samples_seen
         with torch.no_grad():
+            if weight == 1:  # a mean that was not finite must not survive
+                self.running_mean.zero_()
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         return ops.shift(x, mean, sign=-1.0)
 
@@ -182,7 +190,7 @@ class Normalize(nn.Module):
     """(x − mean)·scale with scale = 1/std, one std for all channels, so that ε in pixels is ε/std inside.
 
     Args:
-        mean: one number a channel.
+        mean: one number a channel, or one for all.
         std: one positive number.
 
     Shape: (N, channels, *) → the same.  ``lipschitz`` is scale, rounded to float32 so that a float32 and a
@@ -198,6 +206,8 @@ class Normalize(nn.Module):
         self.lipschitz = self.scale
 
     def forward(self, x: Tensor) -> Tensor:
+        if len(self.mean) != 1 and not torch.jit.is_tracing() and x.shape[1] != len(self.mean):
+            raise ValueError(f"x must have shape (N, {len(self.mean)}, *), got {tuple(x.shape)}")
         return ops.shift(x, self.mean, sign=-1.0, scale=self.scale)
 
 
@@ -260,6 +270,9 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Needed once p has changed: the running means lag behind, and a certificate of the net at p = ∞ is about
     the net with these means in it.  Each layer sees batch means of the layers before it, so large batches
     are better.  Restores each module's training mode.
+
+    Raises:
+        ValueError: there is a mean to estimate and no batch.
     """
     shifts = [m for m in model.modules() if isinstance(m, MeanShift)]
     modes = {m: m.training for m in model.modules()}
@@ -272,6 +285,8 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
             restore.callback(setattr, m, "samples_seen", None)
         for x in batches:
             model(x)
+        if any(m.samples_seen == 0 for m in shifts):
+            raise ValueError("batches must hold at least one sample")
 
 
 def _check_positive(**sizes: int) -> None:

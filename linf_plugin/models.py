@@ -5,6 +5,7 @@ import math
 
 from torch import nn
 
+from .kernels.windows import output_size
 from .layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, distance_layers, lipschitz_bound
 
 LAYERS = {
@@ -34,6 +35,10 @@ class Net(nn.Sequential):
         super().__init__(*(LAYERS[name](**arguments) for name, arguments in spec["layers"]))
         self._spec = copy.deepcopy(spec)
 
+    def __getitem__(self, index):
+        """A layer, or for a slice a plain ``Sequential``."""
+        return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
+
     @property
     def spec(self) -> dict:
         """What rebuilds this model, with the current p."""
@@ -51,13 +56,13 @@ class Net(nn.Sequential):
     @property
     def lipschitz(self) -> float:
         """ℓ∞ Lipschitz bound, logits per unit of pixel range: the product of the layers' bounds."""
-        return lipschitz_bound(nn.Sequential(*self))
+        return lipschitz_bound(self[:])
 
     def split_head(self) -> tuple[nn.Sequential, nn.Sequential]:
         """(distance features, head from the first linear layer on); the head is empty where there is none."""
         layers = list(self)
         first = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
-        return nn.Sequential(*layers[:first]), nn.Sequential(*layers[first:])
+        return self[:first], self[first:]
 
     def pairs_per_sample(self) -> int:
         """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
@@ -75,9 +80,12 @@ def _shapes(spec: dict):
             pairs = a["in_features"] * a["out_features"]
             shape = (a["out_features"],)
         elif name in ("dist_conv", "conv"):
-            k, s, q = a["kernel_size"], a.get("stride", 1), a.get("padding", 0)
-            side = [(size + 2 * q - k) // s + 1 for size in shape[1:]]
-            pairs = a["in_channels"] * a["out_channels"] * k * k * math.prod(side)
+            k, s, q, d = (
+                v if isinstance(v, (list, tuple)) else (v, v)
+                for v in (a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1))
+            )
+            side = [output_size(shape[1 + i], k[i], s[i], q[i], d[i]) for i in (0, 1)]
+            pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*k, *side))
             shape = (a["out_channels"], *side)
         yield name, pairs, shape
 

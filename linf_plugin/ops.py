@@ -83,7 +83,7 @@ def _box_conv2d_backward(
 
 @_define("linf::shift")
 def _shift(x: Tensor, offset: Tensor, sign: float, scale: float) -> Tensor:
-    return (x + sign * _per_channel(offset, x)) * scale
+    return ((x + sign * _per_channel(offset, x)) * scale).contiguous()
 
 
 # Shapes, for tracing without data.
@@ -167,7 +167,7 @@ def shift_as_one_operator():
 
 def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> Tensor:
     """(x + sign·offset)·scale with one offset a channel: (N, C, *), (C,) → (N, C, *).  sign is ±1, scale > 0."""
-    if _as_one_operator.get():
+    if not torch.compiler.is_compiling() and _as_one_operator.get():  # Dynamo cannot trace the variable
         return _shift(x, offset, sign, scale)
     offset = _per_channel(offset, x)
     y = x + offset if sign > 0 else x - offset
@@ -198,7 +198,9 @@ def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
         if a.dtype not in (torch.float32, torch.float64):
             if not (a.is_floating_point() and torch.is_autocast_enabled(a.device.type)):
                 raise TypeError(f"{name} must be float32 or float64, got {a.dtype}")
-        elif a.dtype != first.dtype and not torch.is_autocast_enabled(a.device.type):
+        elif a.dtype != first.dtype and not (
+            torch.is_autocast_enabled(a.device.type) and torch.float64 not in (a.dtype, first.dtype)
+        ):
             raise TypeError(f"{name} is {a.dtype} but {first_name} is {first.dtype}: they must agree")
         if a.device != first.device:
             raise ValueError(f"{name} is on {a.device} but {first_name} is on {first.device}")

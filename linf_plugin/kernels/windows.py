@@ -94,7 +94,7 @@ def apply_vjp(
     x, groups = inputs[0], conv[3]
     flat = w.reshape(groups, len(w) // groups, -1)
     g_inputs = tuple(a.new_zeros(a.shape) for a in inputs)
-    g_flat = torch.zeros_like(flat)
+    g_flat = flat.new_zeros(flat.shape)
     if 0 in outputs[0].shape:
         return *g_inputs, g_flat.reshape(w.shape)
     for part in chunks(x, w, conv):

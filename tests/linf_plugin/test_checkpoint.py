@@ -1,0 +1,177 @@
+"""Checkpoints: equal bit by bit, safe to open, never half written."""
+
+import math
+import os
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from linf_plugin import build, checkpoint, load, save, set_p
+
+
+@pytest.fixture
+def net():
+    net = build("linf-mlp-head", shape=(1, 3, 3), classes=3, width=6, depth=2, hidden=5, mean=(0.5,), std=0.3)
+    for a in net.state_dict().values():
+        nn.init.normal_(a)
+    set_p(net, 8)
+    return net
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "net.pt"
+
+
+@pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=("float32", "float64"))
+def test_round_trip(dtype, net, path):
+    net = net.to(dtype)
+    for a in net.state_dict().values():
+        nn.init.normal_(a)  # all bits of the dtype in use
+    metadata = {"epochs": 3, "name": "ℓ∞", "p": math.inf, "rows": [{"loss": 0.5}], "mean": torch.ones(2)}
+    save(path, net.train(), metadata)
+    assert net.training  # saving leaves the model as it is
+    twin, got = load(path)
+    assert not twin.training
+    assert twin.spec == net.spec
+    assert got.pop("mean").tolist() == metadata.pop("mean").tolist() and got == metadata
+    assert twin.state_dict().keys() == net.state_dict().keys()
+    for key, a in net.state_dict().items():
+        assert twin.state_dict()[key].dtype == dtype
+        assert torch.equal(twin.state_dict()[key], a)
+    x = torch.rand(4, 1, 3, 3, dtype=dtype)
+    assert torch.equal(twin(x), net.eval()(x))
+
+
+def test_makes_folders_and_takes_strings(net, path):
+    deep = path.parent / "a" / "b" / "net.pt"
+    save(str(deep), net)
+    assert load(str(deep))[1] == {}
+    assert os.listdir(deep.parent) == ["net.pt"]
+
+
+@pytest.mark.parametrize("value", (
+    [1, "a", None, True], {1, 2}, torch.float32, np.float64(0.5), np.int64(3), Path("a"),
+), ids=lambda value: type(value).__name__)
+def test_what_save_accepts_load_reads(value, net, path):
+    try:
+        save(path, net, {"value": value})
+    except (TypeError, ValueError, pickle.PicklingError):
+        assert not path.exists()
+    else:
+        assert load(path)[1] == {"value": value}
+
+
+# Files that are no checkpoint.
+
+
+class _Harm:
+    """A pickle that makes a folder when it is read."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+@pytest.mark.parametrize("write", (
+    lambda path, content: torch.save(content, path),
+    lambda path, content: torch.save(content, path, _use_new_zipfile_serialization=False),
+    lambda path, content: path.write_bytes(pickle.dumps(content, protocol=2)),
+), ids=("torch", "torch-legacy", "pickle"))
+@pytest.mark.parametrize("place", ("alone", "metadata", "state"))
+def test_code_in_a_file_does_not_run(place, write, net, path, tmp_path):
+    harm = _Harm(tmp_path / "harm")
+    content = {"format": checkpoint.FORMAT, "spec": net.spec, "state": net.state_dict(), "metadata": {}}
+    if place == "alone":
+        content = harm
+    else:
+        content[place] = {"harm": harm}
+    write(path, content)
+    for read in (load, checkpoint.read):
+        with pytest.raises(ValueError, match="net.pt"):
+            read(path)
+    assert not (tmp_path / "harm").exists()
+
+
+GARBAGE = {
+    "empty": b"",
+    "text": b"hello",
+    "zip-header": b"PK\x03\x04",
+    "pickle-header": b"\x80\x02",
+    "pickle-of-a-list": pickle.dumps([1, 2], protocol=2),
+    "pickle-without-a-stack": b"\x80\x02.",
+    "pickle-of-an-unknown-memo": b"\x80\x02h\x05.",
+    **{f"noise-{seed}": random.Random(seed).randbytes(64) for seed in range(20)},
+}
+
+
+@pytest.mark.parametrize("content", GARBAGE.values(), ids=GARBAGE)
+def test_garbage_is_refused(content, path):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="net.pt"):
+        load(path)
+
+
+@pytest.mark.parametrize("part", (0.01, 0.3, 0.6, 0.9, 0.97, 0.99, 0.999))
+def test_truncated_file_is_refused(part, net, path):
+    save(path, net)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(part * len(whole))])
+    with pytest.raises(ValueError, match="net.pt"):
+        load(path)
+
+
+def test_missing_file_is_named(path):
+    with pytest.raises(FileNotFoundError, match="net.pt"):
+        load(path)
+
+
+def _without(key):
+    return lambda content: {k: v for k, v in content.items() if k != key}
+
+
+@pytest.mark.parametrize("change", (
+    lambda content: [1, 2],
+    lambda content: content | {"format": 99},
+    lambda content: content | {"spec": {"input_shape": [1]}},
+    *map(_without, ("format", "spec", "state", "metadata")),
+), ids=("list", "other-format", "spec-without-layers", "no-format", "no-spec", "no-state", "no-metadata"))
+def test_other_content_is_refused(change, net, path):
+    content = {"format": checkpoint.FORMAT, "spec": net.spec, "state": net.state_dict(), "metadata": {}}
+    checkpoint.write(path, change(content))
+    with pytest.raises(ValueError, match="net.pt"):
+        load(path)
+
+
+# Atomic writing.
+
+
+def _fail(*_):
+    raise OSError("disk full")
+
+
+def _half(content, file):
+    file.write(b"half a checkpoint")
+    _fail()
+
+
+@pytest.mark.parametrize("module, name, replacement", (
+    (torch, "save", _half), (os, "fsync", _fail), (os, "replace", _fail),
+), ids=("save", "fsync", "replace"))
+def test_a_failed_write_keeps_the_old_file(module, name, replacement, net, path, monkeypatch):
+    save(path, net, {"run": 1})
+    monkeypatch.setattr(module, name, replacement)
+    with pytest.raises(OSError, match="disk full"):
+        save(path, net, {"run": 2})
+    assert load(path)[1] == {"run": 1}
+    monkeypatch.undo()
+    save(path, net, {"run": 3})  # what the failure left behind is no obstacle
+    assert load(path)[1] == {"run": 3}
+    assert os.listdir(path.parent) == ["net.pt"]

@@ -1,0 +1,219 @@
+"""Data sets: the files of torchvision's folders read back, missing and damaged ones named."""
+
+import gzip
+import os
+import pickle
+import struct
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from linf_plugin.datasets import SOURCES, load_dataset
+
+IDX_NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+FOLDERS = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py"}
+
+
+def _idx(array: np.ndarray) -> bytes:
+    return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
+
+
+def _write_idx(folder, packed: bool) -> dict[str, np.ndarray]:
+    """Images and labels of 5 training and 3 test samples; what is in each file."""
+    folder.mkdir(parents=True)
+    rng, arrays = np.random.default_rng(0), {}
+    for name in IDX_NAMES:
+        n = 5 if name.startswith("train") else 3
+        arrays[name] = rng.integers(0, 256, (n, 28, 28)) if "images" in name else rng.integers(0, 10, n)
+        raw = _idx(arrays[name])
+        (folder / (name + ".gz" * packed)).write_bytes(gzip.compress(raw) if packed else raw)
+    return arrays
+
+
+def _python_2_pickle(batch: dict) -> bytes:
+    """Images and labels as NumPy under Python 2 pickled them, which is how the originals are written: byte
+    strings for text and pixels, and a module that NumPy has since renamed."""
+    n, pixels = len(batch["data"]), batch["data"].tobytes()
+    array = (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85U\1b\x87R"  # an empty array
+        b"(K\1K" + bytes([n]) + b"M\0\x0c\x86"  # version 1, shape (n, 3072)
+        b"cnumpy\ndtype\nU\2u1K\0K\1\x87R(K\3U\1|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"  # bytes
+        b"\x89T" + struct.pack("<I", len(pixels)) + pixels + b"tb"  # in C order
+    )
+    labels = b"](" + b"".join(b"K" + bytes([y]) for y in batch["labels"]) + b"e"
+    return b"\x80\2}(U\4data" + array + b"U\6labels" + labels + b"u."
+
+
+def _write_cifar(folder, dump=pickle.dumps) -> dict[str, dict]:
+    folder.mkdir(parents=True)
+    rng, batches = np.random.default_rng(0), {}
+    for name in CIFAR_NAMES:
+        batches[name] = {
+            "batch_label": name, "filenames": ["a.png", "b.png"], "labels": rng.integers(0, 10, 2).tolist(),
+            "data": rng.integers(0, 256, (2, 3072), dtype=np.uint8),
+        }
+        (folder / name).write_bytes(dump(batches[name]))
+    return batches
+
+
+@pytest.mark.parametrize("packed", (True, False), ids=("gz", "plain"))
+@pytest.mark.parametrize("name", ("mnist", "fashion-mnist"))
+def test_idx(name, packed, tmp_path):
+    arrays = _write_idx(tmp_path / FOLDERS[name], packed)
+    data = load_dataset(name, str(tmp_path))
+    assert data.name == name and data.shape == (1, 28, 28)
+    for part, x, y in (("train", data.x_train, data.y_train), ("t10k", data.x_test, data.y_test)):
+        assert x.dtype == torch.float32 and y.dtype == torch.int64
+        assert torch.equal(x, torch.tensor(arrays[f"{part}-images-idx3-ubyte"])[:, None].float() / 255)
+        assert y.tolist() == arrays[f"{part}-labels-idx1-ubyte"].tolist()
+    assert data.classes == max(data.y_train.max(), data.y_test.max()) + 1
+    assert (data.mean, data.std) == (SOURCES[name].mean, SOURCES[name].std)
+
+
+@pytest.mark.parametrize("dump", (
+    _python_2_pickle, *(partial(pickle.dumps, protocol=protocol) for protocol in (2, 4, 5)),
+), ids=("python-2", "protocol-2", "protocol-4", "protocol-5"))
+def test_cifar10(dump, tmp_path):
+    batches = _write_cifar(tmp_path / FOLDERS["cifar10"], dump)
+    data = load_dataset("cifar10", tmp_path)
+    assert data.shape == (3, 32, 32) and len(data.mean) == 3
+    train, test = (CIFAR_NAMES[:5], data.x_train, data.y_train), (CIFAR_NAMES[5:], data.x_test, data.y_test)
+    for names, x, y in (train, test):
+        pixels = np.concatenate([batches[name]["data"] for name in names])
+        assert torch.equal(x, torch.tensor(pixels).reshape(-1, 3, 32, 32).float() / 255)
+        assert y.tolist() == sum((batches[name]["labels"] for name in names), [])
+        assert y.dtype == torch.int64
+
+
+def test_digits():
+    data, again = load_dataset("digits"), load_dataset("digits")
+    assert (len(data.x_train), len(data.x_test)) == (1437, 360) == (len(data.y_train), len(data.y_test))
+    assert data.shape == (1, 8, 8) and data.classes == 10
+    for name in ("x_train", "y_train", "x_test", "y_test"):
+        assert torch.equal(getattr(data, name), getattr(again, name))
+    pixels, labels = torch.cat((data.x_train, data.x_test)), torch.cat((data.y_train, data.y_test))
+    assert pixels.dtype == torch.float32 and labels.dtype == torch.int64
+    assert (pixels * 16).unique().tolist() == list(range(17))
+    share = data.y_test.bincount() - labels.bincount() * 360 / 1797
+    assert share.abs().max() < 1  # stratified: each class to the nearest whole sample
+    assert pixels.mean().item() == pytest.approx(data.mean[0], abs=1e-4)  # the constants have four decimals
+    assert pixels.std().item() == pytest.approx(data.std, abs=1e-4)
+
+
+# Missing and damaged files.
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_missing_folder_lists_the_files_and_the_command(name, tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset(name, tmp_path)
+    message = str(error.value)
+    files = CIFAR_NAMES if name == "cifar10" else [f"{file}.gz" for file in IDX_NAMES]
+    for file in files:
+        assert str(tmp_path / FOLDERS[name] / file) in message
+    assert "python -c" in message and "torchvision.datasets import" in message and "download=True" in message
+    compile(message.split('python -c "')[1].rstrip('"'), "command", "exec")  # it can be pasted
+
+
+def test_one_missing_file_is_the_only_one_listed(tmp_path):
+    folder = tmp_path / FOLDERS["mnist"]
+    _write_idx(folder, packed=True)
+    (folder / f"{IDX_NAMES[3]}.gz").unlink()
+    with pytest.raises(FileNotFoundError) as error:
+        load_dataset("mnist", tmp_path)
+    assert [name for name in IDX_NAMES if name in str(error.value)] == [IDX_NAMES[3]]
+
+
+@pytest.mark.parametrize("arguments, error, names", (
+    (("imagenet",), ValueError, "name must be one of digits, mnist.*'imagenet'"),
+    (("mnist",), ValueError, "data_dir"),
+    (("cifar10", None), ValueError, "data_dir"),
+), ids=("name", "data_dir", "data_dir-none"))
+def test_bad_input_is_named(arguments, error, names):
+    with pytest.raises(error, match=names):
+        load_dataset(*arguments)
+
+
+IMAGES = _idx(np.zeros((5, 28, 28)))
+PACKED = gzip.compress(np.random.default_rng(0).bytes(999))
+DAMAGED_IDX = {  # content of the file of training images, packed or not
+    "empty": (b"", False),
+    "magic-only": (IMAGES[:3], False),
+    "header-cut": (IMAGES[:9], False),
+    "pixels-cut": (IMAGES[:-1], False),
+    "too-long": (IMAGES + b"\0", False),
+    "floats": (b"\0\0\x0d" + IMAGES[3:], False),
+    "gz-empty": (b"", True),
+    "gz-of-text": (gzip.compress(b"hello"), True),
+    "gz-cut": (PACKED[:-100], True),
+    "not-gz": (IMAGES, True),
+    "gz-damaged": (PACKED[:20] + bytes(20) + PACKED[40:], True),
+    "fewer-images": (_idx(np.zeros((4, 28, 28))), False),
+}
+
+
+@pytest.mark.parametrize("content, packed", DAMAGED_IDX.values(), ids=DAMAGED_IDX)
+def test_damaged_idx_is_named(content, packed, tmp_path):
+    folder = tmp_path / FOLDERS["mnist"]
+    _write_idx(folder, packed)
+    (folder / (IDX_NAMES[0] + ".gz" * packed)).write_bytes(content)
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte|4 images but 5 labels"):
+        load_dataset("mnist", tmp_path)
+
+
+BATCH = pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]})
+DAMAGED_CIFAR = {
+    "empty": b"",
+    "text": b"hello",
+    "cut": BATCH[:-500],
+    "list": pickle.dumps([1]),
+    "no-labels": pickle.dumps({"data": np.zeros((2, 3072), np.uint8)}),
+    "no-images": pickle.dumps({"labels": [1]}),
+    "other-size": pickle.dumps({"data": np.zeros((2, 784), np.uint8), "labels": [0, 1]}),
+    "fewer-labels": pickle.dumps({"data": np.zeros((2, 3072), np.uint8), "labels": [0]}),
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED_CIFAR.values(), ids=DAMAGED_CIFAR)
+def test_damaged_cifar10_is_named(content, tmp_path):
+    folder = tmp_path / FOLDERS["cifar10"]
+    _write_cifar(folder)
+    (folder / "test_batch").write_bytes(content)
+    with pytest.raises(ValueError, match="test_batch|2 images but 1 labels"):
+        load_dataset("cifar10", tmp_path)
+
+
+class _Harm:
+    """A pickle that calls ``function(path, …)`` when it is read."""
+
+    def __init__(self, function, path, *more):
+        self.call = function, (str(path), *more)
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("call", ((os.mkdir,), (np.savetxt, [1.0])), ids=("os", "numpy"))
+@pytest.mark.parametrize("key", ("data", "labels", "filenames"))
+def test_code_in_a_cifar_batch_does_not_run(key, call, tmp_path):
+    folder = tmp_path / FOLDERS["cifar10"]
+    batch = _write_cifar(folder)["data_batch_1"]
+    harm = _Harm(call[0], tmp_path / "harm", *call[1:])
+    (folder / "data_batch_1").write_bytes(pickle.dumps(batch | {key: harm}))
+    with pytest.raises((ValueError, pickle.UnpicklingError), match="refusing to load|data_batch_1"):
+        load_dataset("cifar10", tmp_path)
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("module", ("numpy.f2py.__main__", "numpy.ctypeslib", "numpyro", "_codecs.x"))
+def test_a_cifar_batch_imports_nothing_but_arrays(module, tmp_path, monkeypatch):
+    """Importing alone can run code: ``numpy.f2py.__main__`` is a program."""
+    folder = tmp_path / FOLDERS["cifar10"]
+    _write_cifar(folder)
+    (folder / "test_batch").write_bytes(f"c{module}\nndarray\n.".encode())
+    monkeypatch.setattr("sys.argv", ["f2py"])
+    with pytest.raises((ValueError, pickle.UnpicklingError), match="refusing to load|test_batch"):
+        load_dataset("cifar10", tmp_path)

@@ -1,0 +1,518 @@
+"""The operators against the specification; tracing, autocast, and the checks of ``linf_plugin.dist``."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from cases import (
+    CONVS,
+    INF,
+    Calls,
+    assert_agrees,
+    box,
+    box_dist,
+    by_windows,
+    dist,
+    each_conv,
+    each_device,
+    each_dtype,
+    each_layout,
+    each_p,
+    each_shape,
+    few_p,
+    gradient_tolerance,
+    rows,
+    value_tolerance,
+)
+
+import linf_plugin
+from linf_plugin import ops
+from linf_plugin.kernels import reference
+
+linf = torch.ops.linf
+NAN = math.nan
+poisoned = pytest.mark.usefixtures("poisoned_memory")
+
+
+# Values and gradients.
+
+
+@poisoned
+@each_device
+@each_dtype
+@each_p
+@each_shape
+def test_dist(shape, p, dtype, device):
+    tensors = rows(shape, dtype=dtype, device=device)
+    assert_agrees(
+        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), tensors,
+        p, features=shape[2], terms=max(shape[:2]),
+    )
+
+
+@poisoned
+@each_device
+@each_dtype
+@each_p
+@each_shape
+def test_box_dist(shape, p, dtype, device):
+    x, w = rows(shape, dtype=dtype, device=device)
+    assert_agrees(
+        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (*box(x), w),
+        p, features=shape[2], terms=2 * max(shape[:2]),
+    )
+
+
+@poisoned
+@each_device
+@few_p
+@each_layout
+def test_any_strides(layout, p, device):
+    x, w = (layout(a) for a in rows((3, 5, 7), dtype=torch.float64, device=device))
+    assert_agrees(
+        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, features=7, terms=5
+    )
+    lower, upper = (layout(a) for a in box(x))
+    assert_agrees(
+        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (lower, upper, w), p, features=7, terms=10
+    )
+
+
+@poisoned
+@each_device
+@each_p
+def test_rows_against_themselves(p, device):
+    x, _ = rows((6, 0, 9), dtype=torch.float64, device=device)
+    assert_agrees(lambda x: linf_plugin.dist(x, x, p), lambda x: dist(x, x, p), (x,), p, features=9, terms=12)
+
+
+@each_device
+@each_dtype
+@each_p
+@pytest.mark.parametrize("decades", ((-30, -30), (30, 30), (-30, 30)), ids=("1e-30", "1e30", "both"))
+def test_no_power_over_or_underflows(decades, p, dtype, device):
+    scale = torch.logspace(*decades, 65, dtype=torch.float64).to(device, dtype)
+    tensors = tuple(a * scale for a in rows((3, 5, 65), dtype=dtype, device=device))
+    assert_agrees(
+        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), tensors, p, features=65, terms=5
+    )
+
+
+@each_device
+@each_p
+@pytest.mark.parametrize("where", ("inside", "ends", "middle", "outside"))
+def test_box_dist_at_the_kinks(where, p, device):
+    """Weights where the nearest or the farthest point of the box changes sides."""
+    centre, width = torch.randint(-4, 5, (3, 7)).double(), torch.randint(0, 3, (3, 7)).double()
+    place = {"inside": width / 2, "ends": width, "middle": 0 * width, "outside": width + 1}[where]
+    tensors = [a.to(device) for a in (centre - width, centre + width, torch.cat((centre + place, centre - place)))]
+    assert_agrees(
+        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), tensors, p, features=7, terms=12
+    )
+
+
+def _conv_terms(w, y) -> int:
+    """At most this many products are summed in a gradient: over a pixel's windows, or over all windows."""
+    return 2 * max(w[:, 0].numel(), y[:, 0].numel())
+
+
+@poisoned
+@each_device
+@pytest.mark.parametrize("p", (1.0, 1.5, 8.0, INF), ids=lambda p: f"p={p:g}")
+@each_conv
+def test_conv2d(conv_case, p, device):
+    shape, w_shape, conv = conv_case
+    x, w = (torch.randn(s, dtype=torch.float64, device=device) for s in (shape, w_shape))
+    y = linf.dist_conv2d(x, w, p, *conv)
+    assert y.shape == F.conv2d(x, w, None, *conv).shape
+    features, terms = w[0].numel(), _conv_terms(w, y)
+    assert_agrees(
+        lambda x, w: linf.dist_conv2d(x, w, p, *conv),
+        lambda x, w: by_windows(lambda a, b: dist(a, b, p), (x,), w, conv), (x, w), p, features, terms,
+    )
+    assert_agrees(
+        lambda lower, upper, w: linf.box_conv2d(lower, upper, w, p, *conv),
+        lambda lower, upper, w: by_windows(lambda *a: box_dist(*a, p), (lower, upper), w, conv),
+        (*box(x), w), p, features, terms,
+    )
+
+
+@pytest.mark.parametrize("strides", ("channels-last", "transposed"))
+def test_conv2d_any_strides(strides):
+    shape, w_shape, conv = CONVS["everything"]
+    relayout = {
+        "channels-last": lambda a: a.to(memory_format=torch.channels_last),
+        "transposed": lambda a: a.transpose(0, 3).contiguous().transpose(0, 3),
+    }[strides]
+    x, w = (relayout(torch.randn(s, dtype=torch.float64)) for s in (shape, w_shape))
+    assert not x.is_contiguous() and not w.is_contiguous()
+    assert_agrees(
+        lambda x, w: linf.dist_conv2d(x, w, 3.0, *conv),
+        lambda x, w: by_windows(lambda a, b: dist(a, b, 3.0), (x,), w, conv), (x, w),
+        3.0, w[0].numel(), _conv_terms(w, linf.dist_conv2d(x, w, 3.0, *conv)),
+    )
+
+
+SHIFTED = {"rows": (4, 3), "images": (2, 3, 4, 5), "one": (1, 1), "no-rows": (0, 3), "no-images": (0, 3, 2, 2)}
+each_shifted = pytest.mark.parametrize("shape", SHIFTED.values(), ids=SHIFTED)
+
+
+@poisoned
+@each_device
+@each_dtype
+@pytest.mark.parametrize("sign, scale", ((1.0, 1.0), (-1.0, 1.0), (-1.0, 3.7)))
+@each_shifted
+def test_shift(shape, sign, scale, dtype, device):
+    x = torch.randn(shape, dtype=dtype, device=device, requires_grad=True)
+    offset = torch.randn(shape[1], dtype=dtype, device=device, requires_grad=True)
+    expected = (x + sign * offset.view(-1, *(1 for _ in shape[2:]))) * scale
+    grad = torch.randn_like(expected)
+    g_expected = torch.autograd.grad(expected, (x, offset), grad)
+    for function in (linf.shift, ops.shift):
+        y = function(x, offset, sign, scale)
+        assert torch.equal(y, expected)
+        for g, h in zip(torch.autograd.grad(y, (x, offset), grad), g_expected):
+            torch.testing.assert_close(g, h, rtol=0, atol=1e3 * torch.finfo(dtype).eps)  # sums of 40 numbers
+
+
+def test_shift_as_one_operator_ends_with_its_context():
+    x, offset = torch.rand(2, 3), torch.rand(3)
+
+    def operators():
+        with Calls() as calls:
+            ops.shift(x, offset)
+        return calls.names
+
+    assert operators() == {"aten::view", "aten::add.Tensor"}
+    with pytest.raises(KeyError), ops.shift_as_one_operator():
+        assert operators() == {"linf::shift"}
+        raise KeyError
+    assert operators() == {"aten::view", "aten::add.Tensor"}
+
+
+# What the specification promises, checked without it.
+
+
+@each_device
+@each_dtype
+@each_p
+def test_gradient_is_0_where_the_distance_is(p, dtype, device):
+    x = torch.randn(1, 7, dtype=dtype, device=device, requires_grad=True)
+    w = x.detach().clone().requires_grad_()
+    y = linf_plugin.dist(x, w, p)
+    assert y.item() == 0
+    for grad in torch.autograd.grad(y.sum(), (x, w)):
+        assert torch.equal(grad, torch.zeros_like(grad))
+
+
+@each_device
+@each_dtype
+@each_p
+def test_coordinates_that_agree_get_no_gradient(p, dtype, device):
+    x, w = rows((1, 1, 9), dtype=dtype, device=device)
+    w[:, ::2] = x[:, ::2]
+    for grad in torch.autograd.grad(linf_plugin.dist(x.requires_grad_(), w.requires_grad_(), p).sum(), (x, w)):
+        assert torch.equal(grad[:, ::2], torch.zeros_like(grad[:, ::2]))
+        assert grad.isfinite().all() and grad.abs().max() > 0.5  # the gradient has ℓq norm 1 over 4 coordinates
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize("first, second, features", ((0, 1, 2), (2, 6, 7), (15, 16, 64), (3, 2047, 2048)))
+@pytest.mark.parametrize("signs", ((1, 1), (1, -1), (-1, 1)), ids=str)
+def test_ties_go_to_the_lowest_coordinate(signs, first, second, features, dtype, device):
+    w = torch.rand(1, features, dtype=dtype, device=device)
+    w[0, first], w[0, second] = 3.0 * signs[0], 3.0 * signs[1]
+    x = torch.zeros(1, features, dtype=dtype, device=device, requires_grad=True)
+    expected = torch.zeros_like(x).detach()
+    expected[0, first] = -signs[0]
+    g_x, g_w = torch.autograd.grad(linf_plugin.dist(x, w.requires_grad_()).sum(), (x, w))
+    assert torch.equal(g_x, expected) and torch.equal(g_w, -expected)
+
+
+@each_device
+@each_p
+@pytest.mark.parametrize("column", (0, 20, 32), ids=lambda i: f"column-{i}")
+def test_nan_reaches_every_output_of_its_row(column, p, device):
+    x, w = rows((3, 4, 33), device=device)
+    x[1, column] = NAN
+    expected = torch.tensor([[False], [True], [False]], device=device).expand(3, 4)
+    assert torch.equal(linf_plugin.dist(x, w, p).isnan(), expected)
+    assert torch.equal(linf_plugin.dist(w, x, p).isnan(), expected.t())
+    for ends in ((x, torch.full_like(x, 9.0)), (torch.full_like(x, -9.0), x)):
+        for y in linf.box_dist(*ends, w, p):
+            assert torch.equal(y.isnan(), expected)
+    images = x.unflatten(1, (3, 11, 1))
+    y = linf.dist_conv2d(images, w.unflatten(1, (3, 11, 1)), p, [1, 1], [0, 0], [1, 1], 1)
+    assert torch.equal(y.flatten(1).isnan(), expected)
+
+
+@each_device
+@each_dtype
+@few_p
+def test_box_dist_is_the_range_over_the_box(p, dtype, device):
+    """No point of the box leaves [near, far]; both ends are attained at their witnesses."""
+    x, w = rows((4, 6, 5), dtype=dtype, device=device)
+    lower, upper = box(x)
+    near, far = linf.box_dist(lower, upper, w, p)
+    slack = 2 * value_tolerance(dtype, p, features=5)  # 0 at p = ∞: rounding x − w is monotone
+
+    corner = torch.randint(0, 2, (200, 4, 5), device=device, dtype=torch.bool)
+    weight = torch.rand(200, 4, 5, dtype=dtype, device=device)
+    for points in (torch.where(corner, lower, upper), lower.lerp(upper, weight).clamp(lower, upper)):
+        y = reference.dist(points.flatten(0, 1), w, p).unflatten(0, (200, 4))
+        assert (y >= near * (1 - slack)).all() and (y <= far * (1 + slack)).all()
+
+    nearest = w.clamp(lower[:, None], upper[:, None])
+    farthest = torch.where(w - lower[:, None] > upper[:, None] - w, lower[:, None], upper[:, None])
+    for end, witness in ((near, nearest), (far, farthest)):
+        torch.testing.assert_close(end, reference.norm((witness - w).abs(), p), rtol=slack, atol=0)
+
+
+@each_device
+@each_p
+def test_a_box_of_width_0_is_its_point(p, device):
+    x, w = rows((3, 4, 6), dtype=torch.float64, device=device)
+    w[0] = x[0]
+    lower, upper = x.clone().requires_grad_(), x.clone().requires_grad_()
+    near, far = linf.box_dist(lower, upper, w, p)
+    y = linf_plugin.dist(x.requires_grad_(), w, p)
+    tolerance = dict(rtol=value_tolerance(torch.float64, p, features=6), atol=0)
+    torch.testing.assert_close(near, y, **tolerance)
+    torch.testing.assert_close(far, y, **tolerance)
+    grad = torch.rand_like(y)
+    for end in (near, far):  # one alone: the other's gradient is not given
+        g_box = sum(torch.autograd.grad(end, (lower, upper), grad, retain_graph=True))
+        g_point, = torch.autograd.grad(y, x, grad, retain_graph=True)
+        tolerance = gradient_tolerance(torch.float64, p, features=6, terms=4)
+        torch.testing.assert_close(g_box, g_point, rtol=0, atol=tolerance)
+
+
+def _least_gap(*differences) -> float:
+    """How far differences stay from 0, and each row's largest from its second largest."""
+    gaps = [d.abs().min() for d in differences]
+    for d in differences:
+        top = d.abs().topk(2).values
+        gaps.append((top[..., 0] - top[..., 1]).min())
+    return float(min(gaps))
+
+
+@each_p
+def test_gradcheck(p):
+    x, w = rows((2, 3, 5), dtype=torch.float64)
+    assert _least_gap(x[:, None] - w) > 1e-3  # gradcheck steps by 1e-6
+    assert torch.autograd.gradcheck(lambda x, w: linf.dist(x, w, p), (x.requires_grad_(), w.requires_grad_()))
+
+
+@each_p
+def test_gradcheck_box(p):
+    x, w = rows((2, 3, 5), dtype=torch.float64)
+    lower, upper = x - torch.rand_like(x), x + torch.rand_like(x)
+    above, below = lower[:, None] - w, w - upper[:, None]
+    assert _least_gap(above, below, above - below, torch.maximum(above, below)) > 1e-3
+    tensors = tuple(a.requires_grad_() for a in (lower, upper, w))
+    assert torch.autograd.gradcheck(lambda *a: linf.box_dist(*a, p), tensors)
+
+
+@pytest.mark.parametrize("p", (1.5, 8.0), ids=lambda p: f"p={p:g}")
+def test_gradcheck_conv2d(p):
+    conv = ([2, 1], [1, 0], [1, 2], 2)
+    x, w = torch.randn(2, 2, 4, 3, dtype=torch.float64), torch.randn(4, 1, 2, 2, dtype=torch.float64)
+    lower, upper, w = (a.requires_grad_() for a in (*box(x), w))
+    assert torch.autograd.gradcheck(lambda x, w: linf.dist_conv2d(x, w, p, *conv), (lower, w))
+    lower, upper = (x - 1).detach().requires_grad_(), (x + 1).detach().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *a: linf.box_conv2d(*a, p, *conv), (lower, upper, w))
+
+
+def test_second_derivatives_are_refused():
+    x, w = rows((3, 4, 5))
+    grad, = torch.autograd.grad(linf_plugin.dist(x.requires_grad_(), w, 3).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="dist_backward.*no autograd formula"):
+        grad.sum().backward()
+
+
+# Registration, tracing, autocast.
+
+
+def _images(name: str, ends: int, maps: int = 0) -> tuple:
+    """``maps`` maps, ``ends`` images, kernels, ``maps`` maps again, p and geometry, as an operator takes them."""
+    shape, w_shape, conv = CONVS[name]
+    x, w = torch.randn(shape), torch.randn(w_shape)
+    y = torch.rand_like(linf.dist_conv2d(x, w, 3.0, *conv))
+    return *[y] * maps, *((x,) if ends == 1 else box(x)), w, *[y] * maps, 3.0, *conv
+
+
+def _strided(a: torch.Tensor) -> torch.Tensor:
+    return a.transpose(0, 1).contiguous().transpose(0, 1)
+
+
+OPCHECKS = {  # operator, its arguments
+    "dist": (linf.dist, lambda: (*rows((3, 4, 5)), 3.0)),
+    "dist-strided": (linf.dist, lambda: (*map(_strided, rows((3, 4, 5))), INF)),
+    "dist-no-rows": (linf.dist, lambda: (*rows((0, 4, 5)), INF)),
+    "dist_backward": (linf.dist_backward, lambda: (torch.rand(3, 4), *rows((3, 4, 5)), torch.rand(3, 4), 3.0)),
+    "box_dist": (linf.box_dist, lambda: (*box(torch.rand(3, 5)), torch.rand(4, 5), 3.0)),
+    "box_dist_backward": (linf.box_dist_backward, lambda: (
+        *torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), *torch.rand(2, 3, 4), 3.0,
+    )),
+    "dist_conv2d": (linf.dist_conv2d, lambda: _images("everything", 1)),
+    "dist_conv2d-no-images": (linf.dist_conv2d, lambda: _images("no-images", 1)),
+    "dist_conv2d_backward": (linf.dist_conv2d_backward, lambda: _images("everything", 1, 1)),
+    "dist_conv2d_backward-strided": (linf.dist_conv2d_backward, lambda: tuple(
+        _strided(a) if isinstance(a, torch.Tensor) else a for a in _images("one-pixel", 1, 1)
+    )),
+    "box_conv2d": (linf.box_conv2d, lambda: _images("everything", 2)),
+    "box_conv2d_backward": (linf.box_conv2d_backward, lambda: _images("everything", 2, 2)),
+    "shift": (linf.shift, lambda: (torch.rand(2, 3, 4, 5), torch.rand(3), -1.0, 2.0)),
+    "shift-strided": (linf.shift, lambda: (_strided(torch.rand(2, 3, 4, 5)), torch.rand(3), -1.0, 2.0)),
+}
+
+
+@pytest.mark.parametrize("op, arguments", OPCHECKS.values(), ids=OPCHECKS)
+def test_opcheck(op, arguments):
+    """Schema, fake shapes and strides, autograd registration, dynamic shapes."""
+    differentiable = not str(op).endswith("_backward")
+    torch.library.opcheck(op.default, tuple(
+        a.detach().requires_grad_(differentiable) if isinstance(a, torch.Tensor) else a for a in arguments()
+    ))
+
+
+NETS = {  # name, arguments
+    "linf-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3),
+    "linf-conv": dict(shape=(1, 6, 6), classes=3, channels=(2, 3), strides=(1, 2), width=5),
+}
+each_net = pytest.mark.parametrize("name", NETS)
+
+
+def _net_and_input(name, n):
+    net = linf_plugin.build(name, **NETS[name]).eval()
+    return net, torch.rand(n, *NETS[name]["shape"], requires_grad=True)
+
+
+@each_net
+def test_compiles_without_graph_breaks(name):
+    torch._dynamo.reset()
+    net, x = _net_and_input(name, 3)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    for n in (3, 5):  # 5 recompiles, with a dynamic batch
+        x = torch.rand(n, *x.shape[1:], requires_grad=True)
+        inputs = (x, *net.parameters())
+        y, z = compiled(x), net(x)
+        assert torch.equal(y, z)
+        for g, h in zip(torch.autograd.grad(y.sum(), inputs), torch.autograd.grad(z.sum(), inputs)):
+            assert torch.equal(g, h)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # inductor's own imports
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+def test_compiles_with_inductor():
+    torch._dynamo.reset()
+    x, w = rows((3, 4, 5))
+    y = torch.compile(lambda x, w: linf_plugin.dist(x, w, 3.0), fullgraph=True)(x.requires_grad_(), w)
+    z = linf_plugin.dist(x, w, 3.0)
+    assert torch.equal(y, z)
+    assert torch.equal(*(torch.autograd.grad(a.sum(), x)[0] for a in (y, z)))
+
+
+@each_net
+def test_exports_with_a_dynamic_batch(name):
+    net, x = _net_and_input(name, 3)
+    program = torch.export.export(net, (x.detach(),), dynamic_shapes=({0: torch.export.Dim("batch", max=64)},))
+    for n in (1, 7):
+        x = torch.rand(n, *x.shape[1:])
+        assert torch.equal(program.module()(x), net(x))
+
+
+@pytest.mark.parametrize("device, half", (
+    ("cpu", torch.bfloat16), pytest.param("cuda", torch.float16, marks=pytest.mark.gpu),
+))
+def test_autocast_computes_in_float32(device, half):
+    x, w = rows((2, 3, 4), device=device)
+    x_half = x.to(half).requires_grad_()
+    image, kernels = x_half.unflatten(1, (1, 2, 2)), w.unflatten(1, (1, 2, 2))
+    conv = CONVS["plain"][2]
+    with torch.autocast(device, half):
+        outputs = [
+            linf_plugin.dist(x_half, w, 8), *linf.box_dist(x_half, x_half, w, 8.0),
+            linf.dist_conv2d(image, kernels, 8.0, *conv), *linf.box_conv2d(image, image, kernels, 8.0, *conv),
+        ]
+    expected = linf_plugin.dist(x_half.float(), w, 8)
+    for y in outputs:
+        assert y.dtype == torch.float32
+        torch.testing.assert_close(
+            y.flatten(1), expected, rtol=value_tolerance(torch.float32, 8, features=4), atol=0
+        )
+        assert torch.autograd.grad(y.sum(), x_half, retain_graph=True)[0].dtype == half
+
+
+def test_autocast_refuses_float64_with_float32():
+    """Autocast leaves float64 alone, so the two would meet in the kernel."""
+    x, w = rows((2, 3, 4))
+    for a, b in ((x.double(), w), (x, w.double())):
+        with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="w is torch.float"):
+            linf_plugin.dist(a, b)
+
+
+# The checked entry.
+
+
+def _bad(**changes):
+    return {"x": torch.rand(2, 3), "w": torch.rand(4, 3), **changes}
+
+
+def _with(value):
+    a = torch.rand(2, 3)
+    a[1, 2] = value
+    return a
+
+
+BAD = {  # arguments, exception, what the message names
+    "p-nan": (_bad(p=NAN), ValueError, "p must"),
+    "p-below-1": (_bad(p=0.999), ValueError, "p must"),
+    "p-minus-inf": (_bad(p=-INF), ValueError, "p must"),
+    "p-string": (_bad(p="2"), TypeError, "p must"),
+    "p-bool": (_bad(p=True), TypeError, "p must"),
+    "p-tensor": (_bad(p=torch.tensor(2.0)), TypeError, "p must"),
+    "p-none": (_bad(p=None), TypeError, "p must"),
+    "x-list": (_bad(x=[[1.0]]), TypeError, "x must"),
+    "w-list": (_bad(w=[[1.0]]), TypeError, "w must"),
+    "x-0d": (_bad(x=torch.tensor(1.0)), ValueError, "x must"),
+    "x-1d": (_bad(x=torch.rand(3)), ValueError, "x must"),
+    "x-3d": (_bad(x=torch.rand(1, 2, 3)), ValueError, "x must"),
+    "w-1d": (_bad(w=torch.rand(3)), ValueError, "w must"),
+    "w-3d": (_bad(w=torch.rand(1, 2, 3)), ValueError, "w must"),
+    "columns": (_bad(w=torch.rand(3, 4)), ValueError, "w has 4 columns but x has 3"),
+    "x-int": (_bad(x=torch.ones(2, 3, dtype=torch.int64)), TypeError, "x must be float"),
+    "w-int": (_bad(w=torch.ones(2, 3, dtype=torch.int64)), TypeError, "w must be float"),
+    "x-bool": (_bad(x=torch.ones(2, 3, dtype=torch.bool)), TypeError, "x must be float"),
+    "x-complex": (_bad(x=torch.rand(2, 3).cfloat()), TypeError, "x must be float"),
+    "x-float16": (_bad(x=torch.rand(2, 3).half()), TypeError, "x must be float"),
+    "w-bfloat16": (_bad(w=torch.rand(2, 3).bfloat16()), TypeError, "w must be float"),
+    "mixed": (_bad(w=torch.rand(4, 3).double()), TypeError, "w is torch.float64 but x is torch.float32"),
+    "devices": (_bad(w=torch.rand(4, 3, device="meta")), ValueError, "w is on meta but x is on cpu"),
+    "check-x-nan": (_bad(x=_with(NAN), check=True), ValueError, "x contains"),
+    "check-x-inf": (_bad(x=_with(-INF), check=True), ValueError, "x contains"),
+    "check-w-nan": (_bad(w=_with(NAN), check=True), ValueError, "w contains"),
+    "check-w-inf": (_bad(w=_with(INF), check=True), ValueError, "w contains"),
+}
+
+
+@pytest.mark.parametrize("arguments, error, names", BAD.values(), ids=BAD)
+def test_bad_input_is_named(arguments, error, names):
+    with pytest.raises(error, match=f"^{names}"):
+        linf_plugin.dist(**arguments)
+
+
+@pytest.mark.parametrize("half", (False, True), ids=("float32", "bfloat16"))
+def test_autocast_still_refuses_integers(half):
+    x = torch.rand(2, 3, dtype=torch.bfloat16 if half else torch.float32)
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="^w must be float"):
+        linf_plugin.dist(x, torch.ones(4, 3, dtype=torch.int32))
+
+
+def test_good_input():
+    x, w = rows((2, 3, 4))
+    assert torch.equal(linf_plugin.dist(x, w), linf.dist(x, w, INF))  # p = ∞ by default
+    assert torch.equal(linf_plugin.dist(x, w, 2, check=True), linf.dist(x, w, 2.0))
+    assert linf_plugin.dist(x.to("meta"), w.to("meta")).shape == (2, 3)

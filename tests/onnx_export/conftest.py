@@ -1,0 +1,52 @@
+"""Small untrained nets; one of them with its checkpoint and its ONNX file."""
+
+import copy
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import linf_plugin
+import pytest
+import torch
+from linf_plugin.layers import MeanShift
+
+from onnx_export.export import export
+
+METADATA = {
+    "dataset": "digits", "method": "linf-dist", "epsilon": 0.1, "seed": 3,
+    "results": {
+        "clean": 0.25, "pgd": {"0.1": 0.125},
+        "certified": {"lipschitz": {"0.05": 0.5, "0.1": 0.0625}, "best": {"0.1": 0.09375}, "ibp": {"0.2": 0.0}},
+    },
+    "versions": {"torch": "0.0"},
+}
+
+
+@pytest.fixture
+def metadata() -> dict:
+    """What training writes beside a net."""
+    return copy.deepcopy(METADATA)
+
+
+@pytest.fixture(scope="session")
+def small_net() -> Callable[..., linf_plugin.Net]:
+    """``small_net(name, **arguments)``: in evaluation mode, with running means that are not 0."""
+
+    def build(name: str = "linf-mlp", **arguments) -> linf_plugin.Net:
+        torch.manual_seed(0)
+        net = linf_plugin.build(name, **{"shape": (1, 8, 8), "classes": 10, "mean": (0.3,), "std": 0.4} | arguments)
+        for layer in net:
+            if isinstance(layer, MeanShift):
+                layer.running_mean.normal_()
+        return net.eval()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def made(small_net, tmp_path_factory) -> SimpleNamespace:
+    """``net``, ``checkpoint`` and ``onnx``; the files in two folders beside each other.  Not to be changed."""
+    folder = tmp_path_factory.mktemp("made")
+    net, checkpoint, onnx = small_net(width=16, depth=3), folder / "run" / "net.pt", folder / "out" / "net.onnx"
+    linf_plugin.save(checkpoint, net, METADATA)
+    export(net, onnx, METADATA, checkpoint)
+    return SimpleNamespace(net=net, checkpoint=checkpoint, onnx=onnx)

@@ -1,0 +1,172 @@
+"""``linf-export``, end to end."""
+
+import importlib
+import subprocess
+import sys
+
+import linf_plugin
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from onnx_export.cli import main
+
+
+@pytest.fixture
+def error(capsys):
+    """``error(*arguments)``: the one line that a command prints which a user error stops."""
+
+    def run(*arguments) -> str:
+        assert main([str(a) for a in arguments]) == 2
+        out, err = capsys.readouterr()
+        (line,) = err.splitlines()
+        assert out == "" and line.startswith("linf-export: error: ")
+        return line
+
+    return run
+
+
+def test_model_then_check(made, metadata, tmp_path, capsys):
+    checkpoint, path = tmp_path / "net.pt", tmp_path / "a" / "b" / "net.onnx"
+    linf_plugin.save(checkpoint, made.net, metadata)
+    assert main(["model", str(checkpoint), "-o", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert str(path) in out and "Lipschitz bound 2.5" in out
+    assert main(["check", str(path), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "on 360 test images of digits" in out
+    assert "max |onnx − torch| = 0 (bit-equal)" in out and "0 of 360 differ" in out
+    assert "clean accuracy        0." in out and "at ε = 0.1" in out
+    for key, value in (("clean_accuracy", 0.25), ("certified_accuracy_lipschitz", 0.0625)):
+        assert f"{key:<32}{value:.4f}" in out
+    # Both may move together.
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (tmp_path / "a").rename(moved / "a")
+    checkpoint.rename(moved / "net.pt")
+    assert main(["check", str(moved / "a" / "b" / "net.onnx"), "--limit", "7", "--device", "cpu"]) == 0
+    assert "on 7 test images" in capsys.readouterr().out
+
+
+def write_mnist(folder) -> None:
+    """MNIST with three images in each half."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part in ("train", "t10k"):
+        for kind, shape in (("images-idx3", (3, 28, 28)), ("labels-idx1", (3,))):
+            header = bytes([0, 0, 8, len(shape)]) + np.array(shape, ">i4").tobytes()
+            data = np.arange(np.prod(shape)).astype(np.uint8) % 10
+            (raw / f"{part}-{kind}-ubyte").write_bytes(header + data.tobytes())
+
+
+def test_data_from_a_folder(small_net, tmp_path, capsys, error):
+    write_mnist(tmp_path)
+    checkpoint, path = tmp_path / "net.pt", tmp_path / "net.onnx"
+    linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {"dataset": "mnist"})
+    assert main(["model", str(checkpoint), "-o", str(path)]) == 0
+    for data in (["--data", tmp_path], ["--data-dir", tmp_path], ["--data", "mnist", "--data-dir", tmp_path]):
+        capsys.readouterr()
+        assert main(["check", str(path), "--device", "cpu", *map(str, data)]) == 0
+        out = capsys.readouterr().out
+        assert "on 3 test images of mnist" in out and "certified" not in out.replace("certify", "")
+    capsys.readouterr()
+    assert "mnist is read from a folder: give --data-dir" in error("check", path)
+    assert "t10k-labels-idx1" in error("check", path, "--data", tmp_path / "MNIST")
+    assert "none is neither a data set" in error("check", path, "--data", tmp_path / "none")
+
+
+def test_images_of_another_shape(made, tmp_path, capsys):
+    write_mnist(tmp_path)
+    assert main(["check", str(made.onnx), "--data", "mnist", "--data-dir", str(tmp_path)]) == 2
+    assert "x must have shape (batch, 1, 8, 8), got (3, 1, 28, 28)" in capsys.readouterr().err
+
+
+def test_model_refuses(made, tmp_path, error, capsys):
+    output = tmp_path / "net.onnx"
+    assert "none.pt" in error("model", tmp_path / "none.pt", "-o", output)
+    assert str(tmp_path) in error("model", tmp_path, "-o", output)
+    for name, content in (("text", b"hello world"), ("empty", b""), ("zip", b"PK\3\4 and so on")):
+        (tmp_path / name).write_bytes(content)
+        assert f"{tmp_path / name} is not a checkpoint" in error("model", tmp_path / name, "-o", output)
+    torch.save({"format": 1, "spec": {}}, tmp_path / "foreign.pt")
+    assert "foreign.pt is not a checkpoint" in error("model", tmp_path / "foreign.pt", "-o", output)
+    assert not output.exists()
+    assert "File exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
+
+    output.write_bytes(b"old")
+    assert "--force replaces it" in error("model", made.checkpoint, "-o", output)
+    assert output.read_bytes() == b"old"
+    assert main(["model", str(made.checkpoint), "-o", str(output), "--force"]) == 0
+    assert onnx.load(output).graph.output[1].name == "certified_radius"
+
+
+def test_check_refuses(made, tmp_path, error, monkeypatch):
+    assert "none.onnx does not exist" in error("check", tmp_path / "none.onnx")
+    (tmp_path / "text.onnx").write_text("text")
+    assert "cannot load" in error("check", tmp_path / "text.onnx")
+
+    value = helper.make_tensor_value_info("x", 1, ["batch", 1, 8, 8])
+    graph = helper.make_graph([], "g", [value], [value])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "f.onnx")
+    foreign = ("check", tmp_path / "f.onnx")
+    assert "does not name its checkpoint: give --checkpoint" in error(*foreign)
+    assert "does not name its data set: give --data" in error(*foreign, "--checkpoint", made.checkpoint)
+
+    monkeypatch.setattr(importlib.import_module("onnx_export.session"), "_has_cuda", lambda: False)
+    assert "device is cuda" in error("check", made.onnx, "--device", "cuda")
+    for limit in ("0", "-3", "many"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["check", str(made.onnx), "--limit", limit])
+
+
+def test_check_of_a_foreign_file(made, tmp_path, capsys):
+    value = helper.make_tensor_value_info("x", 1, ["batch", 1, 8, 8])
+    graph = helper.make_graph([], "g", [value], [value])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "f.onnx")
+    command = ["check", str(tmp_path / "f.onnx"), "--checkpoint", str(made.checkpoint), "--data", "digits"]
+    assert main(command) == 2
+    assert "must have outputs logits, certified_radius" in capsys.readouterr().err
+
+
+def test_check_wants_the_right_checkpoint(made, tmp_path, error, capsys):
+    path = tmp_path / "net.onnx"
+    path.write_bytes(made.onnx.read_bytes())
+    assert "net.pt is missing: give --checkpoint" in error("check", path)
+    assert "other.pt is missing" in error("check", path, "--checkpoint", tmp_path / "other.pt")
+    linf_plugin.save(tmp_path / "other.pt", made.net, {})
+    assert "its SHA-256 differs" in error("check", path, "--checkpoint", tmp_path / "other.pt")
+    assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--limit", "5"]) == 0
+    assert "on 5 test images" in capsys.readouterr().out
+
+
+def test_check_fails(made, tmp_path, capsys):
+    """A file whose weights are not the checkpoint's, though it says so."""
+    model = onnx.load(made.onnx)
+    (weight,) = (t for t in model.graph.initializer if t.name == "2.weight")
+    weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), "2.weight"))
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path)
+    assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--device", "cpu"]) == 1
+    out, err = capsys.readouterr()
+    assert "linf-export: FAILED: logits differ by" in err and "predictions differ" in err
+    assert "bit-equal" not in out
+
+
+@pytest.mark.parametrize("command", [[], ["model"], ["check"]], ids=["all", "model", "check"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main([*command, "--help"])
+    assert "usage: linf-export" in capsys.readouterr().out
+
+
+def test_as_a_module():
+    """Without auto_LiRPA, and without what lies above this package."""
+    code = (
+        "import sys, runpy; sys.argv = ['linf-export', '--help']\n"
+        "try: runpy.run_module('onnx_export', run_name='__main__')\n"
+        "except SystemExit as e: print('status', e.code, {'auto_LiRPA', 'comparisons'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "examples:" in done.stdout and done.stdout.endswith("status 0 set()\n") and done.stderr == ""

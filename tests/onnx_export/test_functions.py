@@ -1,0 +1,249 @@
+"""The bodies in standard ONNX against the specification, in onnxruntime and in ONNX's own evaluator."""
+
+import math
+import subprocess
+import sys
+
+import linf_plugin
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from cases import INF, by_windows, each_conv, each_dtype, each_p, each_shape, few_p, rows, value_tolerance
+from linf_plugin.kernels import reference
+from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from onnx_export.functions import BLOCK, LINF, OPSET, WINDOWS, attach
+
+
+def one_node(name: str, inputs: dict, constants: dict, shape: tuple, **attributes) -> onnx.ModelProto:
+    """A checked model of one node: ``inputs`` (a batch of each) and ``constants`` are arrays, in order."""
+    dtype = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
+    graph = helper.make_graph(
+        [helper.make_node(name, [*inputs, *constants], ["y"], domain=LINF.domain, **attributes)], "g",
+        [helper.make_tensor_value_info(key, dtype, ["n", *a.shape[1:]]) for key, a in inputs.items()],
+        [helper.make_tensor_value_info("y", dtype, ["n", *shape[1:]])],
+        [numpy_helper.from_array(a, key) for key, a in constants.items()],
+    )
+    model = attach(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    onnx.checker.check_model(model, full_check=True)
+    onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    return model
+
+
+def in_onnxruntime(model: onnx.ModelProto, **inputs) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, inputs)[0]
+
+
+def in_evaluator(model: onnx.ModelProto, **inputs) -> np.ndarray:
+    with np.errstate(divide="ignore"):  # log 0 is −∞, as it should
+        return ReferenceEvaluator(model).run(None, inputs)[0]
+
+
+def exponent(p: float) -> tuple[str, dict]:
+    return ("Linf", {}) if p == INF else ("Lp", {"p": p})
+
+
+def dist_model(x, w, p: float) -> onnx.ModelProto:
+    name, attributes = exponent(p)
+    return one_node(f"{name}Dist", {"x": x.numpy()}, {"w": w.numpy()}, (len(x), len(w)), **attributes)
+
+
+def conv_model(x, w, p: float, conv: tuple, shape: tuple) -> onnx.ModelProto:
+    stride, padding, dilation, _ = conv
+    name, attributes = exponent(p)
+    return one_node(
+        f"{name}DistConv", {"x": x.numpy()}, {"w": w.numpy()}, shape,
+        strides=stride, pads=[*padding, *padding], dilations=dilation, **attributes,
+    )
+
+
+def assert_distances(y: np.ndarray, expected: torch.Tensor, dtype: torch.dtype, p: float, features: int) -> None:
+    """y has the dtype and, at p = ∞ exactly, the values."""
+    assert torch.from_numpy(y).dtype == dtype
+    torch.testing.assert_close(
+        torch.from_numpy(y).to(expected.dtype), expected, rtol=value_tolerance(dtype, p, features), atol=0
+    )
+
+
+@each_dtype
+@each_p
+@each_shape
+def test_dist(shape, p, dtype):
+    x, w = rows(shape, dtype=dtype)
+    x[:1, : shape[2]] = w[:1] if len(w) else 0  # a distance of 0
+    exact = dtype if p == INF else torch.float64
+    y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
+    assert_distances(y, reference.dist(x.to(exact), w.to(exact), p), dtype, p, shape[2])
+
+
+@few_p
+@pytest.mark.parametrize(
+    "shape", [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1), (257, 33, 65)],
+    ids=["several-tiles", "several-blocks", "row-beyond-a-block", "one-row-short"],
+)
+def test_dist_in_blocks(shape, p):
+    x, w = rows(shape)
+    exact = torch.float32 if p == INF else torch.float64
+    y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
+    assert_distances(y, linf_plugin.dist(x.to(exact), w.to(exact), p), torch.float32, p, shape[2])
+
+
+@each_dtype
+@few_p
+@each_conv
+def test_conv(conv_case, p, dtype):
+    x_shape, w_shape, conv = conv_case
+    x, w = torch.randn(x_shape, dtype=dtype), torch.randn(w_shape, dtype=dtype)
+    exact = dtype if p == INF else torch.float64
+    (expected,) = by_windows(lambda a, b: reference.dist(a, b, p), (x.to(exact),), w.to(exact), conv)
+    y = in_onnxruntime(conv_model(x, w, p, conv, expected.shape), x=x.numpy())
+    assert_distances(y, expected, dtype, p, math.prod(w_shape[1:]))
+
+
+def test_conv_in_blocks_of_images():
+    x, w, conv = torch.randn(9, 16, 32, 32), torch.randn(4, 16, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
+    assert 1 < 9 * 32 * 32 * 9 * 16 / WINDOWS < 9, "several blocks, of several images"
+    expected = torch.ops.linf.dist_conv2d(x, w, INF, *conv)
+    y = in_onnxruntime(conv_model(x, w, INF, conv, expected.shape), x=x.numpy())
+    assert np.array_equal(y, expected.numpy())
+
+
+@each_p
+def test_evaluator_agrees(p):
+    x, w = rows((3, 4, 5))
+    model = dist_model(x, w, p)
+    np.testing.assert_allclose(in_evaluator(model, x=x.numpy()), in_onnxruntime(model, x=x.numpy()), rtol=1e-6)
+    x, w, conv = torch.randn(2, 4, 5, 4), torch.randn(2, 2, 3, 2), ([2, 1], [1, 0], [1, 2], 2)
+    model = conv_model(x, w, p, conv, (2, 2, 3, 2))
+    np.testing.assert_allclose(in_evaluator(model, x=x.numpy()), in_onnxruntime(model, x=x.numpy()), rtol=1e-6)
+
+
+@each_p
+@pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-39], ids=["large", "small", "subnormal"])
+def test_powers_stay_in_range(p, scale):
+    x, w = rows((3, 4, 33))
+    x, w = x * scale, w * scale
+    y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
+    np.testing.assert_allclose(y, linf_plugin.dist(x.double(), w.double(), p).numpy(), rtol=1e-5)
+
+
+@each_p
+@pytest.mark.parametrize("bad", [math.nan, INF, -INF])
+def test_not_finite_rows(p, bad):
+    """As PyTorch, whichever coordinate it is: NaN reaches its row and nothing else."""
+    features = 19
+    x, w = rows((features + 1, 3, features))
+    x[:features].fill_diagonal_(bad)
+    y = torch.from_numpy(in_onnxruntime(dist_model(x, w, p), x=x.numpy()))
+    torch.testing.assert_close(y, linf_plugin.dist(x, w, p), rtol=1e-6, atol=0, equal_nan=True)
+    assert not y[:features].isfinite().any() and y[features].isfinite().all()
+
+
+@few_p
+def test_nan_weight(p):
+    x, w = rows((4, 3, 9))
+    w[1, 7] = math.nan
+    y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
+    assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
+
+
+@few_p
+def test_nan_pixel(p):
+    """Reaches the windows of its group that it lies in, and nothing else."""
+    x, w, conv = torch.randn(2, 2, 6, 6), torch.randn(4, 1, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
+    x[1, 0, 2, 3] = math.nan
+    y = in_onnxruntime(conv_model(x, w, p, conv, (2, 4, 6, 6)), x=x.numpy())
+    expected = np.zeros((2, 4, 6, 6), bool)
+    expected[1, :2, 1:4, 2:5] = True
+    assert np.array_equal(np.isnan(y), expected)
+
+
+MEMORY = """
+import resource, sys
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+rng = np.random.default_rng(0)
+small, large = (rng.random((n, *map(int, sys.argv[2:])), np.float32) for n in (1, 256))
+peaks = []
+for x in (small, large):
+    session.run(None, {"x": x})
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_memory_is_bounded(tmp_path, kind):
+    """All differences at once would take 256 MB, all windows 151 MB."""
+    if kind == "linear":
+        shape = (512,)
+        model = dist_model(torch.zeros(1, 512), torch.randn(512, 512), INF)
+    else:
+        shape = (16, 32, 32)
+        model = conv_model(
+            torch.zeros(1, *shape), torch.randn(2, 16, 3, 3), INF, ([1, 1], [1, 1], [1, 1], 1), (1, 2, 32, 32)
+        )
+    onnx.save(model, tmp_path / "m.onnx")
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "m.onnx"), *map(str, shape)]
+    kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert kilobytes < (32 << 10) + 3 * 256 * math.prod(shape) * 4 / 1024
+
+
+# The radius.
+
+
+def radius(logits: np.ndarray, lipschitz: float, x: np.ndarray | None = None) -> np.ndarray:
+    x = np.zeros((len(logits), 1, 2, 2), np.float32) if x is None else x
+    model = one_node("CertifiedRadius", {"x": x, "logits": logits}, {"lipschitz": np.float64(lipschitz).reshape(())}, x.shape[:1])
+    return in_onnxruntime(model, x=x, logits=logits)
+
+
+@pytest.mark.parametrize("lipschitz", [0.5, 0.4999999, 1.0, 2 / 3, 1e-3, 3.7e5, 1e20])
+def test_radius_is_rounded_down(lipschitz):
+    logits = torch.randn(5000, 10) * 10 ** torch.linspace(-44, 37, 5000).unsqueeze(1)
+    ours, theirs = radius(logits.numpy(), lipschitz), linf_plugin.certified_radius(logits, lipschitz=lipschitz)
+    assert (ours <= theirs.numpy()).all()
+    ordinary = (theirs >= 1e-37) & (theirs < 1e38)
+    assert ordinary.sum() > 2000
+    np.testing.assert_allclose(ours[ordinary], theirs[ordinary], rtol=3e-7)
+
+
+def test_radius_of_ties():
+    logits = np.float32([[1, 1, 0], [1, np.nextafter(np.float32(1), 0), 0], [0, 0, 0]])
+    r = radius(logits, 1.0)
+    assert r[0] == r[2] == 0 and 0 < r[1] < 2**-25
+
+
+@pytest.mark.parametrize("bad", [math.nan, INF, -INF])
+def test_radius_of_not_finite(bad):
+    logits, x = np.random.default_rng(0).random((6, 4), np.float32), np.zeros((6, 1, 2, 2), np.float32)
+    logits[np.arange(4), np.arange(4)] = bad
+    x[4, 0, 1, 0] = bad
+    r = radius(logits, 1.0, x)
+    assert (r[:5] == 0).all() and r[5] > 0
+
+
+def test_radius_of_nothing():
+    assert radius(np.zeros((0, 4), np.float32), 1.0).shape == (0,)
+
+
+# Attaching.
+
+
+def test_attach_adds_what_is_used_once():
+    x, w = rows((2, 3, 4))
+    model = dist_model(x, w, INF)
+    names = [f.name for f in model.functions]
+    assert names == ["DistBlocks", "DistJoin", "LinfDist"]
+    assert [f.name for f in attach(model).functions] == names
+
+
+def test_attach_wants_the_opset():
+    graph = helper.make_graph([helper.make_node("LinfDist", ["x", "w"], ["y"], domain="linf")], "g", [], [])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with pytest.raises(ValueError, match="opset 18"):
+        attach(model)

@@ -1,0 +1,86 @@
+"""A model of one's own, exported with ``linf_onnx_kwargs`` and ``attach``."""
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+from cases import INF
+from linf_plugin.layers import LinfDistConv2d, LinfDistLinear
+from torch import nn
+
+from onnx_export import attach, linf_onnx_kwargs
+
+# PyTorch's own exporter uses what PyTorch deprecates.
+pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+
+
+class Own(nn.Module):
+    """Branches, a grouped dilated convolution, a distance of three-dimensional input."""
+
+    def __init__(self, p: float):
+        super().__init__()
+        self.first = LinfDistConv2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 2), dilation=(1, 2), groups=2, p=p)
+        self.second = LinfDistConv2d(6, 6, 3, padding=1, bias=False, p=p)
+        self.last = LinfDistLinear(6, 5, p=p)
+
+    def forward(self, x):
+        x = self.first(x)
+        x = self.second(x) - x.relu()
+        return self.last(x.flatten(2).transpose(1, 2))
+
+
+def exported(model: nn.Module, x: torch.Tensor, sizes: dict[int, str]) -> onnx.ModelProto:
+    """Checked, with open ``sizes`` of x."""
+    program = torch.onnx.export(
+        model.eval(), (x,), input_names=["x"], dynamic_shapes=(sizes,), verbose=False, **linf_onnx_kwargs()
+    )
+    model = attach(program.model_proto)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def run(model: onnx.ModelProto, x: torch.Tensor) -> torch.Tensor:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+
+@pytest.mark.parametrize("p", [1.0, 3.5, 100.0, INF])
+@torch.no_grad()
+def test_own_model(p):
+    model = Own(p)
+    onnx_model = exported(model, torch.randn(2, 4, 9, 8), {0: "n"})
+    name = "LinfDist" if p == INF else "LpDist"
+    nodes = [node.op_type for node in onnx_model.graph.node if node.domain == "linf"]
+    assert nodes == [f"{name}Conv", f"{name}Conv", name]
+    for n in (1, 2, 5):
+        x = torch.randn(n, 4, 9, 8)
+        expected = model(x)
+        allowed = 0 if p == INF else 1e-6 * float(expected.abs().max())
+        torch.testing.assert_close(run(onnx_model, x), expected, rtol=0, atol=allowed)
+
+
+@torch.no_grad()
+def test_every_size_may_be_open():
+    model = Own(INF).double()
+    onnx_model = exported(model, torch.randn(2, 4, 9, 8, dtype=torch.float64), {0: "n", 2: "h", 3: "w"})
+    for shape in ((2, 4, 9, 8), (3, 4, 12, 5), (0, 4, 9, 8)):
+        x = torch.randn(shape, dtype=torch.float64)
+        y = run(onnx_model, x)
+        assert y.dtype == torch.float64 and torch.equal(y, model(x))
+
+
+@torch.no_grad()
+def test_factors_close_to_one_stay():
+    """The exporter's optimiser would drop them, and with them part of the Lipschitz bound."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("scale", torch.tensor(1.000005))
+
+        def forward(self, x):
+            return x * self.scale
+
+    x = torch.rand(2, 3) + 1
+    y = run(exported(Scaled(), x, {0: "n"}), x)
+    assert torch.equal(y, Scaled()(x)) and not torch.equal(y, x)
