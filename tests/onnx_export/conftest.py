@@ -4,11 +4,11 @@ import copy
 from collections.abc import Callable
 from types import SimpleNamespace
 
-import linf_plugin
 import pytest
 import torch
-from linf_plugin.layers import MeanShift
 
+import linf_plugin
+from linf_plugin.layers import MeanShift
 from onnx_export.export import export
 
 METADATA = {
@@ -33,7 +33,8 @@ def small_net() -> Callable[..., linf_plugin.Net]:
 
     def build(name: str = "linf-mlp", **arguments) -> linf_plugin.Net:
         torch.manual_seed(0)
-        net = linf_plugin.build(name, **{"shape": (1, 8, 8), "classes": 10, "mean": (0.3,), "std": 0.4} | arguments)
+        usual = {"shape": (1, 8, 8), "classes": 10, "mean": (0.3,), "std": 0.4}
+        net = linf_plugin.build(name, **usual | arguments)
         for layer in net:
             if isinstance(layer, MeanShift):
                 layer.running_mean.normal_()

@@ -4,13 +4,13 @@ import importlib
 import subprocess
 import sys
 
-import linf_plugin
 import numpy as np
 import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
 
+import linf_plugin
 from onnx_export.cli import main
 
 
@@ -102,17 +102,23 @@ def test_model_refuses(made, tmp_path, error, capsys):
     assert onnx.load(output).graph.output[1].name == "certified_radius"
 
 
-def test_check_refuses(made, tmp_path, error, monkeypatch):
+@pytest.fixture
+def foreign(tmp_path):
+    """An ONNX file of other origin, x → x."""
+    value = helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["batch", 1, 8, 8])
+    graph = helper.make_graph([], "g", [value], [value])
+    path = tmp_path / "foreign.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     assert "none.onnx does not exist" in error("check", tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
     assert "cannot load" in error("check", tmp_path / "text.onnx")
 
-    value = helper.make_tensor_value_info("x", 1, ["batch", 1, 8, 8])
-    graph = helper.make_graph([], "g", [value], [value])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "f.onnx")
-    foreign = ("check", tmp_path / "f.onnx")
-    assert "does not name its checkpoint: give --checkpoint" in error(*foreign)
-    assert "does not name its data set: give --data" in error(*foreign, "--checkpoint", made.checkpoint)
+    assert "does not name its checkpoint: give --checkpoint" in error("check", foreign)
+    assert "does not name its data set: give --data" in error("check", foreign, "--checkpoint", made.checkpoint)
 
     monkeypatch.setattr(importlib.import_module("onnx_export.session"), "_has_cuda", lambda: False)
     assert "device is cuda" in error("check", made.onnx, "--device", "cuda")
@@ -121,12 +127,8 @@ def test_check_refuses(made, tmp_path, error, monkeypatch):
             main(["check", str(made.onnx), "--limit", limit])
 
 
-def test_check_of_a_foreign_file(made, tmp_path, capsys):
-    value = helper.make_tensor_value_info("x", 1, ["batch", 1, 8, 8])
-    graph = helper.make_graph([], "g", [value], [value])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "f.onnx")
-    command = ["check", str(tmp_path / "f.onnx"), "--checkpoint", str(made.checkpoint), "--data", "digits"]
-    assert main(command) == 2
+def test_check_of_a_foreign_file(made, foreign, capsys):
+    assert main(["check", str(foreign), "--checkpoint", str(made.checkpoint), "--data", "digits"]) == 2
     assert "must have outputs logits, certified_radius" in capsys.readouterr().err
 
 

@@ -6,7 +6,6 @@ import math
 import sys
 from pathlib import Path
 
-import linf_plugin
 import numpy as np
 import onnx
 import pytest
@@ -14,6 +13,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from torch import nn
 
+import linf_plugin
 from onnx_export.export import export, file_sha256, properties
 from onnx_export.session import run, session
 
@@ -145,7 +145,8 @@ def test_metadata_may_be_missing(small_net, metadata):
 
 def test_no_absolute_path(made):
     content = made.onnx.read_bytes()
-    for path in (made.onnx.parent.parent, Path(linf_plugin.__file__).parent, sys.prefix, sys.base_prefix, Path.home()):
+    source = Path(linf_plugin.__file__).parent
+    for path in (made.onnx.parent.parent, source, sys.prefix, sys.base_prefix, Path.home()):
         assert str(path).encode() not in content
     assert b".py" not in content and b"site-packages" not in content
 

@@ -4,17 +4,17 @@ import math
 import subprocess
 import sys
 
-import linf_plugin
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
 from cases import INF, by_windows, each_conv, each_dtype, each_p, each_shape, few_p, rows, value_tolerance
-from linf_plugin.kernels import reference
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+import linf_plugin
+from linf_plugin.kernels import reference
 from onnx_export.functions import BLOCK, LINF, OPSET, WINDOWS, attach
 
 
@@ -74,7 +74,7 @@ def assert_distances(y: np.ndarray, expected: torch.Tensor, dtype: torch.dtype, 
 @each_shape
 def test_dist(shape, p, dtype):
     x, w = rows(shape, dtype=dtype)
-    x[:1, : shape[2]] = w[:1] if len(w) else 0  # a distance of 0
+    x[:1] = w[:1] if len(w) else 0  # a distance of 0
     exact = dtype if p == INF else torch.float64
     y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
     assert_distances(y, reference.dist(x.to(exact), w.to(exact), p), dtype, p, shape[2])
@@ -162,6 +162,17 @@ def test_nan_pixel(p):
     assert np.array_equal(np.isnan(y), expected)
 
 
+def test_weights_are_prepared_when_loaded(tmp_path):
+    """Only what depends on x is left for every run."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that such a file fits this machine only
+    model = dist_model(*rows((1, 3, 4)), INF)
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    nodes = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert nodes.count("Pad") == nodes.count("IsNaN") == nodes.count("Scan") == 1
+
+
 MEMORY = """
 import resource, sys
 import numpy as np, onnxruntime
@@ -198,7 +209,8 @@ def test_memory_is_bounded(tmp_path, kind):
 
 def radius(logits: np.ndarray, lipschitz: float, x: np.ndarray | None = None) -> np.ndarray:
     x = np.zeros((len(logits), 1, 2, 2), np.float32) if x is None else x
-    model = one_node("CertifiedRadius", {"x": x, "logits": logits}, {"lipschitz": np.float64(lipschitz).reshape(())}, x.shape[:1])
+    bound = {"lipschitz": np.array(lipschitz)}
+    model = one_node("CertifiedRadius", {"x": x, "logits": logits}, bound, x.shape[:1])
     return in_onnxruntime(model, x=x, logits=logits)
 
 

@@ -5,9 +5,9 @@ import onnxruntime
 import pytest
 import torch
 from cases import INF
-from linf_plugin.layers import LinfDistConv2d, LinfDistLinear
 from torch import nn
 
+from linf_plugin.layers import LinfDistConv2d, LinfDistLinear
 from onnx_export import attach, linf_onnx_kwargs
 
 # PyTorch's own exporter uses what PyTorch deprecates.
