@@ -34,7 +34,8 @@ def read(path: str | os.PathLike) -> dict:
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the bytes lead it to
-        raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data: {error}") from error
+        reason = type(error).__name__  # its message is long, and about torch
+        raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data ({reason})") from error
 
 
 def _check_plain(value, where: str) -> None:

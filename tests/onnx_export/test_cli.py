@@ -83,22 +83,24 @@ def test_images_of_another_shape(made, tmp_path, capsys):
     assert "x must have shape (batch, 1, 8, 8), got (3, 1, 28, 28)" in capsys.readouterr().err
 
 
-def test_model_refuses(made, tmp_path, error, capsys):
+def test_model_refuses(made, tmp_path, error):
     output = tmp_path / "net.onnx"
     assert "none.pt" in error("model", tmp_path / "none.pt", "-o", output)
     assert str(tmp_path) in error("model", tmp_path, "-o", output)
     for name, content in (("text", b"hello world"), ("empty", b""), ("zip", b"PK\3\4 and so on")):
         (tmp_path / name).write_bytes(content)
-        assert f"{tmp_path / name} is not a checkpoint" in error("model", tmp_path / name, "-o", output)
+        assert f"{tmp_path / name} is not a readable checkpoint" in error("model", tmp_path / name, "-o", output)
     torch.save({"format": 1, "spec": {}}, tmp_path / "foreign.pt")
-    assert "foreign.pt is not a checkpoint" in error("model", tmp_path / "foreign.pt", "-o", output)
+    assert "foreign.pt is not a model checkpoint" in error("model", tmp_path / "foreign.pt", "-o", output)
     assert not output.exists()
     assert "File exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
 
+
+
+def test_model_replaces_its_output(made, tmp_path):
+    output = tmp_path / "net.onnx"
     output.write_bytes(b"old")
-    assert "--force replaces it" in error("model", made.checkpoint, "-o", output)
-    assert output.read_bytes() == b"old"
-    assert main(["model", str(made.checkpoint), "-o", str(output), "--force"]) == 0
+    assert main(["model", str(made.checkpoint), "-o", str(output)]) == 0
     assert onnx.load(output).graph.output[1].name == "certified_radius"
 
 

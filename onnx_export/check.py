@@ -1,0 +1,99 @@
+"""Whether an exported file computes what its checkpoint computes."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from linf_plugin.certificates import certified_radius
+from linf_plugin.models import Net
+
+from .session import run
+
+# Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
+# larger than the result may cancel, in an order that each runtime chooses.
+TOLERANCE = 1e-6
+LINEAR_TOLERANCE = 1e-5
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """ONNX against PyTorch on the same images, N of them."""
+
+    logits: np.ndarray  # (N, classes), by onnxruntime
+    radii: np.ndarray  # (N,), by onnxruntime
+    torch_logits: np.ndarray  # (N, classes)
+    lipschitz: float
+    tolerance: float
+
+    @property
+    def bit_equal(self) -> bool:
+        return np.array_equal(self.logits.view(np.uint32), self.torch_logits.view(np.uint32))
+
+    @property
+    def logit_error(self) -> float:
+        """Largest absolute difference of two logits; NaN where one of them is."""
+        return float(np.abs(self.logits - self.torch_logits).max())
+
+    @property
+    def allowed_error(self) -> float:
+        return self.tolerance * max(1.0, float(np.abs(self.torch_logits).max()))
+
+    @property
+    def differing_predictions(self) -> int:
+        return int((self.logits.argmax(1) != self.torch_logits.argmax(1)).sum())
+
+    @property
+    def radius_error(self) -> float:
+        """Largest absolute difference from the radius of the PyTorch logits."""
+        return float(np.abs(self.radii - self._radii(self.torch_logits)).max())
+
+    @property
+    def overstated_radii(self) -> int:
+        """Radii above what the file's own logits certify."""
+        return int((self.radii > self._radii(self.logits)).sum())
+
+    @property
+    def failures(self) -> list[str]:
+        """What is wrong, in words; nothing where all is well."""
+        found = []
+        if not self.logit_error <= self.allowed_error:
+            found.append(f"logits differ by {self.logit_error:.3g}, more than {self.allowed_error:.3g}")
+        if self.differing_predictions:
+            found.append(f"{self.differing_predictions} predictions differ")
+        if self.overstated_radii:
+            found.append(f"{self.overstated_radii} radii are above what the logits certify")
+        return found
+
+    def accuracies(self, labels: np.ndarray, epsilon: float | None) -> tuple[float, float | None]:
+        """Clean accuracy of the ONNX file, and with an epsilon that of certificates of more than epsilon."""
+        right = self.logits.argmax(1) == labels
+        certified = None if epsilon is None else float((right & (self.radii.astype(np.float64) > epsilon)).mean())
+        return float(right.mean()), certified
+
+    def _radii(self, logits: np.ndarray) -> np.ndarray:
+        return certified_radius(torch.from_numpy(logits), lipschitz=self.lipschitz).numpy()
+
+
+@torch.no_grad()
+def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -> Comparison:
+    """Runs images (N ≥ 1, C, H, W) through both, in batches, with a progress bar on a terminal.
+
+    Raises:
+        ValueError: the file is not one that ``export`` wrote, or the images do not fit it.
+    """
+    outputs = [output.name for output in session.get_outputs()]
+    if outputs != ["logits", "certified_radius"]:
+        raise ValueError(f"the ONNX file must have outputs logits, certified_radius; it has {', '.join(outputs)}")
+    parts = []
+    with tqdm(total=len(images), unit="image", disable=None) as progress:
+        for x in images.split(BATCH):
+            parts.append((*run(session, x.numpy()), model(x).numpy()))
+            progress.update(len(x))
+    linear = any(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in model)
+    tolerance = LINEAR_TOLERANCE if linear else TOLERANCE
+    return Comparison(*(np.concatenate(part) for part in zip(*parts)), model.lipschitz, tolerance)

@@ -1,0 +1,71 @@
+"""PyTorch operator → ONNX node of the domain ``linf``, for ``torch.onnx.export``."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op
+
+from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
+
+from .functions import BODIES, LINF, OPSET
+
+_ATTRIBUTES = {
+    "p": OpSchema.AttrType.FLOAT,
+    "strides": OpSchema.AttrType.INTS,
+    "pads": OpSchema.AttrType.INTS,
+    "dilations": OpSchema.AttrType.INTS,
+}
+
+
+def _node(name: str) -> Op:
+    """An operator without a body: the exporter inlines every function that it knows the body of."""
+    body = BODIES[name].to_function_proto()
+    return Op(LINF, name, OpSchema(
+        name, LINF.domain, LINF.version,
+        inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
+        outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
+        type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
+        attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
+    ))
+
+
+_NODES = {name: _node(name) for name in BODIES}
+
+
+def _dist(x, w, p: float):
+    if p == math.inf:
+        return _NODES["LinfDist"](x, w)
+    return _NODES["LpDist"](x, w, p=p)
+
+
+def _dist_conv2d(
+    x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+):
+    conv = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
+    if p == math.inf:
+        return _NODES["LinfDistConv"](x, w, **conv)
+    return _NODES["LpDistConv"](x, w, p=p, **conv)
+
+
+TRANSLATIONS = {
+    torch.ops.linf.dist.default: _dist,
+    torch.ops.linf.dist_conv2d.default: _dist_conv2d,
+}
+
+
+def linf_onnx_kwargs() -> dict:
+    """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
+
+    The nodes need their bodies, which ``attach`` adds::
+
+        program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs())
+        onnx.save(attach(program.model_proto), "net.onnx")
+
+    The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+    """
+    return {
+        "dynamo": True, "custom_translation_table": dict(TRANSLATIONS), "opset_version": OPSET,
+        "optimize": False,
+    }
