@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from linf_plugin import Net
+from linf_plugin import Net, lipschitz_bound
 from linf_plugin.training import (
     Schedule,
     Step,
@@ -36,6 +36,9 @@ METHODS = {
 }
 
 
+# Losses are made while the model is at p = ∞, so that ``scale`` is the Lipschitz bound that will be certified.
+
+
 class ClippedHinge(nn.Module):
     """Clipped hinge plus a cross-entropy whose weight falls from ``ce_first`` to ``ce_last`` as p rises, with
     a learned temperature.  The hinge is a heuristic at finite p."""
@@ -51,7 +54,7 @@ class ClippedHinge(nn.Module):
 
 
 class Hinge(nn.Module):
-    """The unclipped hinge."""
+    """The hinge that is not clipped: ``mix`` of the worst class, the rest of the mean over classes."""
 
     def __init__(self, model: Net, schedule: Schedule, mix: float = 1.0):
         super().__init__()
@@ -67,7 +70,7 @@ class IntervalCrossEntropy(nn.Module):
     def __init__(self, model: Net, schedule: Schedule, kappa: float = 0.5):
         super().__init__()
         self.kappa = kappa
-        self.scale = next(layer.lipschitz for layer in model if hasattr(layer, "lipschitz"))  # of the normalisation
+        self.scale = lipschitz_bound(model.split_head()[0])
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         features, head = model.split_head()

@@ -1,0 +1,36 @@
+"""What README shows is what the code does and what was measured."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from comparisons.report import table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+RUNS = sorted((ROOT / "docs" / "results").glob("*/results.json"))
+
+
+def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL).group(1)
+    short = code.replace("epochs=60", "epochs=2").replace("p_end=53", "p_end=1")
+    assert short != code
+    monkeypatch.chdir(tmp_path)
+    exec(compile(short, "README", "exec"), {})
+    assert (tmp_path / "net.onnx").stat().st_size > 10_000
+    assert "certified at ε = 0.1: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RUNS, ids=lambda p: p.parent.name)
+def test_committed_tables_come_from_their_results(path):
+    results = json.loads(path.read_text())
+    assert (path.parent / "table.md").read_text() == table(results)
+    assert all(m["contradictions"] == 0 for m in results["methods"].values())
+
+
+def test_readme_shows_the_table_of_the_demo():
+    (path,) = (p for p in RUNS if p.parent.name == "digits")
+    text = table(json.loads(path.read_text()))
+    assert text.split("\n", 2)[2].strip() in README
