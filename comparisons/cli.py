@@ -1,8 +1,13 @@
 """Command line of the harness: ``linf-compare run | report | list``."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
+
+# OpenMP reads this once, when torch is imported, which the functions below do.  By default its threads spin where
+# they meet, and where another process holds a core each of many small steps then loses a time slice.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 DESCRIPTION = """\
 Trains ℓ∞-distance nets and interval-trained baselines on the same data, certifies and attacks them, and

@@ -60,8 +60,11 @@ def _device_name(device: torch.device) -> str:
 
 
 def _identity(recipe: Recipe, key: str, seed: int) -> dict:
-    """What must agree for a run to be continued: plain data."""
-    text = json.dumps(dataclasses.asdict(recipe.methods[key]), sort_keys=True)
+    """What must agree for a run to be continued, or its results kept: plain data."""
+    settings = dataclasses.asdict(recipe)
+    settings["methods"] = settings["methods"][key]
+    del settings["description"]
+    text = json.dumps(settings, sort_keys=True)
     return {
         "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed,
         "settings": hashlib.sha256(text.encode()).hexdigest(),
@@ -139,6 +142,16 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(part, path)
 
 
+def _finished(recipe: Recipe, out: Path, seed: int) -> dict:
+    """Methods of an earlier run in ``out`` that would be repeated exactly."""
+    if not (out / RESULTS).exists():
+        return {}
+    methods = json.loads((out / RESULTS).read_text())["methods"]
+    return {
+        key: m for key, m in methods.items() if key in recipe.methods and m["identity"] == _identity(recipe, key, seed)
+    }
+
+
 def run(
     recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, device: str = "cpu",
     seed: int = 0, resume: bool = False, progress: bool = True,
@@ -170,16 +183,12 @@ def run(
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
         "eps_values": list(recipe.eps_values), "seed": seed, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
-        "versions": _versions(), "device": _device_name(where), "methods": {},
+        "versions": _versions(), "device": _device_name(where),
+        "methods": _finished(recipe, out, seed) if resume else {},
     }
-    finished = {}
-    if resume and (out / RESULTS).exists():
-        finished = json.loads((out / RESULTS).read_text())["methods"]
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
     for key in chosen:
-        identity = _identity(recipe, key, seed)
-        if key in finished and finished[key]["identity"] == identity:
-            results["methods"][key] = finished[key]
+        if key in results["methods"]:
             print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
             continue
         model, history = train(recipe, key, data, out, seed=seed, device=where, resume=resume, progress=progress)
@@ -189,7 +198,7 @@ def run(
             "parameters": sum(p.numel() for p in model.parameters()),
             "pairs_per_sample": model.pairs_per_sample(),
             "epochs": len(history), "seconds_per_epoch": sum(h["seconds"] for h in history) / len(history),
-            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": identity,
+            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": _identity(recipe, key, seed),
         }
         linf_plugin.save(out / f"{key}.pt", model.cpu(), {
             "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,

@@ -151,6 +151,16 @@ def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_
         assert all(torch.equal(v, whole[k]) for k, v in ours.items())
 
 
+def test_resume_keeps_methods_that_are_not_asked_for(recipe_path, out, tmp_path, monkeypatch):
+    (tmp_path / "results.json").write_text((out / "results.json").read_text())
+    monkeypatch.setattr(comparisons.runner, "fit", None)  # nothing is trained
+    recipe = load_recipe(str(recipe_path))
+    again = comparisons.runner.run(
+        recipe, load_dataset("digits"), tmp_path, seed=3, methods=["ibp"], progress=False, resume=True
+    )
+    assert again["methods"] == results(out)["methods"] == results(tmp_path)["methods"]
+
+
 def test_resume_does_not_keep_a_method_trained_otherwise(recipe_path, out, tmp_path):
     recipe = load_recipe(str(recipe_path))
     (tmp_path / "results.json").write_text((out / "results.json").read_text())
