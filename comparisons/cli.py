@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser(
         "report", help="table and picture from results.json",
-        description="Prints the tables of earlier runs and rewrites table.md and certified.png beside the first.",
+        description="Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: "
+        "writes comparison.md and comparison.png, with a panel each, to the first.",
     )
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote")
 
@@ -70,8 +71,9 @@ def _write_report(results: list[dict], folder: Path) -> str:
     from .report import table
 
     text = "\n".join(table(r) for r in results)
-    (folder / "table.md").write_text(text)
-    certified_against_eps(results, folder / "certified.png")
+    names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
+    (folder / names[0]).write_text(text)
+    certified_against_eps(results, folder / names[1])
     return text
 
 

@@ -120,6 +120,7 @@ def test_a_report_of_two_runs_has_both(out, tmp_path, capsys):
     assert main(["report", str(tmp_path), str(out)]) == 0
     text = capsys.readouterr().out
     assert "seed 77" in text and "seed 3" in text
+    assert {p.name for p in tmp_path.iterdir()} == {"results.json", "comparison.md", "comparison.png"}
 
 
 def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_path, out, tmp_path, monkeypatch):
