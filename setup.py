@@ -15,7 +15,7 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("linf_plugin/kernels")
 FLAGS = [
-    "-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-fno-trapping-math",
+    "-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-fno-trapping-math",
     "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # intrinsics' own
 ]
 LEVELS = {"baseline": []}  # what cpu_kernels.cpp is compiled for; cpu.cpp picks one at run time

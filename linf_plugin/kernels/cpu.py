@@ -1,12 +1,13 @@
 """The compiled CPU kernels: ``reference``'s functions on float32 and float64 CPU tensors of any strides.
 
-A library with a plain C interface, called through ctypes; the first call loads it.  It is chosen by nobody but
-``available``: where that says no, ``blocked`` does the same more slowly.
+A library with a plain C interface, called through ctypes; the first call loads it.  ``takes`` says whether it
+serves given tensors; where it does not, ``blocked`` does the same more slowly.
 
 ``LINF_CPU_LEVEL`` in the environment names the instruction set to use (``avx512``, ``avx2``, ``baseline``)
 instead of the best one.
 """
 
+import contextlib
 import ctypes
 import functools
 import math
@@ -45,10 +46,12 @@ class _Kernels:
                 *[ctypes.c_int] * 3, *[ctypes.c_int64] * 3, *p, *[ctypes.c_void_p] * pointers,
             ]
         self.levels = self._levels()
-        wanted = os.environ.get("LINF_CPU_LEVEL") or next(iter(self.levels))
-        if wanted not in self.levels:
-            raise OSError(f"LINF_CPU_LEVEL={wanted}: this machine has {', '.join(self.levels)}")
-        self.level = wanted
+        self.level = self.check(os.environ.get("LINF_CPU_LEVEL") or next(iter(self.levels)))
+
+    def check(self, level: str) -> str:
+        if level not in self.levels:
+            raise OSError(f"there are kernels for {', '.join(self.levels)} here, not for {level}")
+        return level
 
     def _levels(self) -> dict[str, int]:
         """The instruction sets of this machine, the best first."""
@@ -78,6 +81,17 @@ def levels() -> list[str]:
     """The instruction sets that the kernels were compiled for and this machine has, the best first."""
     kernels = _load()
     return [] if isinstance(kernels, OSError) else list(kernels.levels)
+
+
+@contextlib.contextmanager
+def using(level: str):
+    """While open, the kernels run with this one of ``levels()``, in the whole process."""
+    kernels = _load()
+    before, kernels.level = kernels.level, kernels.check(level)
+    try:
+        yield
+    finally:
+        kernels.level = before
 
 
 @functools.cache

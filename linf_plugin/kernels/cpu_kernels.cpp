@@ -51,15 +51,25 @@ template <class T> constexpr int PANEL = VECTORS * LANES<T>;  // rows of a that 
 template <class T> INLINE Vec<T> splat(T s) { return s - Vec<T>{}; }
 template <class T> INLINE Vec<T> load(const T* p) { Vec<T> v; memcpy(&v, p, BYTES); return v; }
 template <class T> INLINE void store(T* p, Vec<T> v) { memcpy(p, &v, BYTES); }
-template <class T> INLINE Vec<T> load_part(const T* p, int64_t count) {  // the rest is 0
+// The first ``count`` numbers, or all; the rest is 0.
+#if defined(__AVX512DQ__)
+INLINE unsigned first(int64_t count, int lanes) { return count >= lanes ? ~0u : (1u << count) - 1; }
+INLINE Vec<float> load_part(const float* p, int64_t count) { return _mm512_maskz_loadu_ps(first(count, 16), p); }
+INLINE Vec<double> load_part(const double* p, int64_t count) { return _mm512_maskz_loadu_pd(first(count, 8), p); }
+INLINE void store_part(float* p, Vec<float> v, int64_t count) { _mm512_mask_storeu_ps(p, first(count, 16), v); }
+INLINE void store_part(double* p, Vec<double> v, int64_t count) { _mm512_mask_storeu_pd(p, first(count, 8), v); }
+#else
+template <class T> INLINE Vec<T> load_part(const T* p, int64_t count) {
     if (count >= LANES<T>) return load(p);
     Vec<T> v{};
-    memcpy(&v, p, count * sizeof(T));
+    for (int64_t i = 0; i < count; i++) v[i] = p[i];
     return v;
 }
-template <class T> INLINE void store_part(T* p, Vec<T> v, int64_t count) {
-    memcpy(p, &v, count >= LANES<T> ? BYTES : count * sizeof(T));
+template <class T, class V> INLINE void store_part(T* p, V v, int64_t count) {
+    if (count >= LANES<T>) return store<T>(p, v);
+    for (int64_t i = 0; i < count; i++) p[i] = v[i];
 }
+#endif
 template <class T> INLINE IVec<T> bits(Vec<T> v) { return (IVec<T>)v; }
 template <class T> INLINE Vec<T> magnitude(Vec<T> v) {
     return (Vec<T>)(bits<T>(v) & ~((typename Lanes<T>::Int)1 << (8 * sizeof(T) - 1)));
@@ -167,15 +177,16 @@ INLINE Vec<double> root(Vec<double> s, double p) {  // s^{1/p}, s > 0
     const Vec<double> y = exp2<double>((e - q * p + log2_mantissa(f)) * (1 / p));
     return (Vec<double>)(bits<double>(y) + (bits<double>(shifted) << 52));
 }
-template <class T> void roots(T* s, int64_t count, double p) {  // s ← s^{1/p}; garbage where s is not positive
+// s ← s^{1/p}, garbage where s is not positive; ``count`` is rounded up to whole vectors.
+template <class T> void roots(T* s, int64_t count, double p) {
     if (p == 1) return;
     constexpr int D = LANES<double>;
+    typedef T Narrow __attribute__((vector_size(D * sizeof(T))));
     for (int64_t i = 0; i < count; i += D) {
-        const int64_t m = count - i < D ? count - i : D;
-        Vec<double> v = splat(1.0);
-        for (int j = 0; j < m; j++) v[j] = s[i + j];
-        v = root(v, p);
-        for (int j = 0; j < m; j++) s[i + j] = (T)v[j];
+        Narrow v;
+        memcpy(&v, s + i, sizeof v);
+        v = __builtin_convertvector(root(__builtin_convertvector(v, Vec<double>), p), Narrow);
+        memcpy(s + i, &v, sizeof v);
     }
 }
 
@@ -220,6 +231,13 @@ template <class T> struct WholeGradient {
     int p;
     INLINE Vec<T> operator()(Vec<T> t) const { return with_sign_of<T>(Whole<T>::power(magnitude<T>(t), p - 1), t); }
 };
+template <class T> struct SparseGradient {  // for large p, where few terms are visible
+    T p, visible;
+    INLINE Vec<T> operator()(Vec<T> t) const {
+        if (__builtin_expect(!at_least(magnitude<T>(t), splat(visible)), 1)) return Vec<T>{};
+        return with_sign_of<T>(exp2<T>(log2<T>(magnitude<T>(t)) * (p - 1)), t);
+    }
+};
 template <class T> struct RealGradient {
     T p;
     INLINE Vec<T> operator()(Vec<T> t) const {
@@ -233,12 +251,14 @@ bool whole(double p) { return p <= MOST_WHOLE && p == (int)p; }
 
 // Differences.  ``a`` and ``b`` are the ends of a box; a point has the one end a.
 // route: what a coordinate's term contributes to the gradients of a and of b; w gets minus their sum.
+// direction: the same for one coordinate whose term is not 0, as 2·(the end is b) + (the term counts negatively).
 
 template <class T> struct Point {
     static constexpr bool BOX = false;
     static INLINE Vec<T> difference(Vec<T> a, Vec<T>, Vec<T> w) { return a - w; }
     static INLINE Vec<T> for_maximum(Vec<T> a, Vec<T>, Vec<T> w) { return minus(a, w); }
     static INLINE void route(Vec<T>, Vec<T>, Vec<T>, Vec<T> term, Vec<T>& ga, Vec<T>&) { ga = term; }
+    static INLINE int direction(T a, T, T w) { return a < w; }
 };
 template <class T> struct Nearest {
     static constexpr bool BOX = true;
@@ -248,6 +268,7 @@ template <class T> struct Nearest {
         ga = (Vec<T>)(bits<T>(term) & (a - w > 0));
         gb = (Vec<T>)(bits<T>(-term) & (w - b > 0));
     }
+    static INLINE int direction(T a, T, T w) { return a > w ? 0 : 3; }
 };
 template <class T> struct Farthest {
     static constexpr bool BOX = true;
@@ -258,6 +279,7 @@ template <class T> struct Farthest {
         ga = (Vec<T>)(bits<T>(-term) & ~upper);
         gb = (Vec<T>)(bits<T>(term) & upper);
     }
+    static INLINE int direction(T a, T b, T w) { return b - w >= w - a ? 2 : 1; }
 };
 
 // Memory and threads.
@@ -413,27 +435,22 @@ T pair_norm(const T* a, const T* b, const T* w, int64_t features, Term term, dou
     Vec<T> sum{};
     for (int64_t i = 0; i < features; i += LANES<T>)
         sum += term(pair_difference<T, Pair>(a, b, w, i, features) * inverse(largest));
-    T y = total<T>(sum);
-    roots(&y, 1, p);
-    return largest * y;
+    T y[LANES<T>] = {total<T>(sum)};
+    roots(y, 1, p);
+    return largest * y[0];
 }
 
-// index of a pair at p = ∞: 4·i + 2·(the upper end) + (the gradient with respect to the end is −1); or NONE.
+// The index of a pair at p = ∞: 4·i + direction, or NONE.
 constexpr int32_t NONE = -1;
-template <class T, class Pair> int32_t code(const T* a, const T* b, const T* w, int64_t i) {
-    Vec<T> ga{}, gb{};
-    const Vec<T> va = splat(a[i]), vb = splat(Pair::BOX ? b[i] : 0), vw = splat(w[i]);
-    const Vec<T> t = Pair::difference(va, vb, vw);
-    Pair::route(va, vb, vw, Sign<T>()(t), ga, gb);
-    return ga[0] == 0 && gb[0] == 0 ? NONE : (int32_t)(4 * i + 2 * (gb[0] != 0) + (ga[0] + gb[0] < 0));
-}
 // The lowest i in [i0, i1) whose term is y.
 template <class T, class Pair>
 int32_t find(const T* a, const T* b, const T* w, int64_t i0, int64_t i1, T y) {
     if (!(y > 0)) return NONE;
     for (int64_t i = i0; i < i1; i += LANES<T>) {
         const unsigned hit = at_least(magnitude<T>(pair_difference<T, Pair>(a, b, w, i, i1)), splat(y));
-        if (hit) return code<T, Pair>(a, b, w, i + __builtin_ctz(hit));
+        if (!hit) continue;
+        const int64_t at = i + __builtin_ctz(hit);
+        return (int32_t)(4 * at) + Pair::direction(a[at], b[at], w[at]);
     }
     return NONE;
 }
@@ -443,8 +460,9 @@ int32_t find(const T* a, const T* b, const T* w, int64_t i0, int64_t i1, T y) {
 constexpr int64_t DEPTH = 128;             // coordinates of a panel that stay in the first-level cache
 constexpr int64_t SLAB_BYTES = 32 << 20;   // packed at a time
 constexpr int SUB = 64;                    // coordinates that share a maximum
-constexpr int64_t MAXIMA_BYTES = 384 << 10;
-constexpr double THRESHOLD_FROM = 64;      // from this p on most terms are invisible
+constexpr int64_t MAXIMA_BYTES = 384 << 10, MOST_ROWS = 192;  // of a task
+constexpr double THRESHOLD_FROM = 64;      // from this p on it pays to look which terms are visible,
+constexpr double REAL_THRESHOLD_FROM = 24; // and from this where a power costs a logarithm
 
 enum class Plan { MAXIMUM, INDEX, SINGLE, SCALED, SPARSE };
 
@@ -535,55 +553,78 @@ template <class T, class Pair> void maxima(const Work<T>& k) {
     }
 }
 
+// The blocks are visited one after the other for all pairs, so that their coordinates stay in the cache.
 template <class T, class Pair> void index(const Work<T>& k) {
     maxima<T, Pair>(k);
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
-    for (int64_t r = 0; r < k.rows.count; r++) {
-        unsigned left[VECTORS];  // lanes whose coordinate is not found yet
-        for (int v = 0; v < VECTORS; v++) {
-            const int in = (int)most(0, least(LANES<T>, k.lanes - v * LANES<T>));
-            left[v] = (unsigned)((1ull << in) - 1);
-        }
-        for (int64_t s = 0; s * sub < k.features; s++)
+    unsigned left[MOST_ROWS][VECTORS];  // lanes whose coordinate is not found yet
+    for (int v = 0; v < VECTORS; v++) {
+        const int64_t in = most(0, least(LANES<T>, k.lanes - v * LANES<T>));
+        for (int64_t r = 0; r < k.rows.count; r++) left[r][v] = (unsigned)((1ull << in) - 1);
+    }
+    for (int64_t s = 0; s * sub < k.features; s++)
+        for (int64_t r = 0; r < k.rows.count; r++)
             for (int v = 0; v < VECTORS; v++) {
                 const int64_t j = r * PANEL<T> + v * LANES<T>;
-                unsigned hit = left[v] & at_least(load(k.maxima + s * size + j), load(k.y + j));
-                left[v] &= ~hit;
+                unsigned hit = left[r][v] & at_least(load(k.maxima + s * size + j), load(k.y + j));
+                left[r][v] &= ~hit;
                 for (; hit; hit &= hit - 1) {
                     const int lane = __builtin_ctz(hit);
                     const auto e = ends(k, r, v * LANES<T> + lane);
-                    k.index[j + lane] = find<T, Pair>(e.a, e.b, e.w, s * sub, least((s + 1) * sub, k.features), k.y[j + lane]);
+                    k.index[j + lane] =
+                        find<T, Pair>(e.a, e.b, e.w, s * sub, least((s + 1) * sub, k.features), k.y[j + lane]);
                 }
             }
-    }
 }
 
-// Only coordinates with |t| ≥ M·2^(−INVISIBLE/p) are raised to the power, the others are below half an ulp even
-// together; the maxima of blocks tell where they are.
+// Terms of several pairs, raised to the power a vector at a time.
+template <class T, class Term> struct Queue {
+    Term term;
+    T* sum;
+    int count = 0;
+    int64_t to[2 * LANES<T>];
+    T z[2 * LANES<T>];
+
+    INLINE void push(T value, int64_t pair) {
+        z[count] = value;
+        to[count] = pair;
+        if (++count == LANES<T>) flush();
+    }
+    void flush() {
+        T y[LANES<T>];
+        store(y, term(load(z)));
+        for (int j = 0; j < count; j++) sum[to[j]] += y[j];
+        count = 0;
+    }
+};
+
+// Only coordinates with |t| ≥ M·2^(−INVISIBLE/p) are raised to the power; the others are below half an ulp even
+// together.  The maxima of blocks tell where they are.
 template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term term, T* sum, double p) {
     maxima<T, Pair>(k);
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     const T visible = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / p);
-    for (int64_t r = 0; r < k.rows.count; r++) {
-        Vec<T> sums[PANEL<T>] = {};
-        for (int64_t s = 0; s * sub < k.features; s++)
+    memset(sum, 0, k.rows.count * PANEL<T> * sizeof(T));
+    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    Queue<T, Term> queue{term, sum, 0, {}, {}};
+    for (int64_t s = 0; s * sub < k.features; s++)
+        for (int64_t r = 0; r < k.rows.count; r++)
             for (int v = 0; v * LANES<T> < k.lanes; v++) {
-                const int64_t j = r * PANEL<T> + v * LANES<T>;
-                const Vec<T> bound = load(k.y + j) * visible;
-                for (unsigned hit = at_least(load(k.maxima + s * size + j), bound); hit; hit &= hit - 1) {
-                    const int lane = __builtin_ctz(hit);
-                    if (v * LANES<T> + lane >= k.lanes) break;
-                    const T scale = inverse(k.y[j + lane]);
+                const int64_t j = r * PANEL<T> + v * LANES<T>, in = least(LANES<T>, k.lanes - v * LANES<T>);
+                unsigned visit = at_least(load(k.maxima + s * size + j), load(k.y + j) * visible);
+                for (visit &= (unsigned)((1ull << in) - 1); visit; visit &= visit - 1) {
+                    const int lane = __builtin_ctz(visit);
                     const auto e = ends(k, r, v * LANES<T> + lane);
                     const int64_t end = least((s + 1) * sub, k.features);
+                    const Vec<T> bound = splat(k.y[j + lane] * visible);
                     for (int64_t i = s * sub; i < end; i += LANES<T>) {
                         const Vec<T> t = magnitude<T>(pair_difference<T, Pair>(e.a, e.b, e.w, i, end));
-                        if (at_least(t, splat(bound[lane]))) sums[v * LANES<T> + lane] += term(t * scale);
+                        for (unsigned hit = at_least(t, bound); hit; hit &= hit - 1)
+                            queue.push(t[__builtin_ctz(hit)] * k.scale[j + lane], j + lane);
                     }
                 }
             }
-        for (int lane = 0; lane < k.lanes; lane++) sum[r * PANEL<T> + lane] = total<T>(sums[lane]);
-    }
+    queue.flush();
     finish(k, sum, p);
 }
 
@@ -627,7 +668,7 @@ template <class T, class First, class Second> void forward(const Call& c) {
     constexpr bool BOX = First::BOX;
     const bool infinite = c.p == __builtin_inf();
     const Plan plan = infinite ? (c.index ? Plan::INDEX : Plan::MAXIMUM)
-        : c.p >= THRESHOLD_FROM ? Plan::SPARSE
+        : c.p >= (whole(c.p) ? THRESHOLD_FROM : REAL_THRESHOLD_FROM) ? Plan::SPARSE
         : whole(c.p) && c.p <= 32 ? Plan::SINGLE : Plan::SCALED;
     const bool blocks = plan == Plan::INDEX || plan == Plan::SPARSE;
     if (c.n == 0 || c.out == 0) return;
@@ -647,9 +688,9 @@ template <class T, class First, class Second> void forward(const Call& c) {
     const int64_t panel_size = most(c.features, 1) * P;
     const int64_t panels = most(1, least(parts(packed, P), SLAB_BYTES / (panel_size * (int64_t)sizeof(T))));
     const int64_t subs = parts(c.features, sub_size(c.features));
-    int64_t step = blocks ? most(1, MAXIMA_BYTES / (most(subs, 1) * P * (int64_t)sizeof(T))) : 192;
-    step = most(1, least(step, parts(others, most(1, parts(4 * threads, panels)))));
-    step = parts(step, ROWS) * ROWS;
+    int64_t step = blocks ? MAXIMA_BYTES / (most(subs, 1) * P * (int64_t)sizeof(T)) : MOST_ROWS;
+    step = least(step, parts(others, parts(4 * threads, panels)));
+    step = least(MOST_ROWS, most(1, parts(step, ROWS)) * ROWS);
 
     Buffer<T> store_a(panels * panel_size), store_b(BOX ? panels * panel_size : 0);
     Buffer<bool> odd(c.n + c.out);
@@ -897,6 +938,9 @@ template <class T, class Pair> void backward_one(const Call& c, const T* g, cons
     else if (c.p == 4) backward_power<T, Pair, 4>(c, g, y, threads);
     else if (c.p == 8) backward_power<T, Pair, 8>(c, g, y, threads);
     else if (c.p == 16) backward_power<T, Pair, 16>(c, g, y, threads);
+    else if (c.p >= THRESHOLD_FROM)
+        backward_dense<T, Pair, true>(
+            c, SparseGradient<T>{(T)c.p, (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (c.p - 1))}, g, y, threads);
     else if (whole(c.p)) backward_dense<T, Pair, true>(c, WholeGradient<T>{(int)c.p}, g, y, threads);
     else backward_dense<T, Pair, true>(c, RealGradient<T>{(T)c.p}, g, y, threads);
 }
