@@ -14,7 +14,7 @@ help:
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV)"
 
 # auto_LiRPA without its dependencies: its metadata forbid a current torch.
-$(VENV)/.installed: setup.cfg pyproject.toml
+$(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
 	$(BIN)/python -m pip install --editable ".[test]"
@@ -36,4 +36,4 @@ test-lirpa: $(VENV)/.installed
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
 
 clean:
-	rm -rf $(VENV) build dist results *.egg-info
+	rm -rf $(VENV) build dist results *.egg-info linf_plugin/kernels/*.so

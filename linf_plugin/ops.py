@@ -5,6 +5,11 @@
 ``box_dist``, ``box_conv2d``   the exact range of the above over a box; what interval bounds need
 ``shift``          (x + sign·offset)·scale, a channel at a time; what bound propagation sees of biases and means
 The distances have a ``…_backward`` that is not itself differentiable.
+
+On the CPU the compiled kernels do the work (``kernels.cpu``), elsewhere and without them ``kernels.blocked``.
+At p = ∞ the gradient goes to one coordinate a pair.  Where a gradient will be asked for, ``dist`` runs as
+``dist_with_index``, which saves these coordinates, and its backward is ``index_backward``, which looks at
+neither x nor w.  Who traces above autograd (export, auto_LiRPA) sees ``dist``.
 """
 
 import contextlib
@@ -15,24 +20,52 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .kernels import blocked, windows
+from .kernels import blocked, cpu, windows
 
 _define = partial(torch.library.custom_op, mutates_args=())
+_library = torch.library.Library("linf", "FRAGMENT")
+_library.define("dist(Tensor x, Tensor w, float p) -> Tensor")
 
 
-@_define("linf::dist")
+def _kernels(p: float, *tensors: Tensor):
+    """The module whose functions these tensors go to."""
+    return cpu if cpu.takes(p, *tensors) else blocked
+
+
+def _some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors: an empty one stands for a gradient that is not wanted."""
+    return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
+
+
+@torch.library.impl(_library, "dist", "CompositeExplicitAutograd")
 def _dist(x: Tensor, w: Tensor, p: float) -> Tensor:
-    return blocked.dist(x, w, p)
+    return _kernels(p, x, w).dist(x, w, p)
 
 
 @_define("linf::dist_backward")
-def _dist_backward(grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    return blocked.dist_vjp(grad, x, w, y, p)
+def _dist_backward(
+    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, need_x: bool = True, need_w: bool = True
+) -> tuple[Tensor, Tensor]:
+    wanted = (need_x, need_w)
+    return _some(wanted, _kernels(p, x, w, grad, y).dist_vjp(grad, x, w, y, p, wanted), x)
+
+
+@_define("linf::dist_with_index")
+def _dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    return _kernels(math.inf, x, w).dist_with_index(x, w)
+
+
+@_define("linf::index_backward")
+def _index_backward(
+    grad: Tensor, index: Tensor, features: int, need_x: bool = True, need_w: bool = True
+) -> tuple[Tensor, Tensor]:
+    wanted = (need_x, need_w)
+    return _some(wanted, _kernels(math.inf, grad).index_vjp(grad, index, features, wanted), grad)
 
 
 @_define("linf::box_dist")
 def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    return blocked.box_dist(lower, upper, w, p)
+    return _kernels(p, lower, upper, w).box_dist(lower, upper, w, p)
 
 
 @_define("linf::box_dist_backward")
@@ -40,7 +73,8 @@ def _box_dist_backward(
     grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
     near: Tensor, far: Tensor, p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return blocked.box_dist_vjp(grad_near, grad_far, lower, upper, w, near, far, p)
+    kernels = _kernels(p, lower, upper, w, grad_near, grad_far, near, far)
+    return kernels.box_dist_vjp(grad_near, grad_far, lower, upper, w, near, far, p)
 
 
 @_define("linf::dist_conv2d")
@@ -48,7 +82,7 @@ def _dist_conv2d(
     x: Tensor, w: Tensor, p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:
     conv = (stride, padding, dilation, groups)
-    return windows.apply(lambda x, w: (blocked.dist(x, w, p),), (x,), w, conv, 1)[0]
+    return windows.apply(lambda a, b: (_dist(a, b, p),), (x,), w, conv, 1)[0]
 
 
 @_define("linf::dist_conv2d_backward")
@@ -57,7 +91,7 @@ def _dist_conv2d_backward(
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> tuple[Tensor, Tensor]:
     conv = (stride, padding, dilation, groups)
-    vjp = partial(blocked.dist_vjp, p=p)
+    vjp = partial(_kernels(p, x, w, grad, y).dist_vjp, p=p)
     return windows.apply_vjp(vjp, (grad,), (x,), w, (y,), conv)
 
 
@@ -67,7 +101,7 @@ def _box_conv2d(
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> tuple[Tensor, Tensor]:
     conv = (stride, padding, dilation, groups)
-    return windows.apply(partial(blocked.box_dist, p=p), (lower, upper), w, conv, 2)
+    return windows.apply(partial(_kernels(p, lower, upper, w).box_dist, p=p), (lower, upper), w, conv, 2)
 
 
 @_define("linf::box_conv2d_backward")
@@ -77,7 +111,7 @@ def _box_conv2d_backward(
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     conv = (stride, padding, dilation, groups)
-    vjp = partial(blocked.box_dist_vjp, p=p)
+    vjp = partial(_kernels(p, lower, upper, w, grad_near, grad_far, near, far).box_dist_vjp, p=p)
     return windows.apply_vjp(vjp, (grad_near, grad_far), (lower, upper), w, (near, far), conv)
 
 
@@ -106,8 +140,14 @@ def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
 
 
 _shift.register_fake(lambda x, offset, sign, scale: x.new_empty(x.shape))
-_dist.register_fake(lambda x, w, p: _pair(x, w))
-_dist_backward.register_fake(lambda grad, x, w, y, p: _like(x, w))
+torch.library.register_fake("linf::dist", lambda x, w, p: _pair(x, w), lib=_library)
+_dist_backward.register_fake(
+    lambda grad, x, w, y, p, *wanted: _some(wanted or (True, True), _like(x, w), x)
+)
+_dist_with_index.register_fake(lambda x, w: (_pair(x, w), _pair(x, w).to(torch.int32)))
+_index_backward.register_fake(lambda grad, index, features, *wanted: _some(
+    wanted or (True, True), tuple(grad.new_empty(rows, features) for rows in grad.shape), grad
+))
 _box_dist.register_fake(lambda lower, upper, w, p: (_pair(lower, w), _pair(lower, w)))
 _box_dist_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p: _like(lower, upper, w))
 _dist_conv2d.register_fake(lambda x, w, p, *conv: _image(x, w, *conv))
@@ -119,6 +159,41 @@ _box_conv2d_backward.register_fake(
 
 
 # Gradients: save the tensors, keep p and the geometry, call the backward operator.
+
+class _Dist(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, keyset, x, w, p):
+        ctx.p, ctx.features = p, x.shape[1]
+        if p == math.inf and x.shape[1] < cpu.MOST_FEATURES:
+            y, index = torch.ops.linf.dist_with_index(x, w)
+            ctx.save_for_backward(index)
+        else:
+            y = _below_autograd(keyset, x, w, p)
+            ctx.save_for_backward(x, w, y)
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:3]
+        if len(saved) == 1:
+            grads = torch.ops.linf.index_backward(grad, *saved, ctx.features, *wanted)
+        else:
+            grads = torch.ops.linf.dist_backward(grad, *saved, ctx.p, *wanted)
+        return None, *(g if want else None for want, g in zip(wanted, grads)), None
+
+
+def _below_autograd(keyset, x: Tensor, w: Tensor, p: float) -> Tensor:
+    return torch.ops.linf.dist.default.redispatch(keyset & torch._C._after_autograd_keyset, x, w, p)
+
+
+def _dist_autograd(keyset, x: Tensor, w: Tensor, p: float) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
+        return _Dist.apply(keyset, x, w, p)
+    return _below_autograd(keyset, x, w, p)
+
+
+_library.impl("dist", _dist_autograd, "Autograd", with_keyset=True)
+
 
 def _register_autograd(op, backward, tensors: int) -> None:
     """``op`` takes ``tensors`` tensors and then constants, and returns one tensor or a tuple of them."""
@@ -143,7 +218,6 @@ def _shift_vjp(ctx, grad):
 _shift.register_autograd(
     _shift_vjp, setup_context=lambda ctx, inputs, output: setattr(ctx, "constants", inputs[2:])
 )
-_register_autograd(_dist, _dist_backward, 2)
 _register_autograd(_box_dist, _box_dist_backward, 3)
 _register_autograd(_dist_conv2d, _dist_conv2d_backward, 2)
 _register_autograd(_box_conv2d, _box_conv2d_backward, 3)
@@ -175,9 +249,9 @@ def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> T
 
 
 # A 16-bit coordinate difference raised to a power p is noise, so autocast keeps float32.
-for _op in (_dist, _box_dist, _dist_conv2d, _box_conv2d):
+for _op in ("dist", "box_dist", "dist_conv2d", "box_conv2d"):
     for _device in ("cpu", "cuda"):
-        _op.register_autocast(_device, torch.float32)
+        torch.library.register_autocast(f"linf::{_op}", _device, torch.float32)
 
 
 def check_p(p: float) -> float:
@@ -235,4 +309,4 @@ def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tens
     # Tracing turns sizes into tensors, on which a comparison cannot be decided.
     if not torch.jit.is_tracing() and x.shape[1] != w.shape[1]:
         raise ValueError(f"w has {w.shape[1]} columns but x has {x.shape[1]}: they must agree")
-    return _dist(x, w, p)
+    return torch.ops.linf.dist.default(x, w, p)

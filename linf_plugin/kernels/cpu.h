@@ -1,0 +1,36 @@
+// What the C interface (cpu.cpp) and the loops (cpu_kernels.cpp, compiled once per instruction set) share.
+#pragma once
+#include <cstdint>
+
+namespace linf {
+
+// One call.  Tensors are contiguous, of one floating-point type; what a call does not use is null.
+//   forward     a, w → y [index]              box forward     a, b, w → y (nearest), y2 (farthest)
+//   backward    g, a, w, y → ga, gw           box backward    g, g2, a, b, w, y, y2 → ga, gb, gw
+//   scatter     g, index → ga, gw
+struct Call {
+    int threads;
+    int64_t n, out, features;        // a (n, features), w (out, features), y (n, out)
+    double p;                        // ≥ 1; infinity included
+    const void *a = nullptr, *b = nullptr, *w = nullptr;  // b: the upper end of a box, a then the lower
+    void *y = nullptr, *y2 = nullptr;
+    int32_t* index = nullptr;
+    const void *g = nullptr, *g2 = nullptr;
+    void *ga = nullptr, *gb = nullptr, *gw = nullptr;     // null: not wanted
+};
+
+// A row of the table that one instruction set provides, [0] float and [1] double.
+// May throw std::bad_alloc, nothing else.
+using Kernel = void (*)(const Call&);
+struct Kernels {
+    Kernel forward[2], backward[2], scatter[2], box_forward[2], box_backward[2];
+};
+
+// Runs body(context, task, slot) for every task in [0, tasks), on at most ``threads`` threads; slot < threads
+// names the thread, for its scratch memory.
+void parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), void* context);
+
+void* allocate(int64_t bytes);       // aligned for vectors, not cleared; throws std::bad_alloc
+void release(void*);
+
+}  // namespace linf

@@ -1,0 +1,193 @@
+"""The compiled CPU kernels: ``reference``'s functions on float32 and float64 CPU tensors of any strides.
+
+A library with a plain C interface, called through ctypes; the first call loads it.  ``takes`` says whether it
+serves given tensors; where it does not, ``blocked`` does the same more slowly.
+
+``LINF_CPU_LEVEL`` in the environment names the instruction set to use (``avx512``, ``avx2``, ``baseline``)
+instead of the best one.
+"""
+
+import contextlib
+import ctypes
+import functools
+import math
+import os
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ABI = 1
+LIBRARY = Path(__file__).with_name("libcpu.so")
+MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
+REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
+
+_DTYPES = {torch.float32: 0, torch.float64: 1}
+_POINTERS = {  # function: how many tensors it takes after its sizes
+    "linf_dist": 4, "linf_dist_vjp": 6, "linf_scatter": 4, "linf_box_dist": 5, "linf_box_dist_vjp": 10,
+}
+
+
+class _Kernels:
+    """The loaded library, and the number of the instruction set in use."""
+
+    def __init__(self):
+        if not LIBRARY.exists():
+            raise OSError(f"{LIBRARY.name} was not built; {REBUILD}")
+        self.library = ctypes.CDLL(str(LIBRARY))
+        abi = self.library.linf_abi()
+        if abi != ABI:
+            raise OSError(f"{LIBRARY.name} has interface {abi}, this package needs {ABI}; {REBUILD}")
+        self.library.linf_level.restype = ctypes.c_char_p
+        for name, pointers in _POINTERS.items():
+            p = [] if name == "linf_scatter" else [ctypes.c_double]
+            getattr(self.library, name).argtypes = [
+                *[ctypes.c_int] * 3, *[ctypes.c_int64] * 3, *p, *[ctypes.c_void_p] * pointers,
+            ]
+        self.levels = self._levels()
+        self.level = self.check(os.environ.get("LINF_CPU_LEVEL") or next(iter(self.levels)))
+
+    def check(self, level: str) -> str:
+        if level not in self.levels:
+            raise OSError(f"there are kernels for {', '.join(self.levels)} here, not for {level}")
+        return level
+
+    def _levels(self) -> dict[str, int]:
+        """The instruction sets of this machine, the best first."""
+        names, level = {}, 0
+        while (name := self.library.linf_level(level)) is not None:
+            if name:
+                names[name.decode()] = level
+            level += 1
+        return names
+
+
+@functools.cache
+def _load() -> _Kernels | OSError:
+    try:
+        return _Kernels()
+    except (OSError, AttributeError) as error:  # AttributeError: a library of another kind
+        return error if isinstance(error, OSError) else OSError(str(error))
+
+
+def available() -> tuple[bool, str]:
+    """Whether the kernels can be used, and the instruction set in use or why not."""
+    kernels = _load()
+    return (False, str(kernels)) if isinstance(kernels, OSError) else (True, kernels.level)
+
+
+def levels() -> list[str]:
+    """The instruction sets that the kernels were compiled for and this machine has, the best first."""
+    kernels = _load()
+    return [] if isinstance(kernels, OSError) else list(kernels.levels)
+
+
+@contextlib.contextmanager
+def using(level: str):
+    """While open, the kernels run with this one of ``levels()``, in the whole process."""
+    kernels = _load()
+    before, kernels.level = kernels.level, kernels.check(level)
+    try:
+        yield
+    finally:
+        kernels.level = before
+
+
+@functools.cache
+def _usable() -> bool:
+    """Like ``available``; says so once where the answer is no."""
+    usable, reason = available()
+    if not usable:
+        warnings.warn(f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning)
+    return usable
+
+
+def takes(p: float, *tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors: of the CPU, float32 or float64, and they were built."""
+    dtype = tensors[0].dtype
+    return (
+        dtype in _DTYPES and all(a.device.type == "cpu" and a.dtype == dtype for a in tensors)
+        and p >= 1 and tensors[0].shape[-1] < MOST_FEATURES and _usable()
+    )
+
+
+def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors: Tensor | None) -> None:
+    """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
+    kernels = _load()
+    failed = getattr(kernels.library, name)(
+        kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
+        *(None if a is None else a.data_ptr() for a in tensors),
+    )
+    if failed:
+        raise MemoryError(f"{name}: no memory for (N, out, in) = {sizes}")
+
+
+def _sizes(x: Tensor, w: Tensor) -> tuple[int, int, int]:
+    return x.shape[0], w.shape[0], x.shape[1]
+
+
+def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
+    """``reference.dist``."""
+    x, w = x.contiguous(), w.contiguous()
+    y = x.new_empty(x.shape[0], w.shape[0])
+    _call("linf_dist", _sizes(x, w), (p,), x, w, y, None)
+    return y
+
+
+def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """``reference.dist`` at p = ∞ and, as int32 (N, out), where each maximum is and its sign: for ``index_vjp``.
+
+    An entry is 4·i, plus 1 where x_i < w_i; −1 where y is 0 or NaN.  Ties go to the lowest i.
+    """
+    x, w = x.contiguous(), w.contiguous()
+    y = x.new_empty(x.shape[0], w.shape[0])
+    index = torch.empty(y.shape, dtype=torch.int32)
+    _call("linf_dist", _sizes(x, w), (math.inf,), x, w, y, index)
+    return y, index
+
+
+def index_vjp(
+    grad: Tensor, index: Tensor, features: int, wanted: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor | None, Tensor | None]:
+    """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``; None for a gradient not wanted."""
+    grad, index = grad.contiguous(), index.contiguous()
+    n, out = grad.shape
+    grads = _empty(wanted, grad, (n, features), (out, features))
+    _call("linf_scatter", (n, out, features), (), grad, index, *grads)
+    return grads
+
+
+def dist_vjp(
+    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, wanted: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor | None, Tensor | None]:
+    """``reference.dist_vjp``; None for a gradient that is not wanted."""
+    if p == math.inf:
+        return index_vjp(grad, dist_with_index(x, w)[1], x.shape[1], wanted)
+    grad, x, w, y = (a.contiguous() for a in (grad, x, w, y))
+    grads = _empty(wanted, x, x.shape, w.shape)
+    _call("linf_dist_vjp", _sizes(x, w), (p,), grad, x, w, y, *grads)
+    return grads
+
+
+def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    """``reference.box_dist``."""
+    lower, upper, w = lower.contiguous(), upper.contiguous(), w.contiguous()
+    near, far = (lower.new_empty(lower.shape[0], w.shape[0]) for _ in range(2))
+    _call("linf_box_dist", _sizes(lower, w), (p,), lower, upper, w, near, far)
+    return near, far
+
+
+def box_dist_vjp(
+    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
+    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """``reference.box_dist_vjp``; None for a gradient that is not wanted."""
+    tensors = [a.contiguous() for a in (grad_lower, grad_upper, lower, upper, w, near, far)]
+    grads = _empty(wanted, w, lower.shape, upper.shape, w.shape)
+    _call("linf_box_dist_vjp", _sizes(lower, w), (p,), *tensors, *grads)
+    return grads
+
+
+def _empty(wanted: tuple[bool, ...], like: Tensor, *shapes: tuple[int, int]) -> tuple[Tensor | None, ...]:
+    return tuple(like.new_empty(shape) if want else None for want, shape in zip(wanted, shapes, strict=True))

@@ -1,0 +1,64 @@
+"""Builds the CPU kernels, where there is a compiler.  Everything else about the package is in setup.cfg.
+
+The library has a plain C interface: it depends on neither the Python nor the torch that builds it.
+"""
+
+import os
+import platform
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_ext import build_ext
+
+KERNELS = Path("linf_plugin/kernels")
+FLAGS = [
+    "-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-fno-trapping-math",
+    "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # intrinsics' own
+]
+LEVELS = {"baseline": []}  # what cpu_kernels.cpp is compiled for; cpu.cpp picks one at run time
+if platform.machine().lower() in ("x86_64", "amd64"):
+    LEVELS |= {
+        "avx2": ["-mavx2", "-mfma"],
+        "avx512": ["-mavx2", "-mfma", "-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl"],
+    }
+
+
+class BuildKernels(build_ext):
+    """One object a level, linked to a library with a name that no Python version is part of."""
+
+    def get_ext_filename(self, name):
+        return str(Path(*name.split("."))) + ".so"
+
+    def build_extension(self, ext):
+        def compile_for(name, level, flags):
+            return self.compiler.compile(
+                [str(KERNELS / name)], output_dir=str(Path(self.build_temp) / level), depends=ext.depends,
+                macros=[("LINF_TABLE", f"linf_{level}")], extra_postargs=FLAGS + flags,
+            )
+
+        jobs = [("cpu.cpp", "interface", [])]
+        jobs += [("cpu_kernels.cpp", level, flags) for level, flags in LEVELS.items()]
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = sum(pool.map(lambda job: compile_for(*job), jobs), [])
+        self.compiler.link_shared_object(
+            objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++"
+        )
+
+
+class AnyPython(bdist_wheel):
+    """A wheel for this platform and every Python 3."""
+
+    def get_tag(self):
+        return "py3", "none", super().get_tag()[2]
+
+
+sources = [str(KERNELS / name) for name in ("cpu.cpp", "cpu_kernels.cpp", "cpu.h")]
+setup(
+    # Windows has no compiler that takes this source; optional: without a compiler the package installs too.
+    ext_modules=[Extension("linf_plugin.kernels.libcpu", sources[:1], depends=sources, optional=True)]
+    if sys.platform != "win32" else [],
+    cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
+)

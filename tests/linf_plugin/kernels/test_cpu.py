@@ -1,0 +1,281 @@
+"""The compiled kernels, each instruction set of this machine, against the specification."""
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from cases import (
+    EXPONENTS,
+    INF,
+    SHAPES,
+    assert_agrees,
+    box,
+    box_dist,
+    dist,
+    each_dtype,
+    each_p,
+    few_p,
+    rows,
+    value_tolerance,
+)
+
+import linf_plugin
+from linf_plugin import info
+from linf_plugin.kernels import blocked, cpu, reference
+
+linf = torch.ops.linf
+ROOT = Path(linf_plugin.__file__).parents[1]
+
+# Where another routine takes over: 1.01 the logarithm of 0 times p − 1 is small; 24, 32, 64, 1024 are limits.
+BORDERS = (1.01, 5.5, 12.0, 16.0, 24.5, 32.0, 33.0, 63.5, 64.0, 1024.0, 1025.0)
+BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinates; either side packed
+    "panels": (130, 70, 300), "few-rows": (5, 200, 70), "few-weights": (150, 3, 129), "windows": (300, 40, 27),
+}
+
+
+@pytest.fixture(params=cpu.levels() or [pytest.param("none", marks=pytest.mark.skip("the kernels are not built"))])
+def level(request):
+    with cpu.using(request.param):
+        yield request.param
+
+
+def _check_points(x, w, p, terms):
+    assert cpu.takes(p, x, w)
+    assert_agrees(lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, x.shape[1], terms)
+
+
+def _check(x, w, p, terms):
+    _check_points(x, w, p, terms)
+    assert_agrees(
+        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (*box(x), w), p, x.shape[1], 2 * terms
+    )
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@each_dtype
+@each_p
+def test_all_shapes(level, p, dtype):
+    for shape in SHAPES.values():
+        _check(*rows(shape, dtype=dtype), p, max(shape[:2]))
+
+
+@each_dtype
+@pytest.mark.parametrize("p", (*EXPONENTS, *BORDERS), ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize("shape", BEYOND_TILES.values(), ids=BEYOND_TILES)
+def test_beyond_one_tile(level, shape, p, dtype):
+    _check(*rows(shape, dtype=dtype), p, max(shape[:2]))
+
+
+@each_dtype
+@pytest.mark.parametrize("p", (*EXPONENTS, *BORDERS), ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize("decades", ((-30, -30), (30, 30), (-30, 30)), ids=("1e-30", "1e30", "both"))
+def test_no_power_over_or_underflows(level, decades, p, dtype):
+    scale = torch.logspace(*decades, 70, dtype=torch.float64).to(dtype)
+    x, w = (a * scale for a in rows((9, 20, 70), dtype=dtype))
+    _check_points(x, w, p, 20)
+    # Ends far from w on the scale of each coordinate: which is the farther must not hang on a rounding error.
+    lower, upper = x - 2 * scale, x + 9 * scale
+    assert_agrees(lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (lower, upper, w), p, 70, 40)
+
+
+@each_dtype
+@each_p
+def test_a_few_pairs_far_closer_than_the_others(level, p, dtype):
+    """Distances of 1e-7 and 0 among distances of 1: the sums of the former alone underflow, and are redone."""
+    x, w = rows((40, 40, 70), dtype=dtype)
+    w[::13] = x[::13] + 1e-7 * torch.randn_like(x[::13])
+    w[1] = x[1]
+    _check_points(x, w, p, 40)
+
+
+@each_dtype
+@pytest.mark.parametrize("p", (64.0, 100.5, 1000.0), ids=lambda p: f"p={p:g}")
+def test_large_p_of_terms_that_are_all_visible(level, p, dtype):
+    x, w = torch.zeros(3, 300, dtype=dtype), torch.randint(0, 2, (5, 300)).to(dtype) * 2 - 1
+    expected = torch.full((3, 5), 300 ** (1 / p), dtype=torch.float64)
+    torch.testing.assert_close(
+        cpu.dist(x, w, p).double(), expected, rtol=value_tolerance(dtype, p, features=300), atol=0
+    )
+
+
+@each_dtype
+def test_ties_go_to_the_lowest_coordinate(level, dtype):
+    """Few distinct numbers, so that nearly every maximum is attained several times, with both signs."""
+    x, w = (torch.randint(-2, 3, (n, 300)).to(dtype) for n in (70, 67))
+    y, index = cpu.dist_with_index(x, w)
+    difference = x[:, None] - w
+    at = difference.abs().max(-1).indices
+    sign = difference.gather(-1, at[..., None])[..., 0]
+    assert torch.equal(index, (4 * at + (sign < 0)).int())
+    assert torch.equal(y, reference.dist(x, w, INF))
+    grad = torch.randint(-9, 10, y.shape).to(dtype)  # whole numbers, whose sums are exact
+    for g, h in zip(cpu.dist_vjp(grad, x, w, y, INF), reference.dist_vjp(grad, x, w, y, INF)):
+        assert torch.equal(g, h)
+    lower, upper = x - torch.randint(0, 2, x.shape), x + torch.randint(0, 2, x.shape)
+    ranges = cpu.box_dist(lower, upper, w, INF)
+    arguments = (grad, grad.flip(0), lower, upper, w, *ranges, INF)
+    for g, h in zip(cpu.box_dist_vjp(*arguments), reference.box_dist_vjp(*arguments)):
+        assert torch.equal(g, h)
+
+
+@each_dtype
+@pytest.mark.parametrize("shape", (*SHAPES.values(), *BEYOND_TILES.values()), ids=(*SHAPES, *BEYOND_TILES))
+def test_the_index_is_that_of_blocked(level, shape, dtype):
+    x, w = rows(shape, dtype=dtype)
+    if min(shape[:2]) > 1:
+        w[1], x[0, -1:] = x[1], math.nan
+    y, index = cpu.dist_with_index(x, w)
+    assert torch.equal(y.nan_to_num(-1), cpu.dist(x, w, INF).nan_to_num(-1))
+    assert torch.equal(index, blocked.dist_with_index(x, w)[1])
+    grad = torch.randint(-9, 10, y.shape).to(dtype)
+    for g, h in zip(cpu.index_vjp(grad, index, shape[2]), blocked.index_vjp(grad, index, shape[2])):
+        assert torch.equal(g, h)
+
+
+@each_dtype
+@each_p
+def test_numbers_that_are_not_finite(level, p, dtype):
+    x, w = rows((9, 70, 40), dtype=dtype)
+    x[1, 3], x[2, 39], x[3, 5], x[4, 0] = INF, -INF, math.nan, INF
+    w[7, 39], w[66, 3], w[69, 38] = -INF, INF, math.nan
+    for got, expected in (
+        (cpu.dist(x, w, p), reference.dist(x, w, p)),
+        *zip(cpu.box_dist(x - 1, x + 1, w, p), reference.box_dist(x - 1, x + 1, w, p)),
+        *zip(cpu.box_dist(-x.abs(), x.abs(), w, p), reference.box_dist(-x.abs(), x.abs(), w, p)),
+    ):
+        torch.testing.assert_close(got, expected, rtol=2 * value_tolerance(dtype, p, 40), atol=0, equal_nan=True)
+
+
+def _everything(p, threads):
+    """All results for one problem that is large enough to be shared out."""
+    torch.manual_seed(1)
+    x, w = rows((300, 210, 300))
+    lower, upper = box(x)
+    grad = torch.rand(300, 210)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        y, ranges = cpu.dist(x, w, p), cpu.box_dist(lower, upper, w, p)
+        narrow = cpu.dist(x[:, :9], w[:, :9], p)  # few coordinates: its gradient is summed in slices of x
+        return (
+            y, *ranges, narrow, *cpu.dist_with_index(x, w), *cpu.dist_vjp(grad, x, w, y, p),
+            *cpu.dist_vjp(grad, x[:, :9], w[:, :9], narrow, p),
+            *cpu.box_dist_vjp(grad, grad, lower, upper, w, *ranges, p),
+        )
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("p", (1.0, 3.0, 5.5, 8.0, 100.5, INF), ids=lambda p: f"p={p:g}")
+def test_results_do_not_depend_on_the_number_of_threads(level, p):
+    alone = _everything(p, 1)
+    for threads in (2, 5):
+        assert all(map(torch.equal, _everything(p, threads), alone))
+
+
+def test_calls_from_several_threads():
+    expected, results = _everything(8.0, 2), {}
+    threads = [threading.Thread(target=lambda i=i: results.update({i: cpu.dist(*inputs, 8.0)})) for i in range(4)]
+    torch.manual_seed(1)
+    inputs = rows((300, 210, 300))
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(torch.equal(results[i], expected[0]) for i in range(4))
+
+
+@few_p
+def test_gradients_that_are_not_wanted_are_not_computed(p):
+    x, w = rows((3, 4, 5))
+    y, grad = cpu.dist(x, w, p), torch.rand(3, 4)
+    both = cpu.dist_vjp(grad, x, w, y, p)
+    for wanted in ((True, False), (False, True), (False, False)):
+        for g, want, expected in zip(cpu.dist_vjp(grad, x, w, y, p, wanted), wanted, both):
+            assert torch.equal(g, expected) if want else g is None
+
+
+@pytest.mark.parametrize("x, w, p, taken", (
+    (torch.ones(2, 3), torch.ones(4, 3), 2.0, True),
+    (torch.ones(2, 3).double(), torch.ones(4, 3).double(), INF, True),
+    (torch.ones(2, 3), torch.ones(4, 3).double(), 2.0, False),
+    (torch.ones(2, 3).half(), torch.ones(4, 3).half(), 2.0, False),
+    (torch.ones(2, 3, device="meta"), torch.ones(4, 3, device="meta"), 2.0, False),
+    (torch.ones(2, 3), torch.ones(4, 3), 0.5, False),
+    (torch.ones(2, 3), torch.ones(4, 3), math.nan, False),
+    (torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), INF, False),
+))
+def test_what_the_kernels_take(x, w, p, taken):
+    assert cpu.takes(p, x, w) == taken
+
+
+# A process of its own: what is loaded, and whether there was a warning, is remembered.
+
+
+def _python(code: str, **environment) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment},
+    )
+
+
+def test_the_environment_chooses_the_instruction_set(level):
+    done = _python("from linf_plugin.kernels import cpu; print(*cpu.available())", LINF_CPU_LEVEL=level)
+    assert done.stdout.split() == ["True", level], done.stderr
+
+
+MISSING = {  # what is wrong, as code that runs before the first call; what the reason says
+    "not-built": ("cpu.LIBRARY = cpu.LIBRARY.with_name('nowhere.so')", "nowhere.so was not built"),
+    "no-library": ("cpu.LIBRARY = pathlib.Path(cpu.__file__)", "cpu.py"),
+    "another-interface": ("cpu.ABI = -1", "this package needs -1"),
+    "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "not for abacus"),
+}
+
+
+@pytest.mark.parametrize("damage, reason", MISSING.values(), ids=MISSING)
+def test_without_the_kernels_there_is_one_warning_and_the_same_result(damage, reason):
+    done = _python(f"""
+import os, pathlib, warnings
+import torch, linf_plugin
+from linf_plugin import info
+from linf_plugin.kernels import cpu
+{damage}
+x, w = torch.eye(3, 4).requires_grad_(), torch.full((2, 4), 2.0)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(2):
+        y = linf_plugin.dist(x, w)
+        y.sum().backward()
+print(y.tolist(), [(c.category.__name__, str(c.message)) for c in caught])
+print(info.report())
+""")
+    first, *report = done.stdout.splitlines()
+    assert first.startswith("[[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]] [('RuntimeWarning'"), done.stderr
+    assert first.count("RuntimeWarning") == 1 and reason in first and "\n" not in first
+    assert any(line.startswith("CPU      blocked PyTorch") and reason in line for line in report)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_gets_threads_of_its_own():
+    done = _python("""
+import os, torch
+from linf_plugin.kernels import cpu
+torch.set_num_threads(2)
+x = torch.rand(300, 300)
+y = cpu.dist(x, x, 8.0)
+child = os.fork()
+if child == 0:
+    os._exit(0 if torch.equal(cpu.dist(x, x, 8.0), y) else 3)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+""")
+    assert done.stdout.strip() == "0", done.stderr
+
+
+def test_info_names_the_instruction_set(level):
+    text = info.report()
+    assert f"compiled kernels, {level} " in text and "linf_plugin/kernels/libcpu.so" in text
+    assert str(ROOT) not in text
