@@ -72,7 +72,9 @@ def test_beyond_one_tile(level, shape, p, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("p", (*EXPONENTS, *BORDERS), ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize(  # not p = 1.01: (1e-60)^0.01 is visible, yet no float32 holds 1e-60
+    "p", (*EXPONENTS, *BORDERS[1:]), ids=lambda p: f"p={p:g}"
+)
 @pytest.mark.parametrize("decades", ((-30, -30), (30, 30), (-30, 30)), ids=("1e-30", "1e30", "both"))
 def test_no_power_over_or_underflows(level, decades, p, dtype):
     scale = torch.logspace(*decades, 70, dtype=torch.float64).to(dtype)
