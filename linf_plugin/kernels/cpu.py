@@ -35,14 +35,14 @@ class _Kernels:
     def __init__(self):
         if not LIBRARY.exists():
             raise OSError(f"{LIBRARY.name} was not built; {REBUILD}")
-        self.library = ctypes.CDLL(str(LIBRARY))
-        abi = self.library.linf_abi()
+        self.lib = ctypes.CDLL(str(LIBRARY))
+        abi = self.lib.linf_abi()
         if abi != ABI:
             raise OSError(f"{LIBRARY.name} has interface {abi}, this package needs {ABI}; {REBUILD}")
-        self.library.linf_level.restype = ctypes.c_char_p
+        self.lib.linf_level.restype = ctypes.c_char_p
         for name, pointers in _POINTERS.items():
             p = [] if name == "linf_scatter" else [ctypes.c_double]
-            getattr(self.library, name).argtypes = [
+            getattr(self.lib, name).argtypes = [
                 *[ctypes.c_int] * 3, *[ctypes.c_int64] * 3, *p, *[ctypes.c_void_p] * pointers,
             ]
         self.levels = self._levels()
@@ -56,7 +56,7 @@ class _Kernels:
     def _levels(self) -> dict[str, int]:
         """The instruction sets of this machine, the best first."""
         names, level = {}, 0
-        while (name := self.library.linf_level(level)) is not None:
+        while (name := self.lib.linf_level(level)) is not None:
             if name:
                 names[name.decode()] = level
             level += 1
@@ -115,7 +115,7 @@ def takes(p: float, *tensors: Tensor) -> bool:
 def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors: Tensor | None) -> None:
     """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
     kernels = _load()
-    failed = getattr(kernels.library, name)(
+    failed = getattr(kernels.lib, name)(
         kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
         *(None if a is None else a.data_ptr() for a in tensors),
     )
