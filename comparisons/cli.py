@@ -42,13 +42,18 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--methods", metavar="A,B", help="methods of the recipe, separated by commas; default: all")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: results/RECIPE")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    run.add_argument(
+        "--held-out", type=float, default=0.0, metavar="PART",
+        help="measure on this part of the training set, not trained on, instead of on the test set: for choosing a recipe",
+    )
     run.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
 
     report = commands.add_parser(
         "report", help="table and picture from results.json",
         description="Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: "
-        "writes comparison.md and comparison.png, with a panel each, to the first.",
+        "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed alone are "
+        "also averaged.",
     )
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote")
 
@@ -68,9 +73,9 @@ def _device(choice: str) -> str:
 
 def _write_report(results: list[dict], folder: Path) -> str:
     from .plots import certified_against_eps
-    from .report import table
+    from .report import over_seeds, table
 
-    text = "\n".join(table(r) for r in results)
+    text = "\n".join(filter(None, [over_seeds(results), *(table(r) for r in results)]))
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
     (folder / names[0]).write_text(text)
     certified_against_eps(results, folder / names[1])
@@ -89,7 +94,8 @@ def _run(args: argparse.Namespace) -> int:
     out = args.out or Path("results") / recipe.name
     data = load_dataset(recipe.dataset, args.data_dir)
     results = run(
-        recipe, data, out, methods=methods, device=device, seed=args.seed, resume=args.resume, progress=not args.quiet
+        recipe, data, out, methods=methods, device=device, seed=args.seed, held_out=args.held_out, resume=args.resume,
+        progress=not args.quiet,
     )
     print(_write_report([results], out))
     print(f"Written to {out}: results.json, table.md, certified.png, {', '.join(f'{m}.pt' for m in results['methods'])}")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from .report import images
 from .runner import eps_key
 
 COLORS = {"linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c"}
@@ -28,8 +29,8 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
             axis.plot(values, [100 * a for a in attacked], "--", color=color, linewidth=1, alpha=0.7)
         axis.axvline(run["eps"], color="0.6", linewidth=1, linestyle=":")
         axis.set(
-            xlabel="ε (pixel range [0, 1])", ylabel="test accuracy (%)", ylim=(0, 101), xlim=(0, None),
-            title=f"{run['dataset']}, {run['test_samples']} test images, seed {run['seed']}",
+            xlabel="ε (pixel range [0, 1])", ylabel="accuracy (%)", ylim=(0, 101), xlim=(0, None),
+            title=f"{run['dataset']}, {images(run)}, seed {run['seed']}",
         )
         axis.grid(alpha=0.3)
         axis.plot([], [], "-", color="0.3", label="certified")

@@ -1,6 +1,7 @@
 """Tables from results.json; nothing is recomputed here."""
 
 import json
+import statistics
 from pathlib import Path
 
 from .runner import RESULTS, eps_key
@@ -40,6 +41,11 @@ def _count(n: int) -> str:
     return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
 
 
+def images(results: dict) -> str:
+    """What the accuracies are of."""
+    return f"{results['test_samples']} {'held-out training' if results.get('held_out') else 'test'} images"
+
+
 def table(results: dict) -> str:
     """Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate's share."""
     eps, values = eps_key(results["eps"]), [eps_key(e) for e in results["eps_values"]]
@@ -47,7 +53,7 @@ def table(results: dict) -> str:
     attack = results["attack"]
     parts = [
         f"## {results['dataset']}, ε = {eps} (recipe `{results['recipe']}`, seed {results['seed']})",
-        f"Percent of {results['test_samples']} test images. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
+        f"Percent of {images(results)}. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
         f"{attack['restarts']} random starts. Certified: by the best certificate of each image. {results['device']}.",
         _rows(
             ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
@@ -83,3 +89,32 @@ def table(results: dict) -> str:
         else f"**{broken} certificates are contradicted by PGD: a bound is wrong.**"
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _mean(fractions: list[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(fractions):.2f}" if len(fractions) > 1 else ""
+    return _percent(statistics.fmean(fractions)) + spread
+
+
+def over_seeds(runs: list[dict]) -> str:
+    """Markdown: means and standard deviations of runs that differ in nothing but the seed, a row a method; empty
+    where no method was run with two seeds."""
+    groups: dict[tuple, dict[int, tuple[dict, dict]]] = {}
+    for run in runs:
+        for m in run["methods"].values():
+            same = {key: value for key, value in m["identity"].items() if key != "seed"}
+            groups.setdefault(tuple(same.items()), {})[m["identity"]["seed"]] = run, m
+    if all(len(group) < 2 for group in groups.values()):
+        return ""
+    rows = []
+    for group in groups.values():
+        run, first = next(iter(group.values()))
+        eps, measured = eps_key(run["eps"]), [m for _, m in group.values()]
+        rows.append([
+            f"{run['recipe']}: {first['label']}", eps, ", ".join(map(str, group)), images(run),
+            _mean([m["clean"] for m in measured]), _mean([m["pgd"][eps] for m in measured]),
+            _mean([m["certified"]["best"][eps] for m in measured]),
+            f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
+        ])
+    header = ["recipe: method", "ε", "seeds", "of", "clean %", "PGD %", "certified %", "s/epoch"]
+    return "## Over seeds: mean ± standard deviation\n\n" + _rows(header, rows) + "\n"

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import linf_plugin
 from linf_plugin.bounds import certify
-from linf_plugin.datasets import Dataset
+from linf_plugin.datasets import Dataset, hold_out
 from linf_plugin.training import fit, shift_and_flip
 from linf_plugin.training.optim import decay_distances
 
@@ -59,14 +59,14 @@ def _device_name(device: torch.device) -> str:
     return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
-def _identity(recipe: Recipe, key: str, seed: int) -> dict:
+def _identity(recipe: Recipe, key: str, seed: int, held_out: float) -> dict:
     """What must agree for a run to be continued, or its results kept: plain data."""
     settings = dataclasses.asdict(recipe)
     settings["methods"] = settings["methods"][key]
     del settings["description"]
     text = json.dumps(settings, sort_keys=True)
     return {
-        "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed,
+        "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed, "held_out": held_out,
         "settings": hashlib.sha256(text.encode()).hexdigest(),
     }
 
@@ -79,10 +79,11 @@ def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> N
 
 
 def train(
-    recipe: Recipe, key: str, data: Dataset, out: Path, *, seed: int, device: torch.device, resume: bool, progress: bool
+    recipe: Recipe, key: str, data: Dataset, out: Path, *, identity: dict, device: torch.device, resume: bool,
+    progress: bool,
 ) -> tuple[nn.Module, list[dict]]:
     """Trains one method; its state is kept in ``out/KEY.state.pt`` while it runs."""
-    settings = recipe.methods[key]
+    settings, seed = recipe.methods[key], identity["seed"]
     torch.manual_seed(seed)
     model = linf_plugin.build(
         settings.architecture["name"], shape=data.shape, classes=data.classes, mean=data.mean, std=data.std,
@@ -102,7 +103,7 @@ def train(
         model, loss, optimizer, settings.schedule, data.x_train.to(device), data.y_train.to(device),
         batch_size=settings.batch_size, seed=seed, augment=augment,
         after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
-        state_path=state, resume=resume, identity=_identity(recipe, key, seed),
+        state_path=state, resume=resume, identity=identity,
         description=METHODS[key].label, progress=progress,
     )
     return model, history
@@ -142,19 +143,20 @@ def write_json(path: Path, content: dict) -> None:
     os.replace(part, path)
 
 
-def _finished(recipe: Recipe, out: Path, seed: int) -> dict:
+def _finished(recipe: Recipe, out: Path, seed: int, held_out: float) -> dict:
     """Methods of an earlier run in ``out`` that would be repeated exactly."""
     if not (out / RESULTS).exists():
         return {}
     methods = json.loads((out / RESULTS).read_text())["methods"]
     return {
-        key: m for key, m in methods.items() if key in recipe.methods and m["identity"] == _identity(recipe, key, seed)
+        key: m for key, m in methods.items()
+        if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out)
     }
 
 
 def run(
     recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, device: str = "cpu",
-    seed: int = 0, resume: bool = False, progress: bool = True,
+    seed: int = 0, held_out: float = 0.0, resume: bool = False, progress: bool = True,
 ) -> dict:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
@@ -165,6 +167,8 @@ def run(
         methods: of the recipe; all of them by default.
         device: "cpu" or "cuda".
         seed: of initialisation, sample order, augmentation and attack.
+        held_out: train without this part of the training set and measure on it instead of on the test set: what
+            is chosen by such figures has not seen a test image.  0 measures on the test set.
         resume: keep methods that are finished in ``out`` and continue one that was interrupted; without it
             everything is done anew.
         progress: whether to show progress bars.
@@ -179,30 +183,35 @@ def run(
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {', '.join(recipe.methods)}")
     out, where = Path(out), torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
+    if held_out:
+        data = hold_out(data, held_out)
     results = {
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
-        "eps_values": list(recipe.eps_values), "seed": seed, "attack": recipe.attack,
+        "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
         "versions": _versions(), "device": _device_name(where),
-        "methods": _finished(recipe, out, seed) if resume else {},
+        "methods": _finished(recipe, out, seed, held_out) if resume else {},
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
     for key in chosen:
         if key in results["methods"]:
             print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
             continue
-        model, history = train(recipe, key, data, out, seed=seed, device=where, resume=resume, progress=progress)
+        identity = _identity(recipe, key, seed, held_out)
+        model, history = train(
+            recipe, key, data, out, identity=identity, device=where, resume=resume, progress=progress
+        )
         measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
         results["methods"][key] = {
             "label": METHODS[key].label, **measured,
             "parameters": sum(p.numel() for p in model.parameters()),
             "pairs_per_sample": model.pairs_per_sample(),
             "epochs": len(history), "seconds_per_epoch": sum(h["seconds"] for h in history) / len(history),
-            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": _identity(recipe, key, seed),
+            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": identity,
         }
         linf_plugin.save(out / f"{key}.pt", model.cpu(), {
             "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
-            "results": measured, "versions": results["versions"],
+            "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
         })
         write_json(out / RESULTS, results)
         (out / f"{key}.state.pt").unlink(missing_ok=True)

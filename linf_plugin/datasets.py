@@ -8,7 +8,7 @@ import gzip
 import pickle
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -177,3 +177,22 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
         if len(x) != len(y):
             raise ValueError(f"{name}: {len(x)} images but {len(y)} labels")
     return Dataset(name, *train, *test, source.mean, source.std)
+
+
+def hold_out(data: Dataset, fraction: float) -> Dataset:
+    """The same data with a part of the training set in the place of the test set, for choosing settings.
+
+    The part is a stratified draw, the same at each call.
+
+    Raises:
+        ValueError: fraction does not lie in (0, 1), or leaves a class without an image.
+    """
+    from sklearn.model_selection import train_test_split
+
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie in (0, 1), got {fraction}")
+    rows, held = train_test_split(
+        np.arange(len(data.x_train)), test_size=fraction, stratify=data.y_train.numpy(), random_state=0
+    )
+    x, y = data.x_train, data.y_train
+    return replace(data, x_train=x[rows], y_train=y[rows], x_test=x[held], y_test=y[held])

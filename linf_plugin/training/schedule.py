@@ -24,7 +24,7 @@ class Schedule:
     """Times in epochs; ε in the pixel range.
 
     p rises geometrically from p_first to p_last between epochs p_start and p_end and is ∞ from then on
-    (``snap``: through powers of two only, which are cheaper to compute).  ε rises from 0 to ``eps`` between
+    (``snap``: through the exponents of ``snapped`` only, which are cheaper).  ε rises from 0 to ``eps`` between
     eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the rise is quartic, so that it
     starts slowly, and linear afterwards.  The learning rate falls as a cosine from lr_start to the end, or,
     where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.
@@ -72,7 +72,7 @@ class Schedule:
         if progress >= 1:
             return math.inf
         p = self.p_first * (self.p_last / self.p_first) ** progress
-        return 2.0 ** round(math.log2(p)) if self.snap else p
+        return snapped(p) if self.snap else p
 
     def _eps(self, epoch: float) -> float:
         ratio, smooth = _ramp(epoch, self.eps_start, self.eps_end), self.eps_smooth
@@ -87,6 +87,16 @@ class Schedule:
         if self.lr_drops:
             return self.lr_drop_factor ** sum(epoch >= drop for drop in self.lr_drops)
         return (1 + math.cos(math.pi * _ramp(epoch, self.lr_start, self.epochs))) / 2
+
+
+def snapped(p: float) -> float:
+    """The exponent nearest to p ≥ 1, as a ratio, among whole 2^k, 1.25·2^k and 1.5·2^k: 8, 10, 12, 16, 20, 24, 32, …
+
+    Their powers take few multiplications and no logarithm.
+    """
+    octave = 2.0 ** math.floor(math.log2(p))
+    near = [octave * step for step in (1, 1.25, 1.5, 2) if octave * step == int(octave * step)]
+    return min(near, key=lambda candidate: abs(math.log(candidate / p)))
 
 
 def _ramp(epoch: float, start: float, end: float) -> float:

@@ -5,6 +5,7 @@ import math
 import pytest
 
 from linf_plugin.training import Schedule
+from linf_plugin.training.schedule import snapped
 
 
 def test_p_rises_geometrically_and_ends_at_infinity():
@@ -19,11 +20,19 @@ def test_without_a_ramp_p_is_infinite_at_once():
     assert Schedule(epochs=1, eps=0.1).at(0).p == math.inf
 
 
-def test_snapped_p_is_a_power_of_two_near_the_exact_one():
-    exact, snapped = (Schedule(epochs=10, eps=0.1, p_end=10, snap=s) for s in (False, True))
-    for e in (0, 1.3, 4.7, 9.99):
-        p = snapped.at(e).p
-        assert math.log2(p) == int(math.log2(p)) and 1 / math.sqrt(2) <= p / exact.at(e).p <= math.sqrt(2)
+def test_snapped_p_has_cheap_powers_and_is_near_the_exact_one():
+    exact, cheap = (Schedule(epochs=10, eps=0.1, p_end=10, snap=s) for s in (False, True))
+    epochs = [e / 50 for e in range(500)]
+    visited = sorted({cheap.at(e).p for e in epochs})
+    assert visited == [octave * step for octave in (8, 16, 32, 64, 128, 256, 512) for step in (1, 1.25, 1.5)] + [1024]
+    assert all(0.87 < cheap.at(e).p / exact.at(e).p < 1.16 for e in epochs)
+
+
+@pytest.mark.parametrize(
+    ("p", "snap"), [(1, 1), (1.3, 1), (1.5, 2), (2.4, 2), (2.5, 3), (4.9, 5), (7.2, 8), (8.9, 8), (9, 10), (2000, 2048)]
+)
+def test_snapping_keeps_small_exponents_whole(p, snap):
+    assert snapped(p) == snap
 
 
 def test_eps_rises_linearly():
