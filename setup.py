@@ -39,7 +39,7 @@ class BuildKernels(build_ext):
                 macros=[("LINF_TABLE", f"linf_{level}")], extra_postargs=FLAGS + flags,
             )
 
-        jobs = [("cpu.cpp", "interface", [])]
+        jobs = [(name, "interface", []) for name in ("cpu.cpp", "cpu_windows.cpp")]
         jobs += [("cpu_kernels.cpp", level, flags) for level, flags in LEVELS.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = sum(pool.map(lambda job: compile_for(*job), jobs), [])
@@ -55,7 +55,7 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-sources = [str(KERNELS / name) for name in ("cpu.cpp", "cpu_kernels.cpp", "cpu.h")]
+sources = [str(KERNELS / name) for name in ("cpu.cpp", "cpu_kernels.cpp", "cpu_windows.cpp", "cpu.h")]
 setup(
     # Windows has no compiler that takes this source; optional: without a compiler the package installs too.
     ext_modules=[Extension("linf_plugin.kernels.libcpu", sources[:1], depends=sources, optional=True)]

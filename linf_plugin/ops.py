@@ -25,6 +25,10 @@ from .kernels import blocked, cpu, windows
 _define = partial(torch.library.custom_op, mutates_args=())
 _library = torch.library.Library("linf", "FRAGMENT")
 _library.define("dist(Tensor x, Tensor w, float p) -> Tensor")
+_library.define(
+    "dist_conv2d(Tensor x, Tensor w, float p, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
+    " -> Tensor"
+)
 
 
 def _kernels(p: float, *tensors: Tensor):
@@ -71,28 +75,58 @@ def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor
 @_define("linf::box_dist_backward")
 def _box_dist_backward(
     grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float,
+    near: Tensor, far: Tensor, p: float, need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    kernels = _kernels(p, lower, upper, w, grad_near, grad_far, near, far)
-    return kernels.box_dist_vjp(grad_near, grad_far, lower, upper, w, near, far, p)
+    tensors = (grad_near, grad_far, lower, upper, w, near, far)
+    wanted = (need_lower, need_upper, need_w)
+    return _some(wanted, _kernels(p, *tensors).box_dist_vjp(*tensors, p, wanted), w)
 
 
-@_define("linf::dist_conv2d")
+@torch.library.impl(_library, "dist_conv2d", "CompositeExplicitAutograd")
 def _dist_conv2d(
     x: Tensor, w: Tensor, p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> Tensor:
+    kernels = _kernels(p, x, w)
     conv = (stride, padding, dilation, groups)
-    return windows.apply(lambda a, b: (_dist(a, b, p),), (x,), w, conv, 1)[0]
+    return windows.apply(lambda a, b: (kernels.dist(a, b, p),), (x,), w, conv, (x.dtype,))[0]
 
 
 @_define("linf::dist_conv2d_backward")
 def _dist_conv2d_backward(
-    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, stride: list[int], padding: list[int],
+    dilation: list[int], groups: int, need_x: bool = True, need_w: bool = True,
 ) -> tuple[Tensor, Tensor]:
+    kernels, wanted = _kernels(p, x, w, grad, y), (need_x, need_w)
+
+    def vjp(maps, images, w):
+        return kernels.dist_vjp(maps[0], *images, w, maps[1], p, wanted)
+
+    shapes, conv = (x.shape, w.shape), (stride, padding, dilation, groups)
+    return _some(wanted, windows.apply_vjp(vjp, (grad, y), (x,), w, shapes, conv, wanted), x)
+
+
+@_define("linf::dist_conv2d_with_index")
+def _dist_conv2d_with_index(
+    x: Tensor, w: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> tuple[Tensor, Tensor]:
+    fn = _kernels(math.inf, x, w).dist_with_index
+    return windows.apply(fn, (x,), w, (stride, padding, dilation, groups), (x.dtype, torch.int32))
+
+
+@_define("linf::index_conv2d_backward")
+def _index_conv2d_backward(
+    grad: Tensor, index: Tensor, image: list[int], kernel: list[int], stride: list[int], padding: list[int],
+    dilation: list[int], groups: int, need_x: bool = True, need_w: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """image: (C, H, W).  kernel: (C/groups, kh, kw)."""
+    kernels, wanted = _kernels(math.inf, grad), (need_x, need_w)
+
+    def vjp(maps, images, w):
+        return kernels.index_vjp(*maps, math.prod(kernel), wanted)
+
+    shapes = ((len(grad), *image), (grad.shape[1], *kernel))
     conv = (stride, padding, dilation, groups)
-    vjp = partial(_kernels(p, x, w, grad, y).dist_vjp, p=p)
-    return windows.apply_vjp(vjp, (grad,), (x,), w, (y,), conv)
+    return _some(wanted, windows.apply_vjp(vjp, (grad, index), (), None, shapes, conv, wanted), grad)
 
 
 @_define("linf::box_conv2d")
@@ -100,19 +134,24 @@ def _box_conv2d(
     lower: Tensor, upper: Tensor, w: Tensor, p: float,
     stride: list[int], padding: list[int], dilation: list[int], groups: int,
 ) -> tuple[Tensor, Tensor]:
-    conv = (stride, padding, dilation, groups)
-    return windows.apply(partial(_kernels(p, lower, upper, w).box_dist, p=p), (lower, upper), w, conv, 2)
+    fn = partial(_kernels(p, lower, upper, w).box_dist, p=p)
+    return windows.apply(fn, (lower, upper), w, (stride, padding, dilation, groups), (w.dtype, w.dtype))
 
 
 @_define("linf::box_conv2d_backward")
 def _box_conv2d_backward(
-    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, far: Tensor,
+    p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    conv = (stride, padding, dilation, groups)
-    vjp = partial(_kernels(p, lower, upper, w, grad_near, grad_far, near, far).box_dist_vjp, p=p)
-    return windows.apply_vjp(vjp, (grad_near, grad_far), (lower, upper), w, (near, far), conv)
+    maps, wanted = (grad_near, grad_far, near, far), (need_lower, need_upper, need_w)
+    kernels = _kernels(p, lower, upper, w, *maps)
+
+    def vjp(maps, images, w):
+        return kernels.box_dist_vjp(*maps[:2], *images, w, *maps[2:], p, wanted)
+
+    shapes, conv = (lower.shape, w.shape), (stride, padding, dilation, groups)
+    return _some(wanted, windows.apply_vjp(vjp, maps, (lower, upper), w, shapes, conv, wanted), w)
 
 
 @_define("linf::shift")
@@ -149,62 +188,86 @@ _index_backward.register_fake(lambda grad, index, features, *wanted: _some(
     wanted or (True, True), tuple(grad.new_empty(rows, features) for rows in grad.shape), grad
 ))
 _box_dist.register_fake(lambda lower, upper, w, p: (_pair(lower, w), _pair(lower, w)))
-_box_dist_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p: _like(lower, upper, w))
-_dist_conv2d.register_fake(lambda x, w, p, *conv: _image(x, w, *conv))
-_dist_conv2d_backward.register_fake(lambda grad, x, w, y, p, *conv: _like(x, w))
-_box_conv2d.register_fake(lambda lower, upper, w, p, *conv: (_image(lower, w, *conv), _image(lower, w, *conv)))
-_box_conv2d_backward.register_fake(
-    lambda gn, gf, lower, upper, w, near, far, p, *conv: _like(lower, upper, w)
+_box_dist_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p, *wanted: _some(
+    wanted or (True,) * 3, _like(lower, upper, w), w
+))
+torch.library.register_fake("linf::dist_conv2d", lambda x, w, p, *conv: _image(x, w, *conv), lib=_library)
+_dist_conv2d_backward.register_fake(lambda grad, x, w, y, p, *conv: _some(
+    conv[4:] or (True, True), _like(x, w), x
+))
+_dist_conv2d_with_index.register_fake(
+    lambda x, w, *conv: (_image(x, w, *conv), _image(x, w, *conv).to(torch.int32))
 )
+_index_conv2d_backward.register_fake(lambda grad, index, image, kernel, *conv: _some(
+    conv[4:] or (True, True), (grad.new_empty(len(grad), *image), grad.new_empty(grad.shape[1], *kernel)), grad
+))
+_box_conv2d.register_fake(lambda lower, upper, w, p, *conv: (_image(lower, w, *conv), _image(lower, w, *conv)))
+_box_conv2d_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p, *conv: _some(
+    conv[4:] or (True,) * 3, _like(lower, upper, w), w
+))
 
 
 # Gradients: save the tensors, keep p and the geometry, call the backward operator.
 
+_FAMILY = {  # by whether there is a geometry: the operators that dist's gradient needs
+    False: (_dist_with_index, _index_backward, _dist_backward),
+    True: (_dist_conv2d_with_index, _index_conv2d_backward, _dist_conv2d_backward),
+}
+
+
 class _Dist(torch.autograd.Function):
+    """dist, or with the geometry of windows dist_conv2d."""
+
     @staticmethod
-    def forward(ctx, keyset, x, w, p):
-        ctx.p, ctx.features = p, x.shape[1]
-        if p == math.inf and x.shape[1] < cpu.MOST_FEATURES:
-            y, index = torch.ops.linf.dist_with_index(x, w)
+    def forward(ctx, keyset, x, w, p, *conv):
+        ctx.p, ctx.conv = p, conv
+        if p == math.inf and math.prod(w.shape[1:]) < cpu.MOST_FEATURES:
+            y, index = _FAMILY[bool(conv)][0](x, w, *conv)
+            ctx.sizes = (x.shape[1:], w.shape[1:]) if conv else x.shape[1:]
             ctx.save_for_backward(index)
         else:
-            y = _below_autograd(keyset, x, w, p)
+            y = _below_autograd(keyset, x, w, p, *conv)
             ctx.save_for_backward(x, w, y)
         return y
 
     @staticmethod
     def backward(ctx, grad):
         saved, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:3]
+        _, index_backward, backward = _FAMILY[bool(ctx.conv)]
         if len(saved) == 1:
-            grads = torch.ops.linf.index_backward(grad, *saved, ctx.features, *wanted)
+            grads = index_backward(grad, *saved, *ctx.sizes, *ctx.conv, *wanted)
         else:
-            grads = torch.ops.linf.dist_backward(grad, *saved, ctx.p, *wanted)
-        return None, *(g if want else None for want, g in zip(wanted, grads)), None
+            grads = backward(grad, *saved, ctx.p, *ctx.conv, *wanted)
+        return None, *(g if want else None for want, g in zip(wanted, grads)), None, *(None for _ in ctx.conv)
 
 
-def _below_autograd(keyset, x: Tensor, w: Tensor, p: float) -> Tensor:
-    return torch.ops.linf.dist.default.redispatch(keyset & torch._C._after_autograd_keyset, x, w, p)
+def _below_autograd(keyset, x: Tensor, w: Tensor, p: float, *conv) -> Tensor:
+    op = torch.ops.linf.dist_conv2d if conv else torch.ops.linf.dist
+    return op.default.redispatch(keyset & torch._C._after_autograd_keyset, x, w, p, *conv)
 
 
-def _dist_autograd(keyset, x: Tensor, w: Tensor, p: float) -> Tensor:
+def _dist_autograd(keyset, x: Tensor, w: Tensor, p: float, *conv) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or w.requires_grad):
-        return _Dist.apply(keyset, x, w, p)
-    return _below_autograd(keyset, x, w, p)
+        return _Dist.apply(keyset, x, w, p, *conv)
+    return _below_autograd(keyset, x, w, p, *conv)
 
 
 _library.impl("dist", _dist_autograd, "Autograd", with_keyset=True)
+_library.impl("dist_conv2d", _dist_autograd, "Autograd", with_keyset=True)
 
 
 def _register_autograd(op, backward, tensors: int) -> None:
-    """``op`` takes ``tensors`` tensors and then constants, and returns one tensor or a tuple of them."""
+    """``op`` takes ``tensors`` tensors and then constants, and returns two tensors; ``backward`` takes the two
+    gradients, all of these, and whether each input's gradient is wanted."""
 
     def setup_context(ctx, inputs, output):
-        outputs = output if isinstance(output, tuple) else (output,)
-        ctx.save_for_backward(*inputs[:tensors], *outputs)
+        ctx.save_for_backward(*inputs[:tensors], *output)
         ctx.constants = inputs[tensors:]
 
     def vjp(ctx, *grads):
-        return *backward(*grads, *ctx.saved_tensors, *ctx.constants), *(None for _ in ctx.constants)
+        wanted = ctx.needs_input_grad[:tensors]
+        grads = backward(*grads, *ctx.saved_tensors, *ctx.constants, *wanted)
+        return *(g if want else None for want, g in zip(wanted, grads)), *(None for _ in ctx.constants)
 
     op.register_autograd(vjp, setup_context=setup_context)
 
@@ -219,7 +282,6 @@ _shift.register_autograd(
     _shift_vjp, setup_context=lambda ctx, inputs, output: setattr(ctx, "constants", inputs[2:])
 )
 _register_autograd(_box_dist, _box_dist_backward, 3)
-_register_autograd(_dist_conv2d, _dist_conv2d_backward, 2)
 _register_autograd(_box_conv2d, _box_conv2d_backward, 3)
 
 _as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=False)

@@ -138,7 +138,7 @@ def back_substitute_conv2d(
 ) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
     """The same for windows: lA, uA (S, B, out, H', W'), lower and upper (B, C, H, W)."""
     groups = conv[3]
-    low, high = windows.unfold(lower, w, conv), windows.unfold(upper, w, conv)  # (groups, B·windows, in)
+    low, high = windows.unfold(lower, w.shape, conv), windows.unfold(upper, w.shape, conv)  # (groups, B·windows, in)
     flat = w.reshape(groups, len(w) // groups, -1)
 
     def rows(A):  # (S, B, out, H', W') → (groups, S, B·windows, out/groups)
@@ -150,7 +150,7 @@ def back_substitute_conv2d(
         if A is None:
             return None
         columns = torch.stack(parts).flatten(1, 2)  # (groups, S·B·windows, in)
-        return windows.fold(columns, A.shape[0] * len(lower), lower.shape[2:], w, conv).unflatten(0, A.shape[:2])
+        return windows.fold(columns, A.shape[0] * len(lower), lower.shape[2:], w.shape, conv).unflatten(0, A.shape[:2])
 
     def total(biases, A):  # sum over groups and windows
         return 0.0 if A is None else sum(biases).unflatten(1, (len(lower), A.shape[3] * A.shape[4])).sum(-1)

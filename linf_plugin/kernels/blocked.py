@@ -142,9 +142,9 @@ def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor,
 
 def box_dist_vjp(
     grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float,
+    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.box_dist_vjp`` in bounded memory."""
+    """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
     gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
     if lower.shape[1] == 0:
         return gl, gu, gw

@@ -45,6 +45,10 @@ class _Kernels:
             getattr(self.lib, name).argtypes = [
                 *[ctypes.c_int] * 3, *[ctypes.c_int64] * 3, *p, *[ctypes.c_void_p] * pointers,
             ]
+        for name in ("linf_unfold", "linf_add_folded"):
+            function = getattr(self.lib, name)
+            function.argtypes = [*[ctypes.c_int] * 2, *[ctypes.c_void_p] * 3]
+            function.restype = None
         self.levels = self._levels()
         self.level = self.check(os.environ.get("LINF_CPU_LEVEL") or next(iter(self.levels)))
 
@@ -187,6 +191,36 @@ def box_dist_vjp(
     grads = _empty(wanted, w, lower.shape, upper.shape, w.shape)
     _call("linf_box_dist_vjp", _sizes(lower, w), (p,), *tensors, *grads)
     return grads
+
+
+def _geometry(image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice):
+    """``Geometry`` of cpu_windows.cpp."""
+    stride, padding, dilation, groups = conv
+    numbers = (*image, groups, out[3], rows.start, rows.stop, *w[2:], *stride, *padding, *dilation)
+    return (ctypes.c_int64 * len(numbers))(*numbers)
+
+
+def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> Tensor:
+    """``windows.unfold``; ``out`` is the shape of the output."""
+    x = x.contiguous()
+    windows = len(x) * (rows.stop - rows.start) * out[3]
+    columns = x.new_empty(conv[3], windows, w[1] * w[2] * w[3])
+    threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
+    _load().lib.linf_unfold(
+        _DTYPES[x.dtype], threads, _geometry(x.shape, out, w, conv, rows), x.data_ptr(), columns.data_ptr()
+    )
+    return columns
+
+
+def add_folded(
+    gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice
+) -> None:
+    """``windows.add_folded``; gx is contiguous."""
+    columns = columns.contiguous()
+    threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
+    _load().lib.linf_add_folded(
+        _DTYPES[gx.dtype], threads, _geometry(gx.shape, out, w, conv, rows), columns.data_ptr(), gx.data_ptr()
+    )
 
 
 def _empty(wanted: tuple[bool, ...], like: Tensor, *shapes: tuple[int, int]) -> tuple[Tensor | None, ...]:

@@ -1,16 +1,23 @@
-"""Convolution as distances of windows, a bounded number of images at a time.
+"""Convolution as distances of windows, a bounded number of windows at a time.
 
-The same routine serves the distance and the distance of a box: ``fn`` maps window matrices
-(rows, in) and weights (out, in) of one group to one or more (rows, out) results.
+The same routine serves the distance and the distance of a box: ``fn`` maps window matrices (rows, in) and
+weights (out, in) of one group to one or more (rows, out) results.
+
+Memory: ``apply`` and ``apply_vjp`` hold the windows of some images, or of some rows of one image, each input's
+within ``WINDOW_BYTES`` (the windows of one row of the output are the least), and as much again for each
+gradient of an input.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WINDOW_BYTES = 1 << 24  # of unfolded windows held at a time
+from . import cpu
+
+WINDOW_BYTES = 1 << 22  # per input; stays in the caches between unfolding and use
 
 
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
@@ -27,31 +34,72 @@ def output_shape(x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> tuple[i
     return x[0], w[0], *(output_size(x[2 + d], w[2 + d], stride[d], padding[d], dilation[d]) for d in (0, 1))
 
 
-def chunks(x: Tensor, w: Tensor, conv: tuple):
-    """Slices of images whose unfolded windows stay within ``WINDOW_BYTES`` (one image is the least)."""
-    _, _, rows, columns = output_shape(x.shape, w.shape, conv)
-    per_image = x.shape[1] * w.shape[2] * w.shape[3] * rows * columns * x.element_size()
-    step = max(1, WINDOW_BYTES // max(1, per_image))
-    return (slice(i, min(len(x), i + step)) for i in range(0, len(x), step))
+def chunks(x: tuple[int, ...], w: tuple[int, ...], conv: tuple, itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Slices of images and of output rows, whose unfolded windows stay within ``WINDOW_BYTES``; shapes x and w."""
+    n, _, rows, columns = output_shape(x, w, conv)
+    per_row = max(1, x[1] * w[2] * w[3] * columns * itemsize)
+    images = max(1, WINDOW_BYTES // (per_row * rows))
+    step = rows if images > 1 else max(1, min(rows, WINDOW_BYTES // per_row))
+    for i in range(0, n, images):
+        for r in range(0, rows, step):
+            yield slice(i, min(n, i + images)), slice(r, min(rows, r + step))
 
 
-def unfold(x: Tensor, w: Tensor, conv: tuple) -> Tensor:
-    """The windows of x, zero-padded: (N, C, H, W) → (groups, N·H'·W', C/groups·kh·kw)."""
+def _band(size: int, kernel: int, conv: tuple, rows: slice) -> tuple[slice, tuple[int, int]]:
+    """The rows of an image of that height that the windows of some output rows touch, and the rows of padding
+    above and below."""
+    (stride, _), (padding, _), (dilation, _), _ = conv
+    top = rows.start * stride - padding
+    bottom = (rows.stop - 1) * stride - padding + dilation * (kernel - 1) + 1
+    band = slice(min(max(top, 0), size), max(min(bottom, size), 0))
+    return band, (min(max(-top, 0), bottom - top), max(bottom - max(size, top), 0))
+
+
+def _compiled(*tensors: Tensor) -> bool:
+    differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in tensors)
+    return not differentiable and cpu.takes(math.inf, *tensors)
+
+
+def unfold(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> Tensor:
+    """The windows of x, zero-padded, of some rows of the output or of all.
+
+    (N, C, H, W) → (groups, N·rows·W', C/groups·kh·kw) for kernels of shape w.
+    """
     stride, padding, dilation, groups = conv
-    columns = F.unfold(x, w.shape[2:], dilation=dilation, padding=padding, stride=stride)
+    rows = rows or slice(0, output_shape(x.shape, w, conv)[2])
+    if _compiled(x):
+        return cpu.unfold(x, output_shape(x.shape, w, conv), w, conv, rows)
+    band, (above, below) = _band(x.shape[2], w[2], conv, rows)
+    columns = F.unfold(
+        F.pad(x[:, :, band], (0, 0, above, below)), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride
+    )
     n, features, windows = columns.shape
     columns = columns.reshape(n, groups, features // groups, windows)
     return columns.permute(1, 0, 3, 2).reshape(groups, n * windows, features // groups)
 
 
-def fold(columns: Tensor, n: int, size: tuple[int, int], w: Tensor, conv: tuple) -> Tensor:
-    """The adjoint of ``unfold``: adds what each window says of a pixel of n images of (H, W) = size."""
+def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> None:
+    """The adjoint of ``unfold``: adds to gx (N, C, H, W) what each window says of a pixel."""
     stride, padding, dilation, groups = conv
+    n, channels, height, width = gx.shape
+    rows = rows or slice(0, output_shape(gx.shape, w, conv)[2])
     if n == 0:  # neither reshape nor fold take it
-        return columns.new_zeros(0, groups * w.shape[1], *size)
+        return
+    if gx.is_contiguous() and _compiled(gx, columns):
+        return cpu.add_folded(gx, columns, output_shape(gx.shape, w, conv), w, conv, rows)
+    band, (above, below) = _band(height, w[2], conv, rows)
     columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
     columns = columns.reshape(n, groups * columns.shape[2], columns.shape[3])
-    return F.fold(columns, size, w.shape[2:], dilation=dilation, padding=padding, stride=stride)
+    size = above + max(0, band.stop - band.start) + below
+    folded = F.fold(columns, (size, width), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride)
+    gx[:, :, band] += folded[:, :, above:size - below]
+
+
+def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], conv: tuple) -> Tensor:
+    """``add_folded`` of all windows to zeros: n images of (H, W) = size."""
+    gx = columns.new_zeros(n, conv[3] * w[1], *size)
+    add_folded(gx, columns, w, conv)
+    return gx
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -69,45 +117,49 @@ def from_rows(y: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return y.reshape(n, out, rows, columns)
 
 
-def apply(fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, conv: tuple, results: int) -> tuple[Tensor, ...]:
-    """``fn`` over the windows of each input: (N, C, H, W) each → ``results`` tensors (N, out, H', W')."""
+def apply(
+    fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, conv: tuple, dtypes: tuple[torch.dtype, ...]
+) -> tuple[Tensor, ...]:
+    """``fn(*windows, w)`` over the windows of inputs (N, C, H, W): a tensor (N, out, H', W') for each of dtypes."""
     x, groups = inputs[0], conv[3]
     flat = w.reshape(groups, len(w) // groups, -1)
     shape = output_shape(x.shape, w.shape, conv)
-    out = tuple(x.new_zeros(shape) for _ in range(results))
+    out = tuple(x.new_zeros(shape, dtype=dtype) for dtype in dtypes)
     if 0 in shape:
         return out
-    for part in chunks(x, w, conv):
-        windows = [unfold(a[part], w, conv) for a in inputs]
+    for part, rows in chunks(x.shape, w.shape, conv, x.element_size()):
+        windows = [unfold(a[part], w.shape, conv, rows) for a in inputs]
         per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
-        for r, y in enumerate(zip(*per_group)):
-            out[r][part] = from_rows(torch.stack(y), (part.stop - part.start, *shape[1:]))
+        for to, y in zip(out, zip(*per_group)):
+            to = to[part, :, rows]
+            to.copy_(from_rows(torch.stack(y), to.shape))
     return out
 
 
 def apply_vjp(
-    fn: Callable, grads: tuple[Tensor, ...], inputs: tuple[Tensor, ...], w: Tensor,
-    outputs: tuple[Tensor, ...], conv: tuple,
-) -> tuple[Tensor, ...]:
-    """Gradients of ``apply`` for every input and for w; ``fn(*grads, *inputs, w, *outputs)`` gives
-    those of one group's windows."""
-    x, groups = inputs[0], conv[3]
-    flat = w.reshape(groups, len(w) // groups, -1)
-    g_inputs = tuple(a.new_zeros(a.shape) for a in inputs)
-    g_flat = flat.new_zeros(flat.shape)
-    if 0 in outputs[0].shape:
-        return *g_inputs, g_flat.reshape(w.shape)
-    for part in chunks(x, w, conv):
-        windows = [unfold(a[part], w, conv) for a in inputs]
-        rows = [to_rows(a[part], groups) for a in (*grads, *outputs)]
+    fn: Callable, maps: tuple[Tensor, ...], inputs: tuple[Tensor, ...], w: Tensor | None, shapes: tuple,
+    conv: tuple, wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients of ``apply`` for every input and for w; None for one that is not wanted.
+
+    ``fn(maps, windows, w)`` gives those of one group, from the rows of ``maps`` (N, out, H', W'), the windows of
+    ``inputs`` (there may be none) and the weights (or None).  ``shapes``: of the inputs and of w.
+    """
+    x_shape, w_shape = shapes
+    groups, kind = conv[3], maps[0]
+    flat = [None] * groups if w is None else w.reshape(groups, len(w) // groups, -1)
+    grads = [kind.new_zeros(x_shape) if want else None for want in wanted[:-1]]
+    g_flat = kind.new_zeros(groups, w_shape[0] // groups, math.prod(w_shape[1:])) if wanted[-1] else None
+    for part, rows in () if 0 in kind.shape else chunks(x_shape, w_shape, conv, kind.element_size()):
+        windows = [unfold(a[part], w_shape, conv, rows) for a in inputs]
+        as_rows = [to_rows(a[part, :, rows], groups) for a in maps]
         per_group = []
         for g in range(groups):
-            *g_windows, g_w = fn(
-                *(a[g] for a in rows[: len(grads)]), *(a[g] for a in windows), flat[g],
-                *(a[g] for a in rows[len(grads):]),
-            )
-            g_flat[g] += g_w
+            *g_windows, g_w = fn([a[g] for a in as_rows], [a[g] for a in windows], flat[g])
+            if wanted[-1]:
+                g_flat[g] += g_w
             per_group.append(g_windows)
-        for r, g_windows in enumerate(zip(*per_group)):
-            g_inputs[r][part] = fold(torch.stack(g_windows), part.stop - part.start, x.shape[2:], w, conv)
-    return *g_inputs, g_flat.reshape(w.shape)
+        for gx, g_windows in zip(grads, zip(*per_group)):
+            if gx is not None:
+                add_folded(gx[part], torch.stack(g_windows), w_shape, conv, rows)
+    return *grads, None if g_flat is None else g_flat.reshape(w_shape)

@@ -28,7 +28,7 @@ from cases import (
 
 import linf_plugin
 from linf_plugin import ops
-from linf_plugin.kernels import reference
+from linf_plugin.kernels import cpu, reference
 
 linf = torch.ops.linf
 NAN = math.nan
@@ -325,6 +325,42 @@ def test_gradcheck_conv2d(p):
     assert torch.autograd.gradcheck(lambda *a: linf.box_conv2d(*a, p, *conv), (lower, upper, w))
 
 
+LINEAR = (torch.randn(6, 5), torch.randn(4, 5))
+IMAGES = (torch.randn(2, 4, 5, 6), torch.randn(6, 2, 2, 3))
+GEOMETRY = ([1, 2], [1, 0], [1, 1], 2)
+PARTIAL = {  # function of tensors
+    "dist": (lambda x, w: linf.dist(x, w, 3.0), LINEAR),
+    "dist-index": (lambda x, w: linf.dist(x, w, INF), LINEAR),
+    "box_dist": (lambda a, b, w: torch.stack(linf.box_dist(a, b, w, 3.0)), (*box(LINEAR[0]), LINEAR[1])),
+    "dist_conv2d": (lambda x, w: linf.dist_conv2d(x, w, 3.0, *GEOMETRY), IMAGES),
+    "dist_conv2d-index": (lambda x, w: linf.dist_conv2d(x, w, INF, *GEOMETRY), IMAGES),
+    "box_conv2d": (
+        lambda a, b, w: torch.stack(linf.box_conv2d(a, b, w, 3.0, *GEOMETRY)), (*box(IMAGES[0]), IMAGES[1])
+    ),
+}
+
+
+@pytest.mark.parametrize("function, tensors", PARTIAL.values(), ids=PARTIAL)
+def test_gradients_that_are_not_wanted_are_not_computed(function, tensors, monkeypatch):
+    y = function(*tensors)
+    grad = torch.rand_like(y)
+    inputs = [a.clone().requires_grad_() for a in tensors]
+    everything = torch.autograd.grad(function(*inputs), inputs, grad)
+    asked = []
+    for name in ("dist_vjp", "index_vjp", "box_dist_vjp"):
+        def recorded(*args, original=getattr(cpu, name), **options):
+            grads = original(*args, **options)
+            asked.append([g is not None for g in grads])
+            return grads
+        monkeypatch.setattr(cpu, name, recorded)
+    for wanted in range(len(tensors)):
+        inputs = [a.clone().requires_grad_(i == wanted) for i, a in enumerate(tensors)]
+        g, = torch.autograd.grad(function(*inputs), inputs[wanted], grad)
+        assert torch.equal(g, everything[wanted])
+        assert asked and all(made == [i == wanted for i in range(len(tensors))] for made in asked)
+        asked.clear()
+
+
 def test_second_derivatives_are_refused():
     x, w = rows((3, 4, 5))
     grad, = torch.autograd.grad(linf_plugin.dist(x.requires_grad_(), w, 3).sum(), x, create_graph=True)
@@ -341,6 +377,18 @@ def _images(name: str, ends: int, maps: int = 0) -> tuple:
     x, w = torch.randn(shape), torch.randn(w_shape)
     y = torch.rand_like(linf.dist_conv2d(x, w, 3.0, *conv))
     return *[y] * maps, *((x,) if ends == 1 else box(x)), w, *[y] * maps, 3.0, *conv
+
+
+def _index(*shape: int, features: int = 5) -> torch.Tensor:
+    return torch.randint(-1, 2 * features, shape).mul(2).clamp_min(-1).int()  # −1, 4·i, 4·i + 2: any valid entry
+
+
+def _indexed_images() -> tuple[tuple, tuple]:
+    """The arguments of the operator that saves an index and of the one that uses it."""
+    shape, w_shape, conv = CONVS["everything"]
+    x, w = torch.randn(shape), torch.randn(w_shape)
+    y, index = linf.dist_conv2d_with_index(x, w, *conv)
+    return (x, w, *conv), (torch.rand_like(y), index, list(shape[1:]), list(w_shape[1:]), *conv)
 
 
 def _strided(a: torch.Tensor) -> torch.Tensor:
@@ -362,6 +410,10 @@ OPCHECKS = {  # operator, its arguments
     "dist_conv2d_backward-strided": (linf.dist_conv2d_backward, lambda: tuple(
         _strided(a) if isinstance(a, torch.Tensor) else a for a in _images("one-pixel", 1, 1)
     )),
+    "dist_with_index": (linf.dist_with_index, lambda: rows((3, 4, 5))),
+    "index_backward": (linf.index_backward, lambda: (torch.rand(3, 4), _index(3, 4), 5)),
+    "dist_conv2d_with_index": (linf.dist_conv2d_with_index, lambda: _indexed_images()[0]),
+    "index_conv2d_backward": (linf.index_conv2d_backward, lambda: _indexed_images()[1]),
     "box_conv2d": (linf.box_conv2d, lambda: _images("everything", 2)),
     "box_conv2d_backward": (linf.box_conv2d_backward, lambda: _images("everything", 2, 2)),
     "shift": (linf.shift, lambda: (torch.rand(2, 3, 4, 5), torch.rand(3), -1.0, 2.0)),
@@ -372,7 +424,7 @@ OPCHECKS = {  # operator, its arguments
 @pytest.mark.parametrize("op, arguments", OPCHECKS.values(), ids=OPCHECKS)
 def test_opcheck(op, arguments):
     """Schema, fake shapes and strides, autograd registration, dynamic shapes."""
-    differentiable = not str(op).endswith("_backward")
+    differentiable = not str(op).endswith(("_backward", "_with_index"))
     torch.library.opcheck(op.default, tuple(
         a.detach().requires_grad_(differentiable) if isinstance(a, torch.Tensor) else a for a in arguments()
     ))
