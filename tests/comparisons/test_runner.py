@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -10,10 +11,10 @@ import comparisons.runner
 from comparisons.cli import main
 from comparisons.methods import METHODS
 from comparisons.recipe import load_recipe
-from comparisons.report import table
+from comparisons.report import over_seeds, table
 from linf_plugin import load
 from linf_plugin.bounds import certify
-from linf_plugin.datasets import load_dataset
+from linf_plugin.datasets import hold_out, load_dataset
 
 TINY = """
 description = "a few epochs of everything"
@@ -121,6 +122,50 @@ def test_a_report_of_two_runs_has_both(out, tmp_path, capsys):
     text = capsys.readouterr().out
     assert "seed 77" in text and "seed 3" in text
     assert {p.name for p in tmp_path.iterdir()} == {"results.json", "comparison.md", "comparison.png"}
+
+
+def _run_held_out(recipe_path, out, seed: int) -> dict:
+    arguments = ["run", str(recipe_path), "--out", str(out), "--quiet", "--methods", "linf-dist"]
+    assert main([*arguments, "--held-out", "0.25", "--seed", str(seed)]) == 0
+    return results(out)
+
+
+def test_held_out_images_come_from_the_training_set_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
+    seen, fit = [], comparisons.runner.fit
+
+    def recorded(model, loss, optimizer, schedule, x, y, **options):
+        seen.append(x)
+        return fit(model, loss, optimizer, schedule, x, y, **options)
+
+    monkeypatch.setattr(comparisons.runner, "fit", recorded)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    runs = [_run_held_out(recipe_path, folder, seed) for seed, folder in enumerate(folders)]
+    data = load_dataset("digits")
+    assert all(len(x) + r["test_samples"] == len(data.x_train) for x, r in zip(seen, runs))
+    assert (runs[0]["held_out"], runs[0]["test_samples"]) == (0.25, 360)
+    model, metadata = load(folders[0] / "linf-dist.pt")
+    assert "results" not in metadata  # an export would state them as accuracies on the test set
+    held = hold_out(data, 0.25)
+    clean = (model(held.x_test).argmax(1) == held.y_test).double().mean().item()
+    assert clean == runs[0]["methods"]["linf-dist"]["clean"]
+
+    assert over_seeds(runs[:1]) == over_seeds([runs[0], runs[0]]) == ""
+    capsys.readouterr()
+    assert main(["report", *map(str, folders)]) == 0
+    text = capsys.readouterr().out
+    assert "held-out training images" in text and over_seeds(runs) in text
+    clean = [100 * r["methods"]["linf-dist"]["clean"] for r in runs]
+    spread = abs(clean[0] - clean[1]) / math.sqrt(2)
+    assert f"| 0, 1 | 360 held-out training images | {sum(clean) / 2:.2f} ± {spread:.2f} |" in text
+
+
+def test_runs_on_other_images_or_of_another_recipe_are_not_averaged(out):
+    first = results(out)
+    second = json.loads(json.dumps(first))
+    for change in ({"held_out": 0.5}, {"settings": "another"}):
+        for m in second["methods"].values():
+            m["identity"] |= {"seed": 4} | change
+        assert over_seeds([first, second]) == ""
 
 
 def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_path, out, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from linf_plugin.datasets import SOURCES, load_dataset
+from linf_plugin.datasets import SOURCES, hold_out, load_dataset
 
 IDX_NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -217,3 +217,20 @@ def test_a_cifar_batch_imports_nothing_but_arrays(module, tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["f2py"])
     with pytest.raises((ValueError, pickle.UnpicklingError), match="refusing to load|test_batch"):
         load_dataset("cifar10", tmp_path)
+
+
+def test_held_out_images_are_a_stratified_part_of_the_training_set():
+    data = load_dataset("digits")
+    held = hold_out(data, 0.2)
+    assert torch.equal(hold_out(data, 0.2).x_test, held.x_test)
+    together = torch.cat((held.x_train, held.x_test)).flatten(1)
+    assert torch.equal(together.unique(dim=0), data.x_train.flatten(1).unique(dim=0)) and len(together) == len(data.x_train)
+    share = torch.bincount(held.y_test, minlength=10) / torch.bincount(data.y_train, minlength=10)
+    assert (share - 0.2).abs().max() < 0.01
+    assert (held.mean, held.std) == (data.mean, data.std)
+
+
+@pytest.mark.parametrize("fraction", (0, 1, -0.1, 0.001))
+def test_a_held_out_part_must_be_a_part(fraction):
+    with pytest.raises(ValueError):
+        hold_out(load_dataset("digits"), fraction)
