@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed alone are "
         "also averaged.",
     )
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json")
+    report.add_argument("--summary", action="store_true", help="print the means over seeds alone, and write nothing")
 
     commands.add_parser("list", help="recipes, methods and data sets", description="What `run` can be given.")
     return parser
@@ -106,9 +107,17 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .report import read
+    from .report import over_seeds, read
 
-    print(_write_report([read(folder) for folder in args.folders], args.folders[0]))
+    results = [read(folder) for folder in args.folders]
+    if args.summary:
+        text = over_seeds(results)
+        if not text:
+            raise ValueError("--summary: no two of these runs differ in their seed alone")
+        print(text, end="")
+    else:
+        first = args.folders[0]
+        print(_write_report(results, first.parent if first.suffix == ".json" else first))
     return 0
 
 

@@ -11,13 +11,14 @@ CERTIFICATE_LABELS = {
 }
 
 
-def read(folder: str | Path) -> dict:
-    """The results in a folder.
+def read(path: str | Path) -> dict:
+    """The results in a folder that ``run`` wrote, or in a copy of its results.json.
 
     Raises:
         FileNotFoundError: there is no results.json; ValueError: it is not one of ours.
     """
-    path = Path(folder) / RESULTS
+    path = Path(path)
+    path = path if path.suffix == ".json" else path / RESULTS
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comparisons.report import table
+from comparisons.report import over_seeds, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -34,3 +34,10 @@ def test_readme_shows_the_table_of_the_demo():
     (path,) = (p for p in RUNS if p.parent.name == "digits")
     text = table(json.loads(path.read_text()))
     assert text.split("\n", 2)[2].strip() in README
+
+
+def test_the_snapping_study_shows_the_means_of_its_runs():
+    folder = ROOT / "docs" / "results" / "snap"
+    paths = sorted(folder.glob("*.json"), key=lambda p: (p.stem.rsplit("-", 1)[0], int(p.stem.rsplit("-", 1)[1])))
+    text = over_seeds([json.loads(p.read_text()) for p in paths])
+    assert len(paths) == 26 and text.split("\n", 2)[2].strip() in (folder / "README.md").read_text()

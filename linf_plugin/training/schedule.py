@@ -23,11 +23,11 @@ class Step:
 class Schedule:
     """Times in epochs; ε in the pixel range.
 
-    p rises geometrically from p_first to p_last between epochs p_start and p_end and is ∞ from then on
-    (``snap``: through the exponents of ``snapped`` only, which are cheaper).  ε rises from 0 to ``eps`` between
-    eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the rise is quartic, so that it
-    starts slowly, and linear afterwards.  The learning rate falls as a cosine from lr_start to the end, or,
-    where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.
+    p rises geometrically from p_first to p_last between epochs p_start and p_end and is ∞ from then on; with
+    ``snap`` it visits the exponents of ``snapped`` only, which are cheaper and train as well (docs/results/snap).
+    ε rises from 0 to ``eps`` between eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the
+    rise is quartic, so that it starts slowly, and linear afterwards.  The learning rate falls as a cosine from
+    lr_start to the end, or, where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.
 
     Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
 
@@ -41,7 +41,7 @@ class Schedule:
     p_last: float = 1000.0
     p_start: float = 0.0
     p_end: float = 0.0
-    snap: bool = False
+    snap: bool = True
     eps_start: float = 0.0
     eps_end: float = 0.0
     eps_smooth: float = 0.0

@@ -154,6 +154,13 @@ def test_held_out_images_come_from_the_training_set_and_seeds_are_averaged(recip
     assert main(["report", *map(str, folders)]) == 0
     text = capsys.readouterr().out
     assert "held-out training images" in text and over_seeds(runs) in text
+    copies = [tmp_path / f"{i}.json" for i in range(2)]
+    for copy, folder in zip(copies, folders):
+        copy.write_text((folder / "results.json").read_text())
+    assert main(["report", "--summary", *map(str, copies)]) == 0
+    assert capsys.readouterr().out == over_seeds(runs)
+    assert main(["report", "--summary", str(copies[0])]) == 2
+    assert "--summary" in capsys.readouterr().err
     clean = [100 * r["methods"]["linf-dist"]["clean"] for r in runs]
     spread = abs(clean[0] - clean[1]) / math.sqrt(2)
     assert f"| 0, 1 | 360 held-out training images | {sum(clean) / 2:.2f} ± {spread:.2f} |" in text
