@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .. import compat
+from .. import compat, rounding
 from ..certificates import certified_radius
 from ..layers import lipschitz_bound
+from . import noisy
 
 # name → auto_LiRPA's method; in order of cost
 LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
@@ -25,28 +26,20 @@ def specification(labels: Tensor, classes: int, dtype: torch.dtype = torch.float
     return rows[others].view(len(labels), classes - 1, classes)
 
 
-def _box(x: Tensor, eps: float, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """The ℓ∞ ball of radius eps within [low, high], in float64 and never too small."""
-    x = x.double()
-    outward = torch.full_like(x, math.inf)
-    return (
-        torch.nextafter(x - eps, -outward).clamp(low, high),
-        torch.nextafter(x + eps, outward).clamp(low, high),
-    )
-
-
 @torch.no_grad()
 def margin_bound(
     model: nn.Module, x: Tensor, labels: Tensor, eps: float, method: str, *,
-    low: float = 0.0, high: float = 1.0, batch_size: int = 256, progress: bool = False,
+    low: float = 0.0, high: float = 1.0, batch_size: int = 256, progress: bool = False, sound: bool = True,
 ) -> Tensor:
     """A lower bound of min_{j≠y} (z_y − z_j) over all inputs within eps of x, by auto_LiRPA in float64.
 
-    Positive means certified.  The bound is about the exact function of the float32 weights: rounding errors
-    of a float32 evaluation, about 1e-6, are not subtracted.
+    Positive means certified.  With ``sound`` that is so for the float32 program: its largest logit is the
+    label's for every float32 input in the ball (docs/math.md has the assumptions).  Without, the bound is about
+    the exact function of the weights, up to the rounding of auto_LiRPA in float64.
 
     Args:
-        model: in evaluation mode; maps (N, C, H, W) to (N, classes).
+        model: in evaluation mode; maps (N, C, H, W) to (N, classes).  With ``sound`` a sequential float32 net of
+            layers in ``rounding.RULES``.
         x: (N, C, H, W) pixels in [low, high].
         labels: (N,) int64.
         eps: ℓ∞ radius in units of x, ≥ 0.
@@ -54,12 +47,14 @@ def margin_bound(
         low, high: the pixel range; perturbed inputs stay inside it.
         batch_size: samples bounded at a time.
         progress: whether to show a progress bar.
+        sound: whether to cover rounding.
 
     Returns:
-        (N,) float64.
+        (N,) float64; −∞ where an activation may overflow.
 
     Raises:
         ValueError: the method is unknown, eps is negative, the model is in training mode.
+        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``.
     """
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
@@ -70,24 +65,33 @@ def margin_bound(
         return x.new_zeros(0, dtype=torch.float64)
     exact = copy.deepcopy(model).double()
     classes = exact(x[:1].double()).shape[1]
-    bounds = []
+    if sound:
+        rounding.check_program(model, x)
+        noisy.register()
+        exact = noisy.Noisy(exact).eval()
+    bounds, bounded = [], None
     with compat.float64_by_default():
-        bounded = BoundedModule(exact, x[:1].double(), device=x.device, verbose=False)
         for i in tqdm(range(0, len(x), batch_size), desc=f"{method} ε={eps:g}", disable=not progress, leave=False):
-            part, y = x[i : i + batch_size], labels[i : i + batch_size]
-            lower, upper = _box(part, eps, low, high)
+            part = x[i : i + batch_size]
+            C = specification(labels[i : i + batch_size], classes, torch.float64)
+            lower, upper = rounding.box(part, eps, low, high)
+            amounts, slack = exact.amounts(lower, upper) if sound else ((), lower.new_zeros(len(part), classes))
+            if bounded is None:
+                first = (part[:1].double(), *(a[:1] for a in amounts))
+                bounded = BoundedModule(exact, first, device=x.device, verbose=False)
             ball = BoundedTensor(part.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
             bound, _ = bounded.compute_bounds(
-                x=(ball,), C=specification(y, classes, torch.float64), method=LIRPA_METHODS[method], bound_upper=False
+                x=(ball, *amounts), C=C, method=LIRPA_METHODS[method], bound_upper=False
             )
-            bounds.append(bound.amin(1))
+            slack = torch.where(C == 0, 0, slack.unsqueeze(1)).sum(2)
+            bounds.append((bound - slack * rounding.OUTWARD).amin(1))
     return torch.cat(bounds)
 
 
 @torch.no_grad()
 def certify(
     model: nn.Module, x: Tensor, labels: Tensor, eps: float, methods: Iterable[str] = CERTIFICATES, *,
-    low: float = 0.0, high: float = 1.0, batch_size: int = 256, progress: bool = False,
+    low: float = 0.0, high: float = 1.0, batch_size: int = 256, progress: bool = False, sound: bool = True,
 ) -> dict[str, Tensor]:
     """Which samples are certified: correctly classified, with the same prediction everywhere within eps.
 
@@ -103,6 +107,7 @@ def certify(
 
     Raises:
         ValueError: a method is unknown, eps is negative, the model is in training mode.
+        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``.
     """
     methods = list(methods)
     unknown = [m for m in methods if m not in CERTIFICATES]
@@ -114,10 +119,15 @@ def certify(
     certified = {}
     for method in methods:
         if method == "lipschitz":
-            certified[method] = certified_radius(logits, labels, lipschitz_bound(model)).double() > eps
+            if sound:
+                radius = rounding.sound_radius(model, x, labels, batch_size=batch_size)
+            else:
+                radius = certified_radius(logits, labels, lipschitz_bound(model))
+            certified[method] = radius.double() > eps
         else:
             bound = margin_bound(
-                model, x, labels, eps, method, low=low, high=high, batch_size=batch_size, progress=progress
+                model, x, labels, eps, method, low=low, high=high, batch_size=batch_size, progress=progress,
+                sound=sound,
             )
             certified[method] = correct & (bound > 0)
     certified["best"] = torch.stack(list(certified.values())).any(0) if methods else torch.zeros_like(correct)

@@ -1,0 +1,82 @@
+"""A net with unknown but bounded noise after its layers, for auto_LiRPA: how bounds cover rounding."""
+
+import functools
+
+import torch
+from torch import Tensor, nn
+
+from .. import compat, rounding
+
+@torch.library.custom_op("linf::within", mutates_args=())
+def within(x: Tensor, amount: Tensor) -> Tensor:
+    """Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both."""
+    return x.clone()
+
+
+within.register_fake(lambda x, amount: x.new_empty(x.shape))
+
+
+def _symbolic(g, x, amount):
+    """linf::within → linf::Within(x, amount)."""
+    return g.op("linf::Within", x, amount).setType(x.type())
+
+
+def _magnitude(A):
+    """|A| for any form in which auto_LiRPA keeps coefficients."""
+    return A.abs() if isinstance(A, Tensor) else A.create_similar(A.patches.abs())
+
+
+@functools.cache
+def register() -> None:
+    """Makes auto_LiRPA know ``linf::within``.  Calling it again does nothing."""
+    package = compat.import_auto_lirpa()
+
+    class BoundWithin(package.bound_ops.Bound):
+        def __init__(self, attr=None, inputs=None, output_index=0, options=None):
+            super().__init__(attr, inputs, output_index, options)
+
+        def forward(self, x, amount):
+            return x
+
+        def interval_propagate(self, *v):
+            (lower, upper), amount = v[0], v[1][0]
+            return lower - amount, upper + amount
+
+        def bound_backward(self, last_lA, last_uA, x, amount, **kwargs):
+            # a·(x + n) ≥ a·x − |a|·amount, and ≤ a·x + |a|·amount
+            def bias(A):
+                return 0 if A is None else self.get_bias(_magnitude(A), amount.forward_value)
+
+            return [(last_lA, last_uA), (None, None)], -bias(last_lA), bias(last_uA)
+
+    compat.register_symbolic("linf::within", _symbolic)
+    package.register_custom_op("linf::Within", BoundWithin)
+
+
+class Noisy(nn.Module):
+    """A sequential net with ``rounding.noise`` after each layer, but for the last one that computes: there the
+    noise is subtracted from the bound, so that auto_LiRPA still joins that layer with a specification."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.layers = nn.ModuleList(rounding.layers(model))
+        computing = [i for i, layer in enumerate(self.layers) if type(layer) not in rounding.MOVES]
+        self.noisy = computing[:-1]
+
+    def amounts(self, lower: Tensor, upper: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """What ``forward`` takes beside x, for float32 inputs between lower and upper (N, *), and the noise of the
+        last layer, (N, classes): infinite where an activation may overflow."""
+        noise = rounding.noise(nn.Sequential(*self.layers), lower, upper)
+        finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
+        for a in noise:
+            finite &= True if a is None else a.flatten(1).isfinite().all(1)
+        between = (torch.where(rounding.samples(finite, noise[i]), noise[i], 0) for i in self.noisy)
+        last = next((a.flatten(1) for a in reversed(noise) if a is not None), lower.new_zeros(len(lower), 1))
+        return tuple(between), torch.where(finite.unsqueeze(1), last, torch.inf)
+
+    def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
+        rest = iter(amounts)
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            x = within(x, next(rest)) if i in self.noisy else x
+        return x

@@ -1,0 +1,296 @@
+"""What rounding can do to a net: bounds of |float32 output − exact output|, and radii that hold in float32.
+
+An interval pass in float64.  Each layer type has one rule, from what is known of its input to what is known of
+its output; the theorem, its proof and its assumptions are in docs/math.md.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import ops
+from .certificates import certified_radius
+from .layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, lipschitz_bound
+
+UNIT = 2.0**-24  # half the distance from 1 to the next float32: one rounding to nearest
+LARGEST = 2.0**127  # beyond it a float32 may overflow
+SMALLEST = 2.0**-126  # below it a float32 may be flushed to zero
+POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
+TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
+OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
+MOST_TERMS = 1 << 20  # that a sum may have
+DOUBLE_UNITS = 8 * 2.0**-53  # of the sizes in play: what float64 may do to each term of a linear bound
+
+
+class Reach(NamedTuple):
+    """What is known of a layer's output over a ball, (N, *) each: lower ≤ exact ≤ upper, lower ≤ computed ≤ upper
+    and |computed − exact| ≤ error, where "computed" is in float32 from the input onwards."""
+
+    lower: Tensor
+    upper: Tensor
+    error: Tensor
+
+    @property
+    def largest(self) -> Tensor:
+        return torch.maximum(self.lower.abs(), self.upper.abs())
+
+    def rounded(self, amount: Tensor) -> "Reach":
+        """After one more operation, off by at most ``amount`` in float32."""
+        amount = torch.where(self.largest + amount < LARGEST, amount * OUTWARD, torch.inf)
+        return Reach(self.lower - amount, self.upper + amount, (self.error + amount) * OUTWARD)
+
+
+def _gamma(terms: int) -> float:
+    """|computed − exact| ≤ gamma·Σ|terms| for a sum of products in any order, fused or not, with that many
+    roundings at most on any path: n·u/(1 − n·u)."""
+    if terms > MOST_TERMS:
+        raise ValueError(f"no bound of the rounding error is known for sums of more than {MOST_TERMS} terms, got {terms}")
+    return terms * UNIT / (1 - terms * UNIT)
+
+
+def _added(x: Reach, offset: Tensor, sign: float = 1.0) -> Reach:
+    """x + sign·offset, a channel at a time, rounded once."""
+    y = Reach(*(ops.shift(end, offset.double(), sign) for end in x[:2]), x.error)
+    return y.rounded(UNIT * y.largest + 4 * SMALLEST)
+
+
+def _normalize(layer: Normalize, x: Reach) -> Reach:
+    x, scale = _added(x, layer.mean, -1.0), layer.scale
+    if scale == 1:
+        return x
+    y = Reach(*(scale * a for a in x))
+    return y.rounded(UNIT * y.largest + (2 * scale + 2) * SMALLEST)
+
+
+def _distance(layer, ends: tuple[Tensor, Tensor], moved: Tensor) -> Reach:
+    """``moved`` bounds ‖computed x − exact x‖_p, hence how far the exact norm of the one is from that of the other."""
+    fan_in = math.prod(layer.weight.shape[1:])
+    y = Reach(*ends, moved * OUTWARD)
+    if layer.p == math.inf:  # one rounding a difference; their maximum is exact
+        y = y.rounded(UNIT * y.upper + 4 * SMALLEST)
+    else:
+        units = POWER_UNITS * UNIT + _gamma(fan_in) / layer.p
+        y = y.rounded(units * y.upper + 64 * fan_in ** (1 / layer.p) * SMALLEST)
+    return y if layer.bias is None else _added(y, layer.bias)
+
+
+def _dist_linear(layer: LinfDistLinear, x: Reach) -> Reach:
+    lower, upper, error = (a.reshape(-1, layer.in_features) for a in x)
+    w = layer.weight.double()
+    moved = torch.ops.linf.dist(error, torch.zeros_like(w[:1]), layer.p).expand(-1, len(w))
+    y = _distance(layer, torch.ops.linf.box_dist(lower, upper, w, layer.p), moved)
+    return Reach(*(a.reshape(*x.error.shape[:-1], len(w)) for a in y))
+
+
+def _dist_conv2d(layer: LinfDistConv2d, x: Reach) -> Reach:
+    w, conv = layer.weight.double(), (layer.stride, layer.padding, layer.dilation, layer.groups)
+    moved = torch.ops.linf.dist_conv2d(x.error, torch.zeros_like(w[: layer.groups]), layer.p, *conv)
+    moved = moved.repeat_interleave(len(w) // layer.groups, 1)
+    return _distance(layer, torch.ops.linf.box_conv2d(*x[:2], w, layer.p, *conv), moved)
+
+
+def _mean_shift(layer: MeanShift, x: Reach) -> Reach:
+    return _added(x, layer.running_mean, -1.0)
+
+
+def _affine(apply: Callable) -> Callable:
+    """The rule of W·x + b; ``apply(layer, x, W, b)`` computes it."""
+
+    def rule(layer: nn.Linear | nn.Conv2d, x: Reach) -> Reach:
+        w = layer.weight.double()
+        bias = None if layer.bias is None else layer.bias.double()
+        terms = math.prod(w.shape[1:]) + 1
+        middle = apply(layer, (x.lower + x.upper) / 2, w, bias)
+        radius = apply(layer, (x.upper - x.lower) / 2, w.abs(), None)
+        y = Reach(middle - radius, middle + radius, apply(layer, x.error, w.abs(), None) * OUTWARD)
+        total = apply(layer, x.largest, w.abs(), None if bias is None else bias.abs())
+        flushed = apply(layer, x.largest + 1, w.abs() + 1, None) + terms
+        amount = _gamma(terms) * total + 8 * SMALLEST * flushed
+        return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
+
+    return rule
+
+
+def _relu(layer: nn.ReLU, x: Reach) -> Reach:
+    upper = x.upper.clamp_min(0)
+    return Reach(x.lower.clamp_min(0), upper, torch.minimum(x.error, upper))  # both lie in [0, upper]
+
+
+def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
+    nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh's slope is largest nearest to 0
+    y = Reach(x.lower.tanh(), x.upper.tanh(), x.error * (1 - nearest * nearest + 2.0**-50) * OUTWARD)
+    return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
+
+
+def _same(layer: nn.Module, x: Reach) -> Reach:
+    """Layers that move values and compute nothing."""
+    return Reach(*(layer(a) for a in x))
+
+
+RULES: dict[type, Callable[[nn.Module, Reach], Reach]] = {
+    Normalize: _normalize,
+    LinfDistLinear: _dist_linear,
+    LinfDistConv2d: _dist_conv2d,
+    MeanShift: _mean_shift,
+    Negate: lambda _, x: Reach(-x.upper, -x.lower, x.error),
+    nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
+    nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
+    nn.ReLU: _relu,
+    nn.Tanh: _tanh,
+    nn.Flatten: _same,
+    nn.Identity: _same,
+}
+
+
+MOVES = (Negate, nn.Flatten, nn.Identity)  # layers that round nothing and whose bounds round nothing
+
+
+def layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of a sequential net, in order.  Raises TypeError for one without a rule."""
+    if type(model) in RULES:
+        return [model]
+    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+        return [layer for child in model for layer in layers(child)]
+    raise TypeError(
+        f"no bound of the rounding error is known for {type(model).__name__}; sound=False leaves rounding out"
+    )
+
+
+def check_program(model: nn.Module, x: Tensor) -> None:
+    """That the theorem speaks of this net on this machine.
+
+    Raises:
+        TypeError: a layer has no rule; weights or x are not float32.
+        ValueError: the net is in training mode.
+        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN.
+    """
+    parts = layers(model)
+    if model.training or any(layer.training for layer in parts):
+        raise ValueError("model is in training mode: call model.eval() before certifying it")
+    for name, a in (("x", x), *model.named_parameters(), *model.named_buffers()):
+        if a.dtype != torch.float32:
+            raise TypeError(f"{name} is {a.dtype}: certificates with sound=True are about float32 programs")
+    if torch.is_autocast_enabled(x.device.type):
+        raise RuntimeError("autocast is on: it computes in 16 bits, which no bound of the rounding error covers")
+    for kind, settings in ((nn.Linear, torch.backends.mkldnn.matmul), (nn.Conv2d, torch.backends.mkldnn.conv)):
+        if not any(isinstance(layer, kind) for layer in parts):
+            continue
+        settings = torch.backends.cuda.matmul if x.is_cuda else settings
+        if settings.fp32_precision not in ("none", "ieee"):
+            raise RuntimeError(
+                f"{kind.__name__} would multiply float32 numbers as {settings.fp32_precision}, which no bound of the "
+                "rounding error covers: call torch.set_float32_matmul_precision('highest') before certifying"
+            )
+        if kind is nn.Conv2d and x.is_cuda and torch.backends.cudnn.enabled:
+            raise RuntimeError(
+                "cuDNN may convolve in TF32 or by transforms, which no bound of the rounding error covers: "
+                "set torch.backends.cudnn.enabled = False before certifying a net with nn.Conv2d"
+            )
+
+
+def samples(a: Tensor, like: Tensor) -> Tensor:
+    """(N,) in the shape that broadcasts over (N, *)."""
+    return a.view(-1, *[1] * (like.dim() - 1))
+
+
+@torch.no_grad()
+def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
+    """Exact and float32 outputs of a net over all float32 inputs between ``lower`` and ``upper``.
+
+    Args:
+        model: sequential, in evaluation mode, of float32 weights or their float64 copies.
+        lower, upper: (N, *) float64.
+
+    Returns:
+        (N, classes) float64 each; the error is infinite where an activation may overflow.
+
+    Raises:
+        TypeError: a layer has no rule in ``RULES``.
+    """
+    y = Reach(lower, upper, torch.zeros_like(lower))
+    finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
+    for layer in layers(model):
+        y = RULES[type(layer)](layer, y)
+        finite &= y.error.flatten(1).isfinite().all(1)
+    error = y.error + 2 * SMALLEST  # a comparison of logits may read a tiny one as 0
+    return y._replace(error=torch.where(samples(finite, error), error, torch.inf))
+
+
+def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
+    """(N,): what float64 may do to a linear bound of this layer."""
+    terms, size, p = 1, 0.0, 0.0
+    if isinstance(layer, (LinfDistLinear, LinfDistConv2d)):
+        terms, size = math.prod(layer.weight.shape[1:]), layer.weight.abs().max().item()
+        p = 0.0 if layer.p == math.inf else layer.p
+    for a in (x, y):
+        size = size + a.largest.flatten(1).amax(1)
+    return DOUBLE_UNITS * (terms + y.error[:1].numel() + 8) * (terms + p + 8) * size
+
+
+@torch.no_grad()
+def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Tensor | None]:
+    """How far float32, and the float64 evaluation of a bound, can take each layer from its exact output.
+
+    Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
+    Arguments as ``reach``; None for a layer that only moves values.
+    """
+    x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
+    for layer in layers(model):
+        y = RULES[type(layer)](layer, x)
+        amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(layer, x, y), y.error) + 2 * SMALLEST
+        amounts.append(None if type(layer) in MOVES else amount)
+        x = y._replace(error=torch.zeros_like(y.error))
+    return amounts
+
+
+def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
+    """The ℓ∞ ball around x within [low, high], in float64 and never too small, also for the rounding of sums over
+    x in float64.  radius: one, or one a sample."""
+    x = x.double()
+    if isinstance(radius, Tensor):
+        radius = samples(radius.double(), x)
+    spare = DOUBLE_UNITS * (x[:1].numel() + 8) * (x.abs() + radius)
+    return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare
+
+
+@torch.no_grad()
+def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> Tensor:
+    """The ℓ∞ radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
+
+    For every float32 x′ with ‖x′ − x‖∞ < radius, float32 ``model(x′)`` has its one largest logit at the label.
+
+    Args:
+        model: sequential, of layers with a rule in ``RULES``, float32, in evaluation mode.
+        x: (N, *) float32.
+        labels: (N,); with labels a misclassified sample has radius 0.  The predicted class where not given.
+        batch_size: samples at a time.
+
+    Returns:
+        (N,) float32, in units of x, rounded down.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.
+    """
+    check_program(model, x)
+    exact = copy.deepcopy(model).double()
+    lipschitz = lipschitz_bound(exact) * (1 + 2.0**-30)  # it is computed in float64
+    lipschitz = min(max(lipschitz, 2.0**-900), 2.0**900)  # a radius above 2^127 or below 2^-149 is none
+    radii = [x.new_zeros(0)]
+    for i in range(0, len(x), batch_size):
+        part = x[i : i + batch_size]
+        z = exact(part.double())
+        y = z.argmax(1) if labels is None else labels[i : i + batch_size]
+        # The error grows with the radius, so its bound at a larger one will do.
+        error = reach(exact, *box(part, certified_radius(z, y, lipschitz))).error * OUTWARD
+        up = torch.nextafter(z + error, torch.full_like(z, math.inf))
+        down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
+        worst = torch.where(F.one_hot(y.long(), z.shape[1]).bool(), down, up)
+        exact_radius = certified_radius(worst, y, lipschitz)
+        radius = exact_radius.float()
+        radii.append(torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius))
+    return torch.cat(radii)

@@ -1,0 +1,163 @@
+"""Bounds that cover rounding: of nets with explicit noise, and of the float32 program.  No tolerance anywhere."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from linf_plugin import build, compat, rounding, set_p
+from linf_plugin.bounds import certify, margin_bound, noisy
+from linf_plugin.bounds.certify import LIRPA_METHODS
+from linf_plugin.layers import MeanShift
+
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
+
+INF = math.inf
+NETS = {
+    "mlp": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, mean=(0.5,), std=0.3),
+    "p=2": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, p=2.0),
+    "p=100": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=2, p=100.0),
+    "head": dict(name="linf-mlp-head", shape=(1, 3, 3), classes=4, width=9, depth=2, hidden=6, std=0.3),
+    "conv": dict(name="linf-conv", shape=(2, 4, 4), classes=3, channels=(3, 4), strides=(1, 2), width=8, hidden=5),
+    "relu": dict(name="relu-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, mean=(0.5,), std=0.3),
+    "relu-conv": dict(name="relu-conv", shape=(1, 5, 5), classes=3, channels=(3, 4), strides=(1, 2), width=8),
+}
+each_net = pytest.mark.parametrize("arguments", NETS.values(), ids=NETS)
+each_method = pytest.mark.parametrize("method", LIRPA_METHODS)
+
+
+def _net(arguments, scale=1.0):
+    arguments = dict(arguments)
+    p = arguments.pop("p", INF)
+    net = build(**arguments).eval()
+    set_p(net, p)
+    for a in (*net.parameters(), *(m.running_mean for m in net.modules() if isinstance(m, MeanShift))):
+        nn.init.normal_(a, std=scale)
+    return net
+
+
+@torch.no_grad()
+def _worst_margin(net, x, labels, eps, steps=3, restarts=3):
+    """The smallest float32 margin found in the ball, with pixels in [0, 1]: corners, x, and gradient signs."""
+    lower, upper = ((x.double() + sign * eps).clamp(0, 1) for sign in (-1, 1))
+
+    def inside(a):  # float32 numbers within the ball
+        a = a.float()
+        a = torch.where(a.double() > upper, torch.nextafter(a, torch.full_like(a, -INF)), a)
+        return torch.where(a.double() < lower, torch.nextafter(a, torch.full_like(a, INF)), a)
+
+    def margins(z):
+        others = z.scatter(1, labels.unsqueeze(1), -INF)
+        return z.gather(1, labels.unsqueeze(1)).squeeze(1).double() - others.amax(1).double()
+
+    worst = margins(net(x))
+    for _ in range(restarts):
+        a = inside(torch.where(torch.rand(x.shape) < 0.5, lower, upper))
+        for _ in range(steps):
+            worst = torch.minimum(worst, margins(net(a)))
+            with torch.enable_grad():
+                leaf = a.clone().requires_grad_()
+                (grad,) = torch.autograd.grad(margins(net(leaf)).sum(), leaf)
+            a = inside(torch.where(grad > 0, lower, torch.where(grad < 0, upper, a.double())))
+    return worst
+
+
+@each_method
+@each_net
+def test_no_float32_margin_is_below_its_bound(arguments, method):
+    for scale, eps in ((1.0, 1e-6), (1.0, 0.05), (1e3, 1e-3), (1e-3, 2.0)):
+        net = _net(arguments, scale)
+        x = torch.rand(10, *net.input_shape)
+        labels = net(x).argmax(1)
+        bound = margin_bound(net, x, labels, eps, method, batch_size=7)
+        assert bound.isfinite().all()
+        assert (bound <= _worst_margin(net, x, labels, eps)).all()
+
+
+@each_method
+@each_net
+def test_the_bound_loses_little(arguments, method):
+    net = _net(arguments)
+    x = torch.rand(10, *net.input_shape)
+    labels = net(x).argmax(1)
+    sound, exact = (margin_bound(net, x, labels, 0.01, method, sound=flag) for flag in (True, False))
+    size = rounding.reach(net, *rounding.box(x, 0.01)).largest.amax()
+    assert (sound < exact).all()
+    assert ((exact - sound) / size).median() < 1e-4
+
+
+def test_without_it_bounds_are_above_the_program():
+    """At radius 0 the bound is the exact margin, and rounding takes some computed margins below it."""
+    net = _net(NETS["mlp"], 1e3)
+    x = torch.rand(200, *net.input_shape)
+    labels = net(x).argmax(1)
+    margin = _worst_margin(net, x, labels, 0.0, restarts=0)
+    assert (margin_bound(net, x, labels, 0.0, "ibp", sound=False) > margin).any()
+    assert (margin_bound(net, x, labels, 0.0, "ibp") <= margin).all()
+
+
+@each_method
+@each_net
+def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
+    """Noise of the size of the activations, drawn at random and from the ends."""
+    exact = _net(arguments).double()
+    net = noisy.Noisy(exact).eval()
+    x, y = torch.rand(5, *exact.input_shape).double(), []
+    lower, upper = rounding.box(x, 0.1)
+    amounts, last = net.amounts(lower, upper)
+    amounts = [torch.rand_like(a) / 5 for a in amounts]
+    for k in range(60):
+        ends = k % 2
+        parts = [(2 * torch.rand_like(a) - 1) * a for a in amounts]
+        rest = iter([a.sign() * n if ends else a for a, n in zip(parts, amounts)])
+        t = torch.rand_like(x)
+        h = lower + (t.round() if ends else t) * (upper - lower)
+        for i, layer in enumerate(net.layers):
+            h = layer(h)
+            h = h + next(rest) if i in net.noisy else h
+        y.append(h.detach())
+    noisy.register()
+    with compat.float64_by_default(), torch.no_grad():
+        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), verbose=False)
+        ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
+        low, high = bounded.compute_bounds(x=(ball, *amounts), method=LIRPA_METHODS[method])
+    assert all(((low - last <= h) & (h <= high + last)).all() for h in y)
+
+
+def test_noise_is_computed_as_nothing():
+    net = _net(NETS["conv"])
+    program = noisy.Noisy(net).eval()
+    x = torch.rand(3, *net.input_shape)
+    amounts, last = program.amounts(*rounding.box(x, 0.1))
+    assert torch.equal(program(x, *amounts), net(x))
+    assert len(amounts) == sum(type(layer) not in rounding.MOVES for layer in net) - 1
+    assert last.shape == (3, 3) and (last > 0).all()
+
+
+def test_what_may_overflow_certifies_nothing():
+    net = _net(NETS["mlp"], 8e37)
+    x = torch.rand(3, *net.input_shape)
+    labels = net(x).argmax(1)
+    assert margin_bound(net, x, labels, 0.1, "ibp").tolist() == [-INF] * 3
+    assert not certify(net, x, labels, 0.0)["best"].any()
+
+
+def test_a_net_that_is_not_covered_needs_sound_false():
+    net = nn.Sequential(*_net(NETS["relu"]), nn.Sigmoid()).eval()
+    x = torch.rand(3, 1, 3, 3)
+    labels = net(x).argmax(1)
+    for function, arguments in ((margin_bound, ("ibp",)), (certify, (["ibp"],))):
+        with pytest.raises(TypeError, match="Sigmoid.*sound=False"):
+            function(net, x, labels, 0.1, *arguments)
+        function(net, x, labels, 0.1, *arguments, sound=False)
+
+
+def test_the_model_is_left_alone():
+    net = _net(NETS["head"])
+    before = copy.deepcopy(net.state_dict())
+    x = torch.rand(3, *net.input_shape)
+    certify(net, x, net(x).argmax(1), 0.01)
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in net.state_dict().items())
+    assert not net.training and all(p.grad is None for p in net.parameters())
