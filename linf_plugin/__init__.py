@@ -19,6 +19,7 @@ from .layers import (
 )
 from .models import ARCHITECTURES, Net, build
 from .ops import dist
+from .rounding import sound_radius
 
 __version__ = "0.1.0"
 
@@ -39,4 +40,5 @@ __all__ = [
     "reestimate_means",
     "save",
     "set_p",
+    "sound_radius",
 ]

@@ -75,7 +75,9 @@ def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: fl
 
     If every logit changes by at most lipschitz·‖δ‖∞, then for ‖δ‖∞ < radius the difference of any two
     changes by less than the margin, so the prediction stays.  Zhang et al. (arXiv 2102.05363), section 3.1.
-    The bound is about the real function; rounding errors of ``logits`` are not subtracted.  No gradient.
+    The bound is about the exact function, as if ``logits`` were its values: how far rounding took them, and would
+    take those of another input, depends on the net.  ``rounding.sound_radius`` has the net and subtracts it.
+    No gradient.
 
     Args:
         logits: (N, classes ≥ 2).

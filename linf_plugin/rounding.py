@@ -24,7 +24,7 @@ POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at m
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
 MOST_TERMS = 1 << 20  # that a sum may have
-DOUBLE_UNITS = 8 * 2.0**-53  # of the sizes in play: what float64 may do to each term of a linear bound
+DOUBLE_UNITS = 16 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
 
 
 class Reach(NamedTuple):
@@ -49,7 +49,7 @@ def _gamma(terms: int) -> float:
     """|computed − exact| ≤ gamma·Σ|terms| for a sum of products in any order, fused or not, with that many
     roundings at most on any path: n·u/(1 − n·u)."""
     if terms > MOST_TERMS:
-        raise ValueError(f"no bound of the rounding error is known for sums of more than {MOST_TERMS} terms, got {terms}")
+        raise ValueError(f"no rounding error is known for sums of more than {MOST_TERMS} terms, got {terms}")
     return terms * UNIT / (1 - terms * UNIT)
 
 
@@ -68,7 +68,7 @@ def _normalize(layer: Normalize, x: Reach) -> Reach:
 
 
 def _distance(layer, ends: tuple[Tensor, Tensor], moved: Tensor) -> Reach:
-    """``moved`` bounds ‖computed x − exact x‖_p, hence how far the exact norm of the one is from that of the other."""
+    """``moved`` bounds ‖computed x − exact x‖_p, hence how far apart the exact norms of the two are."""
     fan_in = math.prod(layer.weight.shape[1:])
     y = Reach(*ends, moved * OUTWARD)
     if layer.p == math.inf:  # one rounding a difference; their maximum is exact
@@ -123,7 +123,7 @@ def _relu(layer: nn.ReLU, x: Reach) -> Reach:
 
 def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
     nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh's slope is largest nearest to 0
-    y = Reach(x.lower.tanh(), x.upper.tanh(), x.error * (1 - nearest * nearest + 2.0**-50) * OUTWARD)
+    y = Reach(x.lower.tanh(), x.upper.tanh(), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
     return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
 
 
@@ -183,8 +183,8 @@ def check_program(model: nn.Module, x: Tensor) -> None:
         settings = torch.backends.cuda.matmul if x.is_cuda else settings
         if settings.fp32_precision not in ("none", "ieee"):
             raise RuntimeError(
-                f"{kind.__name__} would multiply float32 numbers as {settings.fp32_precision}, which no bound of the "
-                "rounding error covers: call torch.set_float32_matmul_precision('highest') before certifying"
+                f"{kind.__name__} would multiply float32 numbers as {settings.fp32_precision}, which no bound of "
+                "the rounding error covers: call torch.set_float32_matmul_precision('highest') before certifying"
             )
         if kind is nn.Conv2d and x.is_cuda and torch.backends.cudnn.enabled:
             raise RuntimeError(
@@ -223,32 +223,43 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
 
 def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
     """(N,): what float64 may do to a linear bound of this layer."""
-    terms, size, p = 1, 0.0, 0.0
+    terms, p, outputs = 1, 0.0, y.error[:1].numel()
+    size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1)
     if isinstance(layer, (LinfDistLinear, LinfDistConv2d)):
-        terms, size = math.prod(layer.weight.shape[1:]), layer.weight.abs().max().item()
+        terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
         p = 0.0 if layer.p == math.inf else layer.p
-    for a in (x, y):
-        size = size + a.largest.flatten(1).amax(1)
-    return DOUBLE_UNITS * (terms + y.error[:1].numel() + 8) * (terms + p + 8) * size
+    elif isinstance(layer, Normalize):
+        size = size * max(1.0, layer.scale)
+    _gamma(4 * outputs)  # as many products with a layer's bias are summed
+    return DOUBLE_UNITS * (terms + outputs + 8) * (terms + p + 8) * size
+
+
+class Noise(NamedTuple):
+    """``amount`` (N, *): how far float32, and the float64 evaluation of a bound, can take a layer from its exact
+    output.  ``limit`` (N,): the largest |bound| of that output for which the amount suffices."""
+
+    amount: Tensor
+    limit: Tensor
 
 
 @torch.no_grad()
-def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Tensor | None]:
-    """How far float32, and the float64 evaluation of a bound, can take each layer from its exact output.
+def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
+    """The noise of each layer; None for a layer that only moves values.  Arguments as ``reach``.
 
     Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
-    Arguments as ``reach``; None for a layer that only moves values.
     """
     x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
     for layer in layers(model):
         y = RULES[type(layer)](layer, x)
         amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(layer, x, y), y.error) + 2 * SMALLEST
-        amounts.append(None if type(layer) in MOVES else amount)
+        amounts.append(None if type(layer) in MOVES else Noise(amount, 2 * y.largest.flatten(1).amax(1)))
         x = y._replace(error=torch.zeros_like(y.error))
     return amounts
 
 
-def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
+def box(
+    x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf
+) -> tuple[Tensor, Tensor]:
     """The ℓ∞ ball around x within [low, high], in float64 and never too small, also for the rounding of sums over
     x in float64.  radius: one, or one a sample."""
     x = x.double()

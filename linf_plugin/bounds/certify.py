@@ -50,7 +50,8 @@ def margin_bound(
         sound: whether to cover rounding.
 
     Returns:
-        (N,) float64; −∞ where an activation may overflow.
+        (N,) float64; −∞ where an activation may overflow, or an intermediate bound is far looser than an
+        interval bound.
 
     Raises:
         ValueError: the method is unknown, eps is negative, the model is in training mode.
@@ -75,7 +76,8 @@ def margin_bound(
             part = x[i : i + batch_size]
             C = specification(labels[i : i + batch_size], classes, torch.float64)
             lower, upper = rounding.box(part, eps, low, high)
-            amounts, slack = exact.amounts(lower, upper) if sound else ((), lower.new_zeros(len(part), classes))
+            noises = exact.noises(lower, upper) if sound else None
+            amounts = noises.between if sound else ()
             if bounded is None:
                 first = (part[:1].double(), *(a[:1] for a in amounts))
                 bounded = BoundedModule(exact, first, device=x.device, verbose=False)
@@ -83,8 +85,9 @@ def margin_bound(
             bound, _ = bounded.compute_bounds(
                 x=(ball, *amounts), C=C, method=LIRPA_METHODS[method], bound_upper=False
             )
-            slack = torch.where(C == 0, 0, slack.unsqueeze(1)).sum(2)
-            bounds.append((bound - slack * rounding.OUTWARD).amin(1))
+            if sound:
+                bound = bound - torch.where(C == 0, 0, noises.slack(bounded).unsqueeze(1)).sum(2)
+            bounds.append(bound.amin(1))
     return torch.cat(bounds)
 
 

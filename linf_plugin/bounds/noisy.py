@@ -1,6 +1,7 @@
 """A net with unknown but bounded noise after its layers, for auto_LiRPA: how bounds cover rounding."""
 
 import functools
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,26 @@ def register() -> None:
     package.register_custom_op("linf::Within", BoundWithin)
 
 
+class Noises(NamedTuple):
+    """``between``: the amounts that ``Noisy`` takes beside x, and ``limits`` (N,) of the bounds there.  ``last``
+    (N, classes): the noise of the last layer, infinite where there is no bound."""
+
+    between: tuple[Tensor, ...]
+    limits: tuple[Tensor, ...]
+    last: Tensor
+
+    def slack(self, bounded) -> Tensor:
+        """(N, classes): what to subtract from bounds of the logits that a BoundedModule has just computed; infinite
+        also where one of its intermediate bounds is beyond its limit."""
+        nodes = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"]
+        within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
+        for node, limit in zip(nodes, self.limits, strict=True):
+            for end in (getattr(node, "lower", None), getattr(node, "upper", None)):
+                if end is not None:
+                    within &= end.abs().flatten(1).amax(1) <= limit
+        return torch.where(within.unsqueeze(1), self.last * rounding.OUTWARD, torch.inf)
+
+
 class Noisy(nn.Module):
     """A sequential net with ``rounding.noise`` after each layer, but for the last one that computes: there the
     noise is subtracted from the bound, so that auto_LiRPA still joins that layer with a specification."""
@@ -63,16 +84,18 @@ class Noisy(nn.Module):
         computing = [i for i, layer in enumerate(self.layers) if type(layer) not in rounding.MOVES]
         self.noisy = computing[:-1]
 
-    def amounts(self, lower: Tensor, upper: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-        """What ``forward`` takes beside x, for float32 inputs between lower and upper (N, *), and the noise of the
-        last layer, (N, classes): infinite where an activation may overflow."""
+    def noises(self, lower: Tensor, upper: Tensor) -> Noises:
+        """For float32 inputs between lower and upper (N, *); no bound where an activation may overflow."""
         noise = rounding.noise(nn.Sequential(*self.layers), lower, upper)
         finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
         for a in noise:
-            finite &= True if a is None else a.flatten(1).isfinite().all(1)
-        between = (torch.where(rounding.samples(finite, noise[i]), noise[i], 0) for i in self.noisy)
-        last = next((a.flatten(1) for a in reversed(noise) if a is not None), lower.new_zeros(len(lower), 1))
-        return tuple(between), torch.where(finite.unsqueeze(1), last, torch.inf)
+            finite &= True if a is None else a.amount.flatten(1).isfinite().all(1)
+        between = [noise[i] for i in self.noisy]
+        last = next((a.amount.flatten(1) for a in reversed(noise) if a is not None), lower.new_zeros(len(lower), 1))
+        return Noises(
+            tuple(torch.where(rounding.samples(finite, a.amount), a.amount, 0) for a in between),
+            tuple(a.limit for a in between), torch.where(finite.unsqueeze(1), last, torch.inf),
+        )
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
         rest = iter(amounts)

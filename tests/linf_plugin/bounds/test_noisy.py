@@ -39,7 +39,7 @@ def _net(arguments, scale=1.0):
 
 
 @torch.no_grad()
-def _worst_margin(net, x, labels, eps, steps=3, restarts=3):
+def _worst_margin(net, x, labels, eps, steps=3, restarts=2):
     """The smallest float32 margin found in the ball, with pixels in [0, 1]: corners, x, and gradient signs."""
     lower, upper = ((x.double() + sign * eps).clamp(0, 1) for sign in (-1, 1))
 
@@ -67,7 +67,7 @@ def _worst_margin(net, x, labels, eps, steps=3, restarts=3):
 @each_method
 @each_net
 def test_no_float32_margin_is_below_its_bound(arguments, method):
-    for scale, eps in ((1.0, 1e-6), (1.0, 0.05), (1e3, 1e-3), (1e-3, 2.0)):
+    for scale, eps in ((1.0, 1e-6), (1e3, 0.01), (1e-3, 2.0)):
         net = _net(arguments, scale)
         x = torch.rand(10, *net.input_shape)
         labels = net(x).argmax(1)
@@ -80,7 +80,7 @@ def test_no_float32_margin_is_below_its_bound(arguments, method):
 @each_net
 def test_the_bound_loses_little(arguments, method):
     net = _net(arguments)
-    x = torch.rand(10, *net.input_shape)
+    x = torch.rand(4, *net.input_shape)
     labels = net(x).argmax(1)
     sound, exact = (margin_bound(net, x, labels, 0.01, method, sound=flag) for flag in (True, False))
     size = rounding.reach(net, *rounding.box(x, 0.01)).largest.amax()
@@ -106,9 +106,9 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
     net = noisy.Noisy(exact).eval()
     x, y = torch.rand(5, *exact.input_shape).double(), []
     lower, upper = rounding.box(x, 0.1)
-    amounts, last = net.amounts(lower, upper)
+    amounts, _, last = net.noises(lower, upper)
     amounts = [torch.rand_like(a) / 5 for a in amounts]
-    for k in range(60):
+    for k in range(40):
         ends = k % 2
         parts = [(2 * torch.rand_like(a) - 1) * a for a in amounts]
         rest = iter([a.sign() * n if ends else a for a, n in zip(parts, amounts)])
@@ -130,10 +130,32 @@ def test_noise_is_computed_as_nothing():
     net = _net(NETS["conv"])
     program = noisy.Noisy(net).eval()
     x = torch.rand(3, *net.input_shape)
-    amounts, last = program.amounts(*rounding.box(x, 0.1))
+    amounts, limits, last = program.noises(*rounding.box(x, 0.1))
     assert torch.equal(program(x, *amounts), net(x))
     assert len(amounts) == sum(type(layer) not in rounding.MOVES for layer in net) - 1
-    assert last.shape == (3, 3) and (last > 0).all()
+    assert last.shape == (3, 3) and (last > 0).all() and all(limit.shape == (3,) for limit in limits)
+
+
+@each_method
+def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
+    """Layers of very different size, so that limits in another order would be exceeded."""
+    net = _net(dict(NETS["relu"], depth=4))
+    for k, layer in enumerate(m for m in net if isinstance(m, nn.Linear)):
+        layer.weight.data *= 0.01
+        layer.bias.data += 10.0 ** (3 - k)
+    program = noisy.Noisy(net.double()).eval()
+    x = torch.rand(3, *net.input_shape).double()
+    lower, upper = rounding.box(x, 0.1)
+    noises = program.noises(lower, upper)
+    noisy.register()
+    with compat.float64_by_default(), torch.no_grad():
+        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), verbose=False)
+        ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
+        bounded.compute_bounds(x=(ball, *noises.between), method=LIRPA_METHODS[method])
+    assert noises.slack(bounded).isfinite().all()
+    limits = list(noises.limits)
+    limits[1] = limits[1] * torch.tensor([1.0, 0.4, 1.0])  # of the first Linear
+    assert noises._replace(limits=tuple(limits)).slack(bounded).isfinite().all(1).tolist() == [True, False, True]
 
 
 def test_what_may_overflow_certifies_nothing():
