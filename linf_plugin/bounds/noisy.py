@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .. import compat, rounding
 
+
 @torch.library.custom_op("linf::within", mutates_args=())
 def within(x: Tensor, amount: Tensor) -> Tensor:
     """Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both."""

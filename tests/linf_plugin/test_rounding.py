@@ -11,7 +11,7 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from cases import INF
+from cases import INF, each_device
 from torch import nn
 
 from linf_plugin import (
@@ -296,7 +296,8 @@ DISTANCES = {"ops": dist, "blocked": blocked.dist, "reference": reference.dist}
 
 @pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 @pytest.mark.parametrize("p", POWERS, ids=lambda p: f"p={p}")
-def test_distances_err_less_than_assumed(p, distance):
+@each_device
+def test_distances_err_less_than_assumed(p, distance, device):
     """As docs/math.md assumes, in float32 and in float64."""
     for features in (1, 5, 100):
         for scale in (1e-30, 1.0, 1e30, "mixed"):
@@ -307,13 +308,14 @@ def test_distances_err_less_than_assumed(p, distance):
             exact = _norm(t, p, mpmath.mpf)
             for dtype, unit in ((torch.float32, UNIT), (torch.float64, 2.0**-53)):
                 units = (POWER_UNITS + features / p) * unit
-                got = _numbers(distance(x.to(dtype), w.to(dtype), p), mpmath.mpf)
+                got = _numbers(distance(x.to(device, dtype), w.to(device, dtype), p), mpmath.mpf)
                 assert (abs(got - exact) <= units * exact).all()
 
 
-def test_tanh_errs_less_than_assumed():
+@each_device
+def test_tanh_errs_less_than_assumed(device):
     bits = torch.arange(0, 0x42000000, 1021, dtype=torch.int32)  # from 0 to 32
-    x = bits.view(torch.float32)
+    x = bits.view(torch.float32).to(device)
     high = x.double().tanh()
     assert ((x.tanh().double() - high).abs() <= (TANH_UNITS * UNIT - 2.0**-48) * high).all()
     assert torch.equal((-x).tanh(), -x.tanh())
