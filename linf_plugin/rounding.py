@@ -24,6 +24,7 @@ POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at m
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
 MOST_TERMS = 1 << 20  # that a sum may have
+LEAST_SIZE = 2.0**-20  # stock rules widen intervals by 1e-8, whatever their size
 DOUBLE_UNITS = 16 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
 
 
@@ -224,7 +225,7 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
 def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
     """(N,): what float64 may do to a linear bound of this layer."""
     terms, p, outputs = 1, 0.0, y.error[:1].numel()
-    size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1)
+    size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
     if isinstance(layer, (LinfDistLinear, LinfDistConv2d)):
         terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
         p = 0.0 if layer.p == math.inf else layer.p
@@ -252,7 +253,8 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     for layer in layers(model):
         y = RULES[type(layer)](layer, x)
         amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(layer, x, y), y.error) + 2 * SMALLEST
-        amounts.append(None if type(layer) in MOVES else Noise(amount, 2 * y.largest.flatten(1).amax(1)))
+        limit = 2 * y.largest.flatten(1).amax(1) + LEAST_SIZE
+        amounts.append(None if type(layer) in MOVES else Noise(amount, limit))
         x = y._replace(error=torch.zeros_like(y.error))
     return amounts
 

@@ -64,8 +64,10 @@ class Noises(NamedTuple):
     last: Tensor
 
     def slack(self, bounded) -> Tensor:
-        """(N, classes): what to subtract from bounds of the logits that a BoundedModule has just computed; infinite
-        also where one of its intermediate bounds is beyond its limit."""
+        """(N, classes): what to subtract from bounds of the logits that a BoundedModule has just computed.
+
+        Infinite also where one of its intermediate bounds is beyond its limit.
+        """
         nodes = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"]
         within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
         for node, limit in zip(nodes, self.limits, strict=True):
@@ -92,7 +94,8 @@ class Noisy(nn.Module):
         for a in noise:
             finite &= True if a is None else a.amount.flatten(1).isfinite().all(1)
         between = [noise[i] for i in self.noisy]
-        last = next((a.amount.flatten(1) for a in reversed(noise) if a is not None), lower.new_zeros(len(lower), 1))
+        zero = lower.new_zeros(len(lower), 1)
+        last = next((a.amount.flatten(1) for a in reversed(noise) if a is not None), zero)
         return Noises(
             tuple(torch.where(rounding.samples(finite, a.amount), a.amount, 0) for a in between),
             tuple(a.limit for a in between), torch.where(finite.unsqueeze(1), last, torch.inf),
