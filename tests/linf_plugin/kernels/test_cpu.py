@@ -216,6 +216,22 @@ def test_what_the_kernels_take(x, w, p, taken):
     assert cpu.takes(p, x, w) == taken
 
 
+@pytest.mark.parametrize("p, backward", (
+    *((p, False) for p in (1.0, 3.0, 8.0, 48.0, 7.0, 100.5, INF)), *((p, True) for p in (1.0, 3.0, 8.0, 7.0, 100.5))
+), ids=lambda a: f"{a:g}")
+def test_ceiling(level, p, backward):
+    """A loop that the compiler had emptied would do far more than two additions or products a lane and cycle."""
+    assert 1e7 < cpu.ceiling(p, backward, threads=1) < 2 * 16 * 6e9
+
+
+def test_ceiling_names_a_wrong_argument():
+    with pytest.raises(ValueError, match="backward"):
+        cpu.ceiling(INF, backward=True)
+    for p in (0.5, math.nan):
+        with pytest.raises(ValueError, match="p must be"):
+            cpu.ceiling(p)
+
+
 # A process of its own: what is loaded, and whether there was a warning, is remembered.
 
 

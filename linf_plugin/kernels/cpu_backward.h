@@ -1,0 +1,196 @@
+// Backward.
+#pragma once
+#include "cpu_pairs.h"
+
+namespace {
+
+// Backward, p = ∞: one coordinate a pair.
+
+// Rows of a and b belong to one task each, then rows of w; each adds in ascending order.
+template <class T> void scatter_codes(const Call& c, const T* g, const int32_t* index, T* ga, T* gb, T* gw, int threads) {
+    if (ga || gb) parallel(c.n, threads, [&](int64_t n, int) {
+        for (int64_t k = 0; k < c.out; k++) {
+            const int32_t at = index[n * c.out + k];
+            if (at == NONE) continue;
+            T* to = at & 2 ? gb : ga;
+            const T v = g[n * c.out + k];
+            if (to) to[n * c.features + (at >> 2)] += at & 1 ? -v : v;
+        }
+    });
+    constexpr int64_t STEP = 16;  // a cache line of codes
+    if (gw) parallel(parts(c.out, STEP), threads, [&](int64_t block, int) {
+        for (int64_t n = 0; n < c.n; n++)
+            for (int64_t k = block * STEP; k < least(c.out, block * STEP + STEP); k++) {
+                const int32_t at = index[n * c.out + k];
+                if (at == NONE) continue;
+                const T v = g[n * c.out + k];
+                gw[k * c.features + (at >> 2)] -= at & 1 ? -v : v;
+            }
+    });
+}
+
+template <class T> void clear(const Call& c, int threads) {
+    const int64_t row = c.features * sizeof(T);
+    parallel(c.n, threads, [&](int64_t n, int) {
+        if (c.ga) memset((char*)c.ga + n * row, 0, row);
+        if (c.gb) memset((char*)c.gb + n * row, 0, row);
+    });
+    parallel(c.out, threads, [&](int64_t k, int) { if (c.gw) memset((char*)c.gw + k * row, 0, row); });
+}
+
+template <class T> void scatter(const Call& c) {
+    const int threads = (double)c.n * c.out * 10 + (double)(c.n + c.out) * c.features < 100e3 ? 1 : c.threads;
+    clear<T>(c, threads);
+    scatter_codes<T>(c, (const T*)c.g, c.index, (T*)c.ga, nullptr, (T*)c.gw, threads);
+}
+
+// Searches the coordinate of every pair, then scatters.
+template <class T, class Pair> void backward_infinite(const Call& c, const T* g, const T* y, int threads) {
+    Buffer<int32_t> index(c.n * c.out);
+    const T *a = (const T*)c.a, *b = (const T*)(Pair::BOX ? c.b : c.a), *w = (const T*)c.w;
+    parallel(c.n, threads, [&](int64_t n, int) {
+        for (int64_t k = 0; k < c.out; k++)
+            index[n * c.out + k] = find<T, Pair>(a + n * c.features, b + n * c.features, w + k * c.features, 0,
+                                                 c.features, y[n * c.out + k]);
+    });
+    scatter_codes<T>(c, g, index, (T*)c.ga, (T*)c.gb, (T*)c.gw, threads);
+}
+
+// Backward, finite p: lanes along the coordinates, so that no two tasks write to one place.
+
+constexpr int64_t BLOCK = 128;  // rows of w at a time; with their gradients half of the first-level cache
+
+// The loops over one vector of coordinates [i, i + LANES), rows n0…n1 of a and all rows of w.
+template <class T, class Pair, bool SCALED, class Term>
+void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_y, int64_t i, int64_t n0, int64_t n1,
+                    T* gw_to) {
+    constexpr int L = LANES<T>, G = Pair::BOX ? GROUP / 2 : GROUP;
+    const T *a = (const T*)c.a, *b = (const T*)c.b, *w = (const T*)c.w;
+    const int64_t features = c.features, m = features - i;
+    alignas(BYTES) T ws[BLOCK * L], gws[BLOCK * L];
+    for (int64_t k0 = 0; k0 < c.out; k0 += BLOCK) {
+        const int64_t rows = least(BLOCK, c.out - k0);
+        for (int64_t k = 0; k < rows; k++) {
+            store(ws + k * L, load_part(w + (k0 + k) * features + i, m));
+            store(gws + k * L, Vec<T>{});
+        }
+        for (int64_t n = n0; n < n1; n += G) {
+            Vec<T> av[G], bv[G], ga[G], gb[G];
+            const T *f[G], *s[G];
+            const int64_t count = least(G, n1 - n);
+            for (int r = 0; r < G; r++) {  // rows beyond the last have a factor of 0
+                const int64_t at = n + (r < count ? r : 0);
+                av[r] = load_part(a + at * features + i, m);
+                if (Pair::BOX) bv[r] = load_part(b + at * features + i, m);
+                ga[r] = gb[r] = Vec<T>{};
+                f[r] = factor + at * c.out + k0;
+                s[r] = inverse_y + at * c.out + k0;
+            }
+            const auto rows_of = [&](auto full) {
+                for (int64_t k = 0; k < rows; k++) {
+                    const Vec<T> wv = load(ws + k * L);
+                    Vec<T> sum = load(gws + k * L);
+#pragma GCC unroll 8
+                    for (int r = 0; r < G; r++) {
+                        if (!full && r >= count) break;
+                        Vec<T> t = Pair::difference(av[r], bv[r], wv);
+                        if (SCALED) t *= s[r][k];
+                        const Vec<T> v = term.gradient(t) * f[r][k];
+                        if constexpr (Pair::BOX) {
+                            Vec<T> va, vb;
+                            Pair::route(av[r], bv[r], wv, v, va, vb);
+                            ga[r] += va;
+                            gb[r] += vb;
+                            sum -= va + vb;
+                        } else {
+                            ga[r] += v;
+                            sum -= v;
+                        }
+                    }
+                    store(gws + k * L, sum);
+                }
+            };
+            struct Yes { constexpr operator bool() const { return true; } };
+            if (count == G) rows_of(Yes()); else rows_of(false);
+            for (int r = 0; r < count; r++) {
+                T *pa = (T*)c.ga + (n + r) * features + i, *pb = (T*)c.gb + (n + r) * features + i;
+                if (c.ga) store_part(pa, load_part(pa, m) + ga[r], m);
+                if (Pair::BOX && c.gb) store_part(pb, load_part(pb, m) + gb[r], m);
+            }
+        }
+        if (gw_to)
+            for (int64_t k = 0; k < rows; k++) {
+                T* to = gw_to + (k0 + k) * features + i;
+                store_part(to, load_part(to, m) + load(gws + k * L), m);
+            }
+    }
+}
+
+// factor = g·y^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.
+template <class T, class Pair, bool SCALED, class Term>
+void backward_dense(const Call& c, Term term, const T* g, const T* y, int threads) {
+    Buffer<T> factor(c.n * c.out), inverse_y(SCALED ? c.n * c.out : 0);
+    parallel(c.n, threads, [&](int64_t n, int) {
+        for (int64_t j = n * c.out; j < (n + 1) * c.out; j++) {
+            if (SCALED) inverse_y[j] = inverse(y[j]);
+            factor[j] = y[j] == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
+            if (!SCALED && c.p > 1) {
+                if (y[j] != 0) factor[j] /= power(y[j], (int)c.p - 1);
+            }
+        }
+    });
+    // Few coordinates leave threads idle: then slices of n too, each with a gradient of w of its own.
+    // Their number depends on the problem alone, as the order of additions must.
+    const int64_t vectors = parts(c.features, LANES<T>);
+    const int64_t slices = vectors >= 16 ? 1 : least(parts(16, vectors), parts(c.n, 256));
+    const int64_t slice = parts(parts(c.n, slices), GROUP) * GROUP, size = c.out * c.features;
+    Buffer<T> extra(c.gw ? (slices - 1) * size : 0);
+    if (c.gw && slices > 1) memset(extra, 0, (slices - 1) * size * sizeof(T));
+    parallel(vectors * slices, threads, [&](int64_t task, int) {
+        const int64_t i = task % vectors * LANES<T>, s = task / vectors;
+        T* gw = !c.gw ? nullptr : s ? extra + (s - 1) * size : (T*)c.gw;
+        backward_lanes<T, Pair, SCALED>(c, term, factor, inverse_y, i, s * slice, least(c.n, (s + 1) * slice), gw);
+    });
+    for (int64_t s = 1; c.gw && s < slices; s++)
+        for (int64_t j = 0; j < size; j++) ((T*)c.gw)[j] += extra[(s - 1) * size + j];
+}
+
+// Whether t^(p−1)·y^(1−p) stays in range unscaled.
+template <class T> bool tame(const T* y, int64_t count, double p) {
+    T low = Lanes<T>::LARGEST, high = 0;
+    for (int64_t j = 0; j < count; j++) {
+        if (y[j] != y[j]) return false;
+        if (y[j] != 0 && y[j] < low) low = y[j];
+        if (y[j] > high) high = y[j];
+    }
+    const double room = sizeof(T) == 4 ? 60 : 400;
+    return p * __builtin_log2(high > 0 ? high : 1) < room && p * __builtin_log2(low) > -room;
+}
+
+template <class T, class Pair> void backward_one(const Call& c, const T* g, const T* y) {
+    const int threads = useful_threads(c, 0.15);
+    if (c.p == __builtin_inf()) return backward_infinite<T, Pair>(c, g, y, threads);
+    if (c.p >= THRESHOLD_FROM) {
+        const T least = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (c.p - 1));
+        return backward_dense<T, Pair, true>(c, Visible<T>{(T)c.p, least}, g, y, threads);
+    }
+    with_term<T, Pair::BOX>(c.p, [&](auto term) {
+        if constexpr (decltype(term)::WHOLE == 1) backward_dense<T, Pair, false>(c, term, g, y, threads);
+        else if (decltype(term)::WHOLE && tame(y, c.n * c.out, c.p)) backward_dense<T, Pair, false>(c, term, g, y, threads);
+        else backward_dense<T, Pair, true>(c, term, g, y, threads);
+    });
+}
+
+template <class T> void backward(const Call& c) {
+    clear<T>(c, useful_threads(c, 0.15));
+    if (c.n && c.out && c.features) backward_one<T, Point<T>>(c, (const T*)c.g, (const T*)c.y);
+}
+
+template <class T> void box_backward(const Call& c) {
+    clear<T>(c, useful_threads(c, 0.15));
+    if (c.n == 0 || c.out == 0 || c.features == 0) return;
+    backward_one<T, Nearest<T>>(c, (const T*)c.g, (const T*)c.y);
+    backward_one<T, Farthest<T>>(c, (const T*)c.g2, (const T*)c.y2);
+}
+
+}  // namespace

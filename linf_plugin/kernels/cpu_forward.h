@@ -1,0 +1,394 @@
+// Forward: tiles of pairs.
+#pragma once
+#include "cpu_pairs.h"
+
+namespace {
+
+// The tile: ROWS rows against VECTORS vectors of packed rows, over ``depth`` coordinates.
+
+// One side is packed: PANEL rows side by side, coordinate after coordinate; the other is read in its rows.
+template <class T> void pack(const T* a, int64_t features, int64_t count, T* to) {
+    constexpr int P = PANEL<T>;
+    if (count < P) memset(to, 0, features * P * sizeof(T));
+    for (int64_t i0 = 0; i0 < features; i0 += 16) {
+        const int64_t i1 = least(features, i0 + 16);
+        for (int64_t lane = 0; lane < count; lane++)
+            for (int64_t i = i0; i < i1; i++) to[i * P + lane] = a[lane * features + i];
+    }
+}
+
+template <class T> bool all_finite(const T* a, int64_t count) {
+    Vec<T> sum[4] = {};  // 0·v is NaN for NaN and infinities
+    int64_t i = 0;
+    for (; i + 4 * LANES<T> <= count; i += 4 * LANES<T>)
+        for (int v = 0; v < 4; v++) sum[v] += load(a + i + v * LANES<T>) * (T)0;
+    for (; i < count; i += LANES<T>) sum[0] += load_part(a + i, count - i) * (T)0;
+    return total<T>(sum[0] + sum[1] + (sum[2] + sum[3])) == 0;
+}
+
+template <class T> struct Rows {  // of the side that is not packed; beyond the last, the last again
+    const T* first;
+    int64_t stride, count;
+    INLINE const T* operator[](int64_t r) const { return first + (r < count ? r : count - 1) * stride; }
+};
+
+struct Maximum {};
+// Terms that need many registers leave fewer to the sums.
+template <class T, class Term> constexpr bool lean = std::is_same_v<Term, Real<T>> || std::is_same_v<Term, Whole<T>>;
+
+template <class T, class Pair, bool SCALED, int R, int V, class Term>
+INLINE void tile(const T* a, const T* b, const Rows<T>& rows, int64_t r0, int64_t k0, int64_t depth, Term term,
+                 const T* scale, T* y, bool join) {
+    constexpr int P = PANEL<T>, L = LANES<T>;
+    constexpr bool MAXIMUM = std::is_same_v<Term, Maximum>;
+    const T* w[R];
+    for (int r = 0; r < R; r++) w[r] = rows[r0 + r] + k0;
+    Vec<T> sum[R][V] = {};
+    for (int64_t k = 0; k < depth; k++) {
+        Vec<T> lower[V], upper[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+            lower[v] = load(a + k * P + v * L);
+            if (Pair::BOX) upper[v] = load(b + k * P + v * L);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const Vec<T> wr = splat(w[r][k]);
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                if constexpr (MAXIMUM) {
+                    sum[r][v] = max_magnitude(sum[r][v], Pair::for_maximum(lower[v], upper[v], wr));
+                } else {
+                    Vec<T> t = Pair::difference(lower[v], upper[v], wr);
+                    if (SCALED) t *= load(scale + r * P + v * L);
+                    sum[r][v] += term(t);
+                }
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) {
+            T* to = y + r * P + v * L;
+            Vec<T> s = sum[r][v];
+            if (join) {
+                if constexpr (MAXIMUM) s = max(s, load(to)); else s += load(to);
+            }
+            store(to, s);
+        }
+}
+
+// Tiles for ``rows`` × a panel of ``lanes`` rows; y and scale are (row, PANEL), rows padded to ROWS.
+template <class T, class Pair, bool SCALED = false, class Term>
+void sweep(const T* a, const T* b, int lanes, const Rows<T>& rows, int64_t k0, int64_t depth, Term term,
+           const T* scale, T* y, bool join) {
+    constexpr int P = PANEL<T>, L = LANES<T>;
+    constexpr bool LEAN = lean<T, Term> || Pair::BOX;
+    constexpr int R = LEAN ? ROWS / 2 : ROWS, V = LEAN ? VECTORS / 2 : VECTORS;
+    a += k0 * P;
+    b += k0 * P;
+    for (int64_t r = 0; r < rows.count; r += R) {
+        int v = 0;
+        for (; v + V <= VECTORS && v * L < lanes && (v + V - 1) * L < lanes; v += V)
+            tile<T, Pair, SCALED, R, V>(a + v * L, b + v * L, rows, r, k0, depth, term, scale + r * P + v * L,
+                                        y + r * P + v * L, join);
+        for (; v * L < lanes; v++)
+            tile<T, Pair, SCALED, R, 1>(a + v * L, b + v * L, rows, r, k0, depth, term, scale + r * P + v * L,
+                                        y + r * P + v * L, join);
+    }
+}
+
+constexpr int64_t DEPTH = 128;             // coordinates of a panel that stay in the first-level cache
+constexpr int64_t SLAB_BYTES = 32 << 20;   // packed at a time
+constexpr int SUB = 64;                    // coordinates that share a maximum
+constexpr int64_t MAXIMA_BYTES = 384 << 10, MOST_ROWS = 192;  // of a task
+
+enum class Plan { MAXIMUM, INDEX, SINGLE, SCALED, SPARSE };
+
+template <class T> struct Work {  // one task: rows × the lanes of a panel
+    const T *a, *b;               // the panel
+    int lanes;
+    Rows<T> rows;
+    int64_t features;
+    const T *pa, *pb;             // the same rows as in the panel, unpacked
+    T *y, *scale, *maxima;        // (rows, PANEL); maxima (subs, rows, PANEL)
+    int32_t* index;               // (rows, PANEL)
+    bool swapped;                 // the panel holds w
+};
+
+template <class T, class Pair, bool SCALED = false, class Term> void sums(const Work<T>& k, Term term, T* y) {
+    for (int64_t k0 = 0; k0 < k.features; k0 += DEPTH)
+        sweep<T, Pair, SCALED>(k.a, k.b, k.lanes, k.rows, k0, least(DEPTH, k.features - k0), term, k.scale, y, k0 > 0);
+}
+
+// Where row r of the work and lane of the panel lie as (end of a box or point, weight).
+template <class T> struct Ends { const T *a, *b, *w; };
+template <class T> Ends<T> ends(const Work<T>& k, int64_t r, int lane) {
+    const T *row = k.rows[r], *packed = k.pa + lane * k.features;
+    if (k.swapped) return {row, row, packed};
+    return {packed, k.pb + lane * k.features, row};
+}
+
+// y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.
+template <class T> void finish(const Work<T>& k, T* sum, double p) {
+    const int64_t count = k.rows.count * PANEL<T>;
+    roots(sum, count, p);
+    for (int64_t j = 0; j < count; j++)
+        k.y[j] = k.y[j] == 0 ? 0 : k.y[j] <= Lanes<T>::LARGEST ? k.y[j] * sum[j] : (T)__builtin_nan("");
+}
+
+template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term term, T* sum, double p) {
+    sums<T, Pair>(k, Maximum(), k.y);
+    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    sums<T, Pair, true>(k, term, sum);
+    finish(k, sum, p);
+}
+
+// One pass without a scale.  Where sums leave the range in which no visible term over- or underflows, again
+// with it: pair by pair if they are few.
+template <class T, class Pair, class Term> void single(const Work<T>& k, Term term, T* sum, double p) {
+    sums<T, Pair>(k, term, k.y);
+    const auto bad = [&](T s) { return !(s >= 1 / Lanes<T>::ROOM && s <= Lanes<T>::ROOM); };
+    int64_t count = 0;
+    for (int64_t r = 0; r < k.rows.count; r++)
+        for (int j = 0; j < k.lanes; j++) count += bad(k.y[r * PANEL<T> + j]);
+    if (16 * count > k.rows.count * k.lanes) return scaled<T, Pair>(k, term, sum, p);
+    for (int64_t r = 0; count && r < k.rows.count; r++)
+        for (int j = 0; j < k.lanes; j++) {
+            T& y = k.y[r * PANEL<T> + j];
+            if (!bad(y)) continue;
+            const auto e = ends(k, r, j);
+            y = pair_norm<T, Pair>(e.a, e.b, e.w, k.features, term, p);
+            // stored as the power that the root below undoes would lose digits: mark instead
+            sum[r * PANEL<T> + j] = y;
+            y = -1;
+        }
+    if (p == 1) {
+        for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++)
+            if (k.y[j] < 0) k.y[j] = sum[j];
+        return;
+    }
+    for (int64_t r = 0; r < k.rows.count; r++) {
+        T* y = k.y + r * PANEL<T>;
+        T s[PANEL<T>];
+        memcpy(s, y, sizeof s);
+        roots(y, k.lanes, p);
+        for (int j = 0; j < k.lanes; j++)
+            if (s[j] < 0) y[j] = sum[r * PANEL<T> + j];
+    }
+}
+
+int64_t sub_size(int64_t features) {  // at most 128 of them, so that a task's maxima stay small
+    return most(SUB, parts(parts(features, 128), SUB) * SUB);
+}
+
+// Maxima of each SUB coordinates, and over all in k.y.
+template <class T, class Pair> void maxima(const Work<T>& k) {
+    const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
+    for (int64_t s = 0; s * sub < k.features; s++) {
+        T* m = k.maxima + s * size;
+        sweep<T, Pair>(k.a, k.b, k.lanes, k.rows, s * sub, least(sub, k.features - s * sub), Maximum(), k.scale, m, false);
+        for (int64_t j = 0; j < size; j += LANES<T>) store(k.y + j, s ? max(load(k.y + j), load(m + j)) : load(m + j));
+    }
+}
+
+// The blocks are visited one after the other for all pairs, so that their coordinates stay in the cache.
+template <class T, class Pair> void index(const Work<T>& k) {
+    maxima<T, Pair>(k);
+    const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
+    unsigned left[MOST_ROWS][VECTORS];  // lanes whose coordinate is not found yet
+    for (int v = 0; v < VECTORS; v++) {
+        const int64_t in = most(0, least(LANES<T>, k.lanes - v * LANES<T>));
+        for (int64_t r = 0; r < k.rows.count; r++) left[r][v] = (unsigned)((1ull << in) - 1);
+    }
+    for (int64_t s = 0; s * sub < k.features; s++)
+        for (int64_t r = 0; r < k.rows.count; r++)
+            for (int v = 0; v < VECTORS; v++) {
+                const int64_t j = r * PANEL<T> + v * LANES<T>;
+                unsigned hit = left[r][v] & at_least(load(k.maxima + s * size + j), load(k.y + j));
+                left[r][v] &= ~hit;
+                for (; hit; hit &= hit - 1) {
+                    const int lane = __builtin_ctz(hit);
+                    const auto e = ends(k, r, v * LANES<T> + lane);
+                    k.index[j + lane] =
+                        find<T, Pair>(e.a, e.b, e.w, s * sub, least((s + 1) * sub, k.features), k.y[j + lane]);
+                }
+            }
+}
+
+// Terms of several pairs, raised to the power a vector at a time.
+template <class T, class Term> struct Queue {
+    Term term;
+    T* sum;
+    int count = 0;
+    int64_t to[2 * LANES<T>];
+    T z[2 * LANES<T>];
+
+    INLINE void push(T value, int64_t pair) {
+        z[count] = value;
+        to[count] = pair;
+        if (++count == LANES<T>) flush();
+    }
+    void flush() {
+        T y[LANES<T>];
+        store(y, term(load(z)));
+        for (int j = 0; j < count; j++) sum[to[j]] += y[j];
+        count = 0;
+    }
+};
+
+// Only coordinates with |t| ≥ M·2^(−INVISIBLE/p) are raised to the power; the others are below half an ulp even
+// together.  The maxima of blocks tell where they are.
+template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term term, T* sum, double p) {
+    maxima<T, Pair>(k);
+    const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
+    const T visible = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / p);
+    memset(sum, 0, k.rows.count * PANEL<T> * sizeof(T));
+    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    Queue<T, Term> queue{term, sum, 0, {}, {}};
+    for (int64_t s = 0; s * sub < k.features; s++)
+        for (int64_t r = 0; r < k.rows.count; r++)
+            for (int v = 0; v * LANES<T> < k.lanes; v++) {
+                const int64_t j = r * PANEL<T> + v * LANES<T>, in = least(LANES<T>, k.lanes - v * LANES<T>);
+                unsigned visit = at_least(load(k.maxima + s * size + j), load(k.y + j) * visible);
+                for (visit &= (unsigned)((1ull << in) - 1); visit; visit &= visit - 1) {
+                    const int lane = __builtin_ctz(visit);
+                    const auto e = ends(k, r, v * LANES<T> + lane);
+                    const int64_t end = least((s + 1) * sub, k.features);
+                    const Vec<T> bound = splat(k.y[j + lane] * visible);
+                    for (int64_t i = s * sub; i < end; i += LANES<T>) {
+                        const Vec<T> t = magnitude<T>(pair_difference<T, Pair>(e.a, e.b, e.w, i, end));
+                        for (unsigned hit = at_least(t, bound); hit; hit &= hit - 1)
+                            queue.push(t[__builtin_ctz(hit)] * k.scale[j + lane], j + lane);
+                    }
+                }
+            }
+    queue.flush();
+    finish(k, sum, p);
+}
+
+template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, double p) {
+    if (plan == Plan::MAXIMUM) return sums<T, Pair>(k, Maximum(), k.y);
+    if (plan == Plan::INDEX) return index<T, Pair>(k);
+    if (plan == Plan::SPARSE && whole(p)) return sparse<T, Pair>(k, Whole<T>{(int)p}, sum, p);
+    if (plan == Plan::SPARSE) return sparse<T, Pair>(k, Real<T>{(T)p}, sum, p);
+    with_term<T, Pair::BOX>(p, [&](auto term) {
+        if (plan == Plan::SINGLE) single<T, Pair>(k, term, sum, p);
+        else scaled<T, Pair>(k, term, sum, p);
+    });
+}
+
+// What maxima may have dropped: rows that hold NaN or infinities.
+template <class T, class Pair>
+void mend(const Call& c, const bool* odd_a, const bool* odd_w, T* y, int32_t* index) {
+    const T *a = (const T*)c.a, *b = (const T*)c.b, *w = (const T*)c.w;
+    for (int64_t n = 0; n < c.n; n++)
+        for (int64_t k = 0; k < c.out; k++) {
+            if (!odd_a[n] && !odd_w[k]) continue;
+            const int64_t i = n * c.features, j = k * c.features;
+            const T* upper = b ? b + i : a;
+            const T v = c.p == __builtin_inf() ? pair_maximum<T, Pair>(a + i, upper, w + j, c.features)
+                : whole(c.p) ? pair_norm<T, Pair>(a + i, upper, w + j, c.features, Whole<T>{(int)c.p}, c.p)
+                : pair_norm<T, Pair>(a + i, upper, w + j, c.features, Real<T>{(T)c.p}, c.p);
+            y[n * c.out + k] = v;
+            if (index) index[n * c.out + k] = find<T, Pair>(a + i, upper, w + j, 0, c.features, v);
+        }
+}
+
+template <class T, class First, class Second> void forward(const Call& c) {
+    constexpr int P = PANEL<T>;
+    constexpr bool BOX = First::BOX;
+    const bool infinite = c.p == __builtin_inf();
+    const Plan plan = infinite ? (c.index ? Plan::INDEX : Plan::MAXIMUM)
+        : c.p >= (whole(c.p) ? THRESHOLD_FROM : REAL_THRESHOLD_FROM) ? Plan::SPARSE
+        : whole(c.p) && c.p <= 32 ? Plan::SINGLE : Plan::SCALED;
+    const bool blocks = plan == Plan::INDEX || plan == Plan::SPARSE;
+    if (c.n == 0 || c.out == 0) return;
+
+    // Pack x or w: whichever costs less.  Lanes beyond the last row are wasted; packing takes about as long as
+    // 16 coordinate pairs a number, and results of a packed x are stored transposed.
+    const auto cost = [&](int64_t packed, int64_t rows, bool transposed) {
+        return (double)parts(packed, LANES<T>) * LANES<T> * rows * most(c.features, 1) + 16.0 * packed * c.features
+            + (transposed ? 16.0 * packed * rows : 0);
+    };
+    const bool swapped = !BOX && cost(c.out, c.n, false) < cost(c.n, c.out, true);
+    const int64_t packed = swapped ? c.out : c.n, others = swapped ? c.n : c.out;
+    const T *side = (const T*)(swapped ? c.w : c.a), *other = (const T*)(swapped ? c.a : c.w);
+    const T* upper = BOX ? (const T*)c.b : side;
+
+    const int threads = useful_threads(c, infinite ? 0.03 : 0.1);
+    const int64_t panel_size = most(c.features, 1) * P;
+    const int64_t panels = most(1, least(parts(packed, P), SLAB_BYTES / (panel_size * (int64_t)sizeof(T))));
+    const int64_t subs = parts(c.features, sub_size(c.features));
+    int64_t step = blocks ? MAXIMA_BYTES / (most(subs, 1) * P * (int64_t)sizeof(T)) : MOST_ROWS;
+    step = least(step, parts(others, parts(4 * threads, panels)));
+    step = least(MOST_ROWS, most(1, parts(step, ROWS)) * ROWS);
+
+    Buffer<T> store_a(panels * panel_size), store_b(BOX ? panels * panel_size : 0);
+    Buffer<bool> odd(c.n + c.out);
+    bool *odd_a = odd, *odd_w = odd + c.n;
+    const int64_t scratch = step * P * (3 + (blocks ? subs : 0));
+    Buffer<T> scratches(threads * scratch);
+    Buffer<int32_t> indices(plan == Plan::INDEX ? threads * step * P : 0);
+    bool any = false;
+
+    for (int64_t p0 = 0; p0 < packed; p0 += panels * P) {
+        const int64_t here = least(panels, parts(packed - p0, P));
+        parallel(here, threads, [&](int64_t q, int) {
+            const int64_t first = p0 + q * P, count = least(P, packed - first);
+            pack(side + first * c.features, c.features, count, store_a + q * panel_size);
+            if (BOX) pack(upper + first * c.features, c.features, count, store_b + q * panel_size);
+            for (int64_t n = first; n < first + count; n++)
+                (swapped ? odd_w : odd_a)[n] = !all_finite(side + n * c.features, c.features)
+                    || (BOX && !all_finite(upper + n * c.features, c.features));
+        });
+        parallel(here * parts(others, step), threads, [&](int64_t task, int slot) {
+            const int64_t q = task % here, r0 = task / here * step, first = p0 + q * P;
+            Work<T> k;
+            k.a = store_a + q * panel_size;
+            k.b = BOX ? store_b + q * panel_size : k.a;
+            k.lanes = (int)least(P, packed - first);
+            k.rows = {other + r0 * c.features, c.features, least(step, others - r0)};
+            k.features = c.features;
+            k.pa = side + first * c.features;
+            k.pb = upper + first * c.features;
+            k.y = scratches + slot * scratch;
+            k.scale = k.y + step * P;
+            T* sum = k.scale + step * P;
+            k.maxima = sum + step * P;
+            k.index = plan == Plan::INDEX ? indices + slot * step * P : nullptr;
+            k.swapped = swapped;
+            if (p0 == 0 && q == 0)  // they come to the cache for the tiles
+                for (int64_t r = 0; r < k.rows.count; r++)
+                    (swapped ? odd_a : odd_w)[r0 + r] = !all_finite(k.rows[r], c.features);
+            for (int which = 0; which < (BOX ? 2 : 1); which++) {
+                T* y = (T*)(which ? c.y2 : c.y);
+                if (c.features == 0) {
+                    memset(k.y, 0, step * P * sizeof(T));
+                    if (k.index) memset(k.index, NONE, step * P * sizeof(int32_t));
+                } else if (which) {
+                    run<T, Second>(k, plan, sum, c.p);
+                } else {
+                    run<T, First>(k, plan, sum, c.p);
+                }
+                if (swapped) {
+                    for (int64_t r = 0; r < k.rows.count; r++) {
+                        memcpy(y + (r0 + r) * c.out + first, k.y + r * P, k.lanes * sizeof(T));
+                        if (c.index) memcpy(c.index + (r0 + r) * c.out + first, k.index + r * P, k.lanes * sizeof(int32_t));
+                    }
+                } else {
+                    for (int64_t lane = 0; lane < k.lanes; lane++)
+                        for (int64_t r = 0; r < k.rows.count; r++) {
+                            y[(first + lane) * c.out + r0 + r] = k.y[r * P + lane];
+                            if (c.index) c.index[(first + lane) * c.out + r0 + r] = k.index[r * P + lane];
+                        }
+                }
+            }
+        });
+    }
+    for (int64_t n = 0; n < c.n + c.out; n++) any |= odd[n];
+    if (!any) return;
+    mend<T, First>(c, odd_a, odd_w, (T*)c.y, c.index);
+    if (BOX) mend<T, Second>(c, odd_a, odd_w, (T*)c.y2, nullptr);
+}
+
+}  // namespace
