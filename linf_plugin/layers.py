@@ -103,11 +103,11 @@ class LinfDistLinear(_DistanceLinear):
 
 
 class SortDistLinear(_DistanceLinear):
-    """SortNet's neuron: y_k = Σ_j c_j·|x − w_k|_(j) + b_k, |t| in descending order, at evaluation; in training
-    the ℓp distance on a random subset of the inputs, whose mean at p = ∞ this is.
+    """SortNet's neuron: at evaluation y_k = Σ_j c_j·|x − w_k|_(j) + b_k, |t| in descending order; in training the
+    ℓp distance on a random subset of the inputs, whose mean at p = ∞ that is, but for coordinates beyond the k-th.
 
-    c as in ``linf_plugin.sorted_dist``.  Zhang et al. (arXiv 2210.01787), sections 4 and 5.  Inputs that must
-    not be dropped, such as pixels, want a ``LinfDistLinear``.
+    c as in ``linf_plugin.sorted_dist``.  Zhang et al. (arXiv 2210.01787), section 4.  Inputs that must not be
+    dropped, such as pixels, want a ``LinfDistLinear``.
 
     Args:
         in_features, out_features, bias, p, identity_init: as ``LinfDistLinear``; p is that of training.
@@ -115,8 +115,8 @@ class SortDistLinear(_DistanceLinear):
         k: how many coordinates count at evaluation.
         group: samples that share a subset, which all outputs have in common.
 
-    Subsets that keep nothing are not drawn.  They come from torch's generator for the CPU, as ``nn.Dropout``'s
-    do, on every device.
+    A subset keeps at least one input.  On every device subsets come from torch's generator for the CPU.  Training
+    at finite p holds the kept columns of the weight once a group until the backward pass.
 
     Shape: (..., in_features) → (..., out_features).
     ``lipschitz`` with respect to ℓ∞: 1 at evaluation, whatever p is: c descends, so y_k is the largest
@@ -141,6 +141,7 @@ class SortDistLinear(_DistanceLinear):
             return ops.dist(x, self.weight, self.p if self.training else math.inf)
         if not self.training:
             return ops.sorted_dist(x, self.weight, self.rho, self.k)
+        ops.check_rows(x, self.weight)
         groups = x.split(self.group)
         keep = random_subsets(len(groups), self.in_features, self.rho)
         return torch.cat([

@@ -116,7 +116,8 @@ def _features(spec: dict) -> int:
 def _dist_features(spec: dict, widths, layer: str = "dist", **arguments) -> None:
     for width in widths:
         _append(
-            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=True, **arguments
+            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=True,
+            **arguments,
         )
         _append(spec, "mean_shift", num_features=width)
 

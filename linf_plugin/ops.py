@@ -4,7 +4,7 @@
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
 ``sorted_dist``    as ``dist``: weighted sums of the largest coordinates, in blocked PyTorch on every device
-``box_dist``, ``box_conv2d``, ``box_sorted_dist``   the exact range of the above over a box; what interval bounds need
+``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box; what interval bounds need
 ``shift``          (x + sign·offset)·scale, a channel at a time; what bound propagation sees of biases and means
 The distances have a ``…_backward`` that is not itself differentiable.
 
@@ -354,7 +354,7 @@ def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tens
         ValueError: p is NaN or below 1, shapes do not fit, devices differ; with ``check``, NaN or ±inf.
     """
     p = check_p(p)
-    _check_rows(check, x, w)
+    check_rows(x, w, check)
     return torch.ops.linf.dist.default(x, w, p)
 
 
@@ -381,12 +381,13 @@ def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int = 10, check: bool = Fal
         TypeError, ValueError: as ``dist``; rho or k is no number, or out of range.
     """
     rho, k = check_rho(rho), check_k(k)
-    _check_rows(check, x, w)
+    check_rows(x, w, check)
     return torch.ops.linf.sorted_dist.default(x, w, rho, k)
 
 
-def _check_rows(check: bool, x: Tensor, w: Tensor) -> None:
-    check_tensors(check, x=x, w=w)
+def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
+    """``check_tensors`` of x (N, in) and w (out, in), and their shapes."""
+    check_tensors(check_finite, x=x, w=w)
     for name, a, shape in (("x", x, "(N, in)"), ("w", w, "(out, in)")):
         if a.dim() != 2:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(a.shape)}")

@@ -253,7 +253,8 @@ def CertifiedRadius(x, logits, lipschitz):
     return radius
 
 
-BODIES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}  # what ``translate`` makes nodes of
+# What ``translate`` makes nodes of.
+BODIES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
 
 # Callees before callers, as ONNX wants them.
 FUNCTIONS = {f.name: f for f in (DistBlocks, DistJoin, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)} | BODIES

@@ -109,7 +109,9 @@ def fit(
                     batch = x[rows] if augment is None else augment(x[rows], generator)
                     value = loss(model, batch, y[rows], step)
                     if not math.isfinite(value.item()):
-                        raise FloatingPointError(f"loss is {value.item()} in epoch {epoch}, step {i} (p={step.p:g})")
+                        raise FloatingPointError(
+                            f"loss is {value.item()} in epoch {epoch}, step {i} (p={step.p:g})"
+                        )
                     optimizer.zero_grad()
                     value.backward()
                     if after_backward is not None:

@@ -362,7 +362,8 @@ def test_sorted_dist_of_any_strides(layout, device):
     x, w = (layout(a) for a in rows((3, 5, 7), dtype=torch.float64, device=device))
     ends = [layout(a) for a in box(x)]
     assert_agrees(
-        lambda x, w: linf.sorted_dist(x, w, 0.4, 4), lambda x, w: sorted_dist(x, w, 0.4, 4), (x, w), INF, 7, terms=5
+        lambda x, w: linf.sorted_dist(x, w, 0.4, 4), lambda x, w: sorted_dist(x, w, 0.4, 4), (x, w),
+        INF, 7, terms=5,
     )
     assert_agrees(
         lambda *a: linf.box_sorted_dist(*a, 0.4, 4), lambda *a: box_sorted_dist(*a, 0.4, 4), (*ends, w),
@@ -465,7 +466,8 @@ def test_gradcheck_of_sorted_sums(sort):
         gaps = (z[..., 1:] - z[..., :-1])[z[..., 1:] > 0]
         assert gaps.min() > 1e-4  # gradcheck steps by 1e-6
     assert _least_gap(x[:, None] - w, above, below, above - below) > 1e-4
-    assert torch.autograd.gradcheck(lambda *a: linf.sorted_dist(*a, *sort), (x.requires_grad_(), w.requires_grad_()))
+    tensors = tuple(a.requires_grad_() for a in (x, w))
+    assert torch.autograd.gradcheck(lambda *a: linf.sorted_dist(*a, *sort), tensors)
     tensors = tuple(a.detach().requires_grad_() for a in (lower, upper, w))
     assert torch.autograd.gradcheck(lambda *a: linf.box_sorted_dist(*a, *sort), tensors)
 

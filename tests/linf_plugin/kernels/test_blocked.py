@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from cases import EXPONENTS, INF, Calls, box, each_dtype, each_sort, few_p, gradient_tolerance, rows, value_tolerance
+from cases import (
+    EXPONENTS,
+    INF,
+    Calls,
+    box,
+    each_dtype,
+    each_sort,
+    few_p,
+    gradient_tolerance,
+    rows,
+    value_tolerance,
+)
 
 from linf_plugin.kernels import blocked, reference
 

@@ -97,7 +97,9 @@ SORTED_RANGES = {"reference": reference.box_sorted_dist, "op": torch.ops.linf.bo
 
 
 @pytest.mark.parametrize("k", (1, 2, 3, 8, 10, 64, 100))
-@pytest.mark.parametrize("rho", (1e-300, 1e-9, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.75, 0.85, 0.999999, 1 - 2**-53, 1.0))
+@pytest.mark.parametrize(
+    "rho", (1e-300, 1e-9, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.75, 0.85, 0.999999, 1 - 2**-53, 1.0)
+)
 def test_coefficients_are_those_of_the_formula_and_add_up_to_at_most_1(rho, k):
     c = reference.coefficients(rho, k, 64)
     count, q = min(k, 64), 1 - Fraction(rho)
