@@ -36,6 +36,12 @@ optimizer = { name = "distance-adam", lr = 0.03, head_decay = 0.01 }
 batch_size = 128
 decay = 0.005
 schedule = { epochs = 6, eps = 0.05, p_end = 5, eps_end = 4 }
+[methods.sortnet]
+architecture = { name = "sortnet-mlp", width = 16, depth = 2, rho = 0.7 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 64
+schedule = { epochs = 15, eps = 0.1, p_end = 13 }
 [methods.ibp]
 architecture = { name = "relu-mlp", width = 24, depth = 2 }
 loss = { name = "ibp" }
