@@ -82,8 +82,8 @@ def _over_windows(distance: Callable, x: Tensor, w: Tensor, p: float) -> Tensor:
     return y.unflatten(0, (len(x), -1)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-# ``slow``: may take minutes, so that a slice of the batch stands for it.  ``bytes``: the memory of each coordinate
-# pair where a peer materialises them, as measured.
+# ``slow``: may take minutes, so that a slice of the batch stands for it.  ``bytes``: of memory for each coordinate
+# pair, where a peer materialises them.
 PEERS = {
     "ours": {
         "title": "ours", "dense": lambda x, w, p: ops.dist(x, w, p),
@@ -94,7 +94,8 @@ PEERS = {
         "bytes": lambda p, direction, device: 4 * (direction == "backward" and device == "cuda"),
     },
     "blocked": {
-        "title": "blocked", "dense": functools.partial(_Formula.apply, blocked.dist, blocked.dist_vjp), "slow": True,
+        "title": "blocked", "slow": True,
+        "dense": functools.partial(_Formula.apply, blocked.dist, blocked.dist_vjp),
     },
     "compile": {
         "title": "torch.compile", "dense": lambda x, w, p: _compiled()(x, w, p), "slow": True,
@@ -158,8 +159,8 @@ def deviation(case: dict, p: float, device: str) -> str | None:
     ys = _over_windows(formula, xs, ws, p) if "pixels" in case else formula(xs, ws, p)
     gxs, gws = torch.autograd.grad(ys, (xs, ws), grad[some].to(dtype))
 
-    # In units of eps/2, a distance loses 4 by difference, division, root and product, and features/p by a sum in any
-    # order.  A coordinate's gradient is the power p − 1 of a ratio of two such numbers; up to ``terms`` are added.
+    # In units of eps/2, a distance loses 4 by difference, division, root and product, and features/p by a sum in
+    # any order.  A gradient is the power p − 1 of a ratio of two such numbers; up to ``terms`` of them are added.
     eps = 0.0 if p == math.inf else torch.finfo(y.dtype).eps
     terms = max(len(i) * windows, len(k) * case.get("kernel", 1) ** 2)
     value = eps * (4 + features / p)
@@ -209,8 +210,11 @@ def _call(peer: str, case: dict, p: float, direction: str, rows: int, device: st
 
 
 def _prepare(peer: str, case: dict, p: float, direction: str, device: str, seconds: float, full: bool) -> dict:
-    """A call on the whole batch, or of a slow peer on a slice that takes ``2·seconds``; ``first``: rows and seconds
-    of a call on few rows.  Raises MemoryError where the whole batch would not fit."""
+    """A call on the whole batch, or of a slow peer on a slice that takes ``2·seconds``.
+
+    ``first`` has the rows and seconds of a call on at most a quarter of that slice.  Raises MemoryError where the
+    whole batch would not fit.
+    """
     batch, pairs = case["batch"], _counts(case)[2]
     needed = batch * pairs * (PEERS[peer]["bytes"](p, direction, device) if "bytes" in PEERS[peer] else 0)
     if needed > (free := _free_bytes(device)):
@@ -221,7 +225,7 @@ def _prepare(peer: str, case: dict, p: float, direction: str, device: str, secon
     once = _seconds(call)
     first = rows, once
     while rows < batch and (full or once < 2 * seconds or rows == first[0]):
-        rows = math.ceil(rows * min(16, max(2, 2.5 * seconds / once)))
+        rows = math.ceil(rows * min(16, max(4, 2.5 * seconds / once)))
         rows = batch if full or 2 * rows > batch else rows
         call = _call(peer, case, p, direction, rows, device)
         once = _seconds(call)
@@ -230,8 +234,11 @@ def _prepare(peer: str, case: dict, p: float, direction: str, device: str, secon
 
 
 def _whole(reading: float, job: dict, batch: int) -> float:
-    """The time of the whole batch from that of a slice.  What does not depend on the rows, as writing the gradient of
-    w, is spent once: further rows cost what the slice cost beyond the first few."""
+    """The time of the whole batch from that of a slice.
+
+    Further rows cost what the slice cost beyond the first few: what does not depend on the rows, as writing the
+    gradient of w, is spent once.
+    """
     rows, (few, first) = job["rows"], job["first"]
     return reading + ((batch - rows) * (reading - first) / (rows - few) if rows < batch else 0)
 

@@ -5,10 +5,10 @@ import textwrap
 
 WIDTH = 100  # columns
 LEGEND = (
-    "Sizes are batch × in × out, all in float32. Ours: median time; Gel/s: 10⁹ coordinate pairs a second. "
-    "×: how many times as long as ours. ÷: ours takes so many times as long as the matrix product. Ceiling: Gel/s of "
-    "the same arithmetic on registers alone, and our share of it, above 100 % where terms too small to be seen are "
-    "left out. Training: the forward pass where a gradient will be asked for."
+    "Sizes are batch × in × out, all in float32; times are medians. Gel/s: 10⁹ coordinate pairs a second. "
+    "×: how many times as long as ours. ÷: ours takes so many times as long as the matrix product. "
+    "Ceiling: Gel/s of the same arithmetic on registers alone, and our share of it, above 100 % where terms "
+    "too small to be seen are left out. Training: the forward pass where a gradient will be asked for."
 )
 MARKS = {"~": "~: measured on a slice of the batch and scaled.", "!": "!: not all of the result is finite."}
 
@@ -51,7 +51,8 @@ def table(results: dict) -> str:
     lines, missing, above = [], {}, {"p": None, "size": None}
     for row in rows:
         if row["p"] != above["p"]:
-            lines += ["", f"{'p = ' + row['p'].replace('inf', '∞'):<10}{'ours':>8}{'Gel/s':>7}{heads}{'ceiling':>11}"]
+            p = f"p = {row['p'].replace('inf', '∞')}"
+            lines += ["", f"{p:<10}{'ours':>8}{'Gel/s':>7}{heads}{'ceiling':>11}"]
         if (row["p"], row["size"]) != (above["p"], above["size"]):
             lines.append(row["size"])
         lines.append(_line(row, peers))

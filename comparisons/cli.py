@@ -39,8 +39,8 @@ examples:
       also the cost over width, 64 … 8192, and batch, 1 … 4096
 
 cases (batch × in × out):
-  overhead  16×16×16          medium    512×1024×1024     conv  32 images of 32², 64 → 64 channels, kernel 3
-  small     128×64×256        large     512×5120×5120
+  overhead  16×16×16      medium  512×1024×1024    conv  32 images of 32², 64 → 64 channels, kernel 3
+  small     128×64×256    large   512×5120×5120
 
 A line of the table has our median time and rate (Gel/s: 10⁹ coordinate pairs a second), and the time of each peer:
   ×3.10   the peer takes 3.1 times as long as ours
@@ -85,11 +85,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--p", default="inf,8,100.5", metavar="A,B", help="exponents; default: inf,8,100.5")
     bench.add_argument("--cases", metavar="A,B", help="cases, separated by commas; default: all")
     bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    bench.add_argument("--threads", type=int, metavar="N", help="threads of torch; default: as torch chooses")
-    bench.add_argument("--seconds", type=float, default=0.5, metavar="S", help="time for each figure; default: 0.5")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: as many as torch chooses")
+    bench.add_argument("--seconds", type=float, default=0.5, metavar="S", help="for each figure; default: 0.5")
     bench.add_argument("--full", action="store_true", help="slow peers on the whole batch too")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
-    bench.add_argument("--plot", type=Path, metavar="FILE", help="measure and draw cost against width and batch (PNG)")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="also measure and draw cost over size (PNG)")
     bench.add_argument("--quiet", action="store_true", help="no progress bar")
 
     commands.add_parser("list", help="recipes, methods and data sets", description="What `run` can be given.")
@@ -158,12 +158,12 @@ def _bench(args: argparse.Namespace) -> int:
     from .bench_report import table
     from .plots import cost
 
-    cases = list(bench.CASES) if args.cases is None else [c.strip() for c in args.cases.split(",") if c.strip()]
-    unknown = [c for c in cases if c not in bench.CASES]
-    if unknown or not cases:
+    cases = ",".join(bench.CASES) if args.cases is None else args.cases
+    cases = list(dict.fromkeys(name.strip() for name in cases.split(",")))
+    if not set(cases) <= set(bench.CASES):
         raise ValueError(f"--cases {args.cases}: choose from {', '.join(bench.CASES)}")
     try:
-        exponents = [check_p(float(p)) for p in args.p.split(",")]
+        exponents = list(dict.fromkeys(check_p(float(p)) for p in args.p.split(",")))
     except ValueError as error:
         raise ValueError(f"--p {args.p}: {error}") from error
     if not 0 < args.seconds < float("inf"):
@@ -188,7 +188,7 @@ def _bench(args: argparse.Namespace) -> int:
     if args.plot:
         cost(results, args.plot)
     if results["wrong"]:
-        print(f"linf-compare: wrong results in {len(results['wrong'])} cases, which were not timed", file=sys.stderr)
+        print(f"linf-compare: {len(results['wrong'])} wrong operators were not timed", file=sys.stderr)
     return 1 if results["wrong"] else 0
 
 
@@ -213,7 +213,7 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where an attack contradicts a certificate or an operator is wrong, 2 for a wrong request."""
+    """Returns the exit status: 0, 1 where a certificate or an operator is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
     try:
         return {"run": _run, "report": _report, "bench": _bench, "list": _list}[args.command](args)

@@ -6,6 +6,7 @@ COLORS = {
     "linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c",
     "ours": "#d62728", "cdist": "#1f77b4", "matmul": "0.45",
 }
+SWEEPS = (("width", "in", "batch", 2), ("batch", "batch", "in", 1))  # what varies: its key; the fixed one; slope
 
 
 def _pyplot():
@@ -49,16 +50,19 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
 
 
 def cost(results: dict, path: str | Path) -> None:
-    """Times of ``bench.run(sweeps=True)``: two panels for each p, over width and over batch, all axes logarithmic.
-    Forward solid, backward dashed; hollow where a slice of the batch was measured and scaled."""
+    """Times of ``bench.run(sweeps=True)``: two panels for each p, over width and over batch, axes logarithmic.
+
+    Forward solid, backward dashed; hollow where a slice of the batch was measured and scaled.
+    """
     plt = _pyplot()
     exponents = list(dict.fromkeys(row["p"] for row in results["rows"]))
     peers = [peer for peer in results["titles"] if peer in COLORS]
     figure, axes = plt.subplots(
-        len(exponents), 2, figsize=(10, 1 + 3.4 * len(exponents)), sharey="row", squeeze=False, layout="constrained"
+        len(exponents), 2, figsize=(10, 1 + 3.4 * len(exponents)), sharey="row", squeeze=False,
+        layout="constrained",
     )
     for panels, p in zip(axes, exponents):
-        for axis, (kind, size, fixed, slope) in zip(panels, (("width", "in", "batch", 2), ("batch", "batch", "in", 1))):
+        for axis, (kind, size, fixed, slope) in zip(panels, SWEEPS):
             rows = [row for row in results["rows"] if (row["kind"], row["p"]) == (kind, p)]
             sizes = sorted({row["case"][size] for row in rows})
             for peer in peers:
@@ -77,9 +81,10 @@ def cost(results: dict, path: str | Path) -> None:
             axis.grid(alpha=0.25, linewidth=0.6)
             axis.spines[["top", "right"]].set_visible(False)
         panels[0].set_ylabel("seconds a call")
-    keys = [plt.Line2D([], [], color=COLORS[peer], marker="o", ms=4, label=results["titles"][peer]) for peer in peers]
-    keys += [plt.Line2D([], [], color="0.3", ls=ls, label=d) for d, ls in (("forward", "-"), ("backward", "--"))]
-    keys.append(plt.Line2D([], [], color="0.3", ls="", marker="o", ms=4, mfc="white", label="scaled from a slice"))
+    keys = [{"label": results["titles"][peer], "color": COLORS[peer], "marker": "o"} for peer in peers]
+    keys += [{"label": "forward"}, {"label": "backward", "ls": "--"}]
+    keys += [{"label": "scaled from a slice", "ls": "", "marker": "o", "mfc": "white"}]
+    keys = [plt.Line2D([], [], **{"color": "0.3", "ms": 4} | key) for key in keys]
     figure.legend(handles=keys, loc="outside upper center", ncols=len(keys), frameon=False, fontsize=9)
     about = results["machine"]
     figure.supxlabel(
@@ -98,13 +103,15 @@ def _times(axis, times: list[tuple[int, dict]], direction: str, color: str) -> N
     lows, highs = ([time["quartiles"][end] for _, time in times] for end in (0, 1))
     axis.fill_between(sizes, lows, highs, color=color, alpha=0.12, linewidth=0)
     for size, time in times:
-        axis.plot(size, time["median"], "o", color=color, mfc="white" if time["scaled"] else color, ms=4 if forward else 3)
+        fill = "white" if time["scaled"] else color
+        axis.plot(size, time["median"], "o", color=color, mfc=fill, ms=4 if forward else 3)
 
 
 def _guide(axis, sizes: list[int], slope: int, label: str) -> None:
     """A grey line of this slope below the right half of the panel's lines."""
     sizes = sizes[len(sizes) // 2:]
-    least = min(line.get_ydata()[-1] / line.get_xdata()[-1] ** slope for line in axis.lines if len(line.get_xdata()))
+    last = (line.get_xydata()[-1] for line in axis.lines if len(line.get_xdata()))
+    least = min(seconds / size**slope for size, seconds in last)
     seconds = [least / 4 * size**slope for size in sizes]
     axis.loglog(sizes, seconds, color="0.6", linewidth=1, ls=":")
     axis.annotate(label, (sizes[0], seconds[0]), (14, -3), textcoords="offset points", fontsize=8, color="0.4")

@@ -1,4 +1,4 @@
-"""The benchmark: its peers compute the same, its gate refuses a wrong operator, its figures are what was measured."""
+"""The benchmark: peers do the same work, a wrong operator is refused, the figures are the measured ones."""
 
 import json
 import math
@@ -28,7 +28,8 @@ def tiny(monkeypatch):
     bench._compiled.cache_clear()
     monkeypatch.setattr(bench, "CASES", TINY)
     monkeypatch.setattr(bench, "SWEEPS", {
-        "width": [{"batch": 3, "in": n, "out": n} for n in (4, 8)], "batch": [DENSE | {"batch": n} for n in (1, 5)],
+        "width": [{"batch": 3, "in": n, "out": n} for n in (4, 8)],
+        "batch": [DENSE | {"batch": n} for n in (1, 5)],
     })
     yield
     bench._compiled.cache_clear()
@@ -149,7 +150,7 @@ def test_the_command_fails_where_an_operator_is_wrong(monkeypatch, capsys):
     monkeypatch.setattr(ops, "dist", lambda x, w, p: ours(x, w, p) + (p == 8))
     assert main(["bench", "--p", "inf,8", "--seconds", str(SECONDS), "--quiet"]) == 1
     captured = capsys.readouterr()
-    assert "p = 8, 6×7×3: the distance is off by up to 1" in captured.out and "wrong results in 1" in captured.err
+    assert "p = 8, 6×7×3: the distance is off by up to 1" in captured.out and "1 wrong operators" in captured.err
     _, _, after = captured.out.partition("p = 8 ")
     assert "6×7×3\n" not in after and "conv 4×2→5, 4², k3\n" in after  # the others are timed
 
@@ -165,8 +166,9 @@ def test_results_have_every_field(results):
         for direction in ("forward", "training", "backward") if p == "inf" or direction != "training"
     ]
     for row in results["rows"]:
-        assert row["pairs"] == (126 if "pixels" not in row["case"] else 4 * 16 * 5 * 18) or row["kind"] != "table"
-        expected = {"table": tuple(bench.PEERS), "width": bench.SWEEP_PEERS, "batch": bench.SWEEP_PEERS}[row["kind"]]
+        if row["kind"] == "table":
+            assert row["pairs"] == {"6×7×3": 126, "conv 4×2→5, 4², k3": 4 * 16 * 5 * 18}[row["size"]]
+        expected = tuple(bench.PEERS) if row["kind"] == "table" else bench.SWEEP_PEERS
         assert tuple(row["times"]) == (("ours",) if row["direction"] == "training" else expected)
         for time in row["times"].values():
             low, high = time["quartiles"]
@@ -299,8 +301,9 @@ def test_the_table_is_narrow_and_says_what_was_measured(results):
     seconds = [float(c[:-2]) * factor[c[-2:]] for c in (cells[1], *cells[3:11:2])]
     assert seconds == pytest.approx([median[peer] for peer in bench.PEERS], rel=6e-3)
     assert float(cells[2]) == pytest.approx(row["pairs"] / median["ours"] / 1e9, abs=6e-3)
-    assert float(cells[4][1:]) == pytest.approx(median["cdist"] / median["ours"], rel=6e-3) and cells[4][0] == "×"
-    assert float(cells[10][1:]) == pytest.approx(median["ours"] / median["matmul"], rel=6e-3) and cells[10][0] == "÷"
+    ratios = {"×": (cells[4], median["cdist"] / median["ours"]), "÷": (cells[10], median["ours"] / median["matmul"])}
+    for sign, (text, ratio) in ratios.items():
+        assert text[0] == sign and float(text[1:]) == pytest.approx(ratio, rel=6e-3, abs=6e-3)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [
