@@ -70,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     run.add_argument(
         "--held-out", type=float, default=0.0, metavar="PART",
-        help="measure on this part of the training set, not trained on, instead of on the test set: for choosing a recipe",
+        help="measure on this part of the training set, left out of training, not on the test set: to choose a recipe",
     )
     run.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -78,10 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="table and picture from results.json",
         description="Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: "
-        "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed alone are "
-        "also averaged.",
+        "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed "
+        "alone are also averaged.",
     )
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json")
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json"
+    )
     report.add_argument("--summary", action="store_true", help="print the means over seeds alone, and write nothing")
 
     bench = commands.add_parser(

@@ -28,8 +28,8 @@ _define = partial(torch.library.custom_op, mutates_args=())
 _library = torch.library.Library("linf", "FRAGMENT")
 _library.define("dist(Tensor x, Tensor w, float p) -> Tensor")
 _library.define(
-    "dist_conv2d(Tensor x, Tensor w, float p, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
-    " -> Tensor"
+    "dist_conv2d(Tensor x, Tensor w, float p, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups) -> Tensor"
 )
 
 

@@ -136,7 +136,7 @@ def _run_held_out(recipe_path, out, seed: int) -> dict:
     return results(out)
 
 
-def test_held_out_images_come_from_the_training_set_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
+def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
     seen, fit = [], comparisons.runner.fit
 
     def recorded(model, loss, optimizer, schedule, x, y, **options):
