@@ -49,15 +49,14 @@ def _below(lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, p: float) -> t
     return g, -(g * w).sum(-1)
 
 
-def _below_sorted(lower: Tensor, upper: Tensor, w: Tensor, c: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The same for y = Σ_j c_j·|t|_(j), c descending: g_i = ±c_j where |t_i| is the j-th largest at that point.
+def _below_sorted(t: Tensor, index: Tensor, w: Tensor, c: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The same for y = Σ_j c_j·|t|_(j), c descending: g_i = ±c_j where |t_i| is the j-th largest at that point,
+    whose t and order are given.
 
     Sound for any order and signs: y is the largest Σ_j c_j·|t_π(j)| over permutations π, and |t| ≥ ±t.  The
     order and signs of the nearest point make the least value on the box the exact minimum, since every term
     attains its least value there.
     """
-    t = _nearest(lower, upper, w)
-    index = t.abs().topk(len(c), -1).indices
     g = torch.zeros_like(t).scatter(-1, index, t.gather(-1, index).sign() * t.new_tensor(c))
     return g, -(g * w).sum(-1)
 
@@ -76,22 +75,21 @@ def _chords(at_lower: Tensor, at_upper: Tensor, lower: Tensor, upper: Tensor, st
 
 
 def _above_sorted(
-    lower: Tensor, upper: Tensor, w: Tensor, far: Tensor, c: tuple[float, ...]
+    lower: Tensor, upper: Tensor, w: Tensor, far: Tensor, taus: Tensor, c: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
     """y = Σ_j c_j·z_(j), z_i = |x_i − w_i|, is Σ_m d_m·S_m with S_m the sum of the m largest z and
     d_m = c_m − c_{m+1} ≥ 0; and S_m ≤ m·τ + Σ_i (z_i − τ)₊ for any τ, each term convex in x_i: chords.
 
-    τ_m is the m-th largest least value of a z, which makes the line exact where the box is a point.  Where the
-    constant ``far`` is lower at the middle of the box, it is taken instead.
+    τ_m (B, out, K) is the m-th largest of the z's least values, which makes the line exact where the box is a
+    point.  Where the constant ``far`` is lower at the middle of the box, it is taken instead.
     """
     at_lower, at_upper = (lower[:, None] - w).abs(), (upper[:, None] - w).abs()
-    taus = _nearest(lower, upper, w).abs().topk(len(c), -1).values
-    low, high, base = torch.zeros_like(at_lower), torch.zeros_like(at_lower), torch.zeros_like(far)
+    low = high = base = far.new_zeros(())
     for m, tau in enumerate(taus.unbind(-1), 1):
         d = c[m - 1] - (c[m] if m < len(c) else 0)
-        low = low + d * (at_lower - tau.unsqueeze(-1)).clamp_min(0)
-        high = high + d * (at_upper - tau.unsqueeze(-1)).clamp_min(0)
-        base = base + d * m * tau
+        low = torch.add(low, (at_lower - tau.unsqueeze(-1)).clamp_min(0), alpha=d)
+        high = torch.add(high, (at_upper - tau.unsqueeze(-1)).clamp_min(0), alpha=d)
+        base = torch.add(base, tau, alpha=d * m)
     middle = base + (low + high).sum(-1) / 2
     slope, constant = _chords(low, high, lower, upper, lower.new_tensor(c[0]))
     tighter = middle < far
@@ -113,19 +111,24 @@ def _above_finite(lower, upper, w, far, p) -> tuple[Tensor, Tensor]:
     return gain.unsqueeze(-1) * slope, far * root + gain * (constant - middle)
 
 
+def _lines_of_sums(lower: Tensor, upper: Tensor, w: Tensor, far: Tensor, c: tuple[float, ...]) -> Lines:
+    t = _nearest(lower, upper, w)
+    least, index = t.abs().topk(len(c), -1)
+    return Lines(*_below_sorted(t, index, w, c), *_above_sorted(lower, upper, w, far, least, c))
+
+
 def lines(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> Lines:
     """Lines below and above ‖x − w_k‖_p on a box.  Shapes: (B, in) twice, (out, in)."""
     near, far = interval.dist(lower, upper, w, p)
     if p == math.inf:
-        return Lines(*_below_sorted(lower, upper, w, (1.0,)), *_above_sorted(lower, upper, w, far, (1.0,)))
+        return _lines_of_sums(lower, upper, w, far, (1.0,))
     return Lines(*_below(lower, upper, w, near, p), *_above_finite(lower, upper, w, far, p))
 
 
 def sorted_lines(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> Lines:
     """Lines below and above the sorted sum of |x − w_k| on a box.  Shapes: (B, in) twice, (out, in)."""
-    c = coefficients(rho, k, w.shape[1])
     _, far = interval.sorted_dist(lower, upper, w, rho, k)
-    return Lines(*_below_sorted(lower, upper, w, c), *_above_sorted(lower, upper, w, far, c))
+    return _lines_of_sums(lower, upper, w, far, coefficients(rho, k, w.shape[1]))
 
 
 def _through(

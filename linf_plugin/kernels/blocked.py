@@ -162,9 +162,7 @@ def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
     return y
 
 
-def sorted_dist_vjp(
-    grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int
-) -> tuple[Tensor, Tensor]:
+def sorted_dist_vjp(grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
     """``reference.sorted_dist_vjp`` in bounded memory."""
     gx, gw = x.new_zeros(x.shape), w.new_zeros(w.shape)
     if x.shape[1] == 0:
