@@ -1,4 +1,5 @@
 // The C interface of the CPU kernels, their threads, and the choice of the instruction set.
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -134,6 +135,14 @@ void* allocate(int64_t bytes) {
     void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
     if (!p) throw std::bad_alloc();
     return p;
+}
+
+void expect_all_of(void* p, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+    constexpr uintptr_t HUGE = 2 << 20;
+    const uintptr_t first = ((uintptr_t)p + HUGE - 1) / HUGE * HUGE, last = ((uintptr_t)p + bytes) / HUGE * HUGE;
+    if (first < last) madvise((void*)first, last - first, MADV_HUGEPAGE);
+#endif
 }
 
 void release(void* p) { std::free(p); }

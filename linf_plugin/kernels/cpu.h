@@ -33,5 +33,6 @@ void parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), voi
 
 void* allocate(int64_t bytes);       // aligned for vectors, not cleared; throws std::bad_alloc
 void release(void*);
+void expect_all_of(void*, int64_t bytes);  // all of this memory will be written: let it come in large pages
 
 }  // namespace linf

@@ -6,26 +6,76 @@ namespace {
 
 // Backward, p = ∞: one coordinate a pair.
 
+constexpr int64_t CODES = 16;  // a cache line of them
+
+// What a line of pairs adds where: nothing for NONE, and nothing beyond ``count``.
+template <class T> struct Additions {
+    T value[CODES];
+    int32_t at[CODES], end[CODES];
+
+    INLINE Additions(const T* g, const int32_t* index, int64_t count) {
+        if (count >= CODES) {
+            read(g, index);
+            return;
+        }
+        T some_g[CODES];
+        int32_t some_index[CODES];
+        for (int64_t j = 0; j < CODES; j++) {
+            some_g[j] = j < count ? g[j] : 0;
+            some_index[j] = j < count ? index[j] : NONE;
+        }
+        read(some_g, some_index);
+    }
+    INLINE void read(const T* g, const int32_t* index) {  // without a branch, so that it becomes vectors
+        typename Lanes<T>::Unsigned bits[CODES];
+        memcpy(bits, g, sizeof bits);
+        for (int64_t j = 0; j < CODES; j++) {
+            const int32_t code = index[j], some = ~(code >> 31);
+            bits[j] ^= (typename Lanes<T>::Unsigned)code << (8 * sizeof(T) - 1);
+            bits[j] &= (typename Lanes<T>::Unsigned)(typename Lanes<T>::Int)some;
+            at[j] = (code & some) >> 2;
+            end[j] = code & some & 2;
+        }
+        memcpy(value, bits, sizeof bits);
+    }
+};
+
 // Rows of a and b belong to one task each, then rows of w; each adds in ascending order.
-template <class T> void scatter_codes(const Call& c, const T* g, const int32_t* index, T* ga, T* gb, T* gw, int threads) {
+template <class T, bool BOX = false>
+void scatter_codes(const Call& c, const T* g, const int32_t* index, bool cleared, int threads) {
+    const int64_t features = c.features, row = features * (int64_t)sizeof(T);
+    T *ga = (T*)c.ga, *gb = (T*)c.gb, *gw = (T*)c.gw;
+    if (!cleared) {
+        if (ga) linf::expect_all_of(ga, c.n * row);
+        if (gw) linf::expect_all_of(gw, c.out * row);
+    }
     if (ga || gb) parallel(c.n, threads, [&](int64_t n, int) {
-        for (int64_t k = 0; k < c.out; k++) {
-            const int32_t at = index[n * c.out + k];
-            if (at == NONE) continue;
-            T* to = at & 2 ? gb : ga;
-            const T v = g[n * c.out + k];
-            if (to) to[n * c.features + (at >> 2)] += at & 1 ? -v : v;
+        T *to = ga + n * features, *to_b = gb + n * features;
+        if (ga && !cleared) memset(to, 0, row);
+        if (gb && !cleared) memset(to_b, 0, row);
+        for (int64_t k = 0; k < c.out; k += CODES) {
+            const Additions<T> add(g + n * c.out + k, index + n * c.out + k, c.out - k);
+#pragma GCC unroll 16
+            for (int64_t j = 0; j < CODES; j++) {
+                if constexpr (BOX) {
+                    if (add.end[j] ? gb : ga) (add.end[j] ? to_b : to)[add.at[j]] += add.value[j];
+                } else {
+                    to[add.at[j]] += add.value[j];
+                }
+            }
         }
     });
-    constexpr int64_t STEP = 16;  // a cache line of codes
-    if (gw) parallel(parts(c.out, STEP), threads, [&](int64_t block, int) {
-        for (int64_t n = 0; n < c.n; n++)
-            for (int64_t k = block * STEP; k < least(c.out, block * STEP + STEP); k++) {
-                const int32_t at = index[n * c.out + k];
-                if (at == NONE) continue;
-                const T v = g[n * c.out + k];
-                gw[k * c.features + (at >> 2)] -= at & 1 ? -v : v;
-            }
+    if (gw) parallel(parts(c.out, CODES), threads, [&](int64_t block, int) {
+        const int64_t k = block * CODES, count = least(CODES, c.out - k);
+        T* to = gw + k * features;
+        if (!cleared) memset(to, 0, count * row);
+        for (int64_t n = 0; n < c.n; n++) {
+            const int64_t ahead = least(n + 8, c.n - 1) * c.out + k;
+            prefetch(index + ahead);
+            prefetch(g + ahead);
+            const Additions<T> add(g + n * c.out + k, index + n * c.out + k, count);
+            for (int64_t j = 0; j < count; j++) to[j * features + add.at[j]] -= add.value[j];
+        }
     });
 }
 
@@ -39,9 +89,9 @@ template <class T> void clear(const Call& c, int threads) {
 }
 
 template <class T> void scatter(const Call& c) {
-    const int threads = (double)c.n * c.out * 10 + (double)(c.n + c.out) * c.features < 100e3 ? 1 : c.threads;
-    clear<T>(c, threads);
-    scatter_codes<T>(c, (const T*)c.g, c.index, (T*)c.ga, nullptr, (T*)c.gw, threads);
+    if (c.features == 0) return;
+    const int threads = (double)c.n * c.out * 4 + (double)(c.n + c.out) * c.features < 100e3 ? 1 : c.threads;
+    scatter_codes<T>(c, (const T*)c.g, c.index, false, threads);
 }
 
 // Searches the coordinate of every pair, then scatters.
@@ -53,7 +103,7 @@ template <class T, class Pair> void backward_infinite(const Call& c, const T* g,
             index[n * c.out + k] = find<T, Pair>(a + n * c.features, b + n * c.features, w + k * c.features, 0,
                                                  c.features, y[n * c.out + k]);
     });
-    scatter_codes<T>(c, g, index, (T*)c.ga, (T*)c.gb, (T*)c.gw, threads);
+    scatter_codes<T, Pair::BOX>(c, g, index, true, threads);
 }
 
 // Backward, finite p: lanes along the coordinates, so that no two tasks write to one place.
@@ -94,8 +144,8 @@ void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_
                     for (int r = 0; r < G; r++) {
                         if (!full && r >= count) break;
                         Vec<T> t = Pair::difference(av[r], bv[r], wv);
-                        if (SCALED) t *= s[r][k];
-                        const Vec<T> v = term.gradient(t) * f[r][k];
+                        if (SCALED) t *= splat_at(s[r] + k);
+                        const Vec<T> v = term.gradient(t) * splat_at(f[r] + k);
                         if constexpr (Pair::BOX) {
                             Vec<T> va, vb;
                             Pair::route(av[r], bv[r], wv, v, va, vb);

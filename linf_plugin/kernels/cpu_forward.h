@@ -30,57 +30,80 @@ template <class T> struct Rows {  // of the side that is not packed; beyond the 
     const T* first;
     int64_t stride, count;
     INLINE const T* operator[](int64_t r) const { return first + (r < count ? r : count - 1) * stride; }
+    Rows from(int64_t k) const { return {first + k, stride, count}; }
 };
+
+constexpr int64_t DEPTH = 128;  // coordinates of a panel that stay in the first-level cache
 
 struct Maximum {};
 // Terms that need many registers leave fewer to the sums.
 template <class T, class Term> constexpr bool lean = std::is_same_v<Term, Real<T>> || std::is_same_v<Term, Whole<T>>;
 
+// The maximum, and in ``block`` which SEARCHED coordinates attain it first; laid out as y.
+template <class T> struct Located {
+    const T* y;
+    int32_t* block;
+};
+
 template <class T, class Pair, bool SCALED, int R, int V, class Term>
 INLINE void tile(const T* a, const T* b, const Rows<T>& rows, int64_t r0, int64_t k0, int64_t depth, Term term,
-                 const T* scale, T* y, bool join) {
+                 const T* scale, T* y) {
     constexpr int P = PANEL<T>, L = LANES<T>;
-    constexpr bool MAXIMUM = std::is_same_v<Term, Maximum>;
+    constexpr bool LOCATED = std::is_same_v<Term, Located<T>>, MAXIMUM = LOCATED || std::is_same_v<Term, Maximum>;
     const T* w[R];
     for (int r = 0; r < R; r++) w[r] = rows[r0 + r] + k0;
-    Vec<T> sum[R][V] = {};
-    for (int64_t k = 0; k < depth; k++) {
-        Vec<T> lower[V], upper[V];
-#pragma GCC unroll 8
-        for (int v = 0; v < V; v++) {
-            lower[v] = load(a + k * P + v * L);
-            if (Pair::BOX) upper[v] = load(b + k * P + v * L);
-        }
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) {
-            const Vec<T> wr = splat(w[r][k]);
+    Vec<T> sum[R][V] = {}, until[LOCATED ? DEPTH / SEARCHED : 1][R][V];  // the maxima before each next SEARCHED
+    for (int64_t start = 0; start < depth; start += SEARCHED) {
+        const int64_t end = LOCATED ? least(start + SEARCHED, depth) : depth;
+        if (LOCATED) memcpy(until[start / SEARCHED], sum, sizeof sum);
+        for (int64_t k = start; k < end; k++) {
+            Vec<T> lower[V], upper[V];
 #pragma GCC unroll 8
             for (int v = 0; v < V; v++) {
-                if constexpr (MAXIMUM) {
-                    sum[r][v] = max_magnitude(sum[r][v], Pair::for_maximum(lower[v], upper[v], wr));
-                } else {
-                    Vec<T> t = Pair::difference(lower[v], upper[v], wr);
-                    if (SCALED) t *= load(scale + r * P + v * L);
-                    sum[r][v] += term(t);
+                lower[v] = load(a + k * P + v * L);
+                if (Pair::BOX) upper[v] = load(b + k * P + v * L);
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) {
+                const Vec<T> wr = splat_at(w[r] + k);
+#pragma GCC unroll 8
+                for (int v = 0; v < V; v++) {
+                    if constexpr (MAXIMUM) {
+                        sum[r][v] = max_magnitude(sum[r][v], Pair::for_maximum(lower[v], upper[v], wr));
+                    } else {
+                        Vec<T> t = Pair::difference(lower[v], upper[v], wr);
+                        if (SCALED) t *= load(scale + r * P + v * L);
+                        sum[r][v] += term(t);
+                    }
                 }
             }
         }
+        if (!LOCATED) break;
     }
+#pragma GCC unroll 8
     for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
         for (int v = 0; v < V; v++) {
             T* to = y + r * P + v * L;
             Vec<T> s = sum[r][v];
-            if (join) {
-                if constexpr (MAXIMUM) s = max(s, load(to)); else s += load(to);
+            if constexpr (LOCATED) {
+                const Vec<T> before = k0 ? load(to) : splat((T)-1);
+                IVec<T> at = (typename Lanes<T>::Int)(k0 / SEARCHED) - IVec<T>{};
+                for (int64_t j = 1; j * SEARCHED < depth; j++) at -= until[j][r][v] < s;
+                store_where_above(term.block + (to - term.y), s, before, at);
+                s = max(s, before);
+            } else if (k0) {
+                s = MAXIMUM ? max(s, load(to)) : s + load(to);
             }
             store(to, s);
         }
 }
 
-// Tiles for ``rows`` × a panel of ``lanes`` rows; y and scale are (row, PANEL), rows padded to ROWS.
+// Tiles for ``rows`` × a panel of ``lanes`` rows and the coordinates from k0 on, joined to those before unless
+// k0 is 0; y and scale are (row, PANEL), rows padded to ROWS.
 template <class T, class Pair, bool SCALED = false, class Term>
 void sweep(const T* a, const T* b, int lanes, const Rows<T>& rows, int64_t k0, int64_t depth, Term term,
-           const T* scale, T* y, bool join) {
+           const T* scale, T* y) {
     constexpr int P = PANEL<T>, L = LANES<T>;
     constexpr bool LEAN = lean<T, Term> || Pair::BOX;
     constexpr int R = LEAN ? ROWS / 2 : ROWS, V = LEAN ? VECTORS / 2 : VECTORS;
@@ -88,19 +111,19 @@ void sweep(const T* a, const T* b, int lanes, const Rows<T>& rows, int64_t k0, i
     b += k0 * P;
     for (int64_t r = 0; r < rows.count; r += R) {
         int v = 0;
-        for (; v + V <= VECTORS && v * L < lanes && (v + V - 1) * L < lanes; v += V)
+        for (; v + V <= VECTORS && (v + V - 1) * L < lanes; v += V)
             tile<T, Pair, SCALED, R, V>(a + v * L, b + v * L, rows, r, k0, depth, term, scale + r * P + v * L,
-                                        y + r * P + v * L, join);
+                                        y + r * P + v * L);
         for (; v * L < lanes; v++)
             tile<T, Pair, SCALED, R, 1>(a + v * L, b + v * L, rows, r, k0, depth, term, scale + r * P + v * L,
-                                        y + r * P + v * L, join);
+                                        y + r * P + v * L);
     }
 }
 
-constexpr int64_t DEPTH = 128;             // coordinates of a panel that stay in the first-level cache
 constexpr int64_t SLAB_BYTES = 32 << 20;   // packed at a time
-constexpr int SUB = 64;                    // coordinates that share a maximum
+constexpr int64_t SUB = 64;                // coordinates that share a maximum
 constexpr int64_t MAXIMA_BYTES = 384 << 10, MOST_ROWS = 192;  // of a task
+constexpr int64_t MOST_TRACKED = 320;
 
 enum class Plan { MAXIMUM, INDEX, SINGLE, SCALED, SPARSE };
 
@@ -117,7 +140,7 @@ template <class T> struct Work {  // one task: rows × the lanes of a panel
 
 template <class T, class Pair, bool SCALED = false, class Term> void sums(const Work<T>& k, Term term, T* y) {
     for (int64_t k0 = 0; k0 < k.features; k0 += DEPTH)
-        sweep<T, Pair, SCALED>(k.a, k.b, k.lanes, k.rows, k0, least(DEPTH, k.features - k0), term, k.scale, y, k0 > 0);
+        sweep<T, Pair, SCALED>(k.a, k.b, k.lanes, k.rows, k0, least(DEPTH, k.features - k0), term, k.scale, y);
 }
 
 // Where row r of the work and lane of the panel lie as (end of a box or point, weight).
@@ -186,33 +209,65 @@ template <class T, class Pair> void maxima(const Work<T>& k) {
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     for (int64_t s = 0; s * sub < k.features; s++) {
         T* m = k.maxima + s * size;
-        sweep<T, Pair>(k.a, k.b, k.lanes, k.rows, s * sub, least(sub, k.features - s * sub), Maximum(), k.scale, m, false);
+        const int64_t k0 = s * sub;
+        sweep<T, Pair>(k.a + k0 * PANEL<T>, k.b + k0 * PANEL<T>, k.lanes, k.rows.from(k0), 0, least(sub, k.features - k0),
+                       Maximum(), k.scale, m);
         for (int64_t j = 0; j < size; j += LANES<T>) store(k.y + j, s ? max(load(k.y + j), load(m + j)) : load(m + j));
     }
 }
 
-// The blocks are visited one after the other for all pairs, so that their coordinates stay in the cache.
-template <class T, class Pair> void index(const Work<T>& k) {
-    maxima<T, Pair>(k);
-    const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
-    unsigned left[MOST_ROWS][VECTORS];  // lanes whose coordinate is not found yet
-    for (int v = 0; v < VECTORS; v++) {
-        const int64_t in = most(0, least(LANES<T>, k.lanes - v * LANES<T>));
-        for (int64_t r = 0; r < k.rows.count; r++) left[r][v] = (unsigned)((1ull << in) - 1);
+// The index kept along with the maximum, for points of few coordinates.
+template <class T, int R>
+INLINE void tracking_tile(const T* a, const Rows<T>& rows, int64_t r0, int64_t depth, T* y, int32_t* index) {
+    constexpr int P = PANEL<T>;
+    typedef int32_t Narrow __attribute__((vector_size(LANES<T> * sizeof(int32_t))));
+    const T* w[R];
+    for (int r = 0; r < R; r++) w[r] = rows[r0 + r];
+    Vec<T> largest[R] = {}, signed_[R] = {};
+    IVec<T> at[R] = {};
+    for (int64_t k = 0; k < depth; k++) {
+        const Vec<T> lower = load(a + k * P);
+        const IVec<T> here = (typename Lanes<T>::Int)k - IVec<T>{};
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const Vec<T> t = Point<T>::for_maximum(lower, lower, splat_at(w[r] + k));
+            const Vec<T> now = max_magnitude(largest[r], t);
+            const auto more = now > largest[r];
+            signed_[r] = more ? t : signed_[r];
+            at[r] = more ? here : at[r];
+            largest[r] = now;
+        }
     }
-    for (int64_t s = 0; s * sub < k.features; s++)
-        for (int64_t r = 0; r < k.rows.count; r++)
-            for (int v = 0; v < VECTORS; v++) {
-                const int64_t j = r * PANEL<T> + v * LANES<T>;
-                unsigned hit = left[r][v] & at_least(load(k.maxima + s * size + j), load(k.y + j));
-                left[r][v] &= ~hit;
-                for (; hit; hit &= hit - 1) {
-                    const int lane = __builtin_ctz(hit);
-                    const auto e = ends(k, r, v * LANES<T> + lane);
-                    k.index[j + lane] =
-                        find<T, Pair>(e.a, e.b, e.w, s * sub, least((s + 1) * sub, k.features), k.y[j + lane]);
-                }
+    for (int r = 0; r < R; r++) {
+        store(y + r * P, largest[r]);
+        const IVec<T> code = 4 * at[r] - (signed_[r] < 0);
+        const Narrow narrow = __builtin_convertvector(largest[r] > 0 ? code : NONE - IVec<T>{}, Narrow);
+        memcpy(index + r * P, &narrow, sizeof narrow);
+    }
+}
+
+// Which block holds the first maximum is noted on the way; then the coordinate is looked for there alone.
+template <class T, class Pair> void index(const Work<T>& k) {
+    constexpr int P = PANEL<T>;
+    if (!Pair::BOX && k.features <= MOST_TRACKED) {
+        for (int64_t r = 0; r < k.rows.count; r += ROWS)
+            for (int lane = 0; lane < k.lanes; lane += LANES<T>)
+                tracking_tile<T, ROWS>(k.a + lane, k.rows, r, k.features, k.y + r * P + lane, k.index + r * P + lane);
+        return;
+    }
+    sums<T, Pair>(k, Located<T>{k.y, k.index}, k.y);
+    for (int64_t r = 0; r < k.rows.count; r++)
+        for (int lane = 0; lane < k.lanes; lane++) {
+            const int ahead = lane + 8 < k.lanes ? lane + 8 : lane;
+            const auto later = ends(k, r, ahead);
+            for (int64_t i = 0; i < SEARCHED; i += 64 / (int64_t)sizeof(T)) {
+                prefetch(later.a + k.index[r * P + ahead] * SEARCHED + i);
+                prefetch(later.w + k.index[r * P + ahead] * SEARCHED + i);
             }
+            const auto e = ends(k, r, lane);
+            const int64_t i0 = k.index[r * P + lane] * SEARCHED;
+            k.index[r * P + lane] = find<T, Pair>(e.a, e.b, e.w, i0, least(i0 + SEARCHED, k.features), k.y[r * P + lane]);
+        }
 }
 
 // Terms of several pairs, raised to the power a vector at a time.
@@ -301,7 +356,7 @@ template <class T, class First, class Second> void forward(const Call& c) {
     const Plan plan = infinite ? (c.index ? Plan::INDEX : Plan::MAXIMUM)
         : c.p >= (whole(c.p) ? THRESHOLD_FROM : REAL_THRESHOLD_FROM) ? Plan::SPARSE
         : whole(c.p) && c.p <= 32 ? Plan::SINGLE : Plan::SCALED;
-    const bool blocks = plan == Plan::INDEX || plan == Plan::SPARSE;
+    const bool blocks = plan == Plan::SPARSE;
     if (c.n == 0 || c.out == 0) return;
 
     // Pack x or w: whichever costs less.  Lanes beyond the last row are wasted; packing takes about as long as

@@ -13,7 +13,6 @@ template <class T> struct Point {
     static INLINE Vec<T> difference(Vec<T> a, Vec<T>, Vec<T> w) { return a - w; }
     static INLINE Vec<T> for_maximum(Vec<T> a, Vec<T>, Vec<T> w) { return minus(a, w); }
     static INLINE void route(Vec<T>, Vec<T>, Vec<T>, Vec<T> term, Vec<T>& ga, Vec<T>&) { ga = term; }
-    static INLINE int direction(T a, T, T w) { return a < w; }
 };
 template <class T> struct Nearest {
     static constexpr bool BOX = true;
@@ -81,15 +80,35 @@ T pair_norm(const T* a, const T* b, const T* w, int64_t features, Term term, dou
 
 // The index of a pair at p = ∞: 4·i + direction, or NONE.
 constexpr int32_t NONE = -1;
+constexpr int64_t SEARCHED = 32;  // coordinates that are searched at once: a bit each
+
 // The lowest i in [i0, i1) whose term is y.
 template <class T, class Pair>
-int32_t find(const T* a, const T* b, const T* w, int64_t i0, int64_t i1, T y) {
-    if (!(y > 0)) return NONE;
-    for (int64_t i = i0; i < i1; i += LANES<T>) {
-        const unsigned hit = at_least(magnitude<T>(pair_difference<T, Pair>(a, b, w, i, i1)), splat(y));
-        if (!hit) continue;
-        const int64_t at = i + __builtin_ctz(hit);
-        return (int32_t)(4 * at) + Pair::direction(a[at], b[at], w[at]);
+INLINE int32_t find(const T* a, const T* b, const T* w, int64_t i0, int64_t i1, T y) {
+    const Vec<T> bound = splat(y);
+    for (int64_t i = i0; i < i1; i += SEARCHED) {
+        uint64_t hits = 0, below = 0;
+        const auto look = [&](int v, Vec<T> lower, Vec<T> upper, Vec<T> weight) {
+            const Vec<T> t = Pair::difference(lower, upper, weight);
+            hits |= (uint64_t)at_least(magnitude<T>(t), bound) << (v * LANES<T>);
+            if (!Pair::BOX) below |= (uint64_t)negative(t) << (v * LANES<T>);
+        };
+        if (i + SEARCHED <= i1) {
+#pragma GCC unroll 16
+            for (int v = 0; v < SEARCHED / LANES<T>; v++) {
+                const int64_t at = i + v * LANES<T>;
+                look(v, load(a + at), Pair::BOX ? load(b + at) : Vec<T>{}, load(w + at));
+            }
+        } else {
+            for (int64_t at = i; at < i1; at += LANES<T>)
+                look((int)(at - i) / LANES<T>, load_part(a + at, i1 - at),
+                     Pair::BOX ? load_part(b + at, i1 - at) : Vec<T>{}, load_part(w + at, i1 - at));
+        }
+        if (!hits || !(y > 0)) continue;
+        const int bit = __builtin_ctzll(hits);
+        const int64_t at = i + bit;
+        if constexpr (Pair::BOX) return (int32_t)(4 * at) + Pair::direction(a[at], b[at], w[at]);
+        else return (int32_t)(4 * at) + (int)(below >> bit & 1);
     }
     return NONE;
 }

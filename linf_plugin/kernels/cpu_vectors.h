@@ -36,6 +36,7 @@ template <> struct Lanes<float> {
     typedef float V __attribute__((vector_size(BYTES)));
     typedef int32_t I __attribute__((vector_size(BYTES)));
     using Int = int32_t;
+    using Unsigned = uint32_t;
     static constexpr int MANTISSA = 23, BIAS = 127, INVISIBLE = 36;
     static constexpr float LEAST = 0x1p-126f, LARGEST = 0x1.fffffep127f, ROOM = 0x1p100f;
 };
@@ -43,6 +44,7 @@ template <> struct Lanes<double> {
     typedef double V __attribute__((vector_size(BYTES)));
     typedef int64_t I __attribute__((vector_size(BYTES)));
     using Int = int64_t;
+    using Unsigned = uint64_t;
     static constexpr int MANTISSA = 52, BIAS = 1023, INVISIBLE = 70;
     static constexpr double LEAST = 0x1p-1022, LARGEST = 0x1.fffffffffffffp1023, ROOM = 0x1p900;
 };
@@ -54,6 +56,14 @@ template <class T> constexpr int PANEL = VECTORS * LANES<T>;  // rows of a that 
 template <class T> INLINE Vec<T> splat(T s) { return s - Vec<T>{}; }
 template <class T> INLINE Vec<T> load(const T* p) { Vec<T> v; memcpy(&v, p, BYTES); return v; }
 template <class T> INLINE void store(T* p, Vec<T> v) { memcpy(p, &v, BYTES); }
+// splat(*p).  As integers: where vectors of 64 bytes take two steps, a broadcast of floats from memory takes the
+// place of an arithmetic instruction, one of integers does not.
+#if defined(__AVX512DQ__)
+INLINE Vec<float> splat_at(const float* p) { int32_t v; memcpy(&v, p, 4); return (Vec<float>)_mm512_set1_epi32(v); }
+INLINE Vec<double> splat_at(const double* p) { int64_t v; memcpy(&v, p, 8); return (Vec<double>)_mm512_set1_epi64(v); }
+#else
+template <class T> INLINE Vec<T> splat_at(const T* p) { return splat(*p); }
+#endif
 // The first ``count`` numbers, or all; the rest is 0.
 #if defined(__AVX512DQ__)
 INLINE unsigned first(int64_t count, int lanes) { return count >= lanes ? ~0u : (1u << count) - 1; }
@@ -87,35 +97,62 @@ template <class T> INLINE T total(Vec<T> v) {
 }
 
 // max(a, b), and max(a, |d|).  A NaN in d may be dropped: rows that hold one are dealt with apart.
+// Comparisons give a bit a lane; negative is for numbers other than −0.
 #if defined(__AVX512DQ__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
 INLINE Vec<float> max_magnitude(Vec<float> a, Vec<float> d) { return _mm512_range_ps(a, d, 0b1011); }
 INLINE Vec<double> max_magnitude(Vec<double> a, Vec<double> d) { return _mm512_range_pd(a, d, 0b1011); }
+INLINE unsigned negative(Vec<float> a) { return _mm512_movepi32_mask((__m512i)a); }
+INLINE unsigned negative(Vec<double> a) { return _mm512_movepi64_mask((__m512i)a); }
 INLINE unsigned at_least(Vec<float> a, Vec<float> b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_mask(a, b, _CMP_GE_OQ); }
 #else
 #if defined(__AVX2__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+INLINE unsigned negative(Vec<float> a) { return _mm256_movemask_ps(a); }
+INLINE unsigned negative(Vec<double> a) { return _mm256_movemask_pd(a); }
 INLINE unsigned at_least(Vec<float> a, Vec<float> b) { return _mm256_movemask_ps((Vec<float>)(a >= b)); }
 INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm256_movemask_pd((Vec<double>)(a >= b)); }
 #elif defined(__SSE2__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm_max_pd(a, b); }
+INLINE unsigned negative(Vec<float> a) { return _mm_movemask_ps(a); }
+INLINE unsigned negative(Vec<double> a) { return _mm_movemask_pd(a); }
 INLINE unsigned at_least(Vec<float> a, Vec<float> b) { return _mm_movemask_ps((Vec<float>)(a >= b)); }
 INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm_movemask_pd((Vec<double>)(a >= b)); }
 #else
 template <class V> INLINE V max(V a, V b) { return a > b ? a : b; }
-template <class V> INLINE unsigned at_least(V a, V b) {
-    auto m = a >= b;
+template <class M> INLINE unsigned set_lanes(M m) {
     unsigned set = 0;
-    for (unsigned i = 0; i < sizeof(V) / sizeof(a[0]); i++) set |= (m[i] != 0) << i;
+    for (unsigned i = 0; i < sizeof(M) / sizeof(m[0]); i++) set |= (m[i] != 0) << i;
     return set;
 }
+template <class V> INLINE unsigned at_least(V a, V b) { return set_lanes(a >= b); }
+template <class V> INLINE unsigned negative(V a) { return set_lanes(a < 0); }
 #endif
 INLINE Vec<float> max_magnitude(Vec<float> a, Vec<float> d) { return max(a, magnitude<float>(d)); }
 INLINE Vec<double> max_magnitude(Vec<double> a, Vec<double> d) { return max(a, magnitude<double>(d)); }
+#endif
+
+// to ← value in the lanes in which a > b.
+#if defined(__AVX512DQ__)
+INLINE void store_where_above(int32_t* to, Vec<float> a, Vec<float> b, IVec<float> value) {
+    _mm512_mask_storeu_epi32(to, _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), (__m512i)value);
+}
+INLINE void store_where_above(int32_t* to, Vec<double> a, Vec<double> b, IVec<double> value) {
+    _mm512_mask_cvtepi64_storeu_epi32(to, _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ), (__m512i)value);
+}
+#else
+template <class V, class I> INLINE void store_where_above(int32_t* to, V a, V b, I value) {
+    typedef int32_t Narrow __attribute__((vector_size(sizeof(V) / sizeof(a[0]) * 4)));
+    const Narrow above = __builtin_convertvector(a > b, Narrow), narrow = __builtin_convertvector(value, Narrow);
+    Narrow old;
+    memcpy(&old, to, sizeof old);
+    old = (old & ~above) | (narrow & above);
+    memcpy(to, &old, sizeof old);
+}
 #endif
 
 // x − w, rounded once.  As a product with 1 it takes another execution unit than the maximum that follows.
@@ -139,6 +176,8 @@ template <class T> struct Buffer {
 template <class F> void parallel(int64_t tasks, int threads, F f) {
     linf::parallel(tasks, threads, [](void* g, int64_t task, int slot) { (*(F*)g)(task, slot); }, &f);
 }
+
+INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
