@@ -113,10 +113,10 @@ def _features(spec: dict) -> int:
     return math.prod(list(_shapes(spec))[-1][2])
 
 
-def _dist_features(spec: dict, widths, layer: str = "dist", **arguments) -> None:
+def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:
     for width in widths:
         _append(
-            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=True,
+            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=identity_init,
             **arguments,
         )
         _append(spec, "mean_shift", num_features=width)
@@ -173,17 +173,21 @@ def linf_conv(
 
 
 def sortnet_mlp(
-    shape, classes, width, depth, rho, k=10, group=32, hidden=None, mean=(0.0,), std=1.0,
+    shape, classes, width, depth, rho, k=10, group=32, identity_init=False, hidden=None, mean=(0.0,), std=1.0,
 ) -> dict:
     """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
-    inputs are pixels.  Zhang et al. (arXiv 2210.01787)."""
+    inputs are pixels.  Zhang et al. (arXiv 2210.01787).
+
+    ``identity_init`` is that of the sorted sums: an output that starts as a copy falls by about 10 whenever its
+    input is dropped.
+    """
     spec = _start(shape, mean, std)
     _append(spec, "flatten")
     sort = {"layer": "sort_dist", "rho": rho, "k": k, "group": group}
     kinds = [{}, *[sort] * depth]
     features = depth - 1 if hidden is None else depth
-    for kind in kinds[:features]:
-        _dist_features(spec, [width], **kind)
+    for i, kind in enumerate(kinds[:features]):
+        _dist_features(spec, [width], identity_init=identity_init or i == 0, **kind)
     _head(spec, classes, hidden, **kinds[features])
     return spec
 

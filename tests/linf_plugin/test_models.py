@@ -67,6 +67,10 @@ def test_sortnet_is_the_distance_net_with_sorted_sums_after_the_first_layer(dept
     names = [[name.replace("sort_dist", "dist") for name, _ in net.spec["layers"]] for net in (sort, plain)]
     assert names[0] == names[1] and sort.pairs_per_sample() == plain.pairs_per_sample()
     plain.load_state_dict(sort.state_dict())
+    for identity, expected in ((False, [True, False, False]), (True, [True, True, True])):
+        net = build("sortnet-mlp", **common, rho=0.6, identity_init=identity)
+        copies = [a["identity_init"] for _, a in net.spec["layers"] if "identity_init" in a]
+        assert copies == expected[: depth - 1]
     if depth == 1:
         x = torch.rand(3, 1, 4, 4)
         assert torch.equal(sort.eval()(x), plain.eval()(x))
