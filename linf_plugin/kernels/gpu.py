@@ -1,148 +1,33 @@
 """The CUDA kernels: ``reference``'s distances on float32 and float64 tensors of any CUDA GPU, of any strides.
 
-``gpu_kernels.cu`` is compiled when it is first needed, one instance of its templates at a time, for the GPU at
-hand, by NVRTC through NVIDIA's package cuda-bindings; torch for CUDA brings both.  ``takes`` says whether the
-kernels serve given tensors; where they do not, ``blocked`` does the same more slowly, as it does for boxes.
-
-Every launch goes to the current stream of the tensors' device.  A CUDA graph can capture what ran once before.
+``takes`` says whether they serve given tensors; where they do not, ``blocked`` does the same more slowly, as it
+does for boxes.  torch for CUDA brings what they are compiled and launched with; see ``cuda``.
 """
 
-import ctypes
 import functools
 import math
 import statistics
-import threading
 import warnings
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import cuda
 from .blocked import box_dist, box_dist_vjp  # noqa: F401  (so that this module serves all that cpu does)
 
-SOURCE = Path(__file__).with_name("gpu_kernels.cu")
-OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "-diag-suppress=177")  # 177: unused constants
 MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
-THREADS = 256  # of a block, as 16 × 16 where it computes a tile
 RANGE = 4096  # coordinates of a block of ``scatter``
 MOST_WHOLE = 1024  # exponents up to here are multiplied out
 MOST_P = 1e30  # finite in float32; beyond, the distance is that for p = ∞ anyway
 MOST_BLOCKS, LEAST_PART = 256, 512  # where ``_splits`` splits a sum
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-# Results a thread computes: estimated time a pair, relative to that of the arithmetic.  The smaller the tile, the more
-# often it reads shared memory.
+# Results a thread computes: estimated time a pair, relative to the arithmetic's.  Smaller tiles read more often.
 TILES = {
     torch.float32: {(8, 8): 1.08, (8, 4): 1.15, (4, 4): 1.4, (2, 2): 2.5},
     torch.float64: {(2, 2): 2.5},
 }
-
-
-# Compilation and launch.
-
-
-def _checked(result: tuple):
-    """What a function of cuda-bindings returned beside its error code, which must be that of success."""
-    error, *values = result
-    if int(error):
-        raise RuntimeError(error.name)
-    return values[0] if len(values) == 1 else values
-
-
-def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, bytes, str]:
-    """``kernel``, an instance of a template of ``SOURCE``, for ``target`` (sm_90, or compute_90 for PTX).
-
-    Returns the binary, the kernel's name in it, and what the compiler said.
-    """
-    from cuda.bindings import nvrtc
-
-    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
-    try:
-        _checked(nvrtc.nvrtcAddNameExpression(program, kernel.encode()))
-        arguments = [o.encode() for o in (f"--gpu-architecture={target}", *OPTIONS, *options)]
-        (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
-        log = bytearray(_checked(nvrtc.nvrtcGetProgramLogSize(program)))
-        log = _filled(nvrtc.nvrtcGetProgramLog, program, len(log)).rstrip(b"\0 \n").decode()
-        if int(error):
-            raise RuntimeError(f"{kernel} for {target}: {error.name}; {' '.join(log.split())}")
-        name = _checked(nvrtc.nvrtcGetLoweredName(program, kernel.encode()))
-        if target.startswith("sm_"):
-            binary = _filled(nvrtc.nvrtcGetCUBIN, program, _checked(nvrtc.nvrtcGetCUBINSize(program)))
-        else:
-            binary = _filled(nvrtc.nvrtcGetPTX, program, _checked(nvrtc.nvrtcGetPTXSize(program)))
-        return binary, name, log
-    finally:
-        nvrtc.nvrtcDestroyProgram(program)
-
-
-def _filled(get, program, size: int) -> bytes:
-    data = bytes(size)  # a buffer of this function's own, which the library writes to
-    _checked(get(program, data))
-    return data
-
-
-def target_for(capability: tuple[int, int]) -> str:
-    """What to compile for: the GPU itself or, where NVRTC is older than it, PTX, which the driver compiles."""
-    from cuda.bindings import nvrtc
-
-    own, known = 10 * capability[0] + capability[1], _checked(nvrtc.nvrtcGetSupportedArchs())
-    usable = [arch for arch in known if arch <= own]
-    if not usable:
-        raise RuntimeError(f"NVRTC compiles for no GPU as old as sm_{own}")
-    return f"sm_{own}" if own in usable else f"compute_{max(usable)}"
-
-
-class _Device:
-    """A GPU: its context, and the kernels that were compiled for it."""
-
-    def __init__(self, index: int):
-        from cuda.bindings import driver
-
-        self.driver, self.index = driver, index
-        self.target = target_for(torch.cuda.get_device_capability(index))
-        self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
-        torch.cuda.synchronize(index)  # torch has made the context
-        self.context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
-        self.functions, self.lock = {}, threading.Lock()
-
-    def function(self, kernel: str):
-        """The compiled kernel.  The context must be current."""
-        with self.lock:
-            if kernel not in self.functions:
-                binary, name, _ = compile_kernel(kernel, self.target)
-                module = _checked(self.driver.cuModuleLoadData(binary))
-                self.functions[kernel] = _checked(self.driver.cuModuleGetFunction(module, name))
-            return self.functions[kernel]
-
-    def launch(self, kernel: str, blocks: int, parameters: ctypes.Array) -> None:
-        """Blocks of ``THREADS`` threads; ``parameters`` are the addresses of the kernel's arguments."""
-        stream = torch.cuda.current_stream(self.index).cuda_stream
-        _checked(self.driver.cuCtxPushCurrent(self.context))
-        try:
-            _checked(self.driver.cuLaunchKernel(
-                self.function(kernel), blocks, 1, 1, THREADS, 1, 1, 0, stream, ctypes.addressof(parameters), 0
-            ))
-        except RuntimeError as error:
-            raise RuntimeError(f"{kernel}, {blocks} blocks, GPU {self.index} ({self.target}): {error}") from None
-        finally:
-            _checked(self.driver.cuCtxPopCurrent())
-
-
-@functools.cache
-def _device(index: int | None) -> _Device:
-    return _Device(index)
-
-
-def _launch(kernel: str, blocks: int, *arguments: Tensor | int | float | None) -> None:
-    """Tensors become pointers, None a null pointer, other numbers 64 bits wide."""
-    tensor = next(a for a in arguments if isinstance(a, Tensor))
-    values = [
-        ctypes.c_double(a) if isinstance(a, float) else ctypes.c_int64(a) if isinstance(a, int)
-        else ctypes.c_void_p(None if a is None else a.data_ptr())
-        for a in arguments
-    ]
-    _device(tensor.device.index).launch(kernel, blocks, (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values)))
 
 
 def available(index: int | None = None) -> tuple[bool, str]:
@@ -150,7 +35,7 @@ def available(index: int | None = None) -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "no CUDA device"
     try:
-        device = _device(torch.cuda.current_device() if index is None else index)
+        device = cuda.device(torch.cuda.currentcuda.device() if index is None else index)
         zeros = torch.zeros(1, 1, device=f"cuda:{device.index}")
         _scatter(zeros, zeros.int(), 1, 1.0)
         return True, f"compiled for {device.target}"
@@ -184,20 +69,16 @@ def _parts(n: int, step: int) -> int:
     return -(-n // step)
 
 
-def tile(rows: int, columns: int, tiles: dict[tuple[int, int], float], multiprocessors: int) -> tuple[int, int, int]:
-    """The tile that gives rows × columns results soonest, and how many blocks that takes.
+def tile(rows: int, columns: int, tiles: dict[tuple[int, int], float], processors: int) -> tuple[int, int, int]:
+    """The tile with which the multiprocessor that gets most blocks is done soonest, and how many blocks there are
+    in rows × columns results.  No result depends on the tile."""
+    blocks = {t: _parts(rows, 16 * t[0]) * _parts(columns, 16 * t[1]) for t in tiles}
+    best = min(tiles, key=lambda t: _parts(blocks[t], processors) * math.prod(t) * tiles[t])
+    return *best, blocks[best]
 
-    Each multiprocessor is taken to work on its share of blocks, the largest share counts.  No result depends on
-    the tile.
-    """
-    def time(of):
-        return _parts(blocks(of), multiprocessors) * math.prod(of) * tiles[of]
 
-    def blocks(of):
-        return _parts(rows, 16 * of[0]) * _parts(columns, 16 * of[1])
-
-    best = min(tiles, key=time)
-    return *best, blocks(best)
+def _tiles(dtype: torch.dtype, largest: bool) -> dict[tuple[int, int], float]:
+    return {t: cost for t, cost in TILES[dtype].items() if largest or t != (8, 8)}
 
 
 def _power(p: float) -> str:
@@ -217,14 +98,13 @@ def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None
     n, out, kind = len(x), len(w), _TYPES[x.dtype]
     x, w = _packed(x), _packed(w)
     for power in dict.fromkeys(("Maximum", _power(p))):
-        # Two more numbers a pair, the scale or what locate needs, leave no registers for the largest tile.
-        lean = power == "Maximum" and index is None
-        tiles = {t: cost for t, cost in TILES[x.dtype].items() if lean or t != (8, 8)}
-        tm, tn, blocks = tile(n, out, tiles, _device(x.device.index).multiprocessors)
+        # More numbers a pair, the scale or what locate needs, leave no registers for the largest tile.
+        tiles = _tiles(x.dtype, largest=power == "Maximum" and index is None)
+        tm, tn, blocks = tile(n, out, tiles, cuda.device(x.device.index).multiprocessors)
         kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
-        _launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
+        cuda.launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
     if index is not None:
-        _launch(f"locate<{kind}>", _parts(n * out, THREADS // 32), x, w, y, index, n, out, x.shape[1])
+        cuda.launch(f"locate<{kind}>", _parts(n * out, cuda.THREADS // 32), x, w, y, index, n, out, x.shape[1])
 
 
 def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -253,7 +133,7 @@ def _scatter(grad: Tensor, index: Tensor, features: int, sign: float) -> Tensor:
     (rows, count), grad, index = grad.shape, grad.contiguous(), index.contiguous()
     to = grad.new_empty(rows, features)
     if to.numel():
-        _launch(f"scatter<{_TYPES[grad.dtype]}>", rows * _parts(features, RANGE),
+        cuda.launch(f"scatter<{_TYPES[grad.dtype]}>", rows * _parts(features, RANGE),
                 grad, index, to, rows, count, features, sign)
     return to
 
@@ -282,9 +162,9 @@ def _gradient(own: Tensor, other: Tensor, grad: Tensor, y: Tensor, p: float) -> 
     own, other, grad, y = map(_packed, (own, other, grad, y))
     width, splits = own.shape[1], _splits(rows, own.shape[1], count)
     to = own.new_empty(splits, rows, width)
-    tiles = {t: cost for t, cost in TILES[own.dtype].items() if t != (8, 8)}
-    tm, tn, blocks = tile(rows, width, tiles, max(1, _device(own.device.index).multiprocessors // splits))
-    _launch(f"dist_vjp<{_TYPES[own.dtype]}, {_power(p)}, {tm}, {tn}>", blocks * splits,
+    processors = max(1, cuda.device(own.device.index).multiprocessors // splits)
+    tm, tn, blocks = tile(rows, width, _tiles(own.dtype, largest=False), processors)
+    cuda.launch(f"dist_vjp<{_TYPES[own.dtype]}, {_power(p)}, {tm}, {tn}>", blocks * splits,
             own, other, grad, y, to, rows, count, width, grad.shape[1], splits, float(min(p, MOST_P)))
     to = to[0] if splits == 1 else to.sum(0)
     return to[:, :features].contiguous()
@@ -303,8 +183,8 @@ def dist_vjp(
 
 
 def ceiling(p: float, backward: bool = False) -> float:
-    """Coordinate pairs a second that the current GPU does on registers alone, with the float32 arithmetic of ``dist``
-    (for a finite p, of both its passes) or ``dist_vjp`` (of both gradients).  Takes some tenths of a second.
+    """Coordinate pairs a second that the current GPU does on registers alone, with float32's arithmetic of
+    ``dist`` (for a finite p, of both its passes) or ``dist_vjp`` (of both gradients), in some tenths of a second.
 
     Raises ValueError for the gradient at p = ∞, which is a scatter without arithmetic, and for p < 1.
     """
@@ -314,15 +194,15 @@ def ceiling(p: float, backward: bool = False) -> float:
         raise ValueError("backward: at p = ∞ the gradient is a scatter, which has no arithmetic to measure")
     powers = [_power(p)] if backward else list(dict.fromkeys(("Maximum", _power(p))))
     blocks, steps = 8 * torch.cuda.get_device_properties().multi_processor_count, 4096
-    to, seconds = torch.empty(blocks * THREADS, device="cuda"), 0.0
+    to, seconds = torch.empty(blocks * cuda.THREADS, device="cuda"), 0.0
     for power in powers:
-        times = []
+        kernel, times = f"ceiling<float, {power}, {str(backward).lower()}>", []
         for _ in range(6):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            _launch(f"ceiling<float, {power}, {str(backward).lower()}>", blocks, to, steps, float(min(p, MOST_P)))
+            cuda.launch(kernel, blocks, to, steps, float(min(p, MOST_P)))
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
         seconds += statistics.median(times[1:])  # the first compiles
-    return blocks * THREADS * 32 * steps / (2 * seconds if backward else seconds)
+    return blocks * cuda.THREADS * 32 * steps / (2 * seconds if backward else seconds)

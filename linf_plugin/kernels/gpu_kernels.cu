@@ -170,7 +170,7 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
     using N = Side<TN>;
     constexpr int DEPTH = TM * TN == 64 ? 8 : 16, QUADS = DEPTH / 4;  // coordinates in a stage; packs of a row
     constexpr int ROWS = M::SIZE + N::SIZE, FETCH = ROWS * QUADS / THREADS;
-    // Coordinate after coordinate; each four are shifted by SKEW more, so that stores of a warp meet no bank twice.
+    // Coordinate after coordinate; each four are shifted by SKEW more: stores of a warp meet no bank twice.
     constexpr int SKEW = 32 / QUADS;
     alignas(16) __shared__ T stages[2][DEPTH * ROWS + 32];
     const Int n0 = blockIdx.x % parts(n, M::SIZE) * M::SIZE, k0 = blockIdx.x / parts(n, M::SIZE) * N::SIZE;
@@ -183,8 +183,8 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
 #pragma unroll
     for (int j = 0; j < FETCH; j++) {
         const int row = (threadIdx.x + j * THREADS) / QUADS;
-        rows[j] = row < M::SIZE ? x + least(n0 + row, n - 1) * width : w + least(k0 + row - M::SIZE, out - 1) * width;
-        rows[j] += 4 * quad;
+        rows[j] = 4 * quad + (row < M::SIZE ? x + least(n0 + row, n - 1) * width
+                                            : w + least(k0 + row - M::SIZE, out - 1) * width);
     }
     const auto fetch = [&](int i) {
 #pragma unroll
@@ -241,7 +241,8 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
         T value = INDEX ? best[a][b] : sum[a][b];
         if constexpr (Power::SCALED) {  // one term is 1, but for rounding; not finite: NaN
             const T largest = y[row * out + column];
-            value = largest <= Limits<T>::LARGEST ? largest * exp2_of(log2_of(value > 1 ? value : (T)1) * inverse_p) : largest - largest;
+            const T root = exp2_of(log2_of(value > 1 ? value : (T)1) * inverse_p);
+            value = largest <= Limits<T>::LARGEST ? largest * root : largest - largest;
         }
         y[row * out + column] = value;
         if (INDEX) index[row * out + column] = chunk[a][b];
@@ -287,8 +288,8 @@ scatter(const T* g, const int* index, T* to, Int rows, Int count, Int features, 
     for (int i = self; i < size; i += THREADS) to[row * features + first + i] = (T)sign * sum[i];
 }
 
-// The gradient at a finite p for one side: to[r, i] = Σ_k g[k, r]·sign(t)·(|t|/y[k, r])^(p−1), t = self[r, i] − other[k, i].
-// The sum over k may be split: the s-th part goes to to[s].
+// The gradient at a finite p for one side: to[r, i] = Σ_k g[k, r]·sign(t)·(|t|/y[k, r])^(p−1) with
+// t = self[r, i] − other[k, i].  The sum over k may be split: the s-th part goes to to[s].
 template <class T, class Power, int TM, int TN>
 __global__ void __launch_bounds__(THREADS, RESIDENT<T, Power, false>)
 dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows, Int count, Int width, Int stride,
@@ -297,7 +298,9 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
     using N = Side<TN>;
     constexpr int PACKS_M = M::SIZE / 4, PACKS_N = N::SIZE / 4;
     static_assert(DEPTH_VJP * PACKS_M <= THREADS && DEPTH_VJP * PACKS_N <= THREADS, "a pack a thread");
-    struct alignas(16) Stage { T others[DEPTH_VJP][N::SIZE], scales[DEPTH_VJP][M::SIZE], grads[DEPTH_VJP][M::SIZE]; };
+    struct alignas(16) Stage {
+        T others[DEPTH_VJP][N::SIZE], scales[DEPTH_VJP][M::SIZE], grads[DEPTH_VJP][M::SIZE];
+    };
     __shared__ Stage stages[2];
     const Int tiles_m = parts(rows, M::SIZE), tiles = tiles_m * parts(width, N::SIZE), split = blockIdx.x / tiles;
     const Int r0 = blockIdx.x % tiles_m * M::SIZE, i0 = blockIdx.x % tiles / tiles_m * N::SIZE;
