@@ -216,6 +216,12 @@ def test_slow_peers_are_measured_on_a_slice_and_scaled(monkeypatch):
             assert min(time["readings"]) >= 1  # twice the time given
 
 
+def test_a_hiccup_of_the_first_call_makes_no_peer_fast():
+    assert bench._whole(1.0, {"rows": 16, "first": (4, 0.25)}, 512) == pytest.approx(32)
+    assert bench._whole(1.0, {"rows": 16, "first": (4, 3.0)}, 512) == pytest.approx(1 + 496 / 32)
+    assert bench._whole(1.0, {"rows": 512, "first": (4, 3.0)}, 512) == 1.0
+
+
 def test_nothing_is_scaled_when_all_is_asked_for(monkeypatch):
     Clock(monkeypatch, fixed=0.2, each=0.1)
     for time in measure(full=True).values():
