@@ -365,6 +365,13 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert files[1].read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_picture_is_not_drawn_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "deviation", lambda case, p, device: "all wrong")
+    arguments = ["--cases", "dense", "--p", "8", "--quiet", "--plot", str(tmp_path / "cost.png")]
+    assert main(["bench", *arguments]) == 1
+    assert "all wrong" in capsys.readouterr().out and not (tmp_path / "cost.png").exists()
+
+
 def test_help_names_every_case(monkeypatch, capsys):
     monkeypatch.undo()
     with pytest.raises(SystemExit):
