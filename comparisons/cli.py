@@ -202,7 +202,7 @@ def _bench(args: argparse.Namespace) -> int:
     print(table(results))
     if args.json:
         args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False))
-    if args.plot:
+    if args.plot and results["rows"]:
         cost(results, args.plot)
     if results["wrong"]:
         print(f"linf-compare: {len(results['wrong'])} wrong operators were not timed", file=sys.stderr)

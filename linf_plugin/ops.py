@@ -8,7 +8,8 @@
 ``shift``          (x + sign·offset)·scale, a channel at a time; what bound propagation sees of biases and means
 The distances have a ``…_backward`` that is not itself differentiable.
 
-On the CPU the compiled kernels do the work (``kernels.cpu``), elsewhere and without them ``kernels.blocked``.
+On the CPU the compiled kernels do the work (``kernels.cpu``), on a CUDA GPU those of ``kernels.gpu``, elsewhere
+and without them ``kernels.blocked``.
 At p = ∞ the gradient goes to one coordinate a pair.  Where a gradient will be asked for, ``dist`` runs as
 ``dist_with_index``, which saves these coordinates, and its backward is ``index_backward``, which looks at
 neither x nor w.  Who traces above autograd (export, auto_LiRPA) sees ``dist``.
@@ -22,7 +23,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .kernels import blocked, cpu, windows
+from .kernels import blocked, cpu, gpu, windows
 
 _define = partial(torch.library.custom_op, mutates_args=())
 _library = torch.library.Library("linf", "FRAGMENT")
@@ -35,7 +36,7 @@ _library.define(
 
 def _kernels(p: float, *tensors: Tensor):
     """The module whose functions these tensors go to."""
-    return cpu if cpu.takes(p, *tensors) else blocked
+    return next((kernels for kernels in (cpu, gpu) if kernels.takes(p, *tensors)), blocked)
 
 
 def _some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:

@@ -216,6 +216,12 @@ def test_slow_peers_are_measured_on_a_slice_and_scaled(monkeypatch):
             assert min(time["readings"]) >= 1  # twice the time given
 
 
+def test_a_hiccup_of_the_first_call_makes_no_peer_fast():
+    assert bench._whole(1.0, {"rows": 16, "first": (4, 0.25)}, 512) == pytest.approx(32)
+    assert bench._whole(1.0, {"rows": 16, "first": (4, 3.0)}, 512) == pytest.approx(1 + 496 / 32)
+    assert bench._whole(1.0, {"rows": 512, "first": (4, 3.0)}, 512) == 1.0
+
+
 def test_nothing_is_scaled_when_all_is_asked_for(monkeypatch):
     Clock(monkeypatch, fixed=0.2, each=0.1)
     for time in measure(full=True).values():
@@ -357,6 +363,13 @@ def test_the_command_writes_what_it_prints(tmp_path, capsys):
     assert found["machine"]["threads"] == 1 and torch.get_num_threads() == threads
     assert {row["kind"] for row in found["rows"]} == {"table", "width", "batch"}
     assert files[1].read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_is_not_drawn_of_nothing(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(bench, "deviation", lambda case, p, device: "all wrong")
+    arguments = ["--cases", "dense", "--p", "8", "--quiet", "--plot", str(tmp_path / "cost.png")]
+    assert main(["bench", *arguments]) == 1
+    assert "all wrong" in capsys.readouterr().out and not (tmp_path / "cost.png").exists()
 
 
 def test_help_names_every_case(monkeypatch, capsys):
