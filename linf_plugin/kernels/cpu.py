@@ -49,6 +49,7 @@ class _Kernels:
             function = getattr(self.lib, name)
             function.argtypes = [*[ctypes.c_int] * 2, *[ctypes.c_void_p] * 3]
             function.restype = None
+        self.functions = {name: getattr(self.lib, name) for name in _POINTERS}
         self.lib.linf_ceiling.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_double, ctypes.c_int]
         self.lib.linf_ceiling.restype = ctypes.c_double
         self.levels = self._levels()
@@ -128,18 +129,20 @@ def _usable() -> bool:
 def takes(p: float, *tensors: Tensor) -> bool:
     """Whether the kernels take these tensors: of the CPU, float32 or float64, and they were built."""
     dtype = tensors[0].dtype
-    return (
-        dtype in _DTYPES and all(a.device.type == "cpu" and a.dtype == dtype for a in tensors)
-        and p >= 1 and tensors[0].shape[-1] < MOST_FEATURES and _usable()
-    )
+    if dtype not in _DTYPES or not p >= 1 or tensors[0].shape[-1] >= MOST_FEATURES:
+        return False
+    for a in tensors:  # a loop, for speed: this is part of every call
+        if not a.is_cpu or a.dtype != dtype:
+            return False
+    return _usable()
 
 
 def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors: Tensor | None) -> None:
     """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
     kernels = _load()
-    failed = getattr(kernels.lib, name)(
+    failed = kernels.functions[name](
         kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
-        *(None if a is None else a.data_ptr() for a in tensors),
+        *[None if a is None else a.data_ptr() for a in tensors],
     )
     if failed:
         raise MemoryError(f"{name}: no memory for (N, out, in) = {sizes}")

@@ -112,8 +112,8 @@ constexpr int64_t BLOCK = 128;  // rows of w at a time; with their gradients hal
 
 // The loops over one vector of coordinates [i, i + LANES), rows n0…n1 of a and all rows of w.
 template <class T, class Pair, bool SCALED, class Term>
-void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_y, int64_t i, int64_t n0, int64_t n1,
-                    T* gw_to) {
+void backward_lanes(const Call& c, Term term, T unit, const T* factor, const T* inverse_y, int64_t i, int64_t n0,
+                    int64_t n1, T* gw_to) {
     constexpr int L = LANES<T>, G = Pair::BOX ? GROUP / 2 : GROUP;
     const T *a = (const T*)c.a, *b = (const T*)c.b, *w = (const T*)c.w;
     const int64_t features = c.features, m = features - i;
@@ -121,7 +121,7 @@ void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_
     for (int64_t k0 = 0; k0 < c.out; k0 += BLOCK) {
         const int64_t rows = least(BLOCK, c.out - k0);
         for (int64_t k = 0; k < rows; k++) {
-            store(ws + k * L, load_part(w + (k0 + k) * features + i, m));
+            store(ws + k * L, load_part(w + (k0 + k) * features + i, m) * unit);
             store(gws + k * L, Vec<T>{});
         }
         for (int64_t n = n0; n < n1; n += G) {
@@ -130,8 +130,8 @@ void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_
             const int64_t count = least(G, n1 - n);
             for (int r = 0; r < G; r++) {  // rows beyond the last have a factor of 0
                 const int64_t at = n + (r < count ? r : 0);
-                av[r] = load_part(a + at * features + i, m);
-                if (Pair::BOX) bv[r] = load_part(b + at * features + i, m);
+                av[r] = load_part(a + at * features + i, m) * unit;
+                if (Pair::BOX) bv[r] = load_part(b + at * features + i, m) * unit;
                 ga[r] = gb[r] = Vec<T>{};
                 f[r] = factor + at * c.out + k0;
                 s[r] = inverse_y + at * c.out + k0;
@@ -145,7 +145,7 @@ void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_
                         if (!full && r >= count) break;
                         Vec<T> t = Pair::difference(av[r], bv[r], wv);
                         if (SCALED) t *= splat_at(s[r] + k);
-                        const Vec<T> v = term.gradient(t) * splat_at(f[r] + k);
+                        const Vec<T> v = rounded<T>(term.gradient(t) * splat_at(f[r] + k));
                         if constexpr (Pair::BOX) {
                             Vec<T> va, vb;
                             Pair::route(av[r], bv[r], wv, v, va, vb);
@@ -176,16 +176,21 @@ void backward_lanes(const Call& c, Term term, const T* factor, const T* inverse_
     }
 }
 
-// factor = g·y^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.
+struct Kept {
+    Kept() {}
+    ~Kept() {}
+};
+
+// factor = g·(unit·y)^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.
 template <class T, class Pair, bool SCALED, class Term>
-void backward_dense(const Call& c, Term term, const T* g, const T* y, int threads) {
+void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, int threads) {
     Buffer<T> factor(c.n * c.out), inverse_y(SCALED ? c.n * c.out : 0);
     parallel(c.n, threads, [&](int64_t n, int) {
         for (int64_t j = n * c.out; j < (n + 1) * c.out; j++) {
             if (SCALED) inverse_y[j] = inverse(y[j]);
             factor[j] = y[j] == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
             if (!SCALED && c.p > 1) {
-                if (y[j] != 0) factor[j] /= power(y[j], (int)c.p - 1);
+                if (y[j] != 0) factor[j] /= power(y[j] * unit, (int)c.p - 1);
             }
         }
     });
@@ -196,39 +201,53 @@ void backward_dense(const Call& c, Term term, const T* g, const T* y, int thread
     const int64_t slice = parts(parts(c.n, slices), GROUP) * GROUP, size = c.out * c.features;
     Buffer<T> extra(c.gw ? (slices - 1) * size : 0);
     if (c.gw && slices > 1) memset(extra, 0, (slices - 1) * size * sizeof(T));
+    // Unscaled, none is visible; except where p is 1.
+    using Subnormals = std::conditional_t<SCALED || Term::WHOLE == 1, Kept, FlushToZero>;
     parallel(vectors * slices, threads, [&](int64_t task, int) {
         const int64_t i = task % vectors * LANES<T>, s = task / vectors;
         T* gw = !c.gw ? nullptr : s ? extra + (s - 1) * size : (T*)c.gw;
-        backward_lanes<T, Pair, SCALED>(c, term, factor, inverse_y, i, s * slice, least(c.n, (s + 1) * slice), gw);
+        const Subnormals subnormals;
+        backward_lanes<T, Pair, SCALED>(c, term, unit, factor, inverse_y, i, s * slice, least(c.n, (s + 1) * slice),
+                                        gw);
     });
     for (int64_t s = 1; c.gw && s < slices; s++)
         for (int64_t j = 0; j < size; j++) ((T*)c.gw)[j] += extra[(s - 1) * size + j];
 }
 
-// Whether t^(p−1)·y^(1−p) stays in range unscaled.
-template <class T> bool tame(const T* y, int64_t count, double p) {
+// A power of 2 that distances can be multiplied by, so that t^(p−1)·y^(1−p) stays in range unscaled; 0 if none.
+template <class T, class Pair> T backward_unit(const Call& c, const T* y) {
     T low = Lanes<T>::LARGEST, high = 0;
-    for (int64_t j = 0; j < count; j++) {
-        if (y[j] != y[j]) return false;
+    for (int64_t j = 0; j < c.n * c.out; j++) {
+        if (y[j] != y[j]) return 0;
         if (y[j] != 0 && y[j] < low) low = y[j];
         if (y[j] > high) high = y[j];
     }
-    const double room = sizeof(T) == 4 ? 60 : 400;
-    return p * __builtin_log2(high > 0 ? high : 1) < room && p * __builtin_log2(low) > -room;
+    if (high == 0) return 1;
+    if (high > Lanes<T>::LARGEST) return 0;
+    const double room = (sizeof(T) == 4 ? 80 : 400) / c.p, from = __builtin_log2(low), to = __builtin_log2(high);
+    if (from > -room && to < room) return 1;
+    const double shift = -__builtin_floor((from + to) / 2 + 0.5);
+    const bool in_range = from + shift > -room && to + shift < room && __builtin_fabs(shift) < Lanes<T>::BIAS;
+    if (Pair::BOX || !in_range) return 0;
+    const T unit = (T)__builtin_exp2(shift), most = Lanes<T>::LARGEST / 4 / unit;
+    const bool fits = unit < 1 || (within((const T*)c.a, c.n * c.features, most)
+                                   && within((const T*)c.w, c.out * c.features, most));
+    return fits ? unit : 0;
 }
 
 template <class T, class Pair> void backward_one(const Call& c, const T* g, const T* y) {
     const int threads = useful_threads(c, 0.15);
     if (c.p == __builtin_inf()) return backward_infinite<T, Pair>(c, g, y, threads);
-    if (c.p >= THRESHOLD_FROM) {
-        const T least = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (c.p - 1));
-        return backward_dense<T, Pair, true>(c, Visible<T>{(T)c.p, least}, g, y, threads);
-    }
-    with_term<T, Pair::BOX>(c.p, [&](auto term) {
-        if constexpr (decltype(term)::WHOLE == 1) backward_dense<T, Pair, false>(c, term, g, y, threads);
-        else if (decltype(term)::WHOLE && tame(y, c.n * c.out, c.p)) backward_dense<T, Pair, false>(c, term, g, y, threads);
-        else backward_dense<T, Pair, true>(c, term, g, y, threads);
+    bool done = false;
+    if (c.p < THRESHOLD_FROM || (whole(c.p) && c.p <= MOST_POWER)) with_term<T, Pair::BOX>(c.p, [&](auto term) {
+        constexpr int WHOLE = decltype(term)::WHOLE;
+        const T unit = WHOLE == 1 ? 1 : WHOLE ? backward_unit<T, Pair>(c, y) : 0;
+        if (done = unit != 0; done) backward_dense<T, Pair, false>(c, term, unit, g, y, threads);
+        else if (done = c.p < THRESHOLD_FROM; done) backward_dense<T, Pair, true>(c, term, (T)1, g, y, threads);
     });
+    if (done) return;
+    const T least = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (c.p - 1));
+    backward_dense<T, Pair, true>(c, Visible<T>{(T)c.p, least}, (T)1, g, y, threads);
 }
 
 template <class T> void backward(const Call& c) {

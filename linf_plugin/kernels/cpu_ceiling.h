@@ -45,7 +45,7 @@ template <bool SCALED, class Term> int64_t backward_rounds(Term term, int64_t ro
         for (int r = 0; r < GROUP; r++) {
             Vec<T> t = Point<T>::difference(a[r], a[r], w);
             if (SCALED) t *= scale;
-            const Vec<T> v = term.gradient(t) * f;
+            const Vec<T> v = rounded<T>(term.gradient(t) * f);
             ga[r] += v;
             sum -= v;
         }

@@ -7,13 +7,13 @@ namespace {
 // The tile: ROWS rows against VECTORS vectors of packed rows, over ``depth`` coordinates.
 
 // One side is packed: PANEL rows side by side, coordinate after coordinate; the other is read in its rows.
-template <class T> void pack(const T* a, int64_t features, int64_t count, T* to) {
+template <class T> void pack(const T* a, int64_t features, int64_t count, T unit, T* to) {
     constexpr int P = PANEL<T>;
     if (count < P) memset(to, 0, features * P * sizeof(T));
     for (int64_t i0 = 0; i0 < features; i0 += 16) {
         const int64_t i1 = least(features, i0 + 16);
         for (int64_t lane = 0; lane < count; lane++)
-            for (int64_t i = i0; i < i1; i++) to[i * P + lane] = a[lane * features + i];
+            for (int64_t i = i0; i < i1; i++) to[i * P + lane] = a[lane * features + i] * unit;
     }
 }
 
@@ -51,7 +51,7 @@ INLINE void tile(const T* a, const T* b, const Rows<T>& rows, int64_t r0, int64_
     constexpr int P = PANEL<T>, L = LANES<T>;
     constexpr bool LOCATED = std::is_same_v<Term, Located<T>>, MAXIMUM = LOCATED || std::is_same_v<Term, Maximum>;
     const T* w[R];
-    for (int r = 0; r < R; r++) w[r] = rows[r0 + r] + k0;
+    for (int r = 0; r < R; r++) w[r] = rows[r0 + r];
     Vec<T> sum[R][V] = {}, until[LOCATED ? DEPTH / SEARCHED : 1][R][V];  // the maxima before each next SEARCHED
     for (int64_t start = 0; start < depth; start += SEARCHED) {
         const int64_t end = LOCATED ? least(start + SEARCHED, depth) : depth;
@@ -99,16 +99,14 @@ INLINE void tile(const T* a, const T* b, const Rows<T>& rows, int64_t r0, int64_
         }
 }
 
-// Tiles for ``rows`` × a panel of ``lanes`` rows and the coordinates from k0 on, joined to those before unless
-// k0 is 0; y and scale are (row, PANEL), rows padded to ROWS.
+// Tiles for ``rows`` × a panel of ``lanes`` rows and the coordinates from k0 on, where a, b and rows point to;
+// joined to those before unless k0 is 0.  y and scale are (row, PANEL), rows padded to ROWS.
 template <class T, class Pair, bool SCALED = false, class Term>
 void sweep(const T* a, const T* b, int lanes, const Rows<T>& rows, int64_t k0, int64_t depth, Term term,
            const T* scale, T* y) {
     constexpr int P = PANEL<T>, L = LANES<T>;
     constexpr bool LEAN = lean<T, Term> || Pair::BOX;
     constexpr int R = LEAN ? ROWS / 2 : ROWS, V = LEAN ? VECTORS / 2 : VECTORS;
-    a += k0 * P;
-    b += k0 * P;
     for (int64_t r = 0; r < rows.count; r += R) {
         int v = 0;
         for (; v + V <= VECTORS && (v + V - 1) * L < lanes; v += V)
@@ -136,11 +134,22 @@ template <class T> struct Work {  // one task: rows × the lanes of a panel
     T *y, *scale, *maxima;        // (rows, PANEL); maxima (subs, rows, PANEL)
     int32_t* index;               // (rows, PANEL)
     bool swapped;                 // the panel holds w
+    T unit;                       // a power of 2 that the panel is multiplied by, and the rows are to be,
+    T* copy;                      // here (rows, DEPTH)
 };
 
 template <class T, class Pair, bool SCALED = false, class Term> void sums(const Work<T>& k, Term term, T* y) {
-    for (int64_t k0 = 0; k0 < k.features; k0 += DEPTH)
-        sweep<T, Pair, SCALED>(k.a, k.b, k.lanes, k.rows, k0, least(DEPTH, k.features - k0), term, k.scale, y);
+    for (int64_t k0 = 0; k0 < k.features; k0 += DEPTH) {
+        const int64_t depth = least(DEPTH, k.features - k0);
+        Rows<T> rows = k.rows.from(k0);
+        if (k.unit != 1) {
+            for (int64_t r = 0; r < rows.count; r++)
+                for (int64_t i = 0; i < depth; i += LANES<T>)
+                    store(k.copy + r * DEPTH + i, load_part(rows[r] + i, depth - i) * k.unit);
+            rows = {k.copy, DEPTH, rows.count};
+        }
+        sweep<T, Pair, SCALED>(k.a + k0 * PANEL<T>, k.b + k0 * PANEL<T>, k.lanes, rows, k0, depth, term, k.scale, y);
+    }
 }
 
 // Where row r of the work and lane of the panel lie as (end of a box or point, weight).
@@ -167,14 +176,17 @@ template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term te
 }
 
 // One pass without a scale.  Where sums leave the range in which no visible term over- or underflows, again
-// with it: pair by pair if they are few.
+// with it: pair by pair if they are few.  In that range terms that are 0 for being subnormal are not visible.
 template <class T, class Pair, class Term> void single(const Work<T>& k, Term term, T* sum, double p) {
-    sums<T, Pair>(k, term, k.y);
+    {
+        const FlushToZero flush;
+        sums<T, Pair>(k, term, k.y);
+    }
     const auto bad = [&](T s) { return !(s >= 1 / Lanes<T>::ROOM && s <= Lanes<T>::ROOM); };
     int64_t count = 0;
     for (int64_t r = 0; r < k.rows.count; r++)
         for (int j = 0; j < k.lanes; j++) count += bad(k.y[r * PANEL<T> + j]);
-    if (16 * count > k.rows.count * k.lanes) return scaled<T, Pair>(k, term, sum, p);
+    if (k.unit == 1 && 16 * count > k.rows.count * k.lanes) return scaled<T, Pair>(k, term, sum, p);
     for (int64_t r = 0; count && r < k.rows.count; r++)
         for (int j = 0; j < k.lanes; j++) {
             T& y = k.y[r * PANEL<T> + j];
@@ -185,19 +197,33 @@ template <class T, class Pair, class Term> void single(const Work<T>& k, Term te
             sum[r * PANEL<T> + j] = y;
             y = -1;
         }
-    if (p == 1) {
-        for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++)
-            if (k.y[j] < 0) k.y[j] = sum[j];
-        return;
-    }
     for (int64_t r = 0; r < k.rows.count; r++) {
-        T* y = k.y + r * PANEL<T>;
-        T s[PANEL<T>];
+        T *y = k.y + r * PANEL<T>, s[PANEL<T>];
         memcpy(s, y, sizeof s);
         roots(y, k.lanes, p);
-        for (int j = 0; j < k.lanes; j++)
-            if (s[j] < 0) y[j] = sum[r * PANEL<T> + j];
+        for (int j = 0; j < k.lanes; j++) y[j] = s[j] < 0 ? sum[r * PANEL<T> + j] : y[j] / k.unit;
     }
+}
+
+// Which power of 2 to multiply by, so that most distances to the power p are in range; 0 if there is none.
+// A few pairs tell.
+template <class T, class Pair> T unit_of(const Call& c) {
+    constexpr int PAIRS = 64;
+    const T *a = (const T*)c.a, *w = (const T*)c.w;
+    double logarithm[PAIRS], sum = 0;
+    int count = 0, outside = 0;
+    for (int j = 0; j < PAIRS; j++) {
+        const T *row = a + j * c.n / PAIRS * c.features, *weight = w + j * 29 % PAIRS * c.out / PAIRS * c.features;
+        const T m = pair_maximum<T, Pair>(row, row, weight, c.features);
+        if (m > 0 && m <= Lanes<T>::LARGEST) sum += logarithm[count++] = __builtin_log2((double)m);
+    }
+    if (count == 0) return 1;
+    const double room = __builtin_log2((double)Lanes<T>::ROOM) / c.p, shift = -__builtin_floor(sum / count + 0.5);
+    const bool needed = __builtin_fabs(shift) > 0.4 * room;
+    for (int j = 0; j < count; j++) outside += __builtin_fabs(logarithm[j] + needed * shift) > 0.9 * room;
+    if (8 * outside > count || __builtin_fabs(shift) > Lanes<T>::BIAS - 1) return 0;
+    const T unit = needed ? (T)__builtin_exp2(shift) : 1, most = Lanes<T>::LARGEST / 4 / unit;
+    return unit <= 1 || (within(a, c.n * c.features, most) && within(w, c.out * c.features, most)) ? unit : 0;
 }
 
 int64_t sub_size(int64_t features) {  // at most 128 of them, so that a task's maxima stay small
@@ -209,16 +235,17 @@ template <class T, class Pair> void maxima(const Work<T>& k) {
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     for (int64_t s = 0; s * sub < k.features; s++) {
         T* m = k.maxima + s * size;
-        const int64_t k0 = s * sub;
-        sweep<T, Pair>(k.a + k0 * PANEL<T>, k.b + k0 * PANEL<T>, k.lanes, k.rows.from(k0), 0, least(sub, k.features - k0),
-                       Maximum(), k.scale, m);
+        const int64_t k0 = s * sub, depth = least(sub, k.features - k0);
+        sweep<T, Pair>(k.a + k0 * PANEL<T>, k.b + k0 * PANEL<T>, k.lanes, k.rows.from(k0), 0, depth, Maximum(),
+                       k.scale, m);
         for (int64_t j = 0; j < size; j += LANES<T>) store(k.y + j, s ? max(load(k.y + j), load(m + j)) : load(m + j));
     }
 }
 
 // The index kept along with the maximum, for points of few coordinates.
 template <class T, int R>
-INLINE void tracking_tile(const T* a, const Rows<T>& rows, int64_t r0, int64_t depth, T* y, int32_t* index) {
+INLINE void tracking_tile(const T* a, const Rows<T>& rows, int64_t r0, int64_t depth, bool swapped, T* y,
+                          int32_t* index) {
     constexpr int P = PANEL<T>;
     typedef int32_t Narrow __attribute__((vector_size(LANES<T> * sizeof(int32_t))));
     const T* w[R];
@@ -240,7 +267,7 @@ INLINE void tracking_tile(const T* a, const Rows<T>& rows, int64_t r0, int64_t d
     }
     for (int r = 0; r < R; r++) {
         store(y + r * P, largest[r]);
-        const IVec<T> code = 4 * at[r] - (signed_[r] < 0);
+        const IVec<T> code = 4 * at[r] - ((swapped ? -signed_[r] : signed_[r]) < 0);
         const Narrow narrow = __builtin_convertvector(largest[r] > 0 ? code : NONE - IVec<T>{}, Narrow);
         memcpy(index + r * P, &narrow, sizeof narrow);
     }
@@ -252,7 +279,8 @@ template <class T, class Pair> void index(const Work<T>& k) {
     if (!Pair::BOX && k.features <= MOST_TRACKED) {
         for (int64_t r = 0; r < k.rows.count; r += ROWS)
             for (int lane = 0; lane < k.lanes; lane += LANES<T>)
-                tracking_tile<T, ROWS>(k.a + lane, k.rows, r, k.features, k.y + r * P + lane, k.index + r * P + lane);
+                tracking_tile<T, ROWS>(k.a + lane, k.rows, r, k.features, k.swapped, k.y + r * P + lane,
+                                       k.index + r * P + lane);
         return;
     }
     sums<T, Pair>(k, Located<T>{k.y, k.index}, k.y);
@@ -265,8 +293,9 @@ template <class T, class Pair> void index(const Work<T>& k) {
                 prefetch(later.w + k.index[r * P + ahead] * SEARCHED + i);
             }
             const auto e = ends(k, r, lane);
-            const int64_t i0 = k.index[r * P + lane] * SEARCHED;
-            k.index[r * P + lane] = find<T, Pair>(e.a, e.b, e.w, i0, least(i0 + SEARCHED, k.features), k.y[r * P + lane]);
+            int32_t& found = k.index[r * P + lane];
+            const int64_t i0 = found * SEARCHED, i1 = least(i0 + SEARCHED, k.features);
+            found = find<T, Pair>(e.a, e.b, e.w, i0, i1, k.y[r * P + lane]);
         }
 }
 
@@ -353,11 +382,14 @@ template <class T, class First, class Second> void forward(const Call& c) {
     constexpr int P = PANEL<T>;
     constexpr bool BOX = First::BOX;
     const bool infinite = c.p == __builtin_inf();
-    const Plan plan = infinite ? (c.index ? Plan::INDEX : Plan::MAXIMUM)
-        : c.p >= (whole(c.p) ? THRESHOLD_FROM : REAL_THRESHOLD_FROM) ? Plan::SPARSE
-        : whole(c.p) && c.p <= 32 ? Plan::SINGLE : Plan::SCALED;
-    const bool blocks = plan == Plan::SPARSE;
+    const double single_up_to = BOX || sizeof(T) == 8 ? 32 : MOST_POWER;
+    Plan plan = infinite ? (c.index ? Plan::INDEX : Plan::MAXIMUM)
+        : whole(c.p) && c.p <= single_up_to ? Plan::SINGLE
+        : c.p >= (whole(c.p) ? THRESHOLD_FROM : REAL_THRESHOLD_FROM) ? Plan::SPARSE : Plan::SCALED;
     if (c.n == 0 || c.out == 0) return;
+    T unit = !BOX && plan == Plan::SINGLE ? unit_of<T, First>(c) : 1;
+    if (unit == 0) plan = c.p >= THRESHOLD_FROM ? Plan::SPARSE : Plan::SCALED, unit = 1;
+    const bool blocks = plan == Plan::SPARSE;
 
     // Pack x or w: whichever costs less.  Lanes beyond the last row are wasted; packing takes about as long as
     // 16 coordinate pairs a number, and results of a packed x are stored transposed.
@@ -381,7 +413,7 @@ template <class T, class First, class Second> void forward(const Call& c) {
     Buffer<T> store_a(panels * panel_size), store_b(BOX ? panels * panel_size : 0);
     Buffer<bool> odd(c.n + c.out);
     bool *odd_a = odd, *odd_w = odd + c.n;
-    const int64_t scratch = step * P * (3 + (blocks ? subs : 0));
+    const int64_t scratch = step * P * (3 + (blocks ? subs : 0)) + (unit != 1 ? step * DEPTH : 0);
     Buffer<T> scratches(threads * scratch);
     Buffer<int32_t> indices(plan == Plan::INDEX ? threads * step * P : 0);
     bool any = false;
@@ -390,8 +422,8 @@ template <class T, class First, class Second> void forward(const Call& c) {
         const int64_t here = least(panels, parts(packed - p0, P));
         parallel(here, threads, [&](int64_t q, int) {
             const int64_t first = p0 + q * P, count = least(P, packed - first);
-            pack(side + first * c.features, c.features, count, store_a + q * panel_size);
-            if (BOX) pack(upper + first * c.features, c.features, count, store_b + q * panel_size);
+            pack(side + first * c.features, c.features, count, unit, store_a + q * panel_size);
+            if (BOX) pack(upper + first * c.features, c.features, count, unit, store_b + q * panel_size);
             for (int64_t n = first; n < first + count; n++)
                 (swapped ? odd_w : odd_a)[n] = !all_finite(side + n * c.features, c.features)
                     || (BOX && !all_finite(upper + n * c.features, c.features));
@@ -409,7 +441,8 @@ template <class T, class First, class Second> void forward(const Call& c) {
             k.y = scratches + slot * scratch;
             k.scale = k.y + step * P;
             T* sum = k.scale + step * P;
-            k.maxima = sum + step * P;
+            k.maxima = k.copy = sum + step * P;
+            k.unit = unit;
             k.index = plan == Plan::INDEX ? indices + slot * step * P : nullptr;
             k.swapped = swapped;
             if (p0 == 0 && q == 0)  // they come to the cache for the tiles
@@ -428,7 +461,8 @@ template <class T, class First, class Second> void forward(const Call& c) {
                 if (swapped) {
                     for (int64_t r = 0; r < k.rows.count; r++) {
                         memcpy(y + (r0 + r) * c.out + first, k.y + r * P, k.lanes * sizeof(T));
-                        if (c.index) memcpy(c.index + (r0 + r) * c.out + first, k.index + r * P, k.lanes * sizeof(int32_t));
+                        if (c.index)
+                            memcpy(c.index + (r0 + r) * c.out + first, k.index + r * P, k.lanes * sizeof(int32_t));
                     }
                 } else {
                     for (int64_t lane = 0; lane < k.lanes; lane++)

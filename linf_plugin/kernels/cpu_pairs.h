@@ -38,7 +38,8 @@ template <class T> struct Farthest {
 
 // One pair at a time: exact rules, for what the tiles leave aside.
 
-template <class T, class Pair> INLINE Vec<T> pair_difference(const T* a, const T* b, const T* w, int64_t i, int64_t features) {
+template <class T, class Pair>
+INLINE Vec<T> pair_difference(const T* a, const T* b, const T* w, int64_t i, int64_t features) {
     const int64_t m = features - i;
     return Pair::difference(load_part(a + i, m), Pair::BOX ? load_part(b + i, m) : Vec<T>{}, load_part(w + i, m));
 }

@@ -117,6 +117,7 @@ template <class T> struct Real {
     }
 };
 template <class T> struct Visible {  // for large p, where few terms of the gradient are
+    static constexpr int WHOLE = 0;
     T p, least;
     INLINE Vec<T> gradient(Vec<T> t) const {
         if (__builtin_expect(!at_least(magnitude<T>(t), splat(least)), 1)) return Vec<T>{};
@@ -129,6 +130,8 @@ constexpr double REAL_THRESHOLD_FROM = 24; // and from this where a power costs 
 constexpr int MOST_WHOLE = 1024;
 bool whole(double p) { return p <= MOST_WHOLE && p == (int)p; }
 
+constexpr int MOST_POWER = 96;
+
 // f(term) for a finite p.  The exponents that a schedule visits have code of their own, for points of float.
 template <class T, int... P, class F> INLINE void with_one_of(double p, F f) {
     if (((p == P && (f(Power<T, P>()), true)) || ...)) return;
@@ -137,7 +140,7 @@ template <class T, int... P, class F> INLINE void with_one_of(double p, F f) {
 }
 template <class T, bool BOX = false, class F> void with_term(double p, F f) {
     if constexpr (sizeof(T) == 4 && !BOX)
-        with_one_of<T, 1, 2, 3, 4, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128>(p, f);
+        with_one_of<T, 1, 2, 3, 4, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, MOST_POWER>(p, f);
     else
         with_one_of<T, 1, 2, 4, 8, 16, 32>(p, f);
 }

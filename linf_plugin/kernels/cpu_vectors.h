@@ -38,7 +38,7 @@ template <> struct Lanes<float> {
     using Int = int32_t;
     using Unsigned = uint32_t;
     static constexpr int MANTISSA = 23, BIAS = 127, INVISIBLE = 36;
-    static constexpr float LEAST = 0x1p-126f, LARGEST = 0x1.fffffep127f, ROOM = 0x1p100f;
+    static constexpr float LEAST = 0x1p-126f, LARGEST = 0x1.fffffep127f, ROOM = 0x1p80f;
 };
 template <> struct Lanes<double> {
     typedef double V __attribute__((vector_size(BYTES)));
@@ -46,7 +46,7 @@ template <> struct Lanes<double> {
     using Int = int64_t;
     using Unsigned = uint64_t;
     static constexpr int MANTISSA = 52, BIAS = 1023, INVISIBLE = 70;
-    static constexpr double LEAST = 0x1p-1022, LARGEST = 0x1.fffffffffffffp1023, ROOM = 0x1p900;
+    static constexpr double LEAST = 0x1p-1022, LARGEST = 0x1.fffffffffffffp1023, ROOM = 0x1p800;
 };
 template <class T> using Vec = typename Lanes<T>::V;
 template <class T> using IVec = typename Lanes<T>::I;
@@ -90,11 +90,30 @@ template <class T> INLINE Vec<T> magnitude(Vec<T> v) {
 template <class T> INLINE Vec<T> with_sign_of(Vec<T> v, Vec<T> sign) {  // v ≥ 0
     return (Vec<T>)(bits<T>(v) | (bits<T>(sign) & ((typename Lanes<T>::Int)1 << (8 * sizeof(T) - 1))));
 }
+// v, as a number that the compiler does not merge into additions: a product that is added twice would be
+// computed twice.
+template <class T> INLINE Vec<T> rounded(Vec<T> v) {
+    asm("" : "+" LINF_VECTOR_REGISTER(v));
+    return v;
+}
 template <class T> INLINE T total(Vec<T> v) {
     T s = 0;
     for (int i = 0; i < LANES<T>; i++) s += v[i];
     return s;
 }
+
+// While it lives, results below the least normal number are 0: sums that they cannot change wait long for them.
+struct FlushToZero {
+#if defined(__SSE2__)
+    const unsigned before = _mm_getcsr();
+    FlushToZero() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON); }
+    ~FlushToZero() { _mm_setcsr(before); }
+#else
+    FlushToZero() {}
+    ~FlushToZero() {}
+#endif
+    FlushToZero(const FlushToZero&) = delete;
+};
 
 // max(a, b), and max(a, |d|).  A NaN in d may be dropped: rows that hold one are dealt with apart.
 // Comparisons give a bit a lane; negative is for numbers other than −0.
@@ -182,6 +201,12 @@ INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 INLINE int64_t parts(int64_t n, int64_t step) { return (n + step - 1) / step; }
+
+template <class T> bool within(const T* a, int64_t count, T most) {  // every |a| ≤ most; NaN may be
+    Vec<T> largest{};
+    for (int64_t i = 0; i < count; i += LANES<T>) largest = max_magnitude(largest, load_part(a + i, count - i));
+    return !at_least(largest, splat(most));
+}
 
 // Threads are woken only where the work lasts long beside the wake-up (about 20 µs).
 int useful_threads(const Call& c, double nanoseconds_per_pair) {
