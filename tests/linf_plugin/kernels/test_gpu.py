@@ -65,7 +65,7 @@ EMULATED = dict.fromkeys((
 class Emulator:
     """Stands for a GPU of 132 multiprocessors."""
 
-    multiprocessors = 132
+    multiprocessors, index, target = 132, 0, "sm_90"
 
     def __init__(self, folder: Path):
         source, library = folder / "kernels.cpp", folder / "kernels.so"
@@ -396,6 +396,14 @@ def _tensor(device="cuda", dtype=torch.float32, shape=(2, 3)):
 def test_what_the_kernels_take(tensors, p, taken, monkeypatch):
     monkeypatch.setattr(gpu, "_usable", lambda index: True)
     assert gpu.takes(p, *tensors) == taken
+
+
+def test_kernels_are_available_where_one_runs(emulator, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.full(shape, 0.0))  # not on "cuda:0"
+    assert gpu.available() == gpu.available(0) == (True, "compiled for sm_90")
+    assert emulator.launched == ["scatter<float>"] * 2
 
 
 @pytest.mark.parametrize("error, reason", (
