@@ -269,19 +269,21 @@ locate(const T* x, const T* w, const T* y, int* index, Int n, Int out, Int featu
 template <class T>
 __global__ void __launch_bounds__(THREADS)
 scatter(const T* g, const int* index, T* to, Int rows, Int count, Int features, double sign) {
-    __shared__ T sum[RANGE];
+    __shared__ T sum[RANGE], grads[THREADS];
     alignas(16) __shared__ int codes[THREADS];
-    const Int row = blockIdx.x % rows, first = blockIdx.x / rows * RANGE;
-    const int size = (int)least(RANGE, features - first), self = threadIdx.x;
+    const Int row = blockIdx.x % rows;
+    const int first = (int)(blockIdx.x / rows * RANGE), size = (int)least(RANGE, features - first), self = threadIdx.x;
     for (int i = self; i < size; i += THREADS) sum[i] = 0;
     for (Int k0 = 0; k0 < count; k0 += THREADS) {
-        codes[self] = k0 + self < count ? index[row * count + k0 + self] : -1;
+        const bool there = k0 + self < count;
+        codes[self] = there ? index[row * count + k0 + self] : -1;
+        grads[self] = there ? g[row * count + k0 + self] : (T)0;
         __syncthreads();
 #pragma unroll 8
         for (int k = 0; k < THREADS; k++) {
             const int i = codes[k] >> 2;
-            if ((i ^ self) % THREADS == 0 && i >= first && i - first < size)
-                sum[i - first] += codes[k] & 1 ? -g[row * count + k0 + k] : g[row * count + k0 + k];
+            if ((i ^ self) % THREADS == 0 && (unsigned)(i - first) < (unsigned)size)
+                sum[i - first] += codes[k] & 1 ? -grads[k] : grads[k];
         }
         __syncthreads();
     }
