@@ -35,7 +35,7 @@ def available(index: int | None = None) -> tuple[bool, str]:
     if not torch.cuda.is_available():
         return False, "no CUDA device"
     try:
-        device = cuda.device(torch.cuda.currentcuda.device() if index is None else index)
+        device = cuda.device(torch.cuda.current_device() if index is None else index)
         zeros = torch.zeros(1, 1, device=f"cuda:{device.index}")
         _scatter(zeros, zeros.int(), 1, 1.0)
         return True, f"compiled for {device.target}"
@@ -133,8 +133,8 @@ def _scatter(grad: Tensor, index: Tensor, features: int, sign: float) -> Tensor:
     (rows, count), grad, index = grad.shape, grad.contiguous(), index.contiguous()
     to = grad.new_empty(rows, features)
     if to.numel():
-        cuda.launch(f"scatter<{_TYPES[grad.dtype]}>", rows * _parts(features, RANGE),
-                grad, index, to, rows, count, features, sign)
+        blocks = rows * _parts(features, RANGE)
+        cuda.launch(f"scatter<{_TYPES[grad.dtype]}>", blocks, grad, index, to, rows, count, features, sign)
     return to
 
 
@@ -164,8 +164,9 @@ def _gradient(own: Tensor, other: Tensor, grad: Tensor, y: Tensor, p: float) -> 
     to = own.new_empty(splits, rows, width)
     processors = max(1, cuda.device(own.device.index).multiprocessors // splits)
     tm, tn, blocks = tile(rows, width, _tiles(own.dtype, largest=False), processors)
-    cuda.launch(f"dist_vjp<{_TYPES[own.dtype]}, {_power(p)}, {tm}, {tn}>", blocks * splits,
-            own, other, grad, y, to, rows, count, width, grad.shape[1], splits, float(min(p, MOST_P)))
+    kernel = f"dist_vjp<{_TYPES[own.dtype]}, {_power(p)}, {tm}, {tn}>"
+    sizes = (rows, count, width, grad.shape[1], splits)
+    cuda.launch(kernel, blocks * splits, own, other, grad, y, to, *sizes, float(min(p, MOST_P)))
     to = to[0] if splits == 1 else to.sum(0)
     return to[:, :features].contiguous()
 
@@ -194,15 +195,15 @@ def ceiling(p: float, backward: bool = False) -> float:
         raise ValueError("backward: at p = ∞ the gradient is a scatter, which has no arithmetic to measure")
     powers = [_power(p)] if backward else list(dict.fromkeys(("Maximum", _power(p))))
     blocks, steps = 8 * torch.cuda.get_device_properties().multi_processor_count, 4096
-    to, seconds = torch.empty(blocks * cuda.THREADS, device="cuda"), 0.0
+    to, seconds = torch.rand(blocks * cuda.THREADS, device="cuda"), 0.0
     for power in powers:
         kernel, times = f"ceiling<float, {power}, {str(backward).lower()}>", []
         for _ in range(6):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             start.record()
-            cuda.launch(kernel, blocks, to, steps, float(min(p, MOST_P)))
+            cuda.launch(kernel, blocks, to, steps, 0.0, float(min(p, MOST_P)))
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
         seconds += statistics.median(times[1:])  # the first compiles
-    return blocks * cuda.THREADS * 32 * steps / (2 * seconds if backward else seconds)
+    return blocks * cuda.THREADS * 64 * steps / (2 * seconds if backward else seconds)

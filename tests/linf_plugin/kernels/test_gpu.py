@@ -65,7 +65,7 @@ EMULATED = dict.fromkeys((
 class Emulator:
     """Stands for a GPU of 132 multiprocessors."""
 
-    multiprocessors = 132
+    multiprocessors, index, target = 132, 0, "sm_90"
 
     def __init__(self, folder: Path):
         source, library = folder / "kernels.cpp", folder / "kernels.so"
@@ -361,11 +361,12 @@ def test_what_is_launched(emulator, p, launched):
     assert emulator.launched == launched
 
 
-@pytest.mark.parametrize("p, backward", ((INF, False), (100.5, True)))
+@pytest.mark.parametrize("p, backward", ((INF, False), (1.5, True)))
 def test_the_loops_of_ceiling_run(emulator, p, backward):
-    to = torch.full((cuda.THREADS,), math.nan)
-    cuda.launch(f"ceiling<float, {gpu._power(p)}, {str(backward).lower()}>", 1, to, 3, p)
-    assert to.isfinite().all() and (to != 0).any()
+    numbers = torch.linspace(1, 0.1, 2 * cuda.THREADS)  # falling, so that all differences are negative
+    before = numbers.clone()
+    cuda.launch(f"ceiling<float, {gpu._power(p)}, {str(backward).lower()}>", 1, numbers, 3, 0.0, p)
+    assert (numbers[0] < 0) == backward and torch.equal(numbers[1:], before[1:])
 
 
 def test_ceiling_refuses_what_has_none():
@@ -395,6 +396,14 @@ def _tensor(device="cuda", dtype=torch.float32, shape=(2, 3)):
 def test_what_the_kernels_take(tensors, p, taken, monkeypatch):
     monkeypatch.setattr(gpu, "_usable", lambda index: True)
     assert gpu.takes(p, *tensors) == taken
+
+
+def test_kernels_are_available_where_one_runs(emulator, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.full(shape, 0.0))  # not on "cuda:0"
+    assert gpu.available() == gpu.available(0) == (True, "compiled for sm_90")
+    assert emulator.launched == ["scatter<float>"] * 2
 
 
 @pytest.mark.parametrize("error, reason", (
