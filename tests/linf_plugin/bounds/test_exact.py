@@ -194,6 +194,17 @@ def test_known_radii():
     assert exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]), high=0.4375).status == "robust"
 
 
+@pytest.mark.parametrize("x, radius", [(0.875, 0.75), (0.0, 0.125)])
+def test_known_radii_where_relus_are_far_from_their_kinks(x, radius):
+    """z = (relu(x − 1/2) + 1/8, relu(1/4 − x)): they meet at x = 1/8."""
+    net = line(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    values = ([[1.0], [-1.0]], [-0.5, 0.25]), ([[1.0, 0.0], [0.0, 1.0]], [0.125, 0.0])
+    for layer, (weight, bias) in zip((net[0], net[2]), values):
+        layer.weight.data[:], layer.bias.data[:] = torch.tensor(weight), torch.tensor(bias)
+    found = exact_radius(net, torch.tensor([x]))
+    assert found.lower <= radius <= found.upper and found.upper - found.lower < 1e-5
+
+
 def test_a_wrong_or_tied_class_has_radius_zero():
     net = two_points(0.25, 0.75)
     for x, label in ((0.375, 1), (0.5, 0), (0.5, None)):
