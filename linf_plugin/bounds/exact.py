@@ -59,10 +59,10 @@ def exact_radius(
 
     All of this is about the exact function of the model's weights, not about its evaluation in float32.
     ``upper`` is proved: ``adversarial`` is evaluated in rational arithmetic.  ``lower`` trusts HiGHS, which
-    computes in floating point: that a program which it calls infeasible is so, and that its dual bound less
-    1e-6 is a lower bound.  Its tolerances (rows and binaries may be off by 1e-6, coefficients below 1e-9 count as
-    0) let more points pass, which by itself only lowers the bound.  Boxes from which intervals exclude every
-    class are proved without HiGHS.
+    computes in floating point and takes coefficients below 1e-9 for 0: that a program which it calls infeasible
+    is so, and that its dual bound holds, both less 1e-6.  The rows and binaries of a solution may be off by 1e-6,
+    which lets more points pass and so only lowers the bound.  Boxes from which intervals exclude every class are
+    proved without HiGHS.
 
     Args:
         model: a ``Sequential`` in evaluation mode, of the layers in ``LAYERS``, with p = ∞.
@@ -103,7 +103,7 @@ def exact_radius(
                 continue
             program, ends = _program(question, point, lower, radius, box)
             status, bound, solution = program.minimise(ends.radius, left)
-            bounds.append(bound - TOLERANCE)
+            bounds.append(min(bound, radius) - TOLERANCE)
             if solution is not None:
                 found = _confirmed(program, ends, solution, question, point, low, high)
                 if found is None:
@@ -118,7 +118,7 @@ def exact_radius(
 
     status = next((s for s in ("unsettled", "time limit") if s in statuses), "optimal")
     if nearest is not None:
-        return ExactRadius(lower, radius, status, torch.from_numpy(nearest).reshape(x.shape))
+        return ExactRadius(lower, radius, status, torch.from_numpy(nearest).reshape(x.shape).to(x.device))
     if status == "optimal":
         return ExactRadius(math.inf, math.inf, "robust", None)
     return ExactRadius(lower, math.inf, status, None)
