@@ -15,6 +15,8 @@ from linf_plugin.layers import distance_layers
 from linf_plugin.models import Net
 
 PROBLEM, CONFIG = "problem.py", "config.yaml"
+# The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
+ROUNDING = 2.0**-23
 SPLIT_PIXELS = 20  # the verifier's own threshold for branching on the input
 
 _PROBLEM = '''\
@@ -33,7 +35,7 @@ CHECKPOINT = HERE / {checkpoint!r}
 DATASET, FOLDER, SAMPLES = {dataset!r}, {folder}, {samples}
 
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
-ROUNDING = 2.0**-23
+ROUNDING = {rounding!r}
 
 
 def model():
@@ -152,7 +154,7 @@ def write_abcrown(
     folder.mkdir(parents=True, exist_ok=True)
     problem.write_text(_PROBLEM.format(
         config=CONFIG, checkpoint=_relative(checkpoint, folder), dataset=name,
-        folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
+        rounding=ROUNDING, folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
     ), encoding="utf-8")
     config.write_text(_CONFIG.format(
         config=CONFIG, problem=PROBLEM, device="cuda" if torch.cuda.is_available() else "cpu",

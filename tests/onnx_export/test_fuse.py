@@ -158,8 +158,9 @@ def test_weights_that_are_computed():
     assert np.array_equal(numpy_helper.to_array(fused.graph.initializer[0]), W)
 
 
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
 @torch.no_grad()
-def test_by_the_exporter(tmp_path):
+def test_by_the_exporter():
     """A module that knows nothing of this package, with a flattening whose shape is computed."""
     class Broadcast(torch.nn.Module):
         def __init__(self):
@@ -171,7 +172,9 @@ def test_by_the_exporter(tmp_path):
             return -(x[:, None] - self.w).abs().amax(2)
 
     x = torch.randn(4, 1, 2, 3)
-    program = torch.onnx.export(Broadcast().eval(), (x,), dynamic_shapes=({0: "batch"},), opset_version=18, verbose=False)
+    program = torch.onnx.export(
+        Broadcast().eval(), (x,), dynamic_shapes=({0: "batch"},), opset_version=18, verbose=False
+    )
     net = to_net(program.model_proto)
     assert [name for name, _ in net.spec["layers"]] == ["flatten", "dist", "negate"]
     assert torch.equal(net(x), Broadcast()(x))
