@@ -17,7 +17,6 @@ from linf_plugin.models import Net
 PROBLEM, CONFIG = "problem.py", "config.yaml"
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
 ROUNDING = 2.0**-23
-SPLIT_PIXELS = 20  # the verifier's own threshold for branching on the input
 
 _PROBLEM = '''\
 """The net and the images for α,β-CROWN, which calls ``model`` and ``data`` as {config} says."""
@@ -69,31 +68,13 @@ specification:
 solver:
 {solver}"""
 
-# Linear bounds alone can be looser than interval bounds on distance layers: the better of both.
-_CROWN = """\
-  bound_prop_method: crown
-  crown:
-    compare_crown_with_ibp: true
-"""
-
-# kind of net → (complete verifier, solver and what follows it)
+# kind of net → (complete verifier, solver)
 SETTINGS = {
-    "distance": ("skip", _CROWN),  # its branching on neurons has nothing to split in distance layers
-    "few pixels": ("bab", _CROWN + """\
-bab:
-  branching:
-    method: sb
-    input_split:
-      enable: true
-"""),
+    # Its branching on neurons has nothing to split in distance layers and fails.  Linear bounds alone can be
+    # looser than interval bounds: the better of both.
+    "distance": ("skip", "  bound_prop_method: crown\n  crown:\n    compare_crown_with_ibp: true\n"),
     "ordinary": ("bab", "  bound_prop_method: alpha-crown\n"),
 }
-
-
-def _kind(model: Net, pixels: int) -> str:
-    if not distance_layers(model):
-        return "ordinary"
-    return "few pixels" if pixels <= SPLIT_PIXELS else "distance"
 
 
 def _relative(path: str | os.PathLike, folder: Path) -> str:
@@ -149,7 +130,7 @@ def write_abcrown(
         if path.exists() and not force:
             raise FileExistsError(f"{path} exists and would be replaced")
 
-    verifier, solver = SETTINGS[_kind(model, data.x_test[0].numel())]
+    verifier, solver = SETTINGS["distance" if distance_layers(model) else "ordinary"]
     needs_folder = SOURCES[name].files and data_dir is not None
     folder.mkdir(parents=True, exist_ok=True)
     problem.write_text(_PROBLEM.format(

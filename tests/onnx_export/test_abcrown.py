@@ -93,25 +93,19 @@ def test_small_epsilons_are_numbers(made, tmp_path):
 
 NETS = {  # architecture, arguments → kind of net
     "distance": ("linf-mlp", {"width": 4, "depth": 2}),
-    "few pixels": ("linf-mlp", {"width": 4, "depth": 2, "shape": (1, 4, 5)}),
     "ordinary": ("relu-mlp", {"width": 4, "depth": 2}),
 }
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_settings(small_net, tmp_path, monkeypatch, kind):
+def test_settings(small_net, tmp_path, kind):
     name, arguments = NETS[kind]
     net = small_net(name, **arguments)
     linf_plugin.save(tmp_path / "net.pt", net, {"dataset": "digits"})
-    if kind == "few pixels":  # no data set has images as small
-        data = load_dataset("digits")
-        small = type(data)("digits", *(data.x_train[..., :4, :5], data.y_train) * 2, data.mean, data.std)
-        monkeypatch.setattr("onnx_export.abcrown.load_dataset", lambda *_: small)
     _, path = write_abcrown(tmp_path / "net.pt", tmp_path, 0.1, samples=2)
     config = parsed(path.read_text())
     assert config["general"]["complete_verifier"] == SETTINGS[kind][0]
     assert config["solver"]["bound_prop_method"] == ("alpha-crown" if kind == "ordinary" else "crown")
-    assert ("input_split" in config.get("bab", {}).get("branching", {})) == (kind == "few pixels")
     assert config["solver"].get("crown", {"compare_crown_with_ibp": False})["compare_crown_with_ibp"] == (
         kind != "ordinary"
     )

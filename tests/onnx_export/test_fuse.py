@@ -1,5 +1,6 @@
 """ONNX graphs back to distance nodes and to nets: written by ``export``, inlined, and in the broadcast form."""
 
+import functools
 import math
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_export.export import export
 from onnx_export.fuse import fuse_distance, to_net
 
 NETS = {
+    "one-distance": ("linf-mlp", {"width": 4, "depth": 1}),
     "distances": ("linf-mlp", {"width": 6, "depth": 3}),
     "head": ("linf-mlp-head", {"width": 6, "depth": 2, "hidden": 4}),
     "convolution": ("linf-conv", {"shape": (2, 8, 8), "channels": (2, 3), "strides": (1, 2), "width": 5}),
@@ -24,7 +26,6 @@ NETS = {
     "relu": ("relu-mlp", {"width": 6, "depth": 2}),
     "relu-convolution": ("relu-conv", {"channels": (2, 3), "strides": (1, 2), "width": 6}),
 }
-each_net = pytest.mark.parametrize("name, arguments", NETS.values(), ids=NETS)
 each_form = pytest.mark.parametrize("form", [lambda m: m, inline_local_functions], ids=["nodes", "inlined"])
 
 
@@ -39,17 +40,26 @@ def operators(model: onnx.ModelProto) -> list[str]:
     return [n.op_type for n in model.graph.node]
 
 
-def exported(net, path) -> onnx.ModelProto:
-    export(net, path)
-    return onnx.load(path)
+@pytest.fixture(scope="module")
+def exported(small_net, tmp_path_factory):
+    """``exported(name, p)``: a net of ``NETS`` and the file that ``export`` writes, parsed; not to be changed."""
+    @functools.cache
+    def make(name: str, p: float = math.inf):
+        architecture, arguments = NETS[name]
+        net, path = small_net(architecture, **arguments), tmp_path_factory.mktemp("fuse") / "net.onnx"
+        linf_plugin.set_p(net, p)
+        export(net, path)
+        return net, onnx.load(path)
+
+    return make
 
 
 @torch.no_grad()
 @each_form
-@each_net
-def test_round_trip(small_net, tmp_path, name, arguments, form):
-    net = small_net(name, **arguments)
-    model = form(exported(net, tmp_path / "net.onnx"))
+@pytest.mark.parametrize("name", NETS)
+def test_round_trip(exported, name, form):
+    net, model = exported(name)
+    model = form(model)
     back, x = to_net(model), torch.rand(9, *net.input_shape)
     assert torch.equal(back(x), net(x)) and back.lipschitz == net.lipschitz
     assert [layer for layer, _ in back.spec["layers"]] == [layer for layer, _ in net.spec["layers"]]
@@ -64,21 +74,18 @@ def test_round_trip(small_net, tmp_path, name, arguments, form):
 @pytest.mark.parametrize("p", [8.0, 100.5], ids=lambda p: f"p={p:g}")
 @each_form
 @pytest.mark.parametrize("name", ["distances", "convolution"])
-def test_finite_p(small_net, tmp_path, name, form, p):
-    name, arguments = NETS[name]
-    net = small_net(name, **arguments)
-    linf_plugin.set_p(net, p)
-    back, x = to_net(form(exported(net, tmp_path / "net.onnx"))), torch.rand(9, *net.input_shape)
+def test_finite_p(exported, name, form, p):
+    net, model = exported(name, p)
+    back, x = to_net(form(model)), torch.rand(9, *net.input_shape)
     assert torch.equal(back(x), net(x))
 
 
 @each_form
 @pytest.mark.parametrize("name", ["distances", "convolution"])
-def test_fused_models_run(small_net, tmp_path, name, form):
+def test_fused_models_run(exported, name, form):
     """With bodies again, logits and radii are what they were."""
-    name, arguments = NETS[name]
-    net = small_net(name, **arguments)
-    model, x = exported(net, tmp_path / "net.onnx"), torch.rand(3, *net.input_shape)
+    net, model = exported(name)
+    x = torch.rand(3, *net.input_shape)
     fused = attach(fuse_distance(form(model)))
     onnx.checker.check_model(fused, full_check=True)
     expected = [n.op_type for n in model.graph.node if n.domain == "linf" and n.op_type != "CertifiedRadius"]
@@ -89,12 +96,11 @@ def test_fused_models_run(small_net, tmp_path, name, form):
 
 
 @pytest.mark.parametrize("name", ["distances", "head", "convolution"])
-def test_bounds_are_those_of_the_net(small_net, tmp_path, name):
+def test_bounds_are_those_of_the_net(exported, name):
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
-    name, arguments = NETS[name]
-    net = small_net(name, **arguments)
-    back = to_net(inline_local_functions(exported(net, tmp_path / "net.onnx")))
+    net, model = exported(name)
+    back = to_net(inline_local_functions(model))
     x = torch.rand(2, *net.input_shape)
     ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=0.1))
     bounded = [BoundedModule(model, x) for model in (net, back)]
@@ -202,9 +208,9 @@ def test_look_alikes_stay(nodes, shape):
     assert operators(fuse_distance(model)) == operators(model)
 
 
-def test_a_body_that_was_changed_stays(small_net, tmp_path):
-    """One number differs from what ``export`` writes: another function."""
-    model = inline_local_functions(exported(small_net(width=4, depth=1), tmp_path / "net.onnx"))
+def test_a_body_that_was_changed_stays(exported):
+    """One operator differs from what ``export`` writes: another function."""
+    model = inline_local_functions(exported("one-distance")[1])
     assert "LinfDist" in operators(fuse_distance(model))
     graph = model.graph
     for op_type in ("Scan", "Scan", "ReduceMin"):
