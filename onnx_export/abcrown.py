@@ -135,7 +135,8 @@ def write_abcrown(
     folder.mkdir(parents=True, exist_ok=True)
     problem.write_text(_PROBLEM.format(
         config=CONFIG, checkpoint=_relative(checkpoint, folder), dataset=name,
-        rounding=ROUNDING, folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
+        folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
+        rounding=ROUNDING,
     ), encoding="utf-8")
     config.write_text(_CONFIG.format(
         config=CONFIG, problem=PROBLEM, device="cuda" if torch.cuda.is_available() else "cpu",

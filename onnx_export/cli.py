@@ -48,8 +48,8 @@ examples:
   {PROG} import net.onnx -o net.pt
   {PROG} import broadcast.onnx -o net.pt --data mnist
 
-Read are distances as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs, ReduceMax; Gemm,
-MatMul, Conv, Relu, Tanh, Neg, flattening, sums with one constant a channel, products with one positive constant.
+Read are distances as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs, ReduceMax;
+Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, sums with one constant a channel, products with one positive constant.
 """
 
 ABCROWN_EXAMPLES = f"""\
@@ -169,7 +169,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        PROG, description="Writes checkpoints as ONNX files and as problems for α,β-CROWN; checks and reads such files.",
+        PROG, description="Writes checkpoints as ONNX files, checks and reads these; writes problems for α,β-CROWN.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
@@ -213,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
 
     q = commands.add_parser(
         "abcrown", help="write a checkpoint as a problem for the verifier α,β-CROWN",
-        description="Writes problem.py and config.yaml: is the prediction for the first test images constant within ε?",
+        description="Writes problem.py and config.yaml: does any of the first test images change class within ε?",
         epilog=ABCROWN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     q.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
@@ -221,7 +221,7 @@ def _parser() -> argparse.ArgumentParser:
     q.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files go")
     q.add_argument("--data", choices=SOURCES, help="data set, if it is not the one that CHECKPOINT names")
     q.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
-    q.add_argument("--samples", type=_positive, default=100, metavar="N", help="first N test images (default: 100)")
+    q.add_argument("--samples", type=_positive, default=100, metavar="N", help="first N images (default: 100)")
     q.add_argument("--force", action="store_true", help="replace the two files where they exist")
     q.set_defaults(command=_abcrown)
     return p

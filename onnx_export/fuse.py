@@ -111,7 +111,9 @@ def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     return None
 
 
-def _broadcast(producers: dict, constant: Callable, shape: dict, output: str) -> tuple[NodeProto, np.ndarray] | None:
+def _broadcast(
+    producers: dict, constant: Callable, shape: dict, output: str
+) -> tuple[NodeProto, np.ndarray] | None:
     """The distance node and its weight (out, in) where a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1)."""
     def producer(name: str, op_type: str) -> NodeProto | None:
         node = producers.get(name)
@@ -209,7 +211,7 @@ def _shapes(model: ModelProto) -> dict[str, tuple]:
 
 
 def fuse_distance(model: ModelProto) -> ModelProto:
-    """The same graph with a node ``linf::LinfDist``, ``LpDist``, ``LinfDistConv`` or ``LpDistConv`` in the place of
+    """The same graph with ``linf::LinfDist``, ``LpDist``, ``LinfDistConv`` or ``LpDistConv`` in the place of
 
     - ReduceMax(|Unsqueeze(x, 1) − w|, last axis), x (N, in), w constant (out, in), in either order;
     - the body of one of these nodes as ``export`` writes it, inlined.
@@ -351,7 +353,7 @@ def _window(chain: _Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     pads = list(_attribute(node, "pads", [0] * 4))
     if w is None or w.ndim != 4 or pads[:2] != pads[2:] or _attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
         raise ValueError(
-            "only two-dimensional convolutions with constant kernels and the same padding on both sides are supported"
+            "only two-dimensional convolutions with constant kernels and the same padding on both sides"
         )
     channels = chain.shape[1]
     conv = {
