@@ -208,10 +208,10 @@ template <class T> bool within(const T* a, int64_t count, T most) {  // every |a
     return !at_least(largest, splat(most));
 }
 
-// Threads are woken only where the work lasts long beside the wake-up (about 20 µs).
+// Threads are woken only where the work lasts long beside the wake-up (20 to 100 µs).
 int useful_threads(const Call& c, double nanoseconds_per_pair) {
     const double work = (double)c.n * c.out * most(c.features, 16) * nanoseconds_per_pair;
-    return work < 60e3 ? 1 : c.threads;
+    return work < 250e3 ? 1 : c.threads;
 }
 
 }  // namespace
