@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test test-lirpa clean
+.PHONY: help demo test test-lirpa sanitize clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
 	@echo "make test                     the test suite"
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
+	@echo "make sanitize                 the CPU kernels' tests, compiled by gcc to stop at bad addresses and overflows"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV)"
 
 # auto_LiRPA without its dependencies: its metadata forbid a current torch.
@@ -34,6 +35,20 @@ test-lirpa: $(VENV)/.installed
 	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
 	$(BIN)/python -m pip install --quiet packaging graphviz
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
+
+# A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+sanitize: $(VENV)/.installed
+	rm -rf build/sanitize
+	mkdir -p build/sanitize
+	cp -r linf_plugin tests setup.py setup.cfg pyproject.toml README.md build/sanitize
+	rm -f build/sanitize/linf_plugin/kernels/*.so
+	cd build/sanitize && CC=gcc CXX=g++ CFLAGS="$(SANITIZE)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+		$(abspath $(BIN))/python setup.py -q build_ext --inplace
+	test -f build/sanitize/linf_plugin/kernels/libcpu.so
+	cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=. \
+		$(abspath $(BIN))/python -m pytest tests/linf_plugin/kernels/test_cpu.py
 
 clean:
 	rm -rf $(VENV) build dist results *.egg-info linf_plugin/kernels/*.so

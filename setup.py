@@ -55,7 +55,7 @@ class AnyPython(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-sources = [str(KERNELS / name) for name in ("cpu.cpp", "cpu_kernels.cpp", "cpu_windows.cpp", "cpu.h")]
+sources = [str(KERNELS / "cpu.cpp"), *map(str, sorted({*KERNELS.glob("cpu_*.cpp"), *KERNELS.glob("cpu*.h")}))]
 setup(
     # Windows has no compiler that takes this source; optional: without a compiler the package installs too.
     ext_modules=[Extension("linf_plugin.kernels.libcpu", sources[:1], depends=sources, optional=True)]

@@ -1,13 +1,10 @@
-"""Command line of the harness: ``linf-compare run | report | list``."""
+"""Command line of the harness: ``linf-compare run | report | bench | list``."""
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
-
-# OpenMP reads this once, when torch is imported, which the functions below do.  By default its threads spin where
-# they meet, and where another process holds a core each of many small steps then loses a time slice.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 DESCRIPTION = """\
 Trains ℓ∞-distance nets and interval-trained baselines on the same data, certifies and attacks them, and
@@ -24,6 +21,35 @@ examples:
   linf-compare run my-recipe.toml --out results/mine --seed 3
 
 Written to --out: results.json, table.md, certified.png, and one checkpoint a method (linf-dist.pt, …)."""
+
+
+BENCH_DESCRIPTION = """\
+Times the distance operators, forward and backward, beside torch.cdist, blocked PyTorch, torch.compile and a matrix
+product of the same size, and beside what the processor can do with the same arithmetic on registers alone.  An
+operator that does not agree with its specification is not timed, and the command exits with status 1."""
+
+BENCH_EPILOG = """\
+examples:
+  linf-compare bench
+      all cases at p = ∞, 8 and 100.5, in some minutes: slow peers run on a slice of the batch, marked ~
+  linf-compare bench --p 8,64 --cases small,conv --threads 1
+  linf-compare bench --full --json bench.json
+      nothing is scaled (up to an hour), and every reading is kept
+  linf-compare bench --cases small --p inf --plot cost.png
+      also the cost over width, 64 … 8192, and batch, 1 … 4096
+
+cases (batch × in × out):
+  overhead  16×16×16      medium  512×1024×1024    conv  32 images of 32², 64 → 64 channels, kernel 3
+  small     128×64×256    large   512×5120×5120
+
+A line of the table has our median time and rate (Gel/s: 10⁹ coordinate pairs a second), and the time of each peer:
+  ×3.10   the peer takes 3.1 times as long as ours
+  ÷1.30   ours takes 1.3 times as long as the matrix product (F.conv2d for conv)
+  ~       measured on a slice of the batch and scaled
+  !       not all of the peer's result is finite: its powers overflowed
+  n/a     could not run; the reason stands below the table
+  ceiling Gel/s of a loop on registers alone, measured beside it, and our share of it
+"training" is the forward pass where a gradient will be asked for; it saves where each maximum is."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     run.add_argument(
         "--held-out", type=float, default=0.0, metavar="PART",
-        help="measure on this part of the training set, not trained on, instead of on the test set: for choosing a recipe",
+        help="measure on this part of the training set, left out of training, not on the test set: to choose a recipe",
     )
     run.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -52,11 +78,27 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser(
         "report", help="table and picture from results.json",
         description="Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: "
-        "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed alone are "
-        "also averaged.",
+        "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed "
+        "alone are also averaged.",
     )
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json")
+    report.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json"
+    )
     report.add_argument("--summary", action="store_true", help="print the means over seeds alone, and write nothing")
+
+    bench = commands.add_parser(
+        "bench", help="time the operators beside their peers", description=BENCH_DESCRIPTION, epilog=BENCH_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    bench.add_argument("--p", default="inf,8,100.5", metavar="A,B", help="exponents; default: inf,8,100.5")
+    bench.add_argument("--cases", metavar="A,B", help="cases, separated by commas; default: all")
+    bench.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    bench.add_argument("--threads", type=int, metavar="N", help="default: as many as torch chooses")
+    bench.add_argument("--seconds", type=float, default=0.5, metavar="S", help="for each figure; default: 0.5")
+    bench.add_argument("--full", action="store_true", help="slow peers on the whole batch too")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    bench.add_argument("--plot", type=Path, metavar="FILE", help="also measure and draw cost over size (PNG)")
+    bench.add_argument("--quiet", action="store_true", help="no progress bar")
 
     commands.add_parser("list", help="recipes, methods and data sets", description="What `run` can be given.")
     return parser
@@ -84,6 +126,9 @@ def _write_report(results: list[dict], folder: Path) -> str:
 
 
 def _run(args: argparse.Namespace) -> int:
+    # OpenMP reads this once, when torch is imported, here.  By default its threads spin where they meet, and where
+    # another process holds a core each of many small steps then loses a time slice.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from linf_plugin.datasets import load_dataset
 
     from .recipe import load_recipe
@@ -121,6 +166,49 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _bench(args: argparse.Namespace) -> int:
+    import torch
+
+    from linf_plugin.ops import check_p
+
+    from . import bench
+    from .bench_report import table
+    from .plots import cost
+
+    cases = ",".join(bench.CASES) if args.cases is None else args.cases
+    cases = list(dict.fromkeys(name.strip() for name in cases.split(",")))
+    if not set(cases) <= set(bench.CASES):
+        raise ValueError(f"--cases {args.cases}: choose from {', '.join(bench.CASES)}")
+    try:
+        exponents = list(dict.fromkeys(check_p(float(p)) for p in args.p.split(",")))
+    except ValueError as error:
+        raise ValueError(f"--p {args.p}: {error}") from error
+    if not 0 < args.seconds < float("inf"):
+        raise ValueError(f"--seconds must be positive, got {args.seconds}")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {args.threads}")
+    for path in (args.json, args.plot):
+        if path is not None and not path.parent.is_dir():
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+    device, threads = _device(args.device), torch.get_num_threads()
+    torch.set_num_threads(args.threads or threads)
+    try:
+        results = bench.run(
+            [bench.CASES[c] for c in cases], exponents, sweeps=args.plot is not None, device=device,
+            seconds=args.seconds, full=args.full, progress=not args.quiet,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    print(table(results))
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False))
+    if args.plot and results["rows"]:
+        cost(results, args.plot)
+    if results["wrong"]:
+        print(f"linf-compare: {len(results['wrong'])} wrong operators were not timed", file=sys.stderr)
+    return 1 if results["wrong"] else 0
+
+
 def _list(args: argparse.Namespace) -> int:
     from linf_plugin.datasets import SOURCES
 
@@ -142,13 +230,14 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where an attack contradicts a certificate, 2 for a wrong request."""
+    """Returns the exit status: 0, 1 where a certificate or an operator is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
     try:
-        return {"run": _run, "report": _report, "list": _list}[args.command](args)
+        return {"run": _run, "report": _report, "bench": _bench, "list": _list}[args.command](args)
     except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as error:
         print(f"linf-compare: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("linf-compare: interrupted; --resume goes on from the last finished epoch", file=sys.stderr)
+        hint = "; --resume goes on from the last finished epoch" if args.command == "run" else ""
+        print(f"linf-compare: interrupted{hint}", file=sys.stderr)
         return 130

@@ -31,6 +31,7 @@ class Method:
 METHODS = {
     "linf-dist": Method("ℓ∞-dist net", ("lipschitz", "ibp", "crown-ibp", "crown")),
     "linf-dist-mlp": Method("ℓ∞-dist net+MLP", ("lipschitz", "ibp", "crown-ibp", "crown")),
+    "sortnet": Method("SortNet", ("lipschitz", "ibp", "crown-ibp", "crown")),
     "ibp": Method("IBP", ("ibp", "crown-ibp", "crown")),
     "crown-ibp": Method("CROWN-IBP", ("ibp", "crown-ibp", "crown")),
 }

@@ -13,12 +13,13 @@ from .layers import (
     MeanShift,
     Negate,
     Normalize,
+    SortDistLinear,
     lipschitz_bound,
     reestimate_means,
     set_p,
 )
 from .models import ARCHITECTURES, Net, build
-from .ops import dist
+from .ops import dist, sorted_dist
 from .rounding import sound_radius
 
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ __all__ = [
     "Negate",
     "Net",
     "Normalize",
+    "SortDistLinear",
     "build",
     "certified_radius",
     "dist",
@@ -40,5 +42,6 @@ __all__ = [
     "reestimate_means",
     "save",
     "set_p",
+    "sorted_dist",
     "sound_radius",
 ]

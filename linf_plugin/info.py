@@ -2,7 +2,7 @@
 
 import torch
 
-from .kernels import cpu
+from .kernels import cpu, gpu
 
 
 def report() -> str:
@@ -16,8 +16,10 @@ def report() -> str:
         ]
     else:
         lines.append(f"CPU      blocked PyTorch: {reason}")
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none here"
-    lines.append(f"GPU      blocked PyTorch; {device}")
+    for index in range(torch.cuda.device_count()) or (None,):
+        usable, reason = gpu.available(index)
+        name = "" if index is None else f"{torch.cuda.get_device_name(index)}: "
+        lines.append(f"GPU      {name}{'CUDA kernels' if usable else 'blocked PyTorch'}, {reason}")
     return "\n".join(lines)
 
 

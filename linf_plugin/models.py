@@ -6,13 +6,23 @@ import math
 from torch import nn
 
 from .kernels.windows import output_size
-from .layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, distance_layers, lipschitz_bound
+from .layers import (
+    LinfDistConv2d,
+    LinfDistLinear,
+    MeanShift,
+    Negate,
+    Normalize,
+    SortDistLinear,
+    distance_layers,
+    lipschitz_bound,
+)
 
 LAYERS = {
     "normalize": Normalize,
     "flatten": nn.Flatten,
     "dist": LinfDistLinear,
     "dist_conv": LinfDistConv2d,
+    "sort_dist": SortDistLinear,
     "mean_shift": MeanShift,
     "negate": Negate,
     "linear": nn.Linear,
@@ -76,7 +86,7 @@ def _shapes(spec: dict):
         pairs = 0
         if name == "flatten":
             shape = (math.prod(shape),)
-        elif name in ("dist", "linear"):
+        elif name in ("dist", "sort_dist", "linear"):
             pairs = a["in_features"] * a["out_features"]
             shape = (a["out_features"],)
         elif name in ("dist_conv", "conv"):
@@ -103,17 +113,20 @@ def _features(spec: dict) -> int:
     return math.prod(list(_shapes(spec))[-1][2])
 
 
-def _dist_features(spec: dict, widths) -> None:
+def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:
     for width in widths:
-        _append(spec, "dist", in_features=_features(spec), out_features=width, bias=False, identity_init=True)
+        _append(
+            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=identity_init,
+            **arguments,
+        )
         _append(spec, "mean_shift", num_features=width)
 
 
-def _head(spec: dict, classes: int, hidden: int | None) -> None:
-    """Logits: the negated distances, or with ``hidden`` a Linear–tanh–Linear head."""
+def _head(spec: dict, classes: int, hidden: int | None, layer: str = "dist", **arguments) -> None:
+    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head."""
     features = _features(spec)
     if hidden is None:
-        _append(spec, "dist", in_features=features, out_features=classes)
+        _append(spec, layer, in_features=features, out_features=classes, **arguments)
         _append(spec, "negate")
     else:
         _append(spec, "linear", in_features=features, out_features=hidden)
@@ -159,6 +172,26 @@ def linf_conv(
     return spec
 
 
+def sortnet_mlp(
+    shape, classes, width, depth, rho, k=10, group=32, identity_init=False, hidden=None, mean=(0.0,), std=1.0,
+) -> dict:
+    """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
+    inputs are pixels.  Zhang et al. (arXiv 2210.01787).
+
+    ``identity_init`` is that of the sorted sums: an output that starts as a copy falls by about 10 whenever its
+    input is dropped.
+    """
+    spec = _start(shape, mean, std)
+    _append(spec, "flatten")
+    sort = {"layer": "sort_dist", "rho": rho, "k": k, "group": group}
+    kinds = [{}, *[sort] * depth]
+    features = depth - 1 if hidden is None else depth
+    for i, kind in enumerate(kinds[:features]):
+        _dist_features(spec, [width], identity_init=identity_init or i == 0, **kind)
+    _head(spec, classes, hidden, **kinds[features])
+    return spec
+
+
 def relu_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
     """Baseline: (depth − 1) × [Linear, ReLU], then Linear."""
     spec = _start(shape, mean, std)
@@ -191,6 +224,7 @@ ARCHITECTURES = {
     "linf-mlp": linf_mlp,
     "linf-mlp-head": linf_mlp_head,
     "linf-conv": linf_conv,
+    "sortnet-mlp": sortnet_mlp,
     "relu-mlp": relu_mlp,
     "relu-conv": relu_conv,
 }

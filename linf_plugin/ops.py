@@ -1,12 +1,15 @@
-"""The operators ``torch.ops.linf.*``: schema, shapes, gradients, autocast; and the checked entry ``dist``.
+"""The operators ``torch.ops.linf.*``: schema, shapes, gradients, autocast; and the checked entries ``dist`` and
+``sorted_dist``.
 
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
-``box_dist``, ``box_conv2d``   the exact range of the above over a box; what interval bounds need
+``sorted_dist``    as ``dist``: weighted sums of the largest coordinates, in blocked PyTorch on every device
+``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box; what interval bounds need
 ``shift``          (x + sign·offset)·scale, a channel at a time; what bound propagation sees of biases and means
 The distances have a ``…_backward`` that is not itself differentiable.
 
-On the CPU the compiled kernels do the work (``kernels.cpu``), elsewhere and without them ``kernels.blocked``.
+On the CPU the compiled kernels do the work (``kernels.cpu``), on a CUDA GPU those of ``kernels.gpu``, elsewhere
+and without them ``kernels.blocked``.
 At p = ∞ the gradient goes to one coordinate a pair.  Where a gradient will be asked for, ``dist`` runs as
 ``dist_with_index``, which saves these coordinates, and its backward is ``index_backward``, which looks at
 neither x nor w.  Who traces above autograd (export, auto_LiRPA) sees ``dist``.
@@ -20,20 +23,20 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .kernels import blocked, cpu, windows
+from .kernels import blocked, cpu, gpu, windows
 
 _define = partial(torch.library.custom_op, mutates_args=())
 _library = torch.library.Library("linf", "FRAGMENT")
 _library.define("dist(Tensor x, Tensor w, float p) -> Tensor")
 _library.define(
-    "dist_conv2d(Tensor x, Tensor w, float p, SymInt[] stride, SymInt[] padding, SymInt[] dilation, SymInt groups)"
-    " -> Tensor"
+    "dist_conv2d(Tensor x, Tensor w, float p, SymInt[] stride, SymInt[] padding, SymInt[] dilation, "
+    "SymInt groups) -> Tensor"
 )
 
 
 def _kernels(p: float, *tensors: Tensor):
     """The module whose functions these tensors go to."""
-    return cpu if cpu.takes(p, *tensors) else blocked
+    return next((kernels for kernels in (cpu, gpu) if kernels.takes(p, *tensors)), blocked)
 
 
 def _some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
@@ -256,12 +259,13 @@ _library.impl("dist", _dist_autograd, "Autograd", with_keyset=True)
 _library.impl("dist_conv2d", _dist_autograd, "Autograd", with_keyset=True)
 
 
-def _register_autograd(op, backward, tensors: int) -> None:
-    """``op`` takes ``tensors`` tensors and then constants, and returns two tensors; ``backward`` takes the two
-    gradients, all of these, and whether each input's gradient is wanted."""
+def _register_autograd(op, backward, tensors: int, save_outputs: bool = True) -> None:
+    """``op`` takes ``tensors`` tensors and then constants; ``backward`` takes the gradients of its outputs, the
+    tensors (and the outputs, if saved), the constants, and whether each tensor's gradient is wanted."""
 
     def setup_context(ctx, inputs, output):
-        ctx.save_for_backward(*inputs[:tensors], *output)
+        outputs = (output if isinstance(output, tuple) else (output,)) if save_outputs else ()
+        ctx.save_for_backward(*inputs[:tensors], *outputs)
         ctx.constants = inputs[tensors:]
 
     def vjp(ctx, *grads):
@@ -283,6 +287,46 @@ _shift.register_autograd(
 )
 _register_autograd(_box_dist, _box_dist_backward, 3)
 _register_autograd(_box_conv2d, _box_conv2d_backward, 3)
+
+
+# Sorted sums.
+
+@_define("linf::sorted_dist")
+def _sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
+    return blocked.sorted_dist(x, w, rho, k)
+
+
+@_define("linf::sorted_dist_backward")
+def _sorted_dist_backward(
+    grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int, need_x: bool = True, need_w: bool = True
+) -> tuple[Tensor, Tensor]:
+    return _some((need_x, need_w), blocked.sorted_dist_vjp(grad, x, w, rho, k), x)
+
+
+@_define("linf::box_sorted_dist")
+def _box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
+    return blocked.box_sorted_dist(lower, upper, w, rho, k)
+
+
+@_define("linf::box_sorted_dist_backward")
+def _box_sorted_dist_backward(
+    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int,
+    need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wanted = (need_lower, need_upper, need_w)
+    return _some(wanted, blocked.box_sorted_dist_vjp(grad_near, grad_far, lower, upper, w, rho, k), w)
+
+
+_sorted_dist.register_fake(lambda x, w, rho, k: _pair(x, w))
+_sorted_dist_backward.register_fake(
+    lambda grad, x, w, rho, k, *wanted: _some(wanted or (True, True), _like(x, w), x)
+)
+_box_sorted_dist.register_fake(lambda lower, upper, w, rho, k: (_pair(lower, w), _pair(lower, w)))
+_box_sorted_dist_backward.register_fake(lambda gn, gf, lower, upper, w, rho, k, *wanted: _some(
+    wanted or (True,) * 3, _like(lower, upper, w), w
+))
+_register_autograd(_sorted_dist, _sorted_dist_backward, 2, save_outputs=False)
+_register_autograd(_box_sorted_dist, _box_sorted_dist_backward, 3, save_outputs=False)
 
 _as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=False)
 
@@ -311,7 +355,7 @@ def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> T
 
 
 # A 16-bit coordinate difference raised to a power p is noise, so autocast keeps float32.
-for _op in ("dist", "box_dist", "dist_conv2d", "box_conv2d"):
+for _op in ("dist", "box_dist", "dist_conv2d", "box_conv2d", "sorted_dist", "box_sorted_dist"):
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(f"linf::{_op}", _device, torch.float32)
 
@@ -323,6 +367,24 @@ def check_p(p: float) -> float:
     if not p >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
     return float(p)
+
+
+def check_rho(rho: float) -> float:
+    """ρ as a float.  Raises TypeError where it is not a number, ValueError where it is not in (0, 1]."""
+    if isinstance(rho, (bool, Tensor)) or not isinstance(rho, (int, float)):
+        raise TypeError(f"rho must be a number, got {type(rho).__name__}")
+    if not 0 < rho <= 1:
+        raise ValueError(f"rho must lie in (0, 1], got {rho}")
+    return float(rho)
+
+
+def check_k(k: int) -> int:
+    """k.  Raises TypeError where it is not an int, ValueError where it is below 1."""
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    return k
 
 
 def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
@@ -364,11 +426,43 @@ def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tens
         ValueError: p is NaN or below 1, shapes do not fit, devices differ; with ``check``, NaN or ±inf.
     """
     p = check_p(p)
-    check_tensors(check, x=x, w=w)
+    check_rows(x, w, check)
+    return torch.ops.linf.dist.default(x, w, p)
+
+
+def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int = 10, check: bool = False) -> Tensor:
+    """Sorted sums: y[n, j] = Σ_i c_i·|x[n] − w[j]|_(i), the K = min(k, in) largest |t| in descending order.
+
+    c_i = ρ(1−ρ)^{i−1} / (1−(1−ρ)^K).  ρ = 1 gives ``dist`` at p = ∞.  With k ≥ in it is the mean of the ℓ∞
+    distance over random subsets of the coordinates, each kept with probability ρ, that are not empty.
+    Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
+    Perspective" (arXiv 2210.01787), section 4.
+
+    It is 1-Lipschitz in ℓ∞: as c descends, it is the largest Σ_i c_i·|t_π(i)| over permutations π, of which none
+    changes by more than Σ_i c_i ≤ 1 times the largest change of a t.
+
+    Args:
+        x, w, check: as ``dist``.
+        rho: ρ in (0, 1].
+        k: how many coordinates count at most.
+
+    Returns:
+        (N, out).  The gradient of the i-th largest coordinate is ±c_i; equal ones are in order of index.
+
+    Raises:
+        TypeError, ValueError: as ``dist``; rho or k is no number, or out of range.
+    """
+    rho, k = check_rho(rho), check_k(k)
+    check_rows(x, w, check)
+    return torch.ops.linf.sorted_dist.default(x, w, rho, k)
+
+
+def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
+    """``check_tensors`` of x (N, in) and w (out, in), and their shapes."""
+    check_tensors(check_finite, x=x, w=w)
     for name, a, shape in (("x", x, "(N, in)"), ("w", w, "(out, in)")):
         if a.dim() != 2:
             raise ValueError(f"{name} must have shape {shape}, got {tuple(a.shape)}")
     # Tracing turns sizes into tensors, on which a comparison cannot be decided.
     if not torch.jit.is_tracing() and x.shape[1] != w.shape[1]:
         raise ValueError(f"w has {w.shape[1]} columns but x has {x.shape[1]}: they must agree")
-    return torch.ops.linf.dist.default(x, w, p)

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from . import ops
 from .certificates import certified_radius
-from .layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, lipschitz_bound
+from .kernels.reference import coefficients
+from .layers import (
+    LinfDistConv2d,
+    LinfDistLinear,
+    MeanShift,
+    Negate,
+    Normalize,
+    SortDistLinear,
+    lipschitz_bound,
+)
 
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: one rounding to nearest
 LARGEST = 2.0**127  # beyond it a float32 may overflow
@@ -68,23 +77,44 @@ def _normalize(layer: Normalize, x: Reach) -> Reach:
     return y.rounded(UNIT * y.largest + (2 * scale + 2) * SMALLEST)
 
 
-def _distance(layer, ends: tuple[Tensor, Tensor], moved: Tensor) -> Reach:
-    """``moved`` bounds ‖computed x − exact x‖_p, hence how far apart the exact norms of the two are."""
-    fan_in = math.prod(layer.weight.shape[1:])
+def _distance(layer, ends: tuple[Tensor, Tensor], moved: Tensor, units: float, flushed: float) -> Reach:
+    """``moved`` bounds how far apart the exact distances of computed and of exact x are; a computed distance is
+    off by at most ``units`` of itself and ``flushed`` numbers flushed to zero."""
     y = Reach(*ends, moved * OUTWARD)
-    if layer.p == math.inf:  # one rounding a difference; their maximum is exact
-        y = y.rounded(UNIT * y.upper + 4 * SMALLEST)
-    else:
-        units = POWER_UNITS * UNIT + _gamma(fan_in) / layer.p
-        y = y.rounded(units * y.upper + 64 * fan_in ** (1 / layer.p) * SMALLEST)
+    y = y.rounded(units * y.upper + flushed * SMALLEST)
     return y if layer.bias is None else _added(y, layer.bias)
 
 
+def _power_rounding(layer: LinfDistLinear | LinfDistConv2d) -> tuple[float, float]:
+    """(units, flushed) of an ℓp distance."""
+    fan_in = math.prod(layer.weight.shape[1:])
+    if layer.p == math.inf:  # one rounding a difference; their maximum is exact
+        return UNIT, 4
+    return POWER_UNITS * UNIT + _gamma(fan_in) / layer.p, 64 * fan_in ** (1 / layer.p)
+
+
+def _rows(x: Reach) -> Reach:
+    return Reach(*(a.reshape(-1, a.shape[-1]) for a in x))
+
+
 def _dist_linear(layer: LinfDistLinear, x: Reach) -> Reach:
-    lower, upper, error = (a.reshape(-1, layer.in_features) for a in x)
-    w = layer.weight.double()
-    moved = torch.ops.linf.dist(error, torch.zeros_like(w[:1]), layer.p).expand(-1, len(w))
-    y = _distance(layer, torch.ops.linf.box_dist(lower, upper, w, layer.p), moved)
+    rows, w = _rows(x), layer.weight.double()
+    moved = torch.ops.linf.dist(rows.error, torch.zeros_like(w[:1]), layer.p).expand(-1, len(w))
+    ends = torch.ops.linf.box_dist(rows.lower, rows.upper, w, layer.p)
+    y = _distance(layer, ends, moved, *_power_rounding(layer))
+    return Reach(*(a.reshape(*x.error.shape[:-1], len(w)) for a in y))
+
+
+def _sort_dist_linear(layer: SortDistLinear, x: Reach) -> Reach:
+    """In evaluation mode.  A term is rounded as a difference, as a product and in at most K − 1 of the sums."""
+    rows, w, sort = _rows(x), layer.weight.double(), (layer.rho, layer.k)
+    terms = len(coefficients(*sort, layer.in_features))
+    moved = torch.ops.linf.sorted_dist(rows.error, torch.zeros_like(w[:1]), *sort)
+    # A difference can be far larger than the sum, where ρ is small: it must not overflow either.
+    overflows = rows.largest.amax(1, keepdim=True) + w.abs().max() >= LARGEST
+    moved = torch.where(overflows, torch.inf, moved).expand(-1, len(w))
+    ends = torch.ops.linf.box_sorted_dist(rows.lower, rows.upper, w, *sort)
+    y = _distance(layer, ends, moved, _gamma(terms + 1), 4 * terms + 8)
     return Reach(*(a.reshape(*x.error.shape[:-1], len(w)) for a in y))
 
 
@@ -92,7 +122,8 @@ def _dist_conv2d(layer: LinfDistConv2d, x: Reach) -> Reach:
     w, conv = layer.weight.double(), (layer.stride, layer.padding, layer.dilation, layer.groups)
     moved = torch.ops.linf.dist_conv2d(x.error, torch.zeros_like(w[: layer.groups]), layer.p, *conv)
     moved = moved.repeat_interleave(len(w) // layer.groups, 1)
-    return _distance(layer, torch.ops.linf.box_conv2d(*x[:2], w, layer.p, *conv), moved)
+    ends = torch.ops.linf.box_conv2d(*x[:2], w, layer.p, *conv)
+    return _distance(layer, ends, moved, *_power_rounding(layer))
 
 
 def _mean_shift(layer: MeanShift, x: Reach) -> Reach:
@@ -137,6 +168,7 @@ RULES: dict[type, Callable[[nn.Module, Reach], Reach]] = {
     Normalize: _normalize,
     LinfDistLinear: _dist_linear,
     LinfDistConv2d: _dist_conv2d,
+    SortDistLinear: _sort_dist_linear,
     MeanShift: _mean_shift,
     Negate: lambda _, x: Reach(-x.upper, -x.lower, x.error),
     nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
@@ -226,9 +258,9 @@ def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
     """(N,): what float64 may do to a linear bound of this layer."""
     terms, p, outputs = 1, 0.0, y.error[:1].numel()
     size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
-    if isinstance(layer, (LinfDistLinear, LinfDistConv2d)):
+    if isinstance(layer, (LinfDistLinear, LinfDistConv2d, SortDistLinear)):
         terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
-        p = 0.0 if layer.p == math.inf else layer.p
+        p = 0.0 if isinstance(layer, SortDistLinear) or layer.p == math.inf else layer.p
     elif isinstance(layer, Normalize):
         size = size * max(1.0, layer.scale)
     _gamma(4 * outputs)  # as many products with a layer's bias are summed

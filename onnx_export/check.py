@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from linf_plugin.certificates import certified_radius
+from linf_plugin.layers import SortDistLinear
 from linf_plugin.models import Net
 
 from .session import run
 
 # Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
-# larger than the result may cancel, in an order that each runtime chooses.
+# larger than the result may cancel, in an order that each runtime chooses; a sorted sum adds some.
 TOLERANCE = 1e-6
 LINEAR_TOLERANCE = 1e-5
 BATCH = 128
@@ -94,6 +95,6 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
         for x in images.split(BATCH):
             parts.append((*run(session, x.numpy()), model(x).numpy()))
             progress.update(len(x))
-    linear = any(isinstance(layer, (nn.Linear, nn.Conv2d)) for layer in model)
-    tolerance = LINEAR_TOLERANCE if linear else TOLERANCE
+    sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in model)
+    tolerance = LINEAR_TOLERANCE if sums else TOLERANCE
     return Comparison(*(np.concatenate(part) for part in zip(*parts)), model.lipschitz, tolerance)

@@ -1,17 +1,21 @@
-"""``linf-export``: write a checkpoint as an ONNX file, and check such a file against its checkpoint."""
+"""``linf-export``: checkpoints as ONNX files and back, checked, and as problems for a verifier."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
+import onnx
 import onnxruntime
+from google.protobuf.message import DecodeError
 
 from linf_plugin import checkpoint
 from linf_plugin.datasets import SOURCES, Dataset, load_dataset
 
+from .abcrown import write_abcrown
 from .check import Comparison, compare
 from .export import export, file_sha256
+from .fuse import to_net
 from .session import DEVICES, DeviceError, session
 
 PROG = "linf-export"
@@ -20,6 +24,8 @@ EXAMPLES = f"""\
 examples:
   {PROG} model results/mnist/checkpoint.pt -o net.onnx
   {PROG} check net.onnx --data-dir ~/data
+  {PROG} import net.onnx -o net.pt
+  {PROG} abcrown results/mnist/checkpoint.pt --eps 0.1 --data-dir ~/data --out problem
 
 The file runs in stock onnxruntime, without this package:
   import onnxruntime
@@ -37,11 +43,59 @@ examples:
 exit status: 0 where all agrees; 1 where logits, predictions or radii do not; 2 where nothing was compared.
 """
 
+IMPORT_EXAMPLES = f"""\
+examples:
+  {PROG} import net.onnx -o net.pt
+  {PROG} import broadcast.onnx -o net.pt --data mnist
+
+Read are distances as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs, ReduceMax;
+Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, sums with one constant a channel, products with one positive constant.
+"""
+
+ABCROWN_EXAMPLES = f"""\
+examples:
+  {PROG} abcrown results/digits/linf-dist.pt --eps 0.1 --out problem
+  {PROG} abcrown mnist.pt --eps 0.3 --data-dir ~/data --samples 1000 --out problem
+
+Then, where linf-plugin is installed beside α,β-CROWN:
+  python abcrown.py --config problem/config.yaml [--device cpu|cuda] [--epsilon E] [--end N]
+"""
+
+IMPORTED = {"method": str, "dataset": str, "epsilon": float, "seed": int}  # metadata that an ONNX file may hold
+
 
 def _model(args: argparse.Namespace) -> int:
     model, metadata = checkpoint.load(args.checkpoint)
     export(model, args.output, metadata, args.checkpoint)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {model.lipschitz:g}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    try:
+        onnx_model = onnx.load(args.onnx)
+    except DecodeError as error:
+        raise ValueError(f"{args.onnx} is not an ONNX file: {error}") from error
+    model = to_net(onnx_model)
+    props = {p.key: p.value for p in onnx_model.metadata_props}
+    metadata = {key: read(props[key]) for key, read in IMPORTED.items() if key in props}
+    if args.data is not None:
+        metadata["dataset"] = args.data
+    checkpoint.save(args.output, model, metadata)
+    layers = ", ".join(name for name, _ in model.spec["layers"])
+    print(f"{args.output}: {layers}; Lipschitz bound {model.lipschitz:g}")
+    return 0
+
+
+def _abcrown(args: argparse.Namespace) -> int:
+    try:
+        _, config = write_abcrown(
+            args.checkpoint, args.out, args.eps, dataset=args.data, data_dir=args.data_dir, samples=args.samples,
+            force=args.force,
+        )
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}: give --force") from error
+    print(f"{config}: now  python abcrown.py --config {config}")
     return 0
 
 
@@ -115,7 +169,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        PROG, description="Writes a checkpoint as an ONNX file, and checks such a file against its checkpoint.",
+        PROG, description="Writes checkpoints as ONNX files, checks and reads these; writes problems for α,β-CROWN.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
@@ -146,6 +200,30 @@ def _parser() -> argparse.ArgumentParser:
     q.add_argument("--limit", type=_positive, metavar="N", help="only the first N test images")
     q.add_argument("--device", choices=DEVICES, default="auto", help="where onnxruntime runs (default: auto)")
     q.set_defaults(command=_check)
+
+    q = commands.add_parser(
+        "import", help="write an ONNX file as a checkpoint, so that the net can be bounded",
+        description="Turns the graph of an ONNX file back into layers, or names the node that it cannot turn.",
+        epilog=IMPORT_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    q.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file: one input; one output, or one named logits")
+    q.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="to write or replace")
+    q.add_argument("--data", choices=SOURCES, help="data set to name in the checkpoint, if FILE names none")
+    q.set_defaults(command=_import)
+
+    q = commands.add_parser(
+        "abcrown", help="write a checkpoint as a problem for the verifier α,β-CROWN",
+        description="Writes problem.py and config.yaml: does any of the first test images change class within ε?",
+        epilog=ABCROWN_EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    q.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
+    q.add_argument("--eps", type=float, required=True, help="ε in the pixel range, in (0, 1]")
+    q.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files go")
+    q.add_argument("--data", choices=SOURCES, help="data set, if it is not the one that CHECKPOINT names")
+    q.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+    q.add_argument("--samples", type=_positive, default=100, metavar="N", help="first N images (default: 100)")
+    q.add_argument("--force", action="store_true", help="replace the two files where they exist")
+    q.set_defaults(command=_abcrown)
     return p
 
 

@@ -119,6 +119,31 @@ def LpDist(x, w, p: float):
 
 
 @script(LINF)
+def SortDist(x, w, coefficients: Sequence[float]):
+    """y[n, k] = Σ_j coefficients[j]·t_(j) for t_i = |x[n, i] − w[k, i]| in descending order.
+
+    (N, in), (out, in) → (N, out), with at most max(in, 1) coefficients.
+    """
+    xs, ws = DistBlocks(x, w)
+    c = op.CastLike(op.Constant(value_floats=coefficients), x)
+    count = op.Shape(c)
+
+    @graph()
+    def over_tiles(wt):  # (1, tile, in)
+        @graph()
+        def over_blocks(xb):  # (rows, 1, in)
+            largest, _ = op.TopK(op.Abs(xb - wt), count)
+            yb = op.ReduceSum(largest * c, [-1], keepdims=0)
+            return yb
+
+        yt = op.Scan(xs, body=over_blocks, num_scan_inputs=1)
+        return yt
+
+    y = DistJoin(op.Scan(ws, body=over_tiles, num_scan_inputs=1), xs, ws, x, w)
+    return y
+
+
+@script(LINF)
 def ConvBlocks(x, w, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]):
     """(N, C, H, W), (out, C/groups, kh, kw) → what ``ConvJoin`` undoes:
 
@@ -228,7 +253,8 @@ def CertifiedRadius(x, logits, lipschitz):
     return radius
 
 
-BODIES = {f.name: f for f in (LinfDist, LpDist, LinfDistConv, LpDistConv)}  # what ``translate`` makes nodes of
+# What ``translate`` makes nodes of.
+BODIES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
 
 # Callees before callers, as ONNX wants them.
 FUNCTIONS = {f.name: f for f in (DistBlocks, DistJoin, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)} | BODIES

@@ -8,11 +8,13 @@ from onnx.defs import OpSchema
 from onnxscript.values import Op
 
 from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
+from linf_plugin.kernels.reference import coefficients
 
 from .functions import BODIES, LINF, OPSET
 
 _ATTRIBUTES = {
     "p": OpSchema.AttrType.FLOAT,
+    "coefficients": OpSchema.AttrType.FLOATS,
     "strides": OpSchema.AttrType.INTS,
     "pads": OpSchema.AttrType.INTS,
     "dilations": OpSchema.AttrType.INTS,
@@ -40,6 +42,13 @@ def _dist(x, w, p: float):
     return _NODES["LpDist"](x, w, p=p)
 
 
+def _sorted_dist(x, w, rho: float, k: int):
+    features = w.shape[1]
+    if not isinstance(features, int):
+        raise ValueError("the weight of a sorted sum needs a fixed number of columns to be exported")
+    return _NODES["SortDist"](x, w, coefficients=coefficients(rho, k, features))
+
+
 def _dist_conv2d(
     x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
 ):
@@ -52,6 +61,7 @@ def _dist_conv2d(
 TRANSLATIONS = {
     torch.ops.linf.dist.default: _dist,
     torch.ops.linf.dist_conv2d.default: _dist_conv2d,
+    torch.ops.linf.sorted_dist.default: _sorted_dist,
 }
 
 

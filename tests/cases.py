@@ -22,6 +22,13 @@ FEW_EXPONENTS = (1.0, 2.0, 8.0, INF)
 DTYPES = (torch.float32, torch.float64)
 DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
+SORTS = {  # (rho, k) of a sorted sum
+    "three": (0.7, 3),
+    "ten": (0.25, 10),
+    "all": (0.6, 10**6),
+    "largest": (1.0, 10),
+}
+
 SHAPES = {  # (N, out, in)
     "one": (1, 1, 1),
     "odd": (3, 5, 7),
@@ -61,6 +68,7 @@ CONVS = {  # shape of x, shape of w, (stride, padding, dilation, groups)
 each_shape = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 each_conv = pytest.mark.parametrize("conv_case", CONVS.values(), ids=CONVS)
+each_sort = pytest.mark.parametrize("sort", SORTS.values(), ids=SORTS)
 each_p = pytest.mark.parametrize("p", EXPONENTS, ids=lambda p: f"p={p:g}")
 few_p = pytest.mark.parametrize("p", FEW_EXPONENTS, ids=lambda p: f"p={p:g}")
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
@@ -106,7 +114,32 @@ class _BoxDist(torch.autograd.Function):
         return *reference.box_dist_vjp(*grads, *ctx.saved_tensors, ctx.p), None
 
 
+class _SortedDist(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w, rho, k):
+        ctx.save_for_backward(x, w)
+        ctx.constants = rho, k
+        return reference.sorted_dist(x, w, rho, k)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return *reference.sorted_dist_vjp(grad, *ctx.saved_tensors, *ctx.constants), None, None
+
+
+class _BoxSortedDist(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, lower, upper, w, rho, k):
+        ctx.save_for_backward(lower, upper, w)
+        ctx.constants = rho, k
+        return reference.box_sorted_dist(lower, upper, w, rho, k)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return *reference.box_sorted_dist_vjp(*grads, *ctx.saved_tensors, *ctx.constants), None, None
+
+
 dist, box_dist = _Dist.apply, _BoxDist.apply
+sorted_dist, box_sorted_dist = _SortedDist.apply, _BoxSortedDist.apply
 
 
 def by_windows(distance: Callable, images: tuple[Tensor, ...], w: Tensor, conv: tuple) -> tuple[Tensor, ...]:
@@ -158,7 +191,8 @@ def assert_agrees(
 ) -> None:
     """Values and gradients of ``function(*tensors)`` are those of ``oracle``.
 
-    A finite p is compared with float64; p = ∞ in the same dtype, whose roundings decide the ties.
+    A finite p is compared with float64; p = ∞ in the same dtype, whose roundings decide the ties.  Sorted sums
+    pass p = ∞: their terms are rounded in a fixed order.
     """
     dtype = tensors[0].dtype
     exact = dtype if p == INF else torch.float64

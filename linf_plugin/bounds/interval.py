@@ -1,4 +1,4 @@
-"""Interval rules, as pure functions: the exact range of a distance over a box, for every p."""
+"""Interval rules, as pure functions: the exact range of a distance over a box, for every p, or of a sorted sum."""
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Ten
 def dist_conv2d(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> tuple[Tensor, Tensor]:
     """The same for every window: (B, C, H, W) twice → (B, out, H', W') twice."""
     return torch.ops.linf.box_conv2d(lower, upper, w, p, *conv)
+
+
+def sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
+    """The same for sorted sums: (B, in) twice, (out, in) → (B, out) twice."""
+    return torch.ops.linf.box_sorted_dist(lower, upper, w, rho, k)
 
 
 def shift(lower: Tensor, upper: Tensor, offset: Tensor, sign: float, scale: float) -> tuple[Tensor, Tensor]:

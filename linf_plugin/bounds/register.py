@@ -32,6 +32,14 @@ def _symbolic_dist_conv2d(g, x, w, p, *conv):
     return node.setType(x.type().with_sizes(list(shape)))
 
 
+def _symbolic_sorted_dist(g, x, w, rho, k):
+    """linf::sorted_dist → linf::SortedDist(x, w; rho, k)."""
+    rho, k = float(compat.constant(rho, "f")), compat.constant(k, "i")
+    node = g.op("linf::SortedDist", x, w, rho_f=rho, k_i=k)
+    (n, _), (out, _) = compat.sizes(x, 2), compat.sizes(w, 2)
+    return node.setType(x.type().with_sizes([n, out]))
+
+
 def _symbolic_shift(g, x, offset, sign, scale):
     """linf::shift → linf::Shift(x, offset; sign, scale)."""
     sign, scale = (float(compat.constant(a, "f")) for a in (sign, scale))
@@ -54,12 +62,12 @@ def _check_box(node) -> None:
 
 
 def _distance_class(package, name: str, op, interval_rule, backward_rule, constants):
-    """A Bound class for a distance operator of (x, w, p, *constants)."""
+    """A Bound class for a distance operator of (x, w, *constants)."""
 
     class BoundDistance(package.bound_ops.Bound):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
-            self.arguments = tuple(attr[c] for c in ("p", *constants))
+            self.arguments = tuple(attr[c] for c in constants)
             self.requires_input_bounds = [0]
 
         def _check(self):
@@ -122,12 +130,16 @@ def register() -> None:
     package = compat.import_auto_lirpa()
     compat.register_symbolic("linf::dist", _symbolic_dist)
     compat.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
+    compat.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
     compat.register_symbolic("linf::shift", _symbolic_shift)
     distances = {
-        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.back_substitute, ()),
+        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.back_substitute, ("p",)),
         "linf::LinfDistConv2d": (
             "BoundLinfDistConv2d", torch.ops.linf.dist_conv2d, interval.dist_conv2d,
-            linear.back_substitute_conv2d, CONV),
+            linear.back_substitute_conv2d, ("p", *CONV)),
+        "linf::SortedDist": (
+            "BoundSortedDist", torch.ops.linf.sorted_dist, interval.sorted_dist,
+            linear.back_substitute_sorted, ("rho", "k")),
     }
     for node, row in distances.items():
         package.register_custom_op(node, _distance_class(package, *row))

@@ -24,6 +24,7 @@ struct Call {
 using Kernel = void (*)(const Call&);
 struct Kernels {
     Kernel forward[2], backward[2], scatter[2], box_forward[2], box_backward[2];
+    int64_t (*ceiling)(double p, bool backward, int64_t rounds);  // the inner loop of float alone; how many pairs
 };
 
 // Runs body(context, task, slot) for every task in [0, tasks), on at most ``threads`` threads; slot < threads
@@ -32,5 +33,6 @@ void parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), voi
 
 void* allocate(int64_t bytes);       // aligned for vectors, not cleared; throws std::bad_alloc
 void release(void*);
+void expect_all_of(void*, int64_t bytes);  // all of this memory will be written: let it come in large pages
 
 }  // namespace linf

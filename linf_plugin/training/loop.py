@@ -1,8 +1,9 @@
 """The training loop: flat, its parts passed in, resumable from the last finished epoch."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -16,9 +17,16 @@ from .schedule import Schedule
 REESTIMATE_BATCH = 1024  # large, because deeper layers see batch means of the layers before them
 
 
-def _random(seed: int, epoch: int) -> torch.Generator:
-    """The random numbers of an epoch, whether or not the run was interrupted before it."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+@contextlib.contextmanager
+def _random(seed: int, epoch: int) -> Iterator[torch.Generator]:
+    """The random numbers of an epoch, whether or not the run was interrupted before it.
+
+    While open, torch's own generators, which layers draw from, are seeded too, with another number.
+    """
+    number = seed * 1_000_003 + epoch
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(-1 - number)
+        yield torch.Generator().manual_seed(number)
 
 
 def fit(
@@ -48,7 +56,8 @@ def fit(
         schedule: p, ε and learning rate over time.
         x, y: images (N, C, H, W) and labels (N,), on the model's device.
         batch_size: samples a step; the last batch of an epoch may be smaller.
-        seed: of the order of samples and of the augmentation.
+        seed: of the order of samples, of the augmentation, and of what layers draw from torch's generators, whose
+            state outside is left alone.
         augment: ``augment(x, generator) → x``.
         after_backward: ``after_backward(model, step, lr)`` before each optimiser step (decay, clipping).
         state_path: where the state is kept after every epoch; None keeps none.
@@ -89,25 +98,27 @@ def fit(
     with bar:
         for epoch in range(len(history), schedule.epochs):
             began, total = time.perf_counter(), 0.0
-            generator = _random(seed, epoch)
             model.train()
-            for i, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-                step = schedule.at(epoch + i / steps)
-                set_p(model, step.p)
-                for group, lr in zip(optimizer.param_groups, initial_lr):
-                    group["lr"] = lr * step.lr_factor
-                rows = rows.to(x.device)
-                batch = x[rows] if augment is None else augment(x[rows], generator)
-                value = loss(model, batch, y[rows], step)
-                if not math.isfinite(value.item()):
-                    raise FloatingPointError(f"loss is {value.item()} in epoch {epoch}, step {i} (p={step.p:g})")
-                optimizer.zero_grad()
-                value.backward()
-                if after_backward is not None:
-                    after_backward(model, step, initial_lr[0] * step.lr_factor)
-                optimizer.step()
-                total += value.item() * len(rows)
-                bar.update()
+            with _random(seed, epoch) as generator:
+                for i, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
+                    step = schedule.at(epoch + i / steps)
+                    set_p(model, step.p)
+                    for group, lr in zip(optimizer.param_groups, initial_lr):
+                        group["lr"] = lr * step.lr_factor
+                    rows = rows.to(x.device)
+                    batch = x[rows] if augment is None else augment(x[rows], generator)
+                    value = loss(model, batch, y[rows], step)
+                    if not math.isfinite(value.item()):
+                        raise FloatingPointError(
+                            f"loss is {value.item()} in epoch {epoch}, step {i} (p={step.p:g})"
+                        )
+                    optimizer.zero_grad()
+                    value.backward()
+                    if after_backward is not None:
+                        after_backward(model, step, initial_lr[0] * step.lr_factor)
+                    optimizer.step()
+                    total += value.item() * len(rows)
+                    bar.update()
             history.append({
                 "epoch": epoch, "loss": total / len(x), "seconds": time.perf_counter() - began,
                 "p": "inf" if step.p == math.inf else step.p, "eps": step.eps,

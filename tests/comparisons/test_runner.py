@@ -36,6 +36,12 @@ optimizer = { name = "distance-adam", lr = 0.03, head_decay = 0.01 }
 batch_size = 128
 decay = 0.005
 schedule = { epochs = 6, eps = 0.05, p_end = 5, eps_end = 4 }
+[methods.sortnet]
+architecture = { name = "sortnet-mlp", width = 16, depth = 2, rho = 0.7 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 64
+schedule = { epochs = 15, eps = 0.1, p_end = 13 }
 [methods.ibp]
 architecture = { name = "relu-mlp", width = 24, depth = 2 }
 loss = { name = "ibp" }
@@ -130,7 +136,7 @@ def _run_held_out(recipe_path, out, seed: int) -> dict:
     return results(out)
 
 
-def test_held_out_images_come_from_the_training_set_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
+def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
     seen, fit = [], comparisons.runner.fit
 
     def recorded(model, loss, optimizer, schedule, x, y, **options):

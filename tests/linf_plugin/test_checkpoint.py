@@ -48,6 +48,16 @@ def test_round_trip(dtype, net, path):
     assert torch.equal(twin(x), net.eval()(x))
 
 
+def test_round_trip_of_sorted_sums(path):
+    net = build("sortnet-mlp", shape=(1, 3, 3), classes=3, width=6, depth=3, rho=0.3, k=4, group=7)
+    set_p(net, 8)
+    save(path, net)
+    twin, _ = load(path)
+    assert twin.spec == net.spec and (twin[4].rho, twin[4].k, twin[4].group, twin[4].p) == (0.3, 4, 7, 8.0)
+    x = torch.rand(4, 1, 3, 3)
+    assert torch.equal(twin(x), net.eval()(x))
+
+
 def test_makes_folders_and_takes_strings(net, path):
     deep = path.parent / "a" / "b" / "net.pt"
     save(str(deep), net)

@@ -224,7 +224,8 @@ def test_held_out_images_are_a_stratified_part_of_the_training_set():
     held = hold_out(data, 0.2)
     assert torch.equal(hold_out(data, 0.2).x_test, held.x_test)
     together = torch.cat((held.x_train, held.x_test)).flatten(1)
-    assert torch.equal(together.unique(dim=0), data.x_train.flatten(1).unique(dim=0)) and len(together) == len(data.x_train)
+    assert len(together) == len(data.x_train)
+    assert torch.equal(together.unique(dim=0), data.x_train.flatten(1).unique(dim=0))
     share = torch.bincount(held.y_test, minlength=10) / torch.bincount(data.y_train, minlength=10)
     assert (share - 0.2).abs().max() < 0.01
     assert (held.mean, held.std) == (data.mean, data.std)

@@ -17,7 +17,9 @@ from linf_plugin.layers import (
     MeanShift,
     Negate,
     Normalize,
+    SortDistLinear,
     lipschitz_bound,
+    random_subsets,
     reestimate_means,
     set_p,
 )
@@ -34,6 +36,9 @@ def _shifted(features, means):
 LAYERS = {  # layer for a given p, shape of one sample
     "linear": (lambda p: LinfDistLinear(6, 5, p=p), (6,)),
     "linear-identity": (lambda p: LinfDistLinear(3, 5, p=p, identity_init=True), (3,)),
+    "sorted": (lambda p: SortDistLinear(6, 5, p=p, rho=0.4, k=3).eval(), (6,)),
+    "sorted-all": (lambda p: SortDistLinear(3, 5, p=p, rho=0.7, identity_init=True).eval(), (3,)),
+    "sorted-rho-1": (lambda p: SortDistLinear(6, 5, p=p, rho=1).eval(), (6,)),
     "conv": (lambda p: LinfDistConv2d(2, 3, 3, p=p), (2, 4, 5)),
     "conv-everything": (
         lambda p: LinfDistConv2d(4, 6, (2, 3), (1, 2), (1, 0), (2, 1), groups=2, p=p), (4, 5, 6),
@@ -73,10 +78,20 @@ def test_lipschitz_is_attained(name, p):
     assert growth.item() == pytest.approx(layer.lipschitz, rel=1e-14)
 
 
+@pytest.mark.parametrize("name", ("sorted", "sorted-all", "sorted-rho-1"))
+def test_lipschitz_of_sorted_sums_is_attained_but_for_rounded_coefficients(name):
+    layer = LAYERS[name][0](INF).double()
+    kernel = layer.weight[:1].detach()
+    growth = layer(kernel + 2).flatten()[0] - layer(kernel + 1).flatten()[0]
+    assert 1 - 1e-6 < growth.item() <= 1 + 1e-14
+
+
 def test_lipschitz_values():
     assert LinfDistLinear(16, 2).lipschitz == 1.0
     assert LinfDistLinear(16, 2, p=2).lipschitz == 4.0
     assert LinfDistConv2d(8, 4, (1, 4), groups=2, p=4.0).lipschitz == 2.0  # 4 channels × 4 pixels
+    assert SortDistLinear(16, 2, p=2, rho=0.5).lipschitz == 4.0  # in training, for any one subset
+    assert SortDistLinear(16, 2, rho=0.5).lipschitz == SortDistLinear(16, 2, p=2, rho=0.5).eval().lipschitz == 1.0
     assert Normalize([0.0], 0.3).lipschitz == torch.tensor(1 / 0.3).item()  # as float32 has it
     assert MeanShift(3).lipschitz == Negate().lipschitz == 1.0
 
@@ -168,9 +183,12 @@ def test_identity_init_needs_as_many_outputs_as_inputs():
 
 
 def test_set_p_reaches_every_distance_layer():
-    net = nn.Sequential(LinfDistLinear(4, 4), nn.Sequential(LinfDistConv2d(1, 1, 1), nn.Linear(4, 4)))
+    net = nn.Sequential(
+        LinfDistLinear(4, 4), nn.Sequential(LinfDistConv2d(1, 1, 1), nn.Linear(4, 4)),
+        SortDistLinear(4, 4, rho=0.5),
+    )
     set_p(net, 8)
-    assert [layer.p for layer in layers.distance_layers(net)] == [8.0, 8.0]
+    assert [layer.p for layer in layers.distance_layers(net)] == [8.0, 8.0, 8.0]
     assert net[0].lipschitz == 4 ** (1 / 8)
     for bad, error in ((0.5, ValueError), (NAN, ValueError), ("8", TypeError)):
         with pytest.raises(error, match="^p must"):
@@ -178,6 +196,93 @@ def test_set_p_reaches_every_distance_layer():
     assert net[1][0].p == 8.0
     with pytest.raises(ValueError, match="^p must"):
         net[0].p = 0
+
+
+# Sorted sums at evaluation, distances on random subsets in training.
+
+
+@pytest.mark.parametrize("bias", (True, False), ids=("bias", "no-bias"))
+@pytest.mark.parametrize("leading", ((), (4,), (0,), (2, 3)), ids=str)
+def test_evaluation_is_the_sorted_sum_whatever_p_is(leading, bias):
+    layer = SortDistLinear(5, 3, bias, 8.0, rho=0.4, k=4).eval()
+    if bias:
+        nn.init.normal_(layer.bias)
+    x = torch.randn(*leading, 5)
+    y = layer(x)
+    expected = reference.sorted_dist(x.reshape(-1, 5) if leading != (0,) else x, layer.weight, 0.4, 4)
+    assert torch.equal(y, (expected + layer.bias if bias else expected).reshape(*leading, 3))
+    set_p(layer, INF)
+    assert torch.equal(layer(x), y)
+
+
+@few_p
+def test_rho_1_is_the_distance_neuron(p):
+    sort, dist = SortDistLinear(7, 4, p=p, rho=1), LinfDistLinear(7, 4, p=p)
+    dist.load_state_dict(sort.state_dict())
+    x, before = torch.randn(40, 7), torch.get_rng_state()
+    assert torch.equal(sort(x), dist(x))
+    assert torch.equal(torch.get_rng_state(), before)
+    set_p(dist, INF)
+    assert torch.equal(sort.eval()(x), dist(x))
+
+
+@few_p
+@pytest.mark.parametrize("n", (1, 4, 11))
+def test_training_takes_one_subset_a_group_of_samples(n, p):
+    layer = SortDistLinear(9, 5, p=p, rho=0.5, group=4).double()
+    x = torch.randn(n, 9, dtype=torch.float64)
+    state = torch.get_rng_state()
+    y = layer(x)
+    torch.set_rng_state(state)
+    subsets = random_subsets(-(-n // 4), 9, 0.5)
+    assert n <= 4 or len(set(map(tuple, subsets.tolist()))) > 1
+    for row, z in enumerate(y):
+        kept = subsets[row // 4]
+        expected = reference.dist(x[row : row + 1, kept], layer.weight[:, kept], p)[0] + layer.bias
+        torch.testing.assert_close(z, expected, rtol=value_tolerance(torch.float64, p, 9), atol=0)
+    assert not torch.equal(layer(x), y)  # other subsets
+
+
+def test_training_on_no_samples():
+    assert SortDistLinear(9, 5, rho=0.5)(torch.rand(0, 9)).shape == (0, 5)
+
+
+def test_inputs_that_were_dropped_get_no_gradient():
+    layer, x = SortDistLinear(40, 5, p=2, rho=0.5, group=2), torch.randn(2, 40, requires_grad=True)
+    state = torch.get_rng_state()
+    y = layer(x)
+    torch.set_rng_state(state)
+    (kept,) = random_subsets(1, 40, 0.5)
+    for grad in torch.autograd.grad(y.sum(), (x, layer.weight)):
+        assert torch.equal(grad.ne(0).all(0), kept) and torch.equal(grad.ne(0).any(0), kept)
+
+
+@pytest.mark.parametrize("rho", (1e-12, 0.2, 0.5, 0.95, 1.0))
+def test_subsets_are_random_and_never_empty(rho):
+    count, features = 20000, 6
+    kept = random_subsets(count, features, rho)
+    assert kept.dtype == torch.bool and kept.device.type == "cpu" and kept.any(1).all()
+    chance = 1 - (1 - rho) ** features if rho > 1e-9 else features * rho
+    expected = count * rho / chance
+    assert (kept.sum(0) - expected).abs().max() <= 5 * math.sqrt(expected) + 1e-6
+    both = (kept[:, 1] & kept[:, 4]).sum().item()
+    expected = count * rho**2 / chance
+    assert abs(both - expected) <= 5 * math.sqrt(expected) + 1e-6
+    if rho == 1e-12:
+        assert (kept.sum(1) == 1).all()
+
+
+@pytest.mark.parametrize("rho", (0.15, 0.6))
+def test_the_mean_over_subsets_at_infinity_is_the_sorted_sum(rho):
+    layer = SortDistLinear(12, 5, rho=rho, k=12, group=1).double()
+    x = torch.randn(1, 12, dtype=torch.float64)
+    with torch.no_grad():
+        samples = layer(x.expand(4000, 12))
+        expected = layer.eval()(x)[0]
+    error = (samples.mean(0) - expected).abs()
+    assert (error <= 5 * samples.std(0) / math.sqrt(4000)).all() and samples.std(0).min() > 0.01
+    plain = reference.dist(x, layer.weight, INF)[0] + layer.bias
+    assert ((samples.mean(0) - plain).abs() > error).all()
 
 
 # Mean shift and normalisation.
@@ -309,6 +414,7 @@ def test_factory_arguments():
     for layer in (
         LinfDistLinear(2, 3, dtype=torch.float64, device="meta"),
         LinfDistConv2d(2, 3, 1, dtype=torch.float64, device="meta"),
+        SortDistLinear(2, 3, rho=0.5, dtype=torch.float64, device="meta"),
         MeanShift(3, dtype=torch.float64, device="meta"),
     ):
         for a in (*layer.parameters(), *layer.buffers()):
@@ -317,6 +423,8 @@ def test_factory_arguments():
 
 def test_repr_says_what_matters():
     assert repr(LinfDistLinear(2, 3, bias=False, p=8)) == "LinfDistLinear(2, 3, bias=False, p=8.0)"
+    sort = SortDistLinear(2, 3, rho=0.5)
+    assert repr(sort) == "SortDistLinear(2, 3, bias=True, p=inf, rho=0.5, k=10, group=32)"
     conv = LinfDistConv2d(2, 2, (1, 3), padding=(0, 1))
     assert "kernel_size=(1, 3), stride=(1, 1), padding=(0, 1)" in repr(conv)
     assert repr(MeanShift(3)) == "MeanShift(3, momentum=0.1)"
@@ -336,6 +444,15 @@ BAD_CONSTRUCTION = {  # call, exception, what the message names
     "linear-p-string": (lambda: LinfDistLinear(1, 1, p="inf"), TypeError, "p must"),
     "linear-p-bool": (lambda: LinfDistLinear(1, 1, p=True), TypeError, "p must"),
     "linear-p-tensor": (lambda: LinfDistLinear(1, 1, p=torch.tensor(2.0)), TypeError, "p must"),
+    "sort-in-0": (lambda: SortDistLinear(0, 1, rho=0.5), ValueError, "in_features"),
+    "sort-rho-missing": (lambda: SortDistLinear(1, 1), TypeError, "rho"),
+    "sort-rho-0": (lambda: SortDistLinear(1, 1, rho=0.0), ValueError, "rho must"),
+    "sort-rho-nan": (lambda: SortDistLinear(1, 1, rho=NAN), ValueError, "rho must"),
+    "sort-rho-string": (lambda: SortDistLinear(1, 1, rho="1"), TypeError, "rho must"),
+    "sort-k-0": (lambda: SortDistLinear(1, 1, rho=0.5, k=0), ValueError, "k must"),
+    "sort-k-float": (lambda: SortDistLinear(1, 1, rho=0.5, k=2.0), TypeError, "k must"),
+    "sort-group-0": (lambda: SortDistLinear(1, 1, rho=0.5, group=0), ValueError, "group"),
+    "sort-p-0": (lambda: SortDistLinear(1, 1, p=0, rho=0.5), ValueError, "p must"),
     "conv-in-0": (lambda: LinfDistConv2d(0, 1, 1), ValueError, "in_channels"),
     "conv-out-string": (lambda: LinfDistConv2d(1, "1", 1), TypeError, "out_channels"),
     "conv-kernel-0": (lambda: LinfDistConv2d(1, 1, (1, 0)), ValueError, "kernel_size"),
@@ -367,8 +484,11 @@ def test_bad_construction_is_named(construct, error, names):
         construct()
 
 
-LINEAR, CONV = LinfDistLinear(3, 2), LinfDistConv2d(2, 4, 3)
+LINEAR, CONV, SORT = LinfDistLinear(3, 2), LinfDistConv2d(2, 4, 3), SortDistLinear(3, 2, rho=0.5)
 BAD_FORWARD = {
+    "sort-columns": (SORT.eval(), torch.rand(2, 4), ValueError, "x has 4"),
+    "sort-columns-training": (SortDistLinear(3, 2, rho=0.5), torch.rand(2, 4), ValueError, "x has 4"),
+    "sort-0d": (SORT, torch.tensor(1.0), ValueError, "x"),
     "linear-columns": (LINEAR, torch.rand(2, 4), ValueError, "x has 4"),
     "linear-columns-3d": (LINEAR, torch.rand(2, 2, 4), ValueError, "x has 4"),
     "linear-0d": (LINEAR, torch.tensor(1.0), ValueError, "x"),

@@ -9,13 +9,14 @@ import torch
 from cases import INF, few_p
 from torch import nn
 
-from linf_plugin import ARCHITECTURES, LinfDistLinear, Net, build, set_p
+from linf_plugin import ARCHITECTURES, LinfDistLinear, Net, SortDistLinear, build, set_p
 from linf_plugin.layers import distance_layers
 
 NETS = {
     "linf-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, mean=(0.5,), std=0.25),
     "linf-mlp-head": dict(shape=(2, 2, 2), classes=4, width=6, depth=2, hidden=5, mean=(0.1, 0.2), std=0.5),
     "linf-conv": dict(shape=(3, 6, 5), classes=3, channels=(4, 5), strides=(1, 2), width=7, mean=(0.1, 0.2, 0.3)),
+    "sortnet-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, rho=0.6, k=4, mean=(0.5,), std=0.25),
     "relu-mlp": dict(shape=(1, 3, 3), classes=2, width=5, depth=3),
     "relu-conv": dict(shape=(1, 8, 8), classes=3, channels=(2, 3), strides=(1, 2), width=6),
 }
@@ -55,6 +56,26 @@ def test_spec_rebuilds_the_net(name):
         assert twin.lipschitz == net.lipschitz
 
 
+@pytest.mark.parametrize("hidden", (None, 5), ids=("distances", "head"))
+@pytest.mark.parametrize("depth", (1, 2, 4))
+def test_sortnet_is_the_distance_net_with_sorted_sums_after_the_first_layer(depth, hidden):
+    common = dict(shape=(1, 4, 4), classes=3, width=8, depth=depth)
+    plain = build("linf-mlp", **common) if hidden is None else build("linf-mlp-head", **common, hidden=hidden)
+    sort = build("sortnet-mlp", **common, hidden=hidden, rho=0.6, k=4, group=16)
+    assert [type(layer) for layer in distance_layers(sort)] == [LinfDistLinear] + [SortDistLinear] * (depth - 1)
+    assert {(m.rho, m.k, m.group) for m in sort.modules() if isinstance(m, SortDistLinear)} <= {(0.6, 4, 16)}
+    names = [[name.replace("sort_dist", "dist") for name, _ in net.spec["layers"]] for net in (sort, plain)]
+    assert names[0] == names[1] and sort.pairs_per_sample() == plain.pairs_per_sample()
+    plain.load_state_dict(sort.state_dict())
+    for identity, expected in ((False, [True, False, False]), (True, [True, True, True])):
+        net = build("sortnet-mlp", **common, rho=0.6, identity_init=identity)
+        copies = [a["identity_init"] for _, a in net.spec["layers"] if "identity_init" in a]
+        assert copies == expected[: depth - 1]
+    if depth == 1:
+        x = torch.rand(3, 1, 4, 4)
+        assert torch.equal(sort.eval()(x), plain.eval()(x))
+
+
 def test_spec_has_the_current_p_and_belongs_to_the_caller():
     spec = build("linf-mlp", **NETS["linf-mlp"]).spec
     untouched = copy.deepcopy(spec)
@@ -91,6 +112,8 @@ def test_lipschitz_is_the_product_head_included():
 def test_lipschitz_of_a_distance_net_is_the_scale():
     assert build("linf-mlp", **NETS["linf-mlp"]).lipschitz == 4.0
     assert build("linf-conv", **NETS["linf-conv"]).lipschitz == 1.0
+    sortnet = build("sortnet-mlp", **NETS["sortnet-mlp"])
+    assert sortnet.lipschitz == sortnet.eval().lipschitz == 4.0
 
 
 def test_split_head():

@@ -12,6 +12,7 @@ from cases import (
     assert_agrees,
     box,
     box_dist,
+    box_sorted_dist,
     by_windows,
     dist,
     each_conv,
@@ -20,9 +21,11 @@ from cases import (
     each_layout,
     each_p,
     each_shape,
+    each_sort,
     few_p,
     gradient_tolerance,
     rows,
+    sorted_dist,
     value_tolerance,
 )
 
@@ -368,6 +371,143 @@ def test_second_derivatives_are_refused():
         grad.sum().backward()
 
 
+# Sorted sums: values are equal bit by bit, since the reference rounds in the same order.
+
+
+@poisoned
+@each_device
+@each_dtype
+@each_sort
+@each_shape
+def test_sorted_dist(shape, sort, dtype, device):
+    x, w = rows(shape, dtype=dtype, device=device)
+    assert_agrees(
+        lambda x, w: linf_plugin.sorted_dist(x, w, *sort), lambda x, w: sorted_dist(x, w, *sort), (x, w),
+        INF, features=shape[2], terms=max(shape[:2]),
+    )
+    assert_agrees(
+        lambda *a: linf.box_sorted_dist(*a, *sort), lambda *a: box_sorted_dist(*a, *sort), (*box(x), w),
+        INF, features=shape[2], terms=2 * max(shape[:2]),
+    )
+
+
+@poisoned
+@each_device
+@each_layout
+def test_sorted_dist_of_any_strides(layout, device):
+    x, w = (layout(a) for a in rows((3, 5, 7), dtype=torch.float64, device=device))
+    ends = [layout(a) for a in box(x)]
+    assert_agrees(
+        lambda x, w: linf.sorted_dist(x, w, 0.4, 4), lambda x, w: sorted_dist(x, w, 0.4, 4), (x, w),
+        INF, 7, terms=5,
+    )
+    assert_agrees(
+        lambda *a: linf.box_sorted_dist(*a, 0.4, 4), lambda *a: box_sorted_dist(*a, 0.4, 4), (*ends, w),
+        INF, 7, terms=10,
+    )
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize("sort", ((1.0, 10), (0.5, 1)), ids=("rho=1", "k=1"))
+def test_a_sum_of_one_is_the_distance_at_infinity(sort, dtype, device):
+    x, w = (a.requires_grad_() for a in rows((5, 6, 33), dtype=dtype, device=device))
+    lower, upper = (a.detach().requires_grad_() for a in box(x.detach()))
+    for ours, theirs, tensors in (
+        (linf.sorted_dist(x, w, *sort), linf.dist(x, w, INF), (x, w)),
+        (torch.cat(linf.box_sorted_dist(lower, upper, w, *sort)), torch.cat(linf.box_dist(lower, upper, w, INF)),
+         (lower, upper, w)),
+    ):
+        assert torch.equal(ours, theirs)
+        grad = torch.rand_like(ours)
+        pairs = zip(torch.autograd.grad(ours, tensors, grad), torch.autograd.grad(theirs, tensors, grad))
+        for g, h in pairs:
+            torch.testing.assert_close(g, h, rtol=0, atol=gradient_tolerance(dtype, INF, 33, terms=12))
+
+
+@each_device
+@each_dtype
+@pytest.mark.parametrize("features", (5, 64, 2048))
+def test_ties_of_a_sorted_sum_are_in_order_of_index(features, dtype, device):
+    """Four equal coordinates, of which the last is one too many; and many equal boxes around their weights."""
+    w = torch.rand(1, features, dtype=dtype, device=device)
+    at = [0, features // 2, features - 2, features - 1]
+    w[0, at] = torch.tensor([3.0, -3.0, -3.0, 3.0], dtype=dtype, device=device)
+    x = torch.zeros_like(w, requires_grad=True)
+    a, b, c = reference.coefficients(0.4, 3, features)
+    expected = torch.zeros_like(w)
+    expected[0, at] = torch.tensor([-a, b, c, 0], dtype=dtype, device=device)
+    g_x, g_w = torch.autograd.grad(linf.sorted_dist(x, w.requires_grad_(), 0.4, 3).sum(), (x, w))
+    assert torch.equal(g_x, expected) and torch.equal(g_w, -expected)
+    upper = torch.ones_like(w).requires_grad_()
+    near, far = linf.box_sorted_dist(x - 1, upper, torch.zeros_like(w), 0.4, 3)
+    assert near.item() == 0
+    g, = torch.autograd.grad(far.sum(), upper)
+    assert g[0, :4].tolist() == [a, b, c, 0] and not g[0, 4:].any()
+
+
+@each_device
+@pytest.mark.parametrize("column", (0, 20, 32), ids=lambda i: f"column-{i}")
+def test_nan_reaches_every_sorted_sum_of_its_row(column, device):
+    x, w = rows((3, 4, 33), device=device)
+    x[1, column] = NAN
+    expected = torch.tensor([[False], [True], [False]], device=device).expand(3, 4)
+    assert torch.equal(linf_plugin.sorted_dist(x, w, 0.5, 3).isnan(), expected)
+    assert torch.equal(linf_plugin.sorted_dist(w, x, 0.5, 3).isnan(), expected.t())
+    for ends in ((x, torch.full_like(x, 9.0)), (torch.full_like(x, -9.0), x)):
+        for y in linf.box_sorted_dist(*ends, w, 0.5, 3):
+            assert torch.equal(y.isnan(), expected)
+
+
+@each_device
+@each_dtype
+@each_sort
+def test_sorted_sums_stay_in_their_range(sort, dtype, device):
+    """No point leaves [near, far], not by one bit: every rounding is monotone.  Both ends are attained."""
+    x, w = rows((4, 6, 13), dtype=dtype, device=device)
+    lower, upper = box(x)
+    near, far = linf.box_sorted_dist(lower, upper, w, *sort)
+    corner = torch.randint(0, 2, (200, 4, 13), device=device, dtype=torch.bool)
+    weight = torch.rand(200, 4, 13, dtype=dtype, device=device)
+    for points in (torch.where(corner, lower, upper), lower.lerp(upper, weight).clamp(lower, upper)):
+        y = linf.sorted_dist(points.flatten(0, 1), w, *sort).unflatten(0, (200, 4))
+        assert (y >= near).all() and (y <= far).all()
+    nearest = w.clamp(lower[:, None], upper[:, None])
+    farthest = torch.where(w - lower[:, None] > upper[:, None] - w, lower[:, None], upper[:, None])
+    for end, witness in ((near, nearest), (far, farthest)):
+        assert torch.equal(end, reference.sorted_sum((witness - w).abs(), *sort))
+
+
+@each_device
+@each_sort
+def test_sorted_sums_change_by_at_most_the_input(sort, device):
+    """In float32, but for the rounding of two sums of at most 40 terms."""
+    x, w = rows((50, 6, 40), device=device)
+    for size in (1e-3, 1.0, 100.0):
+        for step in (torch.randn_like(x), torch.randn_like(x).sign(), torch.ones_like(x)):
+            moved = x + size * step
+            before, after = linf.sorted_dist(x, w, *sort), linf.sorted_dist(moved, w, *sort)
+            reach = (moved.double() - x.double()).abs().amax(1, keepdim=True)
+            rounding = 42 * torch.finfo(torch.float32).eps / 2 * (before + after)
+            assert ((after.double() - before.double()).abs() <= reach + rounding).all()
+
+
+@each_sort
+def test_gradcheck_of_sorted_sums(sort):
+    x, w = rows((2, 3, 5), dtype=torch.float64)
+    lower, upper = x - torch.rand_like(x), x + torch.rand_like(x)
+    above, below = lower[:, None] - w, w - upper[:, None]
+    for z in ((x[:, None] - w).abs(), torch.maximum(above, below).clamp_min(0), torch.maximum(-above, -below)):
+        z = z.sort(-1).values
+        gaps = (z[..., 1:] - z[..., :-1])[z[..., 1:] > 0]
+        assert gaps.min() > 1e-4  # gradcheck steps by 1e-6
+    assert _least_gap(x[:, None] - w, above, below, above - below) > 1e-4
+    tensors = tuple(a.requires_grad_() for a in (x, w))
+    assert torch.autograd.gradcheck(lambda *a: linf.sorted_dist(*a, *sort), tensors)
+    tensors = tuple(a.detach().requires_grad_() for a in (lower, upper, w))
+    assert torch.autograd.gradcheck(lambda *a: linf.box_sorted_dist(*a, *sort), tensors)
+
+
 # Registration, tracing, autocast.
 
 
@@ -416,6 +556,14 @@ OPCHECKS = {  # operator, its arguments
     "index_conv2d_backward": (linf.index_conv2d_backward, lambda: _indexed_images()[1]),
     "box_conv2d": (linf.box_conv2d, lambda: _images("everything", 2)),
     "box_conv2d_backward": (linf.box_conv2d_backward, lambda: _images("everything", 2, 2)),
+    "sorted_dist": (linf.sorted_dist, lambda: (*rows((3, 4, 5)), 0.5, 3)),
+    "sorted_dist-strided": (linf.sorted_dist, lambda: (*map(_strided, rows((3, 4, 5))), 0.5, 10)),
+    "sorted_dist-no-rows": (linf.sorted_dist, lambda: (*rows((0, 4, 5)), 0.5, 3)),
+    "sorted_dist_backward": (linf.sorted_dist_backward, lambda: (torch.rand(3, 4), *rows((3, 4, 5)), 0.5, 3)),
+    "box_sorted_dist": (linf.box_sorted_dist, lambda: (*box(torch.rand(3, 5)), torch.rand(4, 5), 0.5, 3)),
+    "box_sorted_dist_backward": (linf.box_sorted_dist_backward, lambda: (
+        *torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), 0.5, 3,
+    )),
     "shift": (linf.shift, lambda: (torch.rand(2, 3, 4, 5), torch.rand(3), -1.0, 2.0)),
     "shift-strided": (linf.shift, lambda: (_strided(torch.rand(2, 3, 4, 5)), torch.rand(3), -1.0, 2.0)),
 }
@@ -433,6 +581,7 @@ def test_opcheck(op, arguments):
 NETS = {  # name, arguments
     "linf-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3),
     "linf-conv": dict(shape=(1, 6, 6), classes=3, channels=(2, 3), strides=(1, 2), width=5),
+    "sortnet-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, rho=0.6, k=3),
 }
 each_net = pytest.mark.parametrize("name", NETS)
 
@@ -489,6 +638,9 @@ def test_autocast_computes_in_float32(device, half):
             linf_plugin.dist(x_half, w, 8), *linf.box_dist(x_half, x_half, w, 8.0),
             linf.dist_conv2d(image, kernels, 8.0, *conv), *linf.box_conv2d(image, image, kernels, 8.0, *conv),
         ]
+        sums = [linf_plugin.sorted_dist(x_half, w, 0.5), *linf.box_sorted_dist(x_half, x_half, w, 0.5, 10)]
+    for y in sums:
+        assert torch.equal(y, linf_plugin.sorted_dist(x_half.float(), w, 0.5))
     expected = linf_plugin.dist(x_half.float(), w, 8)
     for y in outputs:
         assert y.dtype == torch.float32
@@ -554,6 +706,28 @@ BAD = {  # arguments, exception, what the message names
 def test_bad_input_is_named(arguments, error, names):
     with pytest.raises(error, match=f"^{names}"):
         linf_plugin.dist(**arguments)
+
+
+BAD_SORTED = {
+    "rho-0": (_bad(rho=0), ValueError, "rho must"),
+    "rho-2": (_bad(rho=2.0), ValueError, "rho must"),
+    "rho-nan": (_bad(rho=NAN), ValueError, "rho must"),
+    "rho-string": (_bad(rho="0.5"), TypeError, "rho must"),
+    "rho-bool": (_bad(rho=True), TypeError, "rho must"),
+    "k-0": (_bad(rho=0.5, k=0), ValueError, "k must"),
+    "k-float": (_bad(rho=0.5, k=3.0), TypeError, "k must"),
+    "k-bool": (_bad(rho=0.5, k=True), TypeError, "k must"),
+    "x-1d": (_bad(rho=0.5, x=torch.rand(3)), ValueError, "x must"),
+    "columns": (_bad(rho=0.5, w=torch.rand(3, 4)), ValueError, "w has 4 columns but x has 3"),
+    "mixed": (_bad(rho=0.5, w=torch.rand(4, 3).double()), TypeError, "w is torch.float64 but x is torch.float32"),
+    "check-x-nan": (_bad(rho=0.5, x=_with(NAN), check=True), ValueError, "x contains"),
+}
+
+
+@pytest.mark.parametrize("arguments, error, names", BAD_SORTED.values(), ids=BAD_SORTED)
+def test_bad_input_of_a_sorted_sum_is_named(arguments, error, names):
+    with pytest.raises(error, match=f"^{names}"):
+        linf_plugin.sorted_dist(**arguments)
 
 
 @pytest.mark.parametrize("half", (False, True), ids=("float32", "bfloat16"))

@@ -20,6 +20,7 @@ from linf_plugin import (
     MeanShift,
     Negate,
     Normalize,
+    SortDistLinear,
     build,
     certified_radius,
     set_p,
@@ -28,7 +29,7 @@ from linf_plugin import (
 from linf_plugin.kernels import blocked, reference
 from linf_plugin.layers import distance_layers
 from linf_plugin.ops import dist
-from linf_plugin.rounding import POWER_UNITS, RULES, TANH_UNITS, UNIT, box, check_program, layers, reach
+from linf_plugin.rounding import POWER_UNITS, RULES, TANH_UNITS, UNIT, Reach, box, check_program, layers, reach
 
 mpmath.mp.dps = 60
 
@@ -58,6 +59,13 @@ def _norm(t, p, number):
     return np.vectorize(lambda s: s ** (number(1) / number(p)), otypes=[object])((t ** number(p)).sum(-1))
 
 
+def _sorted_sum(t, layer, number):
+    """Over the last axis."""
+    c = [number(a) for a in reference.coefficients(layer.rho, layer.k, layer.in_features)]
+    assert sum(c) <= 1
+    return (np.sort(abs(t), axis=-1)[..., ::-1][..., : len(c)] * np.array(c, dtype=object)).sum(-1)
+
+
 def _exact(layer, x, number):
     """The layer on one sample, an array of ``number``."""
     get = lambda a: _numbers(a, number)  # noqa: E731
@@ -80,7 +88,10 @@ def _exact(layer, x, number):
         x = np.repeat(x, len(w) // layer.groups, axis=2)  # (H', W', out, C/groups, kh, kw)
         x, w = x.reshape(*x.shape[:3], -1), w.reshape(len(w), -1)
         per_channel = (-1, 1, 1)
-    y = _norm(x - w, layer.p, number) if hasattr(layer, "p") else (x * w).sum(-1)
+    if isinstance(layer, SortDistLinear):
+        y = _sorted_sum(x - w, layer, number)
+    else:
+        y = _norm(x - w, layer.p, number) if hasattr(layer, "p") else (x * w).sum(-1)
     y = np.moveaxis(y, -1, 0)
     return y if layer.bias is None else y + get(layer.bias).reshape(per_channel[: y.ndim])
 
@@ -105,6 +116,11 @@ NETS = {
     "conv": dict(
         name="linf-conv", shape=(2, 4, 4), classes=3, channels=(3, 4), strides=(1, 2), width=5, mean=(0.2, 0.4)
     ),
+    "sort": dict(
+        name="sortnet-mlp", shape=(1, 2, 3), classes=4, width=7, depth=3, rho=0.4, k=5, mean=(0.5,), std=0.3
+    ),
+    "sort-all": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=4, rho=0.01, std=0.3),
+    "sort-one": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=2, rho=1.0),
     "relu": dict(name="relu-mlp", shape=(1, 2, 3), classes=3, width=7, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5),
 }
@@ -115,6 +131,10 @@ HIGH_PRECISION = {
     "p=8-conv": dict(NETS["conv"], p=8.0),
     "p=100-head": dict(name="linf-mlp-head", shape=(1, 2, 3), classes=3, width=5, depth=2, hidden=4, p=100.0),
     "p=1000": dict(NETS["mlp"], p=1000.0),
+    "p=2.5-sort": dict(NETS["sort"], p=2.5),
+    "sort-head": dict(
+        name="sortnet-mlp", shape=(1, 2, 3), classes=3, width=5, depth=2, rho=0.6, k=3, hidden=4, std=0.3
+    ),
 }
 SCALES = (1.0, 1e4, 1e-6, 1e-38, "mixed")  # of weights and means; products of 1e-38 are below the normal numbers
 
@@ -191,6 +211,41 @@ def test_the_bound_also_covers_flushing_to_zero():
             torch.set_flush_denormal(False)
     assert (computed != net(x)).any()
     _assert_within(net, x, bounds, computed)
+
+
+def test_the_bound_of_a_sorted_sum_covers_flushing_and_overflow():
+    net = nn.Sequential(SortDistLinear(20, 30, bias=False, rho=0.1)).eval()
+    net[0].weight.data *= 1e-38  # differences just above the normal numbers: products below them
+    x = 3e-38 * torch.rand(40, 20)
+    bounds = reach(net, *box(x, 0.0))
+    with torch.no_grad():
+        assert torch.set_flush_denormal(True)
+        try:
+            computed = net(x).clone()
+        finally:
+            torch.set_flush_denormal(False)
+        assert (computed != net(x)).any()
+        _assert_within(net, x, bounds, computed)
+        net[0].weight.data[:] = 0
+        net[0].weight.data[:, 0] = -3e38
+        x = torch.zeros(1, 20)
+        x[0, 0] = 1e38
+        assert net(x).isinf().all()  # the difference, not the sum
+        bounds = reach(net, *box(x, 0.0))
+        assert (net.double()(x.double()) < 1e38).all() and (bounds.error == INF).all()
+
+
+def test_the_bound_of_a_sorted_sum_is_small():
+    """Each term is rounded K + 1 times; an error of one input counts as much as that input."""
+    layer = SortDistLinear(20, 30, bias=False, rho=0.5, k=4).eval()
+    x = torch.rand(5, 20, dtype=torch.float64)
+    with torch.no_grad():
+        y = layer.double()(x)
+        assert (reach(layer, x, x).error <= 5.001 * UNIT * y).all()
+        error = torch.zeros(5, 20, dtype=torch.float64)
+        error[:, 3] = 1
+        after = RULES[SortDistLinear](layer, Reach(x, x, error)).error
+    assert (after < 8 / 15 + 1e-5).all()  # c_1
 
 
 def test_the_bound_is_about_as_small_as_it_can_be():
@@ -377,10 +432,10 @@ def test_too_many_terms_are_refused():
 
 def test_layers_of_any_shape():
     """A distance over the last of several dimensions, and groups with dilation."""
-    mlp = nn.Sequential(LinfDistLinear(4, 3), Negate()).eval()
-    x = torch.rand(2, 5, 4)
-    bounds = reach(mlp, *box(x, 0.1))
-    assert bounds.error.shape == (2, 5, 3)
+    for layer in (LinfDistLinear(4, 3), SortDistLinear(4, 3, rho=0.5)):
+        x = torch.rand(2, 5, 4)
+        bounds = reach(nn.Sequential(layer, Negate()).eval(), *box(x, 0.1))
+        assert bounds.error.shape == (2, 5, 3) and bounds.error.isfinite().all()
     conv = nn.Sequential(
         LinfDistConv2d(4, 6, 2, stride=2, padding=1, dilation=2, groups=2, p=3.0), nn.Flatten(), nn.Identity()
     ).eval()

@@ -48,11 +48,13 @@ def test_understated_radius_is_no_failure(made, tmp_path):
     assert result.failures == [] and result.radius_error > 1e-3
 
 
-def test_linear_layers_have_room(small_net, tmp_path):
-    net = small_net("relu-mlp", width=16, depth=2)
+@pytest.mark.parametrize("name", ["relu-mlp", "sortnet-mlp"])
+def test_layers_that_add_have_room(small_net, tmp_path, name):
+    net = small_net(name, width=16, depth=2, **({"rho": 0.5} if name == "sortnet-mlp" else {}))
     export(net, tmp_path / "net.onnx")
     result = compare(session(tmp_path / "net.onnx", "cpu"), net, torch.rand(20, 1, 8, 8))
-    assert result.failures == [] and result.allowed_error == 1e-5 * max(1, np.abs(result.torch_logits).max())
+    largest = float(np.abs(result.torch_logits).max())
+    assert result.failures == [] and result.allowed_error == 1e-5 * max(1, largest)
 
 
 def test_other_images(made):

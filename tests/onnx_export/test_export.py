@@ -31,6 +31,8 @@ NETS = {  # architecture, arguments, exponent, whether every logit is exact
     "p=8": ("linf-mlp", {"width": 16, "depth": 3}, 8.0, False),
     "p=100": ("linf-mlp", {"width": 16, "depth": 3}, 100.0, False),
     "p=1000": ("linf-mlp", {"width": 16, "depth": 3}, 1000.0, False),
+    "sortnet": ("sortnet-mlp", {"width": 16, "depth": 3, "rho": 0.6, "k": 5}, math.inf, False),
+    "sortnet-rho-1": ("sortnet-mlp", {"width": 16, "depth": 3, "rho": 1.0}, math.inf, True),
     "relu-mlp": ("relu-mlp", {"width": 16, "depth": 3}, math.inf, False),
     "relu-conv": ("relu-conv", {"channels": (6, 8), "strides": (1, 2), "width": 16} | COLOUR, math.inf, False),
 }

@@ -9,7 +9,18 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from cases import INF, by_windows, each_conv, each_dtype, each_p, each_shape, few_p, rows, value_tolerance
+from cases import (
+    INF,
+    by_windows,
+    each_conv,
+    each_dtype,
+    each_p,
+    each_shape,
+    each_sort,
+    few_p,
+    rows,
+    value_tolerance,
+)
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
@@ -52,6 +63,11 @@ def dist_model(x, w, p: float) -> onnx.ModelProto:
     return one_node(f"{name}Dist", {"x": x.numpy()}, {"w": w.numpy()}, (len(x), len(w)), **attributes)
 
 
+def sort_model(x, w, rho: float, k: int) -> onnx.ModelProto:
+    c = reference.coefficients(rho, k, w.shape[1])
+    return one_node("SortDist", {"x": x.numpy()}, {"w": w.numpy()}, (len(x), len(w)), coefficients=c)
+
+
 def conv_model(x, w, p: float, conv: tuple, shape: tuple) -> onnx.ModelProto:
     stride, padding, dilation, _ = conv
     name, attributes = exponent(p)
@@ -90,6 +106,49 @@ def test_dist_in_blocks(shape, p):
     exact = torch.float32 if p == INF else torch.float64
     y = in_onnxruntime(dist_model(x, w, p), x=x.numpy())
     assert_distances(y, linf_plugin.dist(x.to(exact), w.to(exact), p), torch.float32, p, shape[2])
+
+
+def assert_sorted_sums(y: np.ndarray, x, w, rho: float, k: int) -> None:
+    """Of K terms at most: a product each, and additions in any order, lose eps/2 of the sum each."""
+    expected = linf_plugin.sorted_dist(x.double(), w.double(), rho, k)
+    terms = len(reference.coefficients(rho, k, w.shape[1]))
+    tolerance = (terms + 2) * torch.finfo(x.dtype).eps / 2
+    assert torch.from_numpy(y).dtype == x.dtype
+    torch.testing.assert_close(torch.from_numpy(y).double(), expected, rtol=tolerance, atol=0)
+
+
+@each_dtype
+@each_sort
+@each_shape
+def test_sorted_dist(shape, sort, dtype):
+    x, w = rows(shape, dtype=dtype)
+    x[:1] = w[:1] if len(w) else 0  # a distance of 0
+    assert_sorted_sums(in_onnxruntime(sort_model(x, w, *sort), x=x.numpy()), x, w, *sort)
+
+
+def test_sorted_dist_in_blocks():
+    x, w = rows((70, 30, 2000))
+    assert x.numel() * len(w) > 8 * BLOCK
+    assert_sorted_sums(in_onnxruntime(sort_model(x, w, 0.5, 10), x=x.numpy()), x, w, 0.5, 10)
+
+
+@each_sort
+def test_evaluator_agrees_on_sorted_sums(sort):
+    x, w = rows((3, 4, 5))
+    assert_sorted_sums(in_evaluator(sort_model(x, w, *sort), x=x.numpy()), x, w, *sort)
+
+
+@pytest.mark.parametrize("bad", [math.nan, INF, -INF])
+def test_not_finite_rows_of_sorted_sums(bad):
+    features = 19
+    x, w = rows((features + 1, 3, features))
+    x[:features].fill_diagonal_(bad)
+    y = torch.from_numpy(in_onnxruntime(sort_model(x, w, 0.5, 3), x=x.numpy()))
+    torch.testing.assert_close(y, linf_plugin.sorted_dist(x, w, 0.5, 3), rtol=1e-6, atol=0, equal_nan=True)
+    assert not y[:features].isfinite().any() and y[features].isfinite().all()
+    w[1, 7] = math.nan
+    y = in_onnxruntime(sort_model(x[features:], w, 0.5, 3), x=x[features:].numpy())
+    assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
 
 
 @each_dtype

@@ -7,7 +7,8 @@ import torch
 from cases import INF
 from torch import nn
 
-from linf_plugin.layers import LinfDistConv2d, LinfDistLinear
+from linf_plugin import sorted_dist
+from linf_plugin.layers import LinfDistConv2d, LinfDistLinear, SortDistLinear
 from onnx_export import attach, linf_onnx_kwargs
 
 # PyTorch's own exporter uses what PyTorch deprecates.
@@ -67,6 +68,30 @@ def test_every_size_may_be_open():
         x = torch.randn(shape, dtype=torch.float64)
         y = run(onnx_model, x)
         assert y.dtype == torch.float64 and torch.equal(y, model(x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@torch.no_grad()
+def test_sorted_sums(dtype):
+    """Of three-dimensional input, after a distance, in both dtypes with the same coefficients."""
+    model = nn.Sequential(LinfDistLinear(6, 9), SortDistLinear(9, 5, rho=0.3, k=4), SortDistLinear(5, 4, rho=1))
+    onnx_model = exported(model.to(dtype), torch.randn(2, 3, 6, dtype=dtype), {0: "n"})
+    nodes = [node.op_type for node in onnx_model.graph.node if node.domain == "linf"]
+    assert nodes == ["LinfDist", "SortDist", "LinfDist"]
+    x = torch.randn(7, 3, 6, dtype=dtype)
+    torch.testing.assert_close(run(onnx_model, x), model(x), rtol=4 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_a_sorted_sum_of_an_open_number_of_coordinates_is_refused():
+    class Both(nn.Module):
+        def forward(self, x, w):
+            return sorted_dist(x, w, 0.5)
+
+    with pytest.raises(Exception, match="fixed number of columns"):
+        torch.onnx.export(
+            Both().eval(), (torch.rand(3, 5), torch.rand(4, 5)), dynamic_shapes=({1: "in"}, {1: "in"}),
+            verbose=False, **linf_onnx_kwargs(),
+        )
 
 
 @torch.no_grad()

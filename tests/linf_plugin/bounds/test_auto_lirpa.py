@@ -9,7 +9,17 @@ import torch
 from torch import nn
 
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
-from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, build, compat, reestimate_means, set_p
+from linf_plugin import (
+    LinfDistConv2d,
+    LinfDistLinear,
+    MeanShift,
+    SortDistLinear,
+    build,
+    compat,
+    reestimate_means,
+    set_p,
+)
+from linf_plugin.kernels import reference
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
 
@@ -19,6 +29,18 @@ NETS = {  # name → (input shape, net)
     "head": (
         (1, 5, 5),
         lambda: build("linf-mlp-head", shape=(1, 5, 5), classes=4, width=12, depth=2, hidden=6, mean=(0.3,), std=0.4),
+    ),
+    "sortnet": (
+        (1, 5, 5),
+        lambda: build(
+            "sortnet-mlp", shape=(1, 5, 5), classes=4, width=12, depth=3, rho=0.5, k=4, mean=(0.3,), std=0.4
+        ),
+    ),
+    "sortnet-head": (
+        (1, 5, 5),
+        lambda: build(
+            "sortnet-mlp", shape=(1, 5, 5), classes=4, width=12, depth=2, rho=0.3, hidden=6, mean=(0.3,), std=0.4
+        ),
     ),
     "distance-conv": (
         (3, 6, 6),
@@ -145,21 +167,33 @@ def test_both_forms_of_coefficients_give_the_same_bounds(conv_mode, float64):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
 
 
-def test_interval_bounds_of_a_distance_net_are_within_the_lipschitz_bound(float64):
-    net, x = make("mlp")
+@pytest.mark.parametrize("name", ("mlp", "sortnet"))
+def test_interval_bounds_of_a_distance_net_are_within_the_lipschitz_bound(name, float64):
+    net, x = make(name)
     lower, upper = BoundedModule(net, x[:1]).compute_bounds(x=(ball(x),), method="IBP")
     y, reach = net(x), net.lipschitz * 0.05
     assert (lower >= y - reach - 1e-9).all() and (upper <= y + reach + 1e-9).all()
 
 
+@pytest.mark.parametrize("p", [8.0, math.inf], ids=lambda p: f"p={p:g}")
+def test_intervals_of_sorted_sums_are_their_rule_whatever_p_is(p, float64):
+    net = nn.Sequential(SortDistLinear(6, 4, p=p, rho=0.4, k=3)).double().eval()
+    x = torch.rand(3, 6)
+    lower, upper = BoundedModule(net, x[:1]).compute_bounds(x=(ball(x),), method="IBP")
+    ends = (x - 0.05).clamp(0, 1), (x + 0.05).clamp(0, 1)
+    for ours, theirs in zip((lower, upper), reference.box_sorted_dist(*ends, net[0].weight, 0.4, 3)):
+        assert torch.equal(ours, theirs + net[0].bias)
+
+
+@pytest.mark.parametrize("name", ("head", "sortnet-head"))
 @each_method
-def test_gradients_reach_the_weights(method):
-    net, x = make("head")
+def test_gradients_reach_the_weights(name, method):
+    net, x = make(name)
     bounded = BoundedModule(net, x[:1])
     lower, upper = bounded.compute_bounds(x=(ball(x),), method=method)
     (upper - lower).sum().backward()
     for layer in net.modules():
-        if isinstance(layer, LinfDistLinear):
+        if isinstance(layer, (LinfDistLinear, SortDistLinear)):
             assert layer.weight.grad.isfinite().all() and layer.weight.grad.abs().sum() > 0
 
 

@@ -7,9 +7,11 @@ from linf_plugin import build, certified_radius
 from linf_plugin.bounds import CERTIFICATES, certify, margin_bound, specification
 
 
-@pytest.fixture
-def net():
-    return build("linf-mlp", shape=(1, 4, 4), classes=3, width=10, depth=2, mean=(0.5,), std=0.5).eval()
+@pytest.fixture(params=({}, {"rho": 0.5, "k": 4}), ids=("linf-mlp", "sortnet-mlp"))
+def net(request):
+    name = "sortnet-mlp" if request.param else "linf-mlp"
+    common = dict(shape=(1, 4, 4), classes=3, width=10, depth=2, mean=(0.5,), std=0.5)
+    return build(name, **common, **request.param).eval()
 
 
 @pytest.fixture

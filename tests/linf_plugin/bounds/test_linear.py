@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from cases import each_conv, each_p
+from cases import each_conv, each_p, each_sort
 
 from linf_plugin.bounds import linear
 from linf_plugin.kernels import reference
@@ -28,9 +28,10 @@ def inside(lower, upper, samples=400):
     return lower + at * (upper - lower)
 
 
-def slack(line, x, w, p):
+def slack(line, x, w, *constants):
     """Least distance from y to the line below it, and to the line above it, over points x (samples, n, in)."""
-    y = torch.stack([reference.dist(part, w, p) for part in x])
+    function = reference.dist if len(constants) == 1 else reference.sorted_dist
+    y = torch.stack([function(part, w, *constants) for part in x])
     low = torch.einsum("boi,sbi->sbo", line.low, x) + line.low_const
     up = torch.einsum("boi,sbi->sbo", line.up, x) + line.up_const
     return (y - low).min().item(), (up - y).min().item()
@@ -156,8 +157,68 @@ def test_convolution_bounds_every_combination(conv_case, p):
         assert ((uA * x).sum((2, 3, 4)) + ubias >= value - 100 * ROUNDING).all()
 
 
+@each_sort
+@pytest.mark.parametrize("width", [1e-9, 0.1, 1.0, 10.0], ids=lambda w: f"width={w:g}")
+def test_lines_are_below_and_above_sorted_sums(sort, width):
+    lower, upper, w = boxes(width=width)
+    line = linear.sorted_lines(lower, upper, w, *sort)
+    below, above = slack(line, inside(lower, upper), w, *sort)
+    assert below >= -ROUNDING * (1 + width) and above >= -ROUNDING * (1 + width)
+
+
+@each_sort
+def test_lines_of_sorted_sums_are_no_worse_than_intervals_where_they_say_so(sort):
+    """The line below has the exact minimum as its least value; the line above is below far in the middle."""
+    lower, upper, w = boxes()
+    line = linear.sorted_lines(lower, upper, w, *sort)
+    near, far = reference.box_sorted_dist(lower, upper, w, *sort)
+    least = line.low_const + (line.low * torch.where(line.low > 0, lower[:, None], upper[:, None])).sum(-1)
+    torch.testing.assert_close(least, near, rtol=0, atol=ROUNDING)
+    middle = torch.einsum("boi,bi->bo", line.up, (lower + upper) / 2) + line.up_const
+    assert (middle <= far + ROUNDING).all()
+
+
+def test_an_order_that_holds_over_the_whole_box_makes_both_lines_of_a_sorted_sum_exact():
+    w = torch.zeros(1, 5, dtype=torch.float64)
+    lower = torch.tensor([[-9.0, 3.5, -1.0, 0.25, 5.5]], dtype=torch.float64)
+    upper = torch.tensor([[-7.0, 5.0, 1.0, 0.5, 6.5]], dtype=torch.float64)
+    a, b, c = reference.coefficients(0.4, 3, 5)
+    line = linear.sorted_lines(lower, upper, w, 0.4, 3)
+    for slope, constant in ((line.low, line.low_const), (line.up, line.up_const)):
+        torch.testing.assert_close(slope[0, 0], torch.tensor([-a, c, 0, 0, b], dtype=torch.float64))
+        assert abs(constant.item()) <= ROUNDING
+
+
+@each_sort
+def test_a_box_that_is_a_point_gives_its_sorted_sum(sort):
+    x, w = torch.randn(3, 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
+    w[0] = x[0]
+    line = linear.sorted_lines(x, x, w, *sort)
+    for slope, constant in ((line.low, line.low_const), (line.up, line.up_const)):
+        value = torch.einsum("boi,bi->bo", slope, x) + constant
+        torch.testing.assert_close(value, reference.sorted_dist(x, w, *sort), rtol=1e-12, atol=1e-12)
+
+
+@each_sort
+def test_back_substitution_bounds_every_combination_of_sorted_sums(sort, monkeypatch):
+    lower, upper, w = boxes(n=3, out=5)
+    A = torch.randn(7, 3, 5, dtype=torch.float64)
+    whole = linear.back_substitute_sorted(A, A, lower, upper, w, *sort)
+    monkeypatch.setattr(linear, "CHUNK_BYTES", 1)
+    lA, lbias, uA, ubias = linear.back_substitute_sorted(A, A, lower, upper, w, *sort)
+    for ours, theirs in zip((lA, lbias, uA, ubias), whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=ROUNDING)
+    x = inside(lower, upper)
+    value = torch.einsum("kbo,sbo->skb", A, torch.stack([reference.sorted_dist(part, w, *sort) for part in x]))
+    low = torch.einsum("kbi,sbi->skb", lA, x) + lbias
+    up = torch.einsum("kbi,sbi->skb", uA, x) + ubias
+    assert (value - low).min() >= -ROUNDING and (up - value).min() >= -ROUNDING
+
+
 def test_lines_are_differentiable():
     """A net can be trained on its bounds."""
     lower, upper, w = (a.requires_grad_() for a in boxes(n=1, out=2, features=3))
     for p, pick in product((3.0, math.inf), range(4)):
         assert torch.autograd.gradcheck(lambda *a: linear.lines(*a, p)[pick], (lower, upper, w))
+    for pick in range(4):
+        assert torch.autograd.gradcheck(lambda *a: linear.sorted_lines(*a, 0.4, 2)[pick], (lower, upper, w))

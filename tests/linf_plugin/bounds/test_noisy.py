@@ -21,6 +21,10 @@ NETS = {
     "p=100": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=2, p=100.0),
     "head": dict(name="linf-mlp-head", shape=(1, 3, 3), classes=4, width=9, depth=2, hidden=6, std=0.3),
     "conv": dict(name="linf-conv", shape=(2, 4, 4), classes=3, channels=(3, 4), strides=(1, 2), width=8, hidden=5),
+    "sort": dict(
+        name="sortnet-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, rho=0.5, k=4, mean=(0.5,), std=0.3
+    ),
+    "sort-head": dict(name="sortnet-mlp", shape=(1, 3, 3), classes=4, width=9, depth=2, rho=0.2, hidden=6),
     "relu": dict(name="relu-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 5, 5), classes=3, channels=(3, 4), strides=(1, 2), width=8),
 }

@@ -2,7 +2,18 @@
 
 import pytest
 import torch
-from cases import EXPONENTS, INF, Calls, box, each_dtype, few_p, gradient_tolerance, rows, value_tolerance
+from cases import (
+    EXPONENTS,
+    INF,
+    Calls,
+    box,
+    each_dtype,
+    each_sort,
+    few_p,
+    gradient_tolerance,
+    rows,
+    value_tolerance,
+)
 
 from linf_plugin.kernels import blocked, reference
 
@@ -36,6 +47,35 @@ def test_borders_of_blocks_do_not_show(block_bytes, p, monkeypatch):
                        ("box_dist_vjp", (grad, grad.flip(0), lower, upper, w, near, far, p))):
         for got, expected in zip(getattr(blocked, name)(*args), getattr(reference, name)(*args)):
             torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
+
+
+@each_sort
+@pytest.mark.parametrize("block_bytes", (1, 100, 999, 3000))
+def test_borders_of_blocks_do_not_show_in_sorted_sums(block_bytes, sort, monkeypatch):
+    x, w = rows((7, 11, 9), dtype=torch.float64)
+    lower, upper = box(x)
+    expected = reference.sorted_dist(x, w, *sort), *reference.box_sorted_dist(lower, upper, w, *sort)
+    grad = torch.rand_like(expected[0]) * 2 - 1
+    monkeypatch.setattr(blocked, "BLOCK_BYTES", block_bytes)
+    got = blocked.sorted_dist(x, w, *sort), *blocked.box_sorted_dist(lower, upper, w, *sort)
+    for y, z in zip(got, expected):
+        assert torch.equal(y, z)
+    tolerance = gradient_tolerance(torch.float64, INF, 9, terms=22)
+    for name, args in (("sorted_dist_vjp", (grad, x, w, *sort)),
+                       ("box_sorted_dist_vjp", (grad, grad.flip(0), lower, upper, w, *sort))):
+        for y, z in zip(getattr(blocked, name)(*args), getattr(reference, name)(*args)):
+            torch.testing.assert_close(y, z, rtol=0, atol=tolerance)
+
+
+def test_large_sorted_sums_need_no_large_temporary():
+    """x − w for all pairs would be 67 MB."""
+    x, w = rows((64, 128, 2048))
+    grad = torch.rand(64, 128)
+    with Calls() as calls:
+        y = blocked.sorted_dist(x, w, 0.5, 10)
+        blocked.sorted_dist_vjp(grad, x, w, 0.5, 10)
+    assert calls.largest <= max(blocked.BLOCK_BYTES, w.nbytes)
+    assert torch.equal(y[-2:, ::9], reference.sorted_dist(x[-2:], w[::9], 0.5, 10))
 
 
 @pytest.mark.parametrize("p", (3.0, INF), ids=lambda p: f"p={p:g}")

@@ -1,6 +1,7 @@
 """The compiled kernels, each instruction set of this machine, against the specification."""
 
 import math
+import mmap
 import os
 import subprocess
 import sys
@@ -35,7 +36,9 @@ ROOT = Path(linf_plugin.__file__).parents[1]
 BORDERS = (1.01, 5.5, 12.0, 16.0, 24.5, 32.0, 33.0, 63.5, 64.0, 1024.0, 1025.0)
 BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinates; either side packed
     "panels": (130, 70, 300), "few-rows": (5, 200, 70), "few-weights": (150, 3, 129), "windows": (300, 40, 27),
+    "searched": (130, 40, 450), "searched-windows": (260, 9, 333),  # beyond the index that tiles keep
 }
+SNAPPED = [2.0**k * f for k in range(3, 10) for f in (1, 1.25, 1.5)]  # what a schedule visits; 1024 is above
 
 
 @pytest.fixture(params=cpu.levels() or [pytest.param("none", marks=pytest.mark.skip("the kernels are not built"))])
@@ -95,6 +98,32 @@ def test_a_few_pairs_far_closer_than_the_others(level, p, dtype):
     _check_points(x, w, p, 40)
 
 
+@pytest.mark.parametrize("p", SNAPPED, ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize("decades", ((-2, -2), (0, 0), (5, 5), (-9, 9)), ids=("small", "ones", "large", "spread"))
+def test_snapped_exponents(level, decades, p):
+    """Units of 1e-2 and 1e5 have a power of two taken out; distances between 1e-9 and 1e9 share none."""
+    unit = torch.logspace(*decades, 30)
+    x, w = rows((70, 30, 150))
+    w *= unit[:, None]
+    x[:30] *= unit[:, None]
+    _check_points(x, w, p, 70)
+    x, w, grad = x[:30], w[:30], torch.randn(30, 30, dtype=torch.float64)
+    exact = reference.dist(x.double(), w.double(), p)
+    assert ((cpu.dist(x, w, p) - exact) / exact).abs().max() <= 1e-6
+    if p == 8:
+        expected = reference.dist_vjp(grad, x.double(), w.double(), exact, p)
+        for g, h in zip(cpu.dist_vjp(grad.float(), x, w, cpu.dist(x, w, p), p), expected):
+            assert (g - h).norm() <= 1e-5 * h.norm()
+
+
+@pytest.mark.parametrize("p", (8.0, 48.0, 96.0), ids=lambda p: f"p={p:g}")
+def test_a_large_coordinate_that_all_share(level, p):
+    """Distances are small, yet no power of two can be taken out: the shared coordinate would overflow."""
+    x, w = (1e-4 * a for a in rows((20, 30, 40)))
+    x[:, 3] = w[:, 3] = 3e38
+    _check_points(x, w, p, 30)
+
+
 @each_dtype
 @pytest.mark.parametrize("p", (64.0, 100.5, 1000.0), ids=lambda p: f"p={p:g}")
 def test_large_p_of_terms_that_are_all_visible(level, p, dtype):
@@ -106,9 +135,10 @@ def test_large_p_of_terms_that_are_all_visible(level, p, dtype):
 
 
 @each_dtype
-def test_ties_go_to_the_lowest_coordinate(level, dtype):
+@pytest.mark.parametrize("features", (300, 450))
+def test_ties_go_to_the_lowest_coordinate(level, dtype, features):
     """Few distinct numbers, so that nearly every maximum is attained several times, with both signs."""
-    x, w = (torch.randint(-2, 3, (n, 300)).to(dtype) for n in (70, 67))
+    x, w = (torch.randint(-2, 3, (n, features)).to(dtype) for n in (70, 67))
     y, index = cpu.dist_with_index(x, w)
     difference = x[:, None] - w
     at = difference.abs().max(-1).indices
@@ -140,9 +170,10 @@ def test_the_index_is_that_of_blocked(level, shape, dtype):
 
 
 @each_dtype
-@each_p
-def test_numbers_that_are_not_finite(level, p, dtype):
-    x, w = rows((9, 70, 40), dtype=dtype)
+@pytest.mark.parametrize("p", (*EXPONENTS, 48.0, 128.0), ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize("features", (40, 450))
+def test_numbers_that_are_not_finite(level, features, p, dtype):
+    x, w = rows((9, 70, features), dtype=dtype)
     x[1, 3], x[2, 39], x[3, 5], x[4, 0] = INF, -INF, math.nan, INF
     w[7, 39], w[66, 3], w[69, 38] = -INF, INF, math.nan
     for got, expected in (
@@ -150,7 +181,12 @@ def test_numbers_that_are_not_finite(level, p, dtype):
         *zip(cpu.box_dist(x - 1, x + 1, w, p), reference.box_dist(x - 1, x + 1, w, p)),
         *zip(cpu.box_dist(-x.abs(), x.abs(), w, p), reference.box_dist(-x.abs(), x.abs(), w, p)),
     ):
-        torch.testing.assert_close(got, expected, rtol=2 * value_tolerance(dtype, p, 40), atol=0, equal_nan=True)
+        rtol = 2 * value_tolerance(dtype, p, features)
+        torch.testing.assert_close(got, expected, rtol=rtol, atol=0, equal_nan=True)
+    if p == INF:
+        y, index = cpu.dist_with_index(x, w)
+        torch.testing.assert_close(y, reference.dist(x, w, p), rtol=0, atol=0, equal_nan=True)
+        assert torch.equal(index < 0, y.isnan())
 
 
 def _everything(p, threads):
@@ -173,7 +209,7 @@ def _everything(p, threads):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("p", (1.0, 3.0, 5.5, 8.0, 100.5, INF), ids=lambda p: f"p={p:g}")
+@pytest.mark.parametrize("p", (1.0, 3.0, 5.5, 8.0, 48.0, 128.0, 100.5, INF), ids=lambda p: f"p={p:g}")
 def test_results_do_not_depend_on_the_number_of_threads(level, p):
     alone = _everything(p, 1)
     for threads in (2, 5):
@@ -190,6 +226,27 @@ def test_calls_from_several_threads():
     for t in threads:
         t.join()
     assert all(torch.equal(results[i], expected[0]) for i in range(4))
+
+
+def test_offsets_beyond_32_bits():
+    """More than 2^31 elements of x, or of w: zeros that take no memory, as only the last row is ever written."""
+    rows, features = (1 << 17) + 1, 1 << 14
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
+    memory = mmap.mmap(-1, 4 * rows * features, flags=flags)
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # 4 thousand pages instead of 2 million
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    many = torch.frombuffer(memory, dtype=torch.float32).view(rows, features)
+    one = torch.zeros(1, features)
+    one[0, 5], many[-1, 7] = 1, 3
+    for x, w in ((many, one), (one, many)):
+        y, index = (a.flatten() for a in cpu.dist_with_index(x, w))
+        assert (y[:-1] == 1).all() and y[-1] == 3
+        at, last = (20, 29) if x is one else (21, 28)
+        assert (index[:-1] == at).all() and index[-1] == last
+        wanted = (x is one, w is one)  # the gradient of the other is as large
+        grad = torch.ones(len(x), len(w))
+        g = cpu.dist_vjp(grad, x, w, cpu.dist(x, w, 2.0), 2.0, wanted)[w is one]
+        assert g[0, 5] == pytest.approx(rows - 1 + 10**-0.5) and g[0, 7] == pytest.approx(-3 * 10**-0.5)
 
 
 @few_p
@@ -214,6 +271,22 @@ def test_gradients_that_are_not_wanted_are_not_computed(p):
 ))
 def test_what_the_kernels_take(x, w, p, taken):
     assert cpu.takes(p, x, w) == taken
+
+
+@pytest.mark.parametrize("p, backward", (
+    *((p, False) for p in (1.0, 3.0, 8.0, 48.0, 7.0, 100.5, INF)), *((p, True) for p in (1.0, 3.0, 8.0, 7.0, 100.5))
+), ids=lambda a: f"{a:g}")
+def test_ceiling(level, p, backward):
+    """A loop that the compiler had emptied would do far more than two additions or products a lane and cycle."""
+    assert 1e7 < cpu.ceiling(p, backward, threads=1) < 2 * 16 * 6e9
+
+
+def test_ceiling_names_a_wrong_argument():
+    with pytest.raises(ValueError, match="backward"):
+        cpu.ceiling(INF, backward=True)
+    for p in (0.5, math.nan):
+        with pytest.raises(ValueError, match="p must be"):
+            cpu.ceiling(p)
 
 
 # A process of its own: what is loaded, and whether there was a warning, is remembered.

@@ -37,9 +37,13 @@ def problem():
     return x / 2, y
 
 
-def train(tmp_path, interrupt_at=None, resume=False, schedule=SCHEDULE, identity=None, **kwargs):
+NETS = {"linf-mlp": dict(depth=2), "sortnet-mlp": dict(depth=3, rho=0.5, k=4, group=6)}
+
+
+def train(tmp_path, interrupt_at=None, resume=False, schedule=SCHEDULE, identity=None, name="linf-mlp", **kwargs):
     torch.manual_seed(5)
-    model, loss = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2), Loss(interrupt_at)
+    model, loss = build(name, shape=(1, 4, 4), classes=2, width=8, **NETS[name]), Loss(interrupt_at)
+    torch.seed()  # what ``fit`` draws depends on its own seed alone
     history = fit(
         model, loss, adam(model, 0.05, loss, 0.01), schedule, *problem(), batch_size=16, seed=2,
         augment=lambda x, g: shift_and_flip(x, g, pixels=1), state_path=tmp_path / "state.pt", resume=resume,
@@ -61,21 +65,53 @@ def test_it_learns_and_ends_in_evaluation_mode_at_infinity_with_the_means_of_the
     torch.testing.assert_close(model[first].running_mean, before.mean(0))
 
 
+@pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("epoch", [1.0, 2.25, 3.75])
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, epoch):
-    whole, loss, history = train(tmp_path / "whole")
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, epoch, name):
+    whole, loss, history = train(tmp_path / "whole", name=name)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", interrupt_at=epoch)
-    model, loss_again, history_again = train(tmp_path / "cut", resume=True)
+        train(tmp_path / "cut", interrupt_at=epoch, name=name)
+    model, loss_again, history_again = train(tmp_path / "cut", resume=True, name=name)
     for key, value in whole.state_dict().items():
         assert torch.equal(value, model.state_dict()[key]), key
     assert torch.equal(loss.scalar, loss_again.scalar)
     assert [h["loss"] for h in history] == [h["loss"] for h in history_again]
 
 
-def test_the_same_seed_gives_the_same_bits(tmp_path):
-    one, two = (train(tmp_path / name)[0].state_dict() for name in "ab")
+@pytest.mark.parametrize("name", NETS)
+def test_the_same_seed_gives_the_same_bits(tmp_path, name):
+    one, two = (train(tmp_path / folder, name=name)[0].state_dict() for folder in "ab")
     assert all(torch.equal(v, two[k]) for k, v in one.items())
+
+
+def _draws(seed: int, epochs: int) -> list[tuple[float, ...]]:
+    """What a layer draws from torch's generator, a tuple an epoch of two steps."""
+    drawn = []
+
+    def loss(model, x, y, step):
+        drawn.append((step.epoch, torch.rand(()).item()))
+        return model(x).sum()
+
+    model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
+    fit(
+        model, loss, adam(model, 0.1), Schedule(epochs=epochs, eps=0.1, p_end=1), *problem(), batch_size=30,
+        seed=seed, progress=False,
+    )
+    return [tuple(value for epoch, value in drawn if int(epoch) == e) for e in range(epochs)]
+
+
+def test_layers_draw_what_the_seed_and_the_epoch_say_and_the_caller_s_generator_stays():
+    torch.manual_seed(11)
+    before = torch.get_rng_state()
+    build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
+    after_build = torch.get_rng_state()
+    torch.set_rng_state(before)
+    draws = _draws(seed=3, epochs=3)
+    assert torch.equal(torch.get_rng_state(), after_build)
+    torch.manual_seed(12)
+    assert _draws(seed=3, epochs=2) == draws[:2]
+    other = _draws(seed=4, epochs=2)
+    assert len({*sum(draws, ()), *sum(other, ())}) == 10  # all different
 
 
 def test_without_resume_a_run_starts_anew(tmp_path):

@@ -29,7 +29,8 @@ def test_snapped_p_has_cheap_powers_and_is_near_the_exact_one():
 
 
 @pytest.mark.parametrize(
-    ("p", "snap"), [(1, 1), (1.3, 1), (1.5, 2), (2.4, 2), (2.5, 3), (4.9, 5), (7.2, 8), (8.9, 8), (9, 10), (2000, 2048)]
+    ("p", "snap"),
+    [(1, 1), (1.3, 1), (1.5, 2), (2.4, 2), (2.5, 3), (4.9, 5), (7.2, 8), (8.9, 8), (9, 10), (2000, 2048)],
 )
 def test_snapping_keeps_small_exponents_whole(p, snap):
     assert snapped(p) == snap

@@ -1,0 +1,104 @@
+"""Compiles and launches what ``gpu_kernels.cu`` holds, by NVIDIA's package cuda-bindings and its compiler NVRTC.
+
+An instance of a template is compiled when it is first needed, for the GPU at hand, and kept.  Every launch goes to
+the current stream of the device; a CUDA graph can capture what ran once before.
+"""
+
+import ctypes
+import functools
+import threading
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("gpu_kernels.cu")
+OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "-diag-suppress=177")  # 177: unused constants
+THREADS = 256  # of a block, as 16 × 16 where it computes a tile
+
+
+def _checked(result: tuple):
+    """What a function of cuda-bindings returned beside its error code, which must be that of success."""
+    error, *values = result
+    if int(error):
+        raise RuntimeError(error.name)
+    return values[0] if len(values) == 1 else values
+
+
+def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, bytes, str]:
+    """``kernel``, an instance of a template of ``SOURCE``, for ``target`` (sm_90).
+
+    Returns the binary, the kernel's name in it, and what the compiler said.
+    """
+    from cuda.bindings import nvrtc
+
+    def read(size, get):
+        data = bytes(_checked(size(program)))  # the library writes to it
+        _checked(get(program, data))
+        return data
+
+    program = _checked(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
+    try:
+        _checked(nvrtc.nvrtcAddNameExpression(program, kernel.encode()))
+        arguments = [option.encode() for option in (f"--gpu-architecture={target}", *OPTIONS, *options)]
+        (error,) = nvrtc.nvrtcCompileProgram(program, len(arguments), arguments)
+        log = read(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog).rstrip(b"\0").decode()
+        if int(error):
+            raise RuntimeError(f"{kernel} for {target}: {error.name}; {' '.join(log.split())}")
+        name = _checked(nvrtc.nvrtcGetLoweredName(program, kernel.encode()))
+        return read(nvrtc.nvrtcGetCUBINSize, nvrtc.nvrtcGetCUBIN), name, log
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+class Device:
+    """A GPU: its context, and the kernels that were compiled for it."""
+
+    def __init__(self, index: int):
+        from cuda.bindings import driver
+
+        self.driver, self.index = driver, index
+        self.target = "sm_{}{}".format(*torch.cuda.get_device_capability(index))
+        self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
+        _checked(driver.cuInit(0))
+        self.context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
+        self.functions, self.lock = {}, threading.Lock()
+
+    def function(self, kernel: str):
+        """The compiled kernel.  The context must be current."""
+        with self.lock:
+            if kernel not in self.functions:
+                binary, name, _ = compile_kernel(kernel, self.target)
+                module = _checked(self.driver.cuModuleLoadData(binary))
+                self.functions[kernel] = _checked(self.driver.cuModuleGetFunction(module, name))
+            return self.functions[kernel]
+
+    def launch(self, kernel: str, blocks: int, parameters: ctypes.Array) -> None:
+        """Blocks of ``THREADS`` threads; ``parameters`` are the addresses of the kernel's arguments."""
+        stream = torch.cuda.current_stream(self.index).cuda_stream
+        _checked(self.driver.cuCtxPushCurrent(self.context))
+        try:
+            _checked(self.driver.cuLaunchKernel(
+                self.function(kernel), blocks, 1, 1, THREADS, 1, 1, 0, stream, ctypes.addressof(parameters), 0
+            ))
+        except RuntimeError as error:
+            raise RuntimeError(f"{kernel}, {blocks} blocks, GPU {self.index} ({self.target}): {error}") from None
+        finally:
+            _checked(self.driver.cuCtxPopCurrent())
+
+
+@functools.cache
+def device(index: int | None) -> Device:
+    return Device(index)
+
+
+def launch(kernel: str, blocks: int, *arguments: Tensor | int | float | None) -> None:
+    """Tensors become pointers, None a null pointer, other numbers 64 bits wide."""
+    tensor = next(a for a in arguments if isinstance(a, Tensor))
+    values = [
+        ctypes.c_double(a) if isinstance(a, float) else ctypes.c_int64(a) if isinstance(a, int)
+        else ctypes.c_void_p(None if a is None else a.data_ptr())
+        for a in arguments
+    ]
+    parameters = (ctypes.c_void_p * len(values))(*map(ctypes.addressof, values))
+    device(tensor.device.index).launch(kernel, blocks, parameters)

@@ -1,0 +1,209 @@
+"""The CUDA kernels: ``reference``'s distances on float32 and float64 tensors of any CUDA GPU, of any strides.
+
+``takes`` says whether they serve given tensors; where they do not, ``blocked`` does the same more slowly, as it
+does for boxes.  torch for CUDA brings what they are compiled and launched with; see ``cuda``.
+"""
+
+import functools
+import math
+import statistics
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import cuda
+from .blocked import box_dist, box_dist_vjp  # noqa: F401  (so that this module serves all that cpu does)
+
+MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
+RANGE = 4096  # coordinates of a block of ``scatter``
+MOST_WHOLE = 1024  # exponents up to here are multiplied out
+MOST_P = 1e30  # finite in float32; beyond, the distance is that for p = ∞ anyway
+MOST_BLOCKS, LEAST_PART = 256, 512  # where ``_splits`` splits a sum
+
+_TYPES = {torch.float32: "float", torch.float64: "double"}
+# Results a thread computes: estimated time a pair, relative to the arithmetic's.  Smaller tiles read more often.
+TILES = {
+    torch.float32: {(8, 8): 1.08, (8, 4): 1.15, (4, 4): 1.4, (2, 2): 2.5},
+    torch.float64: {(2, 2): 2.5},
+}
+
+
+def available(index: int | None = None) -> tuple[bool, str]:
+    """Whether the kernels can be used on a GPU (the current one), and what they are compiled for or why not."""
+    if not torch.cuda.is_available():
+        return False, "no CUDA device"
+    try:
+        device = cuda.device(torch.cuda.current_device() if index is None else index)
+        zeros = torch.zeros(1, 1, device=f"cuda:{device.index}")
+        _scatter(zeros, zeros.int(), 1, 1.0)
+        return True, f"compiled for {device.target}"
+    except Exception as error:  # whatever is wrong with packages, compiler or driver, blocked needs none of them
+        return False, " ".join(str(error).split())
+
+
+@functools.cache
+def _usable(index: int) -> bool:
+    """Like ``available``; says so once where the answer is no."""
+    usable, reason = available(index)
+    if not usable:
+        warnings.warn(f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning)
+    return usable
+
+
+def takes(p: float, *tensors: Tensor) -> bool:
+    """Whether the kernels take these tensors: of one GPU, float32 or float64, and they can be compiled."""
+    first = tensors[0]
+    return (
+        first.device.type == "cuda" and first.dtype in _TYPES
+        and all(a.device == first.device and a.dtype == first.dtype for a in tensors)
+        and p >= 1 and first.shape[-1] < MOST_FEATURES and _usable(first.device.index)
+    )
+
+
+# What to launch.
+
+
+def _parts(n: int, step: int) -> int:
+    return -(-n // step)
+
+
+def tile(rows: int, columns: int, tiles: dict[tuple[int, int], float], processors: int) -> tuple[int, int, int]:
+    """The tile with which the multiprocessor that gets most blocks is done soonest, and how many blocks there are
+    in rows × columns results.  No result depends on the tile."""
+    blocks = {t: _parts(rows, 16 * t[0]) * _parts(columns, 16 * t[1]) for t in tiles}
+    best = min(tiles, key=lambda t: _parts(blocks[t], processors) * math.prod(t) * tiles[t])
+    return *best, blocks[best]
+
+
+def _tiles(dtype: torch.dtype, largest: bool) -> dict[tuple[int, int], float]:
+    return {t: cost for t, cost in TILES[dtype].items() if largest or t != (8, 8)}
+
+
+def _power(p: float) -> str:
+    return "Maximum" if p == math.inf else f"Whole<{int(p)}>" if p <= MOST_WHOLE and p == int(p) else "Real"
+
+
+def _packed(a: Tensor) -> Tensor:
+    """a with rows that the kernels can read four numbers at a time, 0 beyond the last: (R, C) → (R, C + 0…3)."""
+    if a.shape[1] % 4:
+        return F.pad(a, (0, -a.shape[1] % 4))
+    a = a.contiguous()
+    return a if a.data_ptr() % 16 == 0 else a.clone()
+
+
+def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None) -> None:
+    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞."""
+    n, out, kind = len(x), len(w), _TYPES[x.dtype]
+    x, w = _packed(x), _packed(w)
+    for power in dict.fromkeys(("Maximum", _power(p))):
+        # More numbers a pair, the scale or what locate needs, leave no registers for the largest tile.
+        tiles = _tiles(x.dtype, largest=power == "Maximum" and index is None)
+        tm, tn, blocks = tile(n, out, tiles, cuda.device(x.device.index).multiprocessors)
+        kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
+        cuda.launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
+    if index is not None:
+        cuda.launch(f"locate<{kind}>", _parts(n * out, cuda.THREADS // 32), x, w, y, index, n, out, x.shape[1])
+
+
+def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
+    """``reference.dist``."""
+    y = x.new_empty(len(x), len(w))
+    if x.shape[1] == 0:
+        return y.zero_()
+    if y.numel():
+        _dist(x, w, p, y)
+    return y
+
+
+def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """``cpu.dist_with_index``."""
+    y = x.new_empty(len(x), len(w))
+    index = torch.empty_like(y, dtype=torch.int32)
+    if x.shape[1] == 0:
+        return y.zero_(), index.fill_(-1)
+    if y.numel():
+        _dist(x, w, math.inf, y, index)
+    return y, index
+
+
+def _scatter(grad: Tensor, index: Tensor, features: int, sign: float) -> Tensor:
+    """The gradient of the rows of grad and index (R, K): (R, features)."""
+    (rows, count), grad, index = grad.shape, grad.contiguous(), index.contiguous()
+    to = grad.new_empty(rows, features)
+    if to.numel():
+        blocks = rows * _parts(features, RANGE)
+        cuda.launch(f"scatter<{_TYPES[grad.dtype]}>", blocks, grad, index, to, rows, count, features, sign)
+    return to
+
+
+def index_vjp(
+    grad: Tensor, index: Tensor, features: int, wanted: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor | None, Tensor | None]:
+    """``cpu.index_vjp``."""
+    return (
+        _scatter(grad, index, features, 1.0) if wanted[0] else None,
+        _scatter(grad.t(), index.t(), features, -1.0) if wanted[1] else None,
+    )
+
+
+def _splits(rows: int, width: int, count: int) -> int:
+    """Into how many sums to split one of ``count`` terms, so that few results keep a GPU busy: fixed by the
+    sizes alone, since it decides the order of additions."""
+    return max(1, min(count // LEAST_PART, MOST_BLOCKS // (_parts(rows, 64) * _parts(width, 64))))
+
+
+def _gradient(own: Tensor, other: Tensor, grad: Tensor, y: Tensor, p: float) -> Tensor:
+    """The gradient of own (R, in), given other (K, in) and, for their pairs, grad and y (K, R)."""
+    (rows, features), count = own.shape, len(other)
+    if 0 in (rows, features, count):
+        return torch.zeros_like(own)
+    own, other, grad, y = map(_packed, (own, other, grad, y))
+    width, splits = own.shape[1], _splits(rows, own.shape[1], count)
+    to = own.new_empty(splits, rows, width)
+    processors = max(1, cuda.device(own.device.index).multiprocessors // splits)
+    tm, tn, blocks = tile(rows, width, _tiles(own.dtype, largest=False), processors)
+    kernel = f"dist_vjp<{_TYPES[own.dtype]}, {_power(p)}, {tm}, {tn}>"
+    sizes = (rows, count, width, grad.shape[1], splits)
+    cuda.launch(kernel, blocks * splits, own, other, grad, y, to, *sizes, float(min(p, MOST_P)))
+    to = to[0] if splits == 1 else to.sum(0)
+    return to[:, :features].contiguous()
+
+
+def dist_vjp(
+    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, wanted: tuple[bool, bool] = (True, True)
+) -> tuple[Tensor | None, Tensor | None]:
+    """``reference.dist_vjp``; None for a gradient that is not wanted."""
+    if p == math.inf:
+        return index_vjp(grad, dist_with_index(x, w)[1], x.shape[1], wanted)
+    return (
+        _gradient(x, w, grad.t(), y.t(), p) if wanted[0] else None,
+        _gradient(w, x, grad, y, p) if wanted[1] else None,
+    )
+
+
+def ceiling(p: float, backward: bool = False) -> float:
+    """Coordinate pairs a second that the current GPU does on registers alone, with float32's arithmetic of
+    ``dist`` (for a finite p, of both its passes) or ``dist_vjp`` (of both gradients), in some tenths of a second.
+
+    Raises ValueError for the gradient at p = ∞, which is a scatter without arithmetic, and for p < 1.
+    """
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1, got {p}")
+    if backward and p == math.inf:
+        raise ValueError("backward: at p = ∞ the gradient is a scatter, which has no arithmetic to measure")
+    powers = [_power(p)] if backward else list(dict.fromkeys(("Maximum", _power(p))))
+    blocks, steps = 8 * torch.cuda.get_device_properties().multi_processor_count, 4096
+    to, seconds = torch.rand(blocks * cuda.THREADS, device="cuda"), 0.0
+    for power in powers:
+        kernel, times = f"ceiling<float, {power}, {str(backward).lower()}>", []
+        for _ in range(6):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            cuda.launch(kernel, blocks, to, steps, 0.0, float(min(p, MOST_P)))
+            end.record()
+            end.synchronize()
+            times.append(start.elapsed_time(end) / 1e3)
+        seconds += statistics.median(times[1:])  # the first compiles
+    return blocks * cuda.THREADS * 64 * steps / (2 * seconds if backward else seconds)

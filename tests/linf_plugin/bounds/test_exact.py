@@ -1,0 +1,346 @@
+"""The exact radius: against grids, against every certificate, and clear about wrong requests."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import OptimizeResult
+from torch import nn
+
+from linf_plugin import (
+    LinfDistConv2d,
+    LinfDistLinear,
+    MeanShift,
+    Negate,
+    Normalize,
+    build,
+    certified_radius,
+    lipschitz_bound,
+    margin,
+)
+from linf_plugin.bounds import exact, margin_bound
+from linf_plugin.bounds.certify import LIRPA_METHODS
+from linf_plugin.bounds.exact import exact_radius
+
+ROUNDING = 1e-12  # of logits and bounds computed in float64
+
+NETS = {  # of one or two inputs: name → (input shape, layers)
+    "one-input": ((1,), lambda: [LinfDistLinear(1, 5), LinfDistLinear(5, 3), Negate()]),
+    "distance": (
+        (2,), lambda: [Normalize((0.4,), 0.3), LinfDistLinear(2, 6), MeanShift(6), LinfDistLinear(6, 3), Negate()]
+    ),
+    "deep": (
+        (1, 1, 2),
+        lambda: [
+            nn.Flatten(), LinfDistLinear(2, 4, bias=False), MeanShift(4), LinfDistLinear(4, 4), MeanShift(4),
+            LinfDistLinear(4, 3),
+        ],
+    ),
+    "relu": ((2,), lambda: [nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]),
+    "distance-linear": (
+        (2,), lambda: [LinfDistLinear(2, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)]
+    ),
+    "linear-distance": ((2,), lambda: [nn.Linear(2, 4), LinfDistLinear(4, 4), nn.ReLU(), LinfDistLinear(4, 2)]),
+    "convolution": (
+        (1, 1, 2),
+        lambda: [
+            LinfDistConv2d(1, 3, (1, 2), padding=(1, 1)), MeanShift(3), nn.Flatten(), LinfDistLinear(27, 3),
+            Negate(),
+        ],
+    ),
+    "groups": (
+        (2, 1, 1),
+        lambda: [
+            Normalize((0.2, 0.5), 0.4), LinfDistConv2d(2, 4, 1, groups=2),
+            nn.Sequential(nn.Identity(), nn.Flatten()), nn.Linear(4, 3),
+        ],
+    ),
+}
+
+
+def random_net(layers):
+    """With means, weights that are near the inputs, and biases that do not leave everything to one class."""
+    net = nn.Sequential(*layers)
+    for m in net.modules():
+        if isinstance(m, MeanShift):
+            m.running_mean.copy_(torch.randn_like(m.running_mean))
+        if isinstance(m, (LinfDistLinear, LinfDistConv2d)) and m.bias is not None:
+            nn.init.normal_(m.bias, std=0.2)
+    return net.eval()
+
+
+def cases(name, count):
+    """Net and input, drawn until ``count`` inputs have a margin."""
+    shape, layers = NETS[name]
+    while count:
+        net, x = random_net(layers()), torch.rand(shape)
+        with torch.no_grad():
+            if margin(net(x[None])) > 1e-3:
+                count -= 1
+                yield net, x
+
+
+def grid(dims):
+    """All inputs of [0, 1]^dims at distance h, and h."""
+    n = 20_001 if dims == 1 else 401
+    line = torch.linspace(0, 1, n, dtype=torch.float64)
+    return torch.cartesian_prod(*[line] * dims).reshape(-1, dims), 1 / (n - 1)
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_grids_enclose_the_radius(name):
+    """A grid point of another class is an adversarial input; conversely the grid point next to one, at most h/2
+    away, has a margin of at most 2·Lipschitz·h/2."""
+    narrow = 0
+    for net, x in cases(name, 4):
+        found = exact_radius(net, x)
+        double = net.double()
+        points, h = grid(x.numel())
+        label = double(x.double()[None]).argmax(1)
+        z = double(points.reshape(-1, *x.shape))
+        margins = margin(z, label.expand(len(z)))
+        distance = (points - x.double().flatten()).abs().amax(1)
+        above = distance[margins <= 0].min().item() if (margins <= 0).any() else math.inf
+        near = margins <= lipschitz_bound(net) * h
+        below = distance[near].min().item() - h / 2 if near.any() else math.inf
+        assert found.status in ("optimal", "robust")
+        assert below <= found.upper and found.lower <= above
+        narrow += above - below < 0.02 if above < math.inf else below == math.inf
+        if found.status == "optimal":
+            assert found.upper - found.lower < 1e-5
+    assert narrow >= 2
+
+
+@pytest.mark.parametrize("name", NETS)
+@torch.no_grad()
+def test_the_adversarial_input_has_the_radius_and_changes_the_class(name):
+    for net, x in cases(name, 4):
+        found = exact_radius(net, x)
+        if found.adversarial is None:
+            assert found.lower == found.upper == math.inf
+            continue
+        assert found.adversarial.shape == x.shape and found.adversarial.dtype == torch.float64
+        assert 0 <= found.adversarial.min() and found.adversarial.max() <= 1
+        assert (found.adversarial - x.double()).abs().max() == pytest.approx(found.upper, rel=1e-15)
+        label = net(x[None]).argmax(1)
+        assert margin(net.double()(found.adversarial[None]), label) <= ROUNDING
+        inside = x + found.lower * (2 * torch.rand(2000, *x.shape, dtype=torch.float64) - 1)
+        assert (net(inside.clamp(0, 1)).argmax(1) == label).all()
+
+
+SOUND = {  # larger nets: name → (input shape, layers)
+    "distance": (
+        (1, 2, 3),
+        lambda: [
+            Normalize((0.4,), 0.3), nn.Flatten(), LinfDistLinear(6, 8), MeanShift(8), LinfDistLinear(8, 4),
+            Negate(),
+        ],
+    ),
+    "distance-linear": (
+        (1, 2, 3),
+        lambda: [nn.Flatten(), LinfDistLinear(6, 8), MeanShift(8), LinfDistLinear(8, 6), nn.Linear(6, 4)],
+    ),
+    "convolution": (
+        (1, 3, 3),
+        lambda: [
+            LinfDistConv2d(1, 2, 2, stride=2, padding=1), MeanShift(2), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
+            nn.Linear(5, 4),
+        ],
+    ),
+    "relu": (
+        (1, 2, 3),
+        lambda: [nn.Flatten(), nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 8), nn.ReLU(), nn.Linear(8, 4)],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SOUND)
+@torch.no_grad()
+def test_no_certificate_reaches_beyond_the_exact_radius(name):
+    """At the distance of a point that provably has another class, every bound of the margin is at most the
+    margin there."""
+    shape, layers = SOUND[name]
+    certified = dict.fromkeys(LIRPA_METHODS, 0)
+    for _ in range(4):
+        net, x = random_net(layers()).double(), torch.rand(1, *shape, dtype=torch.float64)
+        label = net(x).argmax(1)
+        found = exact_radius(net, x[0])
+        assert certified_radius(net(x), label, lipschitz_bound(net)).item() <= found.upper + ROUNDING
+        eps = min(found.upper, 1.0)
+        there = 0.0 if found.adversarial is None else margin(net(found.adversarial[None]), label).item()
+        for method in LIRPA_METHODS:
+            if found.adversarial is not None:
+                assert margin_bound(net, x, label, eps, method, sound=False).item() <= there + ROUNDING
+            certified[method] += margin_bound(net, x, label, 0.1 * eps, method, sound=False).item() > 0
+    assert min(certified.values()) > 0  # the bounds say something
+
+
+def line(*layers):
+    return nn.Sequential(*layers).eval()
+
+
+def two_points(a, b):
+    """One input; class 0 around a, class 1 around b: the nearer one wins."""
+    net = line(LinfDistLinear(1, 2), Negate())
+    net[0].weight.data[:] = torch.tensor([[a], [b]])
+    return net
+
+
+def test_known_radii():
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.lower <= 0.125 <= found.upper and found.upper - found.lower < 1e-5
+    assert exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]), high=0.4375).status == "robust"
+
+
+@pytest.mark.parametrize("x, radius", [(0.875, 0.75), (0.0, 0.125)])
+def test_known_radii_where_relus_are_far_from_their_kinks(x, radius):
+    """z = (relu(x − 1/2) + 1/8, relu(1/4 − x)): they meet at x = 1/8."""
+    net = line(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2))
+    values = ([[1.0], [-1.0]], [-0.5, 0.25]), ([[1.0, 0.0], [0.0, 1.0]], [0.125, 0.0])
+    for layer, (weight, bias) in zip((net[0], net[2]), values):
+        layer.weight.data[:], layer.bias.data[:] = torch.tensor(weight), torch.tensor(bias)
+    found = exact_radius(net, torch.tensor([x]))
+    assert found.lower <= radius <= found.upper and found.upper - found.lower < 1e-5
+
+
+def test_a_wrong_or_tied_class_has_radius_zero():
+    net = two_points(0.25, 0.75)
+    for x, label in ((0.375, 1), (0.5, 0), (0.5, None)):
+        found = exact_radius(net, torch.tensor([x]), label)
+        assert (found.lower, found.upper, found.status) == (0.0, 0.0, "optimal")
+        assert found.adversarial.item() == x
+
+
+def test_a_class_that_always_wins_is_robust():
+    net = line(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    net[2].bias.data[:] = torch.tensor([100.0, -100.0])
+    found = exact_radius(net, torch.rand(2))
+    assert (found.lower, found.upper, found.status, found.adversarial) == (math.inf, math.inf, "robust", None)
+
+
+def test_a_time_limit_leaves_a_gap():
+    net = build("linf-mlp", shape=(1, 4, 4), classes=10, width=16, depth=3).eval()
+    x = torch.rand(1, 4, 4)
+    found = exact_radius(net, x, time_limit=1e-9)
+    assert found.status == "time limit" and found.lower < found.upper == math.inf and found.adversarial is None
+    assert found.lower <= exact_radius(net, x).lower
+
+
+@pytest.mark.parametrize(
+    "code, message, dual, status",
+    [
+        (1, "Time limit reached.", 0.124, "time limit"),
+        (4, "Solve error", None, "unsettled"),
+        (4, "Solve error", 0.9, "unsettled"),
+        (2, "Model error", None, "unsettled"),
+    ],
+)
+def test_what_the_solver_leaves_open_is_reported(monkeypatch, code, message, dual, status):
+    """A stopped program contributes its dual bound, a failed one nothing: what remains is what intervals prove."""
+    result = OptimizeResult(status=code, message=message, mip_dual_bound=dual, x=None, fun=None)
+    monkeypatch.setattr(exact, "milp", lambda *args, **options: result)
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.status == status and found.upper == math.inf
+    assert 0.09 < found.lower <= 0.125
+    if code == 1:
+        assert found.lower == pytest.approx(0.124, abs=2 * exact.TOLERANCE)
+
+
+def test_a_point_that_rational_arithmetic_refuses_is_not_reported(monkeypatch):
+    solve = exact.milp
+
+    def wrong(*args, **options):
+        result = solve(*args, **options)
+        if result.x is not None:
+            result.x = np.zeros_like(result.x)
+        return result
+
+    monkeypatch.setattr(exact, "milp", wrong)
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.adversarial is None and found.status == "unsettled" and found.lower <= 0.125 < found.upper
+
+
+def test_the_model_is_left_alone():
+    net = build("linf-mlp", shape=(1, 2, 2), classes=3, width=4, depth=2).eval()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    exact_radius(net, torch.rand(1, 2, 2))
+    assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", [nn.Tanh, nn.Dropout, nn.MaxPool2d], ids=lambda kind: kind.__name__)
+def test_a_layer_that_cannot_be_encoded_is_named(kind):
+    net = line(kind(1) if kind is nn.MaxPool2d else kind(), nn.Flatten(), nn.Linear(4, 2))
+    with pytest.raises(TypeError, match=f"model: {kind.__name__} cannot"):
+        exact_radius(net, torch.rand(1, 2, 2))
+
+
+WRONG_MODELS = {
+    "training mode": (lambda: line(nn.Linear(2, 2)).train(), "training mode"),
+    "a shift in training mode": (lambda: line(LinfDistLinear(2, 2), MeanShift(2)), "training mode"),
+    "finite p": (lambda: line(LinfDistLinear(2, 2, p=8)), "p=8"),
+    "not finite": (lambda: line(LinfDistLinear(2, 2)), "not finite"),
+    "one class": (lambda: line(nn.Linear(2, 1)), "classes"),
+    "no logits": (lambda: line(nn.ReLU(), nn.Identity(), Negate(), nn.Unflatten(1, (1, 2))), "Unflatten"),
+    "batch flattened": (lambda: line(nn.Flatten(0), nn.Linear(2, 2)), "Flatten"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_MODELS)
+def test_wrong_models_are_refused(name):
+    make, message = WRONG_MODELS[name]
+    net = make()
+    if name == "a shift in training mode":
+        net[1].train()
+    if name == "not finite":
+        net[0].weight.data[0, 0] = math.nan
+    with pytest.raises((ValueError, TypeError), match=message):
+        exact_radius(net, torch.rand(2))
+
+
+FITS = {
+    "linear": (nn.Linear(3, 2), (2,)),
+    "distance": (LinfDistLinear(3, 2), (2,)),
+    "not flattened": (LinfDistLinear(2, 2), (1, 2)),
+    "shift": (MeanShift(3), (2,)),
+    "normalise": (Normalize((0.1, 0.2, 0.3), 1.0), (2,)),
+    "channels": (LinfDistConv2d(2, 2, 1), (1, 2, 2)),
+    "small image": (LinfDistConv2d(1, 2, 3), (1, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_inputs_that_do_not_fit_are_refused(name):
+    layer, shape = FITS[name]
+    with pytest.raises(ValueError, match=f"x does not fit the model: {type(layer).__name__}"):
+        exact_radius(line(layer), torch.rand(shape))
+
+
+@pytest.mark.parametrize(
+    "arguments, error, message",
+    [
+        ({"x": [0.5, 0.5]}, TypeError, "x must"),
+        ({"x": torch.ones(2, dtype=torch.long)}, TypeError, "x must"),
+        ({"x": torch.tensor([0.5, 1.5])}, ValueError, "x must"),
+        ({"x": torch.tensor([0.5, math.nan])}, ValueError, "x must"),
+        ({"x": torch.zeros(0)}, ValueError, "x must"),
+        ({"label": 2}, ValueError, "label"),
+        ({"label": -1}, ValueError, "label"),
+        ({"label": 0.0}, TypeError, "label"),
+        ({"low": 1.0}, ValueError, "low=1"),
+        ({"high": math.inf}, ValueError, "high=inf"),
+        ({"time_limit": 0.0}, ValueError, "time_limit"),
+        ({"time_limit": math.nan}, ValueError, "time_limit"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_wrong_arguments_are_named(arguments, error, message):
+    arguments = {"x": torch.full((2,), 0.5), **arguments}
+    with pytest.raises(error, match=message):
+        exact_radius(line(nn.Linear(2, 2)), **arguments)
+
+
+def test_the_label_may_be_a_tensor():
+    net, x = two_points(0.25, 0.75), torch.tensor([0.375])
+    assert exact_radius(net, x, torch.tensor(0)).upper == exact_radius(net, x, 0).upper
