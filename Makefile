@@ -37,13 +37,14 @@ test-lirpa: $(VENV)/.installed
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
 
 # A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
-SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=undefined
+# With checks that are calls, which compile in a fifth of the time.
+SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined --param=asan-instrumentation-with-call-threshold=0
 sanitize: $(VENV)/.installed
 	rm -rf build/sanitize
 	mkdir -p build/sanitize
 	cp -r linf_plugin tests setup.py setup.cfg pyproject.toml README.md build/sanitize
 	rm -f build/sanitize/linf_plugin/kernels/*.so
-	cd build/sanitize && CC=gcc CXX=g++ CFLAGS="$(SANITIZE)" CXXFLAGS="$(SANITIZE)" LDFLAGS="$(SANITIZE)" \
+	cd build/sanitize && CC=gcc CXX=g++ LINF_CXXFLAGS="$(SANITIZE)" \
 		$(abspath $(BIN))/python setup.py -q build_ext --inplace
 	test -f build/sanitize/linf_plugin/kernels/libcpu.so
 	cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \

@@ -18,6 +18,7 @@ FLAGS = [
     "-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-fno-trapping-math",
     "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # intrinsics' own
 ]
+FLAGS += os.environ.get("LINF_CXXFLAGS", "").split()  # `make sanitize` instruments the kernels
 LEVELS = {"baseline": []}  # what cpu_kernels.cpp is compiled for; cpu.cpp picks one at run time
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS |= {
@@ -44,7 +45,7 @@ class BuildKernels(build_ext):
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = sum(pool.map(lambda job: compile_for(*job), jobs), [])
         self.compiler.link_shared_object(
-            objects, self.get_ext_fullpath(ext.name), extra_postargs=["-pthread"], target_lang="c++"
+            objects, self.get_ext_fullpath(ext.name), extra_postargs=FLAGS, target_lang="c++"
         )
 
 

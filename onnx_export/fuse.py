@@ -19,6 +19,7 @@ from linf_plugin.models import Net
 
 from .functions import BODIES, LINF, OPSET, attach
 
+DISTANCES = {name: body for name, body in BODIES.items() if name != "SortDist"}  # a file does not have its ρ and k
 ANY_BATCH = 7919  # stands for a batch of any size: a prime that no other size in a model is likely to be
 
 
@@ -41,7 +42,7 @@ _SENTINELS = {"p": 1234567.0, "strides": [901, 902], "pads": [903, 904, 905, 906
 @functools.cache
 def _pattern(name: str) -> GraphProto:
     """The body of a distance operator, inlined: x, w → y."""
-    attributes = {a: _SENTINELS[a] for a in BODIES[name].to_function_proto().attribute}
+    attributes = {a: _SENTINELS[a] for a in DISTANCES[name].to_function_proto().attribute}
     value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
     graph = helper.make_graph([node], name, [value("x"), value("w")], [value("y")])
@@ -103,7 +104,7 @@ class _Match:
 
 def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
-    for name in BODIES:
+    for name in DISTANCES:
         pattern, match = _pattern(name), _Match()
         if match.value(_producers(pattern), producers, pattern.output[0].name, output):
             names = [match.names["x"], match.names["w"]]
@@ -389,7 +390,7 @@ READERS = {
     ("", "Gemm"): _linear, ("", "MatMul"): _linear, ("", "Conv"): _conv,
     ("", "Neg"): _plain("negate"), ("", "Relu"): _plain("relu"), ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
-} | {(LINF.domain, name): _dist for name in BODIES}
+} | {(LINF.domain, name): _dist for name in DISTANCES}
 
 
 def _logits(model: ModelProto) -> str:

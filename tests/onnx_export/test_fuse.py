@@ -299,3 +299,10 @@ def test_refuses_models():
     outputs = model_of([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Tanh", ["x"], ["b"])], outputs="ab")
     with pytest.raises(ValueError, match="it has a, b"):
         to_net(outputs)
+
+
+def test_a_sorted_sum_is_refused_by_name(small_net, tmp_path):
+    """Its file holds the coefficients, from which neither ρ nor k can be read back exactly."""
+    export(small_net("sortnet-mlp", width=4, depth=2, rho=0.8), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="SortDist"):
+        to_net(onnx.load(tmp_path / "net.onnx"))
