@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from comparisons import tightness
 from comparisons.report import over_seeds, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-RUNS = sorted((ROOT / "docs" / "results").glob("*/results.json"))
+RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name != "tightness"]
 
 
 def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
@@ -28,6 +29,13 @@ def test_committed_tables_come_from_their_results(path):
     results = json.loads(path.read_text())
     assert (path.parent / "table.md").read_text() == table(results)
     assert all(m["contradictions"] == 0 for m in results["methods"].values())
+
+
+def test_the_committed_table_of_tightness_comes_from_its_results():
+    folder = ROOT / "docs" / "results" / "tightness"
+    results = json.loads((folder / "results.json").read_text())
+    assert (folder / "table.md").read_text() == tightness.table(results)
+    assert tightness.beyond(results) == 0
 
 
 def test_readme_shows_the_table_of_the_demo():
