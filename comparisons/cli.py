@@ -134,6 +134,8 @@ def _run(args: argparse.Namespace) -> int:
     from .recipe import load_recipe
     from .runner import run
 
+    if not 0 <= args.held_out < 1:
+        raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
     device = _device(args.device)
     recipe = load_recipe(args.recipe)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comparisons import tightness
+from comparisons import bench_report, tightness
 from comparisons.report import over_seeds, table
 
 ROOT = Path(__file__).parent.parent
@@ -49,3 +49,11 @@ def test_the_snapping_study_shows_the_means_of_its_runs():
     paths = sorted(folder.glob("*.json"), key=lambda p: (p.stem.rsplit("-", 1)[0], int(p.stem.rsplit("-", 1)[1])))
     text = over_seeds([json.loads(p.read_text()) for p in paths])
     assert len(paths) == 26 and text.split("\n", 2)[2].strip() in (folder / "README.md").read_text()
+
+
+def test_the_times_shown_are_those_measured():
+    folder = ROOT / "docs" / "results" / "bench"
+    text = bench_report.table(json.loads((folder / "bench.json").read_text()))
+    assert (folder / "table.txt").read_text() == text + "\n"
+    machine, infinite, *_ = text.split("\n\n")
+    assert machine in README and infinite in README
