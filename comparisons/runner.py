@@ -201,7 +201,9 @@ def run(
         model, history = train(
             recipe, key, data, out, identity=identity, device=where, resume=resume, progress=progress
         )
-        measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+        # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
+        with torch.backends.cudnn.flags(enabled=False):
+            measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
         results["methods"][key] = {
             "label": METHODS[key].label, **measured,
             "parameters": sum(p.numel() for p in model.parameters()),
