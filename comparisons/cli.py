@@ -13,7 +13,7 @@ compares.  Every ε is in units of the pixel range [0, 1]."""
 RUN_EPILOG = """\
 examples:
   linf-compare run digits
-      about four minutes on two CPU cores; nothing to download
+      about five minutes on two CPU cores; nothing to download
   linf-compare run mnist-tiny --data-dir data --methods linf-dist,ibp
       reads data/MNIST/raw/*.gz
   linf-compare run mnist-tiny --data-dir data --resume
