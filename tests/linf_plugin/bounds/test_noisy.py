@@ -68,6 +68,8 @@ def _worst_margin(net, x, labels, eps, steps=3, restarts=2):
     return worst
 
 
+# 0.7.1 says so of a tanh head, whose bounds are the test's subject.
+@pytest.mark.filterwarnings("ignore:Pre-activation bounds are too loose:UserWarning")
 @each_method
 @each_net
 def test_no_float32_margin_is_below_its_bound(arguments, method):
