@@ -5,7 +5,7 @@ stay within ``BLOCK_BYTES`` (one pair of rows is the least, however long).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -198,23 +198,34 @@ def _pull(above: Tensor, below: Tensor, g_near: Tensor, g_far: Tensor) -> tuple[
     return g_near * (above > 0) - (g_far - far_u), far_u - g_near * (below > 0)
 
 
-def box_dist_vjp(
-    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
+def _box_vjp(lower: Tensor, upper: Tensor, w: Tensor, slopes: Callable) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of lower, upper and w; ``slopes(i, k, nearest, farthest)`` gives those of a block's least and largest
+    |x − w|, (rows of the box, rows of w, in)."""
     gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
     if lower.shape[1] == 0:
         return gl, gu, gw
     for i, k in tiles(len(lower), *w.shape, lower.element_size()):
         above, below = _ends(lower[i], upper[i], w[k])
-        g_near = norm_vjp_(grad_lower[i, k], torch.maximum(above, below).clamp_min_(0), near[i, k], p)
-        g_far = norm_vjp_(grad_upper[i, k], torch.maximum(-below, -above), far[i, k], p)
-        g_lower, g_upper = _pull(above, below, g_near, g_far)
+        nearest, farthest = torch.maximum(above, below).clamp_min_(0), torch.maximum(-below, -above)
+        g_lower, g_upper = _pull(above, below, *slopes(i, k, nearest, farthest))
         gl[i] += g_lower.sum(1)
         gu[i] += g_upper.sum(1)
         gw[k] -= (g_lower + g_upper).sum(0)
     return gl, gu, gw
+
+
+def box_dist_vjp(
+    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
+    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
+    def slopes(i, k, nearest, farthest):
+        return (
+            norm_vjp_(grad_lower[i, k], nearest, near[i, k], p),
+            norm_vjp_(grad_upper[i, k], farthest, far[i, k], p),
+        )
+
+    return _box_vjp(lower, upper, w, slopes)
 
 
 def box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
@@ -233,15 +244,9 @@ def box_sorted_dist_vjp(
     grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp`` in bounded memory."""
-    gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
-    if lower.shape[1] == 0:
-        return gl, gu, gw
-    for i, j in tiles(len(lower), *w.shape, lower.element_size()):
-        above, below = _ends(lower[i], upper[i], w[j])
-        g_near = sorted_sum_vjp_(grad_lower[i, j], torch.maximum(above, below).clamp_min_(0), rho, k)
-        g_far = sorted_sum_vjp_(grad_upper[i, j], torch.maximum(-below, -above), rho, k)
-        g_lower, g_upper = _pull(above, below, g_near, g_far)
-        gl[i] += g_lower.sum(1)
-        gu[i] += g_upper.sum(1)
-        gw[j] -= (g_lower + g_upper).sum(0)
-    return gl, gu, gw
+    def slopes(i, j, nearest, farthest):
+        return (
+            sorted_sum_vjp_(grad_lower[i, j], nearest, rho, k), sorted_sum_vjp_(grad_upper[i, j], farthest, rho, k)
+        )
+
+    return _box_vjp(lower, upper, w, slopes)

@@ -196,6 +196,16 @@ def test_other_nets_err_less_than_the_bound(arguments, scale):
             _assert_within(net, inputs, bounds, net(inputs))
 
 
+@torch.no_grad()
+def _flushing(net: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """net(x) on a processor that flushes subnormal numbers to zero."""
+    assert torch.set_flush_denormal(True)
+    try:
+        return net(x).clone()
+    finally:
+        torch.set_flush_denormal(False)
+
+
 def test_the_bound_also_covers_flushing_to_zero():
     net = _net(dict(NETS["relu"], depth=2), 1e-20)
     for layer in net:
@@ -203,12 +213,7 @@ def test_the_bound_also_covers_flushing_to_zero():
             layer.bias.data.zero_()
     x = torch.rand(4, *net.input_shape)  # outputs near 1e-40, below the normal numbers
     bounds = reach(net, *box(x, 0.0))
-    with torch.no_grad():
-        assert torch.set_flush_denormal(True)
-        try:
-            computed = net(x).clone()
-        finally:
-            torch.set_flush_denormal(False)
+    computed = _flushing(net, x)
     assert (computed != net(x)).any()
     _assert_within(net, x, bounds, computed)
 
@@ -218,12 +223,8 @@ def test_the_bound_of_a_sorted_sum_covers_flushing_and_overflow():
     net[0].weight.data *= 1e-38  # differences just above the normal numbers: products below them
     x = 3e-38 * torch.rand(40, 20)
     bounds = reach(net, *box(x, 0.0))
+    computed = _flushing(net, x)
     with torch.no_grad():
-        assert torch.set_flush_denormal(True)
-        try:
-            computed = net(x).clone()
-        finally:
-            torch.set_flush_denormal(False)
         assert (computed != net(x)).any()
         _assert_within(net, x, bounds, computed)
         net[0].weight.data[:] = 0
