@@ -2,8 +2,9 @@
 and registers interval and linear rules for the distance operators."""
 
 from .certify import CERTIFICATES, certify, margin_bound, specification
+from .compute import compute_bounds
 from .register import register
 
 register()
 
-__all__ = ["CERTIFICATES", "certify", "margin_bound", "register", "specification"]
+__all__ = ["CERTIFICATES", "certify", "compute_bounds", "margin_bound", "register", "specification"]

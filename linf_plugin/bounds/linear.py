@@ -1,206 +1,225 @@
-"""Linear rules (CROWN), as pure functions: lines below and above a distance over a box.
+"""Linear bounds (CROWN) through distances, as pure functions: back-substitution and forward substitution.
 
-``lines`` gives, for y = ‖x − w_k‖_p on lower ≤ x ≤ upper,
-
-    low·x + low_const  ≤  y  ≤  up·x + up_const,
-
-and ``back_substitute`` pushes a linear function of y through them.  ``sorted_lines`` and
-``back_substitute_sorted`` do the same for sorted sums, of which p = ∞ is the one with the coefficient 1.
+Both walk over blocks of neurons, whose lines (``lines.Side``) are made when they are needed and then dropped, so
+that no (batch, out, in) tensor is held whole.  A convolution is a distance of some pixels for each window.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import windows
-from ..kernels.reference import coefficients
-from . import interval
+from . import lines
+from .lines import Side
 
-CHUNK_BYTES = 1 << 24  # of one (batch, outputs of the chunk, in) tensor
+BLOCK_BYTES = 1 << 22  # of one (batch, neurons of the block, in) tensor, and of one (S, batch, neurons)
 
-
-class Lines(NamedTuple):
-    """Slopes (B, out, in) and constants (B, out) of the line below and of the line above."""
-
-    low: Tensor
-    low_const: Tensor
-    up: Tensor
-    up_const: Tensor
+# (lower (rows, in), upper, w (neurons, in), many=) → lines below and above
+MakeLines = Callable[..., tuple[Side, Side]]
 
 
-def _nearest(lower: Tensor, upper: Tensor, w: Tensor) -> Tensor:
-    """x − w at the box's point nearest to w: (B, out, in)."""
-    return torch.minimum(torch.maximum(w, lower[:, None]), upper[:, None]) - w
+class Block(NamedTuple):
+    """The lines of some neurons: ``neurons`` says which, as a slice or as positions in the flattened output."""
+
+    neurons: slice | Tensor
+    below: Side
+    above: Side
 
 
-def _below(lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """Finite p: the tangent at the box's point nearest to w, slopes g with y ≥ g·(x − w).
+class Blocks(NamedTuple):
+    """All blocks of a layer whose flattened input has ``features`` numbers, and one more that is always 0 where
+    there is padding."""
 
-    Any g with dual norm ‖g‖_q ≤ 1, 1/p + 1/q = 1, gives a lower bound (Hölder's inequality).  This one is
-    the gradient at the minimiser of a convex function, so its least value on the box is ``near``, the exact
-    minimum.  A box that contains w has g = 0.
+    features: int
+    padded: bool
+    dtype: torch.dtype
+    walk: Callable[[bool, int], Iterator[Block]]  # (many, most neurons a block) → blocks
+
+
+def _fully_connected(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor) -> Blocks:
+    """Fully connected: lower, upper (B, in), w (out, in)."""
+
+    def walk(many: bool, most: int) -> Iterator[Block]:
+        step = min(most, max(1, BLOCK_BYTES // max(1, lower.numel() * lower.element_size())))
+        for k in range(0, len(w), step):
+            rows = slice(k, min(k + step, len(w)))
+            yield Block(rows, *make(lower, upper, w[rows], many=many))
+
+    return Blocks(w.shape[1], False, lower.dtype, walk)
+
+
+def _windows(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor, conv: tuple) -> Blocks:
+    """Windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
+    batch, groups, pixels = len(lower), conv[3], math.prod(lower.shape[1:])
+    names = torch.arange(1, pixels + 1, dtype=torch.float64, device=lower.device).view(1, *lower.shape[1:])
+    at = windows.unfold(names, w.shape, conv).long() - 1  # (groups, windows, in): which pixel; −1 is padding
+    at = torch.where(at < 0, pixels, at)
+    low, high = (torch.cat([a.flatten(1), a.new_zeros(batch, 1)], 1) for a in (lower, upper))
+    channels, count, fan_in = len(w) // groups, at.shape[1], at.shape[2]
+    flat = w.reshape(groups, channels, fan_in)
+
+    def on_image(side: Side, place: Tensor) -> Side:
+        """From rows of windows, (B·windows, channels), to neurons of an image, (B, windows·channels)."""
+        neurons = len(place) * side.consts.shape[1]
+        if side.index is None:
+            index = place.unsqueeze(1).expand(batch, -1, side.consts.shape[1], -1)
+        else:
+            window = torch.arange(len(place), device=place.device).repeat(batch)[:, None, None]
+            index = place[window, side.index]
+        return Side(index.reshape(batch, neurons, index.shape[-1]), *(
+            a.reshape(batch, neurons, *a.shape[2:]) for a in side[1:]
+        ))
+
+    def walk(many: bool, most: int) -> Iterator[Block]:
+        each = max(1, batch * fan_in * lower.element_size())
+        window_step = max(1, min(count, most, BLOCK_BYTES // each))
+        channel_step = max(1, min(channels, most // window_step, BLOCK_BYTES // (each * window_step)))
+        for g in range(groups):
+            for v in range(0, count, window_step):
+                place = at[g, v : v + window_step]
+                rows = [a[:, place].reshape(-1, fan_in) for a in (low, high)]
+                for k in range(0, channels, channel_step):
+                    sides = make(*rows, flat[g, k : k + channel_step], many=many)
+                    channel = g * channels + torch.arange(k, min(k + channel_step, channels), device=at.device)
+                    window = torch.arange(v, v + len(place), device=at.device)
+                    yield Block((channel * count + window.unsqueeze(1)).flatten(), *(on_image(s, place) for s in sides))
+
+    return Blocks(pixels, True, lower.dtype, walk)
+
+
+def dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> Blocks:
+    """Of ‖x − w_k‖_p: lower, upper (B, in), w (out, in)."""
+    return _fully_connected(partial(lines.dist, p=p), lower, upper, w)
+
+
+def sorted_dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> Blocks:
+    """Of sorted sums of |x − w_k|: lower, upper (B, in), w (out, in)."""
+    return _fully_connected(partial(lines.sorted_sum, rho=rho, k=k), lower, upper, w)
+
+
+def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> Blocks:
+    """Of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
+    return _windows(partial(lines.dist, p=p), lower, upper, w, conv)
+
+
+def _pull(A: Tensor, side: Side, weights: Tensor | None, slopes: Tensor, consts: Tensor) -> None:
+    """Adds what A·y, through lines of one side, says of x: coefficients (S, B, features) and constants (S, B).
+
+    A: (S, B, neurons); weights: (S or 1, B, neurons, J) or None for the default candidates.
     """
-    t = _nearest(lower, upper, w)
-    scale = torch.where(near == 0, 1, near).unsqueeze(-1)
-    g = t.sign() * (t.abs() / scale) ** (p - 1)
-    return g, -(g * w).sum(-1)
+    if weights is None:
+        side, parts = side.chosen(), A.unsqueeze(3)
+    else:
+        parts = A.unsqueeze(3) * weights
+    consts += torch.einsum("sboj,boj->sb", parts, side.consts)
+    if side.index is None:
+        slopes += torch.einsum("sboj,boji->sbi", parts, side.slopes)
+    else:
+        each = torch.einsum("sboj,bojk->sbok", parts, side.slopes).flatten(2)
+        slopes.scatter_add_(2, side.index.flatten(1).expand(len(each), -1, -1), each)
 
 
-def _below_sorted(t: Tensor, index: Tensor, w: Tensor, c: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """The same for y = Σ_j c_j·|t|_(j), c descending: g_i = ±c_j where |t_i| is the j-th largest at that point,
-    whose t and order are given.
-
-    Sound for any order and signs: y is the largest Σ_j c_j·|t_π(j)| over permutations π, and |t| ≥ ±t.  The
-    order and signs of the nearest point make the least value on the box the exact minimum, since every term
-    attains its least value there.
-    """
-    g = torch.zeros_like(t).scatter(-1, index, t.gather(-1, index).sign() * t.new_tensor(c))
-    return g, -(g * w).sum(-1)
-
-
-def _chords(at_lower: Tensor, at_upper: Tensor, lower: Tensor, upper: Tensor, steepest: Tensor):
-    """Σ_i of the chords of convex functions of x_i that take the given values at the box's ends.
-
-    Returns slopes (B, out, in) and the sum's constant (B, out).  ``steepest`` bounds the true slopes; a
-    tiny box would otherwise turn rounding errors into large ones.
-    """
-    lower, width = lower[:, None], (upper - lower)[:, None]
-    slope = (at_upper - at_lower) / torch.where(width > 0, width, 1)
-    slope = torch.where(width > 0, slope, 0)
-    slope = torch.maximum(torch.minimum(slope, steepest), -steepest)
-    return slope, (at_lower - slope * lower).sum(-1)
-
-
-def _above_sorted(
-    lower: Tensor, upper: Tensor, w: Tensor, far: Tensor, taus: Tensor, c: tuple[float, ...]
-) -> tuple[Tensor, Tensor]:
-    """y = Σ_j c_j·z_(j), z_i = |x_i − w_i|, is Σ_m d_m·S_m with S_m the sum of the m largest z and
-    d_m = c_m − c_{m+1} ≥ 0; and S_m ≤ m·τ + Σ_i (z_i − τ)₊ for any τ, each term convex in x_i: chords.
-
-    τ_m (B, out, K) is the m-th largest of the z's least values, which makes the line exact where the box is a
-    point.  Where the constant ``far`` is lower at the middle of the box, it is taken instead.
-    """
-    at_lower, at_upper = (lower[:, None] - w).abs(), (upper[:, None] - w).abs()
-    low = high = base = far.new_zeros(())
-    for m, tau in enumerate(taus.unbind(-1), 1):
-        d = c[m - 1] - (c[m] if m < len(c) else 0)
-        low = torch.add(low, (at_lower - tau.unsqueeze(-1)).clamp_min(0), alpha=d)
-        high = torch.add(high, (at_upper - tau.unsqueeze(-1)).clamp_min(0), alpha=d)
-        base = torch.add(base, tau, alpha=d * m)
-    middle = base + (low + high).sum(-1) / 2
-    slope, constant = _chords(low, high, lower, upper, lower.new_tensor(c[0]))
-    tighter = middle < far
-    return torch.where(tighter.unsqueeze(-1), slope, 0), torch.where(tighter, base + constant, far)
-
-
-def _above_finite(lower, upper, w, far, p) -> tuple[Tensor, Tensor]:
-    """y = U·s^{1/p} for s = Σ_i (z_i/U)^p, U = max y: chords above the convex powers, then the tangent of
-    the concave root at the chords' value s₀ in the middle of the box.
-
-    s₀ ≥ 1/2 because some end of the box has Σ (z_i/U)^p = 1; division by U keeps powers in [0, 1].
-    """
-    scale = torch.where(far == 0, 1, far)
-    low, high = (((end[:, None] - w).abs() / scale.unsqueeze(-1)) ** p for end in (lower, upper))
-    middle = ((low + high).sum(-1) / 2).clamp_min(0.25)  # far = 0: y is 0 and every factor below is finite
-    slope, constant = _chords(low, high, lower, upper, (p / scale).unsqueeze(-1))
-    root = middle ** (1 / p)
-    gain = far * root / (p * middle)
-    return gain.unsqueeze(-1) * slope, far * root + gain * (constant - middle)
-
-
-def _lines_of_sums(lower: Tensor, upper: Tensor, w: Tensor, far: Tensor, c: tuple[float, ...]) -> Lines:
-    t = _nearest(lower, upper, w)
-    least, index = t.abs().topk(len(c), -1)
-    return Lines(*_below_sorted(t, index, w, c), *_above_sorted(lower, upper, w, far, least, c))
-
-
-def lines(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> Lines:
-    """Lines below and above ‖x − w_k‖_p on a box.  Shapes: (B, in) twice, (out, in)."""
-    near, far = interval.dist(lower, upper, w, p)
-    if p == math.inf:
-        return _lines_of_sums(lower, upper, w, far, (1.0,))
-    return Lines(*_below(lower, upper, w, near, p), *_above_finite(lower, upper, w, far, p))
-
-
-def sorted_lines(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> Lines:
-    """Lines below and above the sorted sum of |x − w_k| on a box.  Shapes: (B, in) twice, (out, in)."""
-    _, far = interval.sorted_dist(lower, upper, w, rho, k)
-    return _lines_of_sums(lower, upper, w, far, coefficients(rho, k, w.shape[1]))
-
-
-def _through(
-    make_lines: Callable[[Tensor], Lines], lA: Tensor | None, uA: Tensor | None, lower: Tensor, w: Tensor
-) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
-    """``back_substitute`` through the lines that ``make_lines`` gives for some rows of w."""
-    step = max(1, CHUNK_BYTES // max(1, lower.numel() * lower.element_size()))
-    sides = [[lA, None, 0.0], [uA, None, 0.0]]
-    for k in range(0, len(w), step):
-        line = make_lines(w[k : k + step])
-        for side, (with_positive, with_negative) in zip(sides, ((line[:2], line[2:]), (line[2:], line[:2]))):
-            if side[0] is None:
-                continue
-            A = side[0][..., k : k + step].to(lower.dtype)
-            for part, (slope, constant) in ((A.clamp_min(0), with_positive), (A.clamp_max(0), with_negative)):
-                new_A = torch.einsum("sbo,boi->sbi", part, slope)
-                side[1] = new_A if side[1] is None else side[1] + new_A
-                side[2] = side[2] + torch.einsum("sbo,bo->sb", part, constant)
-    (_, lA, lbias), (_, uA, ubias) = sides
-    return lA, lbias, uA, ubias
+def _weights(raw: Tensor, default: Tensor) -> Tensor:
+    """On the simplex, also where ``raw`` (J, S, B, neurons) is not: (S, B, neurons, J)."""
+    raw = raw.clamp_min(0).movedim(0, 3)
+    total = raw.sum(3, keepdim=True)
+    start = F.one_hot(default, raw.shape[3]).to(raw)
+    return torch.where(total > 0, raw / torch.where(total > 0, total, 1), start)
 
 
 def back_substitute(
-    lA: Tensor | None, uA: Tensor | None, lower: Tensor, upper: Tensor, w: Tensor, p: float
+    blocks: Blocks, lA: Tensor | None, uA: Tensor | None, alpha: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
     """From coefficients of y to coefficients of x: lA·y ≥ lA'·x + lbias and uA·y ≤ uA'·x + ubias.
 
-    A positive coefficient of the lower side takes the line below, a negative one the line above; the upper
-    side the other way round.  Outputs are treated a chunk at a time, so that no (B, out, in) is held whole.
+    A positive coefficient of the lower side takes a line below, a negative one a line above; the upper side the
+    other way round.
 
     Args:
-        lA, uA: (S, B, out) or None.
-        lower, upper: (B, in).
-        w: (out, in).
+        lA, uA: (S, B, neurons) or None.
+        alpha: weights of the candidates, (2, J, S or 1, B, neurons) with J those below and then those above;
+            index 0 for lA, 1 for uA.  Negative ones count as 0, and each side's are divided by their sum.
 
     Returns:
-        lA' (S, B, in), lbias (S, B), uA', ubias; (None, 0) for a side that is None.
+        lA' (S, B, features), lbias (S, B), uA', ubias; (None, 0) for a side that is None.
     """
-    return _through(lambda rows: lines(lower, upper, rows, p), lA, uA, lower, w)
-
-
-def back_substitute_sorted(
-    lA: Tensor | None, uA: Tensor | None, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int
-) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
-    """The same for sorted sums."""
-    return _through(lambda rows: sorted_lines(lower, upper, rows, rho, k), lA, uA, lower, w)
-
-
-def back_substitute_conv2d(
-    lA: Tensor | None, uA: Tensor | None, lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv
-) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
-    """The same for windows: lA, uA (S, B, out, H', W'), lower and upper (B, C, H, W)."""
-    groups = conv[3]
-    low, high = windows.unfold(lower, w.shape, conv), windows.unfold(upper, w.shape, conv)  # (groups, B·windows, in)
-    flat = w.reshape(groups, len(w) // groups, -1)
-
-    def rows(A):  # (S, B, out, H', W') → (groups, S, B·windows, out/groups)
-        if A is None:
-            return [None] * groups
-        return windows.to_rows(A.flatten(0, 1), groups).unflatten(1, (len(A), -1))
-
-    def image(parts, A):
-        if A is None:
-            return None
-        columns = torch.stack(parts).flatten(1, 2)  # (groups, S·B·windows, in)
-        return windows.fold(columns, A.shape[0] * len(lower), lower.shape[2:], w.shape, conv).unflatten(0, A.shape[:2])
-
-    def total(biases, A):  # sum over groups and windows
-        return 0.0 if A is None else sum(biases).unflatten(1, (len(lower), A.shape[3] * A.shape[4])).sum(-1)
-
-    results = [
-        back_substitute(l, u, low[g], high[g], flat[g], p) for g, (l, u) in enumerate(zip(rows(lA), rows(uA)))
+    A = next(a for a in (lA, uA) if a is not None)
+    most = max(1, BLOCK_BYTES // max(1, A[:, :, 0].numel() * A.element_size()))
+    dtype, features = blocks.dtype, blocks.features + blocks.padded
+    sides = [
+        None if a is None else (a.new_zeros(*a.shape[:2], features, dtype=dtype), a.new_zeros(a.shape[:2], dtype=dtype))
+        for a in (lA, uA)
     ]
-    l_parts, l_biases, u_parts, u_biases = zip(*results)
-    return image(l_parts, lA), total(l_biases, lA), image(u_parts, uA), total(u_biases, uA)
+    for block in blocks.walk(alpha is not None, most):
+        for which, (a, sums) in enumerate(zip((lA, uA), sides)):
+            if sums is None:
+                continue
+            part = a[..., block.neurons].to(dtype)
+            weights = [None, None]
+            if alpha is not None:
+                raw, below = alpha[which][..., block.neurons], block.below.consts.shape[2]
+                weights = [_weights(raw[:below], block.below.default), _weights(raw[below:], block.above.default)]
+            signed = part.clamp_min(0), part.clamp_max(0)
+            to_below, to_above = signed if which == 0 else reversed(signed)
+            _pull(to_below, block.below, weights[0], *sums)
+            _pull(to_above, block.above, weights[1], *sums)
+    (lA, lbias), (uA, ubias) = ((None, 0.0) if sums is None else sums for sums in sides)
+    if blocks.padded:
+        lA, uA = (None if a is None else a[..., :-1] for a in (lA, uA))
+    return lA, lbias, uA, ubias
+
+
+def starting_weights(blocks: Blocks, neurons: int) -> tuple[Tensor, int]:
+    """Weights of the default candidates: (J, B, neurons), those below and then those above; and how many are below."""
+    found, below = None, 0
+    for block in blocks.walk(True, neurons):
+        one_hot = torch.cat([
+            F.one_hot(side.default, side.consts.shape[2]).to(side.consts).movedim(2, 0)
+            for side in (block.below, block.above)
+        ])
+        found = one_hot.new_zeros(*one_hot.shape[:2], neurons) if found is None else found
+        found[..., block.neurons] = one_hot
+        below = block.below.consts.shape[2]
+    return found, below
+
+
+def forward_substitute(
+    blocks: Blocks, lw: Tensor, lb: Tensor, uw: Tensor, ub: Tensor, neurons: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """From bounds lw·x₀ + lb ≤ x ≤ uw·x₀ + ub of the layer's input, linear in the net's input x₀, to those of y.
+
+    Shapes: lw, uw (B, D, features), lb, ub (B, features) → (B, D, neurons), (B, neurons).
+    """
+    if blocks.padded:
+        lw, lb, uw, ub = (F.pad(a, (0, 1)) for a in (lw, lb, uw, ub))
+    low = [torch.cat([w, b.unsqueeze(1)], 1) for w, b in ((lw, lb), (uw, ub))]  # the constant as one more input
+
+    def through(side: Side, ends: list[Tensor]) -> Tensor:
+        """slopes⁺·ends[0] + slopes⁻·ends[1] + const: (B, D + 1, neurons)."""
+        side, total = side.chosen(), 0
+        slopes = side.slopes.squeeze(2)
+        for part, end in zip((slopes.clamp_min(0), slopes.clamp_max(0)), ends):
+            if side.index is None:
+                total = total + torch.einsum("boi,bdi->bdo", part, end)
+            else:
+                for k in range(part.shape[2]):
+                    at = side.index[..., k].unsqueeze(1).expand(-1, end.shape[1], -1)
+                    total = total + end.gather(2, at) * part[..., k].unsqueeze(1)
+        constant = torch.cat([torch.zeros_like(total[:, :-1]), side.consts.movedim(2, 1)], 1)
+        return total + constant
+
+    lows, highs, order = [], [], []
+    most = max(1, BLOCK_BYTES // max(1, lw[:, :, 0].numel() * lw.element_size()))
+    everywhere = torch.arange(neurons, device=lw.device)
+    for block in blocks.walk(False, most):
+        lows.append(through(block.below, low))
+        highs.append(through(block.above, low[::-1]))
+        order.append(everywhere[block.neurons])
+    back = torch.cat(order).argsort()
+    low, high = (torch.cat(parts, 2)[..., back] for parts in (lows, highs))
+    return low[:, :-1], low[:, -1], high[:, :-1], high[:, -1]

@@ -51,6 +51,9 @@ def register() -> None:
 
             return [(last_lA, last_uA), (None, None)], -bias(last_lA), bias(last_uA)
 
+        def bound_forward(self, dim_in, x, amount):
+            return package.linear_bound.LinearBound(x.lw, x.lb - amount.lb, x.uw, x.ub + amount.ub)
+
     compat.register_symbolic("linf::within", _symbolic)
     package.register_custom_op("linf::Within", BoundWithin)
 

@@ -7,7 +7,8 @@ import torch
 
 from .. import compat, ops
 from ..kernels import windows
-from . import interval, linear
+from . import alpha, interval, linear
+from .compute import cut_to_intervals
 from .guard import guard_bounded_module
 
 CONV = ("stride", "padding", "dilation", "groups")
@@ -61,10 +62,10 @@ def _check_box(node) -> None:
             raise ValueError(f"distance layers have bounds for ℓ∞ perturbations only; the input has norm={norm}")
 
 
-def _distance_class(package, name: str, op, interval_rule, backward_rule, constants):
+def _distance_class(package, name: str, op, interval_rule, make_blocks, constants):
     """A Bound class for a distance operator of (x, w, *constants)."""
 
-    class BoundDistance(package.bound_ops.Bound):
+    class BoundDistance(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
             self.arguments = tuple(attr[c] for c in constants)
@@ -75,6 +76,9 @@ def _distance_class(package, name: str, op, interval_rule, backward_rule, consta
                 raise ValueError("the weight of a distance layer must not be perturbed")
             _check_box(self)
 
+        def _blocks(self, lower, upper, w):
+            return make_blocks(lower, upper, w, *self.arguments)
+
         def forward(self, x, w):
             return op(x, w, *self.arguments)
 
@@ -83,11 +87,25 @@ def _distance_class(package, name: str, op, interval_rule, backward_rule, consta
             (lower, upper), w = v[0], v[1][0]
             return interval_rule(lower, upper, w, *self.arguments)
 
-        def bound_backward(self, last_lA, last_uA, x, w, **kwargs):
+        def bound_backward(self, last_lA, last_uA, x, w, start_node=None, unstable_idx=None, **kwargs):
             self._check()
-            A = [compat.dense(a, self.output_shape) for a in (last_lA, last_uA)]
-            lA, lbias, uA, ubias = backward_rule(*A, x.lower, x.upper, w.forward_value, *self.arguments)
+            lA, uA = (compat.dense(a, self.output_shape) for a in (last_lA, last_uA))
+            blocks = self._blocks(x.lower, x.upper, w.forward_value)
+            weights = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
+            flat = [None if a is None else a.flatten(2) for a in (lA, uA)]
+            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, weights)
+            lA, uA = (None if a is None else a.unflatten(2, x.lower.shape[1:]) for a in (lA, uA))
             return [(lA, uA), (None, None)], lbias, ubias
+
+        def bound_forward(self, dim_in, x, w):
+            self._check()
+            blocks = self._blocks(x.lower, x.upper, w.lb)
+            shape = self.output_shape[1:]
+            ends = (x.lw.flatten(2), x.lb.flatten(1), x.uw.flatten(2), x.ub.flatten(1))
+            lw, lb, uw, ub = linear.forward_substitute(blocks, *ends, math.prod(shape))
+            return package.linear_bound.LinearBound(
+                lw.unflatten(2, shape), lb.unflatten(1, shape), uw.unflatten(2, shape), ub.unflatten(1, shape)
+            )
 
     BoundDistance.__name__ = BoundDistance.__qualname__ = name
     return BoundDistance
@@ -117,6 +135,10 @@ def _shift_class(package):
             lA, uA = (compat.scaled(a, self.scale) for a in (last_lA, last_uA))
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
+        def bound_forward(self, dim_in, x, offset):
+            lb, ub = (ops.shift(end, offset.lb, self.sign, self.scale) for end in (x.lb, x.ub))
+            return package.linear_bound.LinearBound(x.lw * self.scale, lb, x.uw * self.scale, ub)
+
     return BoundShift
 
 
@@ -133,15 +155,17 @@ def register() -> None:
     compat.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
     compat.register_symbolic("linf::shift", _symbolic_shift)
     distances = {
-        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.back_substitute, ("p",)),
+        "linf::LinfDist": (
+            "BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.dist_blocks, ("p",)),
         "linf::LinfDistConv2d": (
-            "BoundLinfDistConv2d", torch.ops.linf.dist_conv2d, interval.dist_conv2d,
-            linear.back_substitute_conv2d, ("p", *CONV)),
+            "BoundLinfDistConv2d", torch.ops.linf.dist_conv2d, interval.dist_conv2d, linear.dist_conv2d_blocks,
+            ("p", *CONV)),
         "linf::SortedDist": (
-            "BoundSortedDist", torch.ops.linf.sorted_dist, interval.sorted_dist,
-            linear.back_substitute_sorted, ("rho", "k")),
+            "BoundSortedDist", torch.ops.linf.sorted_dist, interval.sorted_dist, linear.sorted_dist_blocks,
+            ("rho", "k")),
     }
     for node, row in distances.items():
         package.register_custom_op(node, _distance_class(package, *row))
     package.register_custom_op("linf::Shift", _shift_class(package))
+    cut_to_intervals(package.BoundedModule)
     guard_bounded_module(package.BoundedModule)

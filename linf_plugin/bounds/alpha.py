@@ -1,0 +1,63 @@
+"""α-CROWN: weights of candidate lines that auto_LiRPA optimises, one set for each start of a backward pass."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from . import linear
+
+MOST_WEIGHTS = 1 << 24  # of one layer and start; beyond it the neurons of a start share theirs
+
+
+class WithWeights:
+    """What auto_LiRPA, 0.3 and 0.7.1, asks of a layer whose relaxation has parameters.
+
+    ``self.alpha[start]`` has shape (2·J, S, B, *out): the J candidates' weights for the lower bound and then those
+    for the upper; S specifications, or 1 for all.  Mixed into a subclass of BoundOptimizableActivation that has
+    ``_blocks``.
+    """
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.alpha_batch_dim = 2
+
+    def init_opt_parameters(self, start_nodes) -> None:
+        x, w = self.inputs[:2]
+        blocks = self._blocks(x.lower.detach(), x.upper.detach(), w.forward_value.detach())
+        neurons = math.prod(self.output_shape[1:])
+        start, self.below = linear.starting_weights(blocks, neurons)
+        start = torch.cat([start, start]).unsqueeze(1)  # (2·J, 1, B, neurons)
+        self.alpha = {}
+        for name, size, *_ in start_nodes:
+            if name == "_forward":
+                raise NotImplementedError(
+                    "distance layers have no parameters in method='forward-optimized': use 'CROWN-Optimized'"
+                )
+            count = size if isinstance(size, int) else math.prod(size)
+            count = count if count * start.numel() <= MOST_WEIGHTS else 1
+            weights = start.expand(-1, count, -1, -1).clone().unflatten(3, self.output_shape[1:])
+            self.alpha[name] = weights.requires_grad_()
+
+    def weights_for(self, start_node, A: Tensor, unstable_idx) -> Tensor | None:
+        """(2, J, S, B, neurons), or None where there are none for these specifications: then the defaults hold."""
+        if self.opt_stage not in ("opt", "reuse") or start_node is None or start_node.name not in self.alpha:
+            return None
+        weights = self.alpha[start_node.name]
+        if unstable_idx is not None and weights.shape[1] > 1:
+            if not (isinstance(unstable_idx, Tensor) and unstable_idx.dim() == 1):
+                return None
+            weights = weights.index_select(1, unstable_idx)
+        if weights.shape[1] not in (1, A.shape[0]) or weights.shape[2] != A.shape[1]:
+            return None
+        return weights.flatten(3).unflatten(0, (2, -1))
+
+    def clip_alpha(self) -> None:
+        """Each side's weights, back to the simplex."""
+        for weights in self.alpha.values():
+            for half in weights.data.chunk(2):
+                for side in half.split([self.below, len(half) - self.below]):
+                    side.clamp_min_(0)
+                    side.div_(side.sum(0).clamp_min(1e-30))
+
+    clip_alpha_ = clip_alpha
