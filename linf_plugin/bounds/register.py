@@ -1,14 +1,13 @@
 """auto_LiRPA's side: how the operators are traced, and the Bound classes that call the rules."""
 
 import functools
-import math
 
 import torch
 
 from .. import compat, ops
 from ..kernels import windows
 from . import interval, linear
-from .guard import guard_bounded_module
+from .guard import _check_box, guard_bounded_module
 
 CONV = ("stride", "padding", "dilation", "groups")
 
@@ -44,21 +43,6 @@ def _symbolic_shift(g, x, offset, sign, scale):
     """linf::shift → linf::Shift(x, offset; sign, scale)."""
     sign, scale = (float(compat.constant(a, "f")) for a in (sign, scale))
     return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
-
-
-def _check_box(node) -> None:
-    """Refuses inputs perturbed in another norm: auto_LiRPA then keeps ε out of the interval, and a box rule
-    would see a box of width 0."""
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        pending += current.inputs
-        norm = getattr(getattr(current, "perturbation", None), "norm", math.inf)
-        if norm != math.inf:
-            raise ValueError(f"distance layers have bounds for ℓ∞ perturbations only; the input has norm={norm}")
 
 
 def _distance_class(package, name: str, op, interval_rule, backward_rule, constants):
