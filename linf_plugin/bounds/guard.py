@@ -61,9 +61,10 @@ def _check_fresh(baked: list[tuple[str, nn.Module, str, object]]) -> None:
             )
 
 
-def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> None:
+def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool:
+    """Whether the method computes forward bounds first and then backward ones."""
     if method is None and IBP:
-        return
+        return False
     name = method.lower() if isinstance(method, str) else method
     if name in WITHOUT_RULES:
         raise NotImplementedError(
@@ -71,8 +72,10 @@ def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> None
         )
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
-    if (forward or name.startswith("forward")) and bounded.bound_opts.get("dynamic_forward"):
+    forward = forward or name.startswith("forward")
+    if forward and bounded.bound_opts.get("dynamic_forward"):
         raise NotImplementedError("distance layers have no bounds by dynamic_forward: leave it out of bound_opts")
+    return forward and name != "forward"
 
 
 def _check_perturbation(name: str, perturbation) -> None:
@@ -119,8 +122,8 @@ def _check_not_nan(name: str, value: Tensor) -> None:
         raise ValueError(f"{name} is NaN at {list(_first(wrong))}")
 
 
-def _check_ends(name: str, x: Tensor, box) -> None:
-    """Raises ValueError unless x_L ≤ x_U, both finite, and eps ≥ 0 where an end comes from it."""
+def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
+    """Raises ValueError unless x_L ≤ x_U, both finite, and eps ≥ 0 where an end comes from it.  Returns both."""
     ends = []
     for end, sign, formula in (("x_L", -1, "x − eps"), ("x_U", 1, "x + eps")):
         given = getattr(box, end)
@@ -142,11 +145,34 @@ def _check_ends(name: str, x: Tensor, box) -> None:
     if wrong.any():
         at = _first(wrong)
         raise ValueError(
-            f"the box of {name} must have {low} ≤ {high}, got {lower[at].item()} and {upper[at].item()} at {list(at)}"
+            f"the box of {name} must have {low} ≤ {high}, "
+            f"got {lower[at].item()} and {upper[at].item()} at {list(at)}"
+        )
+    return lower, upper
+
+
+def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
+    """Raises ValueError where auto_LiRPA's backward bounds after forward ones would be wrong, for any net.
+
+    It compresses a box that is mostly points to the coordinates that move, as many as move in some sample, and knows
+    the compressed box from the whole one by that number alone: wrong where all move in some sample, and of two ends
+    that come from eps it has only the compressed ones.
+    """
+    if lower.numel() <= 1:
+        return
+    moving = (lower < upper).reshape(len(lower), -1).sum(1)
+    if 2 * moving.sum() >= lower.numel():
+        return
+    if box.x_L is None or box.x_U is None:
+        raise ValueError(f"the box of {name} is a point in most coordinates: give x_L and x_U, not eps, or use CROWN")
+    if moving.max().clamp_min(1) == lower[0].numel():
+        raise ValueError(
+            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: auto_LiRPA "
+            "would give wrong bounds, so bound that sample apart, or use CROWN"
         )
 
 
-def _check_inputs(bounded, x) -> None:
+def _check_inputs(bounded, x, backward_after_forward: bool) -> None:
     """The inputs of this call or, where x is None, those of the last one; and the parameters."""
     from auto_LiRPA.utils import unpack_inputs
 
@@ -171,7 +197,9 @@ def _check_inputs(bounded, x) -> None:
         if isinstance(value, Tensor):
             _check_not_nan(f"x[{index}]", value)
         if perturbation is not None:
-            _check_ends(f"x[{index}]", value, perturbation)
+            ends = _check_ends(f"x[{index}]", value, perturbation)
+            if backward_after_forward:
+                _check_compressible(f"x[{index}]", *ends, perturbation)
 
 
 def _check_given(argument: str, bounds: dict) -> None:
@@ -201,6 +229,7 @@ def guard_bounded_module(bounded_module: type) -> None:
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
+    * ValueError for a box that auto_LiRPA would mistake (``_check_compressible``);
     * ValueError for a perturbed parameter;
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding.
 
@@ -234,9 +263,9 @@ def guard_bounded_module(bounded_module: type) -> None:
         if isinstance(asked["x"], Tensor):  # 0.3 would take it for a tuple of its rows, without their perturbation
             asked["x"] = (asked["x"],)
         _check_fresh(self._linf_baked)
-        _check_method(self, asked["method"], asked["IBP"], asked["forward"])
+        backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
         with torch.no_grad():
-            _check_inputs(self, asked["x"])
+            _check_inputs(self, asked["x"], backward_after_forward)
             for argument in GIVEN_BOUNDS:
                 _check_given(argument, asked.get(argument) or {})
         self._linf_checked = True

@@ -189,6 +189,38 @@ def test_boxes_that_are_empty_or_not_numbers_are_refused(kind, method, monkeypat
         bounded.compute_bounds(x=(wrong(x),), method=method)
 
 
+# What auto_LiRPA says of its own calls and of a buffer, which 0.3 takes for an input.
+@pytest.mark.filterwarnings("ignore:The reduce argument of torch.scatter:UserWarning")
+@pytest.mark.filterwarnings("ignore:Creating a LinearBound with zero weights:UserWarning")
+@pytest.mark.parametrize("how", [{"method": "Forward+Backward"}, {"method": "forward+crown"}, {"forward": True}])
+def test_boxes_that_auto_lirpa_would_mistake_are_refused(how, monkeypatch):
+    """Mostly points, but for a sample without any: it would take compressed ends for whole ones, on any net."""
+    net, x, bounded = make()
+    computes_nothing(bounded, monkeypatch)
+    reach = torch.zeros_like(x)
+    reach[0] = 0.1
+    mistaken, point = ball(x, x_L=x - reach, x_U=x + reach), ball(x, eps=0.0)
+    with pytest.raises(ValueError, match="in none of sample 0"):
+        bounded.compute_bounds(x=(mistaken,), **how)
+    with pytest.raises(ValueError, match="give x_L and x_U"):
+        bounded.compute_bounds(x=(point,), **how)
+    reach[0].view(-1)[0] = 0  # one coordinate is fixed in every sample
+    for passes, mode in (
+        (ball(x, x_L=x - reach, x_U=x + reach), how), (ball(x, x_L=x, x_U=x), how), (mistaken, {"method": "CROWN"}),
+        (point, {"method": "CROWN"}), (mistaken, {"method": "Forward"}),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="a rule was asked"):
+            bounded.compute_bounds(x=(passes,), **mode)
+
+
+def test_what_is_checked_once_is_not_checked_in_every_step_of_an_optimisation(monkeypatch):
+    net, x, bounded = make()
+    checked, check = [], guard._check_inputs
+    monkeypatch.setattr(guard, "_check_inputs", lambda *args: checked.append(check(*args)))
+    bounded.compute_bounds(x=(ball(x),), method="CROWN-Optimized")
+    assert len(checked) == 1
+
+
 def test_an_eps_that_the_ends_replace_is_not_checked():
     net, x, bounded = make()
     ends = {"x_L": x - 0.1, "x_U": x + 0.1}
