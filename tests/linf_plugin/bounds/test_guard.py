@@ -343,7 +343,7 @@ def test_a_refusal_leaves_nothing_behind():
     assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 
 
-def test_checks_come_back_after_an_error_inside(monkeypatch):
+def test_checks_come_back_after_an_error_inside():
     net, x, bounded = make()
     with pytest.raises(Exception):  # noqa: B017  (a wrong C, each version in its own words)
         bounded.compute_bounds(x=(ball(x),), C=torch.zeros(3, 1, 99), method="CROWN")
