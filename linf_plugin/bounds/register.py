@@ -9,7 +9,7 @@ from .. import compat, ops
 from ..kernels import windows
 from . import alpha, interval, linear
 from .compute import cut_to_intervals
-from .guard import guard_bounded_module
+from .guard import check_box, guard_bounded_module
 
 CONV = ("stride", "padding", "dilation", "groups")
 
@@ -47,21 +47,6 @@ def _symbolic_shift(g, x, offset, sign, scale):
     return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
 
 
-def _check_box(node) -> None:
-    """Refuses inputs perturbed in another norm: auto_LiRPA then keeps ε out of the interval, and a box rule
-    would see a box of width 0."""
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        pending += current.inputs
-        norm = getattr(getattr(current, "perturbation", None), "norm", math.inf)
-        if norm != math.inf:
-            raise ValueError(f"distance layers have bounds for ℓ∞ perturbations only; the input has norm={norm}")
-
-
 def _distance_class(package, name: str, op, interval_rule, make_blocks, constants):
     """A Bound class for a distance operator of (x, w, *constants)."""
 
@@ -74,7 +59,7 @@ def _distance_class(package, name: str, op, interval_rule, make_blocks, constant
         def _check(self):
             if self.is_input_perturbed(1):
                 raise ValueError("the weight of a distance layer must not be perturbed")
-            _check_box(self)
+            check_box(self)
 
         def _blocks(self, lower, upper, w):
             return make_blocks(lower, upper, w, *self.arguments)
@@ -119,15 +104,21 @@ def _shift_class(package):
             super().__init__(attr, inputs, output_index, options)
             self.sign, self.scale = attr["sign"], attr["scale"]
 
+        def _check(self):
+            if self.is_input_perturbed(1):
+                raise ValueError("what a shift adds must not be perturbed")
+            check_box(self)
+
         def forward(self, x, offset):
             return ops.shift(x, offset, self.sign, self.scale)
 
         def interval_propagate(self, *v):
-            _check_box(self)
+            self._check()
             (lower, upper), offset = v[0], v[1][0]
             return interval.shift(lower, upper, offset, self.sign, self.scale)
 
         def bound_backward(self, last_lA, last_uA, x, offset, **kwargs):
+            self._check()
             # (x + o)·s = s·x + s·o: the constant is what the operator says of 0.
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
@@ -136,6 +127,7 @@ def _shift_class(package):
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
         def bound_forward(self, dim_in, x, offset):
+            self._check()
             lb, ub = (ops.shift(end, offset.lb, self.sign, self.scale) for end in (x.lb, x.ub))
             return package.linear_bound.LinearBound(x.lw * self.scale, lb, x.uw * self.scale, ub)
 

@@ -1,4 +1,4 @@
-"""Inside auto_LiRPA: bounds hold, changes are noticed, and nothing else is touched."""
+"""Inside auto_LiRPA: bounds hold, and nothing else is touched."""
 
 import math
 import subprocess
@@ -16,7 +16,6 @@ from linf_plugin import (
     SortDistLinear,
     build,
     compat,
-    reestimate_means,
     set_p,
 )
 from linf_plugin.kernels import reference
@@ -207,63 +206,6 @@ def test_an_optimiser_over_the_bounded_module_moves_the_net():
     optimizer.step()
     assert not torch.equal(net(x), before)
     assert torch.equal(bounded(x), net(x))
-
-
-@pytest.mark.parametrize("norm", [2, 4])
-@each_method
-def test_other_norms_are_refused(norm, method):
-    net, x = make("mlp")
-    with pytest.raises(ValueError, match=f"norm={norm}"):
-        other = BoundedTensor(x, PerturbationLpNorm(norm=norm, eps=0.1))
-        BoundedModule(net, x[:1]).compute_bounds(x=(other,), method=method)
-
-
-@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP"])
-def test_a_perturbed_weight_is_refused(method):
-    net, x = make("mlp")
-    bounded = BoundedModule(net, x[:1])
-    weight = next(n for n in bounded._modules.values() if getattr(n, "ori_name", "") == "2.weight")
-    weight.perturbation = PerturbationLpNorm(norm=math.inf, eps=0.01)
-    with pytest.raises(ValueError, match="weight"):
-        bounded.compute_bounds(x=(ball(x),), method=method)
-
-
-def test_a_net_in_training_mode_is_refused():
-    net, x = make("mlp")
-    with pytest.raises(ValueError, match="training mode"):
-        BoundedModule(net.train(), x[:1])
-
-
-def change_p(net, x):
-    set_p(net, 8.0)
-
-
-def change_means(net, x):
-    reestimate_means(net, [x + 1])
-
-
-def change_mode(net, x):
-    net.train()
-
-
-@pytest.mark.parametrize("change", [change_p, change_means, change_mode])
-def test_a_change_after_tracing_is_noticed(change):
-    net, x = make("mlp")
-    bounded = BoundedModule(net, x[:1])
-    bounded.compute_bounds(x=(ball(x),), method="IBP")
-    change(net, x)
-    for stale in (lambda: bounded.compute_bounds(x=(ball(x),), method="IBP"), lambda: bounded(x)):
-        with pytest.raises(RuntimeError, match="layer '"):
-            stale()
-    net.eval()
-    fresh = BoundedModule(net, x[:1]).compute_bounds(x=(ball(x, 0.0),), method="IBP")
-    torch.testing.assert_close(fresh[0], net(x), rtol=0, atol=1e-5)
-
-
-def test_a_net_without_our_layers_may_be_in_training_mode():
-    net, x = make("relu")
-    lower, upper = BoundedModule(net.train(), x[:1]).compute_bounds(x=(ball(x),), method="IBP")
-    assert (lower <= net(x)).all() and (net(x) <= upper).all()
 
 
 def run(code, **kwargs):
