@@ -23,7 +23,7 @@ LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
 CERTIFICATES = ("lipschitz", *LIRPA_METHODS)
 
 BATCH_SIZES = {"lipschitz": 256, "ibp": 256}
-LINEAR_BATCH_SIZE = 64  # of all others: for each sample they keep coefficients of many outputs
+LINEAR_BATCH_SIZE = 32  # of all others: for each sample they keep coefficients of many outputs
 
 
 def specification(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -134,7 +134,7 @@ def margin_bound(
         method: of ``CERTIFICATES``: "lipschitz", which is z_y − z_j − 2·L·eps with the net's Lipschitz bound L, or
             one of auto_LiRPA's.
         low, high: the pixel range; perturbed inputs stay inside it.
-        batch_size: samples bounded at a time; by default 256, and 64 for linear bounds, which keep coefficients
+        batch_size: samples bounded at a time; by default 256, and 32 for linear bounds, which keep coefficients
             of many outputs for each.
         progress: whether to show a progress bar.
         sound: whether to cover rounding.
