@@ -47,7 +47,7 @@ class Reach(NamedTuple):
 
     @property
     def largest(self) -> Tensor:
-        return torch.maximum(self.lower.abs(), self.upper.abs())
+        return torch.maximum(self.upper, -self.lower)  # the larger of |lower| and |upper|, as lower ≤ upper
 
     def rounded(self, amount: Tensor) -> "Reach":
         """After one more operation, off by at most ``amount`` in float32."""
@@ -142,9 +142,10 @@ def _affine(apply: Callable) -> Callable:
         # Where nothing has been rounded yet, and where noise is bounded layer by layer, there is no error.
         error = apply(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(middle)
         y = Reach(middle - radius, middle + radius, error)
-        total = apply(layer, x.largest, w.abs(), None if bias is None else bias.abs())
-        # At most Σ (|x_k| + 1)(|w_k| + 1): it is multiplied by SMALLEST, and a product less matters more.
-        flushed = samples(x.largest.flatten(1).amax(1) + 1, y.error) * ((w.abs() + 1).flatten(1).sum(1).amax()) + terms
+        largest = x.largest
+        total = apply(layer, largest, w.abs(), None if bias is None else bias.abs())
+        # At least Σ (|x_k| + 1)(|w_k| + 1), and no product: as a part of SMALLEST it need not be tight.
+        flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (w.abs() + 1).flatten(1).sum(1).amax() + terms
         amount = _gamma(terms) * total + 8 * SMALLEST * flushed
         return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
 
