@@ -169,7 +169,7 @@ def test_what_may_overflow_certifies_nothing():
     x = torch.rand(3, *net.input_shape)
     labels = net(x).argmax(1)
     assert margin_bound(net, x, labels, 0.1, "ibp").tolist() == [-INF] * 3
-    assert not certify(net, x, labels, 0.0)["best"].any()
+    assert not certify(net, x, labels, 0.0).certified.any()
 
 
 def test_a_net_that_is_not_covered_needs_sound_false():
