@@ -17,11 +17,14 @@ from .. import compat, rounding
 from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
+from .compute import compute_bounds
 
 # name → auto_LiRPA's method; in order of cost
-LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
+LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 CERTIFICATES = ("lipschitz", *LIRPA_METHODS)
 
+# For auto_LiRPA: its shortcuts for stable ReLUs do not fit together in every net (0.3: assertions in α-CROWN).
+OPTIONS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
 BATCH_SIZES = {"lipschitz": 256, "ibp": 256}
 LINEAR_BATCH_SIZE = 32  # of all others: for each sample they keep coefficients of many outputs
 
@@ -96,15 +99,14 @@ class _Problem:
         lower, upper = rounding.box(x, self.eps, self.low, self.high)
         noises = self._noisy.noises(lower, upper) if self.sound else None
         amounts = noises.between if self.sound else ()
-        # Nothing here asks for a gradient but what a method optimises by itself.
-        with compat.float64_by_default(), torch.enable_grad():
+        with compat.float64_by_default():
             if self.bounded is None:
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 net = self._noisy if self.sound else self.exact
-                self.bounded = BoundedModule(net, first, device=x.device, verbose=False).requires_grad_(False)
+                bounded = BoundedModule(net, first, bound_opts=OPTIONS, device=x.device, verbose=False)
+                self.bounded = bounded.requires_grad_(False)
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
-            bound, _ = self.bounded.compute_bounds(x=(ball, *amounts), C=C, method=lirpa_method, bound_upper=False)
-        bound = bound.detach()
+            bound, _ = compute_bounds(self.bounded, (ball, *amounts), C, lirpa_method, bound_upper=False)
         if self.sound:
             bound = bound - torch.where(C == 0, 0, noises.slack(self.bounded).unsqueeze(1)).sum(2)
         return bound.amin(1)

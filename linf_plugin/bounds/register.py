@@ -47,53 +47,51 @@ def _symbolic_shift(g, x, offset, sign, scale):
     return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
 
 
-def _distance_class(package, name: str, op, interval_rule, make_blocks, constants):
-    """A Bound class for a distance operator of (x, w, *constants)."""
+def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=()):
+    """A Bound class for an operator of (x, *weights, *constants) that is relaxed by lines."""
 
-    class BoundDistance(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
+    class BoundRelaxed(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
             self.arguments = tuple(attr[c] for c in constants)
             self.requires_input_bounds = [0]
 
         def _check(self):
-            if self.is_input_perturbed(1):
+            if any(self.is_input_perturbed(i) for i in range(1, len(self.inputs))):
                 raise ValueError("the weight of a distance layer must not be perturbed")
             check_box(self)
 
-        def _blocks(self, lower, upper, w):
-            return make_blocks(lower, upper, w, *self.arguments)
+        def blocks(self, x, *weights):
+            return make_blocks(x.lower, x.upper, *weights, *self.arguments)
 
-        def forward(self, x, w):
-            return op(x, w, *self.arguments)
+        def forward(self, x, *weights):
+            return op(x, *weights, *self.arguments)
 
         def interval_propagate(self, *v):
             self._check()
-            (lower, upper), w = v[0], v[1][0]
-            return interval_rule(lower, upper, w, *self.arguments)
+            return interval_rule(*v[0], *(w[0] for w in v[1:]), *self.arguments)
 
-        def bound_backward(self, last_lA, last_uA, x, w, start_node=None, unstable_idx=None, **kwargs):
+        def bound_backward(self, last_lA, last_uA, x, *weights, start_node=None, unstable_idx=None, **kwargs):
             self._check()
             lA, uA = (compat.dense(a, self.output_shape) for a in (last_lA, last_uA))
-            blocks = self._blocks(x.lower, x.upper, w.forward_value)
-            weights = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
-            flat = [None if a is None else a.flatten(2) for a in (lA, uA)]
-            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, weights)
+            blocks = self.blocks(x, *(w.forward_value for w in weights))
+            shares = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
+            flat = (None if a is None else a.flatten(2) for a in (lA, uA))
+            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, shares)
             lA, uA = (None if a is None else a.unflatten(2, x.lower.shape[1:]) for a in (lA, uA))
-            return [(lA, uA), (None, None)], lbias, ubias
+            return [(lA, uA), *((None, None) for _ in weights)], lbias, ubias
 
-        def bound_forward(self, dim_in, x, w):
+        def bound_forward(self, dim_in, x, *weights):
             self._check()
-            blocks = self._blocks(x.lower, x.upper, w.lb)
-            shape = self.output_shape[1:]
+            blocks, shape = self.blocks(x, *(w.lb for w in weights)), self.output_shape[1:]
             ends = (x.lw.flatten(2), x.lb.flatten(1), x.uw.flatten(2), x.ub.flatten(1))
             lw, lb, uw, ub = linear.forward_substitute(blocks, *ends, math.prod(shape))
             return package.linear_bound.LinearBound(
                 lw.unflatten(2, shape), lb.unflatten(1, shape), uw.unflatten(2, shape), ub.unflatten(1, shape)
             )
 
-    BoundDistance.__name__ = BoundDistance.__qualname__ = name
-    return BoundDistance
+    BoundRelaxed.__name__ = BoundRelaxed.__qualname__ = name
+    return BoundRelaxed
 
 
 def _shift_class(package):
@@ -157,7 +155,7 @@ def register() -> None:
             ("rho", "k")),
     }
     for node, row in distances.items():
-        package.register_custom_op(node, _distance_class(package, *row))
+        package.register_custom_op(node, relaxed_class(package, *row))
     package.register_custom_op("linf::Shift", _shift_class(package))
     cut_to_intervals(package.BoundedModule)
     guard_bounded_module(package.BoundedModule)
