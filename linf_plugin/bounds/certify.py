@@ -18,13 +18,12 @@ from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
+from .guard import WITHOUT_SHORTCUTS
 
 # name → auto_LiRPA's method; in order of cost
 LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 CERTIFICATES = ("lipschitz", *LIRPA_METHODS)
 
-# For auto_LiRPA: its shortcuts for stable ReLUs do not fit together in every net (0.3: assertions in α-CROWN).
-OPTIONS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
 BATCH_SIZES = {"lipschitz": 256, "ibp": 256}
 LINEAR_BATCH_SIZE = 32  # of all others: for each sample they keep coefficients of many outputs
 
@@ -103,7 +102,7 @@ class _Problem:
             if self.bounded is None:
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 net = self._noisy if self.sound else self.exact
-                bounded = BoundedModule(net, first, bound_opts=OPTIONS, device=x.device, verbose=False)
+                bounded = BoundedModule(net, first, bound_opts=dict(WITHOUT_SHORTCUTS), device=x.device, verbose=False)
                 self.bounded = bounded.requires_grad_(False)
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
             bound, _ = compute_bounds(self.bounded, (ball, *amounts), C, lirpa_method, bound_upper=False)

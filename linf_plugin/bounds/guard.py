@@ -30,6 +30,9 @@ WITHOUT_RULES = {  # name → what to use instead
     "dynamic-forward+backward": "Forward+Backward",
     "dynamic-forward+crown": "Forward+Backward",
 }
+# auto_LiRPA's shortcuts for stable ReLUs do not fit together in every net: 0.3's assertions fail in α-CROWN of a ReLU
+# behind a convolution.  They save time, and change no bound.
+WITHOUT_SHORTCUTS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
 # compute_bounds's arguments that map a node's name to (lower, upper), in either version
 GIVEN_BOUNDS = ("intermediate_layer_bounds", "interm_bounds", "reference_bounds", "aux_reference_bounds")
 
@@ -223,7 +226,8 @@ def _check_given(argument: str, bounds: dict) -> None:
 def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode.  ``forward`` and
+    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, and leaves
+    ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
     ``compute_bounds`` raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the
     mode where it matters.  ``compute_bounds`` also raises, before it computes anything,
 
@@ -236,14 +240,19 @@ def guard_bounded_module(bounded_module: type) -> None:
     Models without these layers notice nothing.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
-    signature = inspect.signature(compute_bounds)
+    init_signature, signature = inspect.signature(init), inspect.signature(compute_bounds)
 
     @functools.wraps(init)
     def guarded_init(self, model, *args, **kwargs):
         baked = [] if isinstance(model, bounded_module) else _baked(model)
         if any(layer.training for _, layer, _, _ in baked):
             raise ValueError("model is in training mode: call model.eval() before bounding it")
-        init(self, model, *args, **kwargs)
+        if baked:
+            call = init_signature.bind(self, model, *args, **kwargs)
+            call.arguments["bound_opts"] = {**WITHOUT_SHORTCUTS, **(call.arguments.get("bound_opts") or {})}
+            init(*call.args, **call.kwargs)
+        else:
+            init(self, model, *args, **kwargs)
         if not isinstance(model, bounded_module):  # it has copied all attributes of the other
             self._linf_baked, self._linf_checked = baked, False
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from linf_plugin import build, compat, rounding, set_p
 from linf_plugin.bounds import certify, compute_bounds, margin_bound, noisy, specification
-from linf_plugin.bounds.certify import LIRPA_METHODS, OPTIONS
+from linf_plugin.bounds.certify import LIRPA_METHODS
+from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
 from linf_plugin.layers import MeanShift
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
@@ -126,7 +127,7 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
         y.append(h.detach())
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), bound_opts=OPTIONS, verbose=False)
+        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         low, high = compute_bounds(bounded, (ball, *amounts), method=LIRPA_METHODS[method])
     assert all(((low - last <= h) & (h <= high + last)).all() for h in y)
@@ -155,7 +156,7 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
     noises = program.noises(lower, upper)
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), bound_opts=OPTIONS, verbose=False)
+        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         compute_bounds(bounded, (ball, *noises.between), method=LIRPA_METHODS[method])
     assert noises.slack(bounded).isfinite().all()
