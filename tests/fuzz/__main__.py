@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 import linf_plugin
+from linf_plugin import compat
 from linf_plugin.kernels import cpu
 
 from . import campaign
@@ -36,12 +36,11 @@ def run(seed: int, first: int, count: int, points: int, attacks: int, progress: 
     for index in indices:
         violations += campaign.fuzz_net(seed, index, -(-points // count), -(-attacks // count), tally)
         indices.set_postfix_str(f"{len(violations)} violations")
-    packages = {name: version(name) for name in ("torch", "auto_LiRPA")}
-    return {
-        "seed": seed, "first": first,
-        "versions": {"linf-plugin": linf_plugin.__version__, **packages, "kernels": cpu.available()[1]},
-        "groups": tally.groups, "violations": violations,
+    versions = {
+        "linf-plugin": linf_plugin.__version__, "torch": torch.__version__,
+        "auto_LiRPA": compat.import_auto_lirpa().__version__, "kernels": cpu.available()[1],
     }
+    return {"seed": seed, "first": first, "versions": versions, "groups": tally.groups, "violations": violations}
 
 
 def main(argv: list[str] | None = None) -> int:

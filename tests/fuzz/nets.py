@@ -28,9 +28,10 @@ KINDS = {
     "ReLU conv": "conv+ flatten relu-linear* logits",
     "ReLU": "flatten relu-linear+ logits",
 }
-EXPONENTS = (1.0, 2.0, 8.0, 100.0, math.inf)
+EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0)  # in turn
 PIXELS = ((0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-10.0, 10.0), (0.1, 0.3), (-1e4, 1e4))  # low, high
-WEIGHTS = {  # how large, and where
+NATURAL = "natural"  # as ``_natural`` chooses them; half of the nets
+WEIGHTS = {  # of other nets
     "unit": lambda r, a: torch.randn_like(a),
     "tiny": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(-6, -3),
     "huge": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(3, 6),
@@ -149,18 +150,32 @@ def _spec(r: random.Random, kind: str, p: float) -> dict:
     return {"input_shape": list(shape), "layers": s.layers}
 
 
+def _natural(layer: nn.Module, h: Tensor) -> None:
+    """Weights among the inputs h that the layer meets, so that its outputs and its margins depend on them."""
+    if isinstance(layer, MeanShift):
+        layer.running_mean.copy_(h.transpose(0, 1).flatten(1).mean(1))
+        return
+    centre, spread = (h.mean(), h.std()) if layer in distance_layers(layer) else (0.0, 1.0)
+    layer.weight.normal_().mul_(spread).add_(centre)
+    if layer.bias is not None:
+        layer.bias.normal_().mul_(0.1 * h.std())
+
+
 @torch.no_grad()
-def _fill(net: Net, r: random.Random, weights: str) -> None:
-    """Weights, biases and means; sometimes with equal rows."""
+def _fill(net: Net, r: random.Random, weights: str, h: Tensor) -> None:
+    """Weights, biases and means; sometimes with equal rows.  h: typical inputs."""
     for layer in net:
         parts = [*layer.parameters(), *([layer.running_mean] if isinstance(layer, MeanShift) else [])]
-        for a in parts:
+        if parts and weights == NATURAL:
+            _natural(layer, h)
+        for a in parts if weights != NATURAL else ():
             a.copy_(WEIGHTS[weights](r, a))
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             layer.weight /= math.prod(layer.weight.shape[1:]) ** r.choice((0.5, 1.0))
         if parts and len(parts[0]) > 1 and r.random() < 0.1:
             for a in parts:
                 a[1] = a[0]
+        h = layer(h)
 
 
 def pixels_at(net: Net, rows: Tensor) -> Tensor:
@@ -205,7 +220,7 @@ def _almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
     if not last or len(last[-1].bias) != len(z) or not z.isfinite().all():
         return
     (first, second), (_, other) = z.topk(2)
-    steps = r.choice((0, 1, 2, 3, 5, 8, 13, 40, 200)) * 2.0**-23 * z.abs().max()
+    steps = r.choice((0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 20, 40, 200)) * 2.0**-23 * z.abs().max()
     sign = -1 if type(net[-1]) is LAYERS["negate"] else 1
     last[-1].bias[other] += sign * (first - second - steps)
 
@@ -218,12 +233,12 @@ def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
     r = random.Random(f"{seed}/{index}")
     torch.manual_seed(r.randrange(2**62))
     kind = list(KINDS)[index % len(KINDS)]
-    p = EXPONENTS[index // len(KINDS) % len(EXPONENTS)]
-    weights = r.choice(list(WEIGHTS))
+    p = EXPONENTS[(index + index // len(KINDS)) % len(EXPONENTS)]
+    weights = r.choice((*[NATURAL] * len(WEIGHTS), *WEIGHTS))
     net = Net(_spec(r, kind, p)).eval().requires_grad_(False)
-    _fill(net, r, weights)
     low, high = r.choice(PIXELS)
-    x = _inputs(net, r, r.choice((1, samples)), low, high)
-    if r.random() < 0.3:
+    _fill(net, r, weights, low + (high - low) * torch.rand(32, *net.input_shape))
+    x = _inputs(net, r, r.choice((1, samples, samples)), low, high)
+    if r.random() < 0.5:
         _almost_tie(net, x, r)
     return Case(kind, p if "dist" in kind or kind.startswith("sort") else None, weights, net, low, high, x), r

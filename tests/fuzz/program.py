@@ -82,8 +82,8 @@ def margins(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tensor, starts: int) -> Tensor:
     """Projected sign-gradient descent on the margin: (points, N, *) between lower and upper, all that it visits.
 
-    ``starts`` starts a sample, half of them at corners; on distance nets every second one follows a net at
-    p = 64.
+    ``starts`` starts a sample: x itself, corners, and points inside; on distance nets every second one follows the
+    same net at p = 64.
     """
     smooth = copy.deepcopy(net)
     set_p(smooth, SURROGATE_P)
@@ -94,6 +94,7 @@ def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tens
         t = torch.rand(count, *x.shape, dtype=torch.float64)
         t[::2] = t[::2].round()
         a = (lower + t * (upper.double() - lower)).float().clamp(lower, upper)
+        a[:1] = x
         y = labels.repeat(count)
         for step in STEPS:
             leaf = a.flatten(0, 1).requires_grad_()
