@@ -108,8 +108,23 @@ def _mend_matmul(package: types.ModuleType) -> None:
     matmul.interval_propagate, matmul.bound_forward = interval, forward
 
 
+def _hold_beyond_limit(relax: Callable) -> Callable:
+    """0.3 draws lines of tanh as if its inputs lay within ±500; where they may not, its output's ends hold."""
+
+    @functools.wraps(relax)
+    def relax_everywhere(self, x, func, dfunc):
+        relax(self, x, func, dfunc)
+        beyond = (x.lower < -self.x_limit) | (x.upper > self.x_limit)
+        self.lw, self.uw = (torch.where(beyond, 0, slope) for slope in (self.lw, self.uw))
+        self.lb, self.ub = (
+            torch.where(beyond, func(end), b) for end, b in ((x.lower, self.lb), (x.upper, self.ub))
+        )
+
+    return relax_everywhere
+
+
 def _mend_0_3(package: types.ModuleType) -> None:
-    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has."""
+    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and a rule that is wrong."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
     parse_graph = parse.parse_graph
     parse.parse_graph = functools.wraps(parse_graph)(
@@ -133,6 +148,8 @@ def _mend_0_3(package: types.ModuleType) -> None:
     module._named_members = functools.wraps(named_members)(
         lambda self, get, prefix="", recurse=True, remove_duplicate=True: named_members(self, get, prefix, recurse)
     )
+    tanh = package.bound_ops.BoundTanh  # BoundSigmoid inherits it
+    tanh.bound_relax_impl = _hold_beyond_limit(tanh.bound_relax_impl)
 
 
 def _wrap_tracing(package: types.ModuleType) -> None:

@@ -198,13 +198,20 @@ def layers(model: nn.Module) -> list[nn.Module]:
     )
 
 
+def _nnpack_convolves() -> bool:
+    """Whether this process leaves convolutions of large batches to NNPACK: where oneDNN does not come first."""
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return not onednn and torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
+
+
 def check_program(model: nn.Module, x: Tensor) -> None:
     """That the theorem speaks of this net on this machine.
 
     Raises:
         TypeError: a layer has no rule; weights or x are not float32.
         ValueError: the net is in training mode.
-        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN.
+        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN,
+            NNPACK.
     """
     parts = layers(model)
     if model.training or any(layer.training for layer in parts):
@@ -227,6 +234,11 @@ def check_program(model: nn.Module, x: Tensor) -> None:
             raise RuntimeError(
                 "cuDNN may convolve in TF32 or by transforms, which no bound of the rounding error covers: "
                 "set torch.backends.cudnn.enabled = False before certifying a net with nn.Conv2d"
+            )
+        if kind is nn.Conv2d and not x.is_cuda and _nnpack_convolves():
+            raise RuntimeError(
+                "without oneDNN, NNPACK may convolve by transforms, which no bound of the rounding error covers: "
+                "call torch.backends.nnpack.set_flags(False) before certifying a net with nn.Conv2d"
             )
 
 

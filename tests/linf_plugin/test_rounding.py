@@ -482,6 +482,32 @@ def test_less_than_float32_is_refused():
         torch.set_float32_matmul_precision("highest")
 
 
+@pytest.fixture
+def no_onednn():
+    before, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    yield
+    torch.backends.mkldnn.set_flags(_enabled=before, _fp32_precision=None)
+
+
+@torch.no_grad()
+def test_convolutions_by_transforms_are_refused(no_onednn):
+    """NNPACK's error is of the size of the brightest pixel of a tile, also where a kernel sees only dark ones."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(64, 2, bias=False)).eval()
+    net[2].weight.zero_()
+    net[2].weight[0, 0] = 1
+    x = torch.zeros(16, 1, 8, 8)  # a smaller batch is a matrix product
+    x[..., 4:, 4:] = torch.rand(16, 1, 4, 4)
+    x[..., :2, :2] = 1e-9 * net[0].weight[..., 1:, 1:].sign()
+    with torch.backends.nnpack.flags(enabled=False):
+        assert (sound_radius(net, x, torch.zeros(16, dtype=torch.long)) > 0).all() and (net(x).argmax(1) == 0).all()
+    with torch.backends.nnpack.flags(enabled=True):
+        if torch.backends.nnpack.is_available():
+            with pytest.raises(RuntimeError, match="NNPACK"):
+                sound_radius(net, x)
+            assert (net(x).argmax(1) != 0).any()
+        check_program(_net(NETS["conv"]), torch.rand(2, 2, 4, 4))  # distances are not transformed
+
+
 def test_too_many_terms_are_refused():
     from linf_plugin.rounding import MOST_TERMS, _gamma
 

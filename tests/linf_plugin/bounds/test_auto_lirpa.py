@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from nets import BoundedModule, ball, make
+from nets import BoundedModule, BoundedTensor, PerturbationLpNorm, ball, make
 from torch import nn
 
 from linf_plugin import SortDistLinear, compat
@@ -18,6 +18,25 @@ def float64():
     """Rounding then is far below what the tests look for."""
     with compat.float64_by_default():
         yield
+
+
+@pytest.mark.filterwarnings("ignore:Pre-activation bounds are too loose:UserWarning")
+@pytest.mark.parametrize("method", ["IBP", "CROWN-IBP", "CROWN"])
+@pytest.mark.parametrize("function", (nn.Tanh, nn.Sigmoid))
+def test_bounds_of_saturated_neurons_hold(function, method, float64):
+    """Inputs from beyond ±500, where auto_LiRPA 0.3 clips them."""
+    ends = torch.tensor([[-2000.0, 3], [-3, 2000], [-2000, -600], [600, 2000], [-1000, 4000], [-10, 10]])
+    net = nn.Sequential(nn.Linear(1, 6), function()).eval()
+    with torch.no_grad():
+        net[0].weight[:, 0], net[0].bias[:] = ends.diff(dim=1)[:, 0] / 2, ends.mean(1)
+    weights = torch.eye(6).repeat(1, 2, 1)
+    weights[:, 6:, :] -= 0.5  # a sum over all of them
+    lower, upper = BoundedModule(net, torch.zeros(1, 1)).compute_bounds(
+        x=(BoundedTensor(torch.zeros(1, 1), PerturbationLpNorm(norm=math.inf, eps=1.0)),), C=weights, method=method
+    )
+    with torch.no_grad():
+        y = net(torch.linspace(-1, 1, 4001).unsqueeze(1)) @ weights[0].t()
+    assert (lower <= y + 1e-9).all() and (y <= upper + 1e-9).all()
 
 
 @pytest.mark.parametrize("name", ("mlp", "sortnet"))
