@@ -8,6 +8,7 @@ imported, or patched inside it; nothing else sees a change.
 import contextlib
 import functools
 import importlib
+import inspect
 import sys
 import types
 import warnings
@@ -234,3 +235,19 @@ def scaled(A, factor: float):
     if A is None or factor == 1:
         return A
     return A * factor if isinstance(A, torch.Tensor) else A.create_similar(A.patches * factor)
+
+
+def given_bounds(bounded, bounds: dict) -> dict:
+    """The keyword argument of ``bounded.compute_bounds`` for intermediate bounds, whose name depends on the version."""
+    names = inspect.signature(type(bounded).compute_bounds).parameters
+    return {"interm_bounds" if "interm_bounds" in names else "intermediate_layer_bounds": bounds}
+
+
+def reads_bounds(node) -> bool:
+    """Whether the node's relaxation is made on bounds of its inputs."""
+    return bool(getattr(node, "requires_input_bounds", [])) or getattr(node, "nonlinear", False)
+
+
+def is_input(node) -> bool:
+    """Whether the node is an input of the net, whose bounds are the box."""
+    return not node.inputs

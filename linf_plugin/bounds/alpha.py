@@ -24,10 +24,9 @@ class WithWeights:
 
     def init_opt_parameters(self, start_nodes) -> None:
         x, *weights = self.inputs
-        neurons = math.prod(self.output_shape[1:])
         with torch.no_grad():
             blocks = self.blocks(x, *(w.forward_value for w in weights))
-            start, self.below = linear.starting_weights(blocks, neurons)
+            start, self.below = linear.starting_weights(blocks)
         start = torch.cat([start, start]).unsqueeze(1)  # (2·J, 1, B, neurons)
         self.alpha = {}
         for name, size, *_ in start_nodes:

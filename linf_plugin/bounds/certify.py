@@ -102,10 +102,14 @@ class _Problem:
             if self.bounded is None:
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 net = self._noisy if self.sound else self.exact
-                bounded = BoundedModule(net, first, bound_opts=dict(WITHOUT_SHORTCUTS), device=x.device, verbose=False)
-                self.bounded = bounded.requires_grad_(False)
+                self.bounded = BoundedModule(
+                    net, first, bound_opts=dict(WITHOUT_SHORTCUTS), device=x.device, verbose=False
+                )
+                self.bounded.eval()  # in training mode it asks for gradients of parameters
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
-            bound, _ = compute_bounds(self.bounded, (ball, *amounts), C, lirpa_method, bound_upper=False)
+            bound, _ = compute_bounds(
+                self.bounded, (ball, *amounts), C, lirpa_method, bound_upper=False, output_only=True
+            )
         if self.sound:
             bound = bound - torch.where(C == 0, 0, noises.slack(self.bounded).unsqueeze(1)).sum(2)
         return bound.amin(1)

@@ -7,12 +7,14 @@ import io
 import torch
 from torch import Tensor, maximum, minimum
 
+from .. import compat
+
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
 
 
 def compute_bounds(
     bounded, x: tuple, C: Tensor | None = None, method: str = "CROWN", *, bound_lower: bool = True,
-    bound_upper: bool = True, **options,
+    bound_upper: bool = True, output_only: bool = False, **options,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and at the output.
 
@@ -26,6 +28,8 @@ def compute_bounds(
         method: as ``BoundedModule.compute_bounds`` takes it: "IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized",
             "Forward", "Forward+Backward".
         bound_lower, bound_upper: which sides are wanted.
+        output_only: of "CROWN-Optimized", optimise what the output's bounds need and take intermediate bounds of
+            CROWN.  Looser, but the cost grows with the outputs alone and not with the widths of all layers.
         options: further arguments of ``BoundedModule.compute_bounds``.
 
     Returns:
@@ -41,6 +45,11 @@ def compute_bounds(
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
     with contextlib.ExitStack() as during:
         if method.lower() in OPTIMISED:
+            if output_only:
+                options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides))
+                settings = bounded.bound_opts["optimize_bound_args"]
+                during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
+                settings["use_shared_alpha"] = True  # of intermediate bounds: they are made, but not used
             intervals = {n: tuple(end.detach() for end in interval) for n, interval in intervals.items()}
             during.enter_context(torch.enable_grad())
             during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints when it stops
@@ -48,6 +57,17 @@ def compute_bounds(
         during.callback(delattr, bounded, "_linf_intervals")
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
     return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
+
+
+@torch.no_grad()
+def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict) -> dict[str, list[Tensor]]:
+    """Bounds by CROWN of the nodes whose bounds relaxations read."""
+    compute_bounds(bounded, x, C, "CROWN", **sides)
+    return {
+        node.name: [node.lower, node.upper]
+        for reader in bounded._modules.values() if reader.perturbed and compat.reads_bounds(reader)
+        for node in reader.inputs if node.perturbed and not compat.is_input(node)
+    }
 
 
 def cut_to_intervals(bounded_module: type) -> None:

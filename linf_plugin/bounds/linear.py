@@ -19,41 +19,53 @@ from .lines import Side
 
 BLOCK_BYTES = 1 << 22  # of one (batch, neurons of the block, in) tensor, and of one (S, batch, neurons)
 
+MOST_KEPT = 1 << 22  # numbers of a box, or neurons of a batch, whose lines are remembered
+
 # (lower (rows, in), upper, w (neurons, in), many=) → lines below and above
 MakeLines = Callable[..., tuple[Side, Side]]
 
 
 class Block(NamedTuple):
-    """The lines of some neurons: ``neurons`` says which, as a slice or as positions in the flattened output."""
+    """The lines of some neurons: ``neurons`` says which, as positions in the flattened output."""
 
-    neurons: slice | Tensor
+    neurons: Tensor
     below: Side
     above: Side
 
+    def parts(self, most: int) -> Iterator["Block"]:
+        """The same, at most so many neurons at a time."""
+        for k in range(0, len(self.neurons), most):
+            part = slice(k, k + most)
+            yield Block(self.neurons[part], *(
+                Side(*(None if a is None else a[:, part] for a in side)) for side in self[1:]
+            ))
+
 
 class Blocks(NamedTuple):
-    """All blocks of a layer whose flattened input has ``features`` numbers, and one more that is always 0 where
-    there is padding."""
+    """All blocks of a layer from ``features`` numbers, and one more that is always 0 where there is padding, to
+    ``neurons``.  ``walk(many)`` makes them; ``small`` says that their lines have few slopes each."""
 
     features: int
+    neurons: int
     padded: bool
+    small: bool
     dtype: torch.dtype
-    walk: Callable[[bool, int], Iterator[Block]]  # (many, most neurons a block) → blocks
+    walk: Callable[[bool], Iterator[Block]]
 
 
-def _fully_connected(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor) -> Blocks:
-    """Fully connected: lower, upper (B, in), w (out, in)."""
+def _fully_connected(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tensor) -> Blocks:
+    """lower, upper (B, in), w (out, in)."""
+    step = max(1, BLOCK_BYTES // max(1, lower.numel() * lower.element_size()))
+    neurons = torch.arange(len(w), device=w.device)
 
-    def walk(many: bool, most: int) -> Iterator[Block]:
-        step = min(most, max(1, BLOCK_BYTES // max(1, lower.numel() * lower.element_size())))
+    def walk(many: bool) -> Iterator[Block]:
         for k in range(0, len(w), step):
-            rows = slice(k, min(k + step, len(w)))
-            yield Block(rows, *make(lower, upper, w[rows], many=many))
+            yield Block(neurons[k : k + step], *make(lower, upper, w[k : k + step], many=many))
 
-    return Blocks(w.shape[1], False, lower.dtype, walk)
+    return Blocks(w.shape[1], len(w), False, small, lower.dtype, walk)
 
 
-def _windows(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor, conv: tuple) -> Blocks:
+def _windows(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tensor, conv: tuple) -> Blocks:
     """Windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
     batch, groups, pixels = len(lower), conv[3], math.prod(lower.shape[1:])
     names = torch.arange(1, pixels + 1, dtype=torch.float64, device=lower.device).view(1, *lower.shape[1:])
@@ -75,10 +87,11 @@ def _windows(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor, conv: tup
             a.reshape(batch, neurons, *a.shape[2:]) for a in side[1:]
         ))
 
-    def walk(many: bool, most: int) -> Iterator[Block]:
-        each = max(1, batch * fan_in * lower.element_size())
-        window_step = max(1, min(count, most, BLOCK_BYTES // each))
-        channel_step = max(1, min(channels, most // window_step, BLOCK_BYTES // (each * window_step)))
+    each = max(1, batch * fan_in * lower.element_size())
+    window_step = max(1, min(count, BLOCK_BYTES // each))
+    channel_step = max(1, min(channels, BLOCK_BYTES // (each * window_step)))
+
+    def walk(many: bool) -> Iterator[Block]:
         for g in range(groups):
             for v in range(0, count, window_step):
                 place = at[g, v : v + window_step]
@@ -89,29 +102,59 @@ def _windows(make: MakeLines, lower: Tensor, upper: Tensor, w: Tensor, conv: tup
                     window = torch.arange(v, v + len(place), device=at.device)
                     yield Block((channel * count + window.unsqueeze(1)).flatten(), *(on_image(s, place) for s in sides))
 
-    return Blocks(pixels, True, lower.dtype, walk)
+    return Blocks(pixels, len(w) * count, True, small, lower.dtype, walk)
 
 
 def dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> Blocks:
     """Of ‖x − w_k‖_p: lower, upper (B, in), w (out, in)."""
-    return _fully_connected(partial(lines.dist, p=p), lower, upper, w)
+    return _fully_connected(partial(lines.dist, p=p), p == math.inf, lower, upper, w)
 
 
 def sorted_dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> Blocks:
     """Of sorted sums of |x − w_k|: lower, upper (B, in), w (out, in)."""
-    return _fully_connected(partial(lines.sorted_sum, rho=rho, k=k), lower, upper, w)
+    return _fully_connected(partial(lines.sorted_sum, rho=rho, k=k), False, lower, upper, w)
 
 
 def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> Blocks:
     """Of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
-    return _windows(partial(lines.dist, p=p), lower, upper, w, conv)
+    return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, conv)
 
 
 def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
     """Of tanh: lower, upper (B, *)."""
     sides = partial(lines.tanh, lower.flatten(1), upper.flatten(1))
     features = math.prod(lower.shape[1:])
-    return Blocks(features, False, lower.dtype, lambda many, most: iter([Block(slice(0, features), *sides(many))]))
+    return Blocks(features, features, False, True, lower.dtype, lambda many: iter([Block(torch.arange(features, device=lower.device), *sides(many))]))
+
+
+class Memory:
+    """Keeps the blocks of a layer for the next pass over the same box, where they are small.
+
+    A pass from each later layer, and each step of an optimisation, wants the same lines.
+    """
+
+    def __init__(self):
+        self._key, self._kept = [], {}
+
+    def recall(self, blocks: Blocks, *key: Tensor) -> Blocks:
+        """``blocks``, or those of the last call if it had the same ``key``, the tensors that decide them, by value."""
+        differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in key)
+        if differentiable or not blocks.small or max(len(key[0]) * blocks.neurons, *(a.numel() for a in key)) > MOST_KEPT:
+            return blocks
+        if len(key) != len(self._key) or not all(map(_same, key, self._key)):
+            self._key, self._kept = [a.detach().clone() for a in key], {}
+        kept = self._kept
+
+        def walk(many: bool) -> Iterator[Block]:
+            if many not in kept:
+                kept[many] = list(blocks.walk(many))
+            return iter(kept[many])
+
+        return blocks._replace(walk=walk)
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
 
 
 def _pull(A: Tensor, side: Side, weights: Tensor | None, slopes: Tensor, consts: Tensor) -> None:
@@ -162,7 +205,8 @@ def back_substitute(
         None if a is None else (a.new_zeros(*a.shape[:2], features, dtype=dtype), a.new_zeros(a.shape[:2], dtype=dtype))
         for a in (lA, uA)
     ]
-    for block in blocks.walk(alpha is not None, most):
+    parts = (part for block in blocks.walk(alpha is not None) for part in block.parts(most))
+    for block in parts:
         for which, (a, sums) in enumerate(zip((lA, uA), sides)):
             if sums is None:
                 continue
@@ -181,22 +225,22 @@ def back_substitute(
     return lA, lbias, uA, ubias
 
 
-def starting_weights(blocks: Blocks, neurons: int) -> tuple[Tensor, int]:
+def starting_weights(blocks: Blocks) -> tuple[Tensor, int]:
     """Weights of the default candidates: (J, B, neurons), those below and then those above; and how many are below."""
     found, below = None, 0
-    for block in blocks.walk(True, neurons):
+    for block in blocks.walk(True):
         one_hot = torch.cat([
             F.one_hot(side.default, side.consts.shape[2]).to(side.consts).movedim(2, 0)
             for side in (block.below, block.above)
         ])
-        found = one_hot.new_zeros(*one_hot.shape[:2], neurons) if found is None else found
+        found = one_hot.new_zeros(*one_hot.shape[:2], blocks.neurons) if found is None else found
         found[..., block.neurons] = one_hot
         below = block.below.consts.shape[2]
     return found, below
 
 
 def forward_substitute(
-    blocks: Blocks, lw: Tensor, lb: Tensor, uw: Tensor, ub: Tensor, neurons: int
+    blocks: Blocks, lw: Tensor, lb: Tensor, uw: Tensor, ub: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """From bounds lw·x₀ + lb ≤ x ≤ uw·x₀ + ub of the layer's input, linear in the net's input x₀, to those of y.
 
@@ -222,11 +266,10 @@ def forward_substitute(
 
     lows, highs, order = [], [], []
     most = max(1, BLOCK_BYTES // max(1, lw[:, :, 0].numel() * lw.element_size()))
-    everywhere = torch.arange(neurons, device=lw.device)
-    for block in blocks.walk(False, most):
+    for block in (part for block in blocks.walk(False) for part in block.parts(most)):
         lows.append(through(block.below, low))
         highs.append(through(block.above, low[::-1]))
-        order.append(everywhere[block.neurons])
+        order.append(block.neurons)
     back = torch.cat(order).argsort()
     low, high = (torch.cat(parts, 2)[..., back] for parts in (lows, highs))
     return low[:, :-1], low[:, -1], high[:, :-1], high[:, -1]

@@ -55,6 +55,7 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
             super().__init__(attr, inputs, output_index, options)
             self.arguments = tuple(attr[c] for c in constants)
             self.requires_input_bounds = [0]
+            self.memory = linear.Memory()
 
         def _check(self):
             if any(self.is_input_perturbed(i) for i in range(1, len(self.inputs))):
@@ -62,7 +63,8 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
             check_box(self)
 
         def blocks(self, x, *weights):
-            return make_blocks(x.lower, x.upper, *weights, *self.arguments)
+            key = (x.lower, x.upper, *weights)
+            return self.memory.recall(make_blocks(*key, *self.arguments), *key)
 
         def forward(self, x, *weights):
             return op(x, *weights, *self.arguments)
@@ -85,7 +87,7 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
             self._check()
             blocks, shape = self.blocks(x, *(w.lb for w in weights)), self.output_shape[1:]
             ends = (x.lw.flatten(2), x.lb.flatten(1), x.uw.flatten(2), x.ub.flatten(1))
-            lw, lb, uw, ub = linear.forward_substitute(blocks, *ends, math.prod(shape))
+            lw, lb, uw, ub = linear.forward_substitute(blocks, *ends)
             return package.linear_bound.LinearBound(
                 lw.unflatten(2, shape), lb.unflatten(1, shape), uw.unflatten(2, shape), ub.unflatten(1, shape)
             )

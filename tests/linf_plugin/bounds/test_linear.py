@@ -26,18 +26,18 @@ def inside(lower, upper, samples=300):
         yield lower + (at.round() if i % 2 else at) * (upper - lower)
 
 
-def weights(blocks, S, batch, neurons):
+def weights(blocks, S, batch):
     """Random ones, some of them negative: (2, J, S, B, neurons)."""
-    start, below = linear.starting_weights(blocks, neurons)
-    assert start.shape[1:] == (batch, neurons) and 0 < below < len(start)
-    return torch.randn(2, len(start), S, batch, neurons, dtype=torch.float64)
+    start, below = linear.starting_weights(blocks)
+    assert start.shape[1:] == (batch, blocks.neurons) and 0 < below < len(start)
+    return torch.randn(2, len(start), S, batch, blocks.neurons, dtype=torch.float64)
 
 
 def check(blocks, function, lower, upper, many):
     """lA·y ≥ lA'·x + lbias and uA·y ≤ uA'·x + ubias at points of the box."""
     y = function(lower).flatten(1)
     A = torch.randn(7, *y.shape, dtype=torch.float64)
-    alpha = weights(blocks, 7, *y.shape) if many else None
+    alpha = weights(blocks, 7, len(y)) if many else None
     lA, lbias, uA, ubias = linear.back_substitute(blocks, A, A, alpha)
     assert lA.shape == uA.shape == (7, len(lower), math.prod(lower.shape[1:])) and lbias.shape == ubias.shape == A.shape[:2]
     for x in inside(lower, upper):
@@ -82,7 +82,7 @@ def test_starting_weights_are_the_defaults(p):
     lower, upper, w = boxes(out=13)
     blocks = linear.dist_blocks(lower, upper, w, p)
     A = torch.randn(4, 3, 13, dtype=torch.float64)
-    start, _ = linear.starting_weights(blocks, 13)
+    start, _ = linear.starting_weights(blocks)
     alpha = torch.stack([start, start]).unsqueeze(2)  # for all specifications the same
     for ours, theirs in zip(linear.back_substitute(blocks, A, A, alpha), linear.back_substitute(blocks, A, A)):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
@@ -105,52 +105,76 @@ def test_blocks_do_not_change_the_result(kind, monkeypatch):
     p = 8.0 if "p=8" in kind else math.inf
     if "windows" in kind:
         lower = torch.randn(2, 4, 5, 4, dtype=torch.float64)
-        w, conv = torch.randn(6, 2, 3, 2, dtype=torch.float64), ([1, 2], [1, 1], [1, 1], 2)
-        upper, neurons = lower + 0.3, torch.ops.linf.dist_conv2d(lower, w, p, *conv)[0].numel()
-        blocks = linear.dist_conv2d_blocks(lower, upper, w, p, *conv)
+        w, constants = torch.randn(6, 2, 3, 2, dtype=torch.float64), (p, [1, 2], [1, 1], [1, 1], 2)
+        upper, make = lower + 0.3, linear.dist_conv2d_blocks
     else:
         lower, upper, w = boxes(out=13)
-        neurons = 13
-        blocks = linear.sorted_dist_blocks(lower, upper, w, 0.4, 3) if kind == "sorted" else linear.dist_blocks(
-            lower, upper, w, p
-        )
-    A = torch.randn(3, len(lower), neurons, dtype=torch.float64)
-    alpha = weights(blocks, 3, len(lower), neurons)
+        make, constants = (linear.sorted_dist_blocks, (0.4, 3)) if kind == "sorted" else (linear.dist_blocks, (p,))
+    blocks = make(lower, upper, w, *constants)
+    A = torch.randn(3, len(lower), blocks.neurons, dtype=torch.float64)
+    alpha = weights(blocks, 3, len(lower))
     coefficients = [torch.randn(len(lower), 5, lower[0].numel(), dtype=torch.float64) for _ in range(2)]
     ends = coefficients[0], lower.flatten(1), coefficients[1], upper.flatten(1)
-    whole = [
-        *linear.back_substitute(blocks, A, A, alpha), *linear.back_substitute(blocks, A, A),
-        *linear.forward_substitute(blocks, *ends, neurons), linear.starting_weights(blocks, neurons)[0],
-    ]
+
+    def everything(blocks):
+        return [
+            *linear.back_substitute(blocks, A, A, alpha), *linear.back_substitute(blocks, A, A),
+            *linear.forward_substitute(blocks, *ends), linear.starting_weights(blocks)[0],
+        ]
+
+    whole = everything(blocks)
     monkeypatch.setattr(linear, "BLOCK_BYTES", 1)
-    assert len(list(blocks.walk(False, 1))) == neurons
-    parts = [
-        *linear.back_substitute(blocks, A, A, alpha), *linear.back_substitute(blocks, A, A),
-        *linear.forward_substitute(blocks, *ends, neurons), linear.starting_weights(blocks, neurons)[0],
-    ]
-    for ours, theirs in zip(parts, whole, strict=True):
+    blocks = make(lower, upper, w, *constants)
+    assert len(list(blocks.walk(False))) == blocks.neurons
+    for ours, theirs in zip(everything(blocks), whole, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+
+
+def test_lines_are_remembered_for_the_same_box_and_weights_only():
+    lower, upper, w = boxes()
+    memory, calls = linear.Memory(), []
+
+    def recall(*key):
+        blocks = linear.dist_blocks(*key, math.inf)
+        walk = blocks.walk
+        return memory.recall(blocks._replace(walk=lambda many: calls.append(many) or walk(many)), *key)
+
+    A = torch.randn(2, 3, 5, dtype=torch.float64)
+    for _ in range(3):
+        linear.back_substitute(recall(lower.clone(), upper, w), A, A)
+    assert calls == [False]
+    linear.starting_weights(recall(lower, upper, w))
+    assert calls == [False, True]
+    w.data[0, 0] += 1  # which no version counter sees
+    found = linear.back_substitute(recall(lower, upper, w), A, A)
+    assert calls == [False, True, False]
+    for ours, theirs in zip(found, linear.back_substitute(linear.dist_blocks(lower, upper, w, math.inf), A, A)):
+        assert torch.equal(ours, theirs)
+    recall(lower, upper, w.requires_grad_()).walk(False)
+    recall(lower, upper, w).walk(False)
+    assert calls == [False, True, False, False, False]  # gradients are wanted anew each time
+    dense = linear.dist_blocks(lower, upper, w.detach(), 2.0)
+    assert memory.recall(dense, lower, upper, w.detach()) is dense  # too large to keep
 
 
 def test_a_layer_of_any_width_is_treated_a_block_at_a_time():
     """No (batch, out, in) tensor is held whole: 30 MB here, in blocks of at most 4."""
     lower = torch.rand(4, 700, dtype=torch.float64)
     w = torch.randn(1400, 700, dtype=torch.float64)
-    rows = [b.neurons.stop - b.neurons.start for b in linear.dist_blocks(lower, lower + 0.1, w, 2.0).walk(True, 10**6)]
+    rows = [len(block.neurons) for block in linear.dist_blocks(lower, lower + 0.1, w, 2.0).walk(True)]
     assert sum(rows) == 1400 and max(rows) * 700 * 4 * 8 <= linear.BLOCK_BYTES
 
 
 def forward_case(function, blocks, lower, upper):
     """y between its lines where x is anything between its own, for x₀ in [0, 1]^5."""
     batch, features = len(lower), math.prod(lower.shape[1:])
-    neurons = math.prod(function(lower).shape[1:])
     middle, reach = (lower + upper).flatten(1) / 2, (upper - lower).flatten(1) / 2
     # |lw·x₀| ≤ reach/2 and lb = middle − reach/2, so that x₀ decides the lower half of the box, and alike for the upper
     lw, uw = (torch.rand(batch, 5, features, dtype=torch.float64) - 0.5 for _ in range(2))
     lw, uw = (a * (reach / 5).unsqueeze(1) for a in (lw, uw))
     lb, ub = middle - reach / 2, middle + reach / 2
-    found = linear.forward_substitute(blocks, lw, lb, uw, ub, neurons)
-    assert found[0].shape == found[2].shape == (batch, 5, neurons)
+    found = linear.forward_substitute(blocks, lw, lb, uw, ub)
+    assert found[0].shape == found[2].shape == (batch, 5, blocks.neurons)
     for _ in range(200):
         x0 = torch.rand(batch, 1, 5, dtype=torch.float64).round()
         low, high = (((x0 @ a).squeeze(1) + b) for a, b in ((lw, lb), (uw, ub)))
@@ -189,7 +213,7 @@ def test_forward_substitution_bounds_windows(conv_case, p):
 def test_substitution_is_differentiable(p):
     boxed = [a.requires_grad_() for a in boxes(n=2, out=3, features=4)]
     A = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
-    alpha = torch.rand(2, weights(linear.dist_blocks(*boxed, p), 1, 2, 3).shape[1], 1, 2, 3, dtype=torch.float64)
+    alpha = torch.rand(2, weights(linear.dist_blocks(*boxed, p), 1, 2).shape[1], 1, 2, 3, dtype=torch.float64)
 
     def back(A, alpha, *boxed):
         return linear.back_substitute(linear.dist_blocks(*boxed, p), A, A, alpha)
@@ -198,6 +222,6 @@ def test_substitution_is_differentiable(p):
     lw, uw = (torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
 
     def forward(lower, upper, w, lw, uw):
-        return linear.forward_substitute(linear.dist_blocks(lower, upper, w, p), lw, lower, uw, upper, 3)
+        return linear.forward_substitute(linear.dist_blocks(lower, upper, w, p), lw, lower, uw, upper)
 
     assert torch.autograd.gradcheck(forward, (*boxed, lw, uw))
