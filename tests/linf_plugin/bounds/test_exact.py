@@ -19,7 +19,7 @@ from linf_plugin import (
     lipschitz_bound,
     margin,
 )
-from linf_plugin.bounds import exact, margin_bound
+from linf_plugin.bounds import margin_bound, piecewise
 from linf_plugin.bounds.certify import LIRPA_METHODS
 from linf_plugin.bounds.exact import exact_radius
 
@@ -240,16 +240,16 @@ def test_a_time_limit_leaves_a_gap():
 def test_what_the_solver_leaves_open_is_reported(monkeypatch, code, message, dual, status):
     """A stopped program contributes its dual bound, a failed one nothing: what remains is what intervals prove."""
     result = OptimizeResult(status=code, message=message, mip_dual_bound=dual, x=None, fun=None)
-    monkeypatch.setattr(exact, "milp", lambda *args, **options: result)
+    monkeypatch.setattr(piecewise, "milp", lambda *args, **options: result)
     found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
     assert found.status == status and found.upper == math.inf
     assert 0.09 < found.lower <= 0.125
     if code == 1:
-        assert found.lower == pytest.approx(0.124, abs=2 * exact.TOLERANCE)
+        assert found.lower == pytest.approx(0.124, abs=2 * piecewise.TOLERANCE)
 
 
 def test_a_point_that_rational_arithmetic_refuses_is_not_reported(monkeypatch):
-    solve = exact.milp
+    solve = piecewise.milp
 
     def wrong(*args, **options):
         result = solve(*args, **options)
@@ -257,7 +257,7 @@ def test_a_point_that_rational_arithmetic_refuses_is_not_reported(monkeypatch):
             result.x = np.zeros_like(result.x)
         return result
 
-    monkeypatch.setattr(exact, "milp", wrong)
+    monkeypatch.setattr(piecewise, "milp", wrong)
     found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
     assert found.adversarial is None and found.status == "unsettled" and found.lower <= 0.125 < found.upper
 
