@@ -5,6 +5,7 @@ choices, and everything else is linear.
 """
 
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,6 +20,7 @@ from ..kernels import windows
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, flat_layers
 
 TOLERANCE = 1e-6  # HiGHS's mip_feasibility_tolerance and mip_abs_gap, in units of each variable's interval
+SMALL = 1e-9  # coefficients below it are 0 to HiGHS
 ROUNDING = 1e-12  # relative, of a sum of up to 4,000 products in float64
 
 Interval = tuple[np.ndarray, np.ndarray]
@@ -37,6 +39,7 @@ class Program:
 
     HiGHS's tolerances are absolute, so it is given each variable as a part of its interval (of at least 1e-6 of
     its value: what it may be off by is then never below ``ROUNDING``), and each row with a largest coefficient of 1.
+    Each row is widened by what is rounded and left out in that.
     """
 
     def __init__(self):
@@ -67,41 +70,74 @@ class Program:
 
     def minimise(self, variable: int, seconds: float) -> tuple[str, float, np.ndarray | None]:
         """(status, lower bound, solution or None) according to HiGHS.  Status is "optimal", "time limit" or
-        "unsettled", and a program without a solution is "optimal" with bound ∞."""
+        "unsettled", and a program without a solution is "optimal" with bound ∞.
+
+        HiGHS 1.12 calls a few programs with binaries infeasible, or a solution optimal, wrongly: some with presolve,
+        some without.  So it is asked both ways, and where the answers differ the program is "unsettled".
+        """
+        deadline = time.monotonic() + seconds
+        scaled = self._scaled(variable)
+        if scaled is None:
+            return "unsettled", -math.inf, None
+        arguments, middle, scale = scaled
+        statuses, bounds, solutions = set(), [], []
+        for presolve in (False, True) if any(self.integer) else (False,):
+            left = max(deadline - time.monotonic(), 0.0)
+            status, bound, solution = _solve(arguments, left, presolve)
+            statuses.add(status)
+            bounds.append(bound)
+            solutions += [] if solution is None else [middle + scale * solution]
+        status = next(s for s in ("unsettled", "time limit", "optimal") if s in statuses)
+        if status == "optimal" and min(bounds) < max(bounds) - 10 * TOLERANCE:
+            status = "unsettled"
+        solution = min(solutions, key=lambda values: values[variable], default=None)
+        return status, float(middle[variable] + scale[variable] * min(bounds)), solution
+
+    def _scaled(self, variable: int) -> tuple[dict, np.ndarray, np.ndarray] | None:
+        """Arguments of ``milp``, and what turns its solution t into middle + scale·t; None beyond float64."""
         low, high, integer = np.array(self.low), np.array(self.high), np.array(self.integer)
         middle = np.where(integer, 0.0, low / 2 + high / 2)
         scale = np.where(integer, 1.0, np.maximum(high / 2 - low / 2, TOLERANCE * abs(middle)))
         scale[scale == 0] = 1.0  # of what is always 0
         # SciPy 1.11 takes 32-bit indices only.
         columns, starts = np.array(self.columns, np.int32), np.array(self.starts, np.int32)
-        coefficients = np.array(self.coefficients)
-        shift = np.add.reduceat(coefficients * middle[columns], starts[:-1])
+        coefficients, row_low, row_high = np.array(self.coefficients), np.array(self.row_low), np.array(self.row_high)
+        products = coefficients * middle[columns]
+        shift, size = np.add.reduceat(products, starts[:-1]), np.add.reduceat(abs(products), starts[:-1])
         coefficients = coefficients * scale[columns]
         largest = np.maximum.reduceat(abs(coefficients), starts[:-1])
         largest[largest == 0] = 1.0
         coefficients = coefficients / np.repeat(largest, np.diff(starts))
-        ends = (np.array(self.row_low) - shift) / largest, (np.array(self.row_high) - shift) / largest
         bounds = (low - middle) / scale, (high - middle) / scale
+        small = abs(coefficients) < SMALL
+        room = ROUNDING * size / largest + np.add.reduceat(
+            np.where(small, abs(coefficients) * np.maximum(*map(abs, bounds))[columns], 0.0), starts[:-1]
+        )
+        coefficients[small] = 0.0
+        ends = (row_low - shift) / largest - room, (row_high - shift) / largest + room
         if not np.isfinite([*coefficients, *bounds[0], *bounds[1]]).all() or np.isnan(ends).any():
-            return "unsettled", -math.inf, None
+            return None
         cost = np.zeros(len(low))
         cost[variable] = 1
         rows = sparse.csr_array((coefficients, columns, starts), shape=(len(starts) - 1, len(low)))
-        # With presolve HiGHS 1.12 calls some programs infeasible that have solutions.
-        result = milp(
-            cost, integrality=integer.astype(int), bounds=Bounds(*bounds), constraints=LinearConstraint(rows, *ends),
-            options={"time_limit": seconds, "mip_rel_gap": 0.0, "presolve": False},
-        )
-        if result.status == 2 and "infeasible" in result.message:  # a malformed program has status 2 as well
-            return "optimal", math.inf, None
-        bound = result.mip_dual_bound
-        if result.status == 0 and not any(self.integer):
-            bound = result.fun
-        if result.status not in (0, 1) or bound is None or math.isnan(bound):
-            bound = -math.inf
-        status = {0: "optimal", 1: "time limit"}.get(result.status, "unsettled")
-        solution = None if result.x is None else middle + scale * result.x
-        return status, float(middle[variable] + scale[variable] * bound), solution
+        arguments = {
+            "c": cost, "integrality": integer.astype(int), "bounds": Bounds(*bounds),
+            "constraints": LinearConstraint(rows, *ends),
+        }
+        return arguments, middle, scale
+
+
+def _solve(arguments: dict, seconds: float, presolve: bool) -> tuple[str, float, np.ndarray | None]:
+    """(status, lower bound, solution or None), as in ``Program.minimise``."""
+    result = milp(**arguments, options={"time_limit": seconds, "mip_rel_gap": 0.0, "presolve": presolve})
+    if result.status == 2 and "infeasible" in result.message:  # a malformed program has status 2 as well
+        return "optimal", math.inf, None
+    bound = result.mip_dual_bound
+    if result.status == 0 and not arguments["integrality"].any():
+        bound = result.fun
+    if result.status not in (0, 1) or bound is None or math.isnan(bound):
+        bound = -math.inf
+    return {0: "optimal", 1: "time limit"}.get(result.status, "unsettled"), bound, result.x
 
 
 # Steps: what layers are made of.  Each has ``interval`` (outward), ``encode`` and ``evaluate`` (rational).
@@ -194,7 +230,8 @@ class Distance:
         return np.maximum(least.max(1), 0), most.max(1)
 
     def encode(self, program, x, low, high):
-        """y ≥ each option, and y ≤ the chosen one: Σ b = 1, y ≤ option + (max y − min option)·(1 − b)."""
+        """y ≥ each option, and y ≤ the chosen one: Σ b = 1, y ≤ option + (max y − min option)·(1 − b).
+        A single option needs no b."""
         box = self.interval(low, high)
         least, most = self._options(low, high)
         y = program.variables(*box)
@@ -202,13 +239,18 @@ class Distance:
         half = self.index.shape[1]
         for k in range(len(y)):
             attained = np.flatnonzero(most[k] >= box[0][k])
-            chosen = program.variables(np.zeros(len(attained)), np.ones(len(attained)), integer=True)
-            program.require(chosen, np.ones(len(attained)), 1, 1)
+            chosen = [None]
+            if len(attained) > 1:
+                chosen = program.variables(np.zeros(len(attained)), np.ones(len(attained)), integer=True)
+                program.require(chosen, np.ones(len(attained)), 1, 1)
             for o, b in zip(attained, chosen):
                 i, sign = o % half, 1.0 if o < half else -1.0
-                room = box[1][k] - least[k, o]
                 shift = -sign * self.weight[k, i]
                 column = x[self.index[k, i]]
+                if b is None:
+                    program.require([y[k], column], [1, -sign], shift, shift)
+                    continue
+                room = box[1][k] - least[k, o]
                 program.require([y[k], column], [1, -sign], low=shift)
                 program.require([y[k], column, b], [1, -sign, room], high=shift + room)
         return y, box
