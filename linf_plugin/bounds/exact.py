@@ -39,6 +39,7 @@ class ExactRadius:
 
 
 @torch.no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # such programs are "unsettled"
 def exact_radius(
     model: nn.Module, x: Tensor, label: int | None = None, *,
     low: float = 0.0, high: float = 1.0, time_limit: float = 60.0,

@@ -93,6 +93,7 @@ class Program:
         solution = min(solutions, key=lambda values: values[variable], default=None)
         return status, float(middle[variable] + scale[variable] * min(bounds)), solution
 
+    @np.errstate(over="ignore", invalid="ignore")
     def _scaled(self, variable: int) -> tuple[dict, np.ndarray, np.ndarray] | None:
         """Arguments of ``milp``, and what turns its solution t into middle + scale·t; None beyond float64."""
         low, high, integer = np.array(self.low), np.array(self.high), np.array(self.integer)
