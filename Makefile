@@ -6,11 +6,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test test-lirpa sanitize clean
+.PHONY: help demo test test-lirpa fuzz sanitize clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
 	@echo "make test                     the test suite"
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
+	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
 	@echo "make sanitize                 the CPU kernels' tests, compiled by gcc to stop at bad addresses and overflows"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV)"
 
@@ -35,6 +36,10 @@ test-lirpa: $(VENV)/.installed
 	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
 	$(BIN)/python -m pip install --quiet packaging graphviz
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
+
+# Threads that spin while others compute would slow the evaluations on two threads down.
+fuzz: $(VENV)/.installed
+	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --out results/fuzz.json
 
 # A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
 # With checks that are calls, which compile in a fifth of the time; without the test that reads 2³¹ numbers, a call each.

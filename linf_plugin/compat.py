@@ -81,19 +81,75 @@ class _Node:
         return symbolic_helper._node_get(self._node, key)
 
 
+def _mend_matmul(package: types.ModuleType) -> None:
+    """A linear layer without bias is traced as a product, which 0.3 asks to take a specification C and which cannot."""
+    matmul, linear_bound = package.bound_ops.BoundMatMul, package.linear_bound.LinearBound
+    interval_propagate, bound_forward = matmul.interval_propagate, matmul.bound_forward
+
+    @functools.wraps(interval_propagate)
+    def interval(self, *v, C=None):
+        bounds = interval_propagate(self, *v)
+        return bounds if C is None else package.bound_ops.BoundLinear.interval_propagate(None, bounds, C=C)
+
+    @functools.wraps(bound_forward)
+    def forward(self, dim_in, x, y, C=None):
+        found = bound_forward(self, dim_in, x, y)
+        if C is None:
+            return found
+        positive, negative = (part.transpose(1, 2) for part in (C.clamp_min(0), C.clamp_max(0)))
+
+        def combined(a, b):  # C⁺·a + C⁻·b of (B, *, outputs)
+            a, b = (end if end.dim() == 3 else end.unsqueeze(1) for end in (a, b))
+            return a @ positive + b @ negative
+
+        lb, ub = combined(found.lb, found.ub).squeeze(1), combined(found.ub, found.lb).squeeze(1)
+        return linear_bound(combined(found.lw, found.uw), lb, combined(found.uw, found.lw), ub)
+
+    matmul.interval_propagate, matmul.bound_forward = interval, forward
+
+
+def _hold_beyond_limit(relax: Callable) -> Callable:
+    """0.3 draws lines of tanh as if its inputs lay within ±500; where they may not, its output's ends hold."""
+
+    @functools.wraps(relax)
+    def relax_everywhere(self, x, func, dfunc):
+        relax(self, x, func, dfunc)
+        beyond = (x.lower < -self.x_limit) | (x.upper > self.x_limit)
+        self.lw, self.uw = (torch.where(beyond, 0, slope) for slope in (self.lw, self.uw))
+        self.lb, self.ub = (
+            torch.where(beyond, func(end), b) for end, b in ((x.lower, self.lb), (x.upper, self.ub))
+        )
+
+    return relax_everywhere
+
+
 def _mend_0_3(package: types.ModuleType) -> None:
-    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has."""
+    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and a rule that is wrong."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
     parse_graph = parse.parse_graph
     parse.parse_graph = functools.wraps(parse_graph)(
         lambda graph, inputs, params: parse_graph(_Graph(graph), inputs, params)
     )
+    relu = package.bound_ops.BoundRelu
+    init_opt_parameters = relu.init_opt_parameters
+
+    @functools.wraps(init_opt_parameters)
+    def init_relu(self, start_nodes):
+        init_opt_parameters(self, start_nodes)
+        # It forgets to forget the indices of unstable neurons where it keeps an α for every neuron.
+        if all(alpha.shape[3:] == self.shape for alpha in self.alpha.values()):
+            self.alpha_indices = None
+
+    relu.init_opt_parameters = init_relu
+    _mend_matmul(package)
     module = package.BoundedModule
     module.register_parameter = nn.Module.register_parameter  # its own copy refers to torch._six
     named_members = module._named_members
     module._named_members = functools.wraps(named_members)(
         lambda self, get, prefix="", recurse=True, remove_duplicate=True: named_members(self, get, prefix, recurse)
     )
+    tanh = package.bound_ops.BoundTanh  # BoundSigmoid inherits it
+    tanh.bound_relax_impl = _hold_beyond_limit(tanh.bound_relax_impl)
 
 
 def _wrap_tracing(package: types.ModuleType) -> None:

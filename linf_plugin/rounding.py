@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
-from .certificates import certified_radius
+from .certificates import certified_radius, margin
 from .kernels.reference import coefficients
 from .layers import (
     LinfDistConv2d,
@@ -47,7 +47,7 @@ class Reach(NamedTuple):
 
     @property
     def largest(self) -> Tensor:
-        return torch.maximum(self.lower.abs(), self.upper.abs())
+        return torch.maximum(self.upper, -self.lower)  # the larger of |lower| and |upper|, as lower ≤ upper
 
     def rounded(self, amount: Tensor) -> "Reach":
         """After one more operation, off by at most ``amount`` in float32."""
@@ -139,9 +139,13 @@ def _affine(apply: Callable) -> Callable:
         terms = math.prod(w.shape[1:]) + 1
         middle = apply(layer, (x.lower + x.upper) / 2, w, bias)
         radius = apply(layer, (x.upper - x.lower) / 2, w.abs(), None)
-        y = Reach(middle - radius, middle + radius, apply(layer, x.error, w.abs(), None) * OUTWARD)
-        total = apply(layer, x.largest, w.abs(), None if bias is None else bias.abs())
-        flushed = apply(layer, x.largest + 1, w.abs() + 1, None) + terms
+        # Where nothing has been rounded yet, and where noise is bounded layer by layer, there is no error.
+        error = apply(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(middle)
+        y = Reach(middle - radius, middle + radius, error)
+        largest = x.largest
+        total = apply(layer, largest, w.abs(), None if bias is None else bias.abs())
+        # At least Σ (|x_k| + 1)(|w_k| + 1), and no product: as a part of SMALLEST it need not be tight.
+        flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (w.abs() + 1).flatten(1).sum(1).amax() + terms
         amount = _gamma(terms) * total + 8 * SMALLEST * flushed
         return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
 
@@ -194,13 +198,20 @@ def layers(model: nn.Module) -> list[nn.Module]:
     )
 
 
+def _nnpack_convolves() -> bool:
+    """Whether this process leaves convolutions of large batches to NNPACK: where oneDNN does not come first."""
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return not onednn and torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
+
+
 def check_program(model: nn.Module, x: Tensor) -> None:
     """That the theorem speaks of this net on this machine.
 
     Raises:
         TypeError: a layer has no rule; weights or x are not float32.
         ValueError: the net is in training mode.
-        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN.
+        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN,
+            NNPACK.
     """
     parts = layers(model)
     if model.training or any(layer.training for layer in parts):
@@ -223,6 +234,11 @@ def check_program(model: nn.Module, x: Tensor) -> None:
             raise RuntimeError(
                 "cuDNN may convolve in TF32 or by transforms, which no bound of the rounding error covers: "
                 "set torch.backends.cudnn.enabled = False before certifying a net with nn.Conv2d"
+            )
+        if kind is nn.Conv2d and not x.is_cuda and _nnpack_convolves():
+            raise RuntimeError(
+                "without oneDNN, NNPACK may convolve by transforms, which no bound of the rounding error covers: "
+                "call torch.backends.nnpack.set_flags(False) before certifying a net with nn.Conv2d"
             )
 
 
@@ -303,6 +319,21 @@ def box(
     return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare
 
 
+def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """z (N, classes), float64 logits somewhere between ``lower`` and ``upper``, with the label's lowered and the
+    others raised by how far rounding can take the net there."""
+    error = reach(exact, lower, upper).error * OUTWARD
+    up = torch.nextafter(z + error, torch.full_like(z, math.inf))
+    down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
+    return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)
+
+
+def _lipschitz(exact: nn.Module) -> float:
+    """A Lipschitz bound of a net in float64, rounded up.  A radius above 2^127 or below 2^-149 is none, so it need
+    not be extreme."""
+    return min(max(lipschitz_bound(exact) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
+
+
 @torch.no_grad()
 def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> Tensor:
     """The ℓ∞ radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
@@ -323,19 +354,49 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
     """
     check_program(model, x)
     exact = copy.deepcopy(model).double()
-    lipschitz = lipschitz_bound(exact) * (1 + 2.0**-30)  # it is computed in float64
-    lipschitz = min(max(lipschitz, 2.0**-900), 2.0**900)  # a radius above 2^127 or below 2^-149 is none
+    lipschitz = _lipschitz(exact)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), batch_size):
         part = x[i : i + batch_size]
         z = exact(part.double())
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
         # The error grows with the radius, so its bound at a larger one will do.
-        error = reach(exact, *box(part, certified_radius(z, y, lipschitz))).error * OUTWARD
-        up = torch.nextafter(z + error, torch.full_like(z, math.inf))
-        down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
-        worst = torch.where(F.one_hot(y.long(), z.shape[1]).bool(), down, up)
-        exact_radius = certified_radius(worst, y, lipschitz)
+        ball = box(part, certified_radius(z, y, lipschitz))
+        exact_radius = certified_radius(_worst_logits(exact, z, y, *ball), y, lipschitz)
         radius = exact_radius.float()
         radii.append(torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius))
     return torch.cat(radii)
+
+
+@torch.no_grad()
+def sound_margin(
+    exact: nn.Module, x: Tensor, labels: Tensor, eps: float, low: float = -math.inf, high: float = math.inf
+) -> Tensor:
+    """What the Lipschitz bound L leaves of a margin, for the float32 program: z_y − z_j − 2L·eps less rounding.
+
+    ẑ(x′)_y − ẑ(x′)_j is at least that for every float32 x′ with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, and every
+    j ≠ y (docs/math.md, corollary of theorem 1).  Never above ẑ(x)_y − ẑ(x)_j − 2L·eps.
+
+    Args:
+        exact: a float64 copy of a float32 net that passes ``check_program``.
+        x: (N, *) float32.
+        labels: (N,).
+        eps: finite, ≥ 0, in units of x.
+        low, high: the range of inputs.
+
+    Returns:
+        (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
+
+    Raises:
+        TypeError: a layer has no known Lipschitz bound.
+    """
+    lower, upper = box(x, eps, low, high)
+    at = x.double()
+    # x itself too, should low or high fall between two float32 numbers.
+    ball = torch.minimum(lower, at), torch.maximum(upper, at)
+    z = exact(at)
+    lost = torch.tensor(2 * _lipschitz(exact) * eps, dtype=torch.float64, device=x.device)
+    infinity = torch.full_like(z[:, 0], math.inf)
+    least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)
+    least = torch.nextafter(least - torch.nextafter(lost, infinity), -infinity)
+    return torch.where(least.isfinite(), least, -infinity)

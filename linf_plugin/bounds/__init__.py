@@ -1,10 +1,19 @@
 """Bounds through auto_LiRPA.  Importing this package makes auto_LiRPA importable on current torch and NumPy
 and registers interval and linear rules for the distance operators."""
 
-from .certify import CERTIFICATES, certify, margin_bound, specification
+from .certify import CERTIFICATES, Certificate, certify, certify_each, margin_bound, specification
 from .compute import compute_bounds
 from .register import register
 
 register()
 
-__all__ = ["CERTIFICATES", "certify", "compute_bounds", "margin_bound", "register", "specification"]
+__all__ = [
+    "CERTIFICATES",
+    "Certificate",
+    "certify",
+    "certify_each",
+    "compute_bounds",
+    "margin_bound",
+    "register",
+    "specification",
+]

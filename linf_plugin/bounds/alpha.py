@@ -15,7 +15,7 @@ class WithWeights:
 
     ``self.alpha[start]`` has shape (2·J, S, B, *out): the J candidates' weights for the lower bound and then those
     for the upper; S specifications, or 1 for all.  Mixed into a subclass of BoundOptimizableActivation that has
-    ``_blocks``.
+    ``blocks``.
     """
 
     def __init__(self, *args):
@@ -23,10 +23,11 @@ class WithWeights:
         self.alpha_batch_dim = 2
 
     def init_opt_parameters(self, start_nodes) -> None:
-        x, w = self.inputs[:2]
-        blocks = self._blocks(x.lower.detach(), x.upper.detach(), w.forward_value.detach())
+        x, *weights = self.inputs
         neurons = math.prod(self.output_shape[1:])
-        start, self.below = linear.starting_weights(blocks, neurons)
+        with torch.no_grad():
+            blocks = self.blocks(x, *(w.forward_value for w in weights))
+            start, self.below = linear.starting_weights(blocks, neurons)
         start = torch.cat([start, start]).unsqueeze(1)  # (2·J, 1, B, neurons)
         self.alpha = {}
         for name, size, *_ in start_nodes:

@@ -1,8 +1,13 @@
 """Bounds of a BoundedModule that are never looser than its interval bounds, whatever the method."""
 
+import contextlib
 import functools
+import io
 
+import torch
 from torch import Tensor, maximum, minimum
+
+OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
 
 
 def compute_bounds(
@@ -34,13 +39,14 @@ def compute_bounds(
     if method.lower() == "ibp":
         return least if bound_lower else None, most if bound_upper else None
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
-    if any(word in method.lower() for word in ("optimized", "alpha")):  # which differentiates many times
-        intervals = {n: tuple(end.detach() for end in interval) for n, interval in intervals.items()}
-    bounded._linf_intervals = intervals
-    try:
+    with contextlib.ExitStack() as during:
+        if method.lower() in OPTIMISED:
+            intervals = {n: tuple(end.detach() for end in interval) for n, interval in intervals.items()}
+            during.enter_context(torch.enable_grad())
+            during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints when it stops
+        bounded._linf_intervals = intervals
+        during.callback(delattr, bounded, "_linf_intervals")
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
-    finally:
-        del bounded._linf_intervals
     return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
 
 

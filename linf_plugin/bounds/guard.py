@@ -1,62 +1,288 @@
-"""A BoundedModule bakes each p and each running mean in when it is made.  Bounds after a later change would
-be bounds of another net, so they are refused."""
+"""What a BoundedModule of our layers refuses, before it computes anything: a net that has changed since it was
+traced, modes without rules, perturbations other than ℓ∞ boxes, and boxes that are empty or not numbers."""
 
 import functools
+import inspect
+import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..layers import MeanShift, distance_layers
+from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
+
+# What tracing turns into constants.  The p of a sorted layer is that of training only.
+BAKED = {
+    LinfDistLinear: ("p",),
+    LinfDistConv2d: ("p", "stride", "padding", "dilation", "groups"),
+    SortDistLinear: ("rho", "k"),
+    MeanShift: ("running_mean",),
+}
+DEPENDS_ON_MODE = (SortDistLinear, MeanShift)  # another function in training mode
+
+# auto_LiRPA's names of methods, in lower case as it compares them; both versions, but for dynamic-forward.
+METHODS = (
+    "ibp", "crown-ibp", "ibp+backward", "ibp+crown", "crown", "backward", "crown-optimized", "alpha-crown",
+    "forward", "forward+backward", "forward+crown",
+)
+WITHOUT_RULES = {  # name → what to use instead
+    "forward-optimized": "CROWN-Optimized",  # no net runs with it: auto_LiRPA forgets the α of forward mode
+    "dynamic-forward": "Forward",
+    "dynamic-forward+backward": "Forward+Backward",
+    "dynamic-forward+crown": "Forward+Backward",
+}
+# auto_LiRPA's shortcuts for stable ReLUs do not fit together in every net: 0.3's assertions fail in α-CROWN of a ReLU
+# behind a convolution.  They save time, and change no bound.
+WITHOUT_SHORTCUTS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
+# compute_bounds's arguments that map a node's name to (lower, upper), in either version
+GIVEN_BOUNDS = ("intermediate_layer_bounds", "interm_bounds", "reference_bounds", "aux_reference_bounds")
 
 
-def _baked(model: nn.Module) -> list[tuple[str, nn.Module, object]]:
-    """(name, layer, value) of what tracing turns into constants."""
-    names = {m: name for name, m in model.named_modules()}
-    return [(names[m], m, m.p) for m in distance_layers(model)] + [
-        (names[m], m, m.running_mean.clone()) for m in model.modules() if isinstance(m, MeanShift)
+def _baked(model: nn.Module) -> list[tuple[str, nn.Module, str, object]]:
+    """(name, layer, attribute, value) of what tracing turns into constants."""
+    return [
+        (name, m, attribute, value.clone() if isinstance(value, Tensor) else value)
+        for name, m in model.named_modules()
+        for kind, attributes in BAKED.items() if isinstance(m, kind)
+        for attribute, value in ((a, getattr(m, a)) for a in attributes)
     ]
 
 
-def _check_fresh(baked: list[tuple[str, nn.Module, object]]) -> None:
-    for name, layer, value in baked:
-        if not isinstance(layer, MeanShift):
-            if layer.p != value:
+def _check_fresh(baked: list[tuple[str, nn.Module, str, object]]) -> None:
+    for name, layer, attribute, value in baked:
+        if layer.training and isinstance(layer, DEPENDS_ON_MODE):
+            raise RuntimeError(f"layer {name!r} is in training mode: call eval() on the model before bounding it")
+        now = getattr(layer, attribute)
+        if isinstance(value, Tensor):
+            if not torch.equal(now.to(value), value):
                 raise RuntimeError(
-                    f"layer {name!r} now has p={layer.p}, but this BoundedModule was made with p={value}: make it again"
+                    f"the {attribute} of layer {name!r} has changed since this BoundedModule was made: make it again"
+                )
+        elif now != value:
+            raise RuntimeError(
+                f"layer {name!r} now has {attribute}={now}, but this BoundedModule was made with "
+                f"{attribute}={value}: make it again"
+            )
+
+
+def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool:
+    """Whether the method computes forward bounds first and then backward ones."""
+    if method is None and IBP:
+        return False
+    name = method.lower() if isinstance(method, str) else method
+    if name in WITHOUT_RULES:
+        raise NotImplementedError(
+            f"distance layers have no bounds by method={method!r}: use {WITHOUT_RULES[name]!r} instead"
+        )
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    forward = forward or name.startswith("forward")
+    if forward and bounded.bound_opts.get("dynamic_forward"):
+        raise NotImplementedError("distance layers have no bounds by dynamic_forward: leave it out of bound_opts")
+    return forward and name != "forward"
+
+
+def _check_perturbation(name: str, perturbation) -> None:
+    """Raises ValueError unless it is a box."""
+    from auto_LiRPA import PerturbationLpNorm
+
+    if not isinstance(perturbation, PerturbationLpNorm):
+        kind = type(perturbation).__name__
+    elif perturbation.norm != math.inf:
+        kind = f"PerturbationLpNorm with norm={perturbation.norm}"
+    else:
+        return
+    raise ValueError(
+        f"{name} has a {kind}, but distance layers have bounds for ℓ∞ boxes only: use "
+        "PerturbationLpNorm(norm=math.inf, …) with eps, or with x_L and x_U"
+    )
+
+
+def check_box(node) -> None:
+    """The same for all that a node of the traced graph depends on, for nets that call our operators without our layers.
+
+    Of other perturbations auto_LiRPA keeps ε out of the interval, and a box rule would see a box of width 0.
+    """
+    pending, seen = [node], set()
+    while pending:
+        current = pending.pop()
+        if id(current) in seen:
+            continue
+        seen.add(id(current))
+        pending += current.inputs
+        perturbation = getattr(current, "perturbation", None)
+        if perturbation is not None:
+            _check_perturbation(current.ori_name, perturbation)
+
+
+def _first(wrong: Tensor) -> tuple[int, ...]:
+    """Where wrong is first true."""
+    return tuple(wrong.nonzero()[0].tolist())
+
+
+def _check_not_nan(name: str, value: Tensor) -> None:
+    wrong = value.isnan()
+    if wrong.any():
+        raise ValueError(f"{name} is NaN at {list(_first(wrong))}")
+
+
+def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
+    """Raises ValueError unless x_L ≤ x_U, both finite, and eps ≥ 0 where an end comes from it.  Returns both."""
+    ends = []
+    for end, sign, formula in (("x_L", -1, "x − eps"), ("x_U", 1, "x + eps")):
+        given = getattr(box, end)
+        if given is None:
+            eps = torch.as_tensor(box.eps)
+            wrong = ~(eps >= 0)
+            if wrong.any():
+                raise ValueError(f"the eps of {name} must be at least 0, got {eps[_first(wrong)].item()}")
+            end, given = formula, x + sign * box.eps
+        given = torch.as_tensor(given)
+        wrong = ~given.isfinite()
+        if wrong.any():
+            at = _first(wrong)
+            raise ValueError(f"the box of {name} must be finite, but {end} is {given[at].item()} at {list(at)}")
+        ends.append((end, given))
+    (low, lower), (high, upper) = ends
+    lower, upper = torch.broadcast_tensors(lower, upper)
+    wrong = lower > upper
+    if wrong.any():
+        at = _first(wrong)
+        raise ValueError(
+            f"the box of {name} must have {low} ≤ {high}, "
+            f"got {lower[at].item()} and {upper[at].item()} at {list(at)}"
+        )
+    return lower, upper
+
+
+def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
+    """Raises ValueError where auto_LiRPA's backward bounds after forward ones would be wrong, for any net.
+
+    It compresses a box that is mostly points to the coordinates that move, as many as move in some sample, and knows
+    the compressed box from the whole one by that number alone: wrong where all move in some sample, and of two ends
+    that come from eps it has only the compressed ones.
+    """
+    if lower.numel() <= 1:
+        return
+    moving = (lower < upper).reshape(len(lower), -1).sum(1)
+    if 2 * moving.sum() >= lower.numel():
+        return
+    if box.x_L is None or box.x_U is None:
+        raise ValueError(f"the box of {name} is a point in most coordinates: give x_L and x_U, not eps, or use CROWN")
+    if moving.max().clamp_min(1) == lower[0].numel():
+        raise ValueError(
+            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: auto_LiRPA "
+            "would give wrong bounds, so bound that sample apart, or use CROWN"
+        )
+
+
+def _check_inputs(bounded, x, backward_after_forward: bool) -> None:
+    """The inputs of this call or, where x is None, those of the last one; and the parameters."""
+    from auto_LiRPA.utils import unpack_inputs
+
+    given = None if x is None else unpack_inputs(x)
+    index_of = dict(zip(bounded.input_name, bounded.input_index))  # None for parameters and buffers
+    for node in bounded._modules.values():
+        index, perturbation = index_of.get(node.name), getattr(node, "perturbation", None)
+        if index is None:
+            if perturbation is not None:
+                raise ValueError(
+                    f"parameter {node.ori_name!r} is perturbed, but nets with distance layers have bounds for exact "
+                    "parameters only"
                 )
             continue
-        if layer.training:
-            raise RuntimeError(f"layer {name!r} is in training mode: call eval() on the model before bounding it")
-        if not torch.equal(layer.running_mean.to(value), value):
-            raise RuntimeError(
-                f"the running mean of layer {name!r} has changed since this BoundedModule was made: make it again"
+        value = node.value
+        if given is not None:
+            if index >= len(given):
+                raise ValueError(f"x must hold an input x[{index}], got {len(given)} inputs")
+            value, perturbation = given[index], getattr(given[index], "ptb", None)
+        if perturbation is not None:
+            _check_perturbation(f"x[{index}]", perturbation)
+        if isinstance(value, Tensor):
+            _check_not_nan(f"x[{index}]", value)
+        if perturbation is not None:
+            ends = _check_ends(f"x[{index}]", value, perturbation)
+            if backward_after_forward:
+                _check_compressible(f"x[{index}]", *ends, perturbation)
+
+
+def _check_given(argument: str, bounds: dict) -> None:
+    """Raises ValueError for bounds that are NaN or crossed, but for rounding: bounds at a point can cross by that."""
+    for node, (lower, upper, *_) in bounds.items():
+        name = f"{argument}[{node!r}]"
+        for end in (lower, upper):
+            if end is not None:
+                _check_not_nan(name, end)
+        if lower is None or upper is None:
+            continue
+        rounding = torch.finfo(lower.dtype).eps ** 0.5
+        wrong = (lower > upper) & ~torch.isclose(lower, upper, rtol=rounding, atol=rounding)
+        if wrong.any():
+            at = _first(wrong)
+            raise ValueError(
+                f"{name} must have lower ≤ upper, got {lower[at].item()} and {upper[at].item()} at {list(at)}"
             )
 
 
 def guard_bounded_module(bounded_module: type) -> None:
-    """Makes ``BoundedModule`` remember what it bakes in from distance layers and mean shifts, and check it.
+    """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for a model of ours in training mode, and ``forward``
-    and ``compute_bounds`` raise RuntimeError after a change of p, of a running mean, or of the mode.
-    Models without our layers notice nothing.
+    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, and leaves
+    ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
+    ``compute_bounds`` raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the
+    mode where it matters.  ``compute_bounds`` also raises, before it computes anything,
+
+    * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
+    * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
+    * ValueError for a box that auto_LiRPA would mistake (``_check_compressible``);
+    * ValueError for a perturbed parameter;
+    * ValueError for given intermediate bounds that are NaN or crossed by more than rounding.
+
+    Models without these layers notice nothing.
     """
-    init, methods = bounded_module.__init__, ("forward", "compute_bounds")
+    init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
+    init_signature, signature = inspect.signature(init), inspect.signature(compute_bounds)
 
     @functools.wraps(init)
     def guarded_init(self, model, *args, **kwargs):
         baked = [] if isinstance(model, bounded_module) else _baked(model)
-        if baked and any(m.training for _, m, _ in baked):
+        if any(layer.training for _, layer, _, _ in baked):
             raise ValueError("model is in training mode: call model.eval() before bounding it")
-        init(self, model, *args, **kwargs)
-        if not isinstance(model, bounded_module):
-            self._linf_baked = baked
+        if baked:
+            call = init_signature.bind(self, model, *args, **kwargs)
+            call.arguments["bound_opts"] = {**WITHOUT_SHORTCUTS, **(call.arguments.get("bound_opts") or {})}
+            init(*call.args, **call.kwargs)
+        else:
+            init(self, model, *args, **kwargs)
+        if not isinstance(model, bounded_module):  # it has copied all attributes of the other
+            self._linf_baked, self._linf_checked = baked, False
+
+    @functools.wraps(forward)
+    def guarded_forward(self, *args, **kwargs):
+        _check_fresh(getattr(self, "_linf_baked", ()))
+        return forward(self, *args, **kwargs)
+
+    @functools.wraps(compute_bounds)
+    def guarded_compute_bounds(self, *args, **kwargs):
+        # Optimisation calls it again and again, with what has been checked and with bounds of its own.
+        if not getattr(self, "_linf_baked", ()) or self._linf_checked:
+            return compute_bounds(self, *args, **kwargs)
+        call = signature.bind(self, *args, **kwargs)
+        call.apply_defaults()
+        asked = call.arguments
+        if isinstance(asked["x"], Tensor):  # 0.3 would take it for a tuple of its rows, without their perturbation
+            asked["x"] = (asked["x"],)
+        _check_fresh(self._linf_baked)
+        backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
+        with torch.no_grad():
+            _check_inputs(self, asked["x"], backward_after_forward)
+            for argument in GIVEN_BOUNDS:
+                _check_given(argument, asked.get(argument) or {})
+        self._linf_checked = True
+        try:
+            return compute_bounds(*call.args, **call.kwargs)
+        finally:
+            self._linf_checked = False
 
     bounded_module.__init__ = guarded_init
-    for name in methods:
-        method = getattr(bounded_module, name)
-
-        def guarded(self, *args, _method=method, **kwargs):
-            _check_fresh(getattr(self, "_linf_baked", ()))
-            return _method(self, *args, **kwargs)
-
-        setattr(bounded_module, name, functools.wraps(method)(guarded))
+    bounded_module.forward = guarded_forward
+    bounded_module.compute_bounds = guarded_compute_bounds

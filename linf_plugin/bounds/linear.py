@@ -107,6 +107,13 @@ def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv)
     return _windows(partial(lines.dist, p=p), lower, upper, w, conv)
 
 
+def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
+    """Of tanh: lower, upper (B, *)."""
+    sides = partial(lines.tanh, lower.flatten(1), upper.flatten(1))
+    features = math.prod(lower.shape[1:])
+    return Blocks(features, False, lower.dtype, lambda many, most: iter([Block(slice(0, features), *sides(many))]))
+
+
 def _pull(A: Tensor, side: Side, weights: Tensor | None, slopes: Tensor, consts: Tensor) -> None:
     """Adds what A·y, through lines of one side, says of x: coefficients (S, B, features) and constants (S, B).
 

@@ -232,3 +232,61 @@ def sorted_sum(
 def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float, many: bool = False) -> tuple[Side, Side]:
     """Below and above ‖x − w_k‖_p: ``linf`` or ``finite``."""
     return linf(lower, upper, w, many) if p == math.inf else finite(lower, upper, w, p, many)
+
+
+# tanh, of each number by itself.
+
+
+def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, Tensor]]:
+    """Slopes and constants of lines above tanh on [lower, upper].
+
+    A tangent at d ≥ 0 is above tanh on [0, ∞), where tanh is concave; it is above on [lower, 0], where tanh minus the
+    tangent is convex and not positive at 0, if it is above at ``lower``.  It is the higher there the larger d is, so
+    bisection finds the least such d.  Where not even d = ``upper`` is such, the chord is above: it crosses tanh
+    at most once more, at or beyond ``upper``.
+    """
+
+    def tangent(d: Tensor) -> tuple[Tensor, Tensor]:
+        y = d.tanh()
+        slope = 1 - y * y
+        return slope, y - slope * d
+
+    def holds(d: Tensor) -> Tensor:
+        slope, constant = tangent(d)
+        return slope * lower + constant >= lower.tanh()
+
+    low, high = lower.clamp_min(0), torch.maximum(upper, lower.clamp_min(0))
+    touches = holds(high) & (upper > 0)
+    for _ in range(60):
+        middle = torch.where(lower >= 0, low, (low + high) / 2)
+        good = holds(middle)
+        low, high = torch.where(good, low, middle), torch.where(good, middle, high)
+    least = torch.where(lower >= 0, lower, high)  # every tangent to a concave part will do
+    width = upper - lower
+    slope = ((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1)
+    chord = slope, upper.tanh() - slope * upper
+
+    def line(d: Tensor) -> tuple[Tensor, Tensor]:
+        return tuple(torch.where(touches, t, c) for t, c in zip(tangent(d), chord))
+
+    found = [line(torch.maximum(least, (lower + upper) / 2))]
+    if many:
+        found += [line(least), (torch.zeros_like(upper), upper.tanh())]
+    return found
+
+
+def tanh(lower: Tensor, upper: Tensor, many: bool = False) -> tuple[Side, Side]:
+    """Below and above tanh of each of (B, n) numbers.  tanh is odd: the lines below are those above, mirrored.
+
+    By default the tangent in the middle of the interval, or the nearest one that holds, or the chord.  Also: the
+    steepest tangent, and the constant.
+    """
+    above = _tanh_above(lower, upper, many)
+    below = [(slope, -constant) for slope, constant in _tanh_above(-upper, -lower, many)]
+    index = torch.arange(lower.shape[1], device=lower.device).view(1, -1, 1).expand(len(lower), -1, -1)
+
+    def side(lines: list[tuple[Tensor, Tensor]]) -> Side:
+        slopes, consts = (torch.stack(each, 2) for each in zip(*lines))
+        return Side(index, slopes.unsqueeze(3), consts, torch.zeros_like(lower, dtype=torch.long))
+
+    return side(below), side(above)

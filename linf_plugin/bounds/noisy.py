@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from .. import compat, rounding
+from . import linear
+from .register import relaxed_class
 
 
 @torch.library.custom_op("linf::within", mutates_args=())
@@ -16,6 +18,16 @@ def within(x: Tensor, amount: Tensor) -> Tensor:
 
 
 within.register_fake(lambda x, amount: x.new_empty(x.shape))
+
+
+@torch.library.custom_op("linf::tanh", mutates_args=())
+def tanh(x: Tensor) -> Tensor:
+    """tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
+    intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500)."""
+    return x.tanh()
+
+
+tanh.register_fake(lambda x: x.new_empty(x.shape))
 
 
 def _symbolic(g, x, amount):
@@ -30,7 +42,7 @@ def _magnitude(A):
 
 @functools.cache
 def register() -> None:
-    """Makes auto_LiRPA know ``linf::within``.  Calling it again does nothing."""
+    """Makes auto_LiRPA know ``linf::within`` and ``linf::tanh``.  Calling it again does nothing."""
     package = compat.import_auto_lirpa()
 
     class BoundWithin(package.bound_ops.Bound):
@@ -56,6 +68,11 @@ def register() -> None:
 
     compat.register_symbolic("linf::within", _symbolic)
     package.register_custom_op("linf::Within", BoundWithin)
+    compat.register_symbolic("linf::tanh", lambda g, x: g.op("linf::Tanh", x).setType(x.type()))
+    package.register_custom_op("linf::Tanh", relaxed_class(
+        package, "BoundLinfTanh", torch.ops.linf.tanh, lambda lower, upper: (lower.tanh(), upper.tanh()),
+        linear.tanh_blocks,
+    ))
 
 
 class Noises(NamedTuple):
@@ -82,13 +99,17 @@ class Noises(NamedTuple):
 
 class Noisy(nn.Module):
     """A sequential net with ``rounding.noise`` after each layer, but for the last one that computes: there the
-    noise is subtracted from the bound, so that auto_LiRPA still joins that layer with a specification."""
+    noise is subtracted from the bound, so that auto_LiRPA still joins that layer with a specification.
+
+    Noise comes after the layers that only move values, so that the next relaxation is made on its bounds, which
+    ``Noises.slack`` checks.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(rounding.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if type(layer) not in rounding.MOVES]
-        self.noisy = computing[:-1]
+        self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:
         """For float32 inputs between lower and upper (N, *); no bound where an activation may overflow."""
@@ -96,17 +117,22 @@ class Noisy(nn.Module):
         finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
         for a in noise:
             finite &= True if a is None else a.amount.flatten(1).isfinite().all(1)
-        between = [noise[i] for i in self.noisy]
+        between = []
+        for i, at in self.noisy.items():
+            amount = torch.where(rounding.samples(finite, noise[i].amount), noise[i].amount, 0)
+            for move in self.layers[i + 1 : at + 1]:
+                amount = move(amount).abs()  # a change of sign is none here
+            between.append(amount)
         zero = lower.new_zeros(len(lower), 1)
         last = next((a.amount.flatten(1) for a in reversed(noise) if a is not None), zero)
         return Noises(
-            tuple(torch.where(rounding.samples(finite, a.amount), a.amount, 0) for a in between),
-            tuple(a.limit for a in between), torch.where(finite.unsqueeze(1), last, torch.inf),
+            tuple(between), tuple(noise[i].limit for i in self.noisy),
+            torch.where(finite.unsqueeze(1), last, torch.inf),
         )
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
-        rest = iter(amounts)
+        rest, places = iter(amounts), set(self.noisy.values())
         for i, layer in enumerate(self.layers):
-            x = layer(x)
-            x = within(x, next(rest)) if i in self.noisy else x
+            x = tanh(x) if isinstance(layer, nn.Tanh) else layer(x)
+            x = within(x, next(rest)) if i in places else x
         return x

@@ -9,7 +9,7 @@ from .. import compat, ops
 from ..kernels import windows
 from . import alpha, interval, linear
 from .compute import cut_to_intervals
-from .guard import guard_bounded_module
+from .guard import check_box, guard_bounded_module
 
 CONV = ("stride", "padding", "dilation", "groups")
 
@@ -47,68 +47,51 @@ def _symbolic_shift(g, x, offset, sign, scale):
     return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
 
 
-def _check_box(node) -> None:
-    """Refuses inputs perturbed in another norm: auto_LiRPA then keeps ε out of the interval, and a box rule
-    would see a box of width 0."""
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        pending += current.inputs
-        norm = getattr(getattr(current, "perturbation", None), "norm", math.inf)
-        if norm != math.inf:
-            raise ValueError(f"distance layers have bounds for ℓ∞ perturbations only; the input has norm={norm}")
+def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=()):
+    """A Bound class for an operator of (x, *weights, *constants) that is relaxed by lines."""
 
-
-def _distance_class(package, name: str, op, interval_rule, make_blocks, constants):
-    """A Bound class for a distance operator of (x, w, *constants)."""
-
-    class BoundDistance(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
+    class BoundRelaxed(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
             self.arguments = tuple(attr[c] for c in constants)
             self.requires_input_bounds = [0]
 
         def _check(self):
-            if self.is_input_perturbed(1):
+            if any(self.is_input_perturbed(i) for i in range(1, len(self.inputs))):
                 raise ValueError("the weight of a distance layer must not be perturbed")
-            _check_box(self)
+            check_box(self)
 
-        def _blocks(self, lower, upper, w):
-            return make_blocks(lower, upper, w, *self.arguments)
+        def blocks(self, x, *weights):
+            return make_blocks(x.lower, x.upper, *weights, *self.arguments)
 
-        def forward(self, x, w):
-            return op(x, w, *self.arguments)
+        def forward(self, x, *weights):
+            return op(x, *weights, *self.arguments)
 
         def interval_propagate(self, *v):
             self._check()
-            (lower, upper), w = v[0], v[1][0]
-            return interval_rule(lower, upper, w, *self.arguments)
+            return interval_rule(*v[0], *(w[0] for w in v[1:]), *self.arguments)
 
-        def bound_backward(self, last_lA, last_uA, x, w, start_node=None, unstable_idx=None, **kwargs):
+        def bound_backward(self, last_lA, last_uA, x, *weights, start_node=None, unstable_idx=None, **kwargs):
             self._check()
             lA, uA = (compat.dense(a, self.output_shape) for a in (last_lA, last_uA))
-            blocks = self._blocks(x.lower, x.upper, w.forward_value)
-            weights = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
-            flat = [None if a is None else a.flatten(2) for a in (lA, uA)]
-            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, weights)
+            blocks = self.blocks(x, *(w.forward_value for w in weights))
+            shares = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
+            flat = (None if a is None else a.flatten(2) for a in (lA, uA))
+            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, shares)
             lA, uA = (None if a is None else a.unflatten(2, x.lower.shape[1:]) for a in (lA, uA))
-            return [(lA, uA), (None, None)], lbias, ubias
+            return [(lA, uA), *((None, None) for _ in weights)], lbias, ubias
 
-        def bound_forward(self, dim_in, x, w):
+        def bound_forward(self, dim_in, x, *weights):
             self._check()
-            blocks = self._blocks(x.lower, x.upper, w.lb)
-            shape = self.output_shape[1:]
+            blocks, shape = self.blocks(x, *(w.lb for w in weights)), self.output_shape[1:]
             ends = (x.lw.flatten(2), x.lb.flatten(1), x.uw.flatten(2), x.ub.flatten(1))
             lw, lb, uw, ub = linear.forward_substitute(blocks, *ends, math.prod(shape))
             return package.linear_bound.LinearBound(
                 lw.unflatten(2, shape), lb.unflatten(1, shape), uw.unflatten(2, shape), ub.unflatten(1, shape)
             )
 
-    BoundDistance.__name__ = BoundDistance.__qualname__ = name
-    return BoundDistance
+    BoundRelaxed.__name__ = BoundRelaxed.__qualname__ = name
+    return BoundRelaxed
 
 
 def _shift_class(package):
@@ -119,15 +102,21 @@ def _shift_class(package):
             super().__init__(attr, inputs, output_index, options)
             self.sign, self.scale = attr["sign"], attr["scale"]
 
+        def _check(self):
+            if self.is_input_perturbed(1):
+                raise ValueError("what a shift adds must not be perturbed")
+            check_box(self)
+
         def forward(self, x, offset):
             return ops.shift(x, offset, self.sign, self.scale)
 
         def interval_propagate(self, *v):
-            _check_box(self)
+            self._check()
             (lower, upper), offset = v[0], v[1][0]
             return interval.shift(lower, upper, offset, self.sign, self.scale)
 
         def bound_backward(self, last_lA, last_uA, x, offset, **kwargs):
+            self._check()
             # (x + o)·s = s·x + s·o: the constant is what the operator says of 0.
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
@@ -136,6 +125,7 @@ def _shift_class(package):
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
         def bound_forward(self, dim_in, x, offset):
+            self._check()
             lb, ub = (ops.shift(end, offset.lb, self.sign, self.scale) for end in (x.lb, x.ub))
             return package.linear_bound.LinearBound(x.lw * self.scale, lb, x.uw * self.scale, ub)
 
@@ -165,7 +155,7 @@ def register() -> None:
             ("rho", "k")),
     }
     for node, row in distances.items():
-        package.register_custom_op(node, _distance_class(package, *row))
+        package.register_custom_op(node, relaxed_class(package, *row))
     package.register_custom_op("linf::Shift", _shift_class(package))
     cut_to_intervals(package.BoundedModule)
     guard_bounded_module(package.BoundedModule)

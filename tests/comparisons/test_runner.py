@@ -105,7 +105,7 @@ def test_the_checkpoint_is_the_model_that_was_measured(out):
         assert metadata["results"]["certified"] == m["certified"]
         clean = (model(data.x_test).argmax(1) == data.y_test).double().mean().item()
         assert clean == m["clean"]
-    proved = certify(model, data.x_test, data.y_test, 0.05, ["ibp"])["ibp"].double().mean().item()
+    proved = certify(model, data.x_test, data.y_test, 0.05, ["ibp"]).certified.double().mean().item()
     assert proved == m["certified"]["ibp"]["0.05"]
 
 
@@ -231,7 +231,7 @@ def test_resume_does_not_keep_a_method_trained_otherwise(recipe_path, out, tmp_p
 
 def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        comparisons.runner, "certify",
+        comparisons.runner, "certify_each",
         lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
     )
     arguments = ["run", str(recipe_path), "--methods", "ibp", "--out", str(tmp_path), "--quiet"]

@@ -23,13 +23,25 @@ from linf_plugin import (
     SortDistLinear,
     build,
     certified_radius,
+    margin,
     set_p,
     sound_radius,
 )
 from linf_plugin.kernels import blocked, reference
 from linf_plugin.layers import distance_layers
 from linf_plugin.ops import dist
-from linf_plugin.rounding import POWER_UNITS, RULES, TANH_UNITS, UNIT, Reach, box, check_program, layers, reach
+from linf_plugin.rounding import (
+    POWER_UNITS,
+    RULES,
+    TANH_UNITS,
+    UNIT,
+    Reach,
+    box,
+    check_program,
+    layers,
+    reach,
+    sound_margin,
+)
 
 mpmath.mp.dps = 60
 
@@ -296,6 +308,52 @@ def test_float32_keeps_its_prediction_within_the_radius(arguments, scale):
         assert (at_label > z.scatter(1, labels.unsqueeze(1), -INF).amax(1)).all()
 
 
+@pytest.mark.parametrize("scale", (1.0, 1e3, 1e-3), ids=lambda s: f"scale={s}")
+@pytest.mark.parametrize(
+    "arguments", [*NETS.values(), *HIGH_PRECISION.values()], ids=[*NETS, *HIGH_PRECISION]
+)
+def test_no_float32_margin_is_below_its_bound(arguments, scale):
+    """In balls that a bound just certifies, where rounding matters, in one of 0.01, and at x alone."""
+    net = _net(arguments, scale)
+    exact, x = copy.deepcopy(net).double(), torch.rand(20, *net.input_shape)
+    with torch.no_grad():
+        z = net(x)
+    labels = z.argmax(1)
+    radius = sound_radius(net, x).double()
+    for eps in (0.0, 0.01, radius.median().item(), radius.max().item()):
+        bound = sound_margin(exact, x, labels, eps)
+        assert bound.dtype == torch.float64 and bound.isfinite().all()
+        assert (bound <= margin(z, labels) - 2 * net.lipschitz * eps).all()
+        ball = torch.full((20,), eps)
+        for moved in (x, *_inputs_in_the_ball(x, ball, 40), *(_gradient_steps(net, x, labels, ball) if eps else ())):
+            with torch.no_grad():
+                assert (margin(net(moved), labels) >= bound).all()
+
+
+@pytest.mark.parametrize("ulps", (3, 11, 41))
+def test_the_margin_of_float32_logits_is_wrong_for_the_program_and_its_bound_is_not(ulps):
+    """The net of the next test, of ball after ball."""
+    step = 2.0**-10
+    net = build("linf-mlp", shape=(1, 1, 1), classes=2, width=1, depth=1).eval()
+    net[2].weight.data = torch.tensor([[-10000.0], [10000 + ulps * step]])
+    x, label = torch.full((1, 1, 1, 1), 0.4 * step), torch.tensor([0])
+    with torch.no_grad():
+        eps = (ulps / 2 - 0.2) * step
+        naive = margin(net(x), label).item() - 2 * eps
+        assert naive > 0 > margin(net(x + eps), label).item()
+        assert sound_margin(net.double(), x, label, eps).item() < 0
+        smaller = (ulps / 2 - 4) * step  # beyond what rounding can do to two numbers near 10⁴
+        assert smaller < 0 or sound_margin(net, x, label, smaller).item() > 0
+
+
+def test_a_range_of_inputs_makes_the_margin_bound_no_smaller():
+    net = _net(NETS["mlp"]).double()
+    x = torch.rand(20, *net[0].mean.shape, 2, 3)
+    labels = net(x.double()).argmax(1)
+    free, within = (sound_margin(net, x, labels, 0.5, *ends) for ends in ((), (0.0, 1.0)))
+    assert (within >= free).all() and (within > free).any()
+
+
 @pytest.mark.parametrize("ulps", (3, 11, 41))
 def test_the_radius_of_logits_alone_is_wrong_for_the_program_and_this_one_is_not(ulps):
     """Around 10⁴ float32 has steps of 2⁻¹⁰.  At x = .4 steps the nearer distance is rounded down and the farther
@@ -344,6 +402,7 @@ def test_what_may_overflow_certifies_nothing(arguments):
     x = torch.rand(3, *net.input_shape)
     assert (reach(net, *box(x, 0.1)).error == INF).all()
     assert sound_radius(net, x).tolist() == [0.0] * 3
+    assert sound_margin(net.double(), x, torch.arange(3), 0.0).tolist() == [-INF] * 3
 
 
 POWERS = (1.0, 1.5, 2.0, 3.0, 7.3, 8.0, 10.0, 64.0, 100.5, 1000.0)
@@ -421,6 +480,32 @@ def test_less_than_float32_is_refused():
         check_program(plain, x)  # no products
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.fixture
+def no_onednn():
+    before, *_ = torch.backends.mkldnn.set_flags(_enabled=False, _fp32_precision=None)
+    yield
+    torch.backends.mkldnn.set_flags(_enabled=before, _fp32_precision=None)
+
+
+@torch.no_grad()
+def test_convolutions_by_transforms_are_refused(no_onednn):
+    """NNPACK's error is of the size of the brightest pixel of a tile, also where a kernel sees only dark ones."""
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(64, 2, bias=False)).eval()
+    net[2].weight.zero_()
+    net[2].weight[0, 0] = 1
+    x = torch.zeros(16, 1, 8, 8)  # a smaller batch is a matrix product
+    x[..., 4:, 4:] = torch.rand(16, 1, 4, 4)
+    x[..., :2, :2] = 1e-9 * net[0].weight[..., 1:, 1:].sign()
+    with torch.backends.nnpack.flags(enabled=False):
+        assert (sound_radius(net, x, torch.zeros(16, dtype=torch.long)) > 0).all() and (net(x).argmax(1) == 0).all()
+    with torch.backends.nnpack.flags(enabled=True):
+        if torch.backends.nnpack.is_available():
+            with pytest.raises(RuntimeError, match="NNPACK"):
+                sound_radius(net, x)
+            assert (net(x).argmax(1) != 0).any()
+        check_program(_net(NETS["conv"]), torch.rand(2, 2, 4, 4))  # distances are not transformed
 
 
 def test_too_many_terms_are_refused():

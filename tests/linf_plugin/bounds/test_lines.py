@@ -204,6 +204,38 @@ def test_sizes_whose_powers_leave_float32_stay_finite_and_sound(p, scale):
     assert below >= -tolerance and above >= -tolerance
 
 
+TANH_ENDS = (0.0, 1e-300, 1e-12, 1e-8, 1e-3, 0.1, 0.5, 1.0, 3.0, 10.0, 18.0, 25.0, 499.0, 501.0, 1e4)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, 100.0], ids=lambda s: f"scale={s:g}")
+def test_every_candidate_of_tanh_is_below_or_above(scale):
+    ends = torch.tensor([*TANH_ENDS, *(-t for t in TANH_ENDS), *(scale * torch.randn(20)).tolist()], dtype=torch.float64)
+    pairs = torch.combinations(ends.sort().values, with_replacement=True)
+    lower, upper = pairs[:, 0][None], pairs[:, 1][None]
+    at = torch.cat([torch.linspace(0, 1, 301, dtype=torch.float64), torch.tensor([1e-9, 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6])])
+    x = torch.minimum(lower + at[:, None] * (upper - lower), upper)  # (points, pairs)
+    for many in (False, True):
+        below, above = lines.tanh(lower, upper, many)
+        # a line at a distant point is off by rounding of its slope times the distance
+        rounding = 4e-16 * (1 + lower.abs() + upper.abs())
+        for side, sign in ((below, 1), (above, -1)):
+            y = side.slopes[0, :, :, 0] * x.unsqueeze(2) + side.consts[0]
+            assert (sign * (x.tanh().unsqueeze(2) - y) >= -rounding.squeeze(0).unsqueeze(1)).all()
+
+
+def test_lines_of_tanh_are_tight():
+    """Touching the curve; and no wider in the middle than its chord or its range."""
+    for lower, upper in ((-3.0, -1.0), (-2.0, 0.5), (-0.5, 2.0), (-1.0, 1.0), (0.2, 0.9)):
+        l, u = torch.tensor([[lower]], dtype=torch.float64), torch.tensor([[upper]], dtype=torch.float64)
+        x = torch.linspace(lower, upper, 20001, dtype=torch.float64)
+        middle = (lower + upper) / 2
+        below, above = lines.tanh(l, u)
+        for side, sign in ((below, 1), (above, -1)):
+            slope, constant = side.slopes.item(), side.consts.item()
+            assert (sign * (x.tanh() - slope * x - constant)).min() <= 1e-7
+            assert sign * (slope * middle + constant) >= sign * math.tanh(lower if sign == 1 else upper) - 1e-12
+
+
 def test_lines_are_differentiable():
     """A net can be trained on its bounds."""
     boxed = [a.requires_grad_() for a in boxes(n=1, out=2, features=3)]

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from linf_plugin import build, compat, rounding, set_p
-from linf_plugin.bounds import certify, margin_bound, noisy
+from linf_plugin.bounds import certify, compute_bounds, margin_bound, noisy, specification
 from linf_plugin.bounds.certify import LIRPA_METHODS
+from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
 from linf_plugin.layers import MeanShift
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
@@ -122,13 +123,13 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
         h = lower + (t.round() if ends else t) * (upper - lower)
         for i, layer in enumerate(net.layers):
             h = layer(h)
-            h = h + next(rest) if i in net.noisy else h
+            h = h + next(rest) if i in net.noisy.values() else h
         y.append(h.detach())
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), verbose=False)
+        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
-        low, high = bounded.compute_bounds(x=(ball, *amounts), method=LIRPA_METHODS[method])
+        low, high = compute_bounds(bounded, (ball, *amounts), method=LIRPA_METHODS[method])
     assert all(((low - last <= h) & (h <= high + last)).all() for h in y)
 
 
@@ -155,13 +156,45 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
     noises = program.noises(lower, upper)
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), verbose=False)
+        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
-        bounded.compute_bounds(x=(ball, *noises.between), method=LIRPA_METHODS[method])
+        compute_bounds(bounded, (ball, *noises.between), method=LIRPA_METHODS[method])
     assert noises.slack(bounded).isfinite().all()
     limits = list(noises.limits)
     limits[1] = limits[1] * torch.tensor([1.0, 0.4, 1.0])  # of the first Linear
     assert noises._replace(limits=tuple(limits)).slack(bounded).isfinite().all(1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("first, last", [(-1e-8, 1e8), (1e-8, 1e8), (2000.0, 1.0), (1e4, 1.0)])
+@each_method
+def test_tanh_on_tiny_and_on_distant_intervals(first, last, method):
+    """auto_LiRPA's own lines of tanh are wrong there, so they are not used."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(1, 2, bias=False), nn.Tanh(), nn.Linear(2, 2, bias=False)).eval()
+    net[1].weight.data = torch.tensor([[first], [1e-3]])
+    net[3].weight.data = torch.tensor([[last, 0.0], [0.0, -1800 * last]])
+    x, labels = torch.rand(64, 1, 1, 1), torch.zeros(64, dtype=torch.long)
+    for eps in (0.01, 0.1, 0.3):
+        bound = margin_bound(net, x, labels, eps, method)
+        assert (bound <= _worst_margin(net, x, labels, eps, restarts=30)).all()
+
+
+def test_bounds_are_looked_at_where_relaxations_read_them():
+    """Behind what only moves values: Flatten and Negate."""
+    net = _net(NETS["conv"])
+    x = torch.rand(3, *net.input_shape)
+    labels = net(x).argmax(1)
+    program = noisy.Noisy(net.double()).eval()
+    moved = [i for i, at in program.noisy.items() if at > i]
+    assert moved and all(type(net[at]) in rounding.MOVES for at in (program.noisy[i] for i in moved))
+    noises = program.noises(*rounding.box(x, 0.1))
+    noisy.register()
+    with compat.float64_by_default():
+        bounded = BoundedModule(program, (x[:1].double(), *(a[:1] for a in noises.between)), verbose=False)
+        ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=INF, x_L=x.double() - 0.1, x_U=x.double() + 0.1))
+        compute_bounds(bounded, (ball, *noises.between), specification(labels, 3, torch.float64), "CROWN")
+    readers = [node.inputs[0] for node in bounded._modules.values() if type(node).__name__.startswith("BoundLinfDist")]
+    assert len(readers) >= 2
+    assert all(type(node).__name__ in ("BoundWithin", "BoundInput") for node in readers[1:])
 
 
 def test_what_may_overflow_certifies_nothing():
@@ -169,7 +202,7 @@ def test_what_may_overflow_certifies_nothing():
     x = torch.rand(3, *net.input_shape)
     labels = net(x).argmax(1)
     assert margin_bound(net, x, labels, 0.1, "ibp").tolist() == [-INF] * 3
-    assert not certify(net, x, labels, 0.0)["best"].any()
+    assert not certify(net, x, labels, 0.0).certified.any()
 
 
 def test_a_net_that_is_not_covered_needs_sound_false():

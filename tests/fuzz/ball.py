@@ -1,0 +1,112 @@
+"""The float32 numbers of a ball, exactly, and ways to choose among them."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def difference(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a − b of float32 numbers, exactly: rounded to float64, and what rounding took away (Knuth's two-sum)."""
+    a, b = a.double(), b.double()
+    d = a - b
+    back = d - a
+    return d, (a - (d - back)) - (b + back)
+
+
+def at_most(d: Tensor, error: Tensor, bound: Tensor | float, strict: bool = False) -> Tensor:
+    """Whether d + error ≤ bound, or < bound, for a pair of ``difference`` and a float64 bound.
+
+    d is the exact value rounded to nearest: where d differs from the bound, the exact value lies on d's side of it.
+    """
+    return (d < bound) | ((d == bound) & ((error < 0) if strict else (error <= 0)))
+
+
+def inside(
+    x: Tensor, moved: Tensor, eps: Tensor | float, low: float = -math.inf, high: float = math.inf, strict: bool = False
+) -> Tensor:
+    """Whether |moved − x| ≤ eps (< eps) in exact arithmetic and low ≤ moved ≤ high, coordinate by coordinate."""
+    d, error = difference(moved, x)
+    within = at_most(d, error, eps, strict) & at_most(-d, -error, eps, strict)
+    return within & (low <= moved.double()) & (moved.double() <= high)
+
+
+def ends(
+    x: Tensor, eps: Tensor | float, low: float = -math.inf, high: float = math.inf, strict: bool = False
+) -> tuple[Tensor, Tensor]:
+    """The least and the largest float32 number of the ball, coordinate by coordinate: all between are in it, too.
+
+    x itself must be in it.  eps broadcasts over x.
+    """
+    found = []
+    for sign in (-1.0, 1.0):
+        end = (x.double() + sign * eps).clamp(low, high).float()
+        end = torch.nextafter(end, torch.full_like(end, sign * math.inf))  # beyond, if the ball ends there
+        while not (ok := inside(x, end, eps, low, high, strict)).all():
+            end = torch.where(ok, end, torch.nextafter(end, x))
+        found.append(end)
+    return found[0], found[1]
+
+
+def _steps(a: Tensor, towards: Tensor, most: int) -> Tensor:
+    """0 to ``most`` float32 steps."""
+    count = torch.randint(0, most + 1, a.shape)
+    for k in range(most):
+        a = torch.where(count > k, torch.nextafter(a, towards), a)
+    return a
+
+
+def sample(x: Tensor, lower: Tensor, upper: Tensor, kinks: Tensor, count: int) -> Tensor:
+    """(at least count, N, *) float32 points between ``lower`` and ``upper`` (N, *), both ends as ``ends`` gives them.
+
+    kinks: (K, *) places where first distances are 0; coordinates of the ball that hold one are moved to it.
+    """
+    each = -(-count // len(SAMPLERS))
+    parts = [sampler(x.expand(each, *x.shape), lower, upper, kinks) for sampler in SAMPLERS]
+    return torch.cat(parts).clamp(lower, upper)
+
+
+def _coin(x: Tensor) -> Tensor:
+    return torch.rand(x.shape) < 0.5
+
+
+def _corners(x, lower, upper, kinks):
+    return torch.where(_coin(x), lower, upper)
+
+
+def _near_corners(x, lower, upper, kinks):
+    """A few steps inside, and at 1 − 2⁻²⁰ and 0.999999 of the way."""
+    corner = _corners(x, lower, upper, kinks)
+    part = torch.tensor([1 - 2.0**-20, 0.999999, 1.0], dtype=torch.float64)[torch.randint(0, 3, x.shape[:2])]
+    part = part.view(*x.shape[:2], *[1] * (x.dim() - 2))
+    return _steps((x.double() + part * (corner.double() - x.double())).float(), x, 3)
+
+
+def _inside(x, lower, upper, kinks):
+    t = torch.rand(x.shape, dtype=torch.float64)
+    return (lower.double() + t * (upper.double() - lower.double())).float()
+
+
+def _single_moves(x, lower, upper, kinks):
+    """One coordinate at an end, the others where they were."""
+    flat = x.flatten(2)
+    chosen = torch.randint(0, flat.shape[2], (*flat.shape[:2], 1))
+    moved = torch.zeros(flat.shape, dtype=torch.bool).scatter(2, chosen, True).view(x.shape)
+    return torch.where(moved, _corners(x, lower, upper, kinks), x)
+
+
+def _nearest(x, lower, upper, kinks):
+    """A few float32 steps from x."""
+    return _steps(x, _corners(x, lower, upper, kinks), 3)
+
+
+def _at_kinks(x, lower, upper, kinks):
+    """Where the ball holds a coordinate of a kink, at it or a step beside it; elsewhere at an end."""
+    if len(kinks) == 0:
+        return _inside(x, lower, upper, kinks)
+    chosen = kinks[torch.randint(0, len(kinks), x.shape[:2])]
+    ends_ = _corners(x, lower, upper, kinks)
+    return torch.where((lower <= chosen) & (chosen <= upper) & _coin(x), _steps(chosen, ends_, 1), ends_)
+
+
+SAMPLERS = (_corners, _near_corners, _inside, _single_moves, _nearest, _at_kinks)

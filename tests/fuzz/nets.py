@@ -1,0 +1,244 @@
+"""Random nets as data: kinds, exponents, sizes of weights, ties; and inputs at their kinks."""
+
+import math
+import random
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from linf_plugin import Net, Normalize
+from linf_plugin.layers import MeanShift, distance_layers
+from linf_plugin.models import LAYERS
+
+from .ball import ends
+
+# Stages of a net in order.  *: none to two of it, +: one or two.
+KINDS = {
+    "dist": "flatten dist* distances",
+    "sort": "flatten dist sort* sorted-sums",
+    "dist-conv": "dist-conv+ flatten dist* distances",
+    "dist → linear": "flatten dist+ logits",
+    "dist → tanh head": "flatten dist sort* linear tanh logits",
+    "dist-conv → tanh head": "dist-conv+ flatten linear tanh logits",
+    "dist-conv → conv": "dist-conv+ conv flatten logits",
+    "conv/ReLU → dist": "conv flatten dist* distances",
+    "conv/ReLU → dist-conv": "conv dist-conv flatten distances",
+    "linear/ReLU → dist": "flatten relu-linear+ dist* distances",
+    "ReLU conv": "conv+ flatten relu-linear* logits",
+    "ReLU": "flatten relu-linear+ logits",
+}
+EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0)  # in turn
+PIXELS = ((0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-10.0, 10.0), (0.1, 0.3), (-1e4, 1e4))  # low, high
+NATURAL = "natural"  # as ``_natural`` chooses them; half of the nets
+WEIGHTS = {  # of other nets
+    "unit": lambda r, a: torch.randn_like(a),
+    "tiny": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(-6, -3),
+    "huge": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(3, 6),
+    "mixed": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(-3, 3),
+    "extreme": lambda r, a: torch.randn_like(a) * 10 ** r.choice((r.uniform(-44, -36), r.uniform(30, 38))),
+    "far": lambda r, a: torch.randn_like(a) + r.choice((100.0, 1e4)),  # rounding of what is common to all distances
+    "lattice": lambda r, a: torch.randint_like(a, -4, 5) / 4,  # kinks meet, and exact ties
+}
+
+
+class _Stack:
+    """Layers so far, and the shape of what they give."""
+
+    def __init__(self, r: random.Random, shape: tuple[int, ...], p: float, classes: int):
+        self.r, self.p, self.classes, self.shape, self.layers = r, p, classes, shape, []
+
+    def add(self, name: str, **arguments) -> None:
+        self.layers.append([name, arguments])
+        with torch.no_grad():
+            self.shape = tuple(LAYERS[name](**arguments).eval()(torch.zeros(1, *self.shape)).shape[1:])
+
+    def fully_connected(self, name: str, out: int | None = None, **arguments) -> None:
+        out = out or self.r.choice((1, 3, 5, 8, 17))
+        self.add(name, in_features=self.shape[0], out_features=out, bias=self.r.random() < 0.8, **arguments)
+
+    def shift(self) -> None:
+        if self.r.random() < 0.7:
+            self.add("mean_shift", num_features=self.shape[0])
+
+    def sort(self) -> dict:
+        return {"rho": self.r.choice((0.05, 0.3, 0.7, 1.0)), "k": self.r.choice((1, 4, 10))}
+
+    def windows(self, rectangular: bool) -> dict:
+        """Arguments of a convolution that fits."""
+        r, side = self.r, min(self.shape[1:])
+        kernel, padding = r.randint(1, min(3, side)), r.randint(0, 1)
+        dilation = 2 if kernel == 2 and side > 2 and r.random() < 0.5 else 1
+        groups = r.choice([g for g in (1, 1, 2, 3) if self.shape[0] % g == 0])
+        sizes = {"kernel_size": kernel, "stride": r.randint(1, 2), "padding": padding, "dilation": dilation}
+        if rectangular and r.random() < 0.5:
+            sizes["kernel_size"], sizes["stride"] = [r.randint(1, kernel), kernel], [r.randint(1, 2), 1]
+        return {
+            "in_channels": self.shape[0], "out_channels": groups * r.randint(1, 3), "groups": groups,
+            "bias": r.random() < 0.7, **sizes,
+        }
+
+
+def _distances(s: _Stack) -> None:
+    s.fully_connected("dist", s.classes, p=s.p)
+    if s.r.random() < 0.8:
+        s.add("negate")
+
+
+def _sorted_sums(s: _Stack) -> None:
+    s.fully_connected("sort_dist", s.classes, **s.sort())
+    s.add("negate")
+
+
+def _relu_linear(s: _Stack) -> None:
+    s.fully_connected("linear")
+    s.add("relu")
+
+
+def _conv(s: _Stack) -> None:
+    s.add("conv", **s.windows(rectangular=False))
+    s.add("relu")
+
+
+def _dist_conv(s: _Stack) -> None:
+    s.add("dist_conv", p=s.p, **s.windows(rectangular=True))
+    s.shift()
+
+
+STAGES = {
+    "flatten": lambda s: s.add("flatten"),
+    "dist": lambda s: (s.fully_connected("dist", p=s.p), s.shift()),
+    "sort": lambda s: (s.fully_connected("sort_dist", **s.sort()), s.shift()),
+    "dist-conv": _dist_conv,
+    "conv": _conv,
+    "relu-linear": _relu_linear,
+    "linear": lambda s: s.fully_connected("linear"),
+    "tanh": lambda s: s.add("tanh"),
+    "distances": _distances,
+    "sorted-sums": _sorted_sums,
+    # With a bias: auto_LiRPA 0.3 has no interval bound of a specification after a bare matrix product.
+    "logits": lambda s: s.add("linear", in_features=s.shape[0], out_features=s.classes),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net, the pixel range, and inputs (N, C, H, W) in it."""
+
+    kind: str
+    p: float | None  # None where there is no distance layer of an exponent
+    weights: str
+    net: Net
+    low: float
+    high: float
+    x: Tensor
+
+
+def _spec(r: random.Random, kind: str, p: float) -> dict:
+    images = "conv" in kind
+    least = 3 if images else 1
+    shape = (r.randint(1, 3), r.randint(least, 6), r.randint(least, 6))
+    if not images and r.random() < 0.15:  # long sums
+        shape = (1, 16, r.choice((16, 48)))
+    s = _Stack(r, shape, p, classes=r.choice((2, 3, 6)))
+    mean = [r.uniform(-1, 1) for _ in range(r.choice((1, shape[0])))]
+    s.add("normalize", mean=mean, std=r.choice((1.0, 1.0, 0.3, 10 ** r.uniform(-2, 2))))
+    for stage in KINDS[kind].split():
+        repeats = {"*": r.randint(0, 2), "+": r.randint(1, 2)}.get(stage[-1], 1)
+        for _ in range(repeats):
+            STAGES[stage.rstrip("*+")](s)
+    return {"input_shape": list(shape), "layers": s.layers}
+
+
+def _natural(layer: nn.Module, h: Tensor) -> None:
+    """Weights among the inputs h that the layer meets, so that its outputs and its margins depend on them."""
+    if isinstance(layer, MeanShift):
+        layer.running_mean.copy_(h.transpose(0, 1).flatten(1).mean(1))
+        return
+    centre, spread = (h.mean(), h.std()) if layer in distance_layers(layer) else (0.0, 1.0)
+    layer.weight.normal_().mul_(spread).add_(centre)
+    if layer.bias is not None:
+        layer.bias.normal_().mul_(0.1 * h.std())
+
+
+@torch.no_grad()
+def _fill(net: Net, r: random.Random, weights: str, h: Tensor) -> None:
+    """Weights, biases and means; sometimes with equal rows.  h: typical inputs."""
+    for layer in net:
+        parts = [*layer.parameters(), *([layer.running_mean] if isinstance(layer, MeanShift) else [])]
+        if parts and weights == NATURAL:
+            _natural(layer, h)
+        for a in parts if weights != NATURAL else ():
+            a.copy_(WEIGHTS[weights](r, a))
+        if isinstance(layer, (nn.Linear, nn.Conv2d)):
+            layer.weight /= math.prod(layer.weight.shape[1:]) ** r.choice((0.5, 1.0))
+        if parts and len(parts[0]) > 1 and r.random() < 0.1:
+            for a in parts:
+                a[1] = a[0]
+        h = layer(h)
+
+
+def pixels_at(net: Net, rows: Tensor) -> Tensor:
+    """Pixels that ``net``'s normalisation takes to about ``rows``: exactly where it neither shifts nor scales."""
+    first = next(layer for layer in net if isinstance(layer, Normalize))
+    return rows / first.scale + first.mean.view(-1, 1, 1)
+
+
+def weight_images(net: Net) -> Tensor:
+    """(K, C, H, W) pixels at which first distances are 0; K = 0 where the first layer is no full distance."""
+    first = next((layer for layer in net if any(True for _ in layer.parameters())), None)
+    if first in distance_layers(net) and first.weight.dim() == 2:
+        return pixels_at(net, first.weight.detach().view(-1, *net.input_shape))
+    return torch.zeros(0, *net.input_shape)
+
+
+def _inputs(net: Net, r: random.Random, count: int, low: float, high: float) -> Tensor:
+    """(count, C, H, W) in [low, high], of every sort in turn."""
+    width = high - low
+    x = low + width * torch.rand(count, *net.input_shape, dtype=torch.float64)
+    images = weight_images(net)
+    for i in range(count):
+        sort = r.choice(("uniform", "uniform", "equal", "bounds", "lattice", "kink"))
+        if sort == "equal":
+            x[i] = x[i].flatten()[0]
+        elif sort == "bounds":
+            x[i] = torch.where(torch.rand(x[i].shape) < 0.5, low, high)
+        elif sort == "lattice":
+            x[i] = low + width * torch.randint(0, 5, x[i].shape) / 4
+        elif sort == "kink" and len(images):
+            x[i] = images[r.randrange(len(images))]
+    x = x.clamp(low, high).float()
+    inner_low, inner_high = ends(torch.full_like(x, (low + high) / 2), math.inf, low, high)
+    return torch.clamp(x, inner_low, inner_high)
+
+
+@torch.no_grad()
+def _almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
+    """Moves a bias of the logits so that the first sample's margin is a few float32 steps."""
+    last = [layer for layer in net if getattr(layer, "bias", None) is not None]
+    z = net(x[:1])[0]
+    if not last or len(last[-1].bias) != len(z) or not z.isfinite().all():
+        return
+    (first, second), (_, other) = z.topk(2)
+    steps = r.choice((0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 20, 40, 200)) * 2.0**-23 * z.abs().max()
+    sign = -1 if type(net[-1]) is LAYERS["negate"] else 1
+    last[-1].bias[other] += sign * (first - second - steps)
+
+
+def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
+    """The case number ``index`` of this seed, whatever was drawn before it, and where to draw on from.
+
+    Seeds torch's generator as well.
+    """
+    r = random.Random(f"{seed}/{index}")
+    torch.manual_seed(r.randrange(2**62))
+    kind = list(KINDS)[index % len(KINDS)]
+    p = EXPONENTS[(index + index // len(KINDS)) % len(EXPONENTS)]
+    weights = r.choice((*[NATURAL] * len(WEIGHTS), *WEIGHTS))
+    net = Net(_spec(r, kind, p)).eval().requires_grad_(False)
+    low, high = r.choice(PIXELS)
+    _fill(net, r, weights, low + (high - low) * torch.rand(32, *net.input_shape))
+    x = _inputs(net, r, r.choice((1, samples, samples)), low, high)
+    if r.random() < 0.5:
+        _almost_tie(net, x, r)
+    return Case(kind, p if "dist" in kind or kind.startswith("sort") else None, weights, net, low, high, x), r
