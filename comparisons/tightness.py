@@ -260,8 +260,8 @@ def table(results: dict) -> str:
     return "\n\n".join([
         f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
         f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
-        "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection may be "
-        f"too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
+        "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
+        f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
         "\n".join("| " + " | ".join(line) + " |" for line in lines),
         "No certificate reaches beyond the exact radius." if wrong == 0
         else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",

@@ -59,7 +59,8 @@ def made(small_net, tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="session")
 def exported(small_net, tmp_path_factory):
-    """``exported(name, p)``: a net of ``graphs.NETS`` and the file that ``export`` writes, parsed; not to be changed."""
+    """``exported(name, p)``: a net of ``graphs.NETS`` and the file that ``export`` writes, parsed; not to be
+    changed."""
     @functools.cache
     def make(name: str, p: float = math.inf):
         architecture, arguments = graphs.NETS[name]

@@ -125,10 +125,11 @@ WRONG = {
         [("Gemm", ["·", "w", "b"], {"transB": 1})], {"w": W, "b": W[:, :1].copy()}, "not one number a channel",
     ),
     "a random constant": (
-        [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})], {}, r"node 'n0' \(RandomUniform\): .* random"
+        [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})], {},
+        r"node 'n0' \(RandomUniform\): .* random",
     ),
     "random numbers like a constant": (
-        [("RandomNormalLike", ["b"], {}), ("Add", ["x", "·"], {})], {"b": W[0]}, r"\(RandomNormalLike\): .* random"
+        [("RandomNormalLike", ["b"], {}), ("Add", ["x", "·"], {})], {"b": W[0]}, r"\(RandomNormalLike\): .* random",
     ),
     "a constant with a branch": (
         [("If", ["b"], {"then_branch": BRANCH, "else_branch": BRANCH}), ("Add", ["x", "·"], {})], {"b": np.bool_(True)},

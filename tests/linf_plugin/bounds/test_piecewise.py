@@ -16,8 +16,8 @@ NETS = {  # (input shape, layers)
     "distances": (
         (2, 1, 2),
         lambda: [
-            Normalize((0.2, 0.5), 0.3), LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2), MeanShift(4), nn.Flatten(),
-            LinfDistLinear(12, 3), Negate(),
+            Normalize((0.2, 0.5), 0.3), LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2), MeanShift(4),
+            nn.Flatten(), LinfDistLinear(12, 3), Negate(),
         ],
     ),
     "linear": ((3,), lambda: [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)]),
