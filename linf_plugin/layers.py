@@ -308,16 +308,30 @@ STOCK_LIPSCHITZ = {
 }
 
 
+def flat_layers(model: nn.Module) -> list[nn.Module]:
+    """The layers of nested ``Sequential``s in the order of their application; of any other module, itself.
+
+    Raises:
+        TypeError: a ``Sequential`` has a forward of its own, so that it is not the composition of its layers.
+    """
+    if not isinstance(model, nn.Sequential):
+        return [model]
+    if getattr(model.forward, "__func__", None) is not nn.Sequential.forward:
+        raise TypeError(f"{type(model).__name__} has a forward of its own: it is not one layer after the other")
+    return [layer for child in model for layer in flat_layers(child)]
+
+
 def lipschitz_bound(module: nn.Module) -> float:
     """An ℓ∞ → ℓ∞ Lipschitz bound of a layer, or of a ``Sequential``: the product of its layers' bounds.
 
     Raises:
-        TypeError: a layer states no ``lipschitz`` and is not a stock layer with a known bound.
+        TypeError: a layer, or a ``Sequential`` with a forward of its own, states no ``lipschitz`` and is not a stock
+            layer with a known bound.
     """
-    if isinstance(module, nn.Sequential):
-        return math.prod(lipschitz_bound(layer) for layer in module)
     if type(module) in STOCK_LIPSCHITZ:
         return STOCK_LIPSCHITZ[type(module)](module)
+    if isinstance(module, nn.Sequential) and getattr(module.forward, "__func__", None) is nn.Sequential.forward:
+        return math.prod(lipschitz_bound(layer) for layer in module)
     if not hasattr(module, "lipschitz"):
         raise TypeError(f"no Lipschitz bound is known for {type(module).__name__}; give it an attribute lipschitz")
     return float(module.lipschitz)

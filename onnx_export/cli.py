@@ -15,7 +15,7 @@ from linf_plugin.datasets import SOURCES, Dataset, load_dataset
 from .abcrown import write_abcrown
 from .check import Comparison, compare
 from .export import export, file_sha256
-from .fuse import to_net
+from .read import to_net
 from .session import DEVICES, DeviceError, session
 
 PROG = "linf-export"

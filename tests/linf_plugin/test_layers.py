@@ -9,7 +9,7 @@ import torch
 from cases import INF, few_p, value_tolerance
 from torch import nn
 
-from linf_plugin import layers
+from linf_plugin import build, layers
 from linf_plugin.kernels import reference
 from linf_plugin.layers import (
     LinfDistConv2d,
@@ -18,6 +18,7 @@ from linf_plugin.layers import (
     Negate,
     Normalize,
     SortDistLinear,
+    flat_layers,
     lipschitz_bound,
     random_subsets,
     reestimate_means,
@@ -106,6 +107,29 @@ def test_lipschitz_bound_of_stock_layers():
     assert lipschitz_bound(nn.Sequential()) == 1.0
     with pytest.raises(TypeError, match="GELU.*lipschitz"):
         lipschitz_bound(nn.Sequential(linear, nn.GELU()))
+
+
+def test_lipschitz_bound_of_a_forward_of_its_own_must_be_stated():
+    class Residual(nn.Sequential):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    net = Residual(nn.ReLU())
+    for module in (net, nn.Sequential(net)):
+        with pytest.raises(TypeError, match="Residual.*lipschitz"):
+            lipschitz_bound(module)
+    net.lipschitz = 2.0
+    assert lipschitz_bound(nn.Sequential(net, net)) == 4.0
+    with pytest.raises(TypeError, match="Residual has a forward of its own"):
+        flat_layers(nn.Sequential(net))
+
+
+def test_flat_layers_are_in_order():
+    a, b, c = nn.ReLU(), Negate(), nn.Identity()
+    assert flat_layers(nn.Sequential(a, nn.Sequential(nn.Sequential(), b), c)) == [a, b, c]
+    assert flat_layers(a) == [a]
+    net = build("linf-mlp", shape=(1, 2, 2), classes=3, width=4, depth=2)
+    assert flat_layers(net) == list(net)
 
 
 # Distance layers.

@@ -1,9 +1,13 @@
 """Small untrained nets; one of them with its checkpoint and its ONNX file."""
 
 import copy
+import functools
+import math
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import graphs
+import onnx
 import pytest
 import torch
 
@@ -51,3 +55,18 @@ def made(small_net, tmp_path_factory) -> SimpleNamespace:
     linf_plugin.save(checkpoint, net, METADATA)
     export(net, onnx, METADATA, checkpoint)
     return SimpleNamespace(net=net, checkpoint=checkpoint, onnx=onnx)
+
+
+@pytest.fixture(scope="session")
+def exported(small_net, tmp_path_factory):
+    """``exported(name, p)``: a net of ``graphs.NETS`` and the file that ``export`` writes, parsed; not to be
+    changed."""
+    @functools.cache
+    def make(name: str, p: float = math.inf):
+        architecture, arguments = graphs.NETS[name]
+        net, path = small_net(architecture, **arguments), tmp_path_factory.mktemp("fuse") / "net.onnx"
+        linf_plugin.set_p(net, p)
+        export(net, path)
+        return net, onnx.load(path)
+
+    return make

@@ -1,6 +1,7 @@
 """The exact radius: against grids, against every certificate, and clear about wrong requests."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from linf_plugin import (
     lipschitz_bound,
     margin,
 )
-from linf_plugin.bounds import exact, margin_bound
+from linf_plugin.bounds import margin_bound, piecewise
 from linf_plugin.bounds.certify import LIRPA_METHODS
 from linf_plugin.bounds.exact import exact_radius
 
@@ -229,37 +230,150 @@ def test_a_time_limit_leaves_a_gap():
 
 
 @pytest.mark.parametrize(
-    "code, message, dual, status",
-    [
-        (1, "Time limit reached.", 0.124, "time limit"),
-        (4, "Solve error", None, "unsettled"),
-        (4, "Solve error", 0.9, "unsettled"),
-        (2, "Model error", None, "unsettled"),
-    ],
+    "code, message, dual", [(4, "Solve error", None), (4, "Solve error", 0.9), (2, "Model error", None)]
 )
-def test_what_the_solver_leaves_open_is_reported(monkeypatch, code, message, dual, status):
-    """A stopped program contributes its dual bound, a failed one nothing: what remains is what intervals prove."""
+def test_a_program_that_fails_leaves_what_intervals_prove(monkeypatch, code, message, dual):
     result = OptimizeResult(status=code, message=message, mip_dual_bound=dual, x=None, fun=None)
-    monkeypatch.setattr(exact, "milp", lambda *args, **options: result)
+    monkeypatch.setattr(piecewise, "milp", lambda **arguments: result)
     found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
-    assert found.status == status and found.upper == math.inf
+    assert found.status == "unsettled" and found.upper == math.inf
     assert 0.09 < found.lower <= 0.125
-    if code == 1:
-        assert found.lower == pytest.approx(0.124, abs=2 * exact.TOLERANCE)
+
+
+def test_a_stopped_program_contributes_its_dual_bound(monkeypatch):
+    monkeypatch.setattr(piecewise.Program, "minimise", lambda program, radius, seconds: ("time limit", 0.124, None))
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.status == "time limit" and found.upper == math.inf
+    assert found.lower == pytest.approx(0.124, abs=2 * piecewise.TOLERANCE)
 
 
 def test_a_point_that_rational_arithmetic_refuses_is_not_reported(monkeypatch):
-    solve = exact.milp
+    solve = piecewise.milp
 
-    def wrong(*args, **options):
-        result = solve(*args, **options)
+    def wrong(**arguments):
+        result = solve(**arguments)
         if result.x is not None:
-            result.x = np.zeros_like(result.x)
+            result.x = np.full_like(result.x, -1)  # every variable at its lower end
         return result
 
-    monkeypatch.setattr(exact, "milp", wrong)
+    monkeypatch.setattr(piecewise, "milp", wrong)
     found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
     assert found.adversarial is None and found.status == "unsettled" and found.lower <= 0.125 < found.upper
+
+
+def test_an_empty_box_that_is_not_empty_makes_the_radius_unsettled(monkeypatch):
+    """HiGHS denies a solution at first, and then finds one in a larger box: its word does not count."""
+    minimise = piecewise.Program.minimise
+
+    def denies(program, radius, seconds):
+        return ("optimal", math.inf, None) if program.high[radius] < 0.2 else minimise(program, radius, seconds)
+
+    monkeypatch.setattr(piecewise.Program, "minimise", denies)
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.status == "unsettled" and found.upper == pytest.approx(0.125, abs=1e-5)
+    assert 0.09 < found.lower <= 0.125  # by intervals
+
+
+def test_a_point_that_is_far_from_the_bound_makes_the_radius_unsettled(monkeypatch):
+    minimise = piecewise.Program.minimise
+
+    def cautious(program, radius, seconds):
+        status, bound, solution = minimise(program, radius, seconds)
+        return status, bound - 0.01, solution
+
+    monkeypatch.setattr(piecewise.Program, "minimise", cautious)
+    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.status == "unsettled" and found.lower <= 0.125 <= found.upper < 0.126
+
+
+def corner_net():
+    """Two distance layers and an input for which HiGHS's presolve calls feasible programs infeasible."""
+    net = line(LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 3, bias=False), Negate())
+    net[0].weight.data[:] = torch.tensor([
+        [0.967552960, 0.235329866], [0.049577355, 0.683502614], [0.096499383, 0.309843242], [0.154712141, 0.112251461],
+    ])
+    net[1].weight.data[:] = torch.tensor([
+        [0.186913013, 0.375931203, 0.799230933, 0.858222365], [0.294917881, 0.125276327, 0.725280881, 0.137371540],
+        [0.124211967, 0.858955741, 0.555977225, 0.283033788],
+    ])
+    return net, torch.tensor([0.323132217, 0.296883762])
+
+
+def scaled_net(seed):
+    """Of two inputs and three classes, layer by layer of another magnitude, 1e-9 to 1e9."""
+    torch.manual_seed(seed)
+    scales = 10.0 ** torch.randint(-9, 10, (3,)).double()
+    layers = [
+        lambda: [LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 3, bias=False), Negate()],
+        lambda: [nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 3)],
+        lambda: [LinfDistLinear(2, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)],
+    ][seed % 3]()
+    weighted = [m for m in layers if hasattr(m, "weight")]
+    if seed % 3 == 0:
+        for m in weighted:
+            m.weight.data = torch.rand_like(m.weight) * scales[0].item()
+        return line(Normalize([0.0], 1 / scales[0].item()), *layers), torch.rand(2)
+    for i, m in enumerate(weighted):
+        m.weight.data *= scales[i].item()
+        m.bias.data *= scales[: i + 1].prod().item() if seed % 3 == 1 else scales[i].item()
+    return line(*layers), torch.rand(2)
+
+
+@pytest.mark.parametrize("net", ["presolve", 142, 298, 358, 390, 404, 453, 457, 531])
+def test_no_exact_counterexample_is_nearer_than_lower(net):
+    """Nets for which HiGHS was seen to err, against a grid.  float64 says which points to look at, rational arithmetic
+    which of them have another class."""
+    net, x = corner_net() if net == "presolve" else scaled_net(net)
+    found = exact_radius(net, x)
+    steps = piecewise.steps_of(net, (2,))
+    z = piecewise.evaluate(steps, x.double().numpy())
+    label = z.index(max(z))
+    points, _ = grid(2)
+    distance = (points - x.double()).abs().amax(1)
+    with torch.no_grad():
+        near = (margin(net.double()(points), torch.full((len(points),), label)) <= 0) & (distance < found.lower)
+    for point in points[near][:20]:
+        logits = piecewise.evaluate(steps, point.numpy())
+        assert max(z for j, z in enumerate(logits) if j != label) < logits[label]
+    if found.adversarial is not None:
+        logits = piecewise.evaluate(steps, found.adversarial.numpy())
+        assert max(z for j, z in enumerate(logits) if j != label) >= logits[label]
+
+
+def test_logits_are_compared_as_they_are():
+    """z_1 − z_0 = x − 3/4 − 2^-70: the difference of the biases is not a float64."""
+    net = line(nn.Linear(1, 2))
+    net[0].weight.data[:] = torch.tensor([[0.0], [1.0]])
+    net[0].bias.data[:] = torch.tensor([2.0**-70, -0.75])
+    found = exact_radius(net, torch.tensor([0.5]))
+    assert found.status == "optimal" and found.upper == pytest.approx(0.25, abs=1e-5)
+    assert Fraction(found.adversarial.item()) >= Fraction(3, 4) + Fraction(1, 2**70)
+    net[0].bias.data[1] = -1.0  # now no x in [0, 1] reaches class 1, by 2^-70
+    found = exact_radius(net, torch.tensor([0.5]))
+    assert found.upper == math.inf and found.adversarial is None
+
+
+def test_bounds_beyond_float64_are_unsettled():
+    net = line(nn.Linear(1, 2), nn.ReLU(), nn.Linear(2, 2)).double()
+    net[0].weight.data[:], net[2].weight.data[:] = 1e200, 1e200
+    net[2].weight.data[0, 0] = 2e200
+    found = exact_radius(net, torch.tensor([0.5]))
+    assert found.status == "unsettled" and found.adversarial is None
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def test_a_forward_of_its_own_is_refused():
+    for net in (Residual(nn.Linear(2, 2)), nn.Sequential(Residual(nn.Linear(2, 2)), Negate())):
+        with pytest.raises(TypeError, match="Residual has a forward of its own"):
+            exact_radius(net.eval(), torch.rand(2))
+    net = line(nn.Linear(2, 2))
+    net.forward = lambda x: x
+    with pytest.raises(TypeError, match="forward of its own"):
+        exact_radius(net, torch.rand(2))
 
 
 def test_the_model_is_left_alone():

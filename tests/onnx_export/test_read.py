@@ -1,0 +1,174 @@
+"""ONNX graphs back to nets: what ``export`` writes, what the exporter of torch writes, and layers one by one."""
+
+import math
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from graphs import NETS, W, chain, each_form, model_of, run
+from onnx import TensorProto, helper
+from onnx.inliner import inline_local_functions
+
+from linf_plugin.bounds import specification
+from onnx_export.export import export
+from onnx_export.read import to_net
+
+
+@torch.no_grad()
+@each_form
+@pytest.mark.parametrize("name", NETS)
+def test_round_trip(exported, name, form):
+    net, model = exported(name)
+    model = form(model)
+    back, x = to_net(model), torch.rand(9, *net.input_shape)
+    assert torch.equal(back(x), net(x)) and back.lipschitz == net.lipschitz
+    assert [layer for layer, _ in back.spec["layers"]] == [layer for layer, _ in net.spec["layers"]]
+    logits = torch.from_numpy(run(model, x)[0])
+    if "linear" in [layer for layer, _ in net.spec["layers"]]:  # each runtime adds in an order of its own
+        torch.testing.assert_close(logits, back(x), rtol=1e-5, atol=1e-5)
+    else:
+        assert torch.equal(logits, back(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("p", [8.0, 100.5], ids=lambda p: f"p={p:g}")
+@each_form
+@pytest.mark.parametrize("name", ["distances", "convolution"])
+def test_finite_p(exported, name, form, p):
+    net, model = exported(name, p)
+    back, x = to_net(form(model)), torch.rand(9, *net.input_shape)
+    assert torch.equal(back(x), net(x))
+
+
+@pytest.mark.parametrize("name", ["distances", "head", "convolution"])
+def test_bounds_are_those_of_the_net(exported, name):
+    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+
+    net, model = exported(name)
+    back = to_net(inline_local_functions(model))
+    x = torch.rand(2, *net.input_shape)
+    ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=0.1))
+    bounded = [BoundedModule(model, x) for model in (net, back)]
+    c = specification(torch.tensor([1, 7]), 10)
+    for method in ("IBP", "CROWN-IBP", "CROWN"):
+        for theirs, ours in zip(*(b.compute_bounds(x=(ball,), C=c, method=method) for b in bounded)):
+            assert torch.equal(ours, theirs)
+            assert ours.isfinite().all()
+
+
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
+@torch.no_grad()
+def test_by_the_exporter():
+    """A module that knows nothing of this package, with a flattening whose shape is computed."""
+    class Broadcast(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.from_numpy(W))
+
+        def forward(self, x):
+            x = x.reshape(x.shape[0], -1)
+            return -(x[:, None] - self.w).abs().amax(2)
+
+    x = torch.randn(4, 1, 2, 3)
+    program = torch.onnx.export(
+        Broadcast().eval(), (x,), dynamic_shapes=({0: "batch"},), opset_version=18, verbose=False
+    )
+    net = to_net(program.model_proto)
+    assert [name for name, _ in net.spec["layers"]] == ["flatten", "dist", "negate"]
+    assert torch.equal(net(x), Broadcast()(x))
+
+
+# Layers one by one.
+
+RIGHT = {
+    "Add": ([("Add", ["b", "·"], {})], {"b": W[0]}),
+    "Add of one number": ([("Add", ["·", "b"], {})], {"b": np.float32([[0.3]])}),
+    "Sub then Mul": ([("Sub", ["·", "b"], {}), ("Mul", ["s", "·"], {})], {"b": W[0], "s": np.float32(1 / 0.3081)}),
+    "Mul": ([("Mul", ["·", "s"], {})], {"s": np.float32([0.7])}),
+    "Mul twice": ([("Mul", ["·", "s"], {}), ("Mul", ["·", "s"], {})], {"s": np.float32([0.7])}),
+    "MatMul, Add, Add": (
+        [("MatMul", ["·", "w"], {}), ("Add", ["·", "b"], {}), ("Add", ["·", "c"], {})],
+        {"w": np.ascontiguousarray(W.T), "b": W[:, 0], "c": W[:, 1]},
+    ),
+    "Gemm": ([("Gemm", ["·", "w", "b"], {})], {"w": W.T.copy(), "b": W[:, 0]}),
+    "Gemm with one bias for all": ([("Gemm", ["·", "w", "b"], {})], {"w": W.T.copy(), "b": W[0, :1]}),
+    "Gemm without bias": ([("Gemm", ["·", "w"], {"transB": 1}), ("Relu", ["·"], {})], {"w": W}),
+    "Identity, Flatten": ([("Identity", ["·"], {}), ("Flatten", ["·"], {}), ("Tanh", ["·"], {})], {}),
+    "Reshape": ([("Reshape", ["·", "s"], {})], {"s": np.int64([0, -1])}),
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("nodes, constants", RIGHT.values(), ids=RIGHT)
+def test_layers(nodes, constants):
+    model, x = chain(*nodes, **constants), torch.randn(4, 6)
+    got, expected = to_net(model)(x), torch.from_numpy(run(model, x)[0])
+    exact = nodes[0][0] not in ("MatMul", "Gemm", "Identity")
+    torch.testing.assert_close(got, expected, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
+
+
+BRANCH = helper.make_graph(
+    [helper.make_node("RandomUniform", [], ["r"], shape=[1, 6])], "b", [],
+    [helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 6])],
+)
+WRONG = {
+    "operator": ([("Relu", ["·"], {}), ("Sigmoid", ["·"], {})], {}, r"node 'n1' \(Sigmoid\): this operator"),
+    "constant minus x": ([("Sub", ["b", "·"], {})], {"b": W[0]}, r"node 'n0' \(Sub\): a constant minus"),
+    "a matrix of offsets": ([("Add", ["·", "b"], {})], {"b": np.ones((2, 6), np.float32)}, "not one number a channel"),
+    "negative factor": ([("Mul", ["·", "s"], {})], {"s": np.float32(-1)}, "one positive number"),
+    "factors": ([("Mul", ["·", "s"], {})], {"s": W[0]}, "one positive number"),
+    "used twice": ([("Relu", ["·"], {}), ("Add", ["·", "x"], {})], {}, r"node 'n1' \(Add\): only a chain"),
+    "alpha": ([("Gemm", ["·", "w"], {"transB": 1, "alpha": 2.0})], {"w": W}, "x·W"),
+    "weights that do not fit": ([("Gemm", ["·", "w"], {})], {"w": W}, r"does not fit a value of shape"),
+    "a bias for each sample": (
+        [("Gemm", ["·", "w", "b"], {"transB": 1})], {"w": W, "b": W[:, :1].copy()}, "not one number a channel",
+    ),
+    "a random constant": (
+        [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})], {},
+        r"node 'n0' \(RandomUniform\): .* random",
+    ),
+    "random numbers like a constant": (
+        [("RandomNormalLike", ["b"], {}), ("Add", ["x", "·"], {})], {"b": W[0]}, r"\(RandomNormalLike\): .* random",
+    ),
+    "a constant with a branch": (
+        [("If", ["b"], {"then_branch": BRANCH, "else_branch": BRANCH}), ("Add", ["x", "·"], {})], {"b": np.bool_(True)},
+        r"node 'n0' \(If\): this operator",
+    ),
+    "reshape": ([("Reshape", ["·", "s"], {})], {"s": np.int64([-1, 3])}, "other than flattening"),
+    "flatten": ([("Flatten", ["·"], {"axis": 0})], {}, "other than flattening"),
+    "only constants": ([("Identity", ["b"], {})], {"b": W}, "does not depend on the input"),
+}
+
+
+@pytest.mark.parametrize("nodes, constants, message", WRONG.values(), ids=WRONG)
+def test_refuses(nodes, constants, message):
+    with pytest.raises(ValueError, match=message):
+        to_net(chain(*nodes, **constants))
+
+
+def test_refuses_convolutions():
+    w = np.ones((2, 1, 3, 3), np.float32)
+    for attributes in ({"pads": [0, 0, 1, 1]}, {"auto_pad": "SAME_UPPER"}):
+        with pytest.raises(ValueError, match="same padding on both sides"):
+            to_net(chain(("Conv", ["·", "w"], attributes), shape=("N", 1, 5, 5), w=w))
+
+
+def test_refuses_models():
+    relu = ("Relu", ["·"], {})
+    with pytest.raises(ValueError, match="sizes that are known"):
+        to_net(chain(relu, shape=("N", "F")))
+    two = chain(relu, shape=("N", 6))
+    two.graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [1]))
+    with pytest.raises(ValueError, match="one input, it has 2"):
+        to_net(two)
+    outputs = model_of([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Tanh", ["x"], ["b"])], outputs="ab")
+    with pytest.raises(ValueError, match="it has a, b"):
+        to_net(outputs)
+
+
+def test_a_sorted_sum_is_refused_by_name(small_net, tmp_path):
+    """Its file holds the coefficients, from which neither ρ nor k can be read back exactly."""
+    export(small_net("sortnet-mlp", width=4, depth=2, rho=0.8), tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="SortDist"):
+        to_net(onnx.load(tmp_path / "net.onnx"))
