@@ -29,11 +29,11 @@ class Method:
 
 
 METHODS = {
-    "linf-dist": Method("ℓ∞-dist net", ("lipschitz", "ibp", "crown-ibp", "crown")),
-    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", ("lipschitz", "ibp", "crown-ibp", "crown")),
-    "sortnet": Method("SortNet", ("lipschitz", "ibp", "crown-ibp", "crown")),
-    "ibp": Method("IBP", ("ibp", "crown-ibp", "crown")),
-    "crown-ibp": Method("CROWN-IBP", ("ibp", "crown-ibp", "crown")),
+    "linf-dist": Method("ℓ∞-dist net", ("lipschitz", "ibp", "crown-ibp", "crown", "alpha-crown")),
+    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", ("lipschitz", "ibp", "crown-ibp", "crown", "alpha-crown")),
+    "sortnet": Method("SortNet", ("lipschitz", "ibp", "crown-ibp", "crown", "alpha-crown")),
+    "ibp": Method("IBP", ("ibp", "crown-ibp", "crown", "alpha-crown")),
+    "crown-ibp": Method("CROWN-IBP", ("ibp", "crown-ibp", "crown", "alpha-crown")),
 }
 
 

