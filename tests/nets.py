@@ -78,7 +78,7 @@ def ball(x, eps=0.05):
     return BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1)))
 
 
-def perturbed(x, eps=0.05, samples=200):
+def perturbed(x, eps=0.05, samples=100):
     """Random points and corners of the ball within the pixel range."""
     for i in range(samples):
         at = torch.rand_like(x)
