@@ -84,16 +84,16 @@ class Noises(NamedTuple):
     last: Tensor
 
     def slack(self, bounded) -> Tensor:
-        """(N, classes): what to subtract from bounds of the logits that a BoundedModule has just computed.
+        """(N, classes): what to subtract from bounds of the logits that ``compute_bounds`` has just found.
 
-        Infinite also where one of its intermediate bounds is beyond its limit.
+        Infinite also where an interval bound is beyond its limit.  Those of every method are cut to the interval
+        bounds, and so within the limits where these are.
         """
         nodes = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"]
         within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
         for node, limit in zip(nodes, self.limits, strict=True):
-            for end in (getattr(node, "lower", None), getattr(node, "upper", None)):
-                if end is not None:
-                    within &= end.abs().flatten(1).amax(1) <= limit
+            for end in bounded._linf_intervals[node.name]:
+                within &= end.abs().flatten(1).amax(1) <= limit
         return torch.where(within.unsqueeze(1), self.last * rounding.OUTWARD, torch.inf)
 
 

@@ -165,6 +165,55 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
     assert noises._replace(limits=tuple(limits)).slack(bounded).isfinite().all(1).tolist() == [True, False, True]
 
 
+def _bounded(net, x, eps, method):
+    """Noises, and a BoundedModule of a float64 net with noise after ``compute_bounds``."""
+    program = noisy.Noisy(net).eval()
+    lower, upper = rounding.box(x, eps)
+    noises = program.noises(lower, upper)
+    noisy.register()
+    with compat.float64_by_default(), torch.no_grad():
+        first = (x[:1].double(), *(a[:1] for a in noises.between))
+        bounded = BoundedModule(program, first, bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
+        ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
+        compute_bounds(bounded, (ball, *noises.between), method=method)
+    return noises, bounded
+
+
+def test_limits_are_those_of_interval_bounds():
+    """CROWN's intermediate bounds of a linear net are tighter: a limit between the two proves nothing."""
+    net = nn.Sequential(nn.Flatten(), *(nn.Linear(6, 6) for _ in range(3)), nn.ReLU(), nn.Linear(6, 3)).eval()
+    noises, bounded = _bounded(net.double(), torch.rand(2, 1, 2, 3), 0.5, "CROWN")
+    assert noises.slack(bounded).isfinite().all()
+    node = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"][-2]  # which ReLU reads
+    sizes = [
+        torch.maximum(upper, -lower).amax(1)
+        for lower, upper in ((node.lower, node.upper), bounded._linf_intervals[node.name])
+    ]
+    assert (sizes[0] < sizes[1]).all()
+    between = noises._replace(limits=(*noises.limits[:-2], (sizes[0] + sizes[1]) / 2, noises.limits[-1]))
+    assert between.slack(bounded).isinf().all()
+
+
+@pytest.mark.parametrize("method", LIRPA_METHODS.values())
+@pytest.mark.parametrize("arguments", [dict(NETS["mlp"], depth=5), NETS["sort-head"], NETS["relu"]], ids=str)
+def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments, method, monkeypatch):
+    """Of whatever a relaxation reads, in any iteration."""
+    seen, compute = [], BoundedModule.compute_intermediate_bounds
+
+    def look(self, node, *args, **kwargs):
+        compute(self, node, *args, **kwargs)
+        if node.perturbed and type(node).__name__ == "BoundWithin":
+            least, most = self._linf_intervals[node.name]
+            seen.append((node.lower >= least).all() and (node.upper <= most).all())
+
+    monkeypatch.setattr(BoundedModule, "compute_intermediate_bounds", look)
+    net = _net(arguments)
+    _bounded(net.double(), torch.rand(4, *net.input_shape), 0.2, method)
+    assert all(seen) and (seen or method in ("IBP", "CROWN-IBP"))
+    if method == "CROWN-Optimized":
+        assert len(seen) > 50  # iterations
+
+
 @pytest.mark.parametrize("first, last", [(-1e-8, 1e8), (1e-8, 1e8), (2000.0, 1.0), (1e4, 1.0)])
 @each_method
 def test_tanh_on_tiny_and_on_distant_intervals(first, last, method):
