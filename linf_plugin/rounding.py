@@ -33,7 +33,8 @@ TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
 MOST_TERMS = 1 << 20  # that a sum may have
 LEAST_SIZE = 2.0**-20  # stock rules widen intervals by 1e-8, whatever their size
-DOUBLE_UNITS = 16 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+MOST_SLOPES = 5  # that a line of a distance at p = ∞ has
 
 
 class Reach(NamedTuple):
@@ -242,12 +243,17 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
 
 
 def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
-    """(N,): what float64 may do to a linear bound of this layer."""
+    """(N,): what float64 may do to a linear bound of this layer, κ in docs/math.md."""
     terms, p, outputs = 1, 0.0, y.error[:1].numel()
     size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
     if isinstance(layer, (LinfDistLinear, LinfDistConv2d, SortDistLinear)):
         terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
-        p = 0.0 if isinstance(layer, SortDistLinear) or layer.p == math.inf else layer.p
+        if isinstance(layer, SortDistLinear):
+            pass  # slopes on all coordinates, and no powers
+        elif layer.p == math.inf:
+            terms = min(terms, MOST_SLOPES)
+        else:
+            p = layer.p
     elif isinstance(layer, Normalize):
         size = size * max(1.0, layer.scale)
     _gamma(4 * outputs)  # as many products with a layer's bias are summed

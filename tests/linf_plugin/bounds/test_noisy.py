@@ -3,14 +3,16 @@
 import copy
 import math
 
+import mpmath
 import pytest
 import torch
 from torch import nn
 
 from linf_plugin import build, compat, rounding, set_p
-from linf_plugin.bounds import certify, compute_bounds, margin_bound, noisy, specification
+from linf_plugin.bounds import certify, compute_bounds, lines, margin_bound, noisy, specification
 from linf_plugin.bounds.certify import LIRPA_METHODS
 from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
+from linf_plugin.kernels import reference
 from linf_plugin.layers import MeanShift
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
@@ -177,6 +179,76 @@ def _bounded(net, x, eps, method):
         ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         compute_bounds(bounded, (ball, *noises.between), method=method)
     return noises, bounded
+
+
+LINES = {  # kind → make lines below and above, exact value of x − w, what n and p are to κ
+    "p=inf": (lambda *box: lines.linf(*box, many=True), lambda t: max(map(abs, t)), lambda n: (min(n, 5), 0)),
+    "p=1": (lambda *box: lines.finite(*box, 1.0, many=True), lambda t: sum(map(abs, t)), lambda n: (n, 1)),
+    "p=2.5": (
+        lambda *box: lines.finite(*box, 2.5, many=True),
+        lambda t: sum(abs(a) ** mpmath.mpf(2.5) for a in t) ** (1 / mpmath.mpf(2.5)), lambda n: (n, 2.5)),
+    "p=100": (
+        lambda *box: lines.finite(*box, 100.0, many=True),
+        lambda t: sum(abs(a) ** 100 for a in t) ** (1 / mpmath.mpf(100)), lambda n: (n, 100)),
+    "sorted": (
+        lambda *box: lines.sorted_sum(*box, 0.4, 4, many=True),
+        lambda t: sum(a * b for a, b in zip(reference.coefficients(0.4, 4, len(t)), sorted(map(abs, t))[::-1])),
+        lambda n: (n, 0)),
+}
+
+
+def _values(side, x, exact):
+    """(J,) exact values of one neuron's candidate lines, side of shape (1, 1, …), at one x."""
+    index = range(len(x)) if side.index is None else side.index[0, 0].tolist()
+    return [
+        sum((exact(s) * x[i] for s, i in zip(slopes, index)), exact(const))
+        for slopes, const in zip(side.slopes[0, 0].tolist(), side.consts[0, 0].tolist())
+    ]
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_err_less_than_is_allowed(kind):
+    """One neuron's: at corners, in the middle and at the weight, compared in 60 digits."""
+    make, value, constants = LINES[kind]
+    mpmath.mp.dps, generator = 60, torch.Generator().manual_seed(0)
+    for features in (1, 2, 3, 7, 20):
+        for size, width in ((1.0, 1.0), (1e4, 1e-12), (1e4, 1.0), (1e-3, 10.0), (1.0, 1e-17), (1.0, 0.0)):
+            w, middle, radius = torch.randn(3, features, dtype=torch.float64, generator=generator)
+            w, middle, radius = size * w, size * middle, width * radius.abs()
+            radius[::3] = 0
+            lower, upper = middle - radius, middle + radius
+            below, above = make(lower[None], upper[None], w[None])
+            largest = torch.maximum(-lower, upper).max() + w.abs().max()
+            n, p = constants(features)
+            allowed = mpmath.mpf((rounding.DOUBLE_UNITS * (n + 9) * (n + p + 8) * (largest + 2.0**-20)).item())
+            ends = torch.rand(6, features, generator=generator) < 0.5
+            points = [*torch.where(ends, lower, upper), (lower + upper) / 2, w.clamp(lower, upper)]
+            for x in ([mpmath.mpf(a) for a in point.tolist()] for point in points):
+                y = value([a - mpmath.mpf(b) for a, b in zip(x, w.tolist())])
+                assert max(_values(below, x, mpmath.mpf)) <= y + allowed
+                assert min(_values(above, x, mpmath.mpf)) >= y - allowed
+
+
+def test_lines_of_tanh_err_less_than_is_allowed():
+    mpmath.mp.dps, generator = 60, torch.Generator().manual_seed(0)
+    middle = torch.randn(40, dtype=torch.float64, generator=generator) * torch.logspace(-8, 3, 40).double()
+    for radius in (0.0, 1e-18, 1e-9, 1e-3, 1.0, 30.0, 1e4):
+        lower, upper = middle - radius, middle + radius
+        below, above = lines.tanh(lower[None], upper[None], many=True)
+        for k, (low, high) in enumerate(zip(lower.tolist(), upper.tolist())):
+            allowed = rounding.DOUBLE_UNITS * 10 * 9 * (max(-low, high) + 2.0**-20)
+            sides = [
+                [[mpmath.mpf(a[0, k, j].item()) for a in (side.slopes[..., 0], side.consts)] for j in range(3)]
+                for side in (below, above)
+            ]
+            for x in (mpmath.mpf(low) + (mpmath.mpf(high) - mpmath.mpf(low)) * t / 8 for t in range(9)):
+                y = mpmath.tanh(x)
+                assert max(s * x + c for s, c in sides[0]) <= y + allowed
+                assert min(s * x + c for s, c in sides[1]) >= y - allowed
+
+
+def test_lines_have_as_few_slopes_as_is_allowed_for():
+    assert lines.STEEPEST <= rounding.MOST_SLOPES
 
 
 def test_limits_are_those_of_interval_bounds():
