@@ -248,6 +248,8 @@ def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
     size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
     if isinstance(layer, (LinfDistLinear, LinfDistConv2d, SortDistLinear)):
         terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
+        if layer.bias is not None:  # without it, output and distance could differ in size
+            size = size + layer.bias.abs().max()
         if isinstance(layer, SortDistLinear):
             pass  # slopes on all coordinates, and no powers
         elif layer.p == math.inf:

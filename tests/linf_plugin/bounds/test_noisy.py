@@ -142,7 +142,7 @@ def test_noise_is_computed_as_nothing():
     amounts, limits, last = program.noises(*rounding.box(x, 0.1))
     assert torch.equal(program(x, *amounts), net(x))
     assert len(amounts) == sum(type(layer) not in rounding.MOVES for layer in net) - 1
-    assert last.shape == (3, 3) and (last > 0).all() and all(limit.shape == (3,) for limit in limits)
+    assert last.shape == (3, 3) and (last > 0).all() and len(limits) == len(amounts) + 1 and all(limit.shape == (3,) for limit in limits)
 
 
 @each_method
@@ -262,8 +262,18 @@ def test_limits_are_those_of_interval_bounds():
         for lower, upper in ((node.lower, node.upper), bounded._linf_intervals[node.name])
     ]
     assert (sizes[0] < sizes[1]).all()
-    between = noises._replace(limits=(*noises.limits[:-2], (sizes[0] + sizes[1]) / 2, noises.limits[-1]))
+    between = noises._replace(limits=(*noises.limits[:-3], (sizes[0] + sizes[1]) / 2, *noises.limits[-2:]))
     assert between.slack(bounded).isinf().all()
+
+
+@pytest.mark.parametrize("method", LIRPA_METHODS.values())
+def test_logits_of_a_distance_have_a_limit(method):
+    """At finite p the size of its lines is that of its values."""
+    net = _net(NETS["p=2"])
+    noises, bounded = _bounded(net.double(), torch.rand(2, *net.input_shape), 0.1, method)
+    assert noises.slack(bounded).isfinite().all()
+    tight = noises._replace(limits=(*noises.limits[:-1], noises.limits[-1] * torch.tensor([1.0, 0.4])))
+    assert tight.slack(bounded).isinf().all(1).tolist() == [False, True]
 
 
 @pytest.mark.parametrize("method", LIRPA_METHODS.values())
@@ -280,8 +290,12 @@ def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments,
 
     monkeypatch.setattr(BoundedModule, "compute_intermediate_bounds", look)
     net = _net(arguments)
-    _bounded(net.double(), torch.rand(4, *net.input_shape), 0.2, method)
+    _, bounded = _bounded(net.double(), torch.rand(4, *net.input_shape), 0.2, method)
     assert all(seen) and (seen or method in ("IBP", "CROWN-IBP"))
+    for name, node in bounded._modules.items():
+        if type(node).__name__ == "BoundWithin" and getattr(node, "lower", None) is not None:
+            least, most = bounded._linf_intervals[name]
+            assert (node.lower >= least).all() and (node.upper <= most).all()
     if method == "CROWN-Optimized":
         assert len(seen) > 50  # iterations
 
