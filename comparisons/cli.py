@@ -171,7 +171,7 @@ def _report(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> int:
     import torch
 
-    from linf_plugin.ops import check_p
+    from linf_plugin.arguments import check_p
 
     from . import bench
     from .bench_report import table

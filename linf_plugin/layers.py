@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
+from .arguments import check_k, check_p, check_rho, check_rows, check_tensors
 from .kernels.windows import output_shape
 
 IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
@@ -34,7 +35,7 @@ class _Distance(nn.Module):
 
     @p.setter
     def p(self, value: float) -> None:
-        self._p = ops.check_p(value)
+        self._p = check_p(value)
 
     @property
     def lipschitz(self) -> float:
@@ -65,7 +66,7 @@ class _DistanceLinear(_Distance):
         super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        ops.check_tensors(x=x, weight=self.weight)
+        check_tensors(x=x, weight=self.weight)
         if x.dim() == 0:
             raise ValueError(f"x must have shape (..., {self.in_features}), got ()")
         y = self._distances(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
@@ -129,7 +130,7 @@ class SortDistLinear(_DistanceLinear):
         k: int = 10, group: int = 32, identity_init: bool = False, device=None, dtype=None,
     ):
         _check_positive(group=group)
-        self.rho, self.k, self.group = ops.check_rho(rho), ops.check_k(k), group
+        self.rho, self.k, self.group = check_rho(rho), check_k(k), group
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
 
     @property
@@ -141,7 +142,7 @@ class SortDistLinear(_DistanceLinear):
             return ops.dist(x, self.weight, self.p if self.training else math.inf)
         if not self.training:
             return ops.sorted_dist(x, self.weight, self.rho, self.k)
-        ops.check_rows(x, self.weight)
+        check_rows(x, self.weight)
         groups = x.split(self.group)
         keep = random_subsets(len(groups), self.in_features, self.rho)
         return torch.cat([
@@ -195,7 +196,7 @@ class LinfDistConv2d(_Distance):
         super().__init__(shape, bias, p, identity_init, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        ops.check_tensors(x=x, weight=self.weight)
+        check_tensors(x=x, weight=self.weight)
         if x.dim() != 4 or (not torch.jit.is_tracing() and x.shape[1] != self.in_channels):
             raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         conv = (self.stride, self.padding, self.dilation, self.groups)
@@ -344,7 +345,7 @@ def distance_layers(model: nn.Module) -> list[nn.Module]:
 
 def set_p(model: nn.Module, p: float) -> None:
     """Sets the exponent of every distance layer of a model.  Raises as ``LinfDistLinear.p`` does."""
-    p = ops.check_p(p)
+    p = check_p(p)
     for layer in distance_layers(model):
         layer.p = p
 

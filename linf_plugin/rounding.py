@@ -25,16 +25,16 @@ from .layers import (
     SortDistLinear,
     lipschitz_bound,
 )
+from .program import LARGEST, SMALLEST, check_arithmetic, check_sequence
 
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: one rounding to nearest
-LARGEST = 2.0**127  # beyond it a float32 may overflow
-SMALLEST = 2.0**-126  # below it a float32 may be flushed to zero
 POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
 MOST_TERMS = 1 << 20  # that a sum may have
 LEAST_SIZE = 2.0**-20  # stock rules widen intervals by 1e-8, whatever their size
-DOUBLE_UNITS = 16 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+MOST_SLOPES = 5  # that a line of a distance at p = ∞ has
 
 
 class Reach(NamedTuple):
@@ -184,6 +184,7 @@ RULES: dict[type, Callable[[nn.Module, Reach], Reach]] = {
 }
 
 
+CALLED = ("forward", "__call__", "_call_impl")  # what calling a module runs
 MOVES = (Negate, nn.Flatten, nn.Identity)  # layers that round nothing and whose bounds round nothing
 
 
@@ -191,55 +192,26 @@ def layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a sequential net, in order.  Raises TypeError for one without a rule."""
     if type(model) in RULES:
         return [model]
-    if isinstance(model, nn.Sequential) and type(model).forward is nn.Sequential.forward:
+    if isinstance(model, nn.Sequential) and all(getattr(type(model), a) is getattr(nn.Sequential, a) for a in CALLED):
         return [layer for child in model for layer in layers(child)]
     raise TypeError(
         f"no bound of the rounding error is known for {type(model).__name__}; sound=False leaves rounding out"
     )
 
 
-def _nnpack_convolves() -> bool:
-    """Whether this process leaves convolutions of large batches to NNPACK: where oneDNN does not come first."""
-    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return not onednn and torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
-
-
 def check_program(model: nn.Module, x: Tensor) -> None:
     """That the theorem speaks of this net on this machine.
 
     Raises:
-        TypeError: a layer has no rule; weights or x are not float32.
+        TypeError: a layer has no rule, or a forward or another attribute in place of its class's; weights or x are
+            not float32; a scale is no float32 number; the model is compiled.
         ValueError: the net is in training mode.
-        RuntimeError: this process would not compute it in float32: autocast, TF32 or bfloat16 products, cuDNN,
+        RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
+            CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
             NNPACK.
     """
-    parts = layers(model)
-    if model.training or any(layer.training for layer in parts):
-        raise ValueError("model is in training mode: call model.eval() before certifying it")
-    for name, a in (("x", x), *model.named_parameters(), *model.named_buffers()):
-        if a.dtype != torch.float32:
-            raise TypeError(f"{name} is {a.dtype}: certificates with sound=True are about float32 programs")
-    if torch.is_autocast_enabled(x.device.type):
-        raise RuntimeError("autocast is on: it computes in 16 bits, which no bound of the rounding error covers")
-    for kind, settings in ((nn.Linear, torch.backends.mkldnn.matmul), (nn.Conv2d, torch.backends.mkldnn.conv)):
-        if not any(isinstance(layer, kind) for layer in parts):
-            continue
-        settings = torch.backends.cuda.matmul if x.is_cuda else settings
-        if settings.fp32_precision not in ("none", "ieee"):
-            raise RuntimeError(
-                f"{kind.__name__} would multiply float32 numbers as {settings.fp32_precision}, which no bound of "
-                "the rounding error covers: call torch.set_float32_matmul_precision('highest') before certifying"
-            )
-        if kind is nn.Conv2d and x.is_cuda and torch.backends.cudnn.enabled:
-            raise RuntimeError(
-                "cuDNN may convolve in TF32 or by transforms, which no bound of the rounding error covers: "
-                "set torch.backends.cudnn.enabled = False before certifying a net with nn.Conv2d"
-            )
-        if kind is nn.Conv2d and not x.is_cuda and _nnpack_convolves():
-            raise RuntimeError(
-                "without oneDNN, NNPACK may convolve by transforms, which no bound of the rounding error covers: "
-                "call torch.backends.nnpack.set_flags(False) before certifying a net with nn.Conv2d"
-            )
+    check_sequence(model)
+    check_arithmetic(model, layers(model), x)
 
 
 def samples(a: Tensor, like: Tensor) -> Tensor:
@@ -271,12 +243,19 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
 
 
 def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
-    """(N,): what float64 may do to a linear bound of this layer."""
+    """(N,): what float64 may do to a linear bound of this layer, κ in docs/math.md."""
     terms, p, outputs = 1, 0.0, y.error[:1].numel()
     size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
     if isinstance(layer, (LinfDistLinear, LinfDistConv2d, SortDistLinear)):
         terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
-        p = 0.0 if isinstance(layer, SortDistLinear) or layer.p == math.inf else layer.p
+        if layer.bias is not None:  # without it, output and distance could differ in size
+            size = size + layer.bias.abs().max()
+        if isinstance(layer, SortDistLinear):
+            pass  # slopes on all coordinates, and no powers
+        elif layer.p == math.inf:
+            terms = min(terms, MOST_SLOPES)
+        else:
+            p = layer.p
     elif isinstance(layer, Normalize):
         size = size * max(1.0, layer.scale)
     _gamma(4 * outputs)  # as many products with a layer's bias are summed

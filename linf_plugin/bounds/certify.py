@@ -18,7 +18,7 @@ from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
-from .guard import WITHOUT_SHORTCUTS
+from .guard import WITHOUT_SHORTCUTS, check_padding
 
 # name → auto_LiRPA's method; in order of cost
 LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
@@ -100,6 +100,7 @@ class _Problem:
         amounts = noises.between if self.sound else ()
         with compat.float64_by_default():
             if self.bounded is None:
+                check_padding(self.exact)
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 net = self._noisy if self.sound else self.exact
                 self.bounded = BoundedModule(
@@ -150,7 +151,8 @@ def margin_bound(
 
     Raises:
         ValueError, TypeError: an argument is out of its range, or of a wrong shape or type; the message names it.
-            The model is in training mode.  For "lipschitz", a layer has no known Lipschitz bound.
+            The model is in training mode.  For auto_LiRPA's methods, an ``nn.Conv2d`` is padded by name or with
+            other than zeros.  For "lipschitz", a layer has no known Lipschitz bound.
         TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``.
     """
     if method not in CERTIFICATES:

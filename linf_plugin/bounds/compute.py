@@ -19,7 +19,8 @@ def compute_bounds(
     """The better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and at the output.
 
     A linear bound of a distance net can be looser than the interval bound.  Interval bounds are computed first;
-    every intermediate bound of the method is then cut to them, which also tightens what is built on it.
+    every intermediate bound of the method is then cut to them, which also tightens what is built on it.  They
+    stay behind as ``bounded._linf_intervals``, name → (lower, upper).
 
     Args:
         bounded: a BoundedModule.
@@ -40,9 +41,10 @@ def compute_bounds(
     """
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", **sides)
+    intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
+    bounded._linf_intervals = intervals
     if method.lower() == "ibp":
         return least if bound_lower else None, most if bound_upper else None
-    intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
     with contextlib.ExitStack() as during:
         if method.lower() in OPTIMISED:
             if output_only:
@@ -50,11 +52,11 @@ def compute_bounds(
                 settings = bounded.bound_opts["optimize_bound_args"]
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
                 settings["use_shared_alpha"] = True  # of intermediate bounds: they are made, but not used
-            intervals = {n: tuple(end.detach() for end in interval) for n, interval in intervals.items()}
+            bounded._linf_intervals = {n: tuple(end.detach() for end in ends) for n, ends in intervals.items()}
             during.enter_context(torch.enable_grad())
             during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints when it stops
-        bounded._linf_intervals = intervals
-        during.callback(delattr, bounded, "_linf_intervals")
+        bounded._linf_cutting = True
+        during.callback(setattr, bounded, "_linf_cutting", False)
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
     return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
 
@@ -71,13 +73,13 @@ def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict) -> di
 
 
 def cut_to_intervals(bounded_module: type) -> None:
-    """Makes ``BoundedModule`` cut intermediate bounds to ``_linf_intervals``, name → (lower, upper), if it has any."""
+    """Makes ``BoundedModule`` cut intermediate bounds to ``_linf_intervals`` during ``compute_bounds`` above."""
     compute = bounded_module.compute_intermediate_bounds
 
     @functools.wraps(compute)
     def cut(self, node, *args, **kwargs):
         compute(self, node, *args, **kwargs)
-        interval = getattr(self, "_linf_intervals", {}).get(node.name)
+        interval = self._linf_intervals.get(node.name) if getattr(self, "_linf_cutting", False) else None
         if interval is None or not node.perturbed:
             return
         node.lower, node.upper = maximum(node.lower, interval[0]), minimum(node.upper, interval[1])

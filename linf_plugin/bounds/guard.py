@@ -47,6 +47,23 @@ def _baked(model: nn.Module) -> list[tuple[str, nn.Module, str, object]]:
     ]
 
 
+def check_padding(model: nn.Module) -> None:
+    """Raises ValueError for a convolution that auto_LiRPA does not read: padded by name, or with other than zeros,
+    which it would take for zeros."""
+    for name, layer in model.named_modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        if isinstance(layer.padding, str):
+            raise ValueError(
+                f"layer {name!r} (Conv2d) has padding={layer.padding!r}, which auto_LiRPA cannot read: give numbers"
+            )
+        if layer.padding_mode != "zeros":
+            raise ValueError(
+                f"layer {name!r} (Conv2d) has padding_mode={layer.padding_mode!r}, but auto_LiRPA has bounds for zeros "
+                "only"
+            )
+
+
 def _check_fresh(baked: list[tuple[str, nn.Module, str, object]]) -> None:
     for name, layer, attribute, value in baked:
         if layer.training and isinstance(layer, DEPENDS_ON_MODE):
@@ -226,8 +243,8 @@ def _check_given(argument: str, bounds: dict) -> None:
 def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, and leaves
-    ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
+    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, or with a convolution that
+    ``check_padding`` refuses, and leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
     ``compute_bounds`` raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the
     mode where it matters.  ``compute_bounds`` also raises, before it computes anything,
 
@@ -248,6 +265,7 @@ def guard_bounded_module(bounded_module: type) -> None:
         if any(layer.training for _, layer, _, _ in baked):
             raise ValueError("model is in training mode: call model.eval() before bounding it")
         if baked:
+            check_padding(model)
             call = init_signature.bind(self, model, *args, **kwargs)
             call.arguments["bound_opts"] = {**WITHOUT_SHORTCUTS, **(call.arguments.get("bound_opts") or {})}
             init(*call.args, **call.kwargs)

@@ -76,24 +76,24 @@ def register() -> None:
 
 
 class Noises(NamedTuple):
-    """``between``: the amounts that ``Noisy`` takes beside x, and ``limits`` (N,) of the bounds there.  ``last``
-    (N, classes): the noise of the last layer, infinite where there is no bound."""
+    """``between``: the amounts that ``Noisy`` takes beside x; ``limits``: (N,) of the bounds there, and of the logits.
+    ``last`` (N, classes): the noise of the last layer, infinite where there is no bound."""
 
     between: tuple[Tensor, ...]
     limits: tuple[Tensor, ...]
     last: Tensor
 
     def slack(self, bounded) -> Tensor:
-        """(N, classes): what to subtract from bounds of the logits that a BoundedModule has just computed.
+        """(N, classes): what to subtract from bounds of the logits that ``compute_bounds`` has just found.
 
-        Infinite also where one of its intermediate bounds is beyond its limit.
+        Infinite also where an interval bound is beyond its limit.  Those of every method are cut to the interval
+        bounds, and so within the limits where these are.
         """
-        nodes = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"]
+        noisy = [name for name, node in bounded._modules.items() if type(node).__name__ == "BoundWithin"]
         within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
-        for node, limit in zip(nodes, self.limits, strict=True):
-            for end in (getattr(node, "lower", None), getattr(node, "upper", None)):
-                if end is not None:
-                    within &= end.abs().flatten(1).amax(1) <= limit
+        for name, limit in zip((*noisy, bounded.final_name), self.limits, strict=True):
+            for end in bounded._linf_intervals.get(name, ()):  # logits of a last linear layer are not computed
+                within &= end.abs().flatten(1).amax(1) <= limit
         return torch.where(within.unsqueeze(1), self.last * rounding.OUTWARD, torch.inf)
 
 
@@ -124,11 +124,9 @@ class Noisy(nn.Module):
                 amount = move(amount).abs()  # a change of sign is none here
             between.append(amount)
         zero = lower.new_zeros(len(lower), 1)
-        last = next((a.amount.flatten(1) for a in reversed(noise) if a is not None), zero)
-        return Noises(
-            tuple(between), tuple(noise[i].limit for i in self.noisy),
-            torch.where(finite.unsqueeze(1), last, torch.inf),
-        )
+        computing = [a for a in noise if a is not None] or [rounding.Noise(zero, zero[:, 0] + torch.inf)]
+        last = torch.where(finite.unsqueeze(1), computing[-1].amount.flatten(1), torch.inf)
+        return Noises(tuple(between), tuple(a.limit for a in computing), last)
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
         rest, places = iter(amounts), set(self.noisy.values())

@@ -466,6 +466,125 @@ def test_what_is_not_covered_is_refused(spoil, error, names):
         sound_radius(net, torch.rand(2, 1, 2, 3))
 
 
+def _hooked(where):
+    def spoil(net):
+        where(net).register_forward_hook(lambda module, inputs, y: -y)
+        return net
+    return spoil
+
+
+def _shadowed(attribute, value):
+    def spoil(net):
+        net[-1].__dict__[attribute] = value
+        return net
+    return spoil
+
+
+def _pre_hooked(net):
+    net[2].register_forward_pre_hook(lambda module, inputs: (-inputs[0],))
+    return net
+
+
+def _compiled(net):
+    net[2].compile(backend="eager")
+    return net
+
+
+def _scaled(**values):
+    def spoil(net):
+        vars(net[0]).update(values)
+        return net
+    return spoil
+
+
+class _Called(nn.Sequential):
+    def __call__(self, x):
+        return super().__call__(x) + 1
+
+
+def _normed(normalise):
+    def spoil(net):
+        normalise(net[-1])
+        return net.eval()
+    return spoil
+
+
+class _Own(torch.Tensor):
+    """A weight with another arithmetic, as quantised ones have."""
+
+
+def _quantised(net):
+    net[-1].weight = nn.Parameter(net[-1].weight.data.as_subclass(_Own))
+    return net
+
+
+NO_SEQUENCE = {  # nets that are not the sequence of their layers, or whose layers are not what their class says
+    "hook": (_hooked(lambda net: net[1]), RuntimeError, "layer '1'.*hooks"),
+    "hook-of-model": (_hooked(lambda net: net), RuntimeError, "Sequential has forward hooks"),
+    "hook-of-container": (
+        lambda net: nn.Sequential(_hooked(lambda net: net)(net)), RuntimeError, "layer '0' .Sequential. has.*hooks"
+    ),
+    "pre-hook": (_pre_hooked, RuntimeError, "layer '2'.*hooks"),
+    "weight_norm": (_normed(nn.utils.weight_norm), RuntimeError, "Linear.*hooks.*weight_norm"),
+    "spectral_norm": (_normed(nn.utils.spectral_norm), RuntimeError, "Linear.*hooks.*spectral_norm"),
+    "parametrisation": (_normed(nn.utils.parametrizations.spectral_norm), TypeError, "ParametrizedLinear"),
+    "forward": (_shadowed("forward", lambda x: x), TypeError, "Linear.*forward of its own"),
+    "lipschitz": (lambda net: _shadowed("lipschitz", 0.5)(net.append(Negate())), TypeError, "lipschitz of its own"),
+    "call": (lambda net: _Called(*net), TypeError, "_Called"),
+    "compile": (_compiled, RuntimeError, "layer '2'.*compiled in place"),
+    "torch.compile": (lambda net: torch.compile(net, backend="eager"), TypeError, "the model is compiled"),
+    "layer-compiled": (
+        lambda net: nn.Sequential(*net[:2], torch.compile(net[2], backend="eager"), *net[3:]), TypeError, "Optimized"
+    ),
+    "scale": (_scaled(scale=1 / 3, lipschitz=1 / 3), TypeError, "scale of layer '0'.*float32"),
+    "tiny-scale": (_scaled(scale=2.0**-130, lipschitz=2.0**-130), TypeError, "scale of layer '0'.*normal"),
+    "scale-alone": (_scaled(scale=2.0), TypeError, "scale=2.0.*agree"),
+    "own-tensor": (_quantised, TypeError, "weight is a _Own"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize("spoil, error, names", NO_SEQUENCE.values(), ids=NO_SEQUENCE)
+def test_what_is_not_the_sequence_of_its_layers_is_refused(spoil, error, names):
+    net = nn.Sequential(*_net(HIGH_PRECISION["head"])).eval()
+    x = torch.rand(2, 1, 2, 3)
+    check_program(net, x)
+    net = spoil(net).eval()
+    with pytest.raises(error, match=names):
+        check_program(net, x)
+
+
+@pytest.mark.parametrize("register", ("forward_hook", "forward_pre_hook"))
+def test_hooks_of_all_modules_are_refused(register):
+    net, x = _net(NETS["mlp"]), torch.rand(2, 1, 2, 3)
+    handle = getattr(nn.modules.module, f"register_module_{register}")(lambda *_: None)
+    try:
+        with pytest.raises(RuntimeError, match="hooks of all modules"):
+            sound_radius(net, x)
+    finally:
+        handle.remove()
+    check_program(net, x)
+
+
+def test_a_hook_that_swaps_classes_certifies_nothing():
+    net = nn.Sequential(nn.Flatten(), LinfDistLinear(2, 2), Negate()).eval()
+    x, label = torch.tensor([[0.6, 0.5]]), torch.tensor([0])
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([[0.6, 0.5], [0.1, 0.1]]))
+    handle = net[1].register_forward_hook(lambda _, inputs, y: torch.where(inputs[0][:, :1] > 0.65, -y, y))
+    assert net(x).argmax(1) == 0 and net(x + 0.06).argmax(1) == 1
+    with pytest.raises(RuntimeError, match="hooks"):
+        sound_radius(net, x, label)
+    handle.remove()
+    assert sound_radius(net, x, label) > 0.1 and net(x + 0.06).argmax(1) == 0
+
+
+def test_devices_of_unknown_arithmetic_are_refused():
+    net = nn.Sequential(nn.Linear(2, 2)).eval()
+    with pytest.raises(RuntimeError, match="x is on meta"):
+        check_program(net.to("meta"), torch.rand(2, 2, device="meta"))
+
+
 def test_less_than_float32_is_refused():
     net, plain = _net(HIGH_PRECISION["head"]), _net(NETS["mlp"])
     x = torch.rand(2, 1, 2, 3)

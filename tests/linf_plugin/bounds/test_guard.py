@@ -12,7 +12,7 @@ from torch import nn
 
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear, compat, reestimate_means, set_p
-from linf_plugin.bounds import guard
+from linf_plugin.bounds import certify, guard
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
 from auto_LiRPA.bounded_tensor import BoundedParameter  # isort: skip
@@ -476,3 +476,23 @@ def test_operators_without_our_layers_refuse_other_perturbations_too():
         for method in ("IBP", "CROWN-IBP", "CROWN"):
             with pytest.raises(ValueError, match="ℓ∞ boxes only"):
                 bounded.compute_bounds(x=(BoundedTensor(x, NOT_BOXES[kind]()),), method=method)
+
+
+PADDINGS = {
+    "same": dict(padding="same"), "valid": dict(padding="valid"),
+    **{mode: dict(padding=1, padding_mode=mode) for mode in ("reflect", "replicate", "circular")},
+}
+
+
+@pytest.mark.parametrize("padding", PADDINGS.values(), ids=PADDINGS)
+def test_convolutions_that_would_be_misread_are_refused(padding):
+    """auto_LiRPA takes other padding for zeros, and its bounds are then wrong."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, **padding), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2))
+    x = torch.rand(3, 1, 4, 4)
+    labels = net.eval()(x).argmax(1)
+    for sound in (True, False):
+        with pytest.raises(ValueError, match=r"layer '0' \(Conv2d\) has padding"):
+            certify(net, x, labels, 0.01, ["ibp"], sound=sound)
+        certify(net, x, labels, 0.01, ["lipschitz"], sound=sound)
+    with pytest.raises(ValueError, match=r"layer '0' \(Conv2d\) has padding"):
+        BoundedModule(nn.Sequential(net[0], LinfDistConv2d(2, 2, 2)).eval(), x[:1])

@@ -3,14 +3,16 @@
 import copy
 import math
 
+import mpmath
 import pytest
 import torch
 from torch import nn
 
 from linf_plugin import build, compat, rounding, set_p
-from linf_plugin.bounds import certify, compute_bounds, margin_bound, noisy, specification
+from linf_plugin.bounds import certify, compute_bounds, lines, margin_bound, noisy, specification
 from linf_plugin.bounds.certify import LIRPA_METHODS
 from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
+from linf_plugin.kernels import reference
 from linf_plugin.layers import MeanShift
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
@@ -140,7 +142,7 @@ def test_noise_is_computed_as_nothing():
     amounts, limits, last = program.noises(*rounding.box(x, 0.1))
     assert torch.equal(program(x, *amounts), net(x))
     assert len(amounts) == sum(type(layer) not in rounding.MOVES for layer in net) - 1
-    assert last.shape == (3, 3) and (last > 0).all() and all(limit.shape == (3,) for limit in limits)
+    assert last.shape == (3, 3) and (last > 0).all() and len(limits) == len(amounts) + 1 and all(limit.shape == (3,) for limit in limits)
 
 
 @each_method
@@ -163,6 +165,139 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
     limits = list(noises.limits)
     limits[1] = limits[1] * torch.tensor([1.0, 0.4, 1.0])  # of the first Linear
     assert noises._replace(limits=tuple(limits)).slack(bounded).isfinite().all(1).tolist() == [True, False, True]
+
+
+def _bounded(net, x, eps, method):
+    """Noises, and a BoundedModule of a float64 net with noise after ``compute_bounds``."""
+    program = noisy.Noisy(net).eval()
+    lower, upper = rounding.box(x, eps)
+    noises = program.noises(lower, upper)
+    noisy.register()
+    with compat.float64_by_default(), torch.no_grad():
+        first = (x[:1].double(), *(a[:1] for a in noises.between))
+        bounded = BoundedModule(program, first, bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
+        ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
+        compute_bounds(bounded, (ball, *noises.between), method=method)
+    return noises, bounded
+
+
+LINES = {  # kind → make lines below and above, exact value of x − w, what n and p are to κ
+    "p=inf": (lambda *box: lines.linf(*box, many=True), lambda t: max(map(abs, t)), lambda n: (min(n, 5), 0)),
+    "p=1": (lambda *box: lines.finite(*box, 1.0, many=True), lambda t: sum(map(abs, t)), lambda n: (n, 1)),
+    "p=2.5": (
+        lambda *box: lines.finite(*box, 2.5, many=True),
+        lambda t: sum(abs(a) ** mpmath.mpf(2.5) for a in t) ** (1 / mpmath.mpf(2.5)), lambda n: (n, 2.5)),
+    "p=100": (
+        lambda *box: lines.finite(*box, 100.0, many=True),
+        lambda t: sum(abs(a) ** 100 for a in t) ** (1 / mpmath.mpf(100)), lambda n: (n, 100)),
+    "sorted": (
+        lambda *box: lines.sorted_sum(*box, 0.4, 4, many=True),
+        lambda t: sum(a * b for a, b in zip(reference.coefficients(0.4, 4, len(t)), sorted(map(abs, t))[::-1])),
+        lambda n: (n, 0)),
+}
+
+
+def _values(side, x, exact):
+    """(J,) exact values of one neuron's candidate lines, side of shape (1, 1, …), at one x."""
+    index = range(len(x)) if side.index is None else side.index[0, 0].tolist()
+    return [
+        sum((exact(s) * x[i] for s, i in zip(slopes, index)), exact(const))
+        for slopes, const in zip(side.slopes[0, 0].tolist(), side.consts[0, 0].tolist())
+    ]
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_lines_err_less_than_is_allowed(kind):
+    """One neuron's: at corners, in the middle and at the weight, compared in 60 digits."""
+    make, value, constants = LINES[kind]
+    mpmath.mp.dps, generator = 60, torch.Generator().manual_seed(0)
+    for features in (1, 2, 3, 7, 20):
+        for size, width in ((1.0, 1.0), (1e4, 1e-12), (1e4, 1.0), (1e-3, 10.0), (1.0, 1e-17), (1.0, 0.0)):
+            w, middle, radius = torch.randn(3, features, dtype=torch.float64, generator=generator)
+            w, middle, radius = size * w, size * middle, width * radius.abs()
+            radius[::3] = 0
+            lower, upper = middle - radius, middle + radius
+            below, above = make(lower[None], upper[None], w[None])
+            largest = torch.maximum(-lower, upper).max() + w.abs().max()
+            n, p = constants(features)
+            allowed = mpmath.mpf((rounding.DOUBLE_UNITS * (n + 9) * (n + p + 8) * (largest + 2.0**-20)).item())
+            ends = torch.rand(6, features, generator=generator) < 0.5
+            points = [*torch.where(ends, lower, upper), (lower + upper) / 2, w.clamp(lower, upper)]
+            for x in ([mpmath.mpf(a) for a in point.tolist()] for point in points):
+                y = value([a - mpmath.mpf(b) for a, b in zip(x, w.tolist())])
+                assert max(_values(below, x, mpmath.mpf)) <= y + allowed
+                assert min(_values(above, x, mpmath.mpf)) >= y - allowed
+
+
+def test_lines_of_tanh_err_less_than_is_allowed():
+    mpmath.mp.dps, generator = 60, torch.Generator().manual_seed(0)
+    middle = torch.randn(40, dtype=torch.float64, generator=generator) * torch.logspace(-8, 3, 40).double()
+    for radius in (0.0, 1e-18, 1e-9, 1e-3, 1.0, 30.0, 1e4):
+        lower, upper = middle - radius, middle + radius
+        below, above = lines.tanh(lower[None], upper[None], many=True)
+        for k, (low, high) in enumerate(zip(lower.tolist(), upper.tolist())):
+            allowed = rounding.DOUBLE_UNITS * 10 * 9 * (max(-low, high) + 2.0**-20)
+            sides = [
+                [[mpmath.mpf(a[0, k, j].item()) for a in (side.slopes[..., 0], side.consts)] for j in range(3)]
+                for side in (below, above)
+            ]
+            for x in (mpmath.mpf(low) + (mpmath.mpf(high) - mpmath.mpf(low)) * t / 8 for t in range(9)):
+                y = mpmath.tanh(x)
+                assert max(s * x + c for s, c in sides[0]) <= y + allowed
+                assert min(s * x + c for s, c in sides[1]) >= y - allowed
+
+
+def test_lines_have_as_few_slopes_as_is_allowed_for():
+    assert lines.STEEPEST <= rounding.MOST_SLOPES
+
+
+def test_limits_are_those_of_interval_bounds():
+    """CROWN's intermediate bounds of a linear net are tighter: a limit between the two proves nothing."""
+    net = nn.Sequential(nn.Flatten(), *(nn.Linear(6, 6) for _ in range(3)), nn.ReLU(), nn.Linear(6, 3)).eval()
+    noises, bounded = _bounded(net.double(), torch.rand(2, 1, 2, 3), 0.5, "CROWN")
+    assert noises.slack(bounded).isfinite().all()
+    node = [node for node in bounded._modules.values() if type(node).__name__ == "BoundWithin"][-2]  # which ReLU reads
+    sizes = [
+        torch.maximum(upper, -lower).amax(1)
+        for lower, upper in ((node.lower, node.upper), bounded._linf_intervals[node.name])
+    ]
+    assert (sizes[0] < sizes[1]).all()
+    between = noises._replace(limits=(*noises.limits[:-3], (sizes[0] + sizes[1]) / 2, *noises.limits[-2:]))
+    assert between.slack(bounded).isinf().all()
+
+
+@pytest.mark.parametrize("method", LIRPA_METHODS.values())
+def test_logits_of_a_distance_have_a_limit(method):
+    """At finite p the size of its lines is that of its values."""
+    net = _net(NETS["p=2"])
+    noises, bounded = _bounded(net.double(), torch.rand(2, *net.input_shape), 0.1, method)
+    assert noises.slack(bounded).isfinite().all()
+    tight = noises._replace(limits=(*noises.limits[:-1], noises.limits[-1] * torch.tensor([1.0, 0.4])))
+    assert tight.slack(bounded).isinf().all(1).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("method", LIRPA_METHODS.values())
+@pytest.mark.parametrize("arguments", [dict(NETS["mlp"], depth=5), NETS["sort-head"], NETS["relu"]], ids=str)
+def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments, method, monkeypatch):
+    """Of whatever a relaxation reads, in any iteration."""
+    seen, compute = [], BoundedModule.compute_intermediate_bounds
+
+    def look(self, node, *args, **kwargs):
+        compute(self, node, *args, **kwargs)
+        if node.perturbed and type(node).__name__ == "BoundWithin":
+            least, most = self._linf_intervals[node.name]
+            seen.append((node.lower >= least).all() and (node.upper <= most).all())
+
+    monkeypatch.setattr(BoundedModule, "compute_intermediate_bounds", look)
+    net = _net(arguments)
+    _, bounded = _bounded(net.double(), torch.rand(4, *net.input_shape), 0.2, method)
+    assert all(seen) and (seen or method in ("IBP", "CROWN-IBP"))
+    for name, node in bounded._modules.items():
+        if type(node).__name__ == "BoundWithin" and getattr(node, "lower", None) is not None:
+            least, most = bounded._linf_intervals[name]
+            assert (node.lower >= least).all() and (node.upper <= most).all()
+    if method == "CROWN-Optimized":
+        assert len(seen) > 50  # iterations
 
 
 @pytest.mark.parametrize("first, last", [(-1e-8, 1e8), (1e-8, 1e8), (2000.0, 1.0), (1e4, 1.0)])
