@@ -74,7 +74,7 @@ def _cascade(part: dict) -> list[str]:
 def _digits(part: dict) -> list[str]:
     parts = [
         "## What each method certifies on the digits",
-        f"Of {part['images']} test images, on nets of width 128 and depth 3 trained for {part['epochs']} epochs; each "
+        f"Of {part['images']} test images, on nets of width {part['width']} and depth 3 trained for {part['epochs']} epochs; each "
         "method alone, and all together. Bold: more than the Lipschitz bound alone.",
     ]
     for name, net in part["nets"].items():
