@@ -154,10 +154,8 @@ def train_for_cascade(data: Dataset) -> tuple[Net, float]:
         return clipped_hinge(model(x), y, scale * step.eps, weight=first * (last / first) ** step.progress)
 
     x, y = data.x_train[: CASCADE["images"]], data.y_train[: CASCADE["images"]]
-    seconds = _seconds(lambda: fit(
-        model, loss, adam(model, CASCADE["lr"]), CASCADE_SCHEDULE, x, y, batch_size=CASCADE["batch_size"],
-        seed=CASCADE["seed"], progress=False,
-    ))
+    settings = {"batch_size": CASCADE["batch_size"], "seed": CASCADE["seed"], "progress": False}
+    seconds = _seconds(lambda: fit(model, loss, adam(model, CASCADE["lr"]), CASCADE_SCHEDULE, x, y, **settings))
     return model.requires_grad_(False), seconds
 
 
@@ -244,9 +242,7 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
         torch.manual_seed(0)
         model = nets[name] = Net({**spec, "layers": layers})
         scale = model.eval().lipschitz
-        fit(
-            model, loss, adam(model, lr), schedule, data.x_train, data.y_train, batch_size=64, seed=0, progress=False,
-        )
+        fit(model, loss, adam(model, lr), schedule, data.x_train, data.y_train, batch_size=64, progress=False)
         model.requires_grad_(False)
     return nets
 
@@ -260,7 +256,7 @@ def digits_accuracies() -> dict:
         nets[name] = {
             "clean": int((model(x).argmax(1) == y).sum()),
             "certified": {
-                eps_key(eps): {method: int(c.sum()) for method, c in certify_each(model, x, y, eps, CERTIFICATES).items()}
+                eps_key(eps): {m: int(c.sum()) for m, c in certify_each(model, x, y, eps, CERTIFICATES).items()}
                 for eps in values
             },
         }
@@ -269,16 +265,14 @@ def digits_accuracies() -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a wrong request."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.cost", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("python -m comparisons.cost", description=DESCRIPTION, formatter_class=style)
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/cost"), help="default: results/cost")
     parser.add_argument("--parts", default="a,b,c,d", metavar="LIST", help="of a, b, c, d; default: a,b,c,d")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw; part c needs it")
     args = parser.parse_args(argv)
     parts = args.parts.split(",")
-    wrong = [part for part in parts if part not in ("a", "b", "c", "d")]
-    if wrong:
+    if wrong := [part for part in parts if part not in ("a", "b", "c", "d")]:
         print(f"{parser.prog}: error: --parts must be among a, b, c, d, got {wrong[0]!r}", file=sys.stderr)
         return 2
     try:

@@ -61,8 +61,8 @@ def _cascade(part: dict) -> list[str]:
     return [
         f"## The cascade on {part['dataset']}, ε = {part['eps']:g}",
         f"An ℓ∞-dist net, {t['width']} wide and {t['depth']} deep, trained for {t['epochs']} epochs on {t['images']} "
-        f"images ({t['seconds']:.0f} s). Of {part['test_images']} test images it classifies {part['correct']} correctly, "
-        f"and {total} after PGD ({part['attack']['steps']} steps); of these the Lipschitz bound certifies "
+        f"images ({t['seconds']:.0f} s). Of {part['test_images']} test images it classifies {part['correct']} "
+        f"correctly, and {total} after PGD ({part['attack']['steps']} steps); of these the Lipschitz bound certifies "
         f"{100 * share:.1f} % (ε was chosen for {100 * part['asked_share']:.0f} %), the cascade {part['certified']}. "
         f"Asked: Lipschitz, interval and CROWN-IBP on all of them in less than {part['asked']:.0f} s; reached "
         f"{part['seconds']:.1f} s on {part['threads']} threads. CROWN and α-CROWN: on some of the {part['undecided']} "
@@ -74,8 +74,8 @@ def _cascade(part: dict) -> list[str]:
 def _digits(part: dict) -> list[str]:
     parts = [
         "## What each method certifies on the digits",
-        f"Of {part['images']} test images, on nets of width {part['width']} and depth 3 trained for {part['epochs']} epochs; each "
-        "method alone, and all together. Bold: more than the Lipschitz bound alone.",
+        f"Of {part['images']} test images, on nets of width {part['width']} and depth 3 trained for {part['epochs']} "
+        "epochs; each method alone, and all together. Bold: more than the Lipschitz bound alone.",
     ]
     for name, net in part["nets"].items():
         rows = [
@@ -93,4 +93,5 @@ def _digits(part: dict) -> list[str]:
 def table(results: dict) -> str:
     """Markdown: of the parts that were measured, in their order."""
     reports = {"a": _interval_bounds, "b": _memory, "c": _cascade, "d": _digits}
-    return "\n\n".join(text for part, report in reports.items() if part in results for text in report(results[part])) + "\n"
+    found = [text for part, report in reports.items() if part in results for text in report(results[part])]
+    return "\n\n".join(found) + "\n"

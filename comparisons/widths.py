@@ -70,7 +70,8 @@ def measure(net: nn.Sequential, x: Tensor) -> dict:
         "width": width, "bounds": 2 * least.numel(), "iterations": iterations,
         "ratios": {method: (upper - lower).mean().item() / width for method, (lower, upper) in found.items()},
         "looser": {
-            method: int((~(lower >= least)).sum() + (~(upper <= most)).sum()) for method, (lower, upper) in found.items()
+            method: int((~(lower >= least)).sum() + (~(upper <= most)).sum())
+            for method, (lower, upper) in found.items()
         },
     }
 
@@ -154,7 +155,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m comparisons.widths", description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/widths"), help="default: results/widths")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("results/widths"), help="default: results/widths"
+    )
     parser.add_argument("--images", type=int, default=16, metavar="N", help="inputs of each net; default: 16")
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="nets of each kind; default: 10")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -33,7 +33,8 @@ def toy() -> Dataset:
 
 
 def test_parts_are_measured_and_kept(small, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(cost, "load_dataset", lambda name, data_dir=None: toy() if name == "mnist" else load_dataset(name))
+    sources = {"mnist": toy, "digits": lambda: load_dataset("digits")}
+    monkeypatch.setattr(cost, "load_dataset", lambda name, data_dir=None: sources[name]())
     assert cost.main(["--out", str(tmp_path), "--parts", "d,a"]) == 0
     first = json.loads((tmp_path / "results.json").read_text())
     assert cost.main(["--out", str(tmp_path), "--parts", "b,c"]) == 0

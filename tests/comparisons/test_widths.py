@@ -34,7 +34,8 @@ def test_looser_bounds_are_counted(monkeypatch):
 def results():
     def run(crown, alpha):
         ratios = {**dict.fromkeys(widths.METHODS, 1.0), "CROWN": crown, "CROWN-Optimized": alpha}
-        return {"width": 2.0, "bounds": 8, "iterations": 20, "ratios": ratios, "looser": dict.fromkeys(widths.METHODS, 0)}
+        none = dict.fromkeys(widths.METHODS, 0)
+        return {"width": 2.0, "bounds": 8, "iterations": 20, "ratios": ratios, "looser": none}
 
     cases = [
         {"inputs": "normal", "p": "inf", "runs": [run(0.1, 0.1)]},
