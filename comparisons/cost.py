@@ -247,6 +247,14 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
     return nets
 
 
+def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
+    """As ``certify_each``; but α-CROWN, which starts from CROWN, runs only on what that and an attack leave."""
+    found = certify_each(model, x, y, eps, CERTIFICATES[:-1])
+    skip = found["crown"] | ~pgd_survives(model, x, y, eps)
+    alpha = found["crown"] | certify(model, x, y, eps, CERTIFICATES[-1:], skip=skip).certified
+    return {**found, "alpha-crown": alpha, "best": found["best"] | alpha}
+
+
 def digits_accuracies() -> dict:
     """How many test images each certificate proves alone, and all of them together, at each ε."""
     data = load_dataset("digits")
@@ -256,8 +264,7 @@ def digits_accuracies() -> dict:
         nets[name] = {
             "clean": int((model(x).argmax(1) == y).sum()),
             "certified": {
-                eps_key(eps): {m: int(c.sum()) for m, c in certify_each(model, x, y, eps, CERTIFICATES).items()}
-                for eps in values
+                eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values
             },
         }
     return {"images": len(x), "eps": DIGITS_EPS, "epochs": DIGITS_EPOCHS, "width": DIGITS_WIDTH, "nets": nets}
