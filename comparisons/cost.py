@@ -144,10 +144,8 @@ TEST_IMAGES = 10000
 def train_for_cascade(data: Dataset) -> tuple[Net, float]:
     """A net trained on some of the images, and the seconds it took."""
     torch.manual_seed(CASCADE["seed"])
-    model = build(
-        "linf-mlp", shape=data.shape, classes=data.classes, width=CASCADE["width"], depth=CASCADE["depth"],
-        mean=data.mean, std=data.std,
-    )
+    sizes = {"width": CASCADE["width"], "depth": CASCADE["depth"], "mean": data.mean, "std": data.std}
+    model = build("linf-mlp", shape=data.shape, classes=data.classes, **sizes)
     scale, (first, last) = model.eval().lipschitz, CASCADE["ce"]
 
     def loss(model, x, y, step):
@@ -261,12 +259,8 @@ def digits_accuracies() -> dict:
     x, y, nets = data.x_test[:DIGITS_IMAGES], data.y_test[:DIGITS_IMAGES], {}
     values = [round(DIGITS_EPS * multiple, 6) for multiple in MULTIPLES]
     for name, model in digits_nets(data).items():
-        nets[name] = {
-            "clean": int((model(x).argmax(1) == y).sum()),
-            "certified": {
-                eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values
-            },
-        }
+        certified = {eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values}
+        nets[name] = {"clean": int((model(x).argmax(1) == y).sum()), "certified": certified}
     return {"images": len(x), "eps": DIGITS_EPS, "epochs": DIGITS_EPOCHS, "width": DIGITS_WIDTH, "nets": nets}
 
 
@@ -279,7 +273,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw; part c needs it")
     args = parser.parse_args(argv)
     parts = args.parts.split(",")
-    if wrong := [part for part in parts if part not in ("a", "b", "c", "d")]:
+    if wrong := [part for part in parts if part not in tuple("abcd")]:
         print(f"{parser.prog}: error: --parts must be among a, b, c, d, got {wrong[0]!r}", file=sys.stderr)
         return 2
     try:
