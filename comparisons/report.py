@@ -34,7 +34,7 @@ def _percent(fraction: float | None) -> str:
     return "–" if fraction is None else f"{100 * fraction:.2f}"
 
 
-def _rows(header: list[str], rows: list[list[str]]) -> str:
+def markdown_rows(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -58,7 +58,7 @@ def table(results: dict) -> str:
         f"## {results['dataset']}, ε = {eps} (recipe `{results['recipe']}`, seed {results['seed']})",
         f"Percent of {images(results)}. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
         f"{attack['restarts']} random starts. Certified: by the best certificate of each image. {results['device']}.",
-        _rows(
+        markdown_rows(
             ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
             [
                 [
@@ -70,7 +70,7 @@ def table(results: dict) -> str:
             ],
         ),
         "Certified (PGD) over ε:",
-        _rows(
+        markdown_rows(
             ["method", *(f"ε = {e}" for e in values)],
             [
                 [m["label"], *(f"{_percent(m['certified']['best'][e])} ({_percent(m['pgd'][e])})" for e in values)]
@@ -78,7 +78,7 @@ def table(results: dict) -> str:
             ],
         ),
         f"Each certificate alone at ε = {eps}:",
-        _rows(
+        markdown_rows(
             ["method", *(CERTIFICATE_LABELS[c] for c in computed)],
             [[m["label"], *(_percent(m["certified"].get(c, {}).get(eps)) for c in computed)] for m in methods],
         ),
@@ -117,4 +117,4 @@ def over_seeds(runs: list[dict]) -> str:
             f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
         ])
     header = ["recipe: method", "ε", "seeds", "of", "clean %", "PGD %", "certified %", "s/epoch"]
-    return "## Over seeds: mean ± standard deviation\n\n" + _rows(header, rows) + "\n"
+    return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
