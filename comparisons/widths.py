@@ -57,6 +57,7 @@ def bounds(net: nn.Sequential, x: Tensor) -> tuple[dict[str, tuple[Tensor, Tenso
         ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=EPS))
         for method in METHODS:
             bounded = BoundedModule(net, x[:1], verbose=False)
+            bounded.eval()  # in training mode it asks for gradients of parameters
             found[method] = compute_bounds(bounded, (ball,), method=method)
     return found, bounded.bound_opts["optimize_bound_args"]["iteration"]
 
