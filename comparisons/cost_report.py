@@ -4,7 +4,6 @@ from linf_plugin.bounds import CERTIFICATES
 
 from .report import CERTIFICATE_LABELS, markdown_rows
 
-LABELS = {**CERTIFICATE_LABELS, "alpha-crown": "α-CROWN"}
 LIRPA_LABELS = {"CROWN-Optimized": "α-CROWN"}
 
 
@@ -53,7 +52,7 @@ def _memory(part: dict) -> list[str]:
 def _cascade(part: dict) -> list[str]:
     t, total = part["training"], part["survives"]
     rows = [
-        [LABELS[m], str(each["tried"]), str(each["certified"]), f"{each['seconds']:.1f}",
+        [CERTIFICATE_LABELS[m], str(each["tried"]), str(each["certified"]), f"{each['seconds']:.1f}",
          f"{each['seconds'] / each['tried']:.4f}" if each["tried"] else "–"]
         for m, each in [*part["tallies"].items(), *part["costly"].items()]
     ]
@@ -86,7 +85,7 @@ def _digits(part: dict) -> list[str]:
             )]
             for eps, found in net["certified"].items()
         ]
-        header = ["ε", *(LABELS[m] for m in (*CERTIFICATES, "best"))]
+        header = ["ε", *(CERTIFICATE_LABELS[m] for m in (*CERTIFICATES, "best"))]
         parts += [f"{name}, {net['clean']} classified correctly:", markdown_rows(header, rows)]
     return parts
 
