@@ -57,7 +57,7 @@ def test_parts_are_measured_and_kept(small, tmp_path, monkeypatch, capsys):
 
 def test_memory_of_bounds_is_that_beyond_the_net(monkeypatch):
     """64 MB that are made and dropped during compute_bounds are seen, those made before are not."""
-    monkeypatch.setattr(cost, "compute_bounds", lambda bounded, x, method: torch.ones(16 << 20))
+    monkeypatch.setattr(cost, "compute_bounds", lambda bounded, x, method, output_only: torch.ones(16 << 20))
     before = torch.ones(64 << 20)
     del before
     assert 60e6 < cost.peak_memory("IBP", 8, 2, 1)["peak"] < 80e6
