@@ -78,6 +78,7 @@ _DISTANCE = """\
     compare_crown_with_ibp: true
   alpha-crown:
     iteration: 50
+    lr_alpha: 0.5
     share_alphas: true
 """
 

@@ -99,7 +99,7 @@ NETS = {  # architecture, arguments → kind of net
 SOLVERS = {
     "distance": {
         "bound_prop_method": "alpha-crown", "early_stop_patience": 50, "crown": {"compare_crown_with_ibp": True},
-        "alpha-crown": {"iteration": 50, "share_alphas": True},
+        "alpha-crown": {"iteration": 50, "lr_alpha": 0.5, "share_alphas": True},
     },
     "ordinary": {"bound_prop_method": "alpha-crown"},
 }
