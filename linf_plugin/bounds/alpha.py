@@ -1,5 +1,6 @@
 """α-CROWN: weights of candidate lines that auto_LiRPA optimises, one set for each start of a backward pass."""
 
+import functools
 import math
 
 import torch
@@ -61,3 +62,29 @@ class WithWeights:
                     side.div_(side.sum(0).clamp_min(1e-30))
 
     clip_alpha_ = clip_alpha
+
+
+def pass_gradients(bounded_module: type) -> None:
+    """Makes ``BoundedModule.compare_with_IBP``, which 0.3 does not have, pass the gradient to the linear bound.
+
+    It returns the better of linear and interval bound.  Where that is the interval bound, weights would have no
+    gradient, and a linear bound that starts behind could never overtake.  The values stay the same to the last bit.
+    Models without distance layers notice nothing.
+    """
+    compare = getattr(bounded_module, "compare_with_IBP", None)
+    if compare is None:
+        return
+
+    def with_gradient(better: Tensor | None, bound: Tensor | None) -> Tensor | None:
+        if better is None or not bound.requires_grad:
+            return better
+        return better.detach() + torch.where(bound.isfinite(), bound - bound.detach(), 0)
+
+    @functools.wraps(compare)
+    def compared(self, node, lower, upper, C=None):
+        better = compare(self, node, lower, upper, C=C)
+        if not getattr(self, "_linf_baked", ()):
+            return better
+        return tuple(map(with_gradient, better, (lower, upper)))
+
+    bounded_module.compare_with_IBP = compared

@@ -160,4 +160,5 @@ def register() -> None:
         package.register_custom_op(node, relaxed_class(package, *row))
     package.register_custom_op("linf::Shift", _shift_class(package))
     cut_to_intervals(package.BoundedModule)
+    alpha.pass_gradients(package.BoundedModule)
     guard_bounded_module(package.BoundedModule)

@@ -96,6 +96,14 @@ NETS = {  # architecture, arguments → kind of net
     "ordinary": ("relu-mlp", {"width": 4, "depth": 2}),
 }
 
+SOLVERS = {
+    "distance": {
+        "bound_prop_method": "alpha-crown", "early_stop_patience": 50, "crown": {"compare_crown_with_ibp": True},
+        "alpha-crown": {"iteration": 50, "lr_alpha": 0.5, "share_alphas": True},
+    },
+    "ordinary": {"bound_prop_method": "alpha-crown"},
+}
+
 
 @pytest.mark.parametrize("kind", NETS)
 def test_settings(small_net, tmp_path, kind):
@@ -105,10 +113,7 @@ def test_settings(small_net, tmp_path, kind):
     _, path = write_abcrown(tmp_path / "net.pt", tmp_path, 0.1, samples=2)
     config = parsed(path.read_text())
     assert config["general"]["complete_verifier"] == SETTINGS[kind][0]
-    assert config["solver"]["bound_prop_method"] == ("alpha-crown" if kind == "ordinary" else "crown")
-    assert config["solver"].get("crown", {"compare_crown_with_ibp": False})["compare_crown_with_ibp"] == (
-        kind != "ordinary"
-    )
+    assert config["solver"] == SOLVERS[kind]
 
 
 def test_command(made, tmp_path, capsys):
