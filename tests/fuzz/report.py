@@ -1,6 +1,10 @@
 """The table of a campaign, from its JSON alone."""
 
-TITLES = {"lipschitz": "Lipschitz", "ibp": "interval", "crown-ibp": "CROWN-IBP", "crown": "CROWN"}
+TITLES = {"lipschitz": "Lipschitz", "ibp": "interval", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "α-CROWN"}
+
+
+def _exponent(name: str) -> float:
+    return float(name.removeprefix("p =")) if name.startswith("p =") else 0.0
 
 
 def _row(name: str, group: dict, methods: list[str]) -> list[str]:
@@ -17,7 +21,8 @@ def table(results: dict) -> str:
     """Markdown: a row a kind of net and exponent."""
     groups, methods = results["groups"], list(results["groups"]["all"]["methods"])
     header = ["net", "nets", "points", "attacks", *(TITLES.get(m, m) for m in methods), "violations"]
-    names = [*sorted(name for name in groups if name != "all"), "all"]
+    # Kinds of nets, then exponents in ascending order, then all.
+    names = sorted(groups, key=lambda name: (name == "all", name.startswith(("no p", "p =")), _exponent(name), name))
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
     lines += [_row(name.replace("inf", "∞"), groups[name], methods) for name in names]
     everything = groups["all"]
