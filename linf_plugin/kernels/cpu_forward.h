@@ -128,7 +128,7 @@ enum class Plan { MAXIMUM, INDEX, SINGLE, SCALED, SPARSE };
 template <class T> struct Work {  // one task: rows × the lanes of a panel
     const T *a, *b;               // the panel
     int lanes;
-    Rows<T> rows;
+    Rows<T> rows, uppers;         // uppers: where rows are the lower ends of boxes
     int64_t features;
     const T *pa, *pb;             // the same rows as in the panel, unpacked
     T *y, *scale, *maxima;        // (rows, PANEL); maxima (subs, rows, PANEL)
@@ -276,7 +276,7 @@ INLINE void tracking_tile(const T* a, const Rows<T>& rows, int64_t r0, int64_t d
 // Which block holds the first maximum is noted on the way; then the coordinate is looked for there alone.
 template <class T, class Pair> void index(const Work<T>& k) {
     constexpr int P = PANEL<T>;
-    if (!Pair::BOX && k.features <= MOST_TRACKED) {
+    if (k.features <= MOST_TRACKED) {
         for (int64_t r = 0; r < k.rows.count; r += ROWS)
             for (int lane = 0; lane < k.lanes; lane += LANES<T>)
                 tracking_tile<T, ROWS>(k.a + lane, k.rows, r, k.features, k.swapped, k.y + r * P + lane,
@@ -297,6 +297,53 @@ template <class T, class Pair> void index(const Work<T>& k) {
             const int64_t i0 = found * SEARCHED, i1 = least(i0 + SEARCHED, k.features);
             found = find<T, Pair>(e.a, e.b, e.w, i0, i1, k.y[r * P + lane]);
         }
+}
+
+// Both ends of boxes at p = ∞, for the coordinates from k0 on; joined to those before unless k0 is 0.
+template <class T, bool SWAPPED, int R, int V>
+INLINE void range_tile(const Work<T>& k, int64_t r0, int lane, int64_t k0, T* far) {
+    constexpr int P = PANEL<T>, L = LANES<T>;
+    const T *rows[R], *uppers[R];
+    for (int r = 0; r < R; r++) rows[r] = k.rows[r0 + r], uppers[r] = k.uppers[r0 + r];
+    T *y = k.y + r0 * P + lane, *y2 = far + r0 * P + lane;
+    Vec<T> nearest[R][V] = {}, farthest[R][V] = {};
+    for (int r = 0; k0 && r < R; r++)
+        for (int v = 0; v < V; v++)
+            nearest[r][v] = load(y + r * P + v * L), farthest[r][v] = load(y2 + r * P + v * L);
+    const int64_t end = least(k0 + DEPTH, k.features);
+    for (int64_t i = k0; i < end; i++) {
+        Vec<T> a[V], b[V];
+#pragma GCC unroll 8
+        for (int v = 0; v < V; v++) {
+            a[v] = load(k.a + i * P + lane + v * L);
+            if (!SWAPPED) b[v] = load(k.b + i * P + lane + v * L);
+        }
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) {
+            const Vec<T> row = splat_at(rows[r] + i), upper = SWAPPED ? splat_at(uppers[r] + i) : row;
+#pragma GCC unroll 8
+            for (int v = 0; v < V; v++) {
+                const Vec<T> above = SWAPPED ? minus(row, a[v]) : minus(a[v], row);    // l − w
+                const Vec<T> below = SWAPPED ? minus(a[v], upper) : minus(row, b[v]);  // w − u
+                nearest[r][v] = raised(nearest[r][v], max(above, below));
+                farthest[r][v] = max_magnitude(farthest[r][v], min(above, below));
+            }
+        }
+    }
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++)
+            store(y + r * P + v * L, nearest[r][v]), store(y2 + r * P + v * L, farthest[r][v]);
+}
+
+// far gets the farthest, k.y the nearest.  A pair holds two sums, and its panel has two ends in registers: tiles
+// are smaller than those of points.
+template <class T, bool SWAPPED> void ranges(const Work<T>& k, T* far) {
+    for (int64_t k0 = 0; k0 < k.features; k0 += DEPTH)
+        if (k.lanes > PANEL<T> - LANES<T>)
+            for (int64_t r = 0; r < k.rows.count; r += 2) range_tile<T, SWAPPED, 2, VECTORS>(k, r, 0, k0, far);
+        else
+            for (int lane = 0; lane < k.lanes; lane += LANES<T>)
+                for (int64_t r = 0; r < k.rows.count; r += ROWS) range_tile<T, SWAPPED, ROWS, 1>(k, r, lane, k0, far);
 }
 
 // Terms of several pairs, raised to the power a vector at a time.
@@ -351,8 +398,10 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
 }
 
 template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, double p) {
-    if (plan == Plan::MAXIMUM) return sums<T, Pair>(k, Maximum(), k.y);
-    if (plan == Plan::INDEX) return index<T, Pair>(k);
+    if constexpr (!Pair::BOX) {  // of boxes: ranges
+        if (plan == Plan::MAXIMUM) return sums<T, Pair>(k, Maximum(), k.y);
+        if (plan == Plan::INDEX) return index<T, Pair>(k);
+    }
     if (plan == Plan::SPARSE && whole(p)) return sparse<T, Pair>(k, Whole<T>{(int)p}, sum, p);
     if (plan == Plan::SPARSE) return sparse<T, Pair>(k, Real<T>{(T)p}, sum, p);
     with_term<T, Pair::BOX>(p, [&](auto term) {
@@ -392,15 +441,16 @@ template <class T, class First, class Second> void forward(const Call& c) {
     const bool blocks = plan == Plan::SPARSE;
 
     // Pack x or w: whichever costs less.  Lanes beyond the last row are wasted; packing takes about as long as
-    // 16 coordinate pairs a number, and results of a packed x are stored transposed.
-    const auto cost = [&](int64_t packed, int64_t rows, bool transposed) {
-        return (double)parts(packed, LANES<T>) * LANES<T> * rows * most(c.features, 1) + 16.0 * packed * c.features
-            + (transposed ? 16.0 * packed * rows : 0);
+    // 16 coordinate pairs a number, and results of a packed x are stored transposed.  A pair of boxes takes as
+    // long as 3 of points; x has two ends then, and so have results.
+    const auto cost = [&](int64_t packed, int64_t rows, int ends, bool transposed) {
+        return (BOX ? 3.0 : 1.0) * parts(packed, LANES<T>) * LANES<T> * rows * most(c.features, 1)
+            + 16.0 * ends * packed * c.features + (transposed ? 16.0 * ends * packed * rows : 0);
     };
-    const bool swapped = !BOX && cost(c.out, c.n, false) < cost(c.n, c.out, true);
+    const bool swapped = (!BOX || infinite) && cost(c.out, c.n, 1, false) < cost(c.n, c.out, BOX ? 2 : 1, true);
     const int64_t packed = swapped ? c.out : c.n, others = swapped ? c.n : c.out;
     const T *side = (const T*)(swapped ? c.w : c.a), *other = (const T*)(swapped ? c.a : c.w);
-    const T* upper = BOX ? (const T*)c.b : side;
+    const T *upper = BOX && !swapped ? (const T*)c.b : side, *uppers = BOX && swapped ? (const T*)c.b : other;
 
     const int threads = useful_threads(c, infinite ? 0.03 : 0.1);
     const int64_t panel_size = most(c.features, 1) * P;
@@ -410,7 +460,7 @@ template <class T, class First, class Second> void forward(const Call& c) {
     step = least(step, parts(others, parts(4 * threads, panels)));
     step = least(MOST_ROWS, most(1, parts(step, ROWS)) * ROWS);
 
-    Buffer<T> store_a(panels * panel_size), store_b(BOX ? panels * panel_size : 0);
+    Buffer<T> store_a(panels * panel_size), store_b(upper != side ? panels * panel_size : 0);
     Buffer<bool> odd(c.n + c.out);
     bool *odd_a = odd, *odd_w = odd + c.n;
     const int64_t scratch = step * P * (3 + (blocks ? subs : 0)) + (unit != 1 ? step * DEPTH : 0);
@@ -423,18 +473,19 @@ template <class T, class First, class Second> void forward(const Call& c) {
         parallel(here, threads, [&](int64_t q, int) {
             const int64_t first = p0 + q * P, count = least(P, packed - first);
             pack(side + first * c.features, c.features, count, unit, store_a + q * panel_size);
-            if (BOX) pack(upper + first * c.features, c.features, count, unit, store_b + q * panel_size);
+            if (upper != side) pack(upper + first * c.features, c.features, count, unit, store_b + q * panel_size);
             for (int64_t n = first; n < first + count; n++)
                 (swapped ? odd_w : odd_a)[n] = !all_finite(side + n * c.features, c.features)
-                    || (BOX && !all_finite(upper + n * c.features, c.features));
+                    || (upper != side && !all_finite(upper + n * c.features, c.features));
         });
         parallel(here * parts(others, step), threads, [&](int64_t task, int slot) {
             const int64_t q = task % here, r0 = task / here * step, first = p0 + q * P;
             Work<T> k;
             k.a = store_a + q * panel_size;
-            k.b = BOX ? store_b + q * panel_size : k.a;
+            k.b = upper != side ? store_b + q * panel_size : k.a;
             k.lanes = (int)least(P, packed - first);
             k.rows = {other + r0 * c.features, c.features, least(step, others - r0)};
+            k.uppers = {uppers + r0 * c.features, c.features, k.rows.count};
             k.features = c.features;
             k.pa = side + first * c.features;
             k.pb = upper + first * c.features;
@@ -447,12 +498,17 @@ template <class T, class First, class Second> void forward(const Call& c) {
             k.swapped = swapped;
             if (p0 == 0 && q == 0)  // they come to the cache for the tiles
                 for (int64_t r = 0; r < k.rows.count; r++)
-                    (swapped ? odd_a : odd_w)[r0 + r] = !all_finite(k.rows[r], c.features);
+                    (swapped ? odd_a : odd_w)[r0 + r] = !all_finite(k.rows[r], c.features)
+                        || (uppers != other && !all_finite(k.uppers[r], c.features));
             for (int which = 0; which < (BOX ? 2 : 1); which++) {
                 T* y = (T*)(which ? c.y2 : c.y);
                 if (c.features == 0) {
                     memset(k.y, 0, step * P * sizeof(T));
                     if (k.index) memset(k.index, NONE, step * P * sizeof(int32_t));
+                } else if (BOX && infinite) {
+                    if (which) k.y = k.scale;  // the first pass has done both
+                    else if (swapped) ranges<T, true>(k, k.scale);
+                    else ranges<T, false>(k, k.scale);
                 } else if (which) {
                     run<T, Second>(k, plan, sum, c.p);
                 } else {

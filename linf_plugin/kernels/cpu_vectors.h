@@ -115,11 +115,14 @@ struct FlushToZero {
     FlushToZero(const FlushToZero&) = delete;
 };
 
-// max(a, b), and max(a, |d|).  A NaN in d may be dropped: rows that hold one are dealt with apart.
+// max(a, b) and min(a, b), b where neither is the larger; and max(a, |d|).  A NaN in d may be dropped: rows that
+// hold one are dealt with apart.
 // Comparisons give a bit a lane; negative is for numbers other than −0.
 #if defined(__AVX512DQ__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm512_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm512_max_pd(a, b); }
+INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return _mm512_min_ps(a, b); }
+INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return _mm512_min_pd(a, b); }
 INLINE Vec<float> max_magnitude(Vec<float> a, Vec<float> d) { return _mm512_range_ps(a, d, 0b1011); }
 INLINE Vec<double> max_magnitude(Vec<double> a, Vec<double> d) { return _mm512_range_pd(a, d, 0b1011); }
 INLINE unsigned negative(Vec<float> a) { return _mm512_movepi32_mask((__m512i)a); }
@@ -130,6 +133,8 @@ INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm512_cmp_pd_ma
 #if defined(__AVX2__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm256_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm256_max_pd(a, b); }
+INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return _mm256_min_ps(a, b); }
+INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return _mm256_min_pd(a, b); }
 INLINE unsigned negative(Vec<float> a) { return _mm256_movemask_ps(a); }
 INLINE unsigned negative(Vec<double> a) { return _mm256_movemask_pd(a); }
 INLINE unsigned at_least(Vec<float> a, Vec<float> b) { return _mm256_movemask_ps((Vec<float>)(a >= b)); }
@@ -137,12 +142,15 @@ INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm256_movemask_
 #elif defined(__SSE2__)
 INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return _mm_max_ps(a, b); }
 INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return _mm_max_pd(a, b); }
+INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return _mm_min_ps(a, b); }
+INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return _mm_min_pd(a, b); }
 INLINE unsigned negative(Vec<float> a) { return _mm_movemask_ps(a); }
 INLINE unsigned negative(Vec<double> a) { return _mm_movemask_pd(a); }
 INLINE unsigned at_least(Vec<float> a, Vec<float> b) { return _mm_movemask_ps((Vec<float>)(a >= b)); }
 INLINE unsigned at_least(Vec<double> a, Vec<double> b) { return _mm_movemask_pd((Vec<double>)(a >= b)); }
 #else
 template <class V> INLINE V max(V a, V b) { return a > b ? a : b; }
+template <class V> INLINE V min(V a, V b) { return a < b ? a : b; }
 template <class M> INLINE unsigned set_lanes(M m) {
     unsigned set = 0;
     for (unsigned i = 0; i < sizeof(M) / sizeof(m[0]); i++) set |= (m[i] != 0) << i;
@@ -153,6 +161,16 @@ template <class V> INLINE unsigned negative(V a) { return set_lanes(a < 0); }
 #endif
 INLINE Vec<float> max_magnitude(Vec<float> a, Vec<float> d) { return max(a, magnitude<float>(d)); }
 INLINE Vec<double> max_magnitude(Vec<double> a, Vec<double> d) { return max(a, magnitude<double>(d)); }
+#endif
+
+// max(a, d) for a ≥ +0, which stays.  As integers: it takes another execution unit than max and min.
+#if defined(__AVX512DQ__)
+INLINE Vec<float> raised(Vec<float> a, Vec<float> d) { return (Vec<float>)_mm512_max_epi32((__m512i)a, (__m512i)d); }
+INLINE Vec<double> raised(Vec<double> a, Vec<double> d) {
+    return (Vec<double>)_mm512_max_epi64((__m512i)a, (__m512i)d);
+}
+#else
+template <class V> INLINE V raised(V a, V d) { return max(d, a); }  // where both are 0, a
 #endif
 
 // to ← value in the lanes in which a > b.

@@ -170,6 +170,17 @@ def test_the_index_is_that_of_blocked(level, shape, dtype):
 
 
 @each_dtype
+@pytest.mark.parametrize("shape", (*SHAPES.values(), *BEYOND_TILES.values()), ids=(*SHAPES, *BEYOND_TILES))
+def test_ranges_at_infinity_are_exact(level, shape, dtype):
+    """Each difference rounded once; 0 is +0, also where weights are ends of boxes and are −0."""
+    x, w = rows(shape, dtype=dtype)
+    for a, b in ((x, w), (x.round(), w.round()), (0 * x, -0.0 * w.abs())):
+        for lower, upper in (box(a), (a, a), (a - 1, a), (a, a + 1)):
+            for got, expected in zip(cpu.box_dist(lower, upper, b, INF), reference.box_dist(lower, upper, b, INF)):
+                assert torch.equal(got, expected) and not got.signbit().any()
+
+
+@each_dtype
 @pytest.mark.parametrize("p", (*EXPONENTS, 48.0, 128.0), ids=lambda p: f"p={p:g}")
 @pytest.mark.parametrize("features", (40, 450))
 def test_numbers_that_are_not_finite(level, features, p, dtype):
