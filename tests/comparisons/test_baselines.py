@@ -46,7 +46,8 @@ def test_half_way_crown_ibp_is_the_mean_of_both_bounds(net, batch):
     mixed = BoundedCrossEntropy(net, x[:1], 0.1, crown=True)._margins(x, y, 3, 0.05)
     interval = BoundedCrossEntropy(net, x[:1], 0.1, crown=False)._margins(x, y, 3, 0.05)
     linear = 2 * mixed - interval
-    assert (linear.amin(1).double() - margin_bound(net, x, y, 0.05, "crown-ibp")).abs().max() < 1e-5
+    better = torch.maximum(linear, interval).amin(1)  # a certificate is never looser than intervals; the loss may be
+    assert (better.double() - margin_bound(net, x, y, 0.05, "crown-ibp")).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("crown", [False, True], ids=["ibp", "crown-ibp"])
