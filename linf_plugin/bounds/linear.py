@@ -122,9 +122,13 @@ def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv)
 
 def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
     """Of tanh: lower, upper (B, *)."""
-    sides = partial(lines.tanh, lower.flatten(1), upper.flatten(1))
     features = math.prod(lower.shape[1:])
-    return Blocks(features, features, False, True, lower.dtype, lambda many: iter([Block(torch.arange(features, device=lower.device), *sides(many))]))
+
+    def walk(many: bool) -> Iterator[Block]:
+        neurons = torch.arange(features, device=lower.device)
+        yield Block(neurons, *lines.tanh(lower.flatten(1), upper.flatten(1), many))
+
+    return Blocks(features, features, False, True, lower.dtype, walk)
 
 
 class Memory:

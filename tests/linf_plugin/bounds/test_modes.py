@@ -259,7 +259,7 @@ def test_modes_after_one_another_do_not_disturb_each_other():
             torch.testing.assert_close(a, b, rtol=0, atol=ROUNDING)
 
 
-def test_a_layer_of_finite_p_in_a_sound_mode_keeps_its_p():
+def test_a_layer_of_finite_p_keeps_its_p():
     """p is read from the trace, not from the rule's default."""
     net, x = make("mlp", 2.0)
     lower, upper = bounded_module(net, x).compute_bounds(x=(ball(x),), method="CROWN")
