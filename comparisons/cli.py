@@ -1,4 +1,4 @@
-"""Command line of the harness: ``linf-compare run | report | bench | list``."""
+"""Command line of the harness: ``linf-compare run | report | results | bench | list``."""
 
 import argparse
 import json
@@ -86,6 +86,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--summary", action="store_true", help="print the means over seeds alone, and write nothing")
 
+    results = commands.add_parser(
+        "results", help="our results beside the published ones",
+        description="Writes the page of published rows and ours from result files: copies of results.json, a file a "
+        "seed. Files measured on held-out images or with a contradicted certificate are listed apart; status 1.",
+    )
+    results.add_argument(
+        "folders", nargs="*", type=Path, metavar="FOLDER",
+        help="with .json files at any depth, or a file; default: the folders of docs/results that hold runs of recipes",
+    )
+    results.add_argument("--out", type=Path, default=Path("docs/results.md"), metavar="FILE", help="default: %(default)s")
+    results.add_argument("--readme", type=Path, metavar="FILE", help="also renew the short table between its marks")
+    results.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is not up to date")
+
     bench = commands.add_parser(
         "bench", help="time the operators beside their peers", description=BENCH_DESCRIPTION, epilog=BENCH_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -168,6 +181,21 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _results(args: argparse.Namespace) -> int:
+    from .standing import FOLDERS, documents, stale
+
+    folders = args.folders or [folder for folder in map(Path, FOLDERS) if folder.exists()]
+    texts, refused = documents(folders, args.out, args.readme)
+    old = stale(texts)
+    for path in old:
+        if not args.check:
+            path.write_text(texts[path], encoding="utf-8")
+        print(f"{path}: {'is not what the result files give' if args.check else 'written'}")
+    for name, reason in refused:
+        print(f"linf-compare: {name} is refused: {reason}", file=sys.stderr)
+    return 1 if refused or (args.check and old) else 0
+
+
 def _bench(args: argparse.Namespace) -> int:
     import torch
 
@@ -232,10 +260,10 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a certificate or an operator is wrong, 2 for a wrong request."""
+    """Returns the exit status: 0, 1 where a certificate, an operator or a page is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
     try:
-        return {"run": _run, "report": _report, "bench": _bench, "list": _list}[args.command](args)
+        return {"run": _run, "report": _report, "results": _results, "bench": _bench, "list": _list}[args.command](args)
     except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as error:
         print(f"linf-compare: error: {error}", file=sys.stderr)
         return 2

@@ -30,16 +30,24 @@ def read(path: str | Path) -> dict:
     return results
 
 
-def _percent(fraction: float | None) -> str:
+def percent(fraction: float | None) -> str:
+    """A fraction of the images in percent; a dash where there is none."""
     return "–" if fraction is None else f"{100 * fraction:.2f}"
 
 
-def markdown_rows(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+def eps_text(eps: float) -> str:
+    """ε for a reader: the shorter of its decimal and of k/255, where ε is the float nearest to such a fraction."""
+    k = round(255 * eps)
+    return min(eps_key(eps), f"{k}/255", key=len) if k / 255 == eps else eps_key(eps)
+
+
+def markdown_rows(header: list[str], rows: list[list[str]], text: tuple[str, ...] = ()) -> str:
+    """A table; the first column and those named in ``text`` are aligned to the left."""
+    lines = [header, ["---" if i == 0 or name in text else "---:" for i, name in enumerate(header)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _count(n: int) -> str:
+def count(n: int) -> str:
     return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
 
 
@@ -51,19 +59,20 @@ def images(results: dict) -> str:
 def table(results: dict) -> str:
     """Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate's share."""
     eps, values = eps_key(results["eps"]), [eps_key(e) for e in results["eps_values"]]
+    shown = eps_text(results["eps"])
     methods = results["methods"].values()
     attack = results["attack"]
     computed = [c for c in CERTIFICATE_LABELS if any(c in m["certified"] for m in methods)]
     parts = [
-        f"## {results['dataset']}, ε = {eps} (recipe `{results['recipe']}`, seed {results['seed']})",
+        f"## {results['dataset']}, ε = {shown} (recipe `{results['recipe']}`, seed {results['seed']})",
         f"Percent of {images(results)}. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
         f"{attack['restarts']} random starts. Certified: by the best certificate of each image. {results['device']}.",
         markdown_rows(
             ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
             [
                 [
-                    m["label"], _percent(m["clean"]), _percent(m["pgd"][eps]), _percent(m["certified"]["best"][eps]),
-                    _count(m["parameters"]), _count(m["pairs_per_sample"]), f"{m['seconds_per_epoch']:.2f}",
+                    m["label"], percent(m["clean"]), percent(m["pgd"][eps]), percent(m["certified"]["best"][eps]),
+                    count(m["parameters"]), count(m["pairs_per_sample"]), f"{m['seconds_per_epoch']:.2f}",
                     str(m["epochs"]), f"{m['certify_seconds']:.1f}",
                 ]
                 for m in methods
@@ -71,16 +80,16 @@ def table(results: dict) -> str:
         ),
         "Certified (PGD) over ε:",
         markdown_rows(
-            ["method", *(f"ε = {e}" for e in values)],
+            ["method", *(f"ε = {eps_text(e)}" for e in results["eps_values"])],
             [
-                [m["label"], *(f"{_percent(m['certified']['best'][e])} ({_percent(m['pgd'][e])})" for e in values)]
+                [m["label"], *(f"{percent(m['certified']['best'][e])} ({percent(m['pgd'][e])})" for e in values)]
                 for m in methods
             ],
         ),
-        f"Each certificate alone at ε = {eps}:",
+        f"Each certificate alone at ε = {shown}:",
         markdown_rows(
             ["method", *(CERTIFICATE_LABELS[c] for c in computed)],
-            [[m["label"], *(_percent(m["certified"].get(c, {}).get(eps)) for c in computed)] for m in methods],
+            [[m["label"], *(percent(m["certified"].get(c, {}).get(eps)) for c in computed)] for m in methods],
         ),
     ]
     broken = sum(m["contradictions"] for m in methods)
@@ -91,9 +100,10 @@ def table(results: dict) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _mean(fractions: list[float]) -> str:
+def mean(fractions: list[float]) -> str:
+    """In percent, with the sample's standard deviation where there are several."""
     spread = f" ± {100 * statistics.stdev(fractions):.2f}" if len(fractions) > 1 else ""
-    return _percent(statistics.fmean(fractions)) + spread
+    return percent(statistics.fmean(fractions)) + spread
 
 
 def over_seeds(runs: list[dict]) -> str:
@@ -111,9 +121,9 @@ def over_seeds(runs: list[dict]) -> str:
         run, first = next(iter(group.values()))
         eps, measured = eps_key(run["eps"]), [m for _, m in group.values()]
         rows.append([
-            f"{run['recipe']}: {first['label']}", eps, ", ".join(map(str, group)), images(run),
-            _mean([m["clean"] for m in measured]), _mean([m["pgd"][eps] for m in measured]),
-            _mean([m["certified"]["best"][eps] for m in measured]),
+            f"{run['recipe']}: {first['label']}", eps_text(run["eps"]), ", ".join(map(str, group)), images(run),
+            mean([m["clean"] for m in measured]), mean([m["pgd"][eps] for m in measured]),
+            mean([m["certified"]["best"][eps] for m in measured]),
             f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
         ])
     header = ["recipe: method", "ε", "seeds", "of", "clean %", "PGD %", "certified %", "s/epoch"]
