@@ -88,16 +88,19 @@ def _parser() -> argparse.ArgumentParser:
 
     results = commands.add_parser(
         "results", help="our results beside the published ones",
-        description="Writes the page of published rows and ours from result files: copies of results.json, a file a "
-        "seed. Files measured on held-out images or with a contradicted certificate are listed apart; status 1.",
+        description="Writes a page of published rows and ours from result files: copies of results.json, a file a "
+        "seed. Runs that differ in their seed alone are averaged; recipes without a file are shown as not run. A file "
+        "of held-out images, or with a contradicted certificate, is listed apart, and the status is 1.",
     )
     results.add_argument(
         "folders", nargs="*", type=Path, metavar="FOLDER",
-        help="with .json files at any depth, or a file; default: the folders of docs/results that hold runs of recipes",
+        help="with .json files at any depth, or such a file; default: docs/results/recipes, …/digits, …/mnist-tiny",
     )
-    results.add_argument("--out", type=Path, default=Path("docs/results.md"), metavar="FILE", help="default: %(default)s")
+    page = Path("docs/results.md")
+    results.add_argument("--out", type=Path, default=page, metavar="FILE", help="default: docs/results.md")
     results.add_argument("--readme", type=Path, metavar="FILE", help="also renew the short table between its marks")
-    results.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is not up to date")
+    results.add_argument("--plot", type=Path, metavar="FILE", help="also draw both over clean accuracy, time (PNG)")
+    results.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is out of date")
 
     bench = commands.add_parser(
         "bench", help="time the operators beside their peers", description=BENCH_DESCRIPTION, epilog=BENCH_EPILOG,
@@ -182,15 +185,19 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from .standing import FOLDERS, documents, stale
+    from . import published, standing
+    from .plots import standing as draw
 
-    folders = args.folders or [folder for folder in map(Path, FOLDERS) if folder.exists()]
-    texts, refused = documents(folders, args.out, args.readme)
-    old = stale(texts)
+    folders = args.folders or [folder for folder in map(Path, standing.FOLDERS) if folder.exists()]
+    groups, refused = standing.collect(standing.result_files(folders))
+    texts = standing.documents(groups, refused, args.out, args.readme)
+    old = standing.stale(texts)
     for path in old:
         if not args.check:
             path.write_text(texts[path], encoding="utf-8")
-        print(f"{path}: {'is not what the result files give' if args.check else 'written'}")
+        print(f"{path}: {'not what the result files give' if args.check else 'written'}")
+    if args.plot and not args.check and (panels := standing.panels(groups, published.load())):
+        draw(panels, args.plot)
     for name, reason in refused:
         print(f"linf-compare: {name} is refused: {reason}", file=sys.stderr)
     return 1 if refused or (args.check and old) else 0

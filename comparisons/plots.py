@@ -1,4 +1,4 @@
-"""The pictures: certified accuracy against ε, cost against size; they read results only."""
+"""The pictures: certified accuracy over ε and beside published rows, cost over size; they read results only."""
 
 from pathlib import Path
 
@@ -6,6 +6,7 @@ COLORS = {
     "linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c",
     "sortnet": "#9467bd", "ours": "#d62728", "cdist": "#1f77b4", "matmul": "0.45",
 }
+FAMILIES = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 SWEEPS = (("width", "in", "batch", 2), ("batch", "batch", "in", 1))  # what varies: its key; the fixed one; slope
 
 
@@ -47,6 +48,52 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
         axis.legend(frameon=False, fontsize=9)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def standing(panels: list[dict], path: str | Path) -> None:
+    """A row for each of ``standing.panels``: certified against clean accuracy, and against minutes of training.
+
+    Published rows are hollow on the left; on the right, as their times are not known, each is a level.  Ours
+    are filled, with standard deviations over seeds; triangles were trained without a GPU.
+    """
+    plt = _pyplot()
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    figure, axes = plt.subplots(
+        len(panels), 2, figsize=(9.6, 0.7 + 3.2 * len(panels)), sharey="row", squeeze=False, layout="constrained"
+    )
+    keys = {}  # label → how it is drawn
+    for (left, right), panel in zip(axes, panels):
+        for row in panel["published"]:
+            label, marker = FAMILIES[row["family"]]
+            keys[label] = {"marker": marker, "color": "0.35", "mfc": "white"}
+            left.plot(row["clean"], row["certified"], ls="", **keys[label])
+            right.axhline(row["certified"], color="0.7", linewidth=0.7, ls="-" if marker == "o" else ":")
+        for ours in panel["ours"]:
+            keys[ours["label"]] = {"marker": "o", "color": COLORS.get(ours["method"])}
+            marker = "o" if ours["device"].startswith("cuda") else "^"
+            style = keys[ours["label"]] | {"marker": marker, "capsize": 2}
+            (clean, across), (certified, up) = ours["clean"], ours["certified"]
+            left.errorbar(clean, certified, xerr=across, yerr=up, **style)
+            right.errorbar(ours["minutes"], certified, yerr=up, **style)
+            right.annotate(
+                ours["recipe"], (ours["minutes"], certified), (5, 4), textcoords="offset points", fontsize=7
+            )
+        left.set_title(panel["title"], loc="left", fontsize=10.5)
+        left.set(xlabel="clean accuracy (%)", ylabel="certified (%)")
+        right.set(xlabel="minutes of training", xscale="log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_minor_locator(NullLocator())
+        right.xaxis.set_major_formatter("{x:g}")
+        right.margins(x=0.25)
+        for axis in (left, right):
+            axis.grid(alpha=0.25, linewidth=0.6)
+            axis.spines[["top", "right"]].set_visible(False)
+    keys["without a GPU"] = {"marker": "^", "color": "0.35"}
+    handles = [plt.Line2D([], [], ls="", label=label, **style) for label, style in keys.items()]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=110)
     plt.close(figure)
 
 

@@ -27,8 +27,8 @@ TEXT = ("method", "net", "hardware", "from")  # columns that hold no figures
 NONE = "–"
 ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
 **Bold**: measured with this package, from the result files in [results](results/); certified by the best
-certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as published,
-under an attack of their own and on hardware that is named where they name it: compare accuracies, not times. Nets:
+certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as
+published, under an attack of their own and on hardware that is named where they name it: compare accuracies, not times. Nets:
 distance layers × width + hidden units of a head; a pair is one |x − w| or one multiplication of an image's forward
 pass."""
 SHORT_ABOUT = """Percent of the whole test set, ± standard deviation over seeds. **Bold**: measured with this
@@ -52,6 +52,10 @@ class Group:
     def mean(self, figure: Callable[[dict], float]) -> float:
         """Of a figure of the method's entry, over the seeds."""
         return statistics.fmean(figure(m) for _, m in self.runs.values())
+
+    def minutes(self) -> float:
+        """Of training; where no time of the whole was written, of the epochs."""
+        return self.mean(lambda m: m.get("train_seconds", m["epochs"] * m["seconds_per_epoch"])) / 60
 
     @property
     def label(self) -> str:
@@ -162,10 +166,9 @@ def _published_row(row: published.Row, known: Published) -> list[str]:
 def _our_row(group: Group) -> list[str]:
     run, m = next(iter(group.runs.values()))
     attack = run["attack"]
-    seconds = group.mean(lambda m: m.get("train_seconds", m["epochs"] * m["seconds_per_epoch"]))
     return [
         f"**{group.label}**", f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs", *group.accuracies(),
-        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}", f"{seconds / 60:.1f}",
+        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}", f"{group.minutes():.1f}",
         "; ".join(dict.fromkeys(run["device"] for run, _ in group.runs.values())),
         f"recipe `{group.recipe}`, {group.seeds()}, PGD {attack['steps']} × {attack['restarts']}",
     ]
@@ -212,13 +215,13 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
 
 
 def short(groups: list[Group], known: Published) -> str:
-    """README's table: at the headline ε of each data set interval training, the best published ℓ∞ row, and ours."""
+    """README's table: for each data set's headline ε interval training, the best published ℓ∞ row, ours."""
     rows = []
     for dataset, (_, headline) in known.datasets.items():
         eps = float(headline)
         there = sorted(known.at(dataset, eps), key=lambda row: row.certified, reverse=True)
         best = [row for row in there if row.family == "distance"][:1]
-        interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # the best of each name
+        interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # best of each name
         lines = [
             [row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)
         ]
@@ -228,6 +231,38 @@ def short(groups: list[Group], known: Published) -> str:
             lines.append(["**this package**", "not run", NONE, NONE, NONE])
         rows += [[_title(dataset, eps, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
     return f"{_wrapped(SHORT_ABOUT)}\n\n{markdown_rows(SHORT_HEADER, rows, TEXT)}"
+
+
+def panels(groups: list[Group], known: Published) -> list[dict]:
+    """What ``plots.standing`` draws: each data set that has results at its headline ε.  Accuracies in percent, as
+    mean and standard deviation (None of one seed) for ours; rows of the family "other" are left to the page."""
+    found = []
+    for dataset, (_, headline) in known.datasets.items():
+        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, float(headline))]
+        if ours:
+            found.append({
+                "title": _title(dataset, float(headline), known),
+                "published": [
+                    {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
+                    for row in known.at(dataset, float(headline)) if row.family != "other"
+                ],
+                "ours": [_point(g) for g in ours],
+            })
+    return found
+
+
+def _point(group: Group) -> dict:
+    key = eps_key(group.eps)
+
+    def spread(figure: Callable[[dict], float]) -> tuple[float, float | None]:
+        values = [100 * figure(m) for _, m in group.runs.values()]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    return {
+        "method": group.method, "label": group.label, "recipe": group.recipe, "minutes": group.minutes(),
+        "device": next(iter(group.runs.values()))[0]["device"],
+        "clean": spread(lambda m: m["clean"]), "certified": spread(lambda m: m["certified"]["best"][key]),
+    }
 
 
 def with_block(text: str, block: str) -> str:
@@ -242,14 +277,13 @@ def with_block(text: str, block: str) -> str:
     return pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
 
 
-def documents(paths: list[str | Path], out: Path, readme: Path | None) -> tuple[dict[Path, str], list]:
-    """What ``out`` and ``readme`` should hold, and the files that were refused."""
-    known, recipes = published.load(), shipped()
-    groups, refused = collect(result_files(paths))
-    texts = {out: page(groups, refused, recipes, known)}
+def documents(groups: list[Group], refused: list, out: Path, readme: Path | None) -> dict[Path, str]:
+    """What ``out`` and ``readme`` should hold."""
+    known = published.load()
+    texts = {out: page(groups, refused, shipped(), known)}
     if readme is not None:
         texts[readme] = with_block(readme.read_text(encoding="utf-8"), short(groups, known))
-    return texts, refused
+    return texts
 
 
 def stale(texts: dict[Path, str]) -> list[Path]:

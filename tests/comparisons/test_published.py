@@ -10,7 +10,7 @@ from comparisons.published import FAMILIES, load, parse
 ROWS = load().rows
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.dataset}-{float(r.eps):.3g}-{r.source}-{r.method}-{r.net}")
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.dataset}-{r.eps}-{r.source}-{r.method}-{r.net}")
 def test_a_row_is_complete_and_possible(row):
     known = load()
     assert row.dataset in known.datasets and row.source in known.sources and row.family in FAMILIES

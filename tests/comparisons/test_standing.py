@@ -53,9 +53,10 @@ def section(text: str, title: str) -> str:
 @pytest.fixture
 def seeds(tmp_path):
     """Three seeds of one recipe, one of which has one method; in folders as they are committed."""
-    write(tmp_path / "cifar" / "seed-0.json", {"linf-dist": 0.50, "ibp": 0.40}, method={"train_seconds": 600.0})
-    write(tmp_path / "cifar" / "seed-2.json", {"linf-dist": 0.54}, seed=2, method={"train_seconds": 660.0})
-    write(tmp_path / "cifar" / "seed-10.json", {"linf-dist": 0.52, "ibp": 0.42}, seed=10, method={"train_seconds": 720})
+    folder = tmp_path / "cifar"
+    write(folder / "seed-0.json", {"linf-dist": 0.50, "ibp": 0.40}, method={"train_seconds": 600.0})
+    write(folder / "seed-2.json", {"linf-dist": 0.54}, seed=2, method={"train_seconds": 660.0})
+    write(folder / "seed-10.json", {"linf-dist": 0.52, "ibp": 0.42}, seed=10, method={"train_seconds": 720.0})
     return tmp_path
 
 
@@ -115,7 +116,10 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"held_out": 0.2}, "held_out = 0.2"), ({"method": {"contradictions": 3}}, "3 certificates are contradicted")],
+    [
+        ({"held_out": 0.2}, "held_out = 0.2"),
+        ({"method": {"contradictions": 3}}, "3 certificates are contradicted"),
+    ],
 )
 def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, words):
     write(tmp_path / "in" / "cifar" / "seed-0.json", {"ibp": 0.9876}, **change)
@@ -165,12 +169,35 @@ def test_the_command_writes_once_and_checks(seeds, tmp_path, capsys):
     assert (out.read_text(), readme.read_text()) == first and main([*command, "--check"]) == 0
     readme.write_text(first[1].replace("52.00", "58.00"))
     assert main([*command, "--check"]) == 1
-    assert "README.md: is not what" in capsys.readouterr().out and "58.00" in readme.read_text()
+    assert "README.md: not what" in capsys.readouterr().out and "58.00" in readme.read_text()
+
+
+def test_the_picture_is_drawn_from_the_files_alone(seeds, tmp_path):
+    groups, _ = collect(result_files([seeds]))
+    (panel,) = standing.panels(groups, published.load())
+    assert panel["title"] == "CIFAR-10, ε = 8/255" and len(panel["published"]) == 8  # PVT, DiffAI, COLT left out
+    first, second = panel["ours"]
+    assert (first["recipe"], first["method"], first["minutes"]) == ("cifar", "linf-dist", pytest.approx(11))
+    assert first["clean"] == pytest.approx((52, 2)) and second["certified"] == pytest.approx((21, 2**0.5))
+    picture = tmp_path / "picture.png"
+    command = ["results", str(seeds), "--out", str(tmp_path / "page.md"), "--plot", str(picture)]
+    assert main(command) == 0
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 200_000
+    assert main(command) == 0 and picture.read_bytes() == content
+
+
+def test_a_setting_without_results_is_not_drawn(tmp_path):
+    write(tmp_path / "in" / "a.json", {"ibp": 0.5}, recipe="toy")
+    picture = tmp_path / "picture.png"
+    assert main(["results", str(tmp_path / "in"), "--out", str(tmp_path / "page.md"), "--plot", str(picture)]) == 0
+    assert not picture.exists()
 
 
 def test_a_wrong_request_is_one_line(tmp_path, capsys):
     (tmp_path / "notes.json").write_text("{}")
-    for folder, words in ((tmp_path / "nowhere", "nowhere does not exist"), (tmp_path, "notes.json is not a results")):
+    wrong = {tmp_path / "nowhere": "nowhere does not exist", tmp_path: "notes.json is not a results file"}
+    for folder, words in wrong.items():
         assert main(["results", str(folder), "--out", str(tmp_path / "page.md")]) == 2
         error = capsys.readouterr().err
         assert error.startswith("linf-compare: error: ") and words in error
@@ -185,8 +212,9 @@ def test_without_any_result_file_every_recipe_is_not_run(tmp_path):
 
 def test_the_committed_page_is_what_the_committed_files_give():
     folders = [ROOT / folder for folder in standing.FOLDERS if (ROOT / folder).exists()]
-    texts, refused = standing.documents(folders, ROOT / "docs" / "results.md", ROOT / "README.md")
+    groups, refused = collect(result_files(folders))
     assert refused == []
+    texts = standing.documents(groups, refused, ROOT / "docs" / "results.md", ROOT / "README.md")
     assert standing.stale(texts) == [], "run `linf-compare results --readme README.md`"
 
 
