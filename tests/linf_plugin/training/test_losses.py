@@ -78,13 +78,13 @@ def test_interval_hinge_of_each_sample(scalar):
     """Samples that are right and safe, right and unsafe, and wrong."""
     net, features = head(), torch.randn(40, 5, dtype=torch.float64)
     net[2].weight.data *= 20  # some margins are larger than 1
-    z = net(features)
+    z = net(features).detach()
     y = z.argsort(1)[:, -1].clone()
     y[::3] = z.argsort(1)[::3, -2]
     radius, hinged, entropy, seen = 0.02, 0.0, 0.0, set()
     for n in range(40):
-        m = head_margins(net, features[n : n + 1], radius, y[n : n + 1])[0]
-        worst = max(0.0, *(float(m[j]) + 1 for j in range(4) if j != y[n]))
+        m = head_margins(net, features[n : n + 1], radius, y[n : n + 1])[0].tolist()
+        worst = max(0.0, *(m[j] + 1 for j in range(4) if j != y[n]))
         right = all(z[n, j] < z[n, y[n]] for j in range(4) if j != y[n])
         seen.add((right, worst > 0))
         hinged += worst if right else 0.0
