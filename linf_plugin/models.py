@@ -156,6 +156,11 @@ def _head(
             spec["normal_head"] = True
 
 
+def _check_strides(channels, strides) -> None:
+    if len(channels) != len(strides):
+        raise ValueError(f"strides must be as many as channels: got {len(strides)} and {len(channels)}")
+
+
 # Arguments of all architectures: shape (C, H, W) and number of classes, mean and std of the pixels, and for images
 # larger than what the net is to see, crop.
 
@@ -187,9 +192,10 @@ def linf_conv(
     normal_head: bool = False, crop: int = 0,
 ) -> dict:
     """Convolutional ℓ∞-dist net: 3×3 distances with mean shift, one wide distance layer, then logits."""
+    _check_strides(channels, strides)
     spec = _start(shape, mean, std, crop)
     before = shape[0]
-    for after, stride in zip(channels, strides, strict=True):
+    for after, stride in zip(channels, strides):
         _append(
             spec, "dist_conv", in_channels=before, out_channels=after, kernel_size=3, stride=stride, padding=1,
             bias=False, identity_init=True,
@@ -241,9 +247,10 @@ def relu_conv(
 ) -> dict:
     """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is 3 or, where it is not given, 3
     and 4 where the stride is 2."""
+    _check_strides(channels, strides)
     spec = _start(shape, mean, std, crop)
     before = shape[0]
-    for after, stride in zip(channels, strides, strict=True):
+    for after, stride in zip(channels, strides):
         _append(
             spec, "conv", in_channels=before, out_channels=after, kernel_size=kernel or 2 + stride, stride=stride,
             padding=1,

@@ -238,7 +238,7 @@ def test_logits_are_negated_distances():
     (lambda: build("resnet", shape=(1, 4, 4)), ValueError, "name must be one of linf-mlp.*'resnet'"),
     (lambda: build("linf-mlp", shape=(1, 4, 4), classes=3, width=8), TypeError, "depth"),
     (lambda: build("linf-mlp", **NETS["linf-mlp"], dropout=0.5), TypeError, "dropout"),
-    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "zip"),
+    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides must"),
     (lambda: Net({"input_shape": [1], "layers": [["pool", {}]]}), ValueError, "unknown layer 'pool'"),
     (lambda: Net({"input_shape": [1], "layers": [["dist", {"in_features": 0, "out_features": 1}]]}),
      ValueError, "in_features"),
