@@ -47,7 +47,7 @@ class Recipe:
     """One comparison.  ε in units of the pixel range: ``eps`` is the headline, ``eps_values`` the curve.
 
     In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  What the methods have in common may stand once,
-    in a table ``[defaults]``: a method takes each key from there that it does not have itself.
+    in a table ``[defaults]``: a method takes from there each key, and in its tables each entry, that it does not have.
     """
 
     name: str
@@ -149,6 +149,12 @@ def _named(method: dict, key: str, registry: dict, where: str, given: tuple[str,
     _arguments(arguments, registry[table["name"]], f"{where} {key} {table['name']!r}", given)
 
 
+def _with_defaults(method: dict, defaults: dict) -> dict:
+    both = {key for key in method.keys() & defaults.keys() if isinstance(method[key], dict)}
+    tables = {key: {**defaults[key], **method[key]} for key in both if isinstance(defaults[key], dict)}
+    return {**defaults, **method, **tables}
+
+
 def _method(table: dict, where: str) -> MethodRecipe:
     known = inspect.signature(MethodRecipe).parameters
     for key in table:
@@ -226,5 +232,5 @@ def _recipe(name: str, where: str, table: dict) -> Recipe:
             raise ValueError(
                 f"{where}: none of the certificates applies to {key}, which has {', '.join(METHODS[key].certificates)}"
             )
-        built[key] = _method({**defaults, **method}, f"{where} [methods.{key}]")
+        built[key] = _method(_with_defaults(method, defaults), f"{where} [methods.{key}]")
     return Recipe(name=name, methods=built, **arguments)

@@ -138,10 +138,11 @@ def test_every_255th_has_a_short_label_that_reads_back():
 
 def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
     shared = GOOD.replace("batch_size = 64", "shift = 2").replace(
-        "[methods", "[defaults]\nbatch_size = 32\nshift = 1\nflip = true\n[methods"
+        "[methods", "[defaults]\nbatch_size = 32\nshift = 1\nflip = true\nschedule = { epochs = 9, snap = false }\n[methods"
     )
     method = load_recipe(write(tmp_path, shared)).methods["ibp"]
     assert (method.batch_size, method.shift, method.flip, method.padding) == (32, 2, True, "edge")
+    assert (method.schedule.epochs, method.schedule.snap, method.schedule.eps) == (1, False, 0.1)
 
 
 def test_an_unknown_name_lists_the_known_ones():
