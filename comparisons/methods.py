@@ -47,18 +47,30 @@ METHODS = {
 # Losses are made while the model is at p = ∞, so that ``scale`` is the Lipschitz bound that will be certified.
 
 
-class ClippedHinge(nn.Module):
-    """Clipped hinge plus a cross-entropy whose weight falls from ``ce_first`` to ``ce_last`` as p rises, with
-    a learned temperature.  The hinge is a heuristic at finite p."""
+class _FallingEntropy(nn.Module):
+    """Hinges with a cross-entropy whose weight falls from ``ce_first`` to ``ce_last`` as p rises, and that has a
+    learned temperature.  The hinges are heuristics at finite p."""
 
-    def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
+    def __init__(self, ce_first: float, ce_last: float):
+        if not (ce_first > 0 and ce_last > 0):
+            raise ValueError(f"ce_first and ce_last must be positive, got {ce_first} and {ce_last}")
         super().__init__()
         self.scalar = nn.Parameter(torch.ones(()))
-        self.scale, self.ce_first, self.ce_last = model.lipschitz, ce_first, ce_last
+        self.ce_first, self.ce_last = ce_first, ce_last
+
+    def weight(self, step: Step) -> float:
+        return self.ce_first * (self.ce_last / self.ce_first) ** step.progress
+
+
+class ClippedHinge(_FallingEntropy):
+    """The clipped hinge of the margins of a distance net."""
+
+    def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
+        super().__init__(ce_first, ce_last)
+        self.scale = model.lipschitz
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
-        weight = self.ce_first * (self.ce_last / self.ce_first) ** step.progress
-        return clipped_hinge(model(x), y, self.scale * step.eps, weight, self.scalar)
+        return clipped_hinge(model(x), y, self.scale * step.eps, self.weight(step), self.scalar)
 
 
 class Hinge(nn.Module):
@@ -85,19 +97,16 @@ class IntervalCrossEntropy(nn.Module):
         return interval_cross_entropy(head, features(x), y, self.scale * step.eps, self.kappa)
 
 
-class IntervalHinge(nn.Module):
-    """The interval hinge of a Linear–tanh–Linear head over distance features, plus a cross-entropy whose weight and
-    temperature are those of ``ClippedHinge``."""
+class IntervalHinge(_FallingEntropy):
+    """The interval hinge of a Linear–tanh–Linear head over distance features."""
 
     def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
-        super().__init__()
-        self.scalar = nn.Parameter(torch.ones(()))
-        self.scale, self.ce_first, self.ce_last = lipschitz_bound(model.split_head()[0]), ce_first, ce_last
+        super().__init__(ce_first, ce_last)
+        self.scale = lipschitz_bound(model.split_head()[0])
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         features, head = model.split_head()
-        weight = self.ce_first * (self.ce_last / self.ce_first) ** step.progress
-        return interval_hinge(head, features(x), y, self.scale * step.eps, weight, self.scalar)
+        return interval_hinge(head, features(x), y, self.scale * step.eps, self.weight(step), self.scalar)
 
 
 def _bounded(crown: bool) -> Callable:
