@@ -25,9 +25,9 @@ from .methods import LOSSES, METHODS, OPTIMIZERS
 class MethodRecipe:
     """How one method is trained: tables of ``models.ARCHITECTURES``, ``LOSSES``, ``OPTIMIZERS`` arguments.
 
-    architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift.  padding: what moves in,
-    "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of distance layers, in units of the learning
-    rate.  clip: largest norm of the gradient.
+    architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift.  padding: what moves
+    in, "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of distance layers, in units of the
+    learning rate.  clip: largest norm of the gradient.
     """
 
     architecture: dict
@@ -46,8 +46,9 @@ class MethodRecipe:
 class Recipe:
     """One comparison.  ε in units of the pixel range: ``eps`` is the headline, ``eps_values`` the curve.
 
-    In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  What the methods have in common may stand once,
-    in a table ``[defaults]``: a method takes from there each key, and in its tables each entry, that it does not have.
+    In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  What the methods have in common may stand
+    once, in a table ``[defaults]``: a method takes from there each key, and in its tables each entry, that it does
+    not have.
     """
 
     name: str
@@ -174,8 +175,9 @@ def _method(table: dict, where: str) -> MethodRecipe:
     if arguments.get("padding", "edge") not in PADDINGS:
         raise ValueError(f"{where}: padding must be one of {', '.join(PADDINGS)}, got {arguments['padding']!r}")
     try:
-        architecture = {key: value for key, value in table["architecture"].items() if key != "name"}
-        ARCHITECTURES[table["architecture"]["name"]](shape=(1, 64, 64), classes=2, **architecture)  # a spec, no net
+        architecture = dict(table["architecture"])
+        spec_of = ARCHITECTURES[architecture.pop("name")]
+        spec_of(shape=(1, 64, 64), classes=2, **architecture)  # the spec of a net, not the net
         return MethodRecipe(**arguments, schedule=Schedule(**schedule))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -217,7 +219,9 @@ def _recipe(name: str, where: str, table: dict) -> Recipe:
     if table["dataset"] not in SOURCES:
         raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {table['dataset']!r}")
     if not set(table["certificates"]) <= set(CERTIFICATES):
-        raise ValueError(f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}")
+        raise ValueError(
+            f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}"
+        )
     if table["eps"] not in table["eps_values"]:
         raise ValueError(f"{where}: eps_values must contain eps={table['eps']}, got {table['eps_values']}")
     if not methods:
@@ -230,7 +234,7 @@ def _recipe(name: str, where: str, table: dict) -> Recipe:
             raise ValueError(f"{where}: methods.{key} must be a table, got {method!r}")
         if not set(METHODS[key].certificates) & set(table["certificates"]):
             raise ValueError(
-                f"{where}: none of the certificates applies to {key}, which has {', '.join(METHODS[key].certificates)}"
+                f"{where}: none of the certificates applies to {key}, only {', '.join(METHODS[key].certificates)}"
             )
         built[key] = _method(_with_defaults(method, defaults), f"{where} [methods.{key}]")
     return Recipe(name=name, methods=built, **arguments)

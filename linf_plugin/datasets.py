@@ -121,8 +121,9 @@ TINY_SIDE = 64
 
 
 def _tiny_imagenet(root: Path) -> tuple:
-    """100,000 and 10,000 colour images, 64×64, in 200 classes, numbered in the order of wnids.txt; grey ones get three
-    equal channels.  The labels of the archive's test images are not public: its validation set is the test set.
+    """100,000 and 10,000 colour images, 64×64, in 200 classes, numbered in the order of wnids.txt; grey ones get
+    three equal channels.  The labels of the archive's test images are not public: its validation set is the test
+    set.
     """
     root = root / "tiny-imagenet-200"
     classes = {name: i for i, name in enumerate((root / "wnids.txt").read_text().split())}
@@ -183,8 +184,8 @@ class _Source:
 
 def _torchvision(name: str) -> str:
     return (
-        f'With torchvision installed, this fetches it:\n  python -c "from torchvision.datasets import {name} as D; '
-        "[D('{root}', train=t, download=True) for t in (True, False)]\""
+        f'With torchvision installed, this fetches it:\n  python -c "from torchvision.datasets import {name} '
+        "as D; [D('{root}', train=t, download=True) for t in (True, False)]\""
     )
 
 

@@ -37,8 +37,8 @@ LAYERS = {
 class Net(nn.Sequential):
     """A model built from ``spec``: ``{"input_shape": [C, H, W], "layers": [[name, arguments], …]}``.
 
-    With ``"normal_head": True`` in it, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads of
-    Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
+    With ``"normal_head": True`` in it, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads
+    of Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
 
     Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
     """
@@ -142,8 +142,8 @@ def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool 
 def _head(
     spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments
 ) -> None:
-    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal`` has
-    start as ``Net`` describes."""
+    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal``
+    has start as ``Net`` describes."""
     features = _features(spec)
     if hidden is None:
         _append(spec, layer, in_features=features, out_features=classes, **arguments)
@@ -242,11 +242,11 @@ def relu_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0
 
 
 def relu_conv(
-    shape, classes: int, channels: tuple[int, ...], strides: tuple[int, ...], width: int, kernel: int | None = None,
-    crop: int = 0, mean=(0.0,), std=1.0,
+    shape, classes: int, channels: tuple[int, ...], strides: tuple[int, ...], width: int,
+    kernel: int | None = None, crop: int = 0, mean=(0.0,), std=1.0,
 ) -> dict:
-    """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is 3 or, where it is not given, 3
-    and 4 where the stride is 2."""
+    """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is their size; without it they
+    are 3×3, and 4×4 where the stride is 2."""
     _check_strides(channels, strides)
     spec = _start(shape, mean, std, crop)
     before = shape[0]

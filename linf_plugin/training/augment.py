@@ -17,8 +17,8 @@ def shift_and_flip(
         generator: of random numbers, on the CPU.
         pixels: largest shift.
         flip: whether to mirror left and right.
-        padding: what moves in: "edge" repeats the pixels there, so that no value appears that the image did not have;
-            "zero" is black, as in random crops of the padded image.
+        padding: what moves in: "edge" repeats the pixels there, so that no value appears that the image did not
+            have; "zero" is black, as in random crops of the padded image.
 
     Returns:
         (N, C, H, W).

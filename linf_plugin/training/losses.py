@@ -84,10 +84,11 @@ def interval_hinge(
     head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, weight: float,
     scalar: Tensor | float = 1.0,
 ) -> Tensor:
-    """mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), c_n = 1 where sample n is classified correctly, else 0.
+    """mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), c_n = 1 where sample n is classified correctly, else
+    0, with the margins m of ``head_margins``.
 
-    What the programs of Zhang et al. (arXiv 2210.01787) call ce_hinge; as in ``clipped_hinge`` the cross-entropy moves
-    misclassified samples, and ``scalar`` reaches it alone.
+    The hybrid loss in the program of Zhang et al. (arXiv 2210.01787); as in ``clipped_hinge`` the cross-entropy
+    moves misclassified samples, and ``scalar`` reaches it alone.
 
     Args:
         head, features, labels, radius: as ``interval_cross_entropy``.

