@@ -67,12 +67,6 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
-def eps_label(eps: float) -> str:
-    """ε as people write it: 0.3, and 8/255 where the decimal is a long one."""
-    decimal, numerator = repr(float(eps)), round(eps * 255)
-    return f"{numerator}/255" if len(decimal) > 6 and numerator / 255 == eps else decimal
-
-
 def _eps(value, where: str) -> float:
     """The float nearest to a number or to a fraction such as "8/255"."""
     try:

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import pytest
 
-from comparisons.recipe import available, eps_label, load_recipe
+from comparisons.recipe import available, load_recipe
 from comparisons.runner import eps_key
 
 GOOD = """
@@ -122,20 +122,6 @@ def test_an_eps_is_the_float_nearest_to_its_fraction(tmp_path, text, eps):
     recipe = load_recipe(write(tmp_path, GOOD.replace("0.1", text)))
     assert recipe.eps == recipe.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
     assert eps_key(recipe.eps) == repr(eps)
-
-
-@pytest.mark.parametrize("eps, label", [
-    (8 / 255, "8/255"), (1 / 255, "1/255"), (16 / 255, "16/255"), (0.3, "0.3"), (0.05, "0.05"), (0.0, "0.0"),
-    (1, "1.0"), (51 / 255, "0.2"), (0.03137, "0.03137"), (1 / 3, "85/255"), (1 / 7, repr(1 / 7)),
-])
-def test_an_eps_is_written_as_people_do(eps, label):
-    assert eps_label(eps) == label
-
-
-def test_every_255th_has_a_short_label_that_reads_back():
-    for numerator in range(256):
-        label = eps_label(numerator / 255)
-        assert len(label) <= 7 and float(Fraction(label)) == numerator / 255
 
 
 def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
