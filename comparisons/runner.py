@@ -95,7 +95,9 @@ def train(
     optimizer = OPTIMIZERS[settings.optimizer["name"]](model, loss, **_without_name(settings.optimizer))
     augment = None
     if settings.shift or settings.flip:
-        augment = partial(shift_and_flip, pixels=settings.shift, flip=settings.flip)
+        augment = partial(
+            shift_and_flip, pixels=settings.shift, flip=settings.flip, padding=settings.padding
+        )
     state = out / f"{key}.state.pt"
     if not resume:
         state.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Image data sets as tensors with pixels in [0, 1].  Nothing is downloaded.
 
 The digits of scikit-learn come with that package; the others are read from a folder in torchvision's
-layout.
+layout, TinyImageNet as its archive unpacks.
 """
 
 import gzip
@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,58 @@ def _cifar10(root: Path) -> tuple:
     return read([f"data_batch_{i}" for i in range(1, 6)]), read(["test_batch"])
 
 
+TINY_SIDE = 64
+
+
+def _tiny_imagenet(root: Path) -> tuple:
+    """100,000 and 10,000 colour images, 64×64, in 200 classes, numbered in the order of wnids.txt; grey ones get
+    three equal channels.  The labels of the archive's test images are not public: its validation set is the test
+    set.
+    """
+    root = root / "tiny-imagenet-200"
+    classes = {name: i for i, name in enumerate((root / "wnids.txt").read_text().split())}
+    if not classes:
+        raise ValueError(f"{root / 'wnids.txt'} is empty")
+    folders = [root / "train" / name / "images" for name in classes]
+    images = [sorted(folder.glob("*.JPEG")) for folder in folders]
+    annotations, test = root / "val" / "val_annotations.txt", []
+    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+        fields = line.split()  # file name, class, box
+        if len(fields) < 2 or fields[1] not in classes:
+            raise ValueError(f"{annotations} is damaged: line {number} names no class of wnids.txt: {line!r}")
+        test.append((root / "val" / "images" / fields[0], classes[fields[1]]))
+    if not test:
+        raise ValueError(f"{annotations} is empty")
+    most = max(len(paths) for paths in images)  # each class has 500
+    missing = [
+        f"{most - len(paths) or 'all'} images of {folder}" for folder, paths in zip(folders, images)
+        if len(paths) < max(most, 1)
+    ]
+    missing += [str(path) for path, _ in test if not path.exists()]
+    if missing:
+        more = f"\n  and {len(missing) - 10} more" if len(missing) > 10 else ""
+        raise FileNotFoundError("tinyimagenet is not complete. Missing:\n  " + "\n  ".join(missing[:10]) + more)
+    train = [(path, label) for label, paths in enumerate(images) for path in paths]
+    return _jpegs(train, "TinyImageNet, training"), _jpegs(test, "TinyImageNet, test")
+
+
+def _jpegs(files: list[tuple[Path, int]], description: str) -> tuple[Tensor, Tensor]:
+    """Images and labels.  They are read into the float32 tensor that is returned: no second copy is made."""
+    from PIL import Image, UnidentifiedImageError
+
+    x = torch.empty(len(files), 3, TINY_SIDE, TINY_SIDE)
+    for i, (path, _) in enumerate(tqdm(files, desc=description, unit="image", disable=None)):
+        try:
+            with Image.open(path) as image:
+                pixels = torch.from_numpy(np.array(image.convert("RGB")))
+        except (OSError, SyntaxError, UnidentifiedImageError) as error:
+            raise ValueError(f"{path} is damaged: {error}") from error
+        if pixels.shape[:2] != (TINY_SIDE, TINY_SIDE):
+            raise ValueError(f"{path} must have {TINY_SIDE}×{TINY_SIDE} pixels, has {tuple(pixels.shape[:2])}")
+        x[i] = pixels.permute(2, 0, 1)
+    return x.div_(255), torch.tensor([label for _, label in files])
+
+
 _IDX_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 _CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 
@@ -126,21 +179,34 @@ class _Source:
     mean: tuple[float, ...]
     std: float
     files: tuple[str, ...] = ()
-    torchvision: str = ""  # class that fetches it
+    fetch: str = ""  # how to get it
+
+
+def _torchvision(name: str) -> str:
+    return (
+        f'With torchvision installed, this fetches it:\n  python -c "from torchvision.datasets import {name} '
+        "as D; [D('{root}', train=t, download=True) for t in (True, False)]\""
+    )
 
 
 SOURCES = {
     "digits": _Source(_digits, (0.3053,), 0.3760),
     "mnist": _Source(
-        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), "MNIST"
+        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), _torchvision("MNIST")
     ),
     "fashion-mnist": _Source(
         _idx_folder("FashionMNIST"), (0.2860,), 0.3520, tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
-        "FashionMNIST",
+        _torchvision("FashionMNIST"),
     ),
     "cifar10": _Source(
         _cifar10, (0.4914, 0.4822, 0.4465), 0.2009, tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR_FILES),
-        "CIFAR10",
+        _torchvision("CIFAR10"),
+    ),
+    "tinyimagenet": _Source(
+        _tiny_imagenet, (0.4802, 0.4481, 0.3975), 0.2276,
+        tuple(f"tiny-imagenet-200/{f}" for f in ("wnids.txt", "val/val_annotations.txt")),
+        "This fetches it:\n  cd '{root}' && curl -O http://cs231n.stanford.edu/tiny-imagenet-200.zip "
+        "&& unzip -q tiny-imagenet-200.zip",
     ),
 }
 
@@ -149,7 +215,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Reads a data set of ``SOURCES``.
 
     Args:
-        name: "digits", "mnist", "fashion-mnist" or "cifar10".
+        name: "digits", "mnist", "fashion-mnist", "cifar10" or "tinyimagenet", which takes 5.4 GB of memory.
         data_dir: the folder that holds ``MNIST/raw`` and so on; not needed for digits.
 
     Raises:
@@ -168,9 +234,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     if missing:
         raise FileNotFoundError(
             f"{name} is not complete under {root}. Missing:\n  "
-            + "\n  ".join(map(str, missing))
-            + f'\nWith torchvision installed, this fetches it:\n  python -c "from torchvision.datasets import '
-            f"{source.torchvision} as D; [D('{root}', train=t, download=True) for t in (True, False)]\""
+            + "\n  ".join(map(str, missing)) + "\n" + source.fetch.format(root=root)
         )
     train, test = source.read(root)
     for x, y in (train, test):

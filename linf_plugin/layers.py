@@ -284,6 +284,32 @@ class Normalize(nn.Module):
         return ops.shift(x, self.mean, sign=-1.0, scale=self.scale)
 
 
+class CenterCrop(nn.Module):
+    """The middle size × size pixels of an image.  ``lipschitz`` is 1.
+
+    A model that begins with it needs no other test images, and after random shifts by up to s pixels it sees the
+    random crops of images with 2s more pixels a side.
+
+    Shape: (N, channels, H, W) → (N, channels, size, size).
+    """
+
+    lipschitz = 1.0
+
+    def __init__(self, size: int):
+        _check_positive(size=size)
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or (not torch.jit.is_tracing() and min(x.shape[2:]) < self.size):
+            raise ValueError(f"x must have shape (N, C, H, W) with H, W ≥ {self.size}, got {tuple(x.shape)}")
+        top, left = ((int(side) - self.size) // 2 for side in x.shape[2:])
+        return x[:, :, top : top + self.size, left : left + self.size]
+
+    def extra_repr(self) -> str:
+        return f"{self.size}"
+
+
 class Negate(nn.Module):
     """−x: a small distance is a strong similarity, a logit is the opposite.  ``lipschitz`` is 1."""
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from .kernels.windows import output_size
 from .layers import (
+    CenterCrop,
     LinfDistConv2d,
     LinfDistLinear,
     MeanShift,
@@ -19,6 +20,7 @@ from .layers import (
 
 LAYERS = {
     "normalize": Normalize,
+    "crop": CenterCrop,
     "flatten": nn.Flatten,
     "dist": LinfDistLinear,
     "dist_conv": LinfDistConv2d,
@@ -35,6 +37,9 @@ LAYERS = {
 class Net(nn.Sequential):
     """A model built from ``spec``: ``{"input_shape": [C, H, W], "layers": [[name, arguments], …]}``.
 
+    With ``"normal_head": True`` in it, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads
+    of Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
+
     Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
     """
 
@@ -44,6 +49,12 @@ class Net(nn.Sequential):
             raise ValueError(f"spec names the unknown layer {unknown[0]!r}; known: {', '.join(LAYERS)}")
         super().__init__(*(LAYERS[name](**arguments) for name, arguments in spec["layers"]))
         self._spec = copy.deepcopy(spec)
+        if spec.get("normal_head", False):
+            for layer in self:
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=1 / math.sqrt(layer.in_features))
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def __getitem__(self, index):
         """A layer, or for a slice a plain ``Sequential``."""
@@ -86,6 +97,8 @@ def _shapes(spec: dict):
         pairs = 0
         if name == "flatten":
             shape = (math.prod(shape),)
+        elif name == "crop":
+            shape = (shape[0], a["size"], a["size"])
         elif name in ("dist", "sort_dist", "linear"):
             pairs = a["in_features"] * a["out_features"]
             shape = (a["out_features"],)
@@ -100,8 +113,12 @@ def _shapes(spec: dict):
         yield name, pairs, shape
 
 
-def _start(shape, mean, std) -> dict:
-    return {"input_shape": list(shape), "layers": [["normalize", {"mean": list(mean), "std": std}]]}
+def _start(shape, mean, std, crop: int = 0) -> dict:
+    """Normalised pixels, with ``crop`` the middle crop × crop of them."""
+    spec = {"input_shape": list(shape), "layers": [["normalize", {"mean": list(mean), "std": std}]]}
+    if crop:
+        _append(spec, "crop", size=crop)
+    return spec
 
 
 def _append(spec: dict, name: str, **arguments) -> None:
@@ -122,8 +139,11 @@ def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool 
         _append(spec, "mean_shift", num_features=width)
 
 
-def _head(spec: dict, classes: int, hidden: int | None, layer: str = "dist", **arguments) -> None:
-    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head."""
+def _head(
+    spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments
+) -> None:
+    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal``
+    has start as ``Net`` describes."""
     features = _features(spec)
     if hidden is None:
         _append(spec, layer, in_features=features, out_features=classes, **arguments)
@@ -132,34 +152,50 @@ def _head(spec: dict, classes: int, hidden: int | None, layer: str = "dist", **a
         _append(spec, "linear", in_features=features, out_features=hidden)
         _append(spec, "tanh")
         _append(spec, "linear", in_features=hidden, out_features=classes)
+        if normal:
+            spec["normal_head"] = True
 
 
-def linf_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
+def _check_strides(channels, strides) -> None:
+    if len(channels) != len(strides):
+        raise ValueError(f"strides must be as many as channels: got {len(strides)} and {len(channels)}")
+
+
+# Arguments of all architectures: shape (C, H, W) and number of classes, mean and std of the pixels, and for images
+# larger than what the net is to see, crop.
+
+
+def linf_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0.0,), std=1.0) -> dict:
     """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
-    spec = _start(shape, mean, std)
+    spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
     _dist_features(spec, [width] * (depth - 1))
     _head(spec, classes, None)
     return spec
 
 
-def linf_mlp_head(shape, classes, width, depth, hidden, mean=(0.0,), std=1.0) -> dict:
+def linf_mlp_head(
+    shape, classes: int, width: int, depth: int, hidden: int, normal_head: bool = False, crop: int = 0,
+    mean=(0.0,), std=1.0,
+) -> dict:
     """ℓ∞-dist net+MLP: depth × [distance, mean shift], then Linear–tanh–Linear."""
-    spec = _start(shape, mean, std)
+    spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
     _dist_features(spec, [width] * depth)
-    _head(spec, classes, hidden)
+    _head(spec, classes, hidden, normal_head)
     return spec
 
 
 def linf_conv(
-    shape, classes, mean=(0.0,), std=1.0, channels=(96, 96, 192, 192, 192), strides=(1, 1, 2, 1, 1),
-    width=1024, hidden=None,
+    shape, classes: int, mean=(0.0,), std=1.0, channels: tuple[int, ...] = (96, 96, 192, 192, 192),
+    strides: tuple[int, ...] = (1, 1, 2, 1, 1), width: int = 1024, hidden: int | None = None,
+    normal_head: bool = False, crop: int = 0,
 ) -> dict:
     """Convolutional ℓ∞-dist net: 3×3 distances with mean shift, one wide distance layer, then logits."""
-    spec = _start(shape, mean, std)
+    _check_strides(channels, strides)
+    spec = _start(shape, mean, std, crop)
     before = shape[0]
-    for after, stride in zip(channels, strides, strict=True):
+    for after, stride in zip(channels, strides):
         _append(
             spec, "dist_conv", in_channels=before, out_channels=after, kernel_size=3, stride=stride, padding=1,
             bias=False, identity_init=True,
@@ -168,33 +204,35 @@ def linf_conv(
         before = after
     _append(spec, "flatten")
     _dist_features(spec, [width])
-    _head(spec, classes, hidden)
+    _head(spec, classes, hidden, normal_head)
     return spec
 
 
 def sortnet_mlp(
-    shape, classes, width, depth, rho, k=10, group=32, identity_init=False, hidden=None, mean=(0.0,), std=1.0,
+    shape, classes: int, width: int, depth: int, rho: float, k: int = 10, group: int = 32,
+    identity_init: bool = False, identity_first: bool = True, hidden: int | None = None, normal_head: bool = False,
+    crop: int = 0, mean=(0.0,), std=1.0,
 ) -> dict:
     """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
     inputs are pixels.  Zhang et al. (arXiv 2210.01787).
 
     ``identity_init`` is that of the sorted sums: an output that starts as a copy falls by about 10 whenever its
-    input is dropped.
+    input is dropped.  ``identity_first`` is that of the first layer.
     """
-    spec = _start(shape, mean, std)
+    spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
     sort = {"layer": "sort_dist", "rho": rho, "k": k, "group": group}
     kinds = [{}, *[sort] * depth]
     features = depth - 1 if hidden is None else depth
     for i, kind in enumerate(kinds[:features]):
-        _dist_features(spec, [width], identity_init=identity_init or i == 0, **kind)
-    _head(spec, classes, hidden, **kinds[features])
+        _dist_features(spec, [width], identity_init=identity_init if i else identity_first, **kind)
+    _head(spec, classes, hidden, normal_head, **kinds[features])
     return spec
 
 
-def relu_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
+def relu_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0.0,), std=1.0) -> dict:
     """Baseline: (depth − 1) × [Linear, ReLU], then Linear."""
-    spec = _start(shape, mean, std)
+    spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
     for _ in range(depth - 1):
         _append(spec, "linear", in_features=_features(spec), out_features=width)
@@ -203,13 +241,19 @@ def relu_mlp(shape, classes, width, depth, mean=(0.0,), std=1.0) -> dict:
     return spec
 
 
-def relu_conv(shape, classes, channels, strides, width, mean=(0.0,), std=1.0) -> dict:
-    """Baseline: 3×3 convolutions (4×4 where the stride is 2) with ReLU, one wide Linear, then Linear."""
-    spec = _start(shape, mean, std)
+def relu_conv(
+    shape, classes: int, channels: tuple[int, ...], strides: tuple[int, ...], width: int,
+    kernel: int | None = None, crop: int = 0, mean=(0.0,), std=1.0,
+) -> dict:
+    """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is their size; without it they
+    are 3×3, and 4×4 where the stride is 2."""
+    _check_strides(channels, strides)
+    spec = _start(shape, mean, std, crop)
     before = shape[0]
-    for after, stride in zip(channels, strides, strict=True):
+    for after, stride in zip(channels, strides):
         _append(
-            spec, "conv", in_channels=before, out_channels=after, kernel_size=2 + stride, stride=stride, padding=1
+            spec, "conv", in_channels=before, out_channels=after, kernel_size=kernel or 2 + stride, stride=stride,
+            padding=1,
         )
         _append(spec, "relu")
         before = after

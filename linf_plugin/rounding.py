@@ -17,6 +17,7 @@ from . import ops
 from .certificates import certified_radius, margin
 from .kernels.reference import coefficients
 from .layers import (
+    CenterCrop,
     LinfDistConv2d,
     LinfDistLinear,
     MeanShift,
@@ -179,13 +180,14 @@ RULES: dict[type, Callable[[nn.Module, Reach], Reach]] = {
     nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
+    CenterCrop: _same,
     nn.Flatten: _same,
     nn.Identity: _same,
 }
 
 
 CALLED = ("forward", "__call__", "_call_impl")  # what calling a module runs
-MOVES = (Negate, nn.Flatten, nn.Identity)  # layers that round nothing and whose bounds round nothing
+MOVES = (Negate, CenterCrop, nn.Flatten, nn.Identity)  # layers that round nothing and whose bounds round nothing
 
 
 def layers(model: nn.Module) -> list[nn.Module]:

@@ -36,6 +36,13 @@ NETS = {  # name → (input shape, net)
             mean=(0.1, 0.2, 0.3), std=0.25,
         ),
     ),
+    "crop": (
+        (3, 6, 7),
+        lambda: build(
+            "linf-mlp-head", shape=(3, 6, 7), classes=4, width=12, depth=2, hidden=6, crop=3, mean=(0.1, 0.2, 0.3),
+            std=0.25,
+        ),
+    ),
     "conv-distance": (
         (2, 5, 5),
         lambda: nn.Sequential(

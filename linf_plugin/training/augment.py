@@ -1,27 +1,36 @@
-"""Random shifts with repeated edge pixels, and random flips."""
+"""Random shifts, with edge pixels repeated or zeros around the image, and random flips."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PADDINGS = {"edge": "replicate", "zero": "constant"}  # → mode of F.pad
 
-def shift_and_flip(x: Tensor, generator: torch.Generator, pixels: int = 0, flip: bool = False) -> Tensor:
+
+def shift_and_flip(
+    x: Tensor, generator: torch.Generator, pixels: int = 0, flip: bool = False, padding: str = "edge"
+) -> Tensor:
     """Moves each image by up to ``pixels`` in each direction and mirrors half of them.
-
-    Edge pixels are repeated outwards, so that no pixel value appears that the image did not have.
 
     Args:
         x: (N, C, H, W).
         generator: of random numbers, on the CPU.
         pixels: largest shift.
         flip: whether to mirror left and right.
+        padding: what moves in: "edge" repeats the pixels there, so that no value appears that the image did not
+            have; "zero" is black, as in random crops of the padded image.
 
     Returns:
         (N, C, H, W).
+
+    Raises:
+        ValueError: padding is another.
     """
+    if padding not in PADDINGS:
+        raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     n, _, height, width = x.shape
     if pixels:
-        padded = F.pad(x, (pixels,) * 4, mode="replicate")
+        padded = F.pad(x, (pixels,) * 4, mode=PADDINGS[padding])
         top, left = (torch.randint(0, 2 * pixels + 1, (n, 1), generator=generator) for _ in range(2))
         rows = (top + torch.arange(height)).to(x.device)
         columns = (left + torch.arange(width)).to(x.device)

@@ -78,3 +78,27 @@ def interval_cross_entropy(
     if kappa == 1:
         return worst
     return kappa * worst + (1 - kappa) * F.cross_entropy(head(features), labels)
+
+
+def interval_hinge(
+    head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, weight: float,
+    scalar: Tensor | float = 1.0,
+) -> Tensor:
+    """mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), c_n = 1 where sample n is classified correctly, else
+    0, with the margins m of ``head_margins``.
+
+    The hybrid loss in the program of Zhang et al. (arXiv 2210.01787); as in ``clipped_hinge`` the cross-entropy
+    moves misclassified samples, and ``scalar`` reaches it alone.
+
+    Args:
+        head, features, labels, radius: as ``interval_cross_entropy``.
+        weight: of the cross-entropy of the head's logits z.
+
+    Returns:
+        scalar.
+    """
+    logits = head(features)
+    wanted = head_margins(head, features, radius, labels) + 1
+    hinged = wanted.scatter(1, labels.unsqueeze(1), 0.0).amax(1)  # at least 0, the label's
+    correct = logits.argmax(1) == labels
+    return (correct * hinged).mean() + weight * F.cross_entropy(scalar * logits, labels)

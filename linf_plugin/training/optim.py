@@ -9,8 +9,8 @@ from ..layers import distance_layers
 
 
 def adam(
-    model: nn.Module, lr: float, loss: nn.Module | None = None, scalar_lr: float = 0.0,
-    head_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10,
+    model: nn.Module, lr: float, loss: nn.Module | None = None, scalar_lr: float = 0.0, head_decay: float = 0.0,
+    scalar_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10,
 ) -> torch.optim.AdamW:
     """Adam with an eps so small that the tiny gradients of a large p still move weights.
 
@@ -20,7 +20,8 @@ def adam(
         model: distance layers take lr; ``nn.Linear`` and ``nn.Conv2d`` of a head take theirs.
         lr: initial learning rate.
         loss: a module whose parameters (a learned temperature) learn at ``scalar_lr``.
-        head_decay: decoupled weight decay of the head's weights.
+        head_decay: decoupled weight decay of the head's weights and biases.
+        scalar_decay: that of the loss's parameters.
     """
     distances = [p for layer in distance_layers(model) for p in layer.parameters()]
     taken = {id(p) for p in distances}
@@ -30,16 +31,19 @@ def adam(
             scale = 1 / math.sqrt(layer.in_features)
             groups.append({"params": [layer.weight], "lr": lr * scale, "weight_decay": head_decay / scale})
             taken.add(id(layer.weight))
+            if layer.bias is not None:
+                groups.append({"params": [layer.bias], "lr": lr, "weight_decay": head_decay})
+                taken.add(id(layer.bias))
     rest = [p for p in model.parameters() if id(p) not in taken]
     groups.append({"params": rest, "lr": lr, "weight_decay": 0.0})
     if loss is not None:
-        groups.append({"params": list(loss.parameters()), "lr": scalar_lr, "weight_decay": 0.0})
+        groups.append({"params": list(loss.parameters()), "lr": scalar_lr, "weight_decay": scalar_decay})
     return torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, eps=eps)
 
 
 @torch.no_grad()
 def decay_distances(model: nn.Module, amount: float) -> None:
-    """w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer.
+    """w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer, each bias being a row of one.
 
     The gradient direction of ‖w‖_p, scaled by the norm: p = 2 is plain decay, and at p = ∞ only the largest
     |w| of each row shrinks.  Zhang et al. (arXiv 2102.05363), appendix.
@@ -55,3 +59,5 @@ def decay_distances(model: nn.Module, amount: float) -> None:
             norm = largest * ((size / largest) ** layer.p).sum(1, keepdim=True) ** (1 / layer.p)
             share = (size / torch.where(norm == 0, 1, norm)) ** (layer.p - 2)
         rows -= amount * torch.where(rows == 0, 0, share * rows)
+        if layer.bias is not None:
+            layer.bias -= amount * layer.bias

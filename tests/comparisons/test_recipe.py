@@ -1,8 +1,11 @@
 """Recipes: ours load, and mistakes are named."""
 
+from fractions import Fraction
+
 import pytest
 
 from comparisons.recipe import available, load_recipe
+from comparisons.runner import eps_key
 
 GOOD = """
 description = "test"
@@ -38,30 +41,97 @@ def test_a_file_is_read(tmp_path):
     assert recipe.methods["ibp"].schedule.lr_drops == (1,)
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "name"),
-    [
-        ("eps = 0.1\n", "", "eps"),
-        ("eps = 0.1\n", "epsilon = 0.1\n", "epsilon"),
-        ("[0.05, 0.1]", "[0.05]", "eps_values"),
-        ("digits", "svhn", "dataset"),
-        ('["ibp"]', '["milp"]', "certificates"),
-        ("methods.ibp]", "methods.sabr]", "sabr"),
-        ('"relu-mlp"', '"resnet"', "architecture"),
-        ('"ibp" }', '"trades" }', "loss"),
-        ('"adam"', '"lion"', "optimizer"),
-        ("epochs = 1", "epochs = 0", "epochs"),
-        ("epochs = 1", "epoch = 1", "epoch"),
-        ("batch_size = 64", "", "batch_size"),
-        ("[methods", "methods", "TOML"),
-    ],
-)
-def test_mistakes_are_named(tmp_path, old, new, name):
+MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
+    "missing": ("eps = 0.1\n", "", "mine.toml: eps is missing"),
+    "unknown": ("eps = 0.1\n", "epsilon = 0.1\n", "unknown key 'epsilon'; known: attack, certificates, dataset"),
+    "not in the curve": ("[0.05, 0.1]", "[0.05]", "eps_values must contain eps=0.1"),
+    "data set": ("digits", "svhn", "dataset must be one of digits, mnist.*'svhn'"),
+    "certificate": ('["ibp"]', '["milp"]', "certificates must be among lipschitz, ibp.*milp"),
+    "certificate of others": ('["ibp"]', '["lipschitz"]', "none of the certificates applies to ibp"),
+    "type": ('description = "test"', "description = 3", "description must be a string, got 3"),
+    "type of a list": ('["ibp"]', '"ibp"', "certificates must be a list of strings, got 'ibp'"),
+    "type of eps": ("eps = 0.1\n", "eps = true\n", "mine.toml: eps must be a number or a fraction.*True"),
+    "eps": ("eps = 0.1\n", 'eps = "a/255"\n', "mine.toml: eps must be a number or a fraction.*'a/255'"),
+    "eps by zero": ("[0.05, 0.1]", '[0.1, "1/0"]', "eps_values must be a number or a fraction.*'1/0'"),
+    "eps range": ("[0.05, 0.1]", "[0.1, 1.5]", r"eps_values must lie in the pixel range \[0, 1\], got 1.5"),
+    "eps nan": ("[0.05, 0.1]", "[0.1, nan]", "eps_values must be a number"),
+    "attack": ("restarts = 1", "restart = 1", "attack: unknown key 'restart'; known: batch_size, restarts, steps"),
+    "attack value": ("steps = 2", "steps = 0", "attack: steps must be a whole number ≥ 1, got 0"),
+    "method": ("methods.ibp]", "methods.sabr]", "unknown method; known: linf-dist"),
+    "no method": (GOOD[GOOD.index("[methods"):], "", "no .methods"),
+    "method type": (GOOD[GOOD.index("[methods"):], "[methods]\nibp = 1\n", "methods.ibp must be a table, got 1"),
+    "methods type": (GOOD[GOOD.index("[methods"):], "methods = 1\n", "methods must be a table, got 1"),
+    "defaults type": ("[methods", "defaults = 1\n[methods", "defaults must be a table, got 1"),
+    "defaults key": ("[methods", "[defaults]\nflips = true\n[methods", "methods.ibp.: unknown key 'flips'"),
+    "method key": ("batch_size = 64", "batch = 64", "methods.ibp.: unknown key 'batch'; known: arch.*batch_size"),
+    "method missing": ("batch_size = 64", "", "methods.ibp.: batch_size is missing"),
+    "method value": ("batch_size = 64", "batch_size = 0", "batch_size must be a whole number ≥ 1, got 0"),
+    "method bool": ("batch_size = 64", "batch_size = 64\nflip = 1", "flip must be true or false, got 1"),
+    "method number": ("batch_size = 64", "batch_size = 64\ndecay = -1", "decay must be a number ≥ 0, got -1"),
+    "padding": ("batch_size = 64", 'batch_size = 64\npadding = "mirror"', "padding must be one of edge, zero"),
+    "architecture": ('"relu-mlp"', '"resnet"', "architecture needs a name among linf-mlp"),
+    "no architecture": ("architecture", "architectur", "unknown key 'architectur'"),
+    "architecture key": (
+        "depth = 2", "depths = 2", "architecture 'relu-mlp': unknown key 'depths'; known: crop, depth, width$",
+    ),
+    "architecture value": ("width = 8", "width = 0", "width must be a whole number ≥ 1, got 0"),
+    "architecture given": ("width = 8", "width = 8, classes = 9", "unknown key 'classes'"),
+    "strides": (
+        '"relu-mlp", width = 8, depth = 2', '"relu-conv", width = 8, channels = [2], strides = [1, 2]',
+        "methods.ibp.: strides must be as many as channels",
+    ),
+    "channels": (
+        '"relu-mlp", width = 8, depth = 2', '"relu-conv", width = 8, channels = [0], strides = [1]',
+        "channels must be a list of whole numbers ≥ 1",
+    ),
+    "loss": ('"ibp" }', '"trades" }', "loss needs a name among clipped-hinge"),
+    "loss key": ('"ibp" }', '"ibp", mix = 1 }', "loss 'ibp': unknown key 'mix'; known: kappa"),
+    "loss value": ('"ibp" }', '"ibp", kappa = "1" }', "loss 'ibp': kappa must be a number ≥ 0, got '1'"),
+    "optimizer": ('"adam"', '"lion"', "optimizer needs a name among distance-adam, adam"),
+    "optimizer key": ("lr = 1e-3", "rate = 1e-3", "optimizer 'adam': unknown key 'rate'; known: lr"),
+    "optimizer missing": (", lr = 1e-3", "", "optimizer 'adam': lr is missing"),
+    "epochs": ("epochs = 1", "epochs = 0", "schedule: epochs must be a whole number ≥ 1, got 0"),
+    "schedule key": ("epochs = 1", "epoch = 1", "schedule: unknown key 'epoch'; known: epochs, eps"),
+    "schedule eps": ("eps = 0.1, lr", 'eps = "1/x", lr', "methods.ibp. schedule: eps must be a number or a frac"),
+    "schedule list": ("[1]", "1", "lr_drops must be a list of numbers ≥ 0, got 1"),
+    "schedule order": ("lr_drops = [1]", "p_start = 1", "methods.ibp.: p_end=0.0 lies before p_start"),
+    "schedule type": ("schedule = {", "schedule = 1 #", "schedule must be a table, got 1"),
+    "toml": ("[methods", "methods", "not valid TOML"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_mistakes_are_named(tmp_path, old, new, message):
     assert old in GOOD
-    with pytest.raises(ValueError, match=name):
+    with pytest.raises(ValueError, match=message):
         load_recipe(write(tmp_path, GOOD.replace(old, new)))
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="mine.toml is not valid TOML"):
+        load_recipe(str(path))
+
+
+@pytest.mark.parametrize("text, eps", [
+    ('"8/255"', 8 / 255), ('"1/255"', 1 / 255), ('"8.8/255"', float(Fraction(88, 2550))), ('"0.1"', 0.1),
+    ("0", 0.0), ("1", 1.0), ('"1/3"', 1 / 3),
+])
+def test_an_eps_is_the_float_nearest_to_its_fraction(tmp_path, text, eps):
+    recipe = load_recipe(write(tmp_path, GOOD.replace("0.1", text)))
+    assert recipe.eps == recipe.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
+    assert eps_key(recipe.eps) == repr(eps)
+
+
+def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
+    defaults = "[defaults]\nbatch_size = 32\nshift = 1\nflip = true\nschedule = { epochs = 9, snap = false }\n"
+    shared = GOOD.replace("batch_size = 64", "shift = 2").replace("[methods", defaults + "[methods")
+    method = load_recipe(write(tmp_path, shared)).methods["ibp"]
+    assert (method.batch_size, method.shift, method.flip, method.padding) == (32, 2, True, "edge")
+    assert (method.schedule.epochs, method.schedule.snap, method.schedule.eps) == (1, False, 0.1)
+
+
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(FileNotFoundError, match="digits"):
+    with pytest.raises(FileNotFoundError, match="no recipe or file 'imagenet'; recipes: cifar10.*digits"):
         load_recipe("imagenet")

@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from linf_plugin.datasets import SOURCES, hold_out, load_dataset
 
@@ -128,10 +129,11 @@ def test_one_missing_file_is_the_only_one_listed(tmp_path):
 
 
 @pytest.mark.parametrize("arguments, error, names", (
+    (("tinyimagenet",), ValueError, "data_dir is needed for tinyimagenet: a folder with tiny-imagenet-200/wnids"),
     (("imagenet",), ValueError, "name must be one of digits, mnist.*'imagenet'"),
     (("mnist",), ValueError, "data_dir"),
     (("cifar10", None), ValueError, "data_dir"),
-), ids=("name", "data_dir", "data_dir-none"))
+), ids=("data_dir-tiny", "name", "data_dir", "data_dir-none"))
 def test_bad_input_is_named(arguments, error, names):
     with pytest.raises(error, match=names):
         load_dataset(*arguments)
@@ -217,6 +219,106 @@ def test_a_cifar_batch_imports_nothing_but_arrays(module, tmp_path, monkeypatch)
     monkeypatch.setattr("sys.argv", ["f2py"])
     with pytest.raises((ValueError, pickle.UnpicklingError), match="refusing to load|test_batch"):
         load_dataset("cifar10", tmp_path)
+
+
+TINY = ("n002", "n001", "n003")  # classes, not in alphabetical order
+
+
+def _write_tiny(root, side=64):
+    """Two training images of each class and four test images, each of one colour; some grey, in one channel."""
+    folder = root / "tiny-imagenet-200"
+    colours, annotations = {"train": [], "val": []}, []
+    for label, name in enumerate(TINY):
+        (folder / "train" / name / "images").mkdir(parents=True)
+        for i in range(2):
+            colours["train"].append(((40 * label + 100 * i, 80, 250 - 60 * label), label))
+            image = Image.new("RGB", (side, side), colours["train"][-1][0])
+            image.save(folder / "train" / name / "images" / f"{name}_{i}.JPEG", quality=100)
+    (folder / "val" / "images").mkdir(parents=True)
+    for i, label in enumerate((1, 0, 2, 1)):
+        colours["val"].append(((50 * i,) * 3, label))
+        Image.new("L", (side, side), 50 * i).save(folder / "val" / "images" / f"val_{i}.JPEG", quality=100)
+        annotations.append(f"val_{i}.JPEG\t{TINY[label]}\t0\t0\t63\t63")
+    (folder / "wnids.txt").write_text("\n".join(TINY) + "\n")
+    (folder / "val" / "val_annotations.txt").write_text("\n".join(annotations) + "\n")
+    return folder, colours
+
+
+def test_tinyimagenet(tmp_path):
+    _, colours = _write_tiny(tmp_path)
+    data = load_dataset("tinyimagenet", tmp_path)
+    assert data.shape == (3, 64, 64) and data.classes == 3 and len(data.mean) == 3
+    for part, x, y in (("train", data.x_train, data.y_train), ("val", data.x_test, data.y_test)):
+        assert x.dtype == torch.float32 and y.dtype == torch.int64
+        assert y.tolist() == [label for _, label in colours[part]]
+        for image, (colour, _) in zip(x, colours[part], strict=True):
+            assert (image - image[:, :1, :1]).abs().max() == 0
+            assert (image[:, 0, 0] * 255 - torch.tensor(colour)).abs().max() < 3  # JPEG rounds colours
+
+
+def test_pixels_of_a_photograph_stand_where_they_stood(tmp_path):
+    folder, _ = _write_tiny(tmp_path)
+    pixels = np.zeros((64, 64, 3), np.uint8)
+    pixels[:16, :, 0], pixels[:, :16, 2] = 255, 255  # red on top, blue on the left
+    Image.fromarray(pixels).save(folder / "train" / TINY[0] / "images" / f"{TINY[0]}_0.JPEG", quality=100)
+    x = load_dataset("tinyimagenet", tmp_path).x_train[0]
+    assert (x - torch.tensor(pixels).permute(2, 0, 1) / 255)[:, 2:14, 18:].abs().max() < 0.05
+    assert x[0, 8, 40] > 0.9 > 0.1 > x[0, 40, 8] and x[2, 40, 8] > 0.9 > 0.1 > x[2, 8, 40]
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:200])
+
+
+NOTES = "val/val_annotations.txt"
+DAMAGED_TINY = {  # what is done to the folder, error, what it names
+    "no-classes": (lambda f: (f / "wnids.txt").write_text(""), ValueError, "wnids.txt is empty"),
+    "no-test": (lambda f: (f / NOTES).write_text(""), ValueError, "val_annotations.txt is empty"),
+    "class": (
+        lambda f: (f / NOTES).write_text("val_0.JPEG n001\nval_1.JPEG n009\n"), ValueError,
+        "val_annotations.txt is damaged: line 2 names no class .*n009",
+    ),
+    "line": (lambda f: (f / NOTES).write_text("val_0.JPEG\n"), ValueError, "line 1 names no class"),
+    "annotations": (
+        lambda f: (f / NOTES).unlink(), FileNotFoundError,
+        "(?s)Missing:\n  [^\n]*val_annotations.txt\nThis fetches it:.*tiny-imagenet-200.zip",
+    ),
+    "test-image": (lambda f: (f / "val/images/val_2.JPEG").unlink(), FileNotFoundError, "Missing:\n .*val_2.JPEG"),
+    "training-image": (
+        lambda f: (f / "train/n001/images/n001_0.JPEG").unlink(), FileNotFoundError, "  1 images of .*n001",
+    ),
+    "training-class": (
+        lambda f: [path.unlink() for path in (f / "train/n003/images").iterdir()], FileNotFoundError,
+        "  2 images of .*n003",
+    ),
+    "all-training": (
+        lambda f: [path.unlink() for path in f.glob("train/*/images/*")], FileNotFoundError,
+        "  all images of .*n002",
+    ),
+    "text": (lambda f: (f / "val/images/val_1.JPEG").write_text("hello"), ValueError, "val_1.JPEG is damaged"),
+    "empty": (lambda f: (f / "train/n001/images/n001_1.JPEG").write_text(""), ValueError, "n001_1.JPEG is dama"),
+    "cut": (lambda f: _cut(f / "train/n001/images/n001_1.JPEG"), ValueError, "n001_1.JPEG is damaged"),
+    "size": (
+        lambda f: Image.new("RGB", (64, 32)).save(f / "val/images/val_1.JPEG"), ValueError,
+        r"val_1.JPEG must have 64×64 pixels, has \(32, 64\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage, error, names", DAMAGED_TINY.values(), ids=DAMAGED_TINY)
+def test_damaged_tinyimagenet_is_named(damage, error, names, tmp_path):
+    folder, _ = _write_tiny(tmp_path)
+    damage(folder)
+    with pytest.raises(error, match=names):
+        load_dataset("tinyimagenet", tmp_path)
+
+
+def test_many_missing_images_are_not_all_listed(tmp_path):
+    folder, _ = _write_tiny(tmp_path)
+    (folder / "val/val_annotations.txt").write_text("".join(f"gone_{i}.JPEG n001\n" for i in range(30)))
+    with pytest.raises(FileNotFoundError, match="and 20 more") as error:
+        load_dataset("tinyimagenet", tmp_path)
+    assert str(error.value).count("gone_") == 10
 
 
 def test_held_out_images_are_a_stratified_part_of_the_training_set():

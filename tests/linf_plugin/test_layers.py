@@ -12,6 +12,7 @@ from torch import nn
 from linf_plugin import build, layers
 from linf_plugin.kernels import reference
 from linf_plugin.layers import (
+    CenterCrop,
     LinfDistConv2d,
     LinfDistLinear,
     MeanShift,
@@ -46,6 +47,7 @@ LAYERS = {  # layer for a given p, shape of one sample
     ),
     "mean-shift": (lambda p: _shifted(3, [0.5, -2.0, 0.0]), (3, 2, 2)),
     "normalize": (lambda p: Normalize([0.1, 0.2, 0.3], 0.25), (3, 2, 2)),
+    "crop": (lambda p: CenterCrop(2), (3, 4, 5)),
     "negate": (lambda p: Negate(), (4,)),
 }
 each_layer = pytest.mark.parametrize("make, shape", LAYERS.values(), ids=LAYERS)
@@ -94,7 +96,7 @@ def test_lipschitz_values():
     assert SortDistLinear(16, 2, p=2, rho=0.5).lipschitz == 4.0  # in training, for any one subset
     assert SortDistLinear(16, 2, rho=0.5).lipschitz == SortDistLinear(16, 2, p=2, rho=0.5).eval().lipschitz == 1.0
     assert Normalize([0.0], 0.3).lipschitz == torch.tensor(1 / 0.3).item()  # as float32 has it
-    assert MeanShift(3).lipschitz == Negate().lipschitz == 1.0
+    assert MeanShift(3).lipschitz == Negate().lipschitz == CenterCrop(3).lipschitz == 1.0
 
 
 def test_lipschitz_bound_of_stock_layers():
@@ -530,6 +532,8 @@ BAD_FORWARD = {
     "conv-mixed": (CONV, torch.rand(1, 2, 5, 5).double(), TypeError, "x is torch.float64"),
     "conv-no-window": (CONV, torch.rand(1, 2, 2, 5), ValueError, "x"),
     "conv-less-than-no-window": (CONV, torch.rand(1, 2, 1, 1), ValueError, "x"),
+    "crop-small": (CenterCrop(4), torch.rand(2, 1, 4, 3), ValueError, "x must have shape .*≥ 4"),
+    "crop-3d": (CenterCrop(2), torch.rand(2, 4, 3), ValueError, "x must have shape"),
     "mean-shift-1d": (MeanShift(3), torch.rand(3), ValueError, "x must have shape"),
     "mean-shift-channels": (MeanShift(3), torch.rand(3, 1, 3), ValueError, "x must have shape"),
     "normalize-channels": (Normalize([0.1, 0.2, 0.3], 1.0), torch.rand(2, 1, 4, 4), ValueError, "x"),

@@ -175,6 +175,56 @@ def test_deepcopy(name):
     assert torch.equal(net(x), before)
 
 
+CROPPED = NETS | {"linf-conv": NETS["linf-conv"] | {"shape": (3, 6, 6)}}  # a crop is square
+
+
+@each_net
+def test_crop_is_the_net_on_the_middle_of_the_image(name):
+    arguments = CROPPED[name]
+    channels, height, width = arguments["shape"]
+    plain = build(name, **arguments).eval()
+    net = build(name, **arguments | {"shape": (channels, height + 4, width + 5)}, crop=height).eval()
+    assert net.input_shape == (channels, height + 4, width + 5)
+    assert net.pairs_per_sample() == plain.pairs_per_sample()
+    plain.load_state_dict({  # the crop stands behind the normalisation
+        ".".join((str(int(at) - (int(at) > 0)), rest)): value
+        for (at, _, rest), value in ((key.partition("."), value) for key, value in net.state_dict().items())
+    })
+    x = torch.rand(3, *net.input_shape)
+    assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3])) and net.lipschitz == plain.lipschitz
+
+
+@pytest.mark.parametrize("name, more", (
+    ("linf-mlp-head", dict(width=300, depth=1, hidden=400)),
+    ("sortnet-mlp", dict(width=300, depth=1, hidden=400, rho=0.5)),
+    ("linf-conv", dict(channels=(3,), strides=(1,), width=300, hidden=400)),
+), ids=("mlp", "sortnet", "conv"))
+def test_a_normal_head_starts_with_the_variance_of_a_scaled_one(name, more):
+    torch.manual_seed(0)
+    net = build(name, shape=(1, 4, 4), classes=10, normal_head=True, **more)
+    assert Net(net.spec).spec == net.spec
+    for layer in net.split_head()[1]:
+        if isinstance(layer, nn.Linear):
+            assert (layer.bias == 0).all()
+            assert layer.weight.std().item() == pytest.approx(layer.in_features**-0.5, rel=0.06)  # of ≥ 4,000
+            assert layer.weight.mean().abs() < 5 * layer.weight.std() / layer.weight.numel() ** 0.5
+    first, _, last = build(name, shape=(1, 4, 4), classes=10, **more).split_head()[1]
+    assert first.weight.std().item() == pytest.approx((3 * first.in_features) ** -0.5, rel=0.06)
+    assert (last.bias != 0).all()
+
+
+def test_no_layer_of_a_sortnet_need_start_as_a_copy():
+    net = build("sortnet-mlp", shape=(1, 2, 2), classes=3, width=8, depth=3, rho=0.6, identity_first=False)
+    assert all((layer.weight > -8).all() for layer in distance_layers(net))  # a copy has a weight of −10
+
+
+def test_kernels_of_the_convolutional_baseline():
+    shape = dict(shape=(1, 8, 8), classes=3, channels=(2, 2), strides=(1, 2), width=4)
+    nets = [build("relu-conv", **shape, kernel=kernel) for kernel in (None, 3)]
+    sizes = [[layer.kernel_size for layer in net if isinstance(layer, nn.Conv2d)] for net in nets]
+    assert sizes == [[(3, 3), (4, 4)], [(3, 3), (3, 3)]]
+
+
 def test_logits_are_negated_distances():
     net = Net({"input_shape": [1, 1, 2], "layers": [
         ["flatten", {}], ["dist", {"in_features": 2, "out_features": 2}], ["negate", {}],
@@ -188,7 +238,7 @@ def test_logits_are_negated_distances():
     (lambda: build("resnet", shape=(1, 4, 4)), ValueError, "name must be one of linf-mlp.*'resnet'"),
     (lambda: build("linf-mlp", shape=(1, 4, 4), classes=3, width=8), TypeError, "depth"),
     (lambda: build("linf-mlp", **NETS["linf-mlp"], dropout=0.5), TypeError, "dropout"),
-    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "zip"),
+    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides"),
     (lambda: Net({"input_shape": [1], "layers": [["pool", {}]]}), ValueError, "unknown layer 'pool'"),
     (lambda: Net({"input_shape": [1], "layers": [["dist", {"in_features": 0, "out_features": 1}]]}),
      ValueError, "in_features"),

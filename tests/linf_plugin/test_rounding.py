@@ -28,7 +28,7 @@ from linf_plugin import (
     sound_radius,
 )
 from linf_plugin.kernels import blocked, reference
-from linf_plugin.layers import distance_layers
+from linf_plugin.layers import CenterCrop, distance_layers
 from linf_plugin.ops import dist
 from linf_plugin.rounding import (
     POWER_UNITS,
@@ -88,6 +88,9 @@ def _exact(layer, x, number):
         return x - get(layer.running_mean).reshape(per_channel)
     if isinstance(layer, Negate):
         return -x
+    if isinstance(layer, CenterCrop):
+        top, left = ((side - layer.size) // 2 for side in x.shape[1:])
+        return x[:, top : top + layer.size, left : left + layer.size]
     if isinstance(layer, nn.Flatten):
         return x.reshape(-1)
     if isinstance(layer, nn.ReLU):
@@ -133,6 +136,7 @@ NETS = {
     ),
     "sort-all": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=4, rho=0.01, std=0.3),
     "sort-one": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=2, rho=1.0),
+    "crop": dict(name="linf-mlp", shape=(2, 4, 5), classes=3, width=5, depth=2, crop=2, mean=(0.2, 0.4), std=0.3),
     "relu": dict(name="relu-mlp", shape=(1, 2, 3), classes=3, width=7, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5),
 }

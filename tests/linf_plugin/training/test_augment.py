@@ -1,7 +1,9 @@
 """Shifts and flips against indexing by hand."""
 
+import pytest
 import torch
 
+from linf_plugin.layers import CenterCrop
 from linf_plugin.training import shift_and_flip
 
 
@@ -9,10 +11,11 @@ def generator():
     return torch.Generator().manual_seed(3)
 
 
-def test_every_image_is_one_of_its_shifts_and_all_shifts_occur():
+@pytest.mark.parametrize("padding, mode", [("edge", "replicate"), ("zero", "constant")])
+def test_every_image_is_one_of_its_shifts_and_all_shifts_occur(padding, mode):
     x = torch.rand(200, 2, 5, 4)
-    y = shift_and_flip(x, generator(), pixels=1)
-    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
+    y = shift_and_flip(x, generator(), pixels=1, padding=padding)
+    padded = torch.nn.functional.pad(x, (1, 1, 1, 1), mode=mode)
     shifts = [padded[:, :, i : i + 5, j : j + 4] for i in range(3) for j in range(3)]
     match = torch.stack([(y == s).flatten(1).all(1) for s in shifts])
     assert match.any(0).all() and match.any(1).all()
@@ -35,3 +38,24 @@ def test_the_generator_decides():
 def test_nothing_asked_for_changes_nothing():
     x = torch.rand(3, 1, 4, 4)
     assert torch.equal(shift_and_flip(x, generator()), x)
+
+
+def test_edges_are_repeated_unless_zeros_are_asked_for():
+    x = torch.ones(50, 1, 3, 3)
+    assert torch.equal(shift_and_flip(x, generator(), pixels=2), x)
+    zeros = shift_and_flip(x, generator(), pixels=2, padding="zero") == 0
+    assert 0 < zeros.float().mean() < 1
+
+
+def test_shifted_then_cropped_is_a_random_crop():
+    """As a net that begins with a crop sees it: no padding is left, and every crop occurs."""
+    x = torch.rand(150, 1, 6, 6)
+    y = CenterCrop(4)(shift_and_flip(x, generator(), pixels=1, padding="zero"))
+    crops = [x[:, :, i : i + 4, j : j + 4] for i in range(3) for j in range(3)]
+    match = torch.stack([(y == crop).flatten(1).all(1) for crop in crops])
+    assert match.any(0).all() and match.any(1).all()
+
+
+def test_another_padding_is_refused():
+    with pytest.raises(ValueError, match="padding must be one of edge, zero, got 'mirror'"):
+        shift_and_flip(torch.rand(1, 1, 2, 2), generator(), padding="mirror")

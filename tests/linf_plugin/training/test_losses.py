@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linf_plugin import build
-from linf_plugin.training import clipped_hinge, hinge, interval_cross_entropy
+from linf_plugin.training import clipped_hinge, hinge, interval_cross_entropy, interval_hinge
 from linf_plugin.training.losses import head_margins
 
 
@@ -71,6 +71,34 @@ def test_interval_cross_entropy_mixes_worst_and_clean(kappa):
     worst = F.cross_entropy(head_margins(net, features, 0.2, y), y)
     expected = kappa * worst + (1 - kappa) * F.cross_entropy(net(features), y)
     torch.testing.assert_close(interval_cross_entropy(net, features, y, 0.2, kappa), expected)
+
+
+@pytest.mark.parametrize("scalar", [1.0, 2.5])
+def test_interval_hinge_of_each_sample(scalar):
+    """Samples that are right and safe, right and unsafe, and wrong."""
+    net, features = head(), torch.randn(40, 5, dtype=torch.float64)
+    net[2].weight.data *= 20  # some margins are larger than 1
+    z = net(features).detach()
+    y = z.argsort(1)[:, -1].clone()
+    y[::3] = z.argsort(1)[::3, -2]
+    radius, hinged, entropy, seen = 0.02, 0.0, 0.0, set()
+    for n in range(40):
+        m = head_margins(net, features[n : n + 1], radius, y[n : n + 1])[0].tolist()
+        worst = max(0.0, *(m[j] + 1 for j in range(4) if j != y[n]))
+        right = all(z[n, j] < z[n, y[n]] for j in range(4) if j != y[n])
+        seen.add((right, worst > 0))
+        hinged += worst if right else 0.0
+        entropy += float(torch.logsumexp(scalar * z[n], 0) - scalar * z[n, y[n]])
+    assert seen >= {(True, False), (True, True), (False, True)}
+    loss = interval_hinge(net, features, y, radius, 0.3, scalar)
+    assert loss.item() == pytest.approx(hinged / 40 + 0.3 * entropy / 40)
+
+
+def test_interval_hinge_leaves_misclassified_samples_to_the_cross_entropy():
+    net, features = head(), torch.randn(6, 5, dtype=torch.float64, requires_grad=True)
+    wrong = net(features).argsort(1)[:, 0]
+    assert not torch.autograd.grad(interval_hinge(net, features, wrong, 0.1, 0.0), features)[0].any()
+    assert torch.autograd.grad(interval_hinge(net, features, wrong, 0.1, 0.5), features)[0].any()
 
 
 def test_head_of_a_model_is_split_where_its_linear_layers_begin():

@@ -14,14 +14,15 @@ def test_every_parameter_is_in_one_group_with_its_rate():
     model = build("linf-mlp-head", shape=(1, 3, 3), classes=4, width=5, depth=2, hidden=16)
     loss = torch.nn.Module()
     loss.scalar = torch.nn.Parameter(torch.ones(()))
-    optimizer = adam(model, 0.1, loss, scalar_lr=0.01, head_decay=0.02)
+    optimizer = adam(model, 0.1, loss, scalar_lr=0.01, head_decay=0.02, scalar_decay=0.03)
     held = [p for g in optimizer.param_groups for p in g["params"]]
     assert sorted(map(id, held)) == sorted(map(id, [*model.parameters(), loss.scalar]))
     rate = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert rate[id(model[2].weight)] == (0.1, 0)
     assert rate[id(model[-3].weight)] == pytest.approx((0.1 / math.sqrt(5), 0.02 * math.sqrt(5)))
     assert rate[id(model[-1].weight)] == pytest.approx((0.1 / 4, 0.02 * 4))
-    assert rate[id(loss.scalar)] == (0.01, 0)
+    assert rate[id(model[-3].bias)] == rate[id(model[-1].bias)] == (0.1, 0.02)
+    assert rate[id(loss.scalar)] == (0.01, 0.03)
     assert all(g["betas"] == (0.9, 0.99) and g["eps"] == 1e-10 for g in optimizer.param_groups)
 
 
@@ -41,6 +42,8 @@ def test_the_head_learns_as_if_its_weights_were_scaled_in_the_forward_pass():
 def test_decay_follows_its_formula(layer, p):
     set_p(layer, p)
     torch.nn.init.normal_(layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    bias = layer.bias.detach().clone()
     rows = layer.weight.detach().clone().flatten(1).double()
     decay_distances(layer, 0.1)
     if p == math.inf:
@@ -50,6 +53,7 @@ def test_decay_follows_its_formula(layer, p):
     torch.testing.assert_close(
         layer.weight.detach().flatten(1).double(), rows - 0.1 * share * rows, rtol=1e-5, atol=1e-6
     )
+    torch.testing.assert_close(layer.bias.detach(), 0.9 * bias)
 
 
 def test_decay_leaves_zero_rows_alone():

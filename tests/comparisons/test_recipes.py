@@ -1,0 +1,133 @@
+"""Every method of every recipe runs from its file to its certificates: few neurons, random images."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from comparisons.recipe import Recipe, available, load_recipe
+from comparisons.runner import eps_key, run
+from linf_plugin import load
+from linf_plugin.datasets import SOURCES, Dataset
+from linf_plugin.layers import distance_layers
+
+SHAPES = {  # (C, H, W), classes
+    "digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10), "tinyimagenet": ((3, 64, 64), 200),
+}
+EPOCHS, BATCH, BATCHES = 3, 3, 3
+SMALL = {"width": 8, "hidden": 5}
+
+
+def images(dataset: str) -> Dataset:
+    """Random, a few; the last class occurs."""
+    shape, classes = SHAPES[dataset]
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.rand(n, *shape, generator=generator) for n in (BATCH * BATCHES, 2))
+    labels = torch.randint(classes, (len(train),), generator=generator)
+    return Dataset(
+        dataset, train, labels, test, torch.tensor([0, classes - 1]), SOURCES[dataset].mean, SOURCES[dataset].std
+    )
+
+
+def miniature(recipe: Recipe) -> Recipe:
+    """The recipe with few neurons and epochs; its schedules keep their proportions, but reach p = ∞ in time."""
+    methods = {}
+    for key, method in recipe.methods.items():
+        s = method.schedule
+        scaled = {
+            name: getattr(s, name) * EPOCHS / s.epochs
+            for name in ("p_start", "p_end", "eps_start", "eps_end", "lr_start")
+        }
+        scaled["p_end"] = min(scaled["p_end"], 0.75 * EPOCHS)
+        drops = tuple(drop * EPOCHS / s.epochs for drop in s.lr_drops)
+        architecture = {name: SMALL.get(name, value) for name, value in method.architecture.items()}
+        for name in ("channels", "strides"):
+            if method.architecture["name"] == "linf-conv":
+                architecture[name] = (2, 2) if name == "channels" else (1, 2)
+            elif name == "channels" and name in architecture:
+                architecture[name] = [2] * len(architecture[name])
+        methods[key] = dataclasses.replace(
+            method, architecture=architecture, batch_size=BATCH,
+            schedule=dataclasses.replace(s, epochs=EPOCHS, lr_drops=drops, **scaled),
+        )
+    return dataclasses.replace(
+        recipe, methods=methods, eps_values=(recipe.eps,), attack={"steps": 1, "restarts": 1}
+    )
+
+
+# The published settings as the authors' programs take them: five epochs, ε in training, learning rate, decay.
+PUBLISHED = {
+    # arXiv 2102.05363: ε rises from epoch a over c epochs, p from b to d, the learning rate falls from b to T
+    ("mnist", "linf-dist"): ("v1", (0, 50, 0, 350, 400), 0.45, 0.02, 0.005),
+    ("mnist", "linf-dist-mlp"): ("v1", (0, 50, 50, 350, 400), 0.35, 0.02, 0.005),
+    ("fashion", "linf-dist"): ("v1", (0, 50, 0, 350, 400), 0.225, 0.02, 0.005),
+    ("fashion", "linf-dist-mlp"): ("v1", (0, 50, 50, 350, 400), 0.11, 0.02, 0.005),
+    ("cifar10", "linf-dist"): ("v1", (0, 100, 0, 750, 800), 0.1568, 0.02, 0.005),
+    ("cifar10", "linf-dist-mlp"): ("v1", (0, 100, 100, 750, 800), 0.03451, 0.02, 0.005),
+    ("cifar10", "linf-conv-mlp"): ("v1", (0, 100, 100, 750, 800), 0.03451, 0.02, 0.005),
+    ("tinyimagenet", "linf-dist-mlp"): ("v1", (0, 100, 200, 450, 500), 0.005, 0.04, 0.005),
+    # arXiv 2110.06850 and 2210.01787: ε rises from epoch a to b, p from c to d, the learning rate falls from 0
+    ("mnist-0.1", "linf-dist-v2"): ("v2", (0, 0, 25, 400, 450), 0.3, 0.03, 0),
+    ("mnist", "linf-dist-v2"): ("v2", (0, 0, 25, 400, 450), 0.45, 0.03, 0),
+    ("cifar10-2", "linf-dist-v2"): ("v2", (0, 0, 100, 1250, 1300), 0.03922, 0.03, 0),
+    ("cifar10", "linf-dist-v2"): ("v2", (0, 0, 100, 1250, 1300), 0.09411, 0.03, 0),
+    ("cifar10-16", "linf-dist-v2"): ("v2", (0, 0, 100, 1250, 1300), 0.15685, 0.03, 0),
+    ("mnist-0.1", "sortnet"): ("v2", (0, 0, 100, 1450, 1500), 0.3, 0.02, 0),
+    ("mnist", "sortnet"): ("v2", (0, 0, 100, 1450, 1500), 0.45, 0.02, 0),
+    ("cifar10-2", "sortnet"): ("v2", (0, 0, 200, 2950, 3000), 0.03137, 0.02, 0),
+    ("cifar10", "sortnet"): ("v2", (0, 0, 200, 2950, 3000), 0.09411, 0.02, 0),
+    ("cifar10-2", "sortnet-mlp"): ("v2", (0, 500, 200, 2950, 3000), 0.008627, 0.02, 0),
+    ("cifar10", "sortnet-mlp"): ("v2", (0, 500, 200, 2950, 3000), 0.03451, 0.02, 0),
+    ("tinyimagenet", "sortnet-mlp"): ("v2", (0, 500, 100, 980, 1000), 0.00431, 0.02, 0),
+}
+
+
+@pytest.mark.parametrize("recipe, key", PUBLISHED, ids="-".join)
+def test_published_schedules(recipe, key):
+    kind, (a, b, c, d, total), eps, lr, decay = PUBLISHED[recipe, key]
+    method = load_recipe(recipe).methods[key]
+    eps_end, p_start, lr_start = (a + c, b, b) if kind == "v1" else (b, c, 0)
+    s = method.schedule
+    assert s.epochs == total and method.batch_size == 512 and not s.snap
+    assert (method.optimizer["lr"], method.decay) == (lr, decay)
+    assert s.eps == pytest.approx(eps, abs=2e-5)  # some are fractions that the programs round
+    assert s.at(p_start).p == 8 < s.at(p_start + 1).p and s.at(d - 1).p < s.at(d).p == math.inf
+    middle = (p_start + d) / 2
+    assert s.at(middle).p == pytest.approx(math.sqrt(8 * 1000)) and s.at(middle).progress == 0.5
+    assert s.at(eps_end).eps == s.eps and (s.at(a).eps == 0) == (eps_end > a)
+    if kind == "v1" and eps_end > a:
+        assert s.at((a + eps_end) / 2).eps == pytest.approx(s.eps / 2)
+    assert s.at(lr_start).lr_factor == 1 and s.at((lr_start + total) / 2).lr_factor == pytest.approx(0.5)
+
+
+def test_every_distance_method_of_a_published_recipe_is_checked():
+    full = [name for name in available() if not name.endswith(("-small", "-fast", "-tiny")) and name != "digits"]
+    methods = {(name, key) for name in full for key in load_recipe(name).methods}
+    assert {(name, key) for name, key in methods if key not in ("ibp", "crown-ibp")} == set(PUBLISHED)
+
+
+def test_every_set_comes_in_three_sizes():
+    sizes = {name for name in available() if name not in ("digits", "mnist-tiny")}
+    full = {name for name in sizes if not name.endswith(("-small", "-fast"))}
+    assert sizes == full | {f"{name}-{size}" for name in full for size in ("small", "fast")}
+
+
+def test_every_data_set_has_a_recipe():
+    assert {load_recipe(name).dataset for name in available()} == set(SHAPES) == set(SOURCES)
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_recipe_runs(name, tmp_path):
+    recipe, data = miniature(load_recipe(name)), images(load_recipe(name).dataset)
+    run(recipe, data, tmp_path, progress=False)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert list(results["methods"]) == list(recipe.methods)
+    for key, m in results["methods"].items():
+        assert all(math.isfinite(value) for value in m["loss"]) and len(m["loss"]) == EPOCHS
+        assert m["certified"]["best"][eps_key(recipe.eps)] <= m["pgd"][eps_key(recipe.eps)] <= m["clean"]
+        model, _ = load(tmp_path / m["checkpoint"])
+        assert all(layer.p == math.inf for layer in distance_layers(model))
+        assert model(data.x_test).isfinite().all() and model(data.x_test).shape == (2, SHAPES[recipe.dataset][1])
