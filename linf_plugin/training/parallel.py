@@ -96,12 +96,12 @@ class Ranks:
         with synchronised_means(model, self.group):
             return part * loss(model, x[mine], y[mine], step)
 
-    def sum(self, value: Tensor) -> float:
-        """The sum of the ranks' scalars; one that is NaN or infinite anywhere is so for all."""
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over the ranks, without gradient; where one of them is NaN or infinite, all see it."""
         total = value.detach().clone()
         if self.world > 1:
             dist.all_reduce(total, group=self.group)
-        return total.item()
+        return total
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces the gradient of each parameter by its sum over the ranks."""
