@@ -249,6 +249,7 @@ def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeyp
         (["run", "mnist-tiny", "--data-dir", "nowhere"], "nowhere/MNIST/raw/train-images-idx3-ubyte.gz"),
         (["run", "digits", "--methods", "linf-dist,sabr"], "sabr"),
         (["run", "digits", "--held-out", "1"], "--held-out"),
+        (["run", "digits", "--budget", "20"], "--budget: '20' is not a duration such as 90s"),
         (["report", "nowhere"], "results.json"),
     ],
 )
