@@ -21,6 +21,8 @@ examples:
   linf-compare run mnist-tiny --data-dir data --budget 20m
       each method trains for twenty minutes on this machine: its schedule is stretched or shrunk
   linf-compare run my-recipe.toml --out results/mine --seed 3
+  torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
+      trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
 Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by, while
 it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on instead of
@@ -144,6 +146,7 @@ def _run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from linf_plugin.datasets import load_dataset
     from linf_plugin.training.budgets import parse_duration
+    from linf_plugin.training.parallel import join
 
     from .recipe import load_recipe
     from .runner import run
@@ -159,10 +162,13 @@ def _run(args: argparse.Namespace) -> int:
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / recipe.name
     data = load_dataset(recipe.dataset, args.data_dir)
-    results = run(
-        recipe, data, out, methods=methods, device=device, seed=args.seed, held_out=args.held_out, budget=budget,
-        resume=args.resume, progress=not args.quiet,
-    )
+    with join(device) as ranks:
+        results = run(
+            recipe, data, out, methods=methods, seed=args.seed, held_out=args.held_out, budget=budget,
+            resume=args.resume, progress=not args.quiet, ranks=ranks,
+        )
+    if not ranks.main:
+        return 0
     print(_write_report([results], out))
     print(f"Written to {out}: results.json, table.md, certified.png, {', '.join(f'{m}.pt' for m in results['methods'])}")
     broken = sum(m["contradictions"] for m in results["methods"].values())
@@ -252,12 +258,14 @@ def _list(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a certificate or an operator is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
+    rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None  # as torchrun sets them
+    name = "linf-compare" if rank is None else f"linf-compare (rank {rank})"
     try:
         return {"run": _run, "report": _report, "bench": _bench, "list": _list}[args.command](args)
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
-        print(f"linf-compare: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last finished epoch" if args.command == "run" else ""
-        print(f"linf-compare: interrupted{hint}", file=sys.stderr)
+        print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130

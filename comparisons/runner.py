@@ -22,6 +22,7 @@ from linf_plugin.checkpoint import replacing
 from linf_plugin.datasets import Dataset, hold_out
 from linf_plugin.training import Log, Trained, fit, shift_and_flip
 from linf_plugin.training.optim import decay_distances
+from linf_plugin.training.parallel import Ranks
 
 from .attacks import pgd_survives
 from .methods import LOSSES, METHODS, OPTIMIZERS
@@ -56,10 +57,12 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+def _device_name(ranks: Ranks) -> str:
+    if ranks.device.type == "cuda":
+        one = f"cuda: {torch.cuda.get_device_name(ranks.device)}"
+    else:
+        one = f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+    return one if ranks.world == 1 else f"{one}, {ranks.world} processes"
 
 
 def _settings(recipe: Recipe, key: str) -> dict:
@@ -89,11 +92,11 @@ def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> N
 
 def train(
     recipe: Recipe, key: str, data: Dataset, out: Path, *, seed: int, held_out: float, budget: float | None,
-    device: torch.device, resume: bool, progress: bool,
+    ranks: Ranks, resume: bool, progress: bool,
 ) -> tuple[Net, Trained]:
     """Trains one method.  Its state is kept in ``out/KEY.state.pt`` while it runs; an epoch is a line of
     ``out/KEY.log.jsonl`` and a point in ``out/tensorboard/KEY``."""
-    settings = recipe.methods[key]
+    settings, device = recipe.methods[key], ranks.device
     if settings.select:
         data = hold_out(data, settings.select)  # its test set now is what chooses the model
     torch.manual_seed(seed)
@@ -111,7 +114,7 @@ def train(
     if settings.select:
         validate = validation(key, data.x_test.to(device), data.y_test.to(device), recipe.eps)
     state = out / f"{key}.state.pt"
-    if not resume:
+    if not resume and ranks.main:
         state.unlink(missing_ok=True)
     with Log(out / f"{key}.log.jsonl", out / "tensorboard" / key) as log:
         trained = fit(
@@ -120,7 +123,7 @@ def train(
             after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
             average=settings.average, validate=validate, validate_every=settings.validate_every, budget=budget,
             state_path=state, resume=resume, identity={"recipe": _settings(recipe, key), "held_out": held_out},
-            log=log, description=METHODS[key].label, progress=progress,
+            log=log, ranks=ranks, description=METHODS[key].label, progress=progress,
         )
     return model, trained
 
@@ -186,8 +189,9 @@ def _finished(recipe: Recipe, out: Path, seed: int, held_out: float, budget: flo
 
 
 def run(
-    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, device: str = "cpu",
-    seed: int = 0, held_out: float = 0.0, budget: float | None = None, resume: bool = False, progress: bool = True,
+    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, seed: int = 0,
+    held_out: float = 0.0, budget: float | None = None, resume: bool = False, progress: bool = True,
+    ranks: Ranks = Ranks(),
 ) -> dict:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
@@ -196,7 +200,6 @@ def run(
         data: the recipe's data set.
         out: folder; made if missing.
         methods: of the recipe; all of them by default.
-        device: "cpu" or "cuda".
         seed: of initialisation, sample order, augmentation and attack.
         held_out: train without this part of the training set and measure on it instead of on the test set: what
             is chosen by such figures has not seen a test image.  0 measures on the test set.  It is taken before
@@ -206,6 +209,8 @@ def run(
         resume: keep methods that are finished in ``out`` and continue one that was interrupted; without it
             everything is done anew.
         progress: whether to show progress bars.
+        ranks: of ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
+            first of them certifies, attacks and writes, while the others wait.
 
     Raises:
         ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget is
@@ -216,7 +221,7 @@ def run(
     unknown = [key for key in chosen if key not in recipe.methods]
     if unknown:
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {', '.join(recipe.methods)}")
-    out, where = Path(out), torch.device(device)
+    out, where = Path(out), ranks.device
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
         data = hold_out(data, held_out)
@@ -224,33 +229,37 @@ def run(
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
         "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
-        "versions": _versions(), "device": _device_name(where),
-        "methods": _finished(recipe, out, seed, held_out, budget) if resume else {},
+        "versions": _versions(), "device": _device_name(ranks),
+        "methods": ranks.agree(_finished(recipe, out, seed, held_out, budget) if resume else {}),
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
     for key in chosen:
         if key in results["methods"]:
-            print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
+            if ranks.main:
+                print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
             continue
         model, trained = train(
-            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, device=where, resume=resume,
+            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, ranks=ranks, resume=resume,
             progress=progress,
         )
-        # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
-        with torch.backends.cudnn.flags(enabled=False):
-            measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
-        results["methods"][key] = {
-            "label": METHODS[key].label, **measured,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "pairs_per_sample": model.pairs_per_sample(),
-            **_report_of(trained), "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
-            "identity": _identity(recipe, key, seed, held_out, budget),
-        }
-        linf_plugin.save(out / f"{key}.pt", model.cpu(), {
-            "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
-            "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
-        })
+        if ranks.main:
+            # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
+            with torch.backends.cudnn.flags(enabled=False):
+                measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+            results["methods"][key] = {
+                "label": METHODS[key].label, **measured,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "pairs_per_sample": model.pairs_per_sample(),
+                **_report_of(trained), "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
+                "identity": _identity(recipe, key, seed, held_out, budget),
+            }
+            linf_plugin.save(out / f"{key}.pt", model.cpu(), {
+                "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
+                "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
+            })
+            write_json(out / RESULTS, results)
+            (out / f"{key}.state.pt").unlink(missing_ok=True)
+        results["methods"] = ranks.agree(results["methods"])  # the others wait here while the first one measures
+    if ranks.main:
         write_json(out / RESULTS, results)
-        (out / f"{key}.state.pt").unlink(missing_ok=True)
-    write_json(out / RESULTS, results)
     return results

@@ -61,7 +61,8 @@ def fit_schedule(
 ) -> Fitted:
     """The schedule of ``iterate``, scaled to the epochs that a budget has room for.
 
-    Iterations are timed at points spread over the schedule; what they change of ``parts`` is put back.
+    Iterations are timed at points spread over the schedule; what they change of ``parts`` is put back.  Of several
+    ranks it is the first one's clock that counts, and the first one alone that does the other actions.
 
     Args:
         parts: whatever ``iterate`` changes, by name, each with state_dict and load_state_dict.
@@ -74,12 +75,14 @@ def fit_schedule(
     Raises:
         ValueError: the budget has no room for a minimum of epochs; the message says what it would take.
     """
-    schedule = iterate.schedule
-    with _put_back(iterate, parts), seeded(seed) as generator:
+    schedule, ranks = iterate.schedule, iterate.ranks
+    with _put_back(iterate, parts), seeded(seed, ranks.rank) as generator:
         iteration = _seconds_an_iteration(iterate, generator, SHARE * budget / POINTS)
-    epoch = iterate.steps * iteration + sum(_seconds(action) * times for action, times in each_epoch)
-    rest = sum(_seconds(action) * times for action, times in once)
-    spent = time.perf_counter() - began
+    epoch = rest = 0.0
+    if ranks.main:
+        epoch = iterate.steps * iteration + sum(_seconds(action) * times for action, times in each_epoch)
+        rest = sum(_seconds(action) * times for action, times in once)
+    epoch, rest, spent = ranks.agree((epoch, rest, time.perf_counter() - began))
     epochs = int(((1 - RESERVE) * budget - spent - rest) / epoch)
     least = min(LEAST_EPOCHS, schedule.epochs)
     if epochs < least:
@@ -110,12 +113,13 @@ def _seconds_an_iteration(iterate: Iteration, generator: torch.Generator, most: 
         step = iterate.schedule.at((i + 0.5) / POINTS * iterate.schedule.epochs)
         iterate(step, rows, generator)  # the first one may compile a kernel
         _wait(iterate)
-        began, done = time.perf_counter(), 0
-        while done < MOST and (done == 0 or time.perf_counter() - began < most):
+        taken = []
+        while iterate.ranks.agree(not taken or len(taken) < MOST and sum(taken) < most):
+            began = time.perf_counter()
             iterate(step, rows, generator)
             _wait(iterate)
-            done += 1
-        total += (time.perf_counter() - began) / done
+            taken.append(time.perf_counter() - began)
+        total += sum(taken) / len(taken)
     return total / POINTS
 
 

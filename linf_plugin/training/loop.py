@@ -17,6 +17,7 @@ from tqdm import tqdm
 from . import budgets, selection, state
 from .iteration import Iteration, seeded
 from .log import Log, peak_memory_mib
+from .parallel import Ranks
 from .schedule import Schedule
 
 # How many steps pass before the losses are looked at, which on a GPU means to wait for it.
@@ -57,6 +58,7 @@ def fit(
     resume: bool = False,
     identity: dict | None = None,
     log: Log | None = None,
+    ranks: Ranks = Ranks(),
     description: str = "train",
     progress: bool = True,
 ) -> Trained:
@@ -88,6 +90,8 @@ def fit(
         resume: continue from state_path if it exists; the schedule stays as it was fitted then.
         identity: plain data that names this run; a state of another run is refused.
         log: where the dict of each epoch goes.
+        ranks: of ``parallel.join``, where several processes call this with the same arguments: each step is one of
+            them all, and the first of them alone validates, writes and shows progress.
         description: of the progress bar.
         progress: whether to show it.
 
@@ -104,11 +108,12 @@ def fit(
         OSError: the state or the log could not be written; the state of the epoch before stays.
     """
     began = time.perf_counter()
-    _check(x, y, batch_size, average, validate_every)
+    _check(x, y, batch_size, average, validate_every, ranks)
+    ranks.start_alike(model, *([loss] if isinstance(loss, nn.Module) else []))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     iterate = Iteration(
         model, loss, optimizer, schedule, x, y, batch_size, [group["lr"] for group in optimizer.param_groups],
-        augment, after_backward, averaged,
+        augment, after_backward, averaged, ranks,
     )
     parts = {"model": model, "optimizer": optimizer, "average": averaged, "loss": loss}
     parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
@@ -118,8 +123,10 @@ def fit(
         validated=validate is not None,
     )
     lines, best = [], None  # a JSON text an epoch: to write all of them once more costs next to nothing
-    if resume and state_path is not None and Path(state_path).exists():
+    if ranks.agree(resume and state_path is not None and Path(state_path).exists()):
         schedule, lines, best = state.load(state_path, settings, parts, schedule)
+        if not ranks.alike(len(lines)):
+            raise ValueError(f"{state_path} is not the same file for every process: all must see the same folder")
     elif budget is not None:
         def save() -> None:
             trial = Path(f"{state_path}.trial")
@@ -136,25 +143,26 @@ def fit(
             iterate, parts, budget, seed, began=began, once=[(last_means, len(x) / selection.BATCH)],
             each_epoch=[(save, 1)] * (state_path is not None) + [(measure, 1 / validate_every)] * (validate is not None),
         )
-        tqdm.write(f"{description}: {fitted}", file=sys.stderr)
+        if ranks.main:
+            tqdm.write(f"{description}: {fitted}", file=sys.stderr)
         schedule = fitted.schedule
     iterate.schedule, history = schedule, [json.loads(line) for line in lines]
     if x.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(x.device)
-    if log is not None:
+    if log is not None and ranks.main:
         log.start(history)
 
     steps = iterate.steps
     bar = tqdm(
-        total=schedule.epochs * steps, initial=len(history) * steps, desc=description, disable=not progress,
-        unit="step", dynamic_ncols=True, mininterval=0.5,
+        total=schedule.epochs * steps, initial=len(history) * steps, desc=description,
+        disable=not (progress and ranks.main), unit="step", dynamic_ncols=True, mininterval=0.5,
     )
     with bar:
         for epoch in range(len(history), schedule.epochs):
             epoch_began = time.perf_counter()
             model.train()
             losses = torch.zeros(steps, device=x.device)
-            with seeded(seed * 1_000_003 + epoch) as generator:
+            with seeded(seed * 1_000_003 + epoch, ranks.rank) as generator:
                 batches = iterate.batches(generator)
                 for i, rows in enumerate(batches):
                     step = schedule.at(epoch + i / steps)
@@ -170,31 +178,36 @@ def fit(
                 "seconds": seconds, "images_per_second": len(x) / seconds,
                 "peak_memory_mib": peak_memory_mib(x.device), "time": time.time(),
             }
-            if validate is not None and ((epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs):
+            validated = validate is not None and ((epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs)
+            if validated and ranks.main:
                 validation_began = time.perf_counter()
                 record["validation"], best = selection.measure(weights, validate, epoch, best, x, seed)
                 record["validation_seconds"] = time.perf_counter() - validation_began
+            record = ranks.agree(record)  # the others wait here while the first one validates
             history.append(record)
             lines.append(json.dumps(record))
-            if state_path is not None:
+            if state_path is not None and ranks.main:
                 state.write(state_path, settings, parts, schedule, lines, best)
-            if log is not None:
+            if log is not None and ranks.main:
                 log.add(record)
             bar.set_postfix(_postfix(history))
+    best = ranks.agree(best)
     if best is not None:
         model.load_state_dict(best.state)
     elif averaged is not None:
         model.load_state_dict(averaged.module.state_dict())
-    selection.finish(model, selection.batches(x))
+    selection.finish(model, selection.batches(x), ranks)
     chosen = None if best is None else {"epoch": best.epoch, "weights": best.weights, **best.figures}
     return Trained(history, schedule, chosen)
 
 
-def _check(x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int) -> None:
+def _check(x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int, ranks: Ranks) -> None:
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x and y must have the same positive length, got {len(x)} and {len(y)}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    if batch_size < ranks.world:
+        raise ValueError(f"batch_size must be at least the number of processes, {ranks.world}, got {batch_size}")
     if not 0 <= average < 1:
         raise ValueError(f"average must lie in [0, 1), got {average}")
     if validate_every < 1:

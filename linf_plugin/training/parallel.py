@@ -96,6 +96,13 @@ class Ranks:
         with synchronised_means(model, self.group):
             return part * loss(model, x[mine], y[mine], step)
 
+    def start_alike(self, *modules: nn.Module) -> None:
+        """Gives every rank the parameters and buffers of rank 0."""
+        if self.world > 1:
+            for module in modules:
+                for tensor in module.state_dict().values():
+                    dist.broadcast(tensor, src=0, group=self.group)
+
     def sum(self, value: Tensor) -> Tensor:
         """The sum over the ranks, without gradient; where one of them is NaN or infinite, all see it."""
         total = value.detach().clone()
@@ -125,6 +132,14 @@ class Ranks:
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
+
+    def alike(self, value) -> bool:
+        """Whether all ranks pass the same plain data; all get the same answer."""
+        if self.world == 1:
+            return True
+        values = [None] * self.world
+        dist.all_gather_object(values, value, group=self.control)
+        return all(other == values[0] for other in values)
 
 
 @contextlib.contextmanager

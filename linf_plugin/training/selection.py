@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..layers import MeanShift, reestimate_means, set_p
+from ..layers import MeanShift, set_p
 from .iteration import seeded
+from .parallel import Ranks
 
 BATCH = 1024  # large, because deeper layers see batch means of the layers before them
 MEANS_FROM = 10_000  # training images that are enough for the means of a candidate
@@ -26,11 +27,11 @@ class Best:
     state: dict[str, Tensor]
 
 
-def finish(model: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+def finish(model: nn.Module, images: Iterable[Tensor], ranks: Ranks = Ranks()) -> nn.Module:
     """Sets p = ∞, re-estimates the means from batches of ``images`` and switches to evaluation mode, in place."""
     set_p(model, math.inf)
     if any(isinstance(m, MeanShift) for m in model.modules()):
-        reestimate_means(model, images)
+        ranks.reestimate_means(model, images)
     return model.eval()
 
 
