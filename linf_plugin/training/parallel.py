@@ -28,6 +28,16 @@ from ..layers import MeanShift, reestimate_means
 PATIENCE = datetime.timedelta(days=30)  # of ranks that wait for what rank 0 does alone, certificates above all
 
 
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    """Says in one line what a rank sees whose partner ended; the partner has said why it did."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ConnectionError(f"no data could be exchanged with another process, which may have ended: {reason}") from error
+
+
 class _SumOverRanks(torch.autograd.Function):
     """Σ_r x_r on every rank.  The loss is a sum over ranks too, so the gradient of each x_r is Σ_r grad_r."""
 
@@ -35,7 +45,8 @@ class _SumOverRanks(torch.autograd.Function):
     def forward(ctx, x: Tensor, group) -> Tensor:
         ctx.group = group
         total = x.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
+        with _exchange():
+            dist.all_reduce(total, group=group)
         return total
 
     @staticmethod
@@ -99,23 +110,25 @@ class Ranks:
     def start_alike(self, *modules: nn.Module) -> None:
         """Gives every rank the parameters and buffers of rank 0."""
         if self.world > 1:
-            for module in modules:
-                for tensor in module.state_dict().values():
+            with _exchange():
+                for tensor in (t for module in modules for t in module.state_dict().values()):
                     dist.broadcast(tensor, src=0, group=self.group)
 
     def sum(self, value: Tensor) -> Tensor:
         """The sum over the ranks, without gradient; where one of them is NaN or infinite, all see it."""
         total = value.detach().clone()
         if self.world > 1:
-            dist.all_reduce(total, group=self.group)
+            with _exchange():
+                dist.all_reduce(total, group=self.group)
         return total
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replaces the gradient of each parameter by its sum over the ranks."""
         if self.world > 1:
             grads = [p.grad for p in parameters if p.grad is not None]
-            for work in [dist.all_reduce(g, group=self.group, async_op=True) for g in grads]:
-                work.wait()
+            with _exchange():
+                for work in [dist.all_reduce(g, group=self.group, async_op=True) for g in grads]:
+                    work.wait()
 
     def reestimate_means(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
         """``layers.reestimate_means`` over whole batches, the same on every rank, each computing its rows."""
@@ -130,7 +143,8 @@ class Ranks:
         if self.world == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self.control)
+        with _exchange():
+            dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
     def alike(self, value) -> bool:
@@ -138,7 +152,8 @@ class Ranks:
         if self.world == 1:
             return True
         values = [None] * self.world
-        dist.all_gather_object(values, value, group=self.control)
+        with _exchange():
+            dist.all_gather_object(values, value, group=self.control)
         return all(other == values[0] for other in values)
 
 

@@ -1,7 +1,11 @@
 """Two processes do what one does."""
 
 import copy
+import json
 import math
+import time
+from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -11,18 +15,22 @@ from torch import nn
 from comparisons.methods import LOSSES
 from linf_plugin import MeanShift, build, reestimate_means, set_p
 from linf_plugin.layers import distance_layers
-from linf_plugin.training import Schedule, adam
+from linf_plugin.training import Log, Schedule, adam, budgets, fit, shift_and_flip
+from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks, join, synchronised_means
 
-STEP = Schedule(epochs=4, eps=0.1, p_first=2, p_end=3).at(0.0)  # p = 2: every weight has a gradient to compare
+STEP = Schedule(epochs=4, eps=0.1, p_first=2, p_end=3).at(0)  # p = 2: every weight has a gradient to compare
+SCHEDULE = Schedule(epochs=4, eps=0.1, p_end=3)
 METHODS = {
     "clipped-hinge": ("linf-mlp", dict(width=8, depth=3)),
+    "sorted": ("sortnet-mlp", dict(width=8, depth=3, rho=0.5, k=4, group=6)),
     "hinge": ("linf-conv", dict(channels=(3, 4), strides=(1, 2), width=8)),
     "interval-ce": ("linf-mlp-head", dict(width=8, depth=2, hidden=6)),
     "ibp": ("relu-mlp", dict(width=8, depth=2)),
     "crown-ibp": ("relu-mlp", dict(width=8, depth=2)),
 }
-LOSS_ARGUMENTS = {"clipped-hinge": dict(ce_first=0.1, ce_last=0.01)}
+ONE_STEP = [name for name in METHODS if name != "sorted"]  # whose ranks draw other subsets than one process
+CLIPPED = dict(ce_first=0.1, ce_last=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +52,15 @@ def problem(rows: int, dtype=torch.float32):
 
 def method(name: str, dtype=torch.float32):
     """(model, loss) with the same random weights on every rank, none of which outweighs the others."""
-    torch.manual_seed(5)
     architecture, arguments = METHODS[name]
-    model = build(architecture, shape=(1, 4, 4), classes=2, **arguments).to(dtype)
-    for layer in distance_layers(model):
-        nn.init.normal_(layer.weight)
-    made = LOSSES[name](model.eval(), Schedule(epochs=4, eps=0.1, p_end=3), **LOSS_ARGUMENTS.get(name, {}))
-    return model, made.to(dtype) if isinstance(made, nn.Module) else made
+    kind, settings = ("clipped-hinge", CLIPPED) if name in ("clipped-hinge", "sorted") else (name, {})
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = build(architecture, shape=(1, 4, 4), classes=2, **arguments).to(dtype)
+        for layer in distance_layers(model):
+            nn.init.normal_(layer.weight)
+    loss = LOSSES[kind](model.eval(), SCHEDULE, **settings)
+    return model, loss.to(dtype) if isinstance(loss, nn.Module) else loss
 
 
 # Parts of a batch.
@@ -71,7 +81,7 @@ def one_step(ranks: Ranks, name: str, rows: int) -> dict:
 
 
 @pytest.mark.parametrize("rows", (24, 33, 3, 1))
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ONE_STEP)
 def test_gradients_means_and_loss_are_those_of_one_process(ranks, name, rows):
     expected = one_step(Ranks(), name, rows)
     found = ranks(one_step, name, rows)
@@ -164,6 +174,197 @@ def test_means_are_let_go_after_an_exception():
         assert shift.sum_over_ranks is not None
         shift(torch.rand(2))
     assert shift.sum_over_ranks is None
+
+
+# Whole runs.
+
+
+def _stop(loss: nn.Module, epoch: float) -> None:
+    """Makes the loss interrupt the run there."""
+    def stop(loss, arguments):
+        if arguments[-1].epoch == epoch:
+            raise KeyboardInterrupt
+
+    loss.register_forward_pre_hook(stop)
+
+
+def trained(ranks: Ranks, name: str, rows: int, batch: int, folder=None, stop_at=None, **options) -> dict:
+    """``fit`` in float64 with everything on: augmentation, decay, an average, validation, a log, a state."""
+    torch.manual_seed(ranks.rank)  # what a caller's generator holds must not matter
+    model, made = method(name, torch.float64)
+    validated = []
+
+    if stop_at is not None:
+        _stop(made, stop_at)
+
+    def validate(model):
+        validated.append(model)
+        return {"certified": 0.5}
+
+    x, y = problem(rows, torch.float64)
+    files = {} if folder is None else {"state_path": f"{folder}/state.pt", "log": Log(f"{folder}/log.jsonl")}
+    try:
+        done = fit(
+            model, made, adam(model, 0.05, made, 0.01), SCHEDULE, x, y, batch_size=batch, seed=2,
+            augment=lambda x, g: shift_and_flip(x, g, pixels=1, flip=True),
+            after_backward=lambda model, step, lr: decay_distances(model, 0.01 * lr), average=0.5, validate=validate,
+            validate_every=2, ranks=ranks, progress=False, **files, **options,
+        )
+    except KeyboardInterrupt:
+        return {}
+    return {
+        "model": model.state_dict(), "scalar": [p.detach() for p in made.parameters()],
+        "losses": [h["loss"] for h in done.history], "validated": len(validated), "chosen": done.chosen,
+        "epochs": done.schedule.epochs,
+    }
+
+
+@pytest.mark.parametrize("name, rows, batch", [
+    ("clipped-hinge", 75, 16),  # 20 steps, the last of each epoch with 11 rows
+    ("interval-ce", 65, 16),  # with one row
+    ("hinge", 35, 7),
+])
+def test_twenty_steps_end_with_the_weights_of_one_process(ranks, name, rows, batch):
+    """In float64: with Adam's eps of 1e-10 a gradient that is nothing but rounding moves a weight like any other, so
+    that in float32 sums in another order lead elsewhere within a few steps."""
+    expected, found = trained(Ranks(), name, rows, batch), ranks(trained, name, rows, batch)
+    for other in found:
+        for key, value in expected["model"].items():
+            torch.testing.assert_close(other["model"][key], value, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(other["scalar"], expected["scalar"], rtol=1e-6, atol=0)
+        assert other["losses"] == pytest.approx(expected["losses"], rel=1e-6)
+        assert other["chosen"] == expected["chosen"] and expected["chosen"]["epoch"] == 3
+    assert _same(*found)
+    assert [other["validated"] for other in found] == [expected["validated"], 0]
+
+
+def _same(one: dict, two: dict) -> bool:
+    """Whether two results have the same bits."""
+    return all(torch.equal(value, two["model"][key]) for key, value in one["model"].items()) and (
+        one["losses"], [p.tolist() for p in one["scalar"]]) == (two["losses"], [p.tolist() for p in two["scalar"]])
+
+
+@pytest.mark.parametrize("stop_at", (0.25, 2.5))
+@pytest.mark.parametrize("name", ("clipped-hinge", "sorted"))
+def test_an_interrupted_run_ends_with_the_same_bits(ranks, tmp_path, name, stop_at):
+    whole = ranks(trained, name, 50, 13)
+    assert _same(*whole)
+    assert ranks(trained, name, 50, 13, tmp_path, stop_at) == [{}, {}]
+    assert (tmp_path / "state.pt").exists() == (stop_at > 1)
+    resumed = ranks(_resumed, name, 50, 13, tmp_path)
+    assert _same(whole[0], resumed[0]) and _same(whole[0], resumed[1])
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["loss"] for line in lines] == whole[0]["losses"]
+
+
+def _resumed(ranks: Ranks, *args) -> dict:
+    return trained(ranks, *args, resume=True)
+
+
+def test_a_run_may_go_on_with_another_number_of_processes(ranks, tmp_path):
+    whole = trained(Ranks(), "clipped-hinge", 50, 13)
+    assert ranks(trained, "clipped-hinge", 50, 13, tmp_path, 2.5) == [{}, {}]
+    alone = _resumed(Ranks(), "clipped-hinge", 50, 13, tmp_path)
+    for key, value in whole["model"].items():
+        torch.testing.assert_close(alone["model"][key], value, rtol=1e-6, atol=1e-6)
+
+
+def other_folders(ranks: Ranks, folders) -> str:
+    """The message where each rank finds a state of its own."""
+    try:
+        trained(ranks, "clipped-hinge", 50, 13, folders[ranks.rank], resume=True)
+    except ValueError as error:
+        return str(error)
+
+
+def test_ranks_that_do_not_see_the_same_state_are_refused(ranks, tmp_path):
+    folders = []
+    for epochs in (1, 2):
+        folders.append(tmp_path / str(epochs))
+        assert trained(Ranks(), "clipped-hinge", 50, 13, folders[-1], stop_at=epochs + 0.5) == {}
+    for folder, message in zip(folders, ranks(other_folders, folders)):
+        assert message.startswith(f"{folder}/state.pt is not the same file for every process")
+
+
+def budgeted(ranks: Ranks) -> dict:
+    """The second rank's clock is of no use."""
+    clock = time if ranks.main else SimpleNamespace(perf_counter=lambda: 1e6 * time.perf_counter())
+    with mock.patch.object(budgets, "time", clock):
+        return trained(ranks, "clipped-hinge", 50, 13, budget=2.0)
+
+
+def test_the_first_rank_s_clock_fits_a_schedule_to_a_budget(ranks):
+    one, two = ranks(budgeted)
+    assert one["epochs"] == two["epochs"] == len(one["losses"]) and one["epochs"] >= 4
+    assert _same(one, two)
+
+
+def drawn(ranks: Ranks) -> tuple:
+    """What layers and augmentation draw in each step of two epochs."""
+    layers, augmented = [], []
+
+    def loss(model, x, y, step):
+        layers.append(torch.rand(()).item())
+        return model(x).sum()
+
+    def augment(x, generator):
+        augmented.append(torch.rand((), generator=generator).item())
+        return x
+
+    model, _ = method("sorted")
+    fit(
+        model, loss, adam(model, 0.1), Schedule(epochs=2, eps=0.1, p_end=1), *problem(12), batch_size=4, ranks=ranks,
+        augment=augment, progress=False,
+    )
+    return layers, augmented
+
+
+def test_ranks_augment_alike_and_layers_draw_differently(ranks):
+    alone = drawn(Ranks())
+    (first, augmented), (second, also) = ranks(drawn)
+    assert (first, augmented) == alone and augmented == also
+    assert len({*first, *second}) == 12
+
+
+def refusals(ranks: Ranks) -> list[str]:
+    """Messages of runs that fail on all ranks at once."""
+    model, made = method("clipped-hinge")
+
+    def poisoned(model, x, y, step):  # on the last rank alone
+        return made(model, x, y, step) * (math.nan if step.epoch == 1.5 and ranks.rank == ranks.world - 1 else 1.0)
+
+    messages = []
+    for batch in (10, 1):
+        try:
+            fit(
+                model, poisoned, adam(model, 0.01, made), SCHEDULE, *problem(20), batch_size=batch, ranks=ranks,
+                progress=False,
+            )
+        except (FloatingPointError, ValueError) as error:
+            messages.append(str(error))
+    return messages
+
+
+def test_a_loss_that_is_not_finite_and_too_small_a_batch_stop_all_ranks(ranks):
+    one, two = ranks(refusals)
+    assert one == two
+    assert one[0].startswith("loss is nan in epoch 1, step 1 ")
+    assert one[1] == "batch_size must be at least the number of processes, 2, got 1"
+
+
+def unlike(ranks: Ranks) -> dict:
+    torch.manual_seed(ranks.rank)
+    model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
+    before = [a.clone() for a in model.parameters()]
+    ranks.start_alike(model)
+    return {"before": before, "after": list(model.parameters())}
+
+
+def test_ranks_start_with_the_weights_of_the_first(ranks):
+    one, two = ranks(unlike)
+    assert not torch.equal(one["before"][0], two["before"][0])
+    for found in (one, two):
+        assert all(map(torch.equal, found["after"], one["before"]))
 
 
 # What ranks tell each other.
