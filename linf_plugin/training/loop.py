@@ -132,9 +132,14 @@ def fit(
         def last_means() -> None:
             selection.finish(copy.deepcopy(model), [x[: selection.BATCH]])
 
+        each_epoch = {}  # what is done besides iterations, and how often
+        if state_path is not None:
+            each_epoch[save] = 1.0
+        if validate is not None:
+            each_epoch[measure] = 1 / validate_every
         fitted = budgets.fit_schedule(
-            iterate, parts, budget, seed, began=began, once=[(last_means, len(x) / selection.BATCH)],
-            each_epoch=[(save, 1)] * (state_path is not None) + [(measure, 1 / validate_every)] * (validate is not None),
+            iterate, parts, budget, seed, began=began, each_epoch=each_epoch,
+            once={last_means: len(x) / selection.BATCH},
         )
         tqdm.write(f"{description}: {fitted}", file=sys.stderr)
         schedule = fitted.schedule
