@@ -57,7 +57,7 @@ def in_words(seconds: float) -> str:
 
 def fit_schedule(
     iterate: Iteration, parts: dict, budget: float, seed: int, *, began: float,
-    each_epoch: list[tuple[Callable, float]], once: list[tuple[Callable, float]],
+    each_epoch: dict[Callable, float], once: dict[Callable, float],
 ) -> Fitted:
     """The schedule of ``iterate``, scaled to the epochs that a budget has room for.
 
@@ -69,8 +69,8 @@ def fit_schedule(
         budget: seconds.
         seed: of the samples taken.
         began: time.perf_counter() when the budget began.
-        each_epoch: (action, how often an epoch) of what is done besides iterations.
-        once: (action, how often) of what is done at the end.
+        each_epoch: what is done besides iterations, and how often an epoch.
+        once: what is done at the end, and how often.
 
     Raises:
         ValueError: the budget has no room for a minimum of epochs; the message says what it would take.
@@ -80,8 +80,8 @@ def fit_schedule(
         iteration = _seconds_an_iteration(iterate, generator, SHARE * budget / POINTS)
     epoch = rest = 0.0
     if ranks.main:
-        epoch = iterate.steps * iteration + sum(_seconds(action) * times for action, times in each_epoch)
-        rest = sum(_seconds(action) * times for action, times in once)
+        epoch = iterate.steps * iteration + sum(_seconds(action) * times for action, times in each_epoch.items())
+        rest = sum(_seconds(action) * times for action, times in once.items())
     epoch, rest, spent = ranks.agree((epoch, rest, time.perf_counter() - began))
     epochs = int(((1 - RESERVE) * budget - spent - rest) / epoch)
     least = min(LEAST_EPOCHS, schedule.epochs)

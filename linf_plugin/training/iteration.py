@@ -13,8 +13,8 @@ from ..layers import set_p
 from .parallel import Ranks
 from .schedule import Schedule, Step
 
-# Between the seeds of two ranks: more than the epochs of a run, and no power of two, of which torch's generator for the
-# CPU would see the lowest 32 bits only.
+# Between the seeds of two ranks: more than the epochs of a run, and within 32 bits, the lowest ones of a seed, which
+# are all that torch's generator for the CPU looks at.
 APART = 15_485_863
 
 
@@ -22,8 +22,8 @@ APART = 15_485_863
 def seeded(number: int, rank: int = 0) -> Iterator[torch.Generator]:
     """A generator for the order of samples and for augmentation, the same on every rank.
 
-    While open, torch's own generators, which layers draw from, are seeded too, with another number and on each rank
-    differently; afterwards they are as they were.
+    While open, torch's own generators, which layers draw from, are seeded too, with another number and differently
+    on each rank; afterwards they are as they were.
     """
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(-1 - number - rank * APART)

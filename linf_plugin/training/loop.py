@@ -139,9 +139,14 @@ def fit(
         def last_means() -> None:
             selection.finish(copy.deepcopy(model), [x[: selection.BATCH]])
 
+        each_epoch = {}  # what is done besides iterations, and how often
+        if state_path is not None:
+            each_epoch[save] = 1.0
+        if validate is not None:
+            each_epoch[measure] = 1 / validate_every
         fitted = budgets.fit_schedule(
-            iterate, parts, budget, seed, began=began, once=[(last_means, len(x) / selection.BATCH)],
-            each_epoch=[(save, 1)] * (state_path is not None) + [(measure, 1 / validate_every)] * (validate is not None),
+            iterate, parts, budget, seed, began=began, each_epoch=each_epoch,
+            once={last_means: len(x) / selection.BATCH},
         )
         if ranks.main:
             tqdm.write(f"{description}: {fitted}", file=sys.stderr)
@@ -178,8 +183,8 @@ def fit(
                 "seconds": seconds, "images_per_second": len(x) / seconds,
                 "peak_memory_mib": peak_memory_mib(x.device), "time": time.time(),
             }
-            validated = validate is not None and ((epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs)
-            if validated and ranks.main:
+            due = (epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs
+            if validate is not None and due and ranks.main:
                 validation_began = time.perf_counter()
                 record["validation"], best = selection.measure(weights, validate, epoch, best, x, seed)
                 record["validation_seconds"] = time.perf_counter() - validation_began

@@ -3,14 +3,14 @@
 Every process (rank) holds the whole training set and the whole model, and draws the same batches with the same
 augmentation.  Of each batch it computes its own rows, and three things are added up over the ranks:
 
-- the loss of a batch, a mean over samples: each rank's mean is weighed by its part of the samples, so that the sum is
-  the mean of the whole batch, whatever the parts are;
+- the loss of a batch, a mean over samples: each rank's mean is weighed by its part of the samples, so that the sum
+  is the mean of the whole batch, whatever the parts are;
 - the batch means of ``MeanShift``, which make samples depend on each other, forwards and backwards;
 - the gradients of the parameters.
 
-So a step is that of one process but for the rounding of sums in another order, and all ranks hold the same bits after
-it.  Gradients are added after the backward pass, in the order of the parameters: a run that was interrupted adds them in
-the order of one that was not, and a loss may reach its parameters by any way.
+So a step is that of one process but for the rounding of sums in another order, and all ranks hold the same bits
+after it.  Gradients are added after the backward pass, in the order of the parameters: a resumed run adds them as
+one that was never interrupted, and a loss may reach its parameters by any way.
 """
 
 import contextlib
@@ -34,8 +34,9 @@ def _exchange() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f"no data could be exchanged with another process, which may have ended: {reason}") from error
+        raise ConnectionError(
+            f"no exchange with another process, which may have ended: {str(error).splitlines()[0]}"
+        ) from error
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -74,7 +75,7 @@ def synchronised_means(model: nn.Module, group: dist.ProcessGroup) -> Iterator[N
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run.  ``Ranks()`` is alone, on the CPU: every method then does the plain thing.
+    """This process among those of a run.  ``Ranks()`` is alone, on the CPU: each method then does the plain thing.
 
     rank: 0 … world − 1; rank 0 writes files and shows progress.  world: how many there are.  device: this rank's.
     group: for sums between devices.  control: for plain data, and for waiting long.
@@ -102,8 +103,11 @@ class Ranks:
         """
         if self.world == 1:
             return loss(model, x, y, step)
-        mine = slice(self.rank, None, self.world) if len(x) >= self.world else slice(None)
-        part = len(x[mine]) / len(x) if len(x) >= self.world else 1 / self.world
+        if len(x) < self.world:
+            mine, part = slice(None), 1 / self.world
+        else:
+            mine = slice(self.rank, None, self.world)
+            part = len(x[mine]) / len(x)
         with synchronised_means(model, self.group):
             return part * loss(model, x[mine], y[mine], step)
 
@@ -159,7 +163,8 @@ class Ranks:
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Ranks]:
-    """The ranks of this run: what ``torchrun`` started, over NCCL for CUDA and Gloo for the CPU; else this process alone.
+    """The ranks of this run: those that ``torchrun`` started, over NCCL for CUDA and Gloo for the CPU; or this
+    process alone.
 
     Args:
         device: "cpu" or "cuda"; of several processes each takes the CUDA device of its local rank.

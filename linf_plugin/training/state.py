@@ -37,7 +37,7 @@ def differences(theirs, ours, where: str = "") -> list[str]:
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         return [line for i, pair in enumerate(zip(theirs, ours)) for line in differences(*pair, f"{where}[{i}]")]
-    return [] if theirs == ours else [f"{where}: {_shown(theirs)} there, {_shown(ours)} here"]
+    return [] if theirs == ours else [f"{where or 'settings'}: {_shown(theirs)} there, {_shown(ours)} here"]
 
 
 def _shown(value) -> str:
@@ -49,7 +49,7 @@ def write(
 ) -> None:
     """Saves a run between two epochs; ``history`` has a JSON text an epoch.  Raises as ``checkpoint.write``."""
     checkpoint.write(path, {
-        "kind": KIND, "settings": json.dumps(settings), "parts": {k: part.state_dict() for k, part in parts.items()},
+        "kind": KIND, "settings": settings, "parts": {k: part.state_dict() for k, part in parts.items()},
         "epochs": schedule.epochs, "history": "\n".join(history), "best": best and dataclasses.asdict(best),
     })
 
@@ -65,7 +65,7 @@ def load(
     content = checkpoint.read(path)
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise ValueError(f"{path} is not the state of a training run of this version ({KIND!r})")
-    differing = differences(json.loads(content["settings"]), settings)
+    differing = differences(content.get("settings"), settings)
     if differing:
         more = "; …" if len(differing) > SHOWN else ""
         raise ValueError(f"{path} belongs to another run: " + "; ".join(differing[:SHOWN]) + more)

@@ -88,7 +88,8 @@ def test_gradients_means_and_loss_are_those_of_one_process(ranks, name, rows):
     assert _bits(found[0]) == _bits(found[1])
     torch.testing.assert_close(found[0]["loss"], expected["loss"], rtol=1e-5, atol=0)
     moved = [g.norm() > 0 for g in expected["grads"]]
-    assert len(moved) > 3 and (any(moved) if rows == 1 else all(moved))  # nothing is left of one sample less its mean
+    # of one sample less its mean nothing is left
+    assert len(moved) > 3 and (any(moved) if rows == 1 else all(moved))
     for ours, theirs in zip(found[0]["grads"], expected["grads"], strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
     for ours, theirs in zip(found[0]["means"], expected["means"], strict=True):
@@ -207,8 +208,8 @@ def trained(ranks: Ranks, name: str, rows: int, batch: int, folder=None, stop_at
         done = fit(
             model, made, adam(model, 0.05, made, 0.01), SCHEDULE, x, y, batch_size=batch, seed=2,
             augment=lambda x, g: shift_and_flip(x, g, pixels=1, flip=True),
-            after_backward=lambda model, step, lr: decay_distances(model, 0.01 * lr), average=0.5, validate=validate,
-            validate_every=2, ranks=ranks, progress=False, **files, **options,
+            after_backward=lambda model, step, lr: decay_distances(model, 0.01 * lr), average=0.5,
+            validate=validate, validate_every=2, ranks=ranks, progress=False, **files, **options,
         )
     except KeyboardInterrupt:
         return {}
@@ -225,8 +226,8 @@ def trained(ranks: Ranks, name: str, rows: int, batch: int, folder=None, stop_at
     ("hinge", 35, 7),
 ])
 def test_twenty_steps_end_with_the_weights_of_one_process(ranks, name, rows, batch):
-    """In float64: with Adam's eps of 1e-10 a gradient that is nothing but rounding moves a weight like any other, so
-    that in float32 sums in another order lead elsewhere within a few steps."""
+    """In float64: with Adam's eps of 1e-10 a gradient that is nothing but rounding moves a weight like any other,
+    so that in float32 sums in another order lead elsewhere within a few steps."""
     expected, found = trained(Ranks(), name, rows, batch), ranks(trained, name, rows, batch)
     for other in found:
         for key, value in expected["model"].items():
@@ -313,8 +314,8 @@ def drawn(ranks: Ranks) -> tuple:
 
     model, _ = method("sorted")
     fit(
-        model, loss, adam(model, 0.1), Schedule(epochs=2, eps=0.1, p_end=1), *problem(12), batch_size=4, ranks=ranks,
-        augment=augment, progress=False,
+        model, loss, adam(model, 0.1), Schedule(epochs=2, eps=0.1, p_end=1), *problem(12), batch_size=4,
+        augment=augment, ranks=ranks, progress=False,
     )
     return layers, augmented
 
@@ -371,14 +372,16 @@ def test_ranks_start_with_the_weights_of_the_first(ranks):
 
 
 def told(ranks: Ranks) -> tuple:
-    poison = torch.tensor(1.0 if ranks.main else math.nan)
+    total = ranks.sum(torch.tensor(ranks.rank + 1.0)).item()
+    poisoned = ranks.sum(torch.tensor(1.0 if ranks.main else math.nan)).item()
     plain = ranks.agree({"rank": ranks.rank, "state": torch.arange(3)})
-    return ranks.sum(torch.tensor(ranks.rank + 1.0)).item(), ranks.sum(poison).item(), plain["rank"], plain["state"].tolist()
+    return total, poisoned, plain["rank"], plain["state"].tolist(), ranks.alike(3), ranks.alike(ranks.rank)
 
 
 def test_all_ranks_see_sums_what_is_not_finite_and_what_rank_0_says(ranks):
-    for total, poisoned, rank, state in ranks(told):
+    for total, poisoned, rank, state, same, other in ranks(told):
         assert (total, rank, state) == (3.0, 0, [0, 1, 2]) and math.isnan(poisoned)
+        assert same and not other
 
 
 def test_a_process_that_torchrun_did_not_start_is_alone(monkeypatch):
