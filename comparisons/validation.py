@@ -53,6 +53,7 @@ def _box(features: nn.Module, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """Between which ends the features stay, (N, features) twice, while x stays within eps and the pixel range."""
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
-    bounded = BoundedModule(features, x[:1], device=x.device, verbose=False)
+    bounded = BoundedModule(features.eval(), x[:1], device=x.device, verbose=False)
+    bounded.eval()  # in training mode it asks for gradients of parameters
     ball = PerturbationLpNorm(norm=math.inf, x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1))
     return bounded.compute_bounds(x=(BoundedTensor(x, ball),), method="IBP")
