@@ -112,7 +112,7 @@ def train(
     if settings.shift or settings.flip:
         augment = partial(shift_and_flip, pixels=settings.shift, flip=settings.flip)
     if settings.select:
-        validate = validation(key, data.x_test.to(device), data.y_test.to(device), recipe.eps)
+        validate = validation(data.x_test.to(device), data.y_test.to(device), recipe.eps)
     state = out / f"{key}.state.pt"
     if not resume and ranks.main:
         state.unlink(missing_ok=True)

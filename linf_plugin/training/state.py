@@ -73,6 +73,6 @@ def load(
         best = content["best"] and Best(**content["best"])
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
-        return schedule.scaled(content["epochs"]), content["history"].split("\n"), best
+        return schedule.scaled(content["epochs"]), content["history"].splitlines(), best
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not fit this run: {error}") from error

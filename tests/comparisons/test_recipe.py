@@ -35,7 +35,13 @@ def test_ours_load(name):
 def test_a_file_is_read(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
     assert recipe.name == "mine" and recipe.eps_values == (0.05, 0.1)
-    assert recipe.methods["ibp"].schedule.lr_drops == (1,)
+    method = recipe.methods["ibp"]
+    assert method.schedule.lr_drops == (1,)
+    assert (method.select, method.average, method.validate_every) == (0, 0, 1)
+    text = GOOD.replace("batch_size = 64", "batch_size = 64\nselect = 0.1\naverage = 0.99\nvalidate_every = 5")
+    method = load_recipe(write(tmp_path, text.replace("lr_drops", "average_start = 0.5, lr_drops"))).methods["ibp"]
+    assert (method.select, method.average, method.validate_every) == (0.1, 0.99, 5)
+    assert method.schedule.average_start == 0.5
 
 
 @pytest.mark.parametrize(
@@ -53,6 +59,10 @@ def test_a_file_is_read(tmp_path):
         ("epochs = 1", "epochs = 0", "epochs"),
         ("epochs = 1", "epoch = 1", "epoch"),
         ("batch_size = 64", "", "batch_size"),
+        ("batch_size = 64", "batch_size = 64\nselect = 1.0", "select"),
+        ("batch_size = 64", "batch_size = 64\naverage = -0.1", "average"),
+        ("batch_size = 64", "batch_size = 64\nvalidate_every = 0", "validate_every"),
+        ("epochs = 1,", "epochs = 1, average_start = -1,", "average_start"),
         ("[methods", "methods", "TOML"),
     ],
 )
