@@ -18,9 +18,18 @@ examples:
       reads data/MNIST/raw/*.gz
   linf-compare run mnist-tiny --data-dir data --resume
       goes on after an interruption: finished methods are kept, an interrupted one continues from its last epoch
+  linf-compare run mnist-tiny --data-dir data --budget 20m
+      each method trains for twenty minutes on this machine: its schedule is stretched or shrunk
   linf-compare run my-recipe.toml --out results/mine --seed 3
+  torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
+      trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
-Written to --out: results.json, table.md, certified.png, and one checkpoint a method (linf-dist.pt, …)."""
+Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by, while
+it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on instead of
+the test set, so that a recipe can be chosen; `select` takes its part of what remains.
+
+Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a line
+an epoch (linf-dist.log.jsonl) and the same for TensorBoard (tensorboard/linf-dist), where that is installed."""
 
 
 BENCH_DESCRIPTION = """\
@@ -71,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--held-out", type=float, default=0.0, metavar="PART",
         help="measure on this part of the training set, left out of training, not on the test set: to choose a recipe",
+    )
+    run.add_argument(
+        "--budget", metavar="TIME",
+        help="fit each method's schedule to this time on this machine (90s, 20m, 1h30m): some iterations are timed "
+        "first, then all epochs are stretched or shrunk in proportion. Covers training and choosing the model, not "
+        "certificates and attacks at the end. A resumed method keeps what was fitted",
     )
     run.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -146,10 +161,16 @@ def _run(args: argparse.Namespace) -> int:
     # another process holds a core each of many small steps then loses a time slice.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from linf_plugin.datasets import load_dataset
+    from linf_plugin.training.budgets import parse_duration
+    from linf_plugin.training.parallel import join
 
     from .recipe import load_recipe
     from .runner import run
 
+    try:
+        budget = None if args.budget is None else parse_duration(args.budget)
+    except ValueError as error:
+        raise ValueError(f"--budget: {error}") from error
     if not 0 <= args.held_out < 1:
         raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
     device = _device(args.device)
@@ -157,10 +178,13 @@ def _run(args: argparse.Namespace) -> int:
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / recipe.name
     data = load_dataset(recipe.dataset, args.data_dir)
-    results = run(
-        recipe, data, out, methods=methods, device=device, seed=args.seed, held_out=args.held_out, resume=args.resume,
-        progress=not args.quiet,
-    )
+    with join(device) as ranks:
+        results = run(
+            recipe, data, out, methods=methods, seed=args.seed, held_out=args.held_out, budget=budget,
+            resume=args.resume, progress=not args.quiet, ranks=ranks,
+        )
+    if not ranks.main:
+        return 0
     print(_write_report([results], out))
     print(f"Written to {out}: results.json, table.md, certified.png, {', '.join(f'{m}.pt' for m in results['methods'])}")
     broken = sum(m["contradictions"] for m in results["methods"].values())
@@ -269,12 +293,14 @@ def _list(args: argparse.Namespace) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a certificate, an operator or a page is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
+    rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None  # as torchrun sets them
+    name = "linf-compare" if rank is None else f"linf-compare (rank {rank})"
     try:
         return {"run": _run, "report": _report, "results": _results, "bench": _bench, "list": _list}[args.command](args)
-    except (ValueError, TypeError, FileNotFoundError, FloatingPointError, ImportError) as error:
-        print(f"linf-compare: error: {error}", file=sys.stderr)
+    except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last finished epoch" if args.command == "run" else ""
-        print(f"linf-compare: interrupted{hint}", file=sys.stderr)
+        print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130

@@ -27,7 +27,13 @@ class MethodRecipe:
 
     architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift.  padding: what moves
     in, "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of distance layers, in units of the
-    learning rate.  clip: largest norm of the gradient.
+    learning rate.  clip: largest norm of the gradient.  average: decay a step of an exponential moving average of
+    the weights, from the schedule's average_start on; 0 keeps none.  select: part of the training set that is not
+    trained on and chooses the model, every ``validate_every`` epochs, among the last weights and their average; 0
+    keeps the model of the last epoch.
+
+    Raises:
+        ValueError: a part, a decay or a number is out of its range.
     """
 
     architecture: dict
@@ -40,6 +46,16 @@ class MethodRecipe:
     flip: bool = False
     decay: float = 0.0
     clip: float = 0.0
+    average: float = 0.0
+    select: float = 0.0
+    validate_every: int = 1
+
+    def __post_init__(self):
+        for name in ("average", "select"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.validate_every < 1:
+            raise ValueError(f"validate_every must be at least 1, got {self.validate_every}")
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 import dataclasses
 import hashlib
 import json
-import os
 import platform
+import statistics
 import sys
 import time
 from functools import partial
@@ -16,14 +16,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import linf_plugin
+from linf_plugin import Net
 from linf_plugin.bounds import certify_each
+from linf_plugin.checkpoint import replacing
 from linf_plugin.datasets import Dataset, hold_out
-from linf_plugin.training import fit, shift_and_flip
+from linf_plugin.training import Log, Trained, fit, shift_and_flip
 from linf_plugin.training.optim import decay_distances
+from linf_plugin.training.parallel import Ranks
 
 from .attacks import pgd_survives
 from .methods import LOSSES, METHODS, OPTIMIZERS
 from .recipe import MethodRecipe, Recipe
+from .validation import validation
 
 RESULTS = "results.json"
 
@@ -53,20 +57,28 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+def _device_name(ranks: Ranks) -> str:
+    if ranks.device.type == "cuda":
+        one = f"cuda: {torch.cuda.get_device_name(ranks.device)}"
+    else:
+        one = f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+    return one if ranks.world == 1 else f"{one}, {ranks.world} processes"
 
 
-def _identity(recipe: Recipe, key: str, seed: int, held_out: float) -> dict:
-    """What must agree for a run to be continued, or its results kept: plain data."""
+def _settings(recipe: Recipe, key: str) -> dict:
+    """All that the recipe says about a method: plain data."""
     settings = dataclasses.asdict(recipe)
     settings["methods"] = settings["methods"][key]
     del settings["description"]
-    text = json.dumps(settings, sort_keys=True)
+    return settings
+
+
+def _identity(recipe: Recipe, key: str, seed: int, held_out: float, budget: float | None) -> dict:
+    """What must agree for results to be kept, or averaged over seeds: plain data."""
+    text = json.dumps(_settings(recipe, key), sort_keys=True)
     return {
         "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed, "held_out": held_out,
+        **({} if budget is None else {"budget": budget}),
         "settings": hashlib.sha256(text.encode()).hexdigest(),
     }
 
@@ -79,11 +91,14 @@ def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> N
 
 
 def train(
-    recipe: Recipe, key: str, data: Dataset, out: Path, *, identity: dict, device: torch.device, resume: bool,
-    progress: bool,
-) -> tuple[nn.Module, list[dict]]:
-    """Trains one method; its state is kept in ``out/KEY.state.pt`` while it runs."""
-    settings, seed = recipe.methods[key], identity["seed"]
+    recipe: Recipe, key: str, data: Dataset, out: Path, *, seed: int, held_out: float, budget: float | None,
+    ranks: Ranks, resume: bool, progress: bool,
+) -> tuple[Net, Trained]:
+    """Trains one method.  Its state is kept in ``out/KEY.state.pt`` while it runs; an epoch is a line of
+    ``out/KEY.log.jsonl`` and a point in ``out/tensorboard/KEY``."""
+    settings, device = recipe.methods[key], ranks.device
+    if settings.select:
+        data = hold_out(data, settings.select)  # its test set now is what chooses the model
     torch.manual_seed(seed)
     model = linf_plugin.build(
         settings.architecture["name"], shape=data.shape, classes=data.classes, mean=data.mean, std=data.std,
@@ -93,22 +108,42 @@ def train(
     if isinstance(loss, nn.Module):
         loss.to(device)
     optimizer = OPTIMIZERS[settings.optimizer["name"]](model, loss, **_without_name(settings.optimizer))
-    augment = None
+    augment = validate = None
     if settings.shift or settings.flip:
         augment = partial(
             shift_and_flip, pixels=settings.shift, flip=settings.flip, padding=settings.padding
         )
+    if settings.select:
+        validate = validation(data.x_test.to(device), data.y_test.to(device), recipe.eps)
     state = out / f"{key}.state.pt"
-    if not resume:
+    if not resume and ranks.main:
         state.unlink(missing_ok=True)
-    history = fit(
-        model, loss, optimizer, settings.schedule, data.x_train.to(device), data.y_train.to(device),
-        batch_size=settings.batch_size, seed=seed, augment=augment,
-        after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
-        state_path=state, resume=resume, identity=identity,
-        description=METHODS[key].label, progress=progress,
-    )
-    return model, history
+    with Log(out / f"{key}.log.jsonl", out / "tensorboard" / key) as log:
+        trained = fit(
+            model, loss, optimizer, settings.schedule, data.x_train.to(device), data.y_train.to(device),
+            batch_size=settings.batch_size, seed=seed, augment=augment,
+            after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
+            average=settings.average, validate=validate, validate_every=settings.validate_every, budget=budget,
+            state_path=state, resume=resume, identity={"recipe": _settings(recipe, key), "held_out": held_out},
+            log=log, ranks=ranks, description=METHODS[key].label, progress=progress,
+        )
+    return model, trained
+
+
+def _report_of(trained: Trained) -> dict:
+    """What results.json says about training."""
+    history = trained.history
+    seconds = sum(h["seconds"] for h in history)
+    memory = [h["peak_memory_mib"] for h in history if h["peak_memory_mib"] is not None]
+    return {
+        "epochs": len(history), "seconds_per_epoch": seconds / len(history), "loss": [h["loss"] for h in history],
+        "train_seconds": seconds + sum(h.get("validation_seconds", 0.0) for h in history),
+        "images_per_second": statistics.median(h["images_per_second"] for h in history),
+        "peak_memory_mib": max(memory, default=None),
+        "schedule": dataclasses.asdict(trained.schedule),
+        "chosen": trained.chosen,
+        "validation": [{"epoch": h["epoch"], **h["validation"]} for h in history if "validation" in h],
+    }
 
 
 def evaluate(
@@ -140,25 +175,25 @@ def evaluate(
 
 def write_json(path: Path, content: dict) -> None:
     """Atomically: a kill leaves the old file or the new one."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    os.replace(part, path)
+    with replacing(path) as f:
+        f.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _finished(recipe: Recipe, out: Path, seed: int, held_out: float) -> dict:
+def _finished(recipe: Recipe, out: Path, seed: int, held_out: float, budget: float | None) -> dict:
     """Methods of an earlier run in ``out`` that would be repeated exactly."""
     if not (out / RESULTS).exists():
         return {}
     methods = json.loads((out / RESULTS).read_text())["methods"]
     return {
         key: m for key, m in methods.items()
-        if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out)
+        if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out, budget)
     }
 
 
 def run(
-    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, device: str = "cpu",
-    seed: int = 0, held_out: float = 0.0, resume: bool = False, progress: bool = True,
+    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, seed: int = 0,
+    held_out: float = 0.0, budget: float | None = None, resume: bool = False, progress: bool = True,
+    ranks: Ranks = Ranks(),
 ) -> dict:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
@@ -167,23 +202,28 @@ def run(
         data: the recipe's data set.
         out: folder; made if missing.
         methods: of the recipe; all of them by default.
-        device: "cpu" or "cuda".
         seed: of initialisation, sample order, augmentation and attack.
         held_out: train without this part of the training set and measure on it instead of on the test set: what
-            is chosen by such figures has not seen a test image.  0 measures on the test set.
+            is chosen by such figures has not seen a test image.  0 measures on the test set.  It is taken before
+            the part that a method's ``select`` chooses its model by: that is never what is measured on.
+        budget: seconds of training, validation included, that each method's schedule is fitted to; not of
+            certificates and attacks.
         resume: keep methods that are finished in ``out`` and continue one that was interrupted; without it
             everything is done anew.
         progress: whether to show progress bars.
+        ranks: of ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
+            first of them certifies, attacks and writes, while the others wait.
 
     Raises:
-        ValueError: a method is not in the recipe, or ``out`` holds another run that cannot be resumed.
+        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget is
+            too short.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else methods
     unknown = [key for key in chosen if key not in recipe.methods]
     if unknown:
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {', '.join(recipe.methods)}")
-    out, where = Path(out), torch.device(device)
+    out, where = Path(out), ranks.device
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
         data = hold_out(data, held_out)
@@ -191,33 +231,37 @@ def run(
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
         "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
-        "versions": _versions(), "device": _device_name(where),
-        "methods": _finished(recipe, out, seed, held_out) if resume else {},
+        "versions": _versions(), "device": _device_name(ranks),
+        "methods": ranks.agree(_finished(recipe, out, seed, held_out, budget) if resume else {}),
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
     for key in chosen:
         if key in results["methods"]:
-            print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
+            if ranks.main:
+                print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
             continue
-        identity = _identity(recipe, key, seed, held_out)
-        model, history = train(
-            recipe, key, data, out, identity=identity, device=where, resume=resume, progress=progress
+        model, trained = train(
+            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, ranks=ranks, resume=resume,
+            progress=progress,
         )
-        # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
-        with torch.backends.cudnn.flags(enabled=False):
-            measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
-        results["methods"][key] = {
-            "label": METHODS[key].label, **measured,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "pairs_per_sample": model.pairs_per_sample(),
-            "epochs": len(history), "seconds_per_epoch": sum(h["seconds"] for h in history) / len(history),
-            "loss": [h["loss"] for h in history], "checkpoint": f"{key}.pt", "identity": identity,
-        }
-        linf_plugin.save(out / f"{key}.pt", model.cpu(), {
-            "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
-            "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
-        })
+        if ranks.main:
+            # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
+            with torch.backends.cudnn.flags(enabled=False):
+                measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+            results["methods"][key] = {
+                "label": METHODS[key].label, **measured,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "pairs_per_sample": model.pairs_per_sample(),
+                **_report_of(trained), "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
+                "identity": _identity(recipe, key, seed, held_out, budget),
+            }
+            linf_plugin.save(out / f"{key}.pt", model.cpu(), {
+                "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
+                "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
+            })
+            write_json(out / RESULTS, results)
+            (out / f"{key}.state.pt").unlink(missing_ok=True)
+        results["methods"] = ranks.agree(results["methods"])  # the others wait here while the first one measures
+    if ranks.main:
         write_json(out / RESULTS, results)
-        (out / f"{key}.state.pt").unlink(missing_ok=True)
-    write_json(out / RESULTS, results)
     return results

@@ -1,25 +1,82 @@
-"""Checkpoints: tensors and plain data only, written atomically, loaded without executing anything."""
+"""Checkpoints: tensors and plain data only, written atomically, sealed with a digest, loaded without executing
+anything."""
 
+import contextlib
+import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
+from torch import Tensor
 
 from .models import Net
 
 FORMAT = 1
 
 
-def write(path: str | os.PathLike, content: dict) -> None:
-    """Saves tensors and plain data so that a kill at any moment leaves the old file or the new one."""
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of ``path`` when the block ends.
+
+    A kill at any moment leaves the old file or the new one.  Whatever goes wrong, the old one stays and what was
+    written of the new one is removed.
+
+    Raises:
+        OSError: the file could not be written; the message says which one and why.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with open(part, "wb") as f:
-        torch.save(content, f)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(part, "wb") as f:
+            yield f
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(f"{path} could not be written, what was there before stays: {error}") from error
+        raise
+
+
+class _Sink:
+    """Hands what torch writes to a file, and keeps the error: torch replaces it by one of its own."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write(path: str | os.PathLike, content: dict) -> None:
+    """Saves tensors and plain data so that a kill at any moment leaves the old file or the new one.
+
+    Raises:
+        OSError: as ``replacing``, for example because the disk is full.
+        TypeError: content holds something that could not be loaded again (a NumPy number, a path).
+    """
+    content = _on_cpu(content)
+    sealed = {"content": content, "sha256": digest(content)}
+    with replacing(path) as f:
+        sink = _Sink(f)
+        try:
+            torch.save(sealed, sink)
+        except RuntimeError:
+            if sink.error is not None:
+                raise sink.error
+            raise
 
 
 def read(path: str | os.PathLike) -> dict:
@@ -27,28 +84,66 @@ def read(path: str | os.PathLike) -> dict:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint, or holds more than tensors and plain data.
+        ValueError: the file is no checkpoint, holds more than tensors and plain data, or was changed since.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        sealed = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the bytes lead it to
         reason = type(error).__name__  # its message is long, and about torch
         raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data ({reason})") from error
+    if isinstance(sealed, dict) and sealed.keys() == {"format", "spec", "state", "metadata"}:
+        return sealed  # a model saved by a version that had no digest
+    if not isinstance(sealed, dict) or sealed.keys() != {"content", "sha256"}:
+        raise ValueError(f"{path} is not a checkpoint of linf_plugin")
+    try:
+        found = digest(sealed["content"])
+    except TypeError as error:
+        raise ValueError(f"{path} holds more than tensors and plain data: {error}") from error
+    if found != sealed["sha256"]:
+        raise ValueError(f"{path} was damaged or changed since it was written: its digest is another")
+    return sealed["content"]
 
 
-def _check_plain(value, where: str) -> None:
-    """Raises TypeError where ``read`` would refuse a value."""
+def digest(content) -> str:
+    """SHA-256 over tensors and plain data: types, keys and their order, shapes and every bit.
+
+    Raises:
+        TypeError: there is something else in it; the message says where.
+    """
+    total = hashlib.sha256()
+    _feed(total, content, "content")
+    return total.hexdigest()
+
+
+def _feed(total, value, where: str) -> None:
     if isinstance(value, dict):
+        total.update(b"{%d" % len(value))
         for key, item in value.items():
-            _check_plain(key, f"a key of {where}")
-            _check_plain(item, f"{where}[{key!r}]")
+            _feed(total, key, f"a key of {where}")
+            _feed(total, item, f"{where}[{key!r}]")
     elif isinstance(value, (list, tuple)):
+        total.update(b"%s%d" % (b"[" if isinstance(value, list) else b"(", len(value)))
         for i, item in enumerate(value):
-            _check_plain(item, f"{where}[{i}]")
-    elif value is not None and type(value) not in (bool, int, float, str) and not isinstance(value, torch.Tensor):
+            _feed(total, item, f"{where}[{i}]")
+    elif isinstance(value, Tensor):
+        total.update(f"tensor {value.dtype} {tuple(value.shape)}:".encode())
+        total.update(value.detach().contiguous().flatten().view(torch.uint8).numpy())
+    elif value is None or type(value) in (bool, int, float, str):
+        text = repr(value).encode()
+        total.update(b"%s %d:" % (type(value).__name__.encode(), len(text)) + text)
+    else:
         raise TypeError(f"{where} must be plain data, got {type(value).__name__}")
+
+
+def _on_cpu(value):
+    """The same with every tensor on the CPU."""
+    if isinstance(value, dict):
+        return {key: _on_cpu(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_on_cpu(item) for item in value)
+    return value.detach().cpu() if isinstance(value, Tensor) else value
 
 
 def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> None:
@@ -56,9 +151,9 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
 
     Raises:
         TypeError: metadata holds something that could not be loaded again (a NumPy number, a path).
+        OSError: as ``write``.
     """
     metadata = dict(metadata or {})
-    _check_plain(metadata, "metadata")
     write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
 
 
@@ -67,7 +162,8 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not a checkpoint of this package, or holds more than tensors and plain data.
+        ValueError: the file is not a checkpoint of this package, holds more than tensors and plain data, or was
+            changed since it was written.
     """
     content = read(path)
     keys = {"format", "spec", "state", "metadata"}

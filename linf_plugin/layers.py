@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -223,6 +223,10 @@ class MeanShift(nn.Module):
         num_features: channels, the second dimension of the input.
         momentum: weight of a new batch in the running mean.
 
+    Where several processes hold parts of one batch, ``sum_over_ranks`` adds a tensor up over them, with gradient,
+    and the mean is that of the whole batch; a part may be empty.  None: the batch is here.  It is
+    ``training.parallel.synchronised_means`` that sets it, for as long as it is open.
+
     Shape: (N, num_features, *) → the same.
     ``lipschitz`` is 1, in evaluation mode.  In training mode samples depend on each other and no
     per-sample bound holds.
@@ -238,22 +242,37 @@ class MeanShift(nn.Module):
         self.num_features, self.momentum = num_features, momentum
         self.register_buffer("running_mean", torch.zeros(num_features, device=device, dtype=dtype))
         self.samples_seen: int | None = None  # a count while ``reestimate_means`` runs
+        self.sum_over_ranks: Callable[[Tensor], Tensor] | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or (not torch.jit.is_tracing() and x.shape[1] != self.num_features):
             raise ValueError(f"x must have shape (N, {self.num_features}, *), got {tuple(x.shape)}")
-        if not self.training or x.numel() == 0:
+        if not self.training or (x.numel() == 0 and self.sum_over_ranks is None):
             return ops.shift(x, self.running_mean, sign=-1.0)
-        mean = x.mean([d for d in range(x.dim()) if d != 1])
+        mean, samples = self._batch_mean(x)
         weight = self.momentum
         if self.samples_seen is not None:
-            self.samples_seen += len(x)
-            weight = len(x) / self.samples_seen
+            samples = int(samples)
+            self.samples_seen += samples
+            weight = samples / max(1, self.samples_seen)
         with torch.no_grad():
             if weight == 1:  # a mean that was not finite must not survive
                 self.running_mean.zero_()
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         return ops.shift(x, mean, sign=-1.0)
+
+    def _batch_mean(self, x: Tensor) -> tuple[Tensor, int | Tensor]:
+        """(mean of each channel, samples) of the whole batch; of a batch without a sample, the running mean."""
+        others = [d for d in range(x.dim()) if d != 1]
+        if self.sum_over_ranks is None:
+            return x.mean(others), len(x)
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        sums = x.sum(others, dtype=dtype) / max(1, math.prod(x.shape[2:]))
+        samples = sums.new_full((1,), len(x) if x.numel() else 0)
+        total = self.sum_over_ranks(torch.cat([sums, samples]))
+        sums, samples = total[:-1], total[-1]  # not read as numbers: a GPU would have to be waited for
+        mean = torch.where(samples > 0, sums / samples.clamp_min(1), self.running_mean.to(dtype))
+        return mean.to(x.dtype), samples
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, momentum={self.momentum}"
@@ -383,6 +402,9 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     Needed once p has changed: the running means lag behind, and a certificate of the net at p = ∞ is about
     the net with these means in it.  Each layer sees batch means of the layers before it, so large batches
     are better.  Restores each module's training mode.
+
+    Inside ``training.parallel.synchronised_means`` each process passes its part of every batch, as many parts as the
+    others, and the means are those of the whole batches.
 
     Raises:
         ValueError: there is a mean to estimate and no batch.

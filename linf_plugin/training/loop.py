@@ -1,32 +1,41 @@
 """The training loop: flat, its parts passed in, resumable from the last finished epoch."""
 
-import contextlib
+import copy
+import json
 import math
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from .. import checkpoint
-from ..layers import MeanShift, reestimate_means, set_p
+from . import budgets, selection, state
+from .iteration import Iteration, seeded
+from .log import Log, peak_memory_mib
+from .parallel import Ranks
 from .schedule import Schedule
 
-REESTIMATE_BATCH = 1024  # large, because deeper layers see batch means of the layers before them
+# How many steps pass before the losses are looked at, which on a GPU means to wait for it.
+LOOK_EVERY = {"cpu": 1, "cuda": 50}
 
 
-@contextlib.contextmanager
-def _random(seed: int, epoch: int) -> Iterator[torch.Generator]:
-    """The random numbers of an epoch, whether or not the run was interrupted before it.
+@dataclass(frozen=True)
+class Trained:
+    """What ``fit`` did.
 
-    While open, torch's own generators, which layers draw from, are seeded too, with another number.
+    history: one dict an epoch (``fit`` lists the keys).  schedule: as it ran, fitted to the budget if there was one.
+    chosen: {"epoch", "weights": "last" or "average", and what ``validate`` returned} of the model that was kept;
+    None where nothing was chosen.
     """
-    number = seed * 1_000_003 + epoch
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        torch.manual_seed(-1 - number)
-        yield torch.Generator().manual_seed(number)
+
+    history: list[dict]
+    schedule: Schedule
+    chosen: dict | None
 
 
 def fit(
@@ -41,13 +50,22 @@ def fit(
     seed: int = 0,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     after_backward: Callable | None = None,
+    average: float = 0.0,
+    validate: Callable[[nn.Module], dict] | None = None,
+    validate_every: int = 1,
+    budget: float | None = None,
     state_path: str | Path | None = None,
     resume: bool = False,
     identity: dict | None = None,
+    log: Log | None = None,
+    ranks: Ranks = Ranks(),
     description: str = "train",
     progress: bool = True,
-) -> list[dict]:
+) -> Trained:
     """Trains ``model`` in place and leaves it in evaluation mode at p = ∞ with re-estimated means.
+
+    The model that is left is the best one that ``validate`` saw.  Without ``validate`` it is the last one, or with
+    ``average`` the average at the end.
 
     Args:
         model: its parameters are what ``optimizer`` holds.
@@ -60,75 +78,162 @@ def fit(
             state outside is left alone.
         augment: ``augment(x, generator) → x``.
         after_backward: ``after_backward(model, step, lr)`` before each optimiser step (decay, clipping).
+        average: decay a step, in [0, 1), of an exponential moving average of the weights, from the schedule's
+            average_start on; 0 keeps none.
+        validate: ``validate(model) → {"certified": …, "clean": …}``, on images that are not in x and that nothing
+            is reported of later.  It gets a copy at p = ∞ in evaluation mode with means of up to 10,000 images of x;
+            training does not notice.  With ``average`` both the last and the average weights are measured.
+        validate_every: epochs between validations; the last epoch always has one.
+        budget: seconds of training with validation that the schedule is stretched or shrunk to, by timing some
+            iterations and a validation first.  One line on stderr says what was fitted.
         state_path: where the state is kept after every epoch; None keeps none.
-        resume: continue from state_path if it exists.
+        resume: continue from state_path if it exists; the schedule stays as it was fitted then.
         identity: plain data that names this run; a state of another run is refused.
+        log: where the dict of each epoch goes.
+        ranks: of ``parallel.join``, where several processes call this with the same arguments: each step is one of
+            them all, and the first of them alone validates, writes and shows progress.
         description: of the progress bar.
         progress: whether to show it.
 
     Returns:
-        one dict an epoch: epoch, loss, seconds, p, eps.
+        ``Trained``; each dict of its history has epoch, steps (so far), loss, p, eps, lr, seconds,
+        images_per_second, peak_memory_mib, time (of day), and after a validation validation_seconds and
+        validation: {"last": …, "average": …}.
 
     Raises:
-        ValueError: sizes do not fit, or the state to resume from belongs to another run.
-        FloatingPointError: the loss became NaN or infinite; the message says where.
+        ValueError: an argument is out of its range; the state to resume from is damaged or belongs to another
+            run; the budget is too short, and the message says what it would take.
+        FloatingPointError: the loss became NaN or infinite; the message says where.  The state of the epoch
+            before stays.
+        OSError: the state or the log could not be written; the state of the epoch before stays.
     """
+    began = time.perf_counter()
+    _check(x, y, batch_size, average, validate_every, ranks)
+    ranks.start_alike(model, *([loss] if isinstance(loss, nn.Module) else []))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
+    iterate = Iteration(
+        model, loss, optimizer, schedule, x, y, batch_size, [group["lr"] for group in optimizer.param_groups],
+        augment, after_backward, averaged, ranks,
+    )
+    parts = {"model": model, "optimizer": optimizer, "average": averaged, "loss": loss}
+    parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
+    weights = {"last": model} if averaged is None else {"last": model, "average": averaged.module}
+    settings = state.settings_of(
+        iterate, identity, seed=seed, average=average, budget=budget, validate_every=validate_every,
+        validated=validate is not None,
+    )
+    lines, best = [], None  # a JSON text an epoch: to write all of them once more costs next to nothing
+    if ranks.agree(resume and state_path is not None and Path(state_path).exists()):
+        schedule, lines, best = state.load(state_path, settings, parts, schedule)
+        if not ranks.alike(len(lines)):
+            raise ValueError(f"{state_path} is not the same file for every process: all must see the same folder")
+    elif budget is not None:
+        def save() -> None:
+            trial = Path(f"{state_path}.trial")
+            state.write(trial, settings, parts, schedule, lines, best)
+            trial.unlink()
+
+        def measure() -> None:
+            selection.measure(weights, validate, 0, None, x, seed)
+
+        def last_means() -> None:
+            selection.finish(copy.deepcopy(model), [x[: selection.BATCH]])
+
+        each_epoch = {}  # what is done besides iterations, and how often
+        if state_path is not None:
+            each_epoch[save] = 1.0
+        if validate is not None:
+            each_epoch[measure] = 1 / validate_every
+        fitted = budgets.fit_schedule(
+            iterate, parts, budget, seed, began=began, each_epoch=each_epoch,
+            once={last_means: len(x) / selection.BATCH},
+        )
+        if ranks.main:
+            tqdm.write(f"{description}: {fitted}", file=sys.stderr)
+        schedule = fitted.schedule
+    iterate.schedule, history = schedule, [json.loads(line) for line in lines]
+    if x.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(x.device)
+    if log is not None and ranks.main:
+        log.start(history)
+
+    steps = iterate.steps
+    bar = tqdm(
+        total=schedule.epochs * steps, initial=len(history) * steps, desc=description,
+        disable=not (progress and ranks.main), unit="step", dynamic_ncols=True, mininterval=0.5,
+    )
+    with bar:
+        for epoch in range(len(history), schedule.epochs):
+            epoch_began = time.perf_counter()
+            model.train()
+            losses = torch.zeros(steps, device=x.device)
+            with seeded(seed * 1_000_003 + epoch, ranks.rank) as generator:
+                batches = iterate.batches(generator)
+                for i, rows in enumerate(batches):
+                    step = schedule.at(epoch + i / steps)
+                    losses[i] = iterate(step, rows, generator)
+                    if (i + 1) % LOOK_EVERY.get(x.device.type, 1) == 0 or i + 1 == steps:
+                        _check_finite(losses[: i + 1], schedule, epoch, steps)
+                    bar.update()
+            seconds = time.perf_counter() - epoch_began
+            shares = torch.tensor([len(rows) for rows in batches]) / len(x)
+            record = {
+                "epoch": epoch, "steps": (epoch + 1) * steps, "loss": (losses.cpu().double() @ shares.double()).item(),
+                "p": "inf" if step.p == math.inf else step.p, "eps": step.eps, "lr": iterate.lr[0] * step.lr_factor,
+                "seconds": seconds, "images_per_second": len(x) / seconds,
+                "peak_memory_mib": peak_memory_mib(x.device), "time": time.time(),
+            }
+            due = (epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs
+            if validate is not None and due and ranks.main:
+                validation_began = time.perf_counter()
+                record["validation"], best = selection.measure(weights, validate, epoch, best, x, seed)
+                record["validation_seconds"] = time.perf_counter() - validation_began
+            record = ranks.agree(record)  # the others wait here while the first one validates
+            history.append(record)
+            lines.append(json.dumps(record))
+            if state_path is not None and ranks.main:
+                state.write(state_path, settings, parts, schedule, lines, best)
+            if log is not None and ranks.main:
+                log.add(record)
+            bar.set_postfix(_postfix(history))
+    best = ranks.agree(best)
+    if best is not None:
+        model.load_state_dict(best.state)
+    elif averaged is not None:
+        model.load_state_dict(averaged.module.state_dict())
+    selection.finish(model, selection.batches(x), ranks)
+    chosen = None if best is None else {"epoch": best.epoch, "weights": best.weights, **best.figures}
+    return Trained(history, schedule, chosen)
+
+
+def _check(x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int, ranks: Ranks) -> None:
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x and y must have the same positive length, got {len(x)} and {len(y)}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    parts = {"model": model, "optimizer": optimizer}
-    if isinstance(loss, nn.Module):
-        parts["loss"] = loss
-    initial_lr = [group["lr"] for group in optimizer.param_groups]
-    history: list[dict] = []
-    if resume and state_path is not None and Path(state_path).exists():
-        state = checkpoint.read(state_path)
-        if state["identity"] != identity:
-            raise ValueError(f"{state_path} belongs to another run: {state['identity']}, not {identity}")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        history = state["history"]
+    if batch_size < ranks.world:
+        raise ValueError(f"batch_size must be at least the number of processes, {ranks.world}, got {batch_size}")
+    if not 0 <= average < 1:
+        raise ValueError(f"average must lie in [0, 1), got {average}")
+    if validate_every < 1:
+        raise ValueError(f"validate_every must be at least 1, got {validate_every}")
 
-    steps = math.ceil(len(x) / batch_size)
-    bar = tqdm(
-        total=schedule.epochs * steps, initial=len(history) * steps, desc=description, disable=not progress,
-        unit="step", dynamic_ncols=True, mininterval=0.5,
-    )
-    with bar:
-        for epoch in range(len(history), schedule.epochs):
-            began, total = time.perf_counter(), 0.0
-            model.train()
-            with _random(seed, epoch) as generator:
-                for i, rows in enumerate(torch.randperm(len(x), generator=generator).split(batch_size)):
-                    step = schedule.at(epoch + i / steps)
-                    set_p(model, step.p)
-                    for group, lr in zip(optimizer.param_groups, initial_lr):
-                        group["lr"] = lr * step.lr_factor
-                    rows = rows.to(x.device)
-                    batch = x[rows] if augment is None else augment(x[rows], generator)
-                    value = loss(model, batch, y[rows], step)
-                    if not math.isfinite(value.item()):
-                        raise FloatingPointError(
-                            f"loss is {value.item()} in epoch {epoch}, step {i} (p={step.p:g})"
-                        )
-                    optimizer.zero_grad()
-                    value.backward()
-                    if after_backward is not None:
-                        after_backward(model, step, initial_lr[0] * step.lr_factor)
-                    optimizer.step()
-                    total += value.item() * len(rows)
-                    bar.update()
-            history.append({
-                "epoch": epoch, "loss": total / len(x), "seconds": time.perf_counter() - began,
-                "p": "inf" if step.p == math.inf else step.p, "eps": step.eps,
-            })
-            bar.set_postfix(loss=f"{total / len(x):.4f}", p=f"{step.p:g}", eps=f"{step.eps:.3g}")
-            if state_path is not None:
-                state = {name: part.state_dict() for name, part in parts.items()}
-                checkpoint.write(state_path, {**state, "history": history, "identity": identity})
-    set_p(model, math.inf)
-    if any(isinstance(m, MeanShift) for m in model.modules()):
-        reestimate_means(model, x.split(REESTIMATE_BATCH))
-    model.eval()
-    return history
+
+def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) -> None:
+    """Raises FloatingPointError for the first loss of an epoch that is NaN or infinite."""
+    if losses.isfinite().all():
+        return
+    first = int((~losses.isfinite()).nonzero()[0])
+    p = schedule.at(epoch + first / steps).p
+    raise FloatingPointError(f"loss is {losses[first].item()} in epoch {epoch}, step {first} (p={p:g})")
+
+
+def _postfix(history: list[dict]) -> dict[str, str]:
+    """What the progress bar shows: the last epoch, and the last validation."""
+    last = history[-1]
+    shown = {"loss": f"{last['loss']:.4f}", "p": f"{float(last['p']):g}", "eps": f"{last['eps']:.3g}"}
+    measured = next((r["validation"] for r in reversed(history) if "validation" in r), {})
+    for weights, figures in measured.items():
+        mark = "~" if weights == "average" else ""
+        shown |= {mark + name: f"{value:.4f}" for name, value in figures.items()}
+    return shown

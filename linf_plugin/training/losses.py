@@ -42,16 +42,18 @@ def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, 
     return hinged + weight * F.cross_entropy(scalar * logits, labels)
 
 
-def head_margins(head: nn.Sequential, features: Tensor, radius: float, labels: Tensor) -> Tensor:
-    """Upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``.
+def head_margins(head: nn.Sequential, features: Tensor, radius: float | Tensor, labels: Tensor) -> Tensor:
+    """Upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``, a number or
+    one for each feature.
 
     Interval bounds in centre/radius form; the last layer through the row differences W_j − W_y, which is
-    tighter than a difference of its intervals.  Shapes: features (N, in), labels (N,) → (N, classes), 0 at
-    the label.
+    tighter than a difference of its intervals.  Shapes: features (N, in), radius the same where it is a tensor,
+    labels (N,) → (N, classes), 0 at the label.
     """
     first, _, last = head
     centre = first(features)
-    spread = radius * first.weight.abs().sum(1)
+    size = first.weight.abs()
+    spread = radius @ size.T if isinstance(radius, Tensor) else radius * size.sum(1)
     low, high = torch.tanh(centre - spread), torch.tanh(centre + spread)
     rows = last.weight.unsqueeze(0) - last.weight[labels].unsqueeze(1)  # (N, classes, hidden)
     bias = last.bias.unsqueeze(0) - last.bias[labels].unsqueeze(1)

@@ -1,7 +1,7 @@
 """What changes with time: p, ε, learning rate.  A schedule is data; ``at`` reads it at a fractional epoch."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,8 @@ class Schedule:
     ``snap`` it visits the exponents of ``snapped`` only, which are cheaper and train as well (docs/results/snap).
     ε rises from 0 to ``eps`` between eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the
     rise is quartic, so that it starts slowly, and linear afterwards.  The learning rate falls as a cosine from
-    lr_start to the end, or, where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.
+    lr_start to the end, or, where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.  Where
+    weights are averaged, they are from epoch average_start on.
 
     Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
 
@@ -48,6 +49,7 @@ class Schedule:
     lr_start: float = 0.0
     lr_drops: tuple[float, ...] = ()
     lr_drop_factor: float = 0.1
+    average_start: float = 0.0
 
     def __post_init__(self):
         if self.epochs < 1:
@@ -62,6 +64,18 @@ class Schedule:
             raise ValueError(f"eps_end={self.eps_end} lies before eps_start={self.eps_start}")
         if not 0 <= self.eps_smooth < 1:
             raise ValueError(f"eps_smooth must lie in [0, 1), got {self.eps_smooth}")
+        if self.average_start < 0:
+            raise ValueError(f"average_start must be at least 0, got {self.average_start}")
+
+    def scaled(self, epochs: int) -> "Schedule":
+        """The same course in another number of epochs: every time in it is stretched or shrunk in proportion."""
+        if epochs == self.epochs:
+            return self
+        times = ("p_start", "p_end", "eps_start", "eps_end", "lr_start", "average_start")
+        return replace(
+            self, epochs=epochs, lr_drops=tuple(drop * epochs / self.epochs for drop in self.lr_drops),
+            **{name: getattr(self, name) * epochs / self.epochs for name in times},
+        )
 
     def at(self, epoch: float) -> Step:
         """The settings at an epoch, whole or not."""

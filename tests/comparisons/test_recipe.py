@@ -38,7 +38,13 @@ def test_ours_load(name):
 def test_a_file_is_read(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
     assert recipe.name == "mine" and recipe.eps_values == (0.05, 0.1)
-    assert recipe.methods["ibp"].schedule.lr_drops == (1,)
+    method = recipe.methods["ibp"]
+    assert method.schedule.lr_drops == (1,)
+    assert (method.select, method.average, method.validate_every) == (0, 0, 1)
+    text = GOOD.replace("batch_size = 64", "batch_size = 64\nselect = 0.1\naverage = 0.99\nvalidate_every = 5")
+    method = load_recipe(write(tmp_path, text.replace("lr_drops", "average_start = 0.5, lr_drops"))).methods["ibp"]
+    assert (method.select, method.average, method.validate_every) == (0.1, 0.99, 5)
+    assert method.schedule.average_start == 0.5
 
 
 MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
@@ -91,11 +97,16 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "optimizer key": ("lr = 1e-3", "rate = 1e-3", "optimizer 'adam': unknown key 'rate'; known: lr"),
     "optimizer missing": (", lr = 1e-3", "", "optimizer 'adam': lr is missing"),
     "epochs": ("epochs = 1", "epochs = 0", "schedule: epochs must be a whole number ≥ 1, got 0"),
-    "schedule key": ("epochs = 1", "epoch = 1", "schedule: unknown key 'epoch'; known: epochs, eps"),
+    "schedule key": ("epochs = 1", "epoch = 1", "schedule: unknown key 'epoch'; known: average_start, epochs, eps"),
     "schedule eps": ("eps = 0.1, lr", 'eps = "1/x", lr', "methods.ibp. schedule: eps must be a number or a frac"),
     "schedule list": ("[1]", "1", "lr_drops must be a list of numbers ≥ 0, got 1"),
     "schedule order": ("lr_drops = [1]", "p_start = 1", "methods.ibp.: p_end=0.0 lies before p_start"),
     "schedule type": ("schedule = {", "schedule = 1 #", "schedule must be a table, got 1"),
+    "select": ("batch_size = 64", "batch_size = 64\nselect = 1.0", "select"),
+    "average": ("batch_size = 64", "batch_size = 64\naverage = -0.1", "average must be a number ≥ 0"),
+    "average range": ("batch_size = 64", "batch_size = 64\naverage = 1.0", "average"),
+    "validate_every": ("batch_size = 64", "batch_size = 64\nvalidate_every = 0", "validate_every"),
+    "average_start": ("epochs = 1,", "epochs = 1, average_start = -1,", "average_start"),
     "toml": ("[methods", "methods", "not valid TOML"),
 }
 

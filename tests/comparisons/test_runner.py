@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +14,11 @@ import comparisons.runner
 from comparisons.cli import main
 from comparisons.methods import METHODS
 from comparisons.recipe import load_recipe
-from comparisons.report import over_seeds, table
+from comparisons.report import over_seeds, read, table
 from linf_plugin import load
 from linf_plugin.bounds import certify
 from linf_plugin.datasets import hold_out, load_dataset
+from linf_plugin.training import budgets
 
 TINY = """
 description = "a few epochs of everything"
@@ -28,6 +32,9 @@ architecture = { name = "linf-mlp", width = 16, depth = 2 }
 loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
 optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
 batch_size = 64
+select = 0.2
+average = 0.9
+validate_every = 3
 schedule = { epochs = 15, eps = 0.1, p_end = 13 }
 [methods.linf-dist-mlp]
 architecture = { name = "linf-mlp-head", width = 16, depth = 1, hidden = 12 }
@@ -35,6 +42,7 @@ loss = { name = "interval-ce" }
 optimizer = { name = "distance-adam", lr = 0.03, head_decay = 0.01 }
 batch_size = 128
 decay = 0.005
+select = 0.25
 schedule = { epochs = 6, eps = 0.05, p_end = 5, eps_end = 4 }
 [methods.sortnet]
 architecture = { name = "sortnet-mlp", width = 16, depth = 2, rho = 0.7 }
@@ -48,6 +56,8 @@ loss = { name = "ibp" }
 optimizer = { name = "adam", lr = 3e-3 }
 batch_size = 128
 clip = 10
+select = 0.2
+validate_every = 2
 schedule = { epochs = 6, eps = 0.05, eps_end = 4 }
 [methods.crown-ibp]
 architecture = { name = "relu-mlp", width = 24, depth = 2 }
@@ -91,6 +101,42 @@ def test_results_have_every_field(out):
         assert m["contradictions"] == 0
         assert m["parameters"] > 0 and m["pairs_per_sample"] > 0
         assert m["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and m["epochs"] in (6, 15)
+        assert m["schedule"]["epochs"] == m["epochs"] == len(m["loss"]) and m["images_per_second"] > 0
+        assert m["train_seconds"] >= m["epochs"] * m["seconds_per_epoch"] and m["peak_memory_mib"] > 0
+
+
+def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
+    """Which epochs were measured, which model was kept, and that its figures are those of the images held back."""
+    data, measured = load_dataset("digits"), results(out)["methods"]
+    assert [v["epoch"] for v in measured["linf-dist"]["validation"]] == [2, 5, 8, 11, 14]
+    assert [v["epoch"] for v in measured["ibp"]["validation"]] == [1, 3, 5]
+    assert [v["epoch"] for v in measured["linf-dist-mlp"]["validation"]] == list(range(6))
+    for key, m in measured.items():
+        select = load_recipe(str(recipe_path)).methods[key].select
+        assert m["select"] == select
+        if not select:
+            assert m["chosen"] is None and m["validation"] == []
+            continue
+        chosen = m["chosen"]
+        everything = [(v["epoch"], w, f) for v in m["validation"] for w, f in v.items() if w != "epoch"]
+        assert (chosen["epoch"], chosen["weights"], {k: chosen[k] for k in ("certified", "clean")}) in everything
+        assert chosen["certified"] == max(f["certified"] for _, _, f in everything) > 0
+        assert {w for _, w, _ in everything} == ({"last", "average"} if key == "linf-dist" else {"last"})
+        held, model = hold_out(data, select), load(out / f"{key}.pt")[0]
+        clean = (model(held.x_test).argmax(1) == held.y_test).double().mean().item()
+        assert clean == chosen["clean"]
+        name = "lipschitz" if key == "linf-dist" else "ibp"
+        proved = certify(model, held.x_test, held.y_test, 0.05, [name]).certified.double().mean().item()
+        assert proved == pytest.approx(chosen["certified"], abs=0.01)  # that one covers rounding too
+
+
+def test_every_epoch_is_logged(out):
+    for key, m in results(out)["methods"].items():
+        lines = [json.loads(line) for line in (out / f"{key}.log.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(m["epochs"]))
+        assert [line["loss"] for line in lines] == m["loss"]
+        assert len(list((out / "tensorboard" / key).glob("events.out.tfevents.*"))) == 1
+        assert not (out / f"{key}.state.pt").exists()
 
 
 def test_every_method_learned_something(out):
@@ -148,7 +194,9 @@ def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path,
     folders = [tmp_path / "first", tmp_path / "second"]
     runs = [_run_held_out(recipe_path, folder, seed) for seed, folder in enumerate(folders)]
     data = load_dataset("digits")
-    assert all(len(x) + r["test_samples"] == len(data.x_train) for x, r in zip(seen, runs))
+    assert all(r["train_samples"] + r["test_samples"] == len(data.x_train) for r in runs)
+    trained = hold_out(hold_out(data, 0.25), 0.2)  # the recipe's select takes its part of what remains
+    assert all(torch.equal(x, trained.x_train) for x in seen)
     assert (runs[0]["held_out"], runs[0]["test_samples"]) == (0.25, 360)
     model, metadata = load(folders[0] / "linf-dist.pt")
     assert "results" not in metadata  # an export would state them as accuracies on the test set
@@ -230,6 +278,65 @@ def test_resume_does_not_keep_a_method_trained_otherwise(recipe_path, out, tmp_p
     assert again["methods"]["ibp"]["identity"] != results(out)["methods"]["ibp"]["identity"]
 
 
+def test_a_budget_is_what_training_takes_and_is_kept(recipe_path, tmp_path, capsys):
+    arguments = ["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--methods", "linf-dist"]
+    assert main([*arguments, "--budget", "4s"]) == 0
+    m = results(tmp_path)["methods"]["linf-dist"]
+    assert f"ℓ∞-dist net: {m['epochs']} epochs (instead of 15) fit into 4s" in capsys.readouterr().err
+    schedule = load_recipe(str(recipe_path)).methods["linf-dist"].schedule.scaled(m["epochs"])
+    assert m["schedule"] == json.loads(json.dumps(dataclasses.asdict(schedule)))
+    assert m["identity"]["budget"] == 4.0 and m["train_seconds"] < 20
+    assert main([*arguments, "--budget", "4s", "--resume"]) == 0
+    assert results(tmp_path)["methods"]["linf-dist"] == m
+
+
+def test_a_budget_that_is_too_short_is_one_line_that_says_what_it_takes(recipe_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(budgets, "_seconds_an_iteration", lambda *_: 100.0)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--methods", "ibp", "--budget", "20m"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linf-compare: error: a budget of 20m is too short: an epoch takes about 1")
+    assert "5 epochs are the least" in error and error.count("\n") == 1
+
+
+def test_a_state_of_another_recipe_is_refused_by_what_differs(recipe_path, tmp_path, monkeypatch, capsys):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    arguments = ["run", str(recipe_path), "--out", str(tmp_path / "out"), "--quiet", "--methods", "ibp"]
+    with monkeypatch.context() as patch:
+        patch.setattr(comparisons.runner, "evaluate", stop)
+        assert main(arguments) == 130
+    other = tmp_path / "tiny.toml"
+    other.write_text(TINY.replace("clip = 10", "clip = 11"))
+    arguments[1] = str(other)
+    assert main([*arguments, "--resume", "--seed", "1"]) == 2
+    error = capsys.readouterr().err
+    assert "ibp.state.pt belongs to another run" in error
+    assert "identity.recipe.methods.clip: 10 there, 11 here" in error and "seed: 0 there, 1 here" in error
+
+
+def test_a_full_disk_is_one_line(recipe_path, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--methods", "ibp"]) == 2
+    error = capsys.readouterr().err
+    assert "ibp.state.pt could not be written" in error and "No space left on device" in error
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_module_is_the_command():
+    shown = subprocess.run([sys.executable, "-m", "comparisons", "run", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "--budget" in shown.stdout and "--held-out" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist-tiny"])
+def test_results_of_earlier_versions_are_still_shown(name):
+    folder = Path(comparisons.__file__).parents[1] / "docs" / "results" / name
+    assert table(read(folder)) == (folder / "table.md").read_text()
+
+
 def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         comparisons.runner, "certify_each",
@@ -249,6 +356,7 @@ def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeyp
         (["run", "mnist-tiny", "--data-dir", "nowhere"], "nowhere/MNIST/raw/train-images-idx3-ubyte.gz"),
         (["run", "digits", "--methods", "linf-dist,sabr"], "sabr"),
         (["run", "digits", "--held-out", "1"], "--held-out"),
+        (["run", "digits", "--budget", "20"], "--budget: '20' is not a duration such as 90s"),
         (["report", "nowhere"], "results.json"),
     ],
 )

@@ -4,6 +4,7 @@ import math
 import os
 import pickle
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+import victims
 from linf_plugin import build, checkpoint, load, save, set_p
 
 
@@ -185,3 +187,104 @@ def test_a_failed_write_keeps_the_old_file(module, name, replacement, net, path,
     save(path, net, {"run": 3})  # what the failure left behind is no obstacle
     assert load(path)[1] == {"run": 3}
     assert os.listdir(path.parent) == ["net.pt"]
+
+
+# A digest: what was changed is refused.
+
+
+def _content(net):
+    return {"format": checkpoint.FORMAT, "spec": net.spec, "state": net.state_dict(), "metadata": {"epochs": 3}}
+
+
+def test_a_flipped_byte_is_refused_or_changes_nothing(net, path):
+    checkpoint.write(path, _content(net))
+    whole, random_bytes = path.read_bytes(), random.Random(0)
+    expected, refused = checkpoint.digest(checkpoint.read(path)), 0
+    for position in random_bytes.sample(range(len(whole)), 400):
+        changed = bytearray(whole)
+        changed[position] ^= 1 << random_bytes.randrange(8)
+        path.write_bytes(changed)
+        try:
+            content = checkpoint.read(path)
+        except ValueError as error:
+            assert "net.pt" in str(error)
+            refused += 1
+        else:
+            assert checkpoint.digest(content) == expected, position
+    assert refused > 50  # the rest is padding and what a zip file says twice
+
+
+def _rename(content):
+    content["spec"]["layers"][1][0] = "negate"
+
+
+EDITS = {
+    "weight": lambda content: next(iter(content["state"].values())).add_(1),
+    "shape": lambda content: content["state"].update({"2.weight": content["state"]["2.weight"].flatten()}),
+    "dtype": lambda content: content["state"].update({"2.weight": content["state"]["2.weight"].view(torch.int32)}),
+    "order": lambda content: content.update(state=dict(reversed(content["state"].items()))),
+    "layer": _rename,
+    "number": lambda content: content["metadata"].update(epochs=4),
+    "type of a number": lambda content: content["metadata"].update(epochs=3.0),
+    "truth for one": lambda content: content.update(format=True),
+    "one more": lambda content: content["metadata"].update(more=None),
+    "one less": lambda content: content["metadata"].clear(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+def test_an_edited_file_is_refused(edit, net, path):
+    checkpoint.write(path, _content(net))
+    sealed = torch.load(path, weights_only=True)
+    edit(sealed["content"])
+    torch.save(sealed, path)  # a whole file, with the checksums that belong to it
+    for read in (load, checkpoint.read):
+        with pytest.raises(ValueError, match="net.pt was damaged or changed"):
+            read(path)
+
+
+def test_a_model_of_a_version_without_digests_is_read(net, path):
+    torch.save(_content(net), path)
+    assert torch.equal(load(path)[0].state_dict()["2.weight"], net.state_dict()["2.weight"])
+    torch.save({"anything": 1}, path)
+    with pytest.raises(ValueError, match="net.pt is not a checkpoint of linf_plugin"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("dtype", (torch.float64, torch.bfloat16, torch.int64, torch.bool))
+@pytest.mark.parametrize("shape", ((), (0,), (2, 0), (3, 4)), ids=str)
+def test_every_kind_of_tensor_has_a_digest(dtype, shape, path):
+    a = torch.ones(shape, dtype=dtype)
+    checkpoint.write(path, {"a": a, "columns": torch.ones(3, 4).T})
+    assert torch.equal(checkpoint.read(path)["a"], a)
+    assert checkpoint.digest(a) != checkpoint.digest(torch.ones(shape, dtype=torch.float32))
+
+
+# Processes that come to an end while they save.
+
+
+def test_killed_while_saving(path):
+    """The file there is whole, wherever the kill hits."""
+    last = -1
+    for moment in range(12):
+        process = victims.start(victims.save_for_ever, path)
+        while not path.exists():
+            time.sleep(0.001)
+        time.sleep(0.007 * moment)
+        victims.kill(process)
+        content = checkpoint.read(path)
+        assert (content["tensor"] == content["number"]).all()
+        last = max(last, content["number"])
+    assert last > 0  # files were also replaced
+
+
+@pytest.mark.parametrize("limit", (0, 1000, 700_000))
+def test_a_full_disk(limit, path):
+    checkpoint.write(path, {"number": 1})
+    process = victims.start(victims.save_on_a_full_disk, path, limit)
+    process.join()
+    assert process.exitcode == 0
+    message = Path(f"{path}.error").read_text()
+    assert "net.pt could not be written" in message and "File too large" in message
+    assert checkpoint.read(path) == {"number": 1}
+    assert sorted(os.listdir(path.parent)) == ["net.pt", "net.pt.error"]

@@ -1,14 +1,20 @@
 """The loop: it learns, stops and goes on bit by bit, and reports trouble."""
 
+import itertools
+import json
 import math
+import time
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+import victims
 from linf_plugin import build, checkpoint
 from linf_plugin.layers import MeanShift, distance_layers
-from linf_plugin.training import Schedule, adam, clipped_hinge, fit, shift_and_flip
+from linf_plugin.training import Log, Schedule, adam, budgets, clipped_hinge, fit, shift_and_flip
+from linf_plugin.training.loop import LOOK_EVERY
 
 SCHEDULE = Schedule(epochs=4, eps=0.1, p_end=3)
 
@@ -27,9 +33,9 @@ class Loss(nn.Module):
         return clipped_hinge(model(x), y, step.eps, 0.1, self.scalar)
 
 
-def problem():
+def problem(seed=1):
     """Which half of the image is brighter."""
-    generator = torch.Generator().manual_seed(1)
+    generator = torch.Generator().manual_seed(seed)
     x = torch.rand(60, 1, 4, 4, generator=generator)
     y = torch.arange(60) % 2
     x[y == 0, :, :2] += 1
@@ -40,16 +46,41 @@ def problem():
 NETS = {"linf-mlp": dict(depth=2), "sortnet-mlp": dict(depth=3, rho=0.5, k=4, group=6)}
 
 
-def train(tmp_path, interrupt_at=None, resume=False, schedule=SCHEDULE, identity=None, name="linf-mlp", **kwargs):
+def validate(model):
+    """Figures that a later epoch need not improve: of other images, with a random number that must not matter."""
+    x, y = problem(2)
+    torch.rand(())
+    found = clipped_hinge(model(x), y, 0.1, 0.0).item()
+    return {"certified": -found, "clean": (model(x).argmax(1) == y).double().mean().item()}
+
+
+OPTIONS = {"plain": {}, "chosen": dict(validate=validate, validate_every=2, average=0.8)}
+
+
+def train(
+    tmp_path, interrupt_at=None, resume=False, schedule=SCHEDULE, name="linf-mlp", device="cpu", full=False, **options
+):
     torch.manual_seed(5)
-    model, loss = build(name, shape=(1, 4, 4), classes=2, width=8, **NETS[name]), Loss(interrupt_at)
+    model = build(name, shape=(1, 4, 4), classes=2, width=8, **NETS[name]).to(device)
+    loss = Loss(interrupt_at).to(device)
     torch.seed()  # what ``fit`` draws depends on its own seed alone
-    history = fit(
-        model, loss, adam(model, 0.05, loss, 0.01), schedule, *problem(), batch_size=16, seed=2,
-        augment=lambda x, g: shift_and_flip(x, g, pixels=1), state_path=tmp_path / "state.pt", resume=resume,
-        identity=identity, progress=False, **kwargs,
+    trained = fit(
+        model, loss, adam(model, 0.05, loss, 0.01), schedule, *(a.to(device) for a in problem()), batch_size=16,
+        **{"seed": 2, "progress": False} | options, augment=lambda x, g: shift_and_flip(x, g, pixels=1),
+        state_path=tmp_path / "state.pt", resume=resume,
     )
-    return model, loss, history
+    return model, loss, trained if full else trained.history
+
+
+def same(one, two) -> bool:
+    return all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
+
+
+def without_times(history):
+    return [{k: v for k, v in record.items() if k not in TIMES} for record in history]
+
+
+TIMES = ("seconds", "images_per_second", "time", "validation_seconds", "peak_memory_mib")
 
 
 def test_it_learns_and_ends_in_evaluation_mode_at_infinity_with_the_means_of_the_data(tmp_path):
@@ -65,23 +96,102 @@ def test_it_learns_and_ends_in_evaluation_mode_at_infinity_with_the_means_of_the
     torch.testing.assert_close(model[first].running_mean, before.mean(0))
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("epoch", [1.0, 2.25, 3.75])
-def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, epoch, name):
-    whole, loss, history = train(tmp_path / "whole", name=name)
+def test_an_interrupted_run_ends_with_the_same_bits(tmp_path, epoch, name, options, device):
+    settings = {"name": name, "device": device, "full": True, **options}
+    whole, loss, trained = train(tmp_path / "whole", **settings)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", interrupt_at=epoch, name=name)
-    model, loss_again, history_again = train(tmp_path / "cut", resume=True, name=name)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, model.state_dict()[key]), key
-    assert torch.equal(loss.scalar, loss_again.scalar)
-    assert [h["loss"] for h in history] == [h["loss"] for h in history_again]
+        train(tmp_path / "cut", interrupt_at=epoch, **settings)
+    model, loss_again, again = train(tmp_path / "cut", resume=True, **settings)
+    assert same(whole, model) and same(loss, loss_again)
+    assert without_times(trained.history) == without_times(again.history) and trained.chosen == again.chosen
+    finished, _, nothing_more = train(tmp_path / "cut", resume=True, **settings)
+    assert same(whole, finished) and nothing_more == again
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("name", NETS)
+def test_the_same_seed_gives_the_same_bits(tmp_path, name, options):
+    one, two = (train(tmp_path / folder, name=name, **options)[0] for folder in "ab")
+    assert same(one, two)
+    assert not same(one, train(tmp_path / "c", name=name, seed=3, **options)[0])
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_the_same_seed_gives_the_same_bits(tmp_path, name):
-    one, two = (train(tmp_path / folder, name=name)[0].state_dict() for folder in "ab")
-    assert all(torch.equal(v, two[k]) for k, v in one.items())
+def test_validation_and_averaging_do_not_touch_training(tmp_path, name):
+    """The state of training after the last epoch, bit by bit."""
+    plain, chosen = tmp_path / "plain", tmp_path / "chosen"
+    train(plain, name=name)
+    train(chosen, name=name, **OPTIONS["chosen"] | {"validate_every": 1})
+    one, two = (checkpoint.read(folder / "state.pt")["parts"] for folder in (plain, chosen))
+    del two["average"]
+    assert checkpoint.digest(one) == checkpoint.digest(two)
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_model_that_is_left_is_the_best_that_was_seen(tmp_path, every):
+    states, figures = [], iter([0.1, 0.9, 0.3, 0.2, *[0.1] * 20])
+
+    def validate(model):
+        states.append({key: value.clone() for key, value in model.state_dict().items()})
+        return {"certified": next(figures)}
+
+    model, _, trained = train(tmp_path, validate=validate, validate_every=every, average=0.9, full=True)
+    measured = [h["epoch"] for h in trained.history if "validation" in h]
+    assert measured == ([0, 1, 2, 3] if every == 1 else [2, 3]) and len(states) == 2 * len(measured)
+    assert trained.chosen == {"epoch": measured[0], "weights": "average", "certified": 0.9}
+    assert trained.history[measured[0]]["validation"] == {"last": {"certified": 0.1}, "average": {"certified": 0.9}}
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in states[1].items())
+    assert not model.training and all(layer.p == math.inf for layer in distance_layers(model))
+
+
+def test_an_average_is_the_moving_mean_of_the_weights(tmp_path):
+    """Without a validation it is what is left; it begins as a copy at the epoch that the schedule says."""
+    seen = []
+
+    def hook(model, step, lr):
+        seen.append((step.epoch, model[2].weight.detach().clone()))
+
+    schedule = replace(SCHEDULE, average_start=1.5)
+    model = train(tmp_path, schedule=schedule, average=0.7, after_backward=hook)[0]
+    last = train(tmp_path / "last", schedule=schedule)[0]
+    weights = [weight for epoch, weight in seen[1:] if epoch > 1.5] + [last[2].weight]  # after each step
+    mean = weights[0]
+    for weight in weights[1:]:
+        mean = 0.7 * mean + 0.3 * weight
+    torch.testing.assert_close(model[2].weight, mean)
+
+
+def test_a_budget_only_stretches_the_schedule(tmp_path, monkeypatch, capsys):
+    """The fitted run has the bits of a run of as many epochs without a budget."""
+    now = itertools.count(0.0, 0.01)
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "perf_counter", lambda: next(now))
+        settings = {"budget": 3.0, "full": True, **OPTIONS["chosen"]}
+        model, _, trained = train(tmp_path / "fitted", **settings)
+    epochs = trained.schedule.epochs
+    assert f"train: {epochs} epochs (instead of 4) fit into 3s" in capsys.readouterr().err
+    assert trained.schedule == SCHEDULE.scaled(epochs) and epochs == len(trained.history) > 4
+    assert [path.name for path in (tmp_path / "fitted").iterdir()] == ["state.pt"]  # nothing is left of timing
+    assert same(model, train(tmp_path / "plain", schedule=trained.schedule, **OPTIONS["chosen"])[0])
+
+
+def test_a_resumed_run_keeps_the_schedule_that_was_fitted(tmp_path, monkeypatch, capsys):
+    settings = {"budget": 60.0, "full": True}
+
+    def fixed(iterate, *_, budget=None, **__):
+        return budgets.Fitted(iterate.schedule.scaled(6), iterate.schedule, 60.0, 1.0)
+
+    monkeypatch.setattr(budgets, "fit_schedule", fixed)
+    whole, _, trained = train(tmp_path / "whole", **settings)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "cut", interrupt_at=4.25, **settings)
+    monkeypatch.setattr(budgets, "fit_schedule", None)  # nothing is fitted again
+    model, _, again = train(tmp_path / "cut", resume=True, **settings)
+    assert same(whole, model) and again.schedule == trained.schedule == SCHEDULE.scaled(6)
 
 
 def _draws(seed: int, epochs: int) -> list[tuple[float, ...]]:
@@ -117,23 +227,80 @@ def test_layers_draw_what_the_seed_and_the_epoch_say_and_the_caller_s_generator_
 def test_without_resume_a_run_starts_anew(tmp_path):
     train(tmp_path)
     assert len(train(tmp_path, resume=False)[2]) == 4
-    assert len(checkpoint.read(tmp_path / "state.pt")["history"]) == 4
+    assert len(checkpoint.read(tmp_path / "state.pt")["history"].splitlines()) == 4
 
 
-def test_the_state_of_another_run_is_refused(tmp_path):
-    train(tmp_path, identity={"seed": 1})
-    with pytest.raises(ValueError, match="another run"):
-        train(tmp_path, resume=True, identity={"seed": 2})
+@pytest.mark.parametrize("every", [1, 3, 50])
+def test_a_loss_that_is_not_finite_is_reported_with_its_place(tmp_path, every, monkeypatch):
+    """However seldom the losses are looked at; and the state of the epoch before stays."""
+    monkeypatch.setitem(LOOK_EVERY, "cpu", every)
+    seen = []
 
+    def broken(model, x, y, step):
+        seen.append(step.epoch)
+        return model(x).sum() * (math.nan if step.epoch == 1.25 else 1.0)
 
-def test_a_loss_that_is_not_finite_is_reported_with_its_place():
     model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
+    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 1, step 1 \(p=\d+\)"):
+        fit(
+            model, broken, adam(model, 0.1), SCHEDULE, *problem(), batch_size=16, progress=False,
+            state_path=tmp_path / "state.pt",
+        )
+    assert seen[-1] == {1: 1.25, 3: 1.5, 50: 1.75}[every]
+    assert len(checkpoint.read(tmp_path / "state.pt")["history"].splitlines()) == 1
 
-    def loss(model, x, y, step):
-        return model(x).sum() * (math.nan if step.epoch >= 1.25 else 1.0)
 
-    with pytest.raises(FloatingPointError, match="epoch 1, step 1"):
-        fit(model, loss, adam(model, 0.1), SCHEDULE, *problem(), batch_size=16, progress=False)
+def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(tmp_path):
+    """At most the running epoch is lost: by kills between steps, while saving and while validating."""
+    epochs = 12
+    victims.start(victims.train, tmp_path, epochs, False, False).join()
+    whole, state = checkpoint.read(tmp_path / "done"), checkpoint.read(tmp_path / "state.pt")
+    cut, kills, wanted = tmp_path / "cut", 0, 0.6
+    cut.mkdir()
+    while True:
+        process = victims.start(victims.train, cut, epochs, True, True)
+        while process.is_alive() and reached(cut) < wanted:
+            time.sleep(0.001)
+        if not process.is_alive():
+            break
+        victims.kill(process)
+        kills += 1
+        if (cut / "state.pt").exists():
+            kept = len(checkpoint.read(cut / "state.pt")["history"].splitlines())
+            assert kept >= int(reached(cut))  # every epoch before the running one
+        wanted += 2.3
+    assert process.exitcode == 0 and kills >= 2
+    assert checkpoint.digest(checkpoint.read(cut / "done")) == checkpoint.digest(whole)
+    again = checkpoint.read(cut / "state.pt")
+    assert checkpoint.digest(again["parts"]) == checkpoint.digest(state["parts"])
+    assert checkpoint.digest(again["best"]) == checkpoint.digest(state["best"])
+
+
+def reached(folder) -> float:
+    """The epoch in which a slow victim is."""
+    try:
+        return float((folder / "steps").read_text() or 0)
+    except FileNotFoundError:
+        return 0.0
+
+
+def test_the_log_has_each_epoch_once(tmp_path):
+    """Interrupted after the epoch was logged, or before: the log says what the state says."""
+    with Log(tmp_path / "log.jsonl") as log:
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path, interrupt_at=2.25, log=log)
+        with open(log.path, "a") as f:
+            f.write('{"epoch": 2, "lo')
+        history = train(tmp_path, resume=True, log=log)[2]
+    assert [json.loads(line) for line in log.path.read_text().splitlines()] == history
+    assert [h["steps"] for h in history] == [4, 8, 12, 16] and history[0]["lr"] < 0.05
+    assert all(h["images_per_second"] == pytest.approx(60 / h["seconds"]) for h in history)
+
+
+def test_the_bar_shows_the_last_validation(tmp_path, capsys):
+    train(tmp_path, progress=True, **OPTIONS["chosen"])
+    text = capsys.readouterr().err
+    assert all(word in text for word in ("loss=", "p=inf", "eps=0.1", "certified=", "clean=", "~certified="))
 
 
 def test_the_hook_sees_gradients_and_the_current_rate():
@@ -151,7 +318,11 @@ def test_the_hook_sees_gradients_and_the_current_rate():
 
 
 @pytest.mark.parametrize(
-    ("change", "name"), [({"batch_size": 0}, "batch_size"), ({"y": torch.zeros(3)}, "x and y")]
+    ("change", "name"),
+    [
+        ({"batch_size": 0}, "batch_size"), ({"y": torch.zeros(3)}, "x and y"), ({"average": 1.0}, "average"),
+        ({"validate_every": 0}, "validate_every"),
+    ],
 )
 def test_wrong_sizes_are_named(change, name):
     model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)

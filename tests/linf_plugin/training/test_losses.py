@@ -59,6 +59,18 @@ def test_head_margins_hold_for_every_corner():
         assert (z - z.gather(1, y.unsqueeze(1)) <= bound + 1e-12).all()
 
 
+def test_head_margins_of_a_radius_for_each_feature():
+    net, features, y = head(), torch.randn(3, 5, dtype=torch.float64), torch.tensor([1, 0, 3])
+    torch.testing.assert_close(
+        head_margins(net, features, torch.full_like(features, 0.2), y), head_margins(net, features, 0.2, y)
+    )
+    radius = torch.rand_like(features)
+    bound = head_margins(net, features, radius, y)
+    for corner in itertools.product((-1.0, 1.0), repeat=5):
+        z = net(features + radius * torch.tensor(corner, dtype=torch.float64))
+        assert (z - z.gather(1, y.unsqueeze(1)) <= bound + 1e-12).all()
+
+
 def test_head_margins_at_radius_zero_are_the_differences():
     net, features, y = head(), torch.randn(3, 5, dtype=torch.float64), torch.tensor([1, 0, 3])
     z = net(features)

@@ -1,6 +1,7 @@
 """Schedules at their corners."""
 
 import math
+from dataclasses import asdict, fields, replace
 
 import pytest
 
@@ -60,12 +61,37 @@ def test_lr_drops():
     assert [schedule.at(e).lr_factor for e in (4.9, 5, 8)] == pytest.approx([1, 0.1, 0.01])
 
 
+@pytest.mark.parametrize("epochs", [1, 7, 30, 1000])
+def test_a_scaled_schedule_is_the_same_course_in_another_time(epochs):
+    schedule = Schedule(
+        epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3, average_start=5,
+    )
+    for schedule in (schedule, replace(schedule, lr_drops=(12, 16))):
+        scaled = schedule.scaled(epochs)
+        assert scaled.epochs == epochs and scaled.average_start / epochs == pytest.approx(5 / 20)
+        for part in (0, 0.03, 0.11, 0.31, 0.5, 0.61, 0.79, 0.81, 0.99):
+            ours, theirs = scaled.at(part * epochs), schedule.at(part * 20)
+            assert ours.p == theirs.p
+            for name in ("eps", "progress", "lr_factor"):
+                assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=1e-9), name
+
+
+def test_every_time_of_a_schedule_is_scaled():
+    """Whatever is not a time is listed here: a new field has to be put on one side."""
+    others = {"eps", "p_first", "p_last", "snap", "eps_smooth", "lr_drop_factor"}
+    times = {f.name: 2 for f in fields(Schedule) if f.name not in others}
+    schedule = Schedule(**times | {"lr_drops": (2, 4), "eps": 0.1})
+    scaled = schedule.scaled(6)
+    assert asdict(scaled) == asdict(schedule) | {name: 6 for name in times} | {"lr_drops": (6, 12)}
+    assert schedule.scaled(2) is schedule
+
+
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
         ({"epochs": 0}, "epochs"), ({"eps": -0.1}, "eps"), ({"eps": 8}, "eps"), ({"p_first": 0.5}, "p_first"),
         ({"p_start": 3, "p_end": 2}, "p_end"), ({"eps_start": 3, "eps_end": 2}, "eps_end"),
-        ({"eps_smooth": 1.0}, "eps_smooth"),
+        ({"eps_smooth": 1.0}, "eps_smooth"), ({"average_start": -1}, "average_start"),
     ],
 )
 def test_wrong_values_are_named(wrong, name):

@@ -1,0 +1,97 @@
+"""What a run reports while it goes: a file of JSON lines, and TensorBoard where it is installed."""
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import replacing
+
+SCALARS = ("loss", "eps", "lr", "seconds", "images_per_second", "peak_memory_mib", "validation_seconds")
+
+
+class Log:
+    """The dicts of ``fit``'s history as they come, a JSON line an epoch, and as TensorBoard's scalars.
+
+    p appears in TensorBoard as 1/p, which is 0 at p = ∞.
+
+    Args:
+        path: of the JSON lines.
+        tensorboard: folder of TensorBoard's files; None writes none.  Without the package ``tensorboard`` a line on
+            stderr says so, and the JSON lines are all.
+    """
+
+    def __init__(self, path: str | Path, tensorboard: str | Path | None = None):
+        self.path = Path(path)
+        self.folder = None if tensorboard is None else Path(tensorboard)
+        self._board = None
+
+    def start(self, history: list[dict]) -> None:
+        """Begins with the epochs that are done: what an earlier run reported beyond them, or otherwise, goes."""
+        self.close()
+        with replacing(self.path) as f:
+            f.write("".join(map(_line, history)).encode())
+        if self.folder is not None:
+            for old in self.folder.glob("events.out.tfevents.*"):
+                old.unlink()
+            self._board = _summary_writer(self.folder)
+        for record in history:
+            self._scalars(record)
+
+    def add(self, record: dict) -> None:
+        """One more epoch."""
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(_line(record))
+        self._scalars(record)
+
+    def close(self) -> None:
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def __enter__(self) -> "Log":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _scalars(self, record: dict) -> None:
+        if self._board is None:
+            return
+        values = {name: record[name] for name in SCALARS if record.get(name) is not None}
+        values["1/p"] = 1 / float(record["p"])
+        for weights, figures in record.get("validation", {}).items():
+            values |= {f"validation {weights}/{name}": value for name, value in figures.items()}
+        for name, value in values.items():
+            self._board.add_scalar(name, value, record["epoch"], walltime=record["time"])
+
+
+def _line(record: dict) -> str:
+    return json.dumps(record, ensure_ascii=False) + "\n"
+
+
+def _summary_writer(folder: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print(
+            "TensorBoard's files are not written: the package tensorboard is not installed "
+            "(pip install 'linf-plugin[tensorboard]')", file=sys.stderr,
+        )
+        return None
+    return SummaryWriter(str(folder), flush_secs=10)
+
+
+def peak_memory_mib(device: torch.device) -> float | None:
+    """The most memory in use so far: torch's on a GPU, since its counter was reset; the process's on a CPU.  None
+    where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    with contextlib.suppress(ImportError):  # Windows has no such module
+        import resource
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+    return None

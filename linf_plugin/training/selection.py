@@ -1,0 +1,79 @@
+"""Which model of a run is kept: candidates are measured on data that was not trained on."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..layers import MeanShift, set_p
+from .iteration import seeded
+from .parallel import Ranks
+
+BATCH = 1024  # large, because deeper layers see batch means of the layers before them
+MEANS_FROM = 10_000  # training images that are enough for the means of a candidate
+
+
+@dataclass
+class Best:
+    """The best candidate so far: the epoch after which it was measured, which weights ("last" or "average"), what
+    ``validate`` returned, and its parameters and buffers, on the CPU."""
+
+    epoch: int
+    weights: str
+    figures: dict
+    state: dict[str, Tensor]
+
+
+def finish(model: nn.Module, images: Iterable[Tensor], ranks: Ranks = Ranks()) -> nn.Module:
+    """Sets p = ∞, re-estimates the means from batches of ``images`` and switches to evaluation mode, in place."""
+    set_p(model, math.inf)
+    if any(isinstance(m, MeanShift) for m in model.modules()):
+        ranks.reestimate_means(model, images)
+    return model.eval()
+
+
+def batches(x: Tensor, seed: int = 0, at_most: int | None = None) -> Iterable[Tensor]:
+    """x in parts, or a random part of it."""
+    if at_most is None or len(x) <= at_most:
+        return x.split(BATCH)
+    rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:at_most].to(x.device)
+    return (x[part] for part in rows.split(BATCH))
+
+
+def measure(
+    weights: dict[str, nn.Module], validate: Callable, epoch: int, best: Best | None, x: Tensor, seed: int
+) -> tuple[dict, Best]:
+    """Measures a finished copy of each model, and keeps the best; neither the models nor random numbers change.
+
+    Args:
+        weights: {"last": model, "average": …}.
+        validate: ``validate(model) → {"certified": …, …}``; the highest "certified" wins, of equal ones the later.
+        epoch: after which the models are as they are.
+        best: of the epochs before.
+        x: training images, for the means.
+
+    Returns:
+        what ``validate`` returned for each, and the best.
+
+    Raises:
+        ValueError: "certified" is not among what ``validate`` returned.
+    """
+    found = {}
+    for name, model in weights.items():
+        with seeded(seed):
+            candidate = finish(copy.deepcopy(model), batches(x, seed, MEANS_FROM))
+            figures = {key: float(value) for key, value in validate(candidate).items()}
+        if "certified" not in figures:
+            raise ValueError(f'validate must return a dict with "certified", got {", ".join(figures) or "nothing"}')
+        found[name] = figures
+        if best is None or _score(figures) >= _score(best.figures):
+            state = {key: value.detach().cpu().clone() for key, value in candidate.state_dict().items()}
+            best = Best(epoch, name, figures, state)
+    return found, best
+
+
+def _score(figures: dict) -> float:
+    return -math.inf if math.isnan(figures["certified"]) else figures["certified"]

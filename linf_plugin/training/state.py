@@ -1,0 +1,78 @@
+"""The state of a run between two epochs: what it is of, how it is kept, and when it is refused."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from .. import checkpoint
+from .iteration import Iteration
+from .schedule import Schedule
+from .selection import Best
+
+KIND = "linf_plugin training state 2"
+SHOWN = 5  # differences that a message lists
+
+
+def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
+    """What must agree for a run to be continued, as plain data: JSON's types."""
+    groups = [
+        {key: value for key, value in group.items() if isinstance(value, (bool, int, float, tuple))}
+        for group in iterate.optimizer.param_groups
+    ]
+    settings = {
+        "identity": identity, "schedule": dataclasses.asdict(iterate.schedule), "batch_size": iterate.batch_size,
+        "samples": len(iterate.x), **options,
+        "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
+        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in iterate.model.state_dict().items()},
+    }
+    return json.loads(json.dumps(settings, default=str))
+
+
+def differences(theirs, ours, where: str = "") -> list[str]:
+    """Lines "name: value there, value here", one for each thing in which nested dicts and lists differ."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        return [
+            line for key in {**theirs, **ours}
+            for line in differences(theirs.get(key), ours.get(key), f"{where}.{key}" if where else str(key))
+        ]
+    if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
+        return [line for i, pair in enumerate(zip(theirs, ours)) for line in differences(*pair, f"{where}[{i}]")]
+    return [] if theirs == ours else [f"{where or 'settings'}: {_shown(theirs)} there, {_shown(ours)} here"]
+
+
+def _shown(value) -> str:
+    return "none" if value is None else str(value)
+
+
+def write(
+    path: str | Path, settings: dict, parts: dict, schedule: Schedule, history: list[str], best: Best | None
+) -> None:
+    """Saves a run between two epochs; ``history`` has a JSON text an epoch.  Raises as ``checkpoint.write``."""
+    checkpoint.write(path, {
+        "kind": KIND, "settings": settings, "parts": {k: part.state_dict() for k, part in parts.items()},
+        "epochs": schedule.epochs, "history": "\n".join(history), "best": best and dataclasses.asdict(best),
+    })
+
+
+def load(
+    path: str | Path, settings: dict, parts: dict, schedule: Schedule
+) -> tuple[Schedule, list[str], Best | None]:
+    """Restores ``parts`` and returns what else ``write`` was given; the schedule is ``schedule``, scaled as it ran.
+
+    Raises:
+        ValueError: the file is damaged, no state of a run, or of a run with other settings: the message says which.
+    """
+    content = checkpoint.read(path)
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise ValueError(f"{path} is not the state of a training run of this version ({KIND!r})")
+    differing = differences(content.get("settings"), settings)
+    if differing:
+        more = "; …" if len(differing) > SHOWN else ""
+        raise ValueError(f"{path} belongs to another run: " + "; ".join(differing[:SHOWN]) + more)
+    try:
+        best = content["best"] and Best(**content["best"])
+        for name, part in parts.items():
+            part.load_state_dict(content["parts"][name])
+        return schedule.scaled(content["epochs"]), content["history"].splitlines(), best
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not fit this run: {error}") from error

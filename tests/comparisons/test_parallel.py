@@ -1,0 +1,100 @@
+"""``torchrun -m comparisons run``: two processes give one set of results, and go on after they were killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from linf_plugin import load
+
+RECIPE = """
+description = "two processes"
+dataset = "digits"
+eps = 0.05
+eps_values = [0.05]
+certificates = ["lipschitz", "ibp"]
+attack = { steps = 2, restarts = 1 }
+[methods.linf-dist]
+architecture = { name = "linf-mlp", width = 16, depth = 2 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 99
+select = 0.1
+schedule = { epochs = 25, eps = 0.1, p_end = 20 }
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 128
+clip = 10
+schedule = { epochs = 3, eps = 0.05, eps_end = 2 }
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder: Path, *arguments: str) -> subprocess.Popen:
+    """Two processes that write to ``folder/out``."""
+    (folder / "pair.toml").write_text(RECIPE)
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "comparisons",
+        "run", "pair.toml", "--out", "out", "--device", "cpu", *arguments,
+    ]
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """(folder, what was printed) of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    process = start(folder)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    return folder / "out", output, errors
+
+
+def test_two_processes_write_one_set_of_results(whole):
+    out, output, errors = whole
+    results = json.loads((out / "results.json").read_text())
+    assert results["device"].endswith("2 processes")
+    assert {name: m["epochs"] for name, m in results["methods"].items()} == {"linf-dist": 25, "ibp": 3}
+    m = results["methods"]["linf-dist"]
+    assert 0.5 < m["certified"]["best"]["0.05"] <= m["pgd"]["0.05"] <= m["clean"] and m["contradictions"] == 0
+    assert len((out / "linf-dist.log.jsonl").read_text().splitlines()) == 25
+    assert output.count("Written to") == 1 and not list(out.glob("*.state.pt"))
+    assert errors.count("IBP:   0%") == 1  # a bar begins with it: the other rank has none
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):
+    process = start(tmp_path, "--quiet", "--methods", "linf-dist")
+    log, late = tmp_path / "out/linf-dist.log.jsonl", time.monotonic() + 60
+    while not (log.exists() and len(log.read_text().splitlines()) > 3):
+        assert process.poll() is None and time.monotonic() < late
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)  # torchrun then ends its processes
+    process.communicate(timeout=60)
+    assert (tmp_path / "out/linf-dist.state.pt").exists() and not (tmp_path / "out/results.json").exists()
+
+    process = start(tmp_path, "--quiet", "--methods", "linf-dist", "--resume")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    one, two = (load(folder / "linf-dist.pt")[0].state_dict() for folder in (whole[0], tmp_path / "out"))
+    assert all(torch.equal(value, two[key]) for key, value in one.items())
+    assert len(log.read_text().splitlines()) == 25
+
+
+def test_a_rank_that_fails_says_why(tmp_path):
+    (tmp_path / "out/linf-dist.pt/full").mkdir(parents=True)  # where the model is to be written
+    process = start(tmp_path, "--quiet", "--methods", "linf-dist")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "linf-compare (rank 0): error: out/linf-dist.pt could not be written" in errors
+    assert "[rank1]: Traceback" not in errors  # which only saw that rank 0 ended
