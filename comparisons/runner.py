@@ -208,8 +208,8 @@ def run(
         progress: whether to show progress bars.
 
     Raises:
-        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget is
-            too short.
+        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget
+            is too short.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else methods

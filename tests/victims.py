@@ -49,8 +49,8 @@ def save_on_a_full_disk(path: Path, limit: int) -> None:
 
 
 def train(folder: Path, epochs: int, resume: bool, slow: bool) -> None:
-    """A run with everything that a state holds; its last line is the file ``done``.  A slow one can be killed in any
-    of its epochs."""
+    """A run with everything that a state holds; at its end it writes ``done``.  A slow one says in ``steps`` where
+    it is."""
     generator = torch.Generator().manual_seed(1)
     x, y = torch.rand(96, 1, 4, 4, generator=generator), torch.arange(96) % 2
     x[y == 0, :, :2] *= 0.5
