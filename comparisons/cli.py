@@ -24,12 +24,12 @@ examples:
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
-Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by, while
-it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on instead of
-the test set, so that a recipe can be chosen; `select` takes its part of what remains.
+Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by,
+while it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on
+instead of the test set, so that a recipe can be chosen; `select` takes its part of what remains.
 
-Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a line
-an epoch (linf-dist.log.jsonl) and the same for TensorBoard (tensorboard/linf-dist), where that is installed."""
+Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a
+line an epoch (linf-dist.log.jsonl) and the same for TensorBoard (tensorboard/linf-dist), where that is installed."""
 
 
 BENCH_DESCRIPTION = """\

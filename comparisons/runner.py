@@ -213,8 +213,8 @@ def run(
             first of them certifies, attacks and writes, while the others wait.
 
     Raises:
-        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget is
-            too short.
+        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget
+            is too short.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else methods

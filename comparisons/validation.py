@@ -18,8 +18,9 @@ HEAD = [nn.Linear, nn.Tanh, nn.Linear]
 def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, float]]:
     """``validate`` of ``linf_plugin.training.fit``.
 
-    It returns fractions in [0, 1]: {"certified": at eps, "clean": …}.  These choose a model and are no certificate:
-    the rounding of float32, which takes far less than chance adds where the best of many is chosen, is left out.
+    It returns fractions in [0, 1]: {"certified": at eps, "clean": …}.  These choose a model and are no
+    certificate: the rounding of float32, which takes far less than chance adds where the best of many is chosen, is
+    left out.
 
     Args:
         x: (N, C, H, W), pixels in [0, 1], of the training set but not trained on.
@@ -37,8 +38,8 @@ def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, fl
 
 
 def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Lower bounds (N,) of the margins within eps: by the Lipschitz bound of a net of distance layers, by intervals of
-    all layers of any other."""
+    """Lower bounds (N,) of the margins within eps: by the Lipschitz bound of a net of distance layers, by intervals
+    of all layers of any other."""
     features, head = model.split_head()
     if len(head) == 0:
         return margin(model(x), y) - 2 * lipschitz_bound(model) * eps

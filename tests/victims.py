@@ -3,6 +3,7 @@
 They start in moments: a server has imported torch already.
 """
 
+import itertools
 import multiprocessing
 import os
 import resource
@@ -30,11 +31,15 @@ def kill(process: multiprocessing.Process) -> None:
     assert process.exitcode == -signal.SIGKILL  # it had not ended by itself
 
 
-def save_for_ever(path: Path) -> None:
-    number = 0
-    while True:
+def save_for_ever(path: Path, first: int) -> None:
+    """The file ``path``.first says that the first number was saved.  Ends with the tests."""
+    parent = os.getppid()
+    for number in itertools.count(first):
+        if os.getppid() != parent:
+            return
         checkpoint.write(path, {"number": number, "tensor": torch.full((300_000,), number)})
-        number += 1
+        if number == first:
+            Path(f"{path}.{first}").touch()
 
 
 def save_on_a_full_disk(path: Path, limit: int) -> None:
@@ -49,8 +54,8 @@ def save_on_a_full_disk(path: Path, limit: int) -> None:
 
 
 def train(folder: Path, epochs: int, resume: bool, slow: bool) -> None:
-    """A run with everything that a state holds; its last line is the file ``done``.  A slow one can be killed in any
-    of its epochs."""
+    """A run with everything that a state holds; at its end it writes ``done``.  A slow one says in ``steps`` where
+    it is."""
     generator = torch.Generator().manual_seed(1)
     x, y = torch.rand(96, 1, 4, 4, generator=generator), torch.arange(96) % 2
     x[y == 0, :, :2] *= 0.5

@@ -19,8 +19,8 @@ class Log:
 
     Args:
         path: of the JSON lines.
-        tensorboard: folder of TensorBoard's files; None writes none.  Without the package ``tensorboard`` a line on
-            stderr says so, and the JSON lines are all.
+        tensorboard: folder of TensorBoard's files; None writes none.  Without the package ``tensorboard`` a line
+            on stderr says so, and the JSON lines are all.
     """
 
     def __init__(self, path: str | Path, tensorboard: str | Path | None = None):

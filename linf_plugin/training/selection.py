@@ -67,7 +67,8 @@ def measure(
             candidate = finish(copy.deepcopy(model), batches(x, seed, MEANS_FROM))
             figures = {key: float(value) for key, value in validate(candidate).items()}
         if "certified" not in figures:
-            raise ValueError(f'validate must return a dict with "certified", got {", ".join(figures) or "nothing"}')
+            keys = ", ".join(figures) or "nothing"
+            raise ValueError(f'validate must return a dict with "certified", got {keys}')
         found[name] = figures
         if best is None or _score(figures) >= _score(best.figures):
             state = {key: value.detach().cpu().clone() for key, value in candidate.state_dict().items()}

@@ -57,10 +57,11 @@ def write(
 def load(
     path: str | Path, settings: dict, parts: dict, schedule: Schedule
 ) -> tuple[Schedule, list[str], Best | None]:
-    """Restores ``parts`` and returns what else ``write`` was given; the schedule is ``schedule``, scaled as it ran.
+    """Restores ``parts`` and returns what else ``write`` was given; the schedule as it ran is ``schedule``, scaled.
 
     Raises:
-        ValueError: the file is damaged, no state of a run, or of a run with other settings: the message says which.
+        ValueError: the file is damaged, no state of a run, or of a run with other settings, which the message
+            lists.
     """
     content = checkpoint.read(path)
     if not isinstance(content, dict) or content.get("kind") != KIND:

@@ -290,7 +290,7 @@ def test_a_budget_is_what_training_takes_and_is_kept(recipe_path, tmp_path, caps
     assert results(tmp_path)["methods"]["linf-dist"] == m
 
 
-def test_a_budget_that_is_too_short_is_one_line_that_says_what_it_takes(recipe_path, tmp_path, monkeypatch, capsys):
+def test_a_budget_that_is_too_short_is_one_line(recipe_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(budgets, "_seconds_an_iteration", lambda *_: 100.0)
     assert main(["run", str(recipe_path), "--out", str(tmp_path), "--methods", "ibp", "--budget", "20m"]) == 2
     error = capsys.readouterr().err

@@ -64,7 +64,8 @@ def test_lr_drops():
 @pytest.mark.parametrize("epochs", [1, 7, 30, 1000])
 def test_a_scaled_schedule_is_the_same_course_in_another_time(epochs):
     schedule = Schedule(
-        epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3, average_start=5,
+        epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3,
+        average_start=5,
     )
     for schedule in (schedule, replace(schedule, lr_drops=(12, 16))):
         scaled = schedule.scaled(epochs)

@@ -46,7 +46,7 @@ def path(tmp_path, whole):
         ({"depth": 3}, ["model.6.weight: none there, (2, 6) torch.float32 here"]),
         ({"lr": 0.04}, ["optimizer.groups[0].lr: 0.05 there, 0.04 here"]),
         ({"betas": (0.8, 0.99)}, ["optimizer.groups[0].betas[0]: 0.9 there, 0.8 here"]),
-        ({"schedule": Schedule(epochs=3, eps=0.1, p_end=1.0)}, ["schedule.epochs: 2 there, 3 here", "schedule.p_end"]),
+        ({"schedule": Schedule(epochs=3, eps=0.1, p_end=1.0)}, ["schedule.epochs: 2 there, 3 here", "e.p_end"]),
         ({"batch_size": 8}, ["batch_size: 10 there, 8 here"]),
         ({"seed": 1}, ["seed: 0 there, 1 here"]),
         ({"images": 39}, ["samples: 40 there, 39 here"]),
