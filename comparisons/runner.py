@@ -256,8 +256,9 @@ def run(
                 "identity": _identity(recipe, key, seed, held_out, budget),
             }
             linf_plugin.save(out / f"{key}.pt", model.cpu(), {
-                "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps, "seed": seed,
-                "versions": results["versions"], **({} if held_out else {"results": measured}),  # of the test set only
+                "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps,
+                "seed": seed, "versions": results["versions"],
+                **({} if held_out else {"results": measured}),  # of the test set only
             })
             write_json(out / RESULTS, results)
             (out / f"{key}.state.pt").unlink(missing_ok=True)

@@ -403,8 +403,8 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the net with these means in it.  Each layer sees batch means of the layers before it, so large batches
     are better.  Restores each module's training mode.
 
-    Inside ``training.parallel.synchronised_means`` each process passes its part of every batch, as many parts as the
-    others, and the means are those of the whole batches.
+    Inside ``training.parallel.synchronised_means`` each process passes its part of every batch, as many parts as
+    the others, and the means are those of the whole batches.
 
     Raises:
         ValueError: there is a mean to estimate and no batch.

@@ -16,9 +16,9 @@ WORLD = 2
 class Ranks:
     """Started once, because importing torch takes longer than a test.
 
-    ``Ranks(__file__)(function, *args)`` gives [result of rank 0, result of rank 1]: each calls the function of that
-    name in that file with its ``parallel.Ranks`` and the arguments.  An exception on a rank is an AssertionError
-    with its traceback here.
+    ``Ranks(__file__)(function, *args)`` gives [result of rank 0, of rank 1]: each calls the function of that name in
+    that file with its ``parallel.Ranks`` and the arguments.  An exception on a rank is an AssertionError with its
+    traceback here.
     """
 
     def __init__(self, path: str):

@@ -13,8 +13,8 @@ from ..layers import set_p
 from .parallel import Ranks
 from .schedule import Schedule, Step
 
-# Between the seeds of two ranks: more than the epochs of a run, and within 32 bits, the lowest ones of a seed, which
-# are all that torch's generator for the CPU looks at.
+# Between the seeds of two ranks: more than the epochs of a run, and within the lowest 32 bits of a seed, which are
+# all that torch's generator for the CPU looks at.
 APART = 15_485_863
 
 
