@@ -165,7 +165,7 @@ def _check_strides(channels, strides) -> None:
 # larger than what the net is to see, crop.
 
 
-def linf_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0.0,), std=1.0) -> dict:
+def linf_mlp(shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0) -> dict:
     """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
     spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
@@ -175,8 +175,8 @@ def linf_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0
 
 
 def linf_mlp_head(
-    shape, classes: int, width: int, depth: int, hidden: int, normal_head: bool = False, crop: int = 0,
-    mean=(0.0,), std=1.0,
+    shape, classes: int, width: int, depth: int, hidden: int, mean=(0.0,), std=1.0, normal_head: bool = False,
+    crop: int = 0,
 ) -> dict:
     """ℓ∞-dist net+MLP: depth × [distance, mean shift], then Linear–tanh–Linear."""
     spec = _start(shape, mean, std, crop)
@@ -210,8 +210,8 @@ def linf_conv(
 
 def sortnet_mlp(
     shape, classes: int, width: int, depth: int, rho: float, k: int = 10, group: int = 32,
-    identity_init: bool = False, identity_first: bool = True, hidden: int | None = None, normal_head: bool = False,
-    crop: int = 0, mean=(0.0,), std=1.0,
+    identity_init: bool = False, hidden: int | None = None, mean=(0.0,), std=1.0, identity_first: bool = True,
+    normal_head: bool = False, crop: int = 0,
 ) -> dict:
     """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
     inputs are pixels.  Zhang et al. (arXiv 2210.01787).
@@ -230,7 +230,7 @@ def sortnet_mlp(
     return spec
 
 
-def relu_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0.0,), std=1.0) -> dict:
+def relu_mlp(shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0) -> dict:
     """Baseline: (depth − 1) × [Linear, ReLU], then Linear."""
     spec = _start(shape, mean, std, crop)
     _append(spec, "flatten")
@@ -243,7 +243,7 @@ def relu_mlp(shape, classes: int, width: int, depth: int, crop: int = 0, mean=(0
 
 def relu_conv(
     shape, classes: int, channels: tuple[int, ...], strides: tuple[int, ...], width: int,
-    kernel: int | None = None, crop: int = 0, mean=(0.0,), std=1.0,
+    mean=(0.0,), std=1.0, kernel: int | None = None, crop: int = 0,
 ) -> dict:
     """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is their size; without it they
     are 3×3, and 4×4 where the stride is 2."""
