@@ -91,7 +91,7 @@ def test_model_refuses(made, tmp_path, error):
         (tmp_path / name).write_bytes(content)
         assert f"{tmp_path / name} is not a readable checkpoint" in error("model", tmp_path / name, "-o", output)
     torch.save({"format": 1, "spec": {}}, tmp_path / "foreign.pt")
-    assert "foreign.pt is not a model checkpoint" in error("model", tmp_path / "foreign.pt", "-o", output)
+    assert "foreign.pt is not a checkpoint of linf_plugin" in error("model", tmp_path / "foreign.pt", "-o", output)
     assert not output.exists()
     assert "File exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
 
