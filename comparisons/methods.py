@@ -128,9 +128,11 @@ LOSSES = {
 
 
 def _distance_adam(
-    model: Net, loss, lr: float, scalar_lr: float = 0.0, head_decay: float = 0.0, scalar_decay: float = 0.0
+    model: Net, loss, lr: float, scalar_lr: float = 0.0, head_decay: float = 0.0, scalar_decay: float = 0.0,
+    beta1: float = 0.9, beta2: float = 0.99,
 ):
-    return adam(model, lr, loss if isinstance(loss, nn.Module) else None, scalar_lr, head_decay, scalar_decay)
+    module = loss if isinstance(loss, nn.Module) else None
+    return adam(model, lr, module, scalar_lr, head_decay, scalar_decay, betas=(beta1, beta2))
 
 
 def _plain_adam(model: Net, loss, lr: float):

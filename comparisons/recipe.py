@@ -200,17 +200,23 @@ def load_recipe(name: str) -> Recipe:
         FileNotFoundError: there is neither a recipe nor a file of that name.
         ValueError: the file is not valid; the message says where.
     """
+    path, table = read_toml(name)
+    return recipe_from(path.stem, path.name, table)
+
+
+def read_toml(name: str) -> tuple[Path, dict]:
+    """The path of a recipe, given as to ``load_recipe``, and what stands in it.  Raises as that does."""
     path = available().get(name, Path(name))
     if not path.is_file():
         raise FileNotFoundError(f"no recipe or file {name!r}; recipes: {', '.join(available())}")
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        return path, tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
-    return _recipe(path.stem, path.name, table)
 
 
-def _recipe(name: str, where: str, table: dict) -> Recipe:
+def recipe_from(name: str, where: str, table: dict) -> Recipe:
+    """A recipe from the contents of a TOML file; messages begin with ``where``.  Raises ValueError."""
     known = {*inspect.signature(Recipe).parameters, "defaults"} - {"name"}
     for key in table:
         if key not in known:

@@ -57,12 +57,11 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _device_name(ranks: Ranks) -> str:
-    if ranks.device.type == "cuda":
-        one = f"cuda: {torch.cuda.get_device_name(ranks.device)}"
-    else:
-        one = f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
-    return one if ranks.world == 1 else f"{one}, {ranks.world} processes"
+def device_name(device: torch.device) -> str:
+    """What measured: for tables."""
+    if device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(device)}"
+    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
 
 
 def _settings(recipe: Recipe, key: str) -> dict:
@@ -231,7 +230,7 @@ def run(
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
         "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
-        "versions": _versions(), "device": _device_name(ranks),
+        "versions": _versions(), "device": device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""),
         "methods": ranks.agree(_finished(recipe, out, seed, held_out, budget) if resume else {}),
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)

@@ -41,7 +41,11 @@ def _kernels(p: float, *tensors: Tensor):
 
 
 def _some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors: an empty one stands for a gradient that is not wanted."""
+    """An operator returns tensors: an empty one stands for a gradient that is not wanted.
+
+    ``wanted`` may end early, because torch.compile leaves arguments out that are the schema's default, True.
+    """
+    wanted = wanted + (True,) * (len(grads) - len(wanted))
     return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
 
 
@@ -185,29 +189,29 @@ def _like(*tensors: Tensor) -> tuple[Tensor, ...]:
 _shift.register_fake(lambda x, offset, sign, scale: x.new_empty(x.shape))
 torch.library.register_fake("linf::dist", lambda x, w, p: _pair(x, w), lib=_library)
 _dist_backward.register_fake(
-    lambda grad, x, w, y, p, *wanted: _some(wanted or (True, True), _like(x, w), x)
+    lambda grad, x, w, y, p, *wanted: _some(wanted, _like(x, w), x)
 )
 _dist_with_index.register_fake(lambda x, w: (_pair(x, w), _pair(x, w).to(torch.int32)))
 _index_backward.register_fake(lambda grad, index, features, *wanted: _some(
-    wanted or (True, True), tuple(grad.new_empty(rows, features) for rows in grad.shape), grad
+    wanted, tuple(grad.new_empty(rows, features) for rows in grad.shape), grad
 ))
 _box_dist.register_fake(lambda lower, upper, w, p: (_pair(lower, w), _pair(lower, w)))
 _box_dist_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p, *wanted: _some(
-    wanted or (True,) * 3, _like(lower, upper, w), w
+    wanted, _like(lower, upper, w), w
 ))
 torch.library.register_fake("linf::dist_conv2d", lambda x, w, p, *conv: _image(x, w, *conv), lib=_library)
 _dist_conv2d_backward.register_fake(lambda grad, x, w, y, p, *conv: _some(
-    conv[4:] or (True, True), _like(x, w), x
+    conv[4:], _like(x, w), x
 ))
 _dist_conv2d_with_index.register_fake(
     lambda x, w, *conv: (_image(x, w, *conv), _image(x, w, *conv).to(torch.int32))
 )
 _index_conv2d_backward.register_fake(lambda grad, index, image, kernel, *conv: _some(
-    conv[4:] or (True, True), (grad.new_empty(len(grad), *image), grad.new_empty(grad.shape[1], *kernel)), grad
+    conv[4:], (grad.new_empty(len(grad), *image), grad.new_empty(grad.shape[1], *kernel)), grad
 ))
 _box_conv2d.register_fake(lambda lower, upper, w, p, *conv: (_image(lower, w, *conv), _image(lower, w, *conv)))
 _box_conv2d_backward.register_fake(lambda gn, gf, lower, upper, w, near, far, p, *conv: _some(
-    conv[4:] or (True,) * 3, _like(lower, upper, w), w
+    conv[4:], _like(lower, upper, w), w
 ))
 
 
@@ -320,11 +324,11 @@ def _box_sorted_dist_backward(
 
 _sorted_dist.register_fake(lambda x, w, rho, k: _pair(x, w))
 _sorted_dist_backward.register_fake(
-    lambda grad, x, w, rho, k, *wanted: _some(wanted or (True, True), _like(x, w), x)
+    lambda grad, x, w, rho, k, *wanted: _some(wanted, _like(x, w), x)
 )
 _box_sorted_dist.register_fake(lambda lower, upper, w, rho, k: (_pair(lower, w), _pair(lower, w)))
 _box_sorted_dist_backward.register_fake(lambda gn, gf, lower, upper, w, rho, k, *wanted: _some(
-    wanted or (True,) * 3, _like(lower, upper, w), w
+    wanted, _like(lower, upper, w), w
 ))
 _register_autograd(_sorted_dist, _sorted_dist_backward, 2, save_outputs=False)
 _register_autograd(_box_sorted_dist, _box_sorted_dist_backward, 3, save_outputs=False)

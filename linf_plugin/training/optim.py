@@ -11,6 +11,7 @@ from ..layers import distance_layers
 def adam(
     model: nn.Module, lr: float, loss: nn.Module | None = None, scalar_lr: float = 0.0, head_decay: float = 0.0,
     scalar_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10,
+    fused: bool = True,
 ) -> torch.optim.AdamW:
     """Adam with an eps so small that the tiny gradients of a large p still move weights.
 
@@ -22,6 +23,8 @@ def adam(
         loss: a module whose parameters (a learned temperature) learn at ``scalar_lr``.
         head_decay: decoupled weight decay of the head's weights and biases.
         scalar_decay: that of the loss's parameters.
+        betas, eps: of Adam.
+        fused: one kernel a group, instead of ten passes over its memory (docs/results/steps).
     """
     distances = [p for layer in distance_layers(model) for p in layer.parameters()]
     taken = {id(p) for p in distances}
@@ -38,7 +41,7 @@ def adam(
     groups.append({"params": rest, "lr": lr, "weight_decay": 0.0})
     if loss is not None:
         groups.append({"params": list(loss.parameters()), "lr": scalar_lr, "weight_decay": scalar_decay})
-    return torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, eps=eps)
+    return torch.optim.AdamW([g for g in groups if g["params"]], betas=betas, eps=eps, fused=fused)
 
 
 @torch.no_grad()
