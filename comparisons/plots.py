@@ -5,6 +5,7 @@ from pathlib import Path
 COLORS = {
     "linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c",
     "sortnet": "#9467bd", "sortnet-mlp": "#8c564b", "linf-dist-v2": "#e377c2", "linf-conv-mlp": "#bcbd22",
+    "linf-dist-clip": "#17becf",
     "ours": "#d62728", "cdist": "#1f77b4", "matmul": "0.45",
 }
 FAMILIES = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}

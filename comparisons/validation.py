@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from linf_plugin import Net, lipschitz_bound
 from linf_plugin.bounds.certify import margin_bound
 from linf_plugin.certificates import margin
+from linf_plugin.training.boxes import worst_margins
 from linf_plugin.training.losses import head_margins
 
 BATCH = 512
@@ -41,8 +42,10 @@ def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
     """Lower bounds (N,) of the margins within eps: by the Lipschitz bound of a net of distance layers, by intervals
     of all layers of any other."""
     features, head = model.split_head()
-    if len(head) == 0:
+    if len(head) == 0 and not any(isinstance(layer, nn.ReLU) for layer in model):
         return margin(model(x), y) - 2 * lipschitz_bound(model) * eps
+    if len(head) == 0:  # clipped pixels
+        return -worst_margins(model, x, y, eps)[1].scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for linear bounds of tanh
         low, high = _box(features, x, eps)
         above = head_margins(head, (low + high) / 2, (high - low) / 2, y)

@@ -113,9 +113,25 @@ def _shapes(spec: dict):
         yield name, pairs, shape
 
 
-def _start(shape, mean, std, crop: int = 0) -> dict:
-    """Normalised pixels, with ``crop`` the middle crop × crop of them."""
-    spec = {"input_shape": list(shape), "layers": [["normalize", {"mean": list(mean), "std": std}]]}
+def _start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
+    """Normalised pixels, with ``crop`` the middle crop × crop of them.
+
+    ``clip`` c first takes pixels below c to 0 and above 1 − c to 1, and what lies between to (x − c)/(1 − 2c).  A pixel
+    that is c − ε from black or white does not move when it is moved by ε, which intervals see and the Lipschitz bound,
+    1/(1 − 2c) times as large, does not.
+    """
+    if not 0 <= clip < 0.5:
+        raise ValueError(f"clip must lie in [0, 0.5), got {clip}")
+    spec = {"input_shape": list(shape), "layers": []}
+    if clip:  # 1 − max(0, 1 − max(0, a)), less 1, which the mean makes good
+        _append(spec, "normalize", mean=[clip], std=1 - 2 * clip)
+        _append(spec, "relu")
+        _append(spec, "negate")
+        _append(spec, "normalize", mean=[-1.0], std=1.0)
+        _append(spec, "relu")
+        _append(spec, "negate")
+        mean = [m - 1 for m in mean]
+    _append(spec, "normalize", mean=list(mean), std=std)
     if crop:
         _append(spec, "crop", size=crop)
     return spec
@@ -162,12 +178,14 @@ def _check_strides(channels, strides) -> None:
 
 
 # Arguments of all architectures: shape (C, H, W) and number of classes, mean and std of the pixels, and for images
-# larger than what the net is to see, crop.
+# larger than what the net is to see, crop; some have clip.  ``_start`` says what these do.
 
 
-def linf_mlp(shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0) -> dict:
+def linf_mlp(
+    shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0, clip: float = 0.0,
+) -> dict:
     """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
-    spec = _start(shape, mean, std, crop)
+    spec = _start(shape, mean, std, crop, clip)
     _append(spec, "flatten")
     _dist_features(spec, [width] * (depth - 1))
     _head(spec, classes, None)

@@ -43,6 +43,12 @@ NETS = {  # name → (input shape, net)
             std=0.25,
         ),
     ),
+    "clip": (
+        (2, 3, 3),
+        lambda: build(
+            "linf-mlp", shape=(2, 3, 3), classes=4, width=12, depth=3, clip=0.3, mean=(0.1, 0.4), std=0.25,
+        ),
+    ),
     "conv-distance": (
         (2, 5, 5),
         lambda: nn.Sequential(

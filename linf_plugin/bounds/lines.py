@@ -42,6 +42,14 @@ def _rows(a: Tensor, index: Tensor) -> Tensor:
     return a.expand(*index.shape[:2], a.shape[-1]).gather(2, index)
 
 
+def _steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """The slope of a chord between low and high, a constant for gradients where rounding may be a thousandth of its
+    width: what a pixel that cannot move leaves of a box.  There the derivative of a quotient of two rounding errors
+    is as large as it is meaningless; the chord's far end, which decides the bound, keeps its gradient."""
+    sure = high - low > 1e3 * torch.finfo(low.dtype).eps * (1 + low.abs() + high.abs())
+    return torch.where(sure, slope, slope.detach())
+
+
 # p = ∞.
 
 
@@ -74,6 +82,7 @@ def _above_max(
     # At most 1, also where rounding of a tiny box says otherwise: a flatter line from the same far end is higher.
     slope = (rise / torch.where(width > 0, width, 1)).clamp_max(1)
     slope = torch.where(width > 0, slope, 0) * torch.where(positive, 1.0, -1.0).to(slope).unsqueeze(2)
+    slope = _steady(slope, low.unsqueeze(2), high.unsqueeze(2))
     end = torch.where(positive, high, low).unsqueeze(2)
     consts = levels + (rise - slope * end).sum(3)
     return Side(index, slope, consts, torch.full_like(floor, third if many else 0, dtype=torch.long))
@@ -130,10 +139,11 @@ def _chords(at_lower: Tensor, at_upper: Tensor, lower: Tensor, upper: Tensor, st
     Returns slopes (B, out, in) and the sum's constant (B, out).  ``steepest`` bounds the true slopes; a
     tiny box would otherwise turn rounding errors into large ones.
     """
-    lower, width = lower[:, None], (upper - lower)[:, None]
+    lower, upper = lower[:, None], upper[:, None]
+    width = upper - lower
     slope = (at_upper - at_lower) / torch.where(width > 0, width, 1)
     slope = torch.where(width > 0, slope, 0)
-    slope = torch.maximum(torch.minimum(slope, steepest), -steepest)
+    slope = _steady(torch.maximum(torch.minimum(slope, steepest), -steepest), lower, upper)
     return slope, (at_lower - slope * lower).sum(-1)
 
 
@@ -263,7 +273,7 @@ def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, 
         low, high = torch.where(good, low, middle), torch.where(good, middle, high)
     least = torch.where(lower >= 0, lower, high)  # every tangent to a concave part will do
     width = upper - lower
-    slope = ((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1)
+    slope = _steady(((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1), lower, upper)
     chord = slope, upper.tanh() - slope * upper
 
     def line(d: Tensor) -> tuple[Tensor, Tensor]:

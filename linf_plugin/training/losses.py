@@ -42,6 +42,22 @@ def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, 
     return hinged + weight * F.cross_entropy(scalar * logits, labels)
 
 
+def ramp(worst: Tensor, labels: Tensor, width: float) -> Tensor:
+    """mean_n max_{j≠y} clamp(½ + worst_j/width, 0, 1): 1 for margins that can fall to −width/2, 0 for those that stay
+    above width/2.
+
+    Args:
+        worst: (N, classes), upper bounds of z_j − z_y.
+        labels: (N,) int64.
+        width: in logits.
+
+    Returns:
+        scalar.
+    """
+    others = worst.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
+    return (others / width + 0.5).clamp(0, 1).mean()
+
+
 def head_margins(head: nn.Sequential, features: Tensor, radius: float | Tensor, labels: Tensor) -> Tensor:
     """Upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``, a number or
     one for each feature.

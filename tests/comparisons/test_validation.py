@@ -13,6 +13,7 @@ from linf_plugin.models import ARCHITECTURES
 COMMON = {"shape": (1, 4, 4), "classes": 3, "mean": (0.3,), "std": 0.5}
 NETS = {  # architecture, its arguments, certificate
     "dist": ("linf-mlp", {"width": 12, "depth": 3}, "lipschitz"),
+    "clip": ("linf-mlp", {"width": 12, "depth": 3, "clip": 0.1}, "ibp"),
     "sort": ("sortnet-mlp", {"width": 12, "depth": 3, "rho": 0.5}, "lipschitz"),
     "conv": ("linf-conv", {"channels": (4,), "strides": (2,), "width": 8}, "lipschitz"),
     "head": ("linf-mlp-head", {"width": 12, "depth": 2, "hidden": 6}, "ibp"),
@@ -43,7 +44,8 @@ def test_margins_are_those_of_the_certificate(problem):
     model, x, y, certificate = problem
     ours, theirs = margins(model, x, y, EPS), margin_bound(model, x, y, EPS, certificate, sound=False)
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
-    assert (margins(model, x, y, 2 * EPS) < ours).all()
+    further = margins(model, x, y, 2 * EPS)
+    assert (further <= ours).all() and (further < ours).any()  # clipped pixels of some images do not move at all
 
 
 @pytest.mark.parametrize("name", NETS)

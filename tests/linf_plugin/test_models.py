@@ -175,6 +175,25 @@ def test_deepcopy(name):
     assert torch.equal(net(x), before)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.1, 0.45])
+def test_clip_is_the_net_on_clipped_and_stretched_pixels(clip):
+    arguments = dict(shape=(2, 3, 3), classes=3, width=5, depth=2, mean=(0.1, 0.3), std=0.5)
+    plain, net = (build("linf-mlp", **arguments, **more).eval() for more in ({}, {"clip": clip}))
+    skipped = len(net) - len(plain)
+    for (_, old), (_, new) in zip(plain[1:].named_parameters(), net[1 + skipped :].named_parameters(), strict=True):
+        new.data = old.data
+    x = torch.rand(50, 2, 3, 3)
+    expected = plain(((x - clip) / (1 - 2 * clip)).clamp(0, 1))
+    torch.testing.assert_close(net(x), expected)
+    assert net.lipschitz == pytest.approx(plain.lipschitz / (1 - 2 * clip))
+
+
+@pytest.mark.parametrize("clip", [-0.1, 0.5])
+def test_clip_outside_its_range_is_named(clip):
+    with pytest.raises(ValueError, match="clip must lie in"):
+        build("linf-mlp", shape=(1, 3, 3), classes=3, width=5, depth=2, clip=clip)
+
+
 CROPPED = NETS | {"linf-conv": NETS["linf-conv"] | {"shape": (3, 6, 6)}}  # a crop is square
 
 

@@ -137,6 +137,7 @@ NETS = {
     "sort-all": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=4, rho=0.01, std=0.3),
     "sort-one": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=2, rho=1.0),
     "crop": dict(name="linf-mlp", shape=(2, 4, 5), classes=3, width=5, depth=2, crop=2, mean=(0.2, 0.4), std=0.3),
+    "clip": dict(name="linf-mlp", shape=(2, 2, 2), classes=3, width=5, depth=3, clip=0.4, mean=(0.2, 0.4), std=0.3),
     "relu": dict(name="relu-mlp", shape=(1, 2, 3), classes=3, width=7, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5),
 }

@@ -26,6 +26,7 @@ NETS = {  # architecture, arguments, exponent, whether every logit is exact
     "conv": ("linf-conv", {"channels": (6, 8), "strides": (1, 2), "width": 16} | COLOUR, math.inf, True),
     "head": ("linf-mlp-head", {"width": 16, "depth": 2, "hidden": 8}, math.inf, False),
     "crop": ("linf-mlp", {"width": 16, "depth": 2, "crop": 3} | COLOUR, math.inf, True),
+    "clip": ("linf-mlp", {"width": 16, "depth": 2, "clip": 0.3}, math.inf, True),
     "p=1": ("linf-mlp", {"width": 16, "depth": 3}, 1.0, False),
     "p=2": ("linf-mlp", {"width": 16, "depth": 3}, 2.0, False),
     "p=3.5": ("linf-conv", {"channels": (6,), "strides": (2,), "width": 16} | COLOUR, 3.5, False),

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linf_plugin import build
-from linf_plugin.training import clipped_hinge, hinge, interval_cross_entropy, interval_hinge
+from linf_plugin.training import clipped_hinge, hinge, interval_cross_entropy, interval_hinge, ramp
 from linf_plugin.training.losses import head_margins
 
 
@@ -36,6 +36,18 @@ def test_clipped_hinge(batch):
     clipped = sum(max(min(max(float(m) / 1.0, 0), 1) for m in row) for row in margins(z, y, 0.5)) / 6
     expected = clipped + 0.1 * F.cross_entropy(3 * z, y).item()
     assert clipped_hinge(z, y, 0.5, 0.1, 3.0).item() == pytest.approx(expected)
+
+
+def test_ramp(batch):
+    z, y = batch
+    worst = z - z.gather(1, y.unsqueeze(1)) + 0.3
+    expected = 0.0
+    for n in range(len(z)):
+        others = [float(worst[n, j]) for j in range(4) if j != y[n]]
+        expected += min(max(max(others) / 0.8 + 0.5, 0), 1) / len(z)
+    assert ramp(worst.scatter(1, y.unsqueeze(1), 0.0), y, 0.8).item() == pytest.approx(expected)
+    sure = torch.full((2, 3), -0.5)
+    assert ramp(sure.scatter(1, torch.tensor([[0], [2]]), 0.0), torch.tensor([0, 2]), 1.0).item() == 0  # not the label's 0
 
 
 def test_a_misclassified_sample_gives_no_hinge_gradient_and_the_temperature_no_margin():
