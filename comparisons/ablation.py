@@ -1,7 +1,7 @@
 """What each part of a recipe is worth: short runs that differ from one another in one thing.
 
-An ablation is data (``ablations/*.toml``): a recipe and one of its methods, what makes its runs short, and named changes.
-All runs leave the same part of the training set out and are measured on it; no test image is looked at.
+An ablation is data (``ablations/*.toml``): a recipe and one of its methods, what makes its runs short, and named
+changes.  All runs leave the same part of the training set out and are measured on it; no test image is looked at.
 """
 
 import argparse
@@ -21,13 +21,14 @@ from tqdm import tqdm
 from linf_plugin.datasets import load_dataset
 from linf_plugin.training.parallel import Ranks
 
-from .recipe import Recipe, read_toml, recipe_from
+from .recipe import Recipe, read_toml, recipe_from, with_defaults
 from .report import eps_key, eps_text, markdown_rows, percent
 from .runner import run, write_json
 
 DESCRIPTION = """\
-Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures them on
-that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it stopped."""
+Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures
+them on that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it
+stopped; those of other settings are dropped."""
 
 BASE = "as it is"
 
@@ -56,20 +57,22 @@ class Ablation:
         """The recipe of one run.  Raises ValueError: the change does not fit it."""
         where = f"{self.name}.toml [changes.{change}]"
         path, table = read_toml(self.recipe)
-        method = table.get("methods", {}).get(self.method)
-        if method is None:
+        methods, defaults = table.get("methods"), table.pop("defaults", {})
+        if not isinstance(methods, dict) or not isinstance(methods.get(self.method), dict):
             raise ValueError(f"{self.name}.toml: recipe {self.recipe} has no method {self.method!r}")
-        method = merged(merged(merged(table.pop("defaults", {}), method), self.short), self.changes[change].table)
+        if not isinstance(defaults, dict):
+            raise ValueError(f"{where}: defaults of {self.recipe} must be a table, got {defaults!r}")
+        method = with_defaults(methods[self.method], defaults)
+        method = merged(merged(method, self.short), self.changes[change].table)
         return recipe_from(path.stem, where, {**table, "methods": {self.method: method}})
 
 
 def merged(table: dict, other: dict) -> dict:
-    """``table`` with the entries of ``other``; tables within are merged, all else is replaced."""
-    return {
-        **table,
-        **{k: merged(table[k], v) if isinstance(v, dict) and isinstance(table.get(k), dict) and "name" not in v else v
-           for k, v in other.items()},
-    }
+    """``table`` with the entries of ``other``; tables within are merged, all else is replaced, tables with a name
+    too: what has another name has other arguments."""
+    tables = {k for k, v in other.items() if isinstance(v, dict) and "name" not in v}
+    both = {k for k in tables if isinstance(table.get(k), dict)}
+    return {**table, **{k: merged(table[k], v) if k in both else v for k, v in other.items()}}
 
 
 def available() -> dict[str, Path]:
@@ -91,8 +94,17 @@ def load(name: str) -> Ablation:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
         changes = {key: Change(c.pop("why"), c) for key, c in table.pop("changes").items()}
         ablation = Ablation(path.stem, changes={BASE: Change("", {}), **changes}, **table)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path.name}: needs recipe, method, held_out, short, and changes with why: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path.name}: needs recipe, method, held_out, short, and changes with why: {error}"
+        ) from error
+    if BASE in changes:
+        raise ValueError(f"{path.name}: {BASE!r} is the name of what is not changed")
+    for name, kind in (("recipe", str), ("method", str), ("held_out", float), ("short", dict)):
+        if not isinstance(getattr(ablation, name), kind):
+            raise ValueError(f"{path.name}: {name} must be a {kind.__name__}, got {getattr(ablation, name)!r}")
+    if not 0 < ablation.held_out < 1:  # 0 would measure on the test set
+        raise ValueError(f"{path.name}: held_out must lie in (0, 1), got {ablation.held_out}")
     for change in ablation.changes:
         ablation.build(change)
     return ablation
@@ -102,31 +114,36 @@ def measure(
     ablation: Ablation, data, out: Path, seeds: list[int], changes: list[str], *, ranks: Ranks = Ranks(),
     progress: bool = True,
 ) -> dict:
-    """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it."""
+    """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it.
+
+    Runs there that the ablation does not describe any more are dropped: no table compares what differs in more than
+    a change.
+    """
     path = out / "results.json"
     results = json.loads(path.read_text()) if path.exists() else {"ablation": ablation.name, "runs": []}
     if results.get("ablation") != ablation.name:
         raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
+    recipes = {change: ablation.build(change) for change in ablation.changes}
+    settings = {change: _settings(recipe, ablation) for change, recipe in recipes.items()}
+    results["runs"] = [r for r in results["runs"] if r["settings"] == settings.get(r["change"])]
     wanted = [(change, seed) for seed in seeds for change in changes]
     bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
     for change, seed in bar:
-        recipe = ablation.build(change)
+        recipe, key = recipes[change], {"change": change, "seed": seed}
         bar.set_postfix_str(f"{change}, seed {seed}")
+        if any((r["change"], r["seed"]) == (change, seed) for r in results["runs"]):
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            key = {"change": change, "seed": seed}
-            done = next((r for r in results["runs"] if r["change"] == change and r["seed"] == seed), None)
-            if done is not None and done["settings"] == _settings(recipe, ablation):
-                continue
             found = run(
                 recipe, data, folder, seed=seed, held_out=ablation.held_out, progress=progress, ranks=ranks,
             )
         measured, eps = found["methods"][ablation.method], eps_key(recipe.eps)
-        results["runs"] = [r for r in results["runs"] if r is not done] + [{
+        results["runs"].append({
             **key, "why": ablation.changes[change].why, "clean": measured["clean"],
             "certified": measured["certified"]["best"][eps], "loss": measured["loss"][-1],
             "train_seconds": measured["train_seconds"], "epochs": measured["epochs"],
-            "parameters": measured["parameters"], "settings": _settings(recipe, ablation),
-        }]
+            "parameters": measured["parameters"], "settings": settings[change],
+        })
         results |= {
             "recipe": recipe.name, "dataset": recipe.dataset, "eps": recipe.eps, "device": found["device"],
             "images": found["test_samples"], "versions": found["versions"],
@@ -138,8 +155,9 @@ def measure(
 
 def _settings(recipe: Recipe, ablation: Ablation) -> dict:
     """What must agree for a run to be kept: plain data."""
-    method = dataclasses.asdict(recipe.methods[ablation.method])
-    return json.loads(json.dumps({"method": method, "attack": recipe.attack, "held_out": ablation.held_out}))
+    said = dataclasses.asdict(recipe)
+    del said["name"], said["description"]
+    return json.loads(json.dumps({**said, "held_out": ablation.held_out}))
 
 
 def table(results: dict) -> str:
@@ -157,16 +175,17 @@ def table(results: dict) -> str:
         # only runs of seeds that the base had: their samples come in the same order
         pairs = [(r, b) for r in runs for b in base if r["seed"] == b["seed"]]
         gain = statistics.fmean(100 * (r["certified"] - b["certified"]) for r, b in pairs) if pairs else None
-        cost = sum(r["train_seconds"] for r, _ in pairs) / sum(b["train_seconds"] for _, b in pairs) if pairs else None
+        seconds, of_base = (sum(r["train_seconds"] for r in side) for side in zip(*pairs)) if pairs else (0, 1)
+        cost = seconds / of_base if pairs else None
         rows.append([
             change, runs[0]["why"] or "the recipe, shortened", str(len(runs)), percent(mean(runs, "clean")),
             percent(mean(runs, "certified")),
             "–" if change == BASE or gain is None else f"{gain:+.2f}", "–" if cost is None else f"{cost:.2f}",
         ])
-    spread = (
-        f" Its certified accuracy has a standard deviation of {100 * statistics.stdev(r['certified'] for r in base):.2f} "
-        f"over {len(base)} seeds." if len(base) > 1 else ""
-    )
+    spread = ""
+    if len(base) > 1:
+        deviation = 100 * statistics.stdev(r["certified"] for r in base)
+        spread = f" Its certified accuracy has a standard deviation of {deviation:.2f} over {len(base)} seeds."
     return "\n\n".join([
         f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
         f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
@@ -183,7 +202,9 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m comparisons.ablation", description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("ablation", metavar="ABLATION", help=f"{', '.join(available())}, or the path of a TOML file")
+    parser.add_argument(
+        "ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"])
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for linf-compare run")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/ablations/ABLATION")
     parser.add_argument("--changes", metavar="A,B", help=f"names of changes, \"{BASE}\" among them; default: all")

@@ -64,6 +64,9 @@ def _row(table: dict, where: str) -> Row:
         raise ValueError(f"{where}: {error}") from error
     if row.family not in FAMILIES:
         raise ValueError(f"{where}: family must be one of {', '.join(FAMILIES)}, got {row.family!r}")
+    figures = [f for f in (row.certified, row.pgd, row.clean, row.seconds, *(row.spread or ())) if f is not None]
+    if any(type(f) not in (int, Decimal) or not Decimal(f).is_finite() for f in figures):
+        raise ValueError(f"{where}: certified, pgd, clean, spread and seconds must be numbers")
     if not 0 <= row.certified <= (row.clean if row.pgd is None else row.pgd) <= row.clean <= 100:
         raise ValueError(f"{where}: needs 0 ≤ certified ≤ pgd ≤ clean ≤ 100")
     return row
@@ -76,6 +79,9 @@ def parse(text: str) -> Published:
         ValueError: not TOML, a key is unknown or missing, a name is not listed, or figures contradict each other.
     """
     content = tomllib.loads(text, parse_float=Decimal)
+    missing = [name for name in ("datasets", "sources", "methods", "settings") if name not in content]
+    if missing:
+        raise ValueError(f"published.toml: {missing[0]} is missing")
     datasets, sources, methods = content["datasets"], content["sources"], content["methods"]
     rows = []
     for setting in content["settings"]:

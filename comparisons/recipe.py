@@ -87,8 +87,10 @@ def _eps(value, where: str) -> float:
     """The float nearest to a number or to a fraction such as "8/255"."""
     try:
         if isinstance(value, str):
-            numerator, _, denominator = value.partition("/")
-            eps = float(Fraction(numerator) / Fraction(denominator or 1))
+            numerator, *denominator = value.split("/", 1)
+            if denominator and "/" in denominator[0]:
+                raise ValueError
+            eps = float(Fraction(numerator) / Fraction(*denominator or (1,)))
         elif _is_number(value):
             eps = float(value)
         else:
@@ -101,7 +103,10 @@ def _eps(value, where: str) -> float:
 
 
 def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an integer beyond float64
+        return False
 
 
 def _is_whole(value) -> bool:
@@ -160,7 +165,8 @@ def _named(method: dict, key: str, registry: dict, where: str, given: tuple[str,
     _arguments(arguments, registry[table["name"]], f"{where} {key} {table['name']!r}", given)
 
 
-def _with_defaults(method: dict, defaults: dict) -> dict:
+def with_defaults(method: dict, defaults: dict) -> dict:
+    """A method's table with what ``[defaults]`` says and it does not."""
     both = {key for key in method.keys() & defaults.keys() if isinstance(method[key], dict)}
     tables = {key: {**defaults[key], **method[key]} for key in both if isinstance(defaults[key], dict)}
     return {**defaults, **method, **tables}
@@ -211,7 +217,7 @@ def read_toml(name: str) -> tuple[Path, dict]:
         raise FileNotFoundError(f"no recipe or file {name!r}; recipes: {', '.join(available())}")
     try:
         return path, tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # of TOML, of UTF-8, or of an integer with thousands of digits
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
 
@@ -252,5 +258,5 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
             raise ValueError(
                 f"{where}: none of the certificates applies to {key}, only {', '.join(METHODS[key].certificates)}"
             )
-        built[key] = _method(_with_defaults(method, defaults), f"{where} [methods.{key}]")
+        built[key] = _method(with_defaults(method, defaults), f"{where} [methods.{key}]")
     return Recipe(name=name, methods=built, **arguments)

@@ -180,13 +180,17 @@ def write_json(path: Path, content: dict) -> None:
 
 def _finished(recipe: Recipe, out: Path, seed: int, held_out: float, budget: float | None) -> dict:
     """Methods of an earlier run in ``out`` that would be repeated exactly."""
-    if not (out / RESULTS).exists():
+    path = out / RESULTS
+    if not path.exists():
         return {}
-    methods = json.loads((out / RESULTS).read_text())["methods"]
-    return {
-        key: m for key, m in methods.items()
-        if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out, budget)
-    }
+    try:
+        return {
+            key: m for key, m in json.loads(path.read_text(encoding="utf-8"))["methods"].items()
+            if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out, budget)
+            and (out / f"{key}.pt").exists()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a results file of linf-compare, there is nothing to resume") from error
 
 
 def run(

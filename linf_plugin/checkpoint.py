@@ -85,6 +85,8 @@ def read(path: str | os.PathLike) -> dict:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is no checkpoint, holds more than tensors and plain data, or was changed since.
+
+    A model that was saved by a version without digests is read as it is: nothing tells whether it was changed.
     """
     try:
         sealed = torch.load(path, map_location="cpu", weights_only=True)
@@ -99,7 +101,7 @@ def read(path: str | os.PathLike) -> dict:
         raise ValueError(f"{path} is not a checkpoint of linf_plugin")
     try:
         found = digest(sealed["content"])
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # the second: a sparse tensor, deep nesting
         raise ValueError(f"{path} holds more than tensors and plain data: {error}") from error
     if found != sealed["sha256"]:
         raise ValueError(f"{path} was damaged or changed since it was written: its digest is another")
@@ -157,17 +159,21 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
     write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
 
 
+def _is_format(value) -> bool:
+    return isinstance(value, int) and value == FORMAT
+
+
 def load(path: str | os.PathLike) -> tuple[Net, dict]:
     """The model, on the CPU and in evaluation mode, and its metadata.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is not a checkpoint of this package, holds more than tensors and plain data, or was
-            changed since it was written.
+            changed since it was written (``read`` says which files have no digest).
     """
     content = read(path)
     keys = {"format", "spec", "state", "metadata"}
-    if not isinstance(content, dict) or not keys <= content.keys() or content["format"] != FORMAT:
+    if not isinstance(content, dict) or not keys <= content.keys() or not _is_format(content["format"]):
         raise ValueError(f"{path} is not a model checkpoint of linf_plugin (format {FORMAT})")
     try:
         model = Net(content["spec"])

@@ -126,9 +126,12 @@ def _tiny_imagenet(root: Path) -> tuple:
     set.
     """
     root = root / "tiny-imagenet-200"
-    classes = {name: i for i, name in enumerate((root / "wnids.txt").read_text().split())}
+    names = (root / "wnids.txt").read_text().split()
+    classes = {name: i for i, name in enumerate(names)}
     if not classes:
         raise ValueError(f"{root / 'wnids.txt'} is empty")
+    if len(classes) < len(names):  # training and test images would be numbered differently
+        raise ValueError(f"{root / 'wnids.txt'} is damaged: a class stands there twice")
     folders = [root / "train" / name / "images" for name in classes]
     images = [sorted(folder.glob("*.JPEG")) for folder in folders]
     annotations, test = root / "val" / "val_annotations.txt", []

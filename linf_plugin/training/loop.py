@@ -79,7 +79,7 @@ def fit(
         augment: ``augment(x, generator) → x``.
         after_backward: ``after_backward(model, step, lr)`` before each optimiser step (decay, clipping).
         average: decay a step, in [0, 1), of an exponential moving average of the weights, from the schedule's
-            average_start on; 0 keeps none.
+            average_start on; 0 keeps none.  Before, there is no average.
         validate: ``validate(model) → {"certified": …, "clean": …}``, on images that are not in x and that nothing
             is reported of later.  It gets a copy at p = ∞ in evaluation mode with means of up to 10,000 images of x;
             training does not notice.  With ``average`` both the last and the average weights are measured.
@@ -108,7 +108,7 @@ def fit(
         OSError: the state or the log could not be written; the state of the epoch before stays.
     """
     began = time.perf_counter()
-    _check(x, y, batch_size, average, validate_every, ranks)
+    _check(x, y, batch_size, average, validate_every, budget, ranks)
     ranks.start_alike(model, *([loss] if isinstance(loss, nn.Module) else []))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     iterate = Iteration(
@@ -186,7 +186,9 @@ def fit(
             due = (epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs
             if validate is not None and due and ranks.main:
                 validation_began = time.perf_counter()
-                record["validation"], best = selection.measure(weights, validate, epoch, best, x, seed)
+                # before average_start the average is that of the first weights
+                candidates = weights if averaged is None or averaged.n_averaged > 0 else {"last": model}
+                record["validation"], best = selection.measure(candidates, validate, epoch, best, x, seed)
                 record["validation_seconds"] = time.perf_counter() - validation_began
             record = ranks.agree(record)  # the others wait here while the first one validates
             history.append(record)
@@ -199,14 +201,16 @@ def fit(
     best = ranks.agree(best)
     if best is not None:
         model.load_state_dict(best.state)
-    elif averaged is not None:
+    elif averaged is not None and averaged.n_averaged > 0:
         model.load_state_dict(averaged.module.state_dict())
     selection.finish(model, selection.batches(x), ranks)
     chosen = None if best is None else {"epoch": best.epoch, "weights": best.weights, **best.figures}
     return Trained(history, schedule, chosen)
 
 
-def _check(x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int, ranks: Ranks) -> None:
+def _check(
+    x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int, budget: float | None, ranks: Ranks
+) -> None:
     if len(x) != len(y) or len(x) == 0:
         raise ValueError(f"x and y must have the same positive length, got {len(x)} and {len(y)}")
     if batch_size < 1:
@@ -217,6 +221,8 @@ def _check(x: Tensor, y: Tensor, batch_size: int, average: float, validate_every
         raise ValueError(f"average must lie in [0, 1), got {average}")
     if validate_every < 1:
         raise ValueError(f"validate_every must be at least 1, got {validate_every}")
+    if budget is not None and not 0 < budget < math.inf:
+        raise ValueError(f"budget must be a positive number of seconds, got {budget}")
 
 
 def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) -> None:

@@ -18,7 +18,7 @@ def adam(
     The weights of a linear head learn at lr/√fan_in, as if they were N(0, 1) and scaled in the forward pass.
 
     Args:
-        model: distance layers take lr; ``nn.Linear`` and ``nn.Conv2d`` of a head take theirs.
+        model: distance layers take lr; ``nn.Linear`` of a head take theirs, all else lr.
         lr: initial learning rate.
         loss: a module whose parameters (a learned temperature) learn at ``scalar_lr``.
         head_decay: decoupled weight decay of the head's weights and biases.

@@ -33,7 +33,8 @@ class Schedule:
     Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
 
     Raises:
-        ValueError: epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R is not in [0, 1).
+        ValueError: epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R is not in [0, 1),
+            average_start is not in [0, epochs).
     """
 
     epochs: int
@@ -64,8 +65,8 @@ class Schedule:
             raise ValueError(f"eps_end={self.eps_end} lies before eps_start={self.eps_start}")
         if not 0 <= self.eps_smooth < 1:
             raise ValueError(f"eps_smooth must lie in [0, 1), got {self.eps_smooth}")
-        if self.average_start < 0:
-            raise ValueError(f"average_start must be at least 0, got {self.average_start}")
+        if not 0 <= self.average_start < self.epochs:
+            raise ValueError(f"average_start must lie in [0, epochs = {self.epochs}), got {self.average_start}")
 
     def scaled(self, epochs: int) -> "Schedule":
         """The same course in another number of epochs: every time in it is stretched or shrunk in proportion."""

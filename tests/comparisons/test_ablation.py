@@ -7,6 +7,8 @@ import pytest
 
 from comparisons import ablation as module
 from comparisons.ablation import BASE, load, main, measure, merged, table
+from comparisons.recipe import available as recipes
+from comparisons.recipe import load_recipe
 from linf_plugin.datasets import load_dataset
 
 RECIPE = """
@@ -103,7 +105,37 @@ def test_a_run_of_other_settings_is_made_anew(path, tmp_path):
     assert run["epochs"] == 3
 
 
+def test_an_unchanged_run_of_another_eps_is_made_anew(path, tmp_path):
+    data, out, recipe = load_dataset("digits"), tmp_path / "out", tmp_path / "mine.toml"
+    (before,) = measure(load(str(path)), data, out, [0], [BASE], progress=False)["runs"]
+    recipe.write_text(recipe.read_text().replace("eps = 0.1\n", "eps = 0.02\n").replace("[0.1]", "[0.02]"))
+    results = measure(load(str(path)), data, out, [0], [BASE], progress=False)
+    assert results["eps"] == 0.02 and results["runs"][0]["certified"] > before["certified"]
+
+
+def test_runs_that_are_not_described_any_more_are_dropped(path, tmp_path):
+    """A table compares runs that differ in a change and nothing else."""
+    data, out = load_dataset("digits"), tmp_path / "out"
+    measure(load(str(path)), data, out, [0, 1], [BASE], progress=False)
+    path.write_text(path.read_text().replace("epochs = 2", "epochs = 3"))
+    runs = measure(load(str(path)), data, out, [0], ["hinge"], progress=False)["runs"]
+    assert [(r["change"], r["epochs"]) for r in runs] == [("hinge", 3)]
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_the_first_form_is_the_recipe(name):
+    """With what its defaults say."""
+    for key, method in load_recipe(name).methods.items():
+        ablation = module.Ablation("test", name, key, 0.1, {}, {BASE: module.Change("", {})})
+        assert ablation.build(BASE).methods == {key: method}
+
+
 @pytest.mark.parametrize(("old", "new", "message"), [
+    ("held_out = 0.25", "held_out = 0.0", "held_out must lie in .0, 1., got 0"),
+    ("held_out = 0.25", "held_out = 0", "held_out must be a float, got 0"),
+    ("short = {", "short = 3 #", "short must be a dict, got 3"),
+    ('method = "linf-dist"', 'method = ["linf-dist"]', "method must be a str"),
+    ("[changes.hinge]", '[changes."as it is"]', "'as it is' is the name of what is not changed"),
     ("p_first = 3.0", "p_begin = 3.0", "changes.p from 3.*unknown key 'p_begin'"),
     ("why = \"a first p of 3\"", "", "why"),
     ("held_out", "heldout", "held_out"),

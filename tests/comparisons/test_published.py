@@ -90,6 +90,10 @@ def test_digits_stay_as_published():
         ('dataset = "mnist"', 'dataset = "mnst"', "dataset must be one of mnist"),
         ('family = "other"', 'family = "odd"', "family must be one of distance, interval, other"),
         ('eps = "3/10"', 'eps = "a third"', "a third"),
+        ("clean = 90.0", 'clean = "90.0"', "must be numbers"),
+        ("clean = 90.0", "clean = nan", "must be numbers"),
+        ("clean = 90.0", "clean = true", "must be numbers"),
+        ("[[settings]]", "[[setting]]", "settings is missing"),
     ],
 )
 def test_a_wrong_entry_is_refused_by_name(old, new, words):

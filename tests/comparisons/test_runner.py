@@ -259,6 +259,22 @@ def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_
         assert all(torch.equal(v, whole[k]) for k, v in ours.items())
 
 
+@pytest.mark.parametrize("text", ("", "{}", "[]", '{"methods": {"linf-dist": {}}}', '{"methods": []}'))
+def test_resume_names_a_file_that_is_not_of_results(text, recipe_path, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(text)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--resume"]) == 2
+    assert "results.json is not a results file of linf-compare" in capsys.readouterr().err
+
+
+def test_resume_does_not_keep_a_method_without_its_checkpoint(recipe_path, tmp_path):
+    recipe, settings = load_recipe(str(recipe_path)), (3, 0.0, None)
+    identity = comparisons.runner._identity
+    methods = {key: {"identity": identity(recipe, key, *settings)} for key in ("ibp", "sortnet")}
+    (tmp_path / "results.json").write_text(json.dumps({"methods": methods}))
+    (tmp_path / "ibp.pt").touch()
+    assert list(comparisons.runner._finished(recipe, tmp_path, *settings)) == ["ibp"]
+
+
 def test_resume_keeps_methods_that_are_not_asked_for(recipe_path, out, tmp_path, monkeypatch):
     (tmp_path / "results.json").write_text((out / "results.json").read_text())
     monkeypatch.setattr(comparisons.runner, "fit", None)  # nothing is trained

@@ -152,9 +152,12 @@ def _without(key):
 @pytest.mark.parametrize("change", (
     lambda content: [1, 2],
     lambda content: content | {"format": 99},
+    lambda content: content | {"format": torch.ones(2)},
     lambda content: content | {"spec": {"input_shape": [1]}},
     *map(_without, ("format", "spec", "state", "metadata")),
-), ids=("list", "other-format", "spec-without-layers", "no-format", "no-spec", "no-state", "no-metadata"))
+), ids=(
+    "list", "other-format", "tensor-format", "spec-without-layers", "no-format", "no-spec", "no-state", "no-metadata",
+))
 def test_other_content_is_refused(change, net, path):
     content = {"format": checkpoint.FORMAT, "spec": net.spec, "state": net.state_dict(), "metadata": {}}
     checkpoint.write(path, change(content))
@@ -248,6 +251,13 @@ def test_a_model_of_a_version_without_digests_is_read(net, path):
     assert torch.equal(load(path)[0].state_dict()["2.weight"], net.state_dict()["2.weight"])
     torch.save({"anything": 1}, path)
     with pytest.raises(ValueError, match="net.pt is not a checkpoint of linf_plugin"):
+        checkpoint.read(path)
+
+
+@pytest.mark.parametrize("a", (torch.eye(2).to_sparse(), torch.empty(2, device="meta")), ids=("sparse", "meta"))
+def test_what_has_no_digest_is_refused(a, path):
+    torch.save({"content": {"a": a}, "sha256": ""}, path)
+    with pytest.raises(ValueError, match="net.pt holds more than tensors and plain data"):
         checkpoint.read(path)
 
 

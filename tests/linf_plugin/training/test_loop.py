@@ -164,6 +164,16 @@ def test_an_average_is_the_moving_mean_of_the_weights(tmp_path):
     torch.testing.assert_close(model[2].weight, mean)
 
 
+def test_before_its_start_there_is_no_average(tmp_path):
+    """Else the first weights would be measured, and kept where the last step of the last epoch comes too early."""
+    schedule = replace(SCHEDULE, average_start=2.0)
+    *_, trained = train(tmp_path, schedule=schedule, average=0.7, validate=validate, full=True)
+    assert [list(record["validation"]) for record in trained.history] == [["last"]] * 2 + [["last", "average"]] * 2
+    schedule = replace(SCHEDULE, average_start=3.9)
+    averaged, last = (train(tmp_path / f"{a}", schedule=schedule, average=a)[0] for a in (0.7, 0.0))
+    assert same(averaged, last)
+
+
 def test_a_budget_only_stretches_the_schedule(tmp_path, monkeypatch, capsys):
     """The fitted run has the bits of a run of as many epochs without a budget."""
     now = itertools.count(0.0, 0.01)
@@ -286,7 +296,8 @@ def test_the_hook_sees_gradients_and_the_current_rate():
     ("change", "name"),
     [
         ({"batch_size": 0}, "batch_size"), ({"y": torch.zeros(3)}, "x and y"), ({"average": 1.0}, "average"),
-        ({"validate_every": 0}, "validate_every"),
+        ({"validate_every": 0}, "validate_every"), ({"budget": 0.0}, "budget"), ({"budget": math.nan}, "budget"),
+        ({"budget": math.inf}, "budget"),
     ],
 )
 def test_wrong_sizes_are_named(change, name):

@@ -93,6 +93,7 @@ def test_every_time_of_a_schedule_is_scaled():
         ({"epochs": 0}, "epochs"), ({"eps": -0.1}, "eps"), ({"eps": 8}, "eps"), ({"p_first": 0.5}, "p_first"),
         ({"p_start": 3, "p_end": 2}, "p_end"), ({"eps_start": 3, "eps_end": 2}, "eps_end"),
         ({"eps_smooth": 1.0}, "eps_smooth"), ({"average_start": -1}, "average_start"),
+        ({"average_start": 5}, "average_start"),
     ],
 )
 def test_wrong_values_are_named(wrong, name):
