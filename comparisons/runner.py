@@ -255,7 +255,7 @@ def run(
                 "label": METHODS[key].label, **measured,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "pairs_per_sample": model.pairs_per_sample(),
-                **_report_of(trained), "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
+                **_report_of(trained), "device": results["device"], "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
                 "identity": _identity(recipe, key, seed, held_out, budget),
             }
             linf_plugin.save(out / f"{key}.pt", model.cpu(), {

@@ -169,7 +169,7 @@ def _our_row(group: Group) -> list[str]:
     return [
         f"**{group.label}**", f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs", *group.accuracies(),
         f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}", f"{group.minutes():.1f}",
-        "; ".join(dict.fromkeys(run["device"] for run, _ in group.runs.values())),
+        "; ".join(dict.fromkeys(m.get("device", run["device"]) for run, m in group.runs.values())),
         f"recipe `{group.recipe}`, {group.seeds()}, PGD {attack['steps']} × {attack['restarts']}",
     ]
 
@@ -260,7 +260,7 @@ def _point(group: Group) -> dict:
 
     return {
         "method": group.method, "label": group.label, "recipe": group.recipe, "minutes": group.minutes(),
-        "device": next(iter(group.runs.values()))[0]["device"],
+        "device": next(m.get("device", run["device"]) for run, m in group.runs.values()),
         "clean": spread(lambda m: m["clean"]), "certified": spread(lambda m: m["certified"]["best"][key]),
     }
 

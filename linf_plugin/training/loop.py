@@ -175,6 +175,7 @@ def fit(
                     if (i + 1) % LOOK_EVERY.get(x.device.type, 1) == 0 or i + 1 == steps:
                         _check_finite(losses[: i + 1], schedule, epoch, steps)
                     bar.update()
+            _check_weights(model, epoch)
             seconds = time.perf_counter() - epoch_began
             shares = torch.tensor([len(rows) for rows in batches]) / len(x)
             record = {
@@ -232,6 +233,13 @@ def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) ->
     first = int((~losses.isfinite()).nonzero()[0])
     p = schedule.at(epoch + first / steps).p
     raise FloatingPointError(f"loss is {losses[first].item()} in epoch {epoch}, step {first} (p={p:g})")
+
+
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Raises FloatingPointError where the last step of an epoch, whose loss was finite, spoilt the weights."""
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise FloatingPointError(f"{name} is no longer finite after epoch {epoch}")
 
 
 def _postfix(history: list[dict]) -> dict[str, str]:

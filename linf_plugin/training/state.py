@@ -21,7 +21,7 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
     ]
     settings = {
         "identity": identity, "schedule": dataclasses.asdict(iterate.schedule), "batch_size": iterate.batch_size,
-        "samples": len(iterate.x), **options,
+        "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()), **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
         "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in iterate.model.state_dict().items()},
     }

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import math
 import subprocess
 import sys
@@ -276,7 +277,7 @@ def test_resume_does_not_keep_a_method_without_its_checkpoint(recipe_path, tmp_p
 
 
 def test_resume_keeps_methods_that_are_not_asked_for(recipe_path, out, tmp_path, monkeypatch):
-    (tmp_path / "results.json").write_text((out / "results.json").read_text())
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
     monkeypatch.setattr(comparisons.runner, "fit", None)  # nothing is trained
     recipe = load_recipe(str(recipe_path))
     again = comparisons.runner.run(

@@ -259,6 +259,20 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_place(tmp_path, every, m
     assert len(checkpoint.read(tmp_path / "state.pt")["history"].splitlines()) == 1
 
 
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_saved(tmp_path):
+    def spoil(model, step, lr):
+        if step.epoch == 1.75:  # the loss was finite
+            model[2].weight.grad[0, 0] = math.nan
+
+    model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
+    with pytest.raises(FloatingPointError, match="2.weight is no longer finite after epoch 1"):
+        fit(
+            model, Loss(), adam(model, 0.1), SCHEDULE, *problem(), batch_size=16, progress=False,
+            after_backward=spoil, state_path=tmp_path / "state.pt",
+        )
+    assert len(checkpoint.read(tmp_path / "state.pt")["history"].splitlines()) == 1
+
+
 def test_the_log_has_each_epoch_once(tmp_path):
     """Interrupted after the epoch was logged, or before: the log says what the state says."""
     with Log(tmp_path / "log.jsonl") as log:

@@ -81,9 +81,10 @@ def test_every_time_of_a_schedule_is_scaled():
     """Whatever is not a time is listed here: a new field has to be put on one side."""
     others = {"eps", "p_first", "p_last", "snap", "eps_smooth", "lr_drop_factor"}
     times = {f.name: 2 for f in fields(Schedule) if f.name not in others}
-    schedule = Schedule(**times | {"lr_drops": (2, 4), "eps": 0.1})
+    some = {"lr_drops": (2, 4), "average_start": 1}  # an average starts before the end
+    schedule = Schedule(**times | some | {"eps": 0.1})
     scaled = schedule.scaled(6)
-    assert asdict(scaled) == asdict(schedule) | {name: 6 for name in times} | {"lr_drops": (6, 12)}
+    assert asdict(scaled) == asdict(schedule) | {name: 6 for name in times} | {"lr_drops": (6, 12), "average_start": 3}
     assert schedule.scaled(2) is schedule
 
 

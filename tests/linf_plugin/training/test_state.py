@@ -14,12 +14,12 @@ X, Y = torch.rand(40, 1, 3, 3), torch.arange(40) % 2
 IDENTITY = {"recipe": {"eps": 0.1, "methods": {"decay": 0.0}}, "seed": 3}
 
 
-def run(path, resume=True, width=6, depth=2, lr=0.05, betas=(0.9, 0.99), schedule=None, images=40, **options):
+def run(path, resume=True, width=6, depth=2, lr=0.05, betas=(0.9, 0.99), schedule=None, images=40, first=0, **options):
     model = build("linf-mlp", shape=(1, 3, 3), classes=2, width=width, depth=depth)
     settings = {"batch_size": 10, "identity": IDENTITY, "seed": 0} | options
     fit(
         model, lambda net, x, y, step: clipped_hinge(net(x), y, 0.1, 0.1), adam(model, lr, betas=betas),
-        schedule or Schedule(epochs=2, eps=0.1, p_end=1.5), X[:images], Y[:images], state_path=path, resume=resume,
+        schedule or Schedule(epochs=2, eps=0.1, p_end=1.5), X[first:][:images], Y[first:][:images], state_path=path, resume=resume,
         progress=False, **settings,
     )
     return model
@@ -50,6 +50,7 @@ def path(tmp_path, whole):
         ({"batch_size": 8}, ["batch_size: 10 there, 8 here"]),
         ({"seed": 1}, ["seed: 0 there, 1 here"]),
         ({"images": 39}, ["samples: 40 there, 39 here"]),
+        ({"first": 1}, ["labels: "]),
         ({"average": 0.5}, ["average: 0.0 there, 0.5 here"]),
         ({"budget": 60.0}, ["budget: none there, 60.0 here"]),
         ({"validate": lambda model: {"certified": 0}}, ["validated: False there, True here"]),
