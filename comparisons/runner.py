@@ -110,7 +110,8 @@ def train(
     augment = validate = None
     if settings.shift or settings.flip:
         augment = partial(
-            shift_and_flip, pixels=settings.shift, flip=settings.flip, padding=settings.padding
+            shift_and_flip, pixels=settings.shift, flip=settings.flip, padding=settings.padding,
+            share=settings.shift_share,
         )
     if settings.select:
         validate = validation(data.x_test.to(device), data.y_test.to(device), recipe.eps)

@@ -8,9 +8,10 @@ PADDINGS = {"edge": "replicate", "zero": "constant"}  # → mode of F.pad
 
 
 def shift_and_flip(
-    x: Tensor, generator: torch.Generator, pixels: int = 0, flip: bool = False, padding: str = "edge"
+    x: Tensor, generator: torch.Generator, pixels: int = 0, flip: bool = False, padding: str = "edge",
+    share: float = 1.0,
 ) -> Tensor:
-    """Moves each image by up to ``pixels`` in each direction and mirrors half of them.
+    """Moves images by up to ``pixels`` in each direction and mirrors half of them.
 
     Args:
         x: (N, C, H, W).
@@ -19,19 +20,25 @@ def shift_and_flip(
         flip: whether to mirror left and right.
         padding: what moves in: "edge" repeats the pixels there, so that no value appears that the image did not
             have; "zero" is black, as in random crops of the padded image.
+        share: of the images that are moved, each by chance, in [0, 1].
 
     Returns:
         (N, C, H, W).
 
     Raises:
-        ValueError: padding is another.
+        ValueError: padding is another, or share lies outside [0, 1].
     """
+    if not 0 <= share <= 1:
+        raise ValueError(f"share must lie in [0, 1], got {share}")
     if padding not in PADDINGS:
         raise ValueError(f"padding must be one of {', '.join(PADDINGS)}, got {padding!r}")
     n, _, height, width = x.shape
     if pixels:
         padded = F.pad(x, (pixels,) * 4, mode=PADDINGS[padding])
         top, left = (torch.randint(0, 2 * pixels + 1, (n, 1), generator=generator) for _ in range(2))
+        if share < 1:
+            stays = torch.rand(n, 1, generator=generator) >= share
+            top, left = (torch.where(stays, pixels, offset) for offset in (top, left))
         rows = (top + torch.arange(height)).to(x.device)
         columns = (left + torch.arange(width)).to(x.device)
         sample = torch.arange(n, device=x.device)[:, None, None]

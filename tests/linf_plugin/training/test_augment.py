@@ -59,3 +59,15 @@ def test_shifted_then_cropped_is_a_random_crop():
 def test_another_padding_is_refused():
     with pytest.raises(ValueError, match="padding must be one of edge, zero, got 'mirror'"):
         shift_and_flip(torch.rand(1, 1, 2, 2), generator(), padding="mirror")
+
+
+def test_a_share_of_the_images_stays():
+    x = torch.rand(900, 1, 3, 4)
+    assert torch.equal(shift_and_flip(x, generator(), pixels=1, share=0.0), x)
+    still = (shift_and_flip(x, generator(), pixels=1, share=0.3) == x).flatten(1).all(1)
+    assert 600 <= still.sum() <= 720  # 0.7 and a ninth of 0.3: 660, five standard deviations about it
+
+
+def test_a_share_outside_its_range_is_named():
+    with pytest.raises(ValueError, match="share must lie in"):
+        shift_and_flip(torch.rand(1, 1, 3, 3), generator(), pixels=1, share=1.5)
