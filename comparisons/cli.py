@@ -186,7 +186,8 @@ def _run(args: argparse.Namespace) -> int:
     if not ranks.main:
         return 0
     print(_write_report([results], out))
-    print(f"Written to {out}: results.json, table.md, certified.png, {', '.join(f'{m}.pt' for m in results['methods'])}")
+    models = ", ".join(f"{m}.pt" for m in results["methods"])
+    print(f"Written to {out}: results.json, table.md, certified.png, {models}")
     broken = sum(m["contradictions"] for m in results["methods"].values())
     if broken:
         print(f"linf-compare: {broken} certificates are contradicted by PGD", file=sys.stderr)

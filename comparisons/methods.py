@@ -34,8 +34,8 @@ class Method:
 
 _BOUNDS = ("ibp", "crown-ibp", "crown", "alpha-crown")
 
-# The Lipschitz bound of a linear head, or of clipped pixels, is so large that it certifies next to nothing; it stands in
-# tables to show that.
+# The Lipschitz bound of a linear head, or of clipped pixels, is so large that it certifies next to nothing; it
+# stands in tables to show that.
 METHODS = {
     "linf-dist": Method("ℓ∞-dist net", ("lipschitz", *_BOUNDS)),
     "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels", ("lipschitz", *_BOUNDS)),
@@ -79,8 +79,8 @@ class ClippedHinge(_FallingEntropy):
 
 
 class IntervalRamp(_FallingEntropy):
-    """A ramp, ``width`` logits wide, of the worst margins by intervals: for nets that these bound much tighter than their
-    Lipschitz bound does, such as those that clip their input."""
+    """A ramp, ``width`` logits wide, of the worst margins by intervals: for nets that these bound much tighter than
+    their Lipschitz bound does, such as those that clip their input."""
 
     def __init__(self, model: Net, schedule: Schedule, width: float, ce_first: float, ce_last: float):
         if not width > 0:

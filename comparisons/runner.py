@@ -226,7 +226,8 @@ def run(
     chosen = list(recipe.methods) if methods is None else methods
     unknown = [key for key in chosen if key not in recipe.methods]
     if unknown:
-        raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {', '.join(recipe.methods)}")
+        known = ", ".join(recipe.methods)
+        raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
     out, where = Path(out), ranks.device
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
@@ -235,7 +236,8 @@ def run(
         "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
         "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
-        "versions": _versions(), "device": device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""),
+        "versions": _versions(),
+        "device": device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""),
         "methods": ranks.agree(_finished(recipe, out, seed, held_out, budget) if resume else {}),
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
@@ -256,7 +258,8 @@ def run(
                 "label": METHODS[key].label, **measured,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "pairs_per_sample": model.pairs_per_sample(),
-                **_report_of(trained), "device": results["device"], "select": recipe.methods[key].select, "checkpoint": f"{key}.pt",
+                **_report_of(trained), "device": results["device"], "select": recipe.methods[key].select,
+                "checkpoint": f"{key}.pt",
                 "identity": _identity(recipe, key, seed, held_out, budget),
             }
             linf_plugin.save(out / f"{key}.pt", model.cpu(), {

@@ -1,8 +1,8 @@
 """Boxes through a net while it is trained: between which ends its layers stay while the input does.
 
-At p = ∞ and with the means as they are in this batch the ends are those of interval bounds.  At finite p they are a
-heuristic: an ℓp layer moves its outputs further than it will at p = ∞, so the ends there are its value, moved as far as
-the distance at p = ∞ moves.
+At p = ∞ and with the means as they are in this batch the ends are those of interval bounds.  At finite p they are
+a heuristic: an ℓp layer moves its outputs further than it will at p = ∞, so the ends there are its value, moved as
+far as the distance at p = ∞ moves.
 """
 
 import math
@@ -73,7 +73,8 @@ def propagate(model: nn.Module, x: Tensor, eps: float) -> Box:
     box = (x, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
     for layer in flat_layers(model):
         if type(layer) not in RULES:
-            raise TypeError(f"boxes have no rule for {type(layer).__name__}, only for {', '.join(k.__name__ for k in RULES)}")
+            known = ", ".join(kind.__name__ for kind in RULES)
+            raise TypeError(f"boxes have no rule for {type(layer).__name__}, only for {known}")
         box = RULES[type(layer)](layer, box)
     return box
 
