@@ -3,6 +3,7 @@ PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
 AUTO_LIRPA_SPEC ?= auto-LiRPA==0.3
 VENV ?= .venv
+WORKERS ?= 2
 BIN := $(VENV)/bin
 OUT := results/digits
 
@@ -13,7 +14,7 @@ help:
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
 	@echo "make sanitize                 the CPU kernels' tests, compiled by gcc to stop at bad addresses and overflows"
-	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV)"
+	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
 
 # auto_LiRPA without its dependencies: its metadata forbid a current torch.
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
@@ -29,7 +30,7 @@ demo: $(VENV)/.installed
 	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
 test-lirpa: $(VENV)/.installed
