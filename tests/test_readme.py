@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from comparisons import bench_report, cost_report, tightness, widths
+from comparisons import bench_report, cost_report, steps, tightness, widths
 from comparisons.report import over_seeds, table
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-TABLES = {"tightness": tightness.table, "widths": widths.table, "cost": cost_report.table}  # all others are runs
+TABLES = {  # all others are runs
+    "tightness": tightness.table, "widths": widths.table, "cost": cost_report.table, "steps": steps.table,
+}
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
 
 
