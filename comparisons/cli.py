@@ -276,12 +276,13 @@ def _list(args: argparse.Namespace) -> int:
 
     from .methods import METHODS
     from .recipe import available, load_recipe
+    from .report import eps_text
 
     print("recipes")
     for name in available():
         recipe = load_recipe(name)
         print(f"  {name:16} {recipe.description}")
-        print(f"  {'':16} {recipe.dataset}, ε = {recipe.eps}: {', '.join(recipe.methods)}")
+        print(f"  {'':16} {recipe.dataset}, ε = {eps_text(recipe.eps)}: {', '.join(recipe.methods)}")
     print("methods")
     for key, method in METHODS.items():
         print(f"  {key:16} {method.label}; certificates {', '.join(method.certificates)}")
