@@ -1,6 +1,5 @@
 """What chooses a model while it is trained: its figures on a part of the training set, by a cheap certificate."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from linf_plugin import Net, lipschitz_bound
 from linf_plugin.bounds.certify import margin_bound
 from linf_plugin.certificates import margin
-from linf_plugin.training.boxes import worst_margins
+from linf_plugin.training.boxes import propagate, worst_margins
 from linf_plugin.training.losses import head_margins
 
 BATCH = 512
@@ -47,17 +46,7 @@ def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
     if len(head) == 0:  # clipped pixels
         return -worst_margins(model, x, y, eps)[1].scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for linear bounds of tanh
-        low, high = _box(features, x, eps)
+        _, low, high = propagate(features, x, eps)
         above = head_margins(head, (low + high) / 2, (high - low) / 2, y)
         return -above.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     return margin_bound(model, x, y, eps, "ibp", batch_size=BATCH, sound=False)
-
-
-def _box(features: nn.Module, x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Between which ends the features stay, (N, features) twice, while x stays within eps and the pixel range."""
-    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
-
-    bounded = BoundedModule(features.eval(), x[:1], device=x.device, verbose=False)
-    bounded.eval()  # in training mode it asks for gradients of parameters
-    ball = PerturbationLpNorm(norm=math.inf, x_L=(x - eps).clamp(0, 1), x_U=(x + eps).clamp(0, 1))
-    return bounded.compute_bounds(x=(BoundedTensor(x, ball),), method="IBP")

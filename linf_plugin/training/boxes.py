@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import CenterCrop, LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, flat_layers
+from ..layers import (
+    CenterCrop,
+    LinfDistConv2d,
+    LinfDistLinear,
+    MeanShift,
+    Negate,
+    Normalize,
+    SortDistLinear,
+    flat_layers,
+)
 
 Box = tuple[Tensor, Tensor, Tensor]  # a value, and the ends between which it stays
 
@@ -28,7 +37,18 @@ def _distance(layer: LinfDistLinear | LinfDistConv2d, box: Box) -> Box:
     if layer.p != math.inf:
         centre = dist(value, layer.weight, math.inf, *conv)
         near, far = y - (centre - near), y + (far - centre)
-    return _shifted((y, near, far), layer.bias, 1.0) if layer.bias is not None else (y, near, far)
+    return _with_bias(layer, (y, near, far))
+
+
+def _sorted_distance(layer: SortDistLinear, box: Box) -> Box:
+    if layer.training:
+        raise TypeError("boxes have no rule for SortDistLinear in training, where its inputs are dropped at random")
+    ends = torch.ops.linf.box_sorted_dist(box[1], box[2], layer.weight, layer.rho, layer.k)
+    return layer(box[0]), *_with_bias(layer, ends)
+
+
+def _with_bias(layer: nn.Module, ends: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return ends if layer.bias is None else tuple(ops.shift(end, layer.bias) for end in ends)
 
 
 def _mean_shift(layer: MeanShift, box: Box) -> Box:
@@ -38,10 +58,6 @@ def _mean_shift(layer: MeanShift, box: Box) -> Box:
     return shifted, box[1] - by, box[2] - by
 
 
-def _shifted(box: Box, offset: Tensor, sign: float) -> Box:
-    return tuple(ops.shift(end, offset, sign) for end in box)
-
-
 def _rising(layer: nn.Module, box: Box) -> Box:
     return tuple(layer(end) for end in box)
 
@@ -49,6 +65,7 @@ def _rising(layer: nn.Module, box: Box) -> Box:
 RULES: dict[type, Callable[[nn.Module, Box], Box]] = {
     LinfDistLinear: _distance,
     LinfDistConv2d: _distance,
+    SortDistLinear: _sorted_distance,
     MeanShift: _mean_shift,
     Negate: lambda _, box: (-box[0], -box[2], -box[1]),
     **dict.fromkeys((Normalize, CenterCrop, nn.Flatten, nn.Identity, nn.ReLU, nn.Tanh), _rising),

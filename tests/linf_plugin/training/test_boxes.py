@@ -16,6 +16,7 @@ NETS = {
     "clipped": ("linf-mlp", dict(width=7, depth=3, clip=0.3)),
     "crop": ("linf-mlp", dict(width=7, depth=2, crop=3)),
     "head": ("linf-mlp-head", dict(width=7, depth=2, hidden=5)),
+    "sorted": ("sortnet-mlp", dict(width=7, depth=3, rho=0.5)),
     "conv": ("linf-conv", dict(channels=(3, 4), strides=(1, 2), width=6)),
 }
 
@@ -46,7 +47,12 @@ def test_at_infinity_they_are_interval_bounds(name):
         assert (lower - 1e-5 <= y).all() and (y <= upper + 1e-5).all()
 
 
-@pytest.mark.parametrize("name", NETS)
+def test_dropped_inputs_have_no_rule():
+    with pytest.raises(TypeError, match="no rule for SortDistLinear in training"):
+        propagate(net("sorted").train(), torch.rand(2, 1, 5, 5), 0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if name != "sorted"])
 @pytest.mark.parametrize("p", [3.0, math.inf])
 def test_in_training_the_value_is_the_forward_pass_and_lies_in_its_box(name, p):
     model, x = net(name).train(), torch.rand(6, 1, 5, 5)
