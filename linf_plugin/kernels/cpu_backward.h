@@ -94,14 +94,17 @@ template <class T> void scatter(const Call& c) {
     scatter_codes<T>(c, (const T*)c.g, c.index, false, threads);
 }
 
-// Searches the coordinate of every pair, then scatters.
+// Searches the coordinate of every pair that has a gradient, then scatters.  At p = ∞ few have one: behind a worst
+// margin a sample's gradient reaches one neuron of a layer for each end of a box.
 template <class T, class Pair> void backward_infinite(const Call& c, const T* g, const T* y, int threads) {
     Buffer<int32_t> index(c.n * c.out);
     const T *a = (const T*)c.a, *b = (const T*)(Pair::BOX ? c.b : c.a), *w = (const T*)c.w;
     parallel(c.n, threads, [&](int64_t n, int) {
-        for (int64_t k = 0; k < c.out; k++)
-            index[n * c.out + k] = find<T, Pair>(a + n * c.features, b + n * c.features, w + k * c.features, 0,
-                                                 c.features, y[n * c.out + k]);
+        for (int64_t k = 0; k < c.out; k++) {
+            const int64_t j = n * c.out + k;
+            index[j] = g[j] == 0 ? NONE : find<T, Pair>(a + n * c.features, b + n * c.features, w + k * c.features,
+                                                        0, c.features, y[j]);
+        }
     });
     scatter_codes<T, Pair::BOX>(c, g, index, true, threads);
 }
