@@ -64,7 +64,9 @@ class Ablation:
             raise ValueError(f"{where}: defaults of {self.recipe} must be a table, got {defaults!r}")
         method = with_defaults(methods[self.method], defaults)
         method = merged(merged(method, self.short), self.changes[change].table)
-        return recipe_from(path.stem, where, {**table, "methods": {self.method: method}})
+        # only what is measured: certified at the recipe's ε; one step of the attack keeps the check of certificates
+        table |= {"eps_values": [table.get("eps")], "attack": {"steps": 1}, "methods": {self.method: method}}
+        return recipe_from(path.stem, where, table)
 
 
 def merged(table: dict, other: dict) -> dict:
@@ -124,8 +126,8 @@ def measure(
     if results.get("ablation") != ablation.name:
         raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
     recipes = {change: ablation.build(change) for change in ablation.changes}
-    settings = {change: _settings(recipe, ablation) for change, recipe in recipes.items()}
-    results["runs"] = [r for r in results["runs"] if r["settings"] == settings.get(r["change"])]
+    described = {change: settings(ablation, change) for change in ablation.changes}
+    results["runs"] = [r for r in results["runs"] if r["settings"] == described.get(r["change"])]
     wanted = [(change, seed) for seed in seeds for change in changes]
     bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
     for change, seed in bar:
@@ -142,7 +144,7 @@ def measure(
             **key, "why": ablation.changes[change].why, "clean": measured["clean"],
             "certified": measured["certified"]["best"][eps], "loss": measured["loss"][-1],
             "train_seconds": measured["train_seconds"], "epochs": measured["epochs"],
-            "parameters": measured["parameters"], "settings": settings[change],
+            "parameters": measured["parameters"], "settings": described[change],
         })
         results |= {
             "recipe": recipe.name, "dataset": recipe.dataset, "eps": recipe.eps, "device": found["device"],
@@ -153,9 +155,9 @@ def measure(
     return results
 
 
-def _settings(recipe: Recipe, ablation: Ablation) -> dict:
+def settings(ablation: Ablation, change: str) -> dict:
     """What must agree for a run to be kept: plain data."""
-    said = dataclasses.asdict(recipe)
+    said = dataclasses.asdict(ablation.build(change))
     del said["name"], said["description"]
     return json.loads(json.dumps({**said, "held_out": ablation.held_out}))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comparisons import bench_report, cost_report, steps, tightness, widths
+from comparisons import ablation, bench_report, cost_report, steps, tightness, widths
 from comparisons.report import over_seeds, table
 
 ROOT = Path(__file__).parent.parent
@@ -14,6 +14,7 @@ README = (ROOT / "README.md").read_text()
 TABLES = {  # all others are runs
     "tightness": tightness.table, "widths": widths.table, "cost": cost_report.table, "steps": steps.table,
 }
+ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
 
 
@@ -40,6 +41,16 @@ def test_committed_tables_of_measurements_come_from_their_results(name):
     results = json.loads((folder / "results.json").read_text())
     assert (folder / "table.md").read_text() == TABLES[name](results)
     assert name != "tightness" or tightness.beyond(results) == 0
+
+
+@pytest.mark.parametrize("name", ablation.available())
+def test_committed_ablations_are_those_described(name):
+    (path,) = (p for p in ABLATIONS if p.parent.name == name)
+    results, described = json.loads(path.read_text()), ablation.load(name)
+    assert (path.parent / "table.md").read_text() == ablation.table(results)
+    assert {r["change"] for r in results["runs"]} == set(described.changes)
+    for r in results["runs"]:
+        assert r["settings"] == ablation.settings(described, r["change"])
 
 
 def test_readme_shows_the_table_of_the_demo():
