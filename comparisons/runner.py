@@ -61,7 +61,8 @@ def device_name(device: torch.device) -> str:
     """What measured: for tables."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
-    return f"cpu: {platform.machine()}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"cpu: {platform.machine()}, {threads} thread{'s' * (threads != 1)}"
 
 
 def _settings(recipe: Recipe, key: str) -> dict:
@@ -72,7 +73,7 @@ def _settings(recipe: Recipe, key: str) -> dict:
     return settings
 
 
-def _identity(recipe: Recipe, key: str, seed: int, held_out: float, budget: float | None) -> dict:
+def identity_of(recipe: Recipe, key: str, seed: int, held_out: float, budget: float | None) -> dict:
     """What must agree for results to be kept, or averaged over seeds: plain data."""
     text = json.dumps(_settings(recipe, key), sort_keys=True)
     return {
@@ -187,7 +188,7 @@ def _finished(recipe: Recipe, out: Path, seed: int, held_out: float, budget: flo
     try:
         return {
             key: m for key, m in json.loads(path.read_text(encoding="utf-8"))["methods"].items()
-            if key in recipe.methods and m["identity"] == _identity(recipe, key, seed, held_out, budget)
+            if key in recipe.methods and m["identity"] == identity_of(recipe, key, seed, held_out, budget)
             and (out / f"{key}.pt").exists()
         }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -260,7 +261,7 @@ def run(
                 "pairs_per_sample": model.pairs_per_sample(),
                 **_report_of(trained), "device": results["device"], "select": recipe.methods[key].select,
                 "checkpoint": f"{key}.pt",
-                "identity": _identity(recipe, key, seed, held_out, budget),
+                "identity": identity_of(recipe, key, seed, held_out, budget),
             }
             linf_plugin.save(out / f"{key}.pt", model.cpu(), {
                 "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps,

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from comparisons import ablation, bench_report, cost_report, steps, tightness, widths
+from comparisons.recipe import load_recipe
 from comparisons.report import over_seeds, table
+from comparisons.runner import identity_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,6 +43,15 @@ def test_committed_tables_of_measurements_come_from_their_results(name):
     results = json.loads((folder / "results.json").read_text())
     assert (folder / "table.md").read_text() == TABLES[name](results)
     assert name != "tightness" or tightness.beyond(results) == 0
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results" / "recipes").glob("*/*.json")), ids=lambda p: p.stem)
+def test_committed_results_are_of_the_recipes_as_they_are(path):
+    results = json.loads(path.read_text())
+    recipe = load_recipe(results["recipe"])
+    for key, m in results["methods"].items():
+        assert m["identity"] == identity_of(recipe, key, results["seed"], held_out=0.0, budget=None)
+        assert m["contradictions"] == 0
 
 
 @pytest.mark.parametrize("name", ablation.available())

@@ -103,10 +103,44 @@ def test_published_schedules(recipe, key):
     assert s.at(lr_start).lr_factor == 1 and s.at((lr_start + total) / 2).lr_factor == pytest.approx(0.5)
 
 
+# Their losses: the hinge's mix, κ of the interval cross-entropy, or the first and last λ; and ρ of a SortNet.
+LOSSES = {
+    ("mnist", "linf-dist"): (("hinge", 0.75), None),
+    ("mnist", "linf-dist-mlp"): (("interval-ce", 0.5), None),
+    ("fashion", "linf-dist"): (("hinge", 1.0), None),
+    ("fashion", "linf-dist-mlp"): (("interval-ce", 0.5), None),
+    ("cifar10", "linf-dist"): (("hinge", 0.75), None),
+    ("cifar10", "linf-dist-mlp"): (("interval-ce", 1.0), None),
+    ("cifar10", "linf-conv-mlp"): (("interval-ce", 1.0), None),
+    ("tinyimagenet", "linf-dist-mlp"): (("interval-ce", 1.0), None),
+    ("mnist-0.1", "linf-dist-v2"): (("clipped-hinge", 0.05, 0.0002), None),
+    ("mnist", "linf-dist-v2"): (("clipped-hinge", 0.05, 0.0002), None),
+    ("cifar10-2", "linf-dist-v2"): (("clipped-hinge", 0.05, 0.002), None),
+    ("cifar10", "linf-dist-v2"): (("clipped-hinge", 0.1, 0.0005), None),
+    ("cifar10-16", "linf-dist-v2"): (("clipped-hinge", 0.1, 0.0002), None),
+    ("mnist-0.1", "sortnet"): (("clipped-hinge", 0.1, 0.001), 0.7),
+    ("mnist", "sortnet"): (("clipped-hinge", 0.02, 0.0002), 0.75),
+    ("cifar10-2", "sortnet"): (("clipped-hinge", 1.0, 0.01), 0.75),
+    ("cifar10", "sortnet"): (("clipped-hinge", 0.2, 0.002), 0.85),
+    ("cifar10-2", "sortnet-mlp"): (("interval-hinge", 1.0, 0.01), 0.7),
+    ("cifar10", "sortnet-mlp"): (("interval-hinge", 1.0, 0.01), 0.6),
+    ("tinyimagenet", "sortnet-mlp"): (("interval-hinge", 1.0, 0.01), 0.7),
+}
+
+
+@pytest.mark.parametrize("recipe, key", PUBLISHED, ids="-".join)
+def test_published_losses(recipe, key):
+    method = load_recipe(recipe).methods[key]
+    loss, rho = LOSSES[recipe, key]
+    assert tuple(method.loss.values()) == loss
+    assert method.architecture.get("rho") == rho
+
+
 def test_every_distance_method_of_a_published_recipe_is_checked():
     full = [name for name in available() if not name.endswith(("-small", "-fast", "-tiny")) and name != "digits"]
     methods = {(name, key) for name in full for key in load_recipe(name).methods}
     assert {(name, key) for name, key in methods if key not in ("ibp", "crown-ibp")} == set(PUBLISHED)
+    assert set(LOSSES) == set(PUBLISHED)
 
 
 def test_every_set_comes_in_three_sizes():

@@ -269,7 +269,7 @@ def test_resume_names_a_file_that_is_not_of_results(text, recipe_path, tmp_path,
 
 def test_resume_does_not_keep_a_method_without_its_checkpoint(recipe_path, tmp_path):
     recipe, settings = load_recipe(str(recipe_path)), (3, 0.0, None)
-    identity = comparisons.runner._identity
+    identity = comparisons.runner.identity_of
     methods = {key: {"identity": identity(recipe, key, *settings)} for key in ("ibp", "sortnet")}
     (tmp_path / "results.json").write_text(json.dumps({"methods": methods}))
     (tmp_path / "ibp.pt").touch()
