@@ -125,13 +125,12 @@ def measure(
     results = json.loads(path.read_text()) if path.exists() else {"ablation": ablation.name, "runs": []}
     if results.get("ablation") != ablation.name:
         raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
-    recipes = {change: ablation.build(change) for change in ablation.changes}
     described = {change: settings(ablation, change) for change in ablation.changes}
     results["runs"] = [r for r in results["runs"] if r["settings"] == described.get(r["change"])]
     wanted = [(change, seed) for seed in seeds for change in changes]
     bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
     for change, seed in bar:
-        recipe, key = recipes[change], {"change": change, "seed": seed}
+        recipe, key = ablation.build(change), {"change": change, "seed": seed}
         bar.set_postfix_str(f"{change}, seed {seed}")
         if any((r["change"], r["seed"]) == (change, seed) for r in results["runs"]):
             continue

@@ -25,12 +25,12 @@ from .methods import LOSSES, METHODS, OPTIMIZERS
 class MethodRecipe:
     """How one method is trained: tables of ``models.ARCHITECTURES``, ``LOSSES``, ``OPTIMIZERS`` arguments.
 
-    architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift, of ``shift_share`` of the
-    images.  padding: what moves in, "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of distance
-    layers, in units of the learning rate.  clip: largest norm of the gradient.  average: decay a step of an exponential moving average of
-    the weights, from the schedule's average_start on; 0 keeps none.  select: part of the training set that is not
-    trained on and chooses the model, every ``validate_every`` epochs, among the last weights and their average; 0
-    keeps the model of the last epoch.
+    architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift, of ``shift_share`` of
+    the images.  padding: what moves in, "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of
+    distance layers, in units of the learning rate.  clip: largest norm of the gradient.  average: decay a step of
+    an exponential moving average of the weights, from the schedule's average_start on; 0 keeps none.  select: part
+    of the training set that is not trained on and chooses the model, every ``validate_every`` epochs, among the
+    last weights and their average; 0 keeps the model of the last epoch.
 
     Raises:
         ValueError: a part, a decay or a number is out of its range.
