@@ -309,7 +309,7 @@ def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, up
     return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)
 
 
-def _lipschitz(exact: nn.Module) -> float:
+def lipschitz_above(exact: nn.Module) -> float:
     """A Lipschitz bound of a net in float64, rounded up.  A radius above 2^127 or below 2^-149 is none, so it need
     not be extreme."""
     return min(max(lipschitz_bound(exact) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
@@ -335,7 +335,7 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
     """
     check_program(model, x)
     exact = copy.deepcopy(model).double()
-    lipschitz = _lipschitz(exact)
+    lipschitz = lipschitz_above(exact)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), batch_size):
         part = x[i : i + batch_size]
@@ -376,7 +376,7 @@ def sound_margin(
     # x itself too, should low or high fall between two float32 numbers.
     ball = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
-    lost = torch.tensor(2 * _lipschitz(exact) * eps, dtype=torch.float64, device=x.device)
+    lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
     infinity = torch.full_like(z[:, 0], math.inf)
     least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)
     least = torch.nextafter(least - torch.nextafter(lost, infinity), -infinity)
