@@ -13,9 +13,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
-from .functions import BODIES, LINF, OPSET, attach
+from .functions import LINF, OPSET, POINTS, attach
 
-DISTANCES = {name: body for name, body in BODIES.items() if name != "SortDist"}  # a file does not have its ρ and k
+DISTANCES = {name: body for name, body in POINTS.items() if name != "SortDist"}  # a file does not have its ρ and k
 # Not constants, whatever they are computed from.
 RANDOM = {
     "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",

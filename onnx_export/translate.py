@@ -42,26 +42,58 @@ def _dist(x, w, p: float):
     return _NODES["LpDist"](x, w, p=p)
 
 
-def _sorted_dist(x, w, rho: float, k: int):
+def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
     features = w.shape[1]
     if not isinstance(features, int):
         raise ValueError("the weight of a sorted sum needs a fixed number of columns to be exported")
-    return _NODES["SortDist"](x, w, coefficients=coefficients(rho, k, features))
+    return coefficients(rho, k, features)
+
+
+def _sorted_dist(x, w, rho: float, k: int):
+    return _NODES["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
+
+
+def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> dict[str, Sequence[int]]:
+    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
 
 
 def _dist_conv2d(
     x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
 ):
-    conv = {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
+    conv = _window(stride, padding, dilation)
     if p == math.inf:
         return _NODES["LinfDistConv"](x, w, **conv)
     return _NODES["LpDistConv"](x, w, p=p, **conv)
+
+
+def _largest_only(p: float) -> None:
+    if p != math.inf:
+        raise ValueError(f"ranges of distances over boxes are exported at p = ∞ only, got p = {p}")
+
+
+def _box_dist(lower, upper, w, p: float):
+    _largest_only(p)
+    return _NODES["LinfBoxDist"](lower, upper, w)
+
+
+def _box_sorted_dist(lower, upper, w, rho: float, k: int):
+    return _NODES["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
+
+
+def _box_conv2d(
+    lower, upper, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+):
+    _largest_only(p)
+    return _NODES["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
 
 
 TRANSLATIONS = {
     torch.ops.linf.dist.default: _dist,
     torch.ops.linf.dist_conv2d.default: _dist_conv2d,
     torch.ops.linf.sorted_dist.default: _sorted_dist,
+    torch.ops.linf.box_dist.default: _box_dist,
+    torch.ops.linf.box_conv2d.default: _box_conv2d,
+    torch.ops.linf.box_sorted_dist.default: _box_sorted_dist,
 }
 
 

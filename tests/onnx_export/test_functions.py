@@ -1,5 +1,6 @@
 """The bodies in standard ONNX against the specification, in onnxruntime and in ONNX's own evaluator."""
 
+import functools
 import math
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 from cases import (
     INF,
+    box,
     by_windows,
     each_conv,
     each_dtype,
@@ -29,13 +31,15 @@ from linf_plugin.kernels import reference
 from onnx_export.functions import BLOCK, LINF, OPSET, WINDOWS, attach
 
 
-def one_node(name: str, inputs: dict, constants: dict, shape: tuple, **attributes) -> onnx.ModelProto:
+def one_node(
+    name: str, inputs: dict, constants: dict, shape: tuple, outputs: tuple = ("y",), **attributes
+) -> onnx.ModelProto:
     """A checked model of one node: ``inputs`` (a batch of each) and ``constants`` are arrays, in order."""
     dtype = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph(
-        [helper.make_node(name, [*inputs, *constants], ["y"], domain=LINF.domain, **attributes)], "g",
+        [helper.make_node(name, [*inputs, *constants], outputs, domain=LINF.domain, **attributes)], "g",
         [helper.make_tensor_value_info(key, dtype, ["n", *a.shape[1:]]) for key, a in inputs.items()],
-        [helper.make_tensor_value_info("y", dtype, ["n", *shape[1:]])],
+        [helper.make_tensor_value_info(key, dtype, ["n", *shape[1:]]) for key in outputs],
         [numpy_helper.from_array(a, key) for key, a in constants.items()],
     )
     model = attach(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
@@ -44,14 +48,24 @@ def one_node(name: str, inputs: dict, constants: dict, shape: tuple, **attribute
     return model
 
 
-def in_onnxruntime(model: onnx.ModelProto, **inputs) -> np.ndarray:
+def all_in_onnxruntime(model: onnx.ModelProto, **inputs) -> list[np.ndarray]:
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, inputs)[0]
+    return session.run(None, inputs)
+
+
+def in_onnxruntime(model: onnx.ModelProto, **inputs) -> np.ndarray:
+    (y,) = all_in_onnxruntime(model, **inputs)
+    return y
+
+
+def all_in_evaluator(model: onnx.ModelProto, **inputs) -> list[np.ndarray]:
+    with np.errstate(divide="ignore"):  # log 0 is −∞, as it should
+        return ReferenceEvaluator(model).run(None, inputs)
 
 
 def in_evaluator(model: onnx.ModelProto, **inputs) -> np.ndarray:
-    with np.errstate(divide="ignore"):  # log 0 is −∞, as it should
-        return ReferenceEvaluator(model).run(None, inputs)[0]
+    (y,) = all_in_evaluator(model, **inputs)
+    return y
 
 
 def exponent(p: float) -> tuple[str, dict]:
@@ -221,6 +235,155 @@ def test_nan_pixel(p):
     assert np.array_equal(np.isnan(y), expected)
 
 
+# Boxes.
+
+
+def box_model(name: str, lower, upper, w, shape: tuple, **attributes) -> onnx.ModelProto:
+    inputs = {"lower": lower.numpy(), "upper": upper.numpy()}
+    return one_node(name, inputs, {"w": w.numpy()}, shape, ("near", "far"), **attributes)
+
+
+def box_dist_model(lower, upper, w) -> onnx.ModelProto:
+    return box_model("LinfBoxDist", lower, upper, w, (len(lower), len(w)))
+
+
+def box_sort_model(lower, upper, w, rho: float, k: int) -> onnx.ModelProto:
+    c = reference.coefficients(rho, k, w.shape[1])
+    return box_model("SortBoxDist", lower, upper, w, (len(lower), len(w)), coefficients=c)
+
+
+def box_conv_model(lower, upper, w, conv: tuple, shape: tuple) -> onnx.ModelProto:
+    stride, padding, dilation, _ = conv
+    return box_model(
+        "LinfBoxDistConv", lower, upper, w, shape, strides=stride, pads=[*padding, *padding], dilations=dilation
+    )
+
+
+def assert_ranges(ends: list[np.ndarray], expected: tuple[torch.Tensor, ...], rtol: float = 0.0) -> None:
+    for y, z in zip(ends, expected, strict=True):
+        assert torch.from_numpy(y).dtype == z.dtype
+        torch.testing.assert_close(torch.from_numpy(y), z, rtol=rtol, atol=0, equal_nan=True)
+
+
+def assert_sorted_ranges(ends: list[np.ndarray], lower, upper, w, rho: float, k: int) -> None:
+    """As ``assert_sorted_sums``, with terms that are the same to the bit."""
+    terms = len(reference.coefficients(rho, k, w.shape[1]))
+    expected = torch.ops.linf.box_sorted_dist(lower, upper, w, rho, k)
+    assert_ranges(ends, expected, 2 * (terms + 2) * torch.finfo(w.dtype).eps / 2)
+
+
+def boxes(shape: tuple[int, int, int], **options) -> tuple[torch.Tensor, ...]:
+    """lower, upper, w; the first box is around the first row of w."""
+    x, w = rows(shape, **options)
+    x[:1] = w[:1] if len(w) else 0
+    return *box(x), w
+
+
+@each_dtype
+@each_shape
+def test_box_dist(shape, dtype):
+    lower, upper, w = boxes(shape, dtype=dtype)
+    ends = all_in_onnxruntime(box_dist_model(lower, upper, w), lower=lower.numpy(), upper=upper.numpy())
+    assert_ranges(ends, reference.box_dist(lower, upper, w, INF))
+
+
+@each_dtype
+@each_sort
+@each_shape
+def test_box_sorted_dist(shape, sort, dtype):
+    lower, upper, w = boxes(shape, dtype=dtype)
+    ends = all_in_onnxruntime(box_sort_model(lower, upper, w, *sort), lower=lower.numpy(), upper=upper.numpy())
+    assert_sorted_ranges(ends, lower, upper, w, *sort)
+
+
+@each_dtype
+@each_conv
+def test_box_conv(conv_case, dtype):
+    x_shape, w_shape, conv = conv_case
+    (lower, upper), w = box(torch.randn(x_shape, dtype=dtype)), torch.randn(w_shape, dtype=dtype)
+    distance = functools.partial(reference.box_dist, p=INF)
+    expected = by_windows(distance, (lower, upper), w, conv)
+    model = box_conv_model(lower, upper, w, conv, expected[0].shape)
+    assert_ranges(all_in_onnxruntime(model, lower=lower.numpy(), upper=upper.numpy()), expected)
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1)],
+    ids=["several-tiles", "several-blocks", "row-beyond-a-block"],
+)
+def test_boxes_in_blocks(shape):
+    lower, upper, w = boxes(shape)
+    given = {"lower": lower.numpy(), "upper": upper.numpy()}
+    ends = all_in_onnxruntime(box_dist_model(lower, upper, w), **given)
+    assert_ranges(ends, torch.ops.linf.box_dist(lower, upper, w, INF))
+    ends = all_in_onnxruntime(box_sort_model(lower, upper, w, 0.5, 4), **given)
+    assert_sorted_ranges(ends, lower, upper, w, 0.5, 4)
+
+
+def test_box_conv_in_blocks_of_images():
+    w, conv = torch.randn(4, 16, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
+    lower, upper = box(torch.randn(9, 16, 32, 32))
+    expected = torch.ops.linf.box_conv2d(lower, upper, w, INF, *conv)
+    model = box_conv_model(lower, upper, w, conv, expected[0].shape)
+    assert_ranges(all_in_onnxruntime(model, lower=lower.numpy(), upper=upper.numpy()), expected)
+
+
+def test_evaluator_agrees_on_boxes():
+    lower, upper, w = boxes((3, 4, 5))
+    given = {"lower": lower.numpy(), "upper": upper.numpy()}
+    ends = all_in_evaluator(box_dist_model(lower, upper, w), **given)
+    assert_ranges(ends, reference.box_dist(lower, upper, w, INF))
+    ends = all_in_evaluator(box_sort_model(lower, upper, w, 0.5, 3), **given)
+    assert_sorted_ranges(ends, lower, upper, w, 0.5, 3)
+    (lower, upper), w, conv = box(torch.randn(2, 4, 5, 4)), torch.randn(2, 2, 3, 2), ([2, 1], [1, 0], [1, 2], 2)
+    ends = all_in_evaluator(
+        box_conv_model(lower, upper, w, conv, (2, 2, 3, 2)), lower=lower.numpy(), upper=upper.numpy()
+    )
+    assert_ranges(ends, torch.ops.linf.box_conv2d(lower, upper, w, INF, *conv))
+
+
+@pytest.mark.parametrize("bad_lower, bad_upper", [
+    (math.nan, 0.5), (0.5, math.nan), (math.nan, math.nan), (-INF, 0.5), (0.5, INF), (-INF, INF), (INF, INF),
+])
+def test_not_finite_boxes(bad_lower, bad_upper):
+    """As PyTorch: NaN in either end reaches both ends of its row and nothing else; a box may be all numbers."""
+    features = 19
+    lower, upper, w = boxes((features + 1, 3, features))
+    lower[:features].fill_diagonal_(bad_lower)
+    upper[:features].fill_diagonal_(bad_upper)
+    given = {"lower": lower.numpy(), "upper": upper.numpy()}
+    ends = all_in_onnxruntime(box_dist_model(lower, upper, w), **given)
+    assert_ranges(ends, reference.box_dist(lower, upper, w, INF))
+    sums = all_in_onnxruntime(box_sort_model(lower, upper, w, 0.5, 3), **given)
+    assert_sorted_ranges(sums, lower, upper, w, 0.5, 3)
+    for y in (*ends, *sums):
+        assert np.isnan(y[:features]).all() == (math.isnan(bad_lower) or math.isnan(bad_upper))
+        assert np.isfinite(y[features]).all()
+
+
+def test_nan_weight_of_boxes():
+    lower, upper, w = boxes((4, 3, 9))
+    w[1, 7] = math.nan
+    for y in all_in_onnxruntime(box_dist_model(lower, upper, w), lower=lower.numpy(), upper=upper.numpy()):
+        assert np.isnan(y[:, 1]).all() and np.isfinite(y[:, [0, 2]]).all()
+
+
+@pytest.mark.parametrize("end", ["lower", "upper"])
+def test_nan_pixel_of_a_box(end):
+    """Reaches the windows of its group that it lies in, and nothing else."""
+    lower, upper = box(torch.randn(2, 2, 6, 6))
+    w, conv = torch.randn(4, 1, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
+    given = {"lower": lower.numpy(), "upper": upper.numpy()}
+    given[end][1, 0, 2, 3] = math.nan
+    expected = np.zeros((2, 4, 6, 6), bool)
+    expected[1, :2, 1:4, 2:5] = True
+    for y in all_in_onnxruntime(box_conv_model(lower, upper, w, conv, (2, 4, 6, 6)), **given):
+        assert np.array_equal(np.isnan(y), expected)
+
+
+# How they run.
+
+
 def test_weights_are_prepared_when_loaded(tmp_path):
     """Only what depends on x is left for every run."""
     options = onnxruntime.SessionOptions()
@@ -240,27 +403,32 @@ rng = np.random.default_rng(0)
 small, large = (rng.random((n, *map(int, sys.argv[2:])), np.float32) for n in (1, 256))
 peaks = []
 for x in (small, large):
-    session.run(None, {"x": x})
+    session.run(None, {i.name: x for i in session.get_inputs()})
     peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 print(peaks[1] - peaks[0])
 """
 
+CONV = ([1, 1], [1, 1], [1, 1], 1)
+KINDS = {  # the shape of x, a model for any number of them
+    "linear": ((512,), lambda x: dist_model(x, torch.randn(512, 512), INF)),
+    "conv": ((16, 32, 32), lambda x: conv_model(x, torch.randn(2, 16, 3, 3), INF, CONV, (1, 2, 32, 32))),
+    "box-linear": ((512,), lambda x: box_dist_model(x, x, torch.randn(512, 512))),
+    "box-sorted": ((512,), lambda x: box_sort_model(x, x, torch.randn(512, 512), 0.5, 3)),
+    "box-conv": (
+        (16, 32, 32), lambda x: box_conv_model(x, x, torch.randn(2, 16, 3, 3), CONV, (1, 2, 32, 32))
+    ),
+}
 
-@pytest.mark.parametrize("kind", ["linear", "conv"])
-def test_memory_is_bounded(tmp_path, kind):
-    """All differences at once would take 256 MB, all windows 151 MB."""
-    if kind == "linear":
-        shape = (512,)
-        model = dist_model(torch.zeros(1, 512), torch.randn(512, 512), INF)
-    else:
-        shape = (16, 32, 32)
-        model = conv_model(
-            torch.zeros(1, *shape), torch.randn(2, 16, 3, 3), INF, ([1, 1], [1, 1], [1, 1], 1), (1, 2, 32, 32)
-        )
+
+@pytest.mark.parametrize("shape, make", KINDS.values(), ids=KINDS)
+def test_memory_is_bounded(tmp_path, shape, make):
+    """All differences at once would take 256 MB, all windows 151 MB; of boxes twice that."""
+    model = make(torch.zeros(1, *shape))
     onnx.save(model, tmp_path / "m.onnx")
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "m.onnx"), *map(str, shape)]
     kilobytes = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert kilobytes < (32 << 10) + 3 * 256 * math.prod(shape) * 4 / 1024
+    copies = 3 * len(model.graph.input)
+    assert kilobytes < (32 << 10) + copies * 256 * math.prod(shape) * 4 / 1024
 
 
 # The radius.

@@ -94,6 +94,53 @@ def test_a_sorted_sum_of_an_open_number_of_coordinates_is_refused():
         )
 
 
+class Ranges(nn.Module):
+    """Of a convolution, a distance and a sorted sum, one after the other, over a box."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = LinfDistConv2d(4, 6, (3, 2), stride=(2, 1), padding=(0, 2), dilation=(1, 2), groups=2)
+        self.dist, self.sort = LinfDistLinear(6, 5), SortDistLinear(5, 3, rho=0.3, k=4)
+
+    def forward(self, lower, upper):
+        conv = ([2, 1], [0, 2], [1, 2], 2)
+        ends = torch.ops.linf.box_conv2d(lower, upper, self.conv.weight, INF, *conv)
+        ends = torch.ops.linf.box_dist(*(end.amax((2, 3)) for end in ends), self.dist.weight, INF)
+        return torch.ops.linf.box_sorted_dist(*ends, self.sort.weight, 0.3, 4)
+
+
+@torch.no_grad()
+def test_ranges_over_boxes():
+    model, x = Ranges().eval(), torch.randn(2, 4, 9, 8)
+    program = torch.onnx.export(
+        model, (x, x + 1), input_names=["lower", "upper"], dynamic_shapes=({0: "n"}, {0: "n"}), verbose=False,
+        **linf_onnx_kwargs(),
+    )
+    onnx_model = attach(program.model_proto)
+    onnx.checker.check_model(onnx_model, full_check=True)
+    nodes = [node.op_type for node in onnx_model.graph.node if node.domain == "linf"]
+    assert nodes == ["LinfBoxDistConv", "LinfBoxDist", "SortBoxDist"]
+    session = onnxruntime.InferenceSession(onnx_model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for n in (1, 2, 5):
+        lower = torch.randn(n, 4, 9, 8)
+        upper = lower + torch.rand(n, 4, 9, 8)
+        got = session.run(None, {"lower": lower.numpy(), "upper": upper.numpy()})
+        for y, expected in zip(got, model(lower, upper), strict=True):
+            torch.testing.assert_close(torch.from_numpy(y), expected, rtol=6 * torch.finfo(torch.float32).eps, atol=0)
+
+
+@pytest.mark.parametrize("name", ["box_dist", "box_conv2d"])
+def test_ranges_at_a_finite_p_are_refused(name):
+    class Range(nn.Module):
+        def forward(self, lower, upper):
+            conv = ([1, 1], [0, 0], [1, 1], 1) if name == "box_conv2d" else ()
+            return getattr(torch.ops.linf, name)(lower, upper, upper, 2.0, *conv)
+
+    x = torch.rand(2, 3, 4, 4) if name == "box_conv2d" else torch.rand(2, 3)
+    with pytest.raises(Exception, match="at p = ∞ only, got p = 2.0"):
+        torch.onnx.export(Range().eval(), (x, x + 1), verbose=False, **linf_onnx_kwargs())
+
+
 @torch.no_grad()
 def test_factors_close_to_one_stay():
     """The exporter's optimiser would drop them, and with them part of the Lipschitz bound."""
