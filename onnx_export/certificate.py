@@ -182,16 +182,15 @@ class Program(nn.Sequential):
 
     Args:
         net: float32, in evaluation mode; its layers are shared.
-        pixels: of ``PIXELS``; bytes (N, C, H, W) uint8 are divided by 255.
         epsilon: in pixel range.
 
     Raises:
         ValueError: as ``check_certifiable`` and ``widenings``.
     """
 
-    def __init__(self, net: Net, pixels: str = "float", epsilon: float | None = None):
+    def __init__(self, net: Net, epsilon: float | None = None):
         super().__init__(*net)
-        self.bytes, self.reach = pixels == "byte", None
+        self.reach = None
         if epsilon is not None:
             check_certifiable(net)
             self.reach = _above(epsilon + BOX_ROUNDING)
@@ -199,7 +198,6 @@ class Program(nn.Sequential):
         self.eval()
 
     def forward(self, x: Tensor):
-        x = x.float() / 255 if self.bytes else x
         logits = super().forward(x)
         if self.reach is None:
             return logits

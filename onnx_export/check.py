@@ -6,19 +6,17 @@ import numpy as np
 import onnxruntime
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from linf_plugin.certificates import certified_radius
 from linf_plugin.layers import SortDistLinear
 from linf_plugin.models import Net
 
-from .session import run
+from .verify import BATCH, levels_of, run_all
 
 # Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
 # larger than the result may cancel, in an order that each runtime chooses; a sorted sum adds some.
 TOLERANCE = 1e-6
 LINEAR_TOLERANCE = 1e-5
-BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -26,9 +24,9 @@ class Comparison:
     """ONNX against PyTorch on the same images, N of them."""
 
     logits: np.ndarray  # (N, classes), by onnxruntime
-    radii: np.ndarray  # (N,), by onnxruntime
+    radii: np.ndarray | None  # (N,), by onnxruntime; None where the file has none
     torch_logits: np.ndarray  # (N, classes)
-    lipschitz: float
+    lipschitz: float  # logits per unit of the file's input
     tolerance: float
 
     @property
@@ -50,13 +48,13 @@ class Comparison:
 
     @property
     def radius_error(self) -> float:
-        """Largest absolute difference from the radius of the PyTorch logits."""
+        """Largest absolute difference from the radius of the PyTorch logits, rounding not subtracted."""
         return float(np.abs(self.radii - self._radii(self.torch_logits)).max())
 
     @property
     def overstated_radii(self) -> int:
         """Radii above what the file's own logits certify."""
-        return int((self.radii > self._radii(self.logits)).sum())
+        return 0 if self.radii is None else int((self.radii > self._radii(self.logits)).sum())
 
     @property
     def failures(self) -> list[str]:
@@ -70,12 +68,6 @@ class Comparison:
             found.append(f"{self.overstated_radii} radii are above what the logits certify")
         return found
 
-    def accuracies(self, labels: np.ndarray, epsilon: float | None) -> tuple[float, float | None]:
-        """Clean accuracy of the ONNX file, and with an epsilon that of certificates of more than epsilon."""
-        right = self.logits.argmax(1) == labels
-        certified = None if epsilon is None else float((right & (self.radii.astype(np.float64) > epsilon)).mean())
-        return float(right.mean()), certified
-
     def _radii(self, logits: np.ndarray) -> np.ndarray:
         return certified_radius(torch.from_numpy(logits), lipschitz=self.lipschitz).numpy()
 
@@ -88,13 +80,13 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
         ValueError: the file is not one that ``export`` wrote, or the images do not fit it.
     """
     outputs = [output.name for output in session.get_outputs()]
-    if outputs != ["logits", "certified_radius"]:
-        raise ValueError(f"the ONNX file must have outputs logits, certified_radius; it has {', '.join(outputs)}")
-    parts = []
-    with tqdm(total=len(images), unit="image", disable=None) as progress:
-        for x in images.split(BATCH):
-            parts.append((*run(session, x.numpy()), model(x).numpy()))
-            progress.update(len(x))
+    if "logits" not in outputs:
+        raise ValueError(f"the ONNX file must have an output logits; it has {', '.join(outputs)}")
+    levels = levels_of(session)
+    if levels > 1:  # what the file makes of bytes
+        images = (images * levels).round() / levels
+    found = run_all(session, images)
+    logits = torch.cat([model(x) for x in images.split(BATCH)]).numpy()
     sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in model)
     tolerance = LINEAR_TOLERANCE if sums else TOLERANCE
-    return Comparison(*(np.concatenate(part) for part in zip(*parts)), model.lipschitz, tolerance)
+    return Comparison(found["logits"], found.get("certified_radius"), logits, model.lipschitz / levels, tolerance)

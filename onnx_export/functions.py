@@ -30,26 +30,28 @@ from .distances import (
     SortDist,
 )
 
-# Of radii: 1 − SLACK outweighs the rounding of numbers from LEAST to MOST to float32.
-SLACK, LEAST, MOST = 2.0**-23, 2.0**-126, 2.0**127
+# Of radii: 1 − SLACK outweighs the rounding of numbers from LEAST on to float32.
+SLACK, LEAST = 2.0**-23, 2.0**-126
 
 
 @script(LINF)
-def CertifiedRadius(x, logits, lipschitz):
-    """As ``linf_plugin.certified_radius``: (largest − second largest logit) / (2·lipschitz), rounded down.
+def CertifiedRadius(x, logits, lipschitz, slack, most):
+    """(largest − second largest logit − slack) / (2·lipschitz), at most ``most``, rounded down; 0 where that is
+    not positive, a pixel is not in [0, 1] or a logit is not finite.
 
-    The quotient is taken in float64; less 2⁻²³ of itself, it stays below itself when rounded to float32, as
-    long as float32 rounds relatively.  Graph optimisers drop a factor as close to 1 as 1 − 2⁻²³, hence the
-    difference.  0 where x or the logits are not finite.  (N, …), (N, classes), () float64 → (N,).
+    ``certificate.radius_constants`` says what makes it a radius.  The quotient is taken in float64, whose rounding
+    the constants cover; less 2⁻²³ of itself, it stays below itself when rounded to float32, as long as float32
+    rounds relatively.  Graph optimisers drop a factor as close to 1 as 1 − 2⁻²³, hence the difference.
+    (N, …), (N, classes), three float64 numbers → (N,).
     """
     values, _ = op.TopK(op.Cast(logits, to=onnx.TensorProto.DOUBLE), [2])
     first, second = op.Split(values, num_outputs=2, axis=1)
-    exact = op.Min((first - second) / (2.0 * lipschitz), MOST)
+    exact = op.Min((first - second - slack) / (2.0 * lipschitz), most)
     down = op.Cast(exact - exact * SLACK, to=onnx.TensorProto.FLOAT)
-    seen = op.Concat(op.Flatten(x), logits, axis=1)
-    wrong = op.Cast(op.Or(op.IsNaN(seen), op.IsInf(seen)), to=onnx.TensorProto.FLOAT)
-    finite = op.ReduceSum(wrong, [1]) == 0.0
-    radius = op.Squeeze(op.Where(op.And(finite, exact >= LEAST), down, 0.0), [1])
+    outside = op.Flatten(op.Not(op.And(x >= 0.0, x <= 1.0)))
+    wrong = op.Concat(outside, op.Or(op.IsNaN(logits), op.IsInf(logits)), axis=1)
+    right = op.ReduceSum(op.Cast(wrong, to=onnx.TensorProto.FLOAT), [1]) == 0.0
+    radius = op.Squeeze(op.Where(op.And(right, exact >= LEAST), down, 0.0), [1])
     return radius
 
 
@@ -90,4 +92,8 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     model.functions.extend(bodies[name] for name in FUNCTIONS if name in bodies)
     if bodies and all(o.domain != LINF.domain for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(LINF.domain, LINF.version))
+    return model
+
+
+def for_device(model, device):
     return model

@@ -1,21 +1,36 @@
 """Running an exported model with stock onnxruntime, on the hardware that is really there."""
 
 import ctypes
+import functools
 import importlib.metadata
 import os
 import warnings
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
+from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from .functions import for_device
+from .native import register
 
 DEVICES = ("auto", "cpu", "cuda")
 
 # Without TF32, which keeps 10 bits of each factor of a linear head.
 CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
 CPU = "CPUExecutionProvider"
+
+
+LOAD_ERRORS = (
+    errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented, errors.InvalidArgument,
+    errors.NoModel, errors.RuntimeException, DecodeError,
+)
+
+
+TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}  # of inputs
 
 
 class DeviceError(RuntimeError):
@@ -51,21 +66,47 @@ def _warn_of_two_packages() -> None:
         )
 
 
-def session(path: str | os.PathLike, device: str = "auto") -> onnxruntime.InferenceSession:
-    """Loads an ONNX file.
+@functools.cache
+def _note(reason: str) -> None:
+    """Said once a process."""
+    warnings.warn(
+        f"distances run as bodies in standard operators, several times slower than the native ones: {reason}",
+        RuntimeWarning, stacklevel=3,
+    )
+
+
+def _on_cuda(path: Path, options: onnxruntime.SessionOptions) -> bytes:
+    """The model with bodies for a GPU; weights beside the file are read from there."""
+    model = onnx.load(path, load_external_data=False)
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+    return for_device(model, "cuda").SerializeToString()
+
+
+def session(
+    path: str | os.PathLike, device: str = "auto", *, threads: int | None = None, native: bool = True
+) -> onnxruntime.InferenceSession:
+    """Loads an ONNX file, to run as fast as it can here.
+
+    On a CPU distances are computed by this package's kernels, if they were built and onnxruntime takes them; else,
+    with a warning, and on a GPU, by the bodies in the file: in small blocks on a CPU, in large ones on a GPU.
 
     Args:
         path: the file.
         device: "auto" takes the GPU where there is one; "cpu"; "cuda".
+        threads: how many threads compute; by default as many as there are cores.
+        native: whether to use the kernels.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: device is unknown, or onnxruntime cannot load the file.
+        ValueError: device is unknown, threads is not positive, or onnxruntime cannot load the file.
         DeviceError: device is "cuda" and onnxruntime cannot use a GPU here.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
-    if not Path(path).is_file():
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    path = Path(path)
+    if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist")
     _warn_of_two_packages()
     available = CUDA[0] in onnxruntime.get_available_providers() and _has_cuda()
@@ -73,10 +114,17 @@ def session(path: str | os.PathLike, device: str = "auto") -> onnxruntime.Infere
         raise DeviceError("device is cuda, but there is no GPU here that onnxruntime can use")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    providers = [CUDA, CPU] if available and device != "cpu" else [CPU]
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    on_cuda = available and device != "cpu"
     try:
-        result = onnxruntime.InferenceSession(os.fspath(path), options, providers=providers)
-    except (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented) as error:
+        if on_cuda:
+            result = onnxruntime.InferenceSession(_on_cuda(path, options), options, providers=[CUDA, CPU])
+        else:
+            if native and (reason := register(options)) is not None:
+                _note(reason)
+            result = onnxruntime.InferenceSession(os.fspath(path), options, providers=[CPU])
+    except LOAD_ERRORS as error:
         raise ValueError(f"onnxruntime cannot load {path}: {error}") from error
     if device == "cuda" and result.get_providers()[0] != CUDA[0]:
         raise DeviceError(f"device is cuda, but onnxruntime only took {', '.join(result.get_providers())}")
@@ -84,27 +132,28 @@ def session(path: str | os.PathLike, device: str = "auto") -> onnxruntime.Infere
 
 
 def run(session: onnxruntime.InferenceSession, x: np.ndarray) -> list[np.ndarray]:
-    """The outputs for a batch, in the model's order: logits (N, classes) and certified radii (N,).
+    """The outputs for a batch, in the model's order: logits (N, classes), predictions (N,), certified radii (N,), ….
 
     Args:
         session: of a model with one input.
-        x: (N, C, H, W) float32, pixels in [0, 1].
+        x: (N, C, H, W) of the model's type: float32, pixels in [0, 1], or uint8.
 
     Raises:
-        TypeError: x is not a float32 array.
+        TypeError: x is not an array of that type.
         ValueError: the shape of x is not the model's, N = 0, or x contains NaN or infinite values.
     """
     wanted = session.get_inputs()[0]
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x must be a numpy.ndarray, got {type(x).__name__}")
-    if x.dtype != np.float32:
-        raise TypeError(f"x must be float32, got {x.dtype}")
+    dtype = TYPES.get(wanted.type)
+    if x.dtype != dtype:
+        raise TypeError(f"x must be {wanted.type if dtype is None else np.dtype(dtype).name}, got {x.dtype}")
     fits = [have == want for have, want in zip(x.shape, wanted.shape) if isinstance(want, int)]
     if x.ndim != len(wanted.shape) or not all(fits):
         shape = ", ".join(map(str, wanted.shape))
         raise ValueError(f"x must have shape ({shape}), got {x.shape}")
     if len(x) == 0:
         raise ValueError(f"x must hold at least one image, got shape {x.shape}")
-    if not np.isfinite(x).all():
+    if dtype == np.float32 and not np.isfinite(x).all():
         raise ValueError("x contains NaN or infinite values")
     return session.run(None, {wanted.name: x})

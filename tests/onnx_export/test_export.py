@@ -14,7 +14,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import linf_plugin
-from onnx_export.export import export, file_sha256, properties
+from linf_plugin.layers import MeanShift, distance_layers
+from onnx_export.certificate import radius_constants
+from onnx_export.export import export, fold_means, record
+from onnx_export.properties import Accuracy, content_sha256, file_sha256, properties
 from onnx_export.session import run, session
 
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
@@ -47,7 +50,8 @@ def case(request, small_net, tmp_path_factory):
     net = small_net(name, **arguments)
     linf_plugin.set_p(net, p)
     path = tmp_path_factory.mktemp("nets") / "net.onnx"
-    export(net, path)
+    finite = p != math.inf
+    export(net, path, certificate="none" if finite else "auto")
     return net, path, exact
 
 
@@ -56,38 +60,50 @@ def test_outputs(case):
     """Batches of other sizes than the traced one; never a radius above that of the logits."""
     net, path, exact = case
     s = session(path, "cpu")
-    assert [(o.name, o.shape) for o in s.get_outputs()] == [
-        ("logits", ["batch", 10]), ("certified_radius", ["batch"]),
-    ]
+    certified = all(layer.p == math.inf for layer in distance_layers(net))
+    outputs = [("logits", ["batch", 10]), ("prediction", ["batch"]), ("certified_radius", ["batch"])]
+    assert [(o.name, o.shape) for o in s.get_outputs()] == outputs[: 3 if certified else 2]
     for n in (1, 2, 7, 64):
         x = torch.rand(n, *net.input_shape)
-        logits, radii = (torch.from_numpy(y) for y in run(s, x.numpy()))
+        logits, prediction, *radii = (torch.from_numpy(y) for y in run(s, x.numpy()))
         expected = net(x)
-        assert logits.dtype == radii.dtype == torch.float32
+        assert logits.dtype == torch.float32 and prediction.dtype == torch.int64
+        assert torch.equal(prediction, logits.argmax(1))
         allowed = 0 if exact else 1e-6 * max(1, float(expected.abs().max()))
         torch.testing.assert_close(logits, expected, rtol=0, atol=allowed)
-        bound = linf_plugin.certified_radius(logits, lipschitz=net.lipschitz)
-        assert (radii <= bound).all()
-        torch.testing.assert_close(radii, bound, rtol=3e-7, atol=0)
+        if certified:
+            _assert_radii(net, logits, *radii)
+
+
+def _assert_radii(net, logits, radii):
+    """Below what the logits certify, by what is subtracted for rounding and no more."""
+    constants = radius_constants(net)
+    bound = linf_plugin.certified_radius(logits, lipschitz=net.lipschitz)
+    assert radii.dtype == torch.float32 and (radii <= bound).all()
+    margins = linf_plugin.margin(logits)
+    expected = ((margins - constants.slack) / (2 * constants.lipschitz)).clamp(0, 1)
+    torch.testing.assert_close(radii.double(), expected, rtol=4e-7, atol=0)
 
 
 def test_not_finite_pixels_certify_nothing(case):
     """One image with one such pixel, whichever it is; the other images keep their radii."""
     net, path, _ = case
     s = session(path, "cpu")
+    if "certified_radius" not in [o.name for o in s.get_outputs()]:
+        return
     x = np.random.default_rng(0).random((7, *net.input_shape), np.float32)
-    right = s.run(None, {"x": x})[1]
+    right = s.run(None, {"x": x})[2]
     x[0, 0, 0, 0], x[2, -1, -1, -1], x[4, 0, 3, 4] = math.nan, math.inf, -math.inf
     x[5] = math.nan
-    radii = s.run(None, {"x": x})[1]
+    radii = s.run(None, {"x": x})[2]
     assert (radii[[0, 2, 4, 5]] == 0).all()
-    assert np.array_equal(radii[[1, 3, 6]], right[[1, 3, 6]]) and (right > 0).all()
+    assert np.array_equal(radii[[1, 3, 6]], right[[1, 3, 6]])
 
 
 def test_empty_batch(case):
     net, path, _ = case
-    logits, radii = session(path, "cpu").run(None, {"x": np.zeros((0, *net.input_shape), np.float32)})
-    assert logits.shape == (0, 10) and radii.shape == (0,)
+    logits, *others = session(path, "cpu").run(None, {"x": np.zeros((0, *net.input_shape), np.float32)})
+    assert logits.shape == (0, 10) and all(y.shape == (0,) for y in others)
 
 
 def test_valid(case):
@@ -100,6 +116,7 @@ def test_valid(case):
     with np.errstate(divide="ignore"):  # log 0 is −∞, as it should
         theirs = ReferenceEvaluator(model).run(None, {"x": x})
     for y, z in zip(run(session(path, "cpu"), x), theirs, strict=True):
+        assert y.dtype == z.dtype
         np.testing.assert_allclose(y, z, rtol=0, atol=2e-6 * max(1, np.abs(z).max()))
 
 
@@ -107,7 +124,7 @@ def test_certificates_hold(made):
     """Perturbations just inside the radius, by corner and by gradient, keep the prediction."""
     s, steps = session(made.onnx, "cpu"), np.random.default_rng(0)
     x = torch.rand(64, 1, 8, 8)
-    logits, radii = run(s, x.numpy())
+    logits, _, radii = run(s, x.numpy())
     away = x.clone().requires_grad_()
     top = made.net(away).topk(2, 1).values
     (top[:, 1] - top[:, 0]).sum().backward()
@@ -130,21 +147,61 @@ def test_nodes_are_one_to_one(made):
 def test_metadata(made):
     props = {p.key: p.value for p in onnx.load(made.onnx).metadata_props}
     assert json.loads(props.pop("versions"))["torch"] == torch.__version__
+    constants = radius_constants(made.net)
+    assert float(props.pop("lipschitz")) == constants.lipschitz >= made.net.lipschitz
+    assert float(props.pop("rounding_slack")) == constants.slack
+    assert props.pop("content_sha256") == content_sha256(onnx.load(made.onnx))
     assert props == {
-        "norm": "linf", "radius_unit": "pixel value, images in [0, 1]", "lipschitz": repr(made.net.lipschitz),
-        "dataset": "digits", "method": "linf-dist", "epsilon": "0.1", "seed": "3",
-        "clean_accuracy": "0.25", "certified_accuracy_lipschitz": "0.0625", "certified_accuracy_best": "0.09375",
+        "norm": "linf", "flavour": "function", "certificate": "lipschitz",
+        "radius_unit": "pixel value, images in [0, 1]",
+        "dataset": "digits", "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
+        "run_clean_accuracy": "0.25", "run_certified_accuracy_lipschitz": "0.0625",
+        "run_certified_accuracy_best": "0.09375",
         "checkpoint": "../run/net.pt", "checkpoint_sha256": file_sha256(made.checkpoint),
     }
     assert session(made.onnx, "cpu").get_modelmeta().custom_metadata_map["epsilon"] == "0.1"
 
 
-@pytest.mark.parametrize("metadata", [None, {}, {"results": {}}, {"epsilon": 0.1, "results": {"clean": 0.5}}])
-def test_metadata_may_be_missing(small_net, metadata):
-    props = properties(small_net(width=4, depth=2), metadata or {})
-    assert {"norm", "radius_unit", "lipschitz", "versions"} <= props.keys()
-    assert ("clean_accuracy" in props) == bool(metadata and metadata.get("results"))
-    assert not any(key.startswith("certified") for key in props)
+@pytest.mark.parametrize("metadata", [{}, {"results": {}}, {"epsilon": 0.1, "results": {"clean": 0.5}}])
+def test_metadata_may_be_missing(made, metadata):
+    props = properties(onnx.load(made.onnx), metadata)
+    assert {"norm", "flavour", "versions", "content_sha256"} <= props.keys()
+    assert ("run_clean_accuracy" in props) == bool(metadata.get("results"))
+    assert not any("certified" in key for key in props)
+
+
+def test_accuracies_are_recorded(made, tmp_path):
+    """In the metadata alone, in one move."""
+    path = tmp_path / "net.onnx"
+    path.write_bytes(made.onnx.read_bytes())
+    record(path, Accuracy(40, 30, 10, "lipschitz"))
+    before, after = ({p.key: p.value for p in onnx.load(p).metadata_props} for p in (made.onnx, path))
+    assert after == before | {
+        "test_images": "40", "clean_accuracy": "0.75", "certified_accuracy": "0.25",
+        "certified_accuracy_by": "lipschitz",
+    }
+    assert content_sha256(onnx.load(path)) == before["content_sha256"]
+    assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_digest_sees_every_part(made):
+    """But the metadata."""
+    def digest(change) -> str:
+        model = onnx.load(made.onnx)
+        change(model)
+        return content_sha256(model)
+
+    unchanged = digest(lambda m: m.metadata_props.add(key="a", value="b"))
+    weights = [t.name for t in onnx.load(made.onnx).graph.initializer]
+    changes = [lambda m, i=i: setattr(m.graph.initializer[i], "raw_data", bytes(8)) for i in range(len(weights))]
+    changes += [
+        lambda m: m.graph.node.pop(), lambda m: m.functions.pop(), lambda m: setattr(m.opset_import[0], "version", 19),
+        lambda m: setattr(m.graph.input[0], "name", "y"), lambda m: m.graph.output.pop(),
+        lambda m: m.functions[0].node.pop(), lambda m: setattr(m.graph.initializer[0], "name", "other"),
+    ]
+    digests = {digest(change) for change in changes}
+    assert len(digests) == len(changes) and unchanged not in digests
+    assert unchanged == content_sha256(onnx.load(made.onnx))
 
 
 def test_no_absolute_path(made):
@@ -184,8 +241,71 @@ def test_failure_leaves_the_old_file(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(onnx.checker, "check_model", broken)
     with pytest.raises(onnx.checker.ValidationError):
-        export(made.net, path)
+        export(made.net, path, force=True)
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_a_file_that_is_there_is_kept(made, tmp_path):
+    path = tmp_path / "net of mine.onnx"
+    path.write_bytes(b"old")
+    with pytest.raises(FileExistsError, match="net of mine.onnx exists"):
+        export(made.net, path)
+    assert path.read_bytes() == b"old"
+    export(made.net, path, force=True)
+    assert session(path, "cpu").get_outputs()[2].name == "certified_radius"
+
+
+@torch.no_grad()
+def test_means_become_biases(small_net):
+    """Where the distance has none; to the bit."""
+    net = small_net(width=6, depth=3)
+    folded, x = fold_means(net), torch.rand(9, 1, 8, 8)
+    assert torch.equal(folded(x), net(x))
+    assert not any(isinstance(layer, MeanShift) for layer in folded) and len(folded) == len(net) - 2
+    biased = linf_plugin.Net({"input_shape": [3], "layers": [
+        ["dist", {"in_features": 3, "out_features": 2}], ["mean_shift", {"num_features": 2}],
+    ]}).eval()
+    assert [type(layer) for layer in fold_means(biased)] == [type(layer) for layer in biased]
+
+
+def test_inlined(made, small_net, tmp_path):
+    """Standard operators alone, and the same bits."""
+    path = tmp_path / "net.onnx"
+    export(made.net, path, flavour="inlined")
+    model = onnx.load(path)
+    assert not model.functions and {o.domain for o in model.opset_import} == {""}
+    assert all(node.domain == "" for node in model.graph.node)
+    x = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
+    for y, z in zip(run(session(path, "cpu"), x), run(session(made.onnx, "cpu"), x), strict=True):
+        assert np.array_equal(y, z)
+
+
+@pytest.mark.parametrize("flavour", ["maxpool", "relu"])
+def test_flavours_for_verifiers(made, tmp_path, flavour):
+    path = tmp_path / "net.onnx"
+    export(made.net, path, flavour=flavour)
+    s, x = session(path, "cpu"), np.random.default_rng(0).random((1, 1, 8, 8), np.float32)
+    assert [o.name for o in s.get_outputs()] == ["logits"]
+    expected = made.net(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(run(s, x)[0], expected, rtol=0, atol=1e-6 * max(1, np.abs(expected).max()))
+    assert {p.key: p.value for p in onnx.load(path).metadata_props}["flavour"] == flavour
+
+
+@torch.no_grad()
+def test_bytes(made, tmp_path):
+    """Bit-equal to the net on k/255; radii are in grey levels, and a little smaller."""
+    path = tmp_path / "net.onnx"
+    export(made.net, path, pixels="byte")
+    s = session(path, "cpu")
+    k = np.random.default_rng(0).integers(0, 256, (200, 1, 8, 8), np.uint8)
+    x = torch.from_numpy(k).float() / 255
+    logits, prediction, radii = run(s, k)
+    of_floats = run(session(made.onnx, "cpu"), x.numpy())
+    assert np.array_equal(logits, of_floats[0]) and np.array_equal(logits, made.net(x).numpy())
+    assert (radii <= 255 * of_floats[2].astype(np.float64)).all()
+    np.testing.assert_allclose(radii / 255, of_floats[2], rtol=1e-6, atol=2e-7)
+    with pytest.raises(TypeError, match="x must be uint8, got float32"):
+        run(s, x.numpy())
 
 
 def test_the_model_is_left_alone(small_net, tmp_path):
@@ -211,6 +331,32 @@ def _with_nan(net):
 def test_refused(small_net, tmp_path, change, error, match):
     with pytest.raises(error, match=match):
         export(change(small_net(width=4, depth=2)), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("settings, match", [
+    ({"flavour": "gemm"}, "flavour must be one of function, inlined, maxpool, relu, got 'gemm'"),
+    ({"certificate": "crown"}, "certificate must be one of auto, lipschitz, interval, none, got 'crown'"),
+    ({"pixels": "grey"}, "pixels must be one of float, byte, got 'grey'"),
+    ({"certificate": "interval"}, "epsilon must be given"),
+    ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
+    ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
+    ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
+    ({"flavour": "relu", "pixels": "byte"}, "flavour relu has neither certificates nor bytes"),
+    ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool has neither certificates nor bytes"),
+])
+def test_refused_settings(small_net, tmp_path, settings, match):
+    with pytest.raises(ValueError, match=match):
+        export(small_net(width=4, depth=2), tmp_path / "net.onnx", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("certificate", ["auto", "lipschitz", "interval"])
+def test_finite_p_has_no_certificate(small_net, tmp_path, certificate):
+    net = small_net(width=4, depth=2)
+    linf_plugin.set_p(net, 8.0)
+    with pytest.raises(ValueError, match="p = 8, and certificates are for p = ∞"):
+        export(net, tmp_path / "net.onnx", certificate=certificate, epsilon=0.1)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,0 +1,42 @@
+"""``linf-export abcrown``."""
+
+import argparse
+from pathlib import Path
+
+from linf_plugin.datasets import SOURCES
+
+from ..abcrown import write_abcrown
+from .common import positive
+
+SUMMARY = "write a checkpoint as a problem for the verifier α,β-CROWN"
+DESCRIPTION = "Writes problem.py and config.yaml: does any of the first test images change class within ε?"
+EPILOG = """\
+examples:
+  linf-export abcrown results/digits/linf-dist.pt --eps 0.1 --out problem
+  linf-export abcrown mnist.pt --eps 0.3 --data-dir ~/data --samples 1000 --out problem
+
+Then, where linf-plugin is installed beside α,β-CROWN:
+  python abcrown.py --config problem/config.yaml [--device cpu|cuda] [--epsilon E] [--end N]
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
+    parser.add_argument("--eps", type=float, required=True, help="ε in the pixel range, in (0, 1]")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files go")
+    parser.add_argument("--data", choices=SOURCES, help="data set, if it is not the one that CHECKPOINT names")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+    parser.add_argument("--samples", type=positive, default=100, metavar="N", help="first N images (default: 100)")
+    parser.add_argument("--force", action="store_true", help="replace the two files where they exist")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        _, config = write_abcrown(
+            args.checkpoint, args.out, args.eps, dataset=args.data, data_dir=args.data_dir, samples=args.samples,
+            force=args.force,
+        )
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}: give --force") from error
+    print(f"{config}: now  python abcrown.py --config {config}")
+    return 0

@@ -1,0 +1,78 @@
+"""``linf-export check``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import onnxruntime
+
+from linf_plugin import checkpoint
+
+from ..check import Comparison, compare
+from ..properties import file_sha256
+from ..session import session
+from .common import add_data, add_run, data_of
+
+SUMMARY = "compare an ONNX file with its checkpoint on test images"
+DESCRIPTION = "Runs test images through onnxruntime and through PyTorch, and compares."
+EPILOG = """\
+examples:
+  linf-export check net.onnx                    the data set that the file names, if it needs no folder
+  linf-export check net.onnx --data ~/data      that data set, read from ~/data
+  linf-export check net.onnx --data mnist --data-dir ~/data --limit 1000
+
+exit status: 0 where all agrees; 1 where logits, predictions or radii do not; 2 where nothing was compared.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file that this program wrote")
+    add_data(parser)
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="CHECKPOINT",
+        help="where the checkpoint is, if it is no longer where FILE says",
+    )
+    add_run(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    onnx_session = session(args.onnx, args.device)
+    props = onnx_session.get_modelmeta().custom_metadata_map
+    model, _ = checkpoint.load(_checkpoint_of(args.onnx, props, args.checkpoint))
+    data = data_of(args, args.onnx, props)
+    images = data.x_test[: args.limit]
+    provider = onnx_session.get_providers()[0]
+    where = f"onnxruntime {onnxruntime.__version__}, {provider}"
+    print(f"{args.onnx} ({where}) on {len(images)} test images of {data.name}")
+    result = compare(onnx_session, model, images)
+    print(_report(result))
+    for failure in result.failures:
+        print(f"linf-export: FAILED: {failure}", file=sys.stderr)
+    return 1 if result.failures else 0
+
+
+def _checkpoint_of(path: Path, props: dict[str, str], override: Path | None) -> Path:
+    """The checkpoint that the ONNX file at path was made from; ``override`` is where the user says it is."""
+    if override is None and "checkpoint" not in props:
+        raise ValueError(f"{path} does not name its checkpoint: give --checkpoint")
+    found = override or Path(os.path.realpath(path)).parent / props["checkpoint"]
+    if not found.is_file():
+        raise FileNotFoundError(f"the checkpoint {found} is missing" + ("" if override else ": give --checkpoint"))
+    if "checkpoint_sha256" in props and file_sha256(found) != props["checkpoint_sha256"]:
+        raise ValueError(f"{found} is not the checkpoint that {path} was made from: its SHA-256 differs")
+    return found
+
+
+def _report(result: Comparison) -> str:
+    equal = "bit-equal" if result.bit_equal else f"allowed {result.allowed_error:.3g}"
+    lines = [
+        f"logits                max |onnx − torch| = {result.logit_error:.3g} ({equal})",
+        f"predictions           {result.differing_predictions} of {len(result.logits)} differ",
+    ]
+    if result.radii is not None:
+        lines.append(
+            f"radii                 max |onnx − torch| = {result.radius_error:.3g}, which is the rounding subtracted; "
+            f"{result.overstated_radii} above what the logits certify"
+        )
+    return "\n".join(lines)

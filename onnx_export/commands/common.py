@@ -1,0 +1,43 @@
+"""What several commands share: arguments, and the data set that a file is about."""
+
+import argparse
+from pathlib import Path
+
+from linf_plugin.datasets import SOURCES, Dataset, load_dataset
+
+from ..session import DEVICES
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
+    return int(text)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Arguments ``data`` and ``data_dir``."""
+    parser.add_argument(
+        "--data", metavar="NAME|FOLDER",
+        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names",
+    )
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Arguments ``limit`` and ``device``."""
+    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N test images")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="where onnxruntime runs (default: auto)")
+
+
+def data_of(args: argparse.Namespace, path: Path, named: dict) -> Dataset:
+    """The data set by name, by folder, or by default: the one that ``named``, the metadata of path, name."""
+    name, folder = args.data, args.data_dir
+    if name not in SOURCES:
+        if name is not None and not Path(name).is_dir():
+            raise ValueError(f"{name} is neither a data set ({', '.join(SOURCES)}) nor a folder")
+        if "dataset" not in named:
+            raise ValueError(f"{path} does not name its data set: give --data NAME")
+        name, folder = named["dataset"], name or folder
+    if folder is None and name in SOURCES and SOURCES[name].files:
+        raise ValueError(f"{name} is read from a folder: give --data-dir")
+    return load_dataset(name, folder)

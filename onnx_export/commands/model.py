@@ -1,0 +1,81 @@
+"""``linf-export model``."""
+
+import argparse
+from pathlib import Path
+
+from linf_plugin import checkpoint
+from linf_plugin.datasets import SOURCES
+
+from ..certificate import PIXELS
+from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
+from ..properties import Accuracy
+from ..verify import measure
+from .common import add_data, data_of
+
+SUMMARY = "write a checkpoint as an ONNX file"
+DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
+EPILOG = """\
+flavours:
+{flavours}
+certificates:
+{certificates}
+Where the data set is at hand (it needs no folder, or --data-dir says where it is) the file is run over the test set, and
+its accuracies go into its metadata, where `linf-export verify` finds them.
+
+examples:
+  linf-export model results/digits/linf-dist.pt -o net.onnx
+  linf-export model results/mnist-small/linf-head.pt -o head.onnx --data-dir ~/data --epsilon 0.3
+  linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
+""".format(**{
+    name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
+    for name, known in (("flavours", FLAVOURS), ("certificates", CERTIFICATES))
+})
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
+    parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
+    parser.add_argument("--certificate", choices=CERTIFICATES, default="auto", help="default: auto")
+    parser.add_argument("--epsilon", type=float, help="ε of the interval bound (default: that of the checkpoint)")
+    parser.add_argument(
+        "--pixels", choices=PIXELS, default="float",
+        help="input: float32 in [0, 1], or bytes, whose radii are in grey levels (default: float)",
+    )
+    add_data(parser)
+    parser.add_argument("--force", action="store_true", help="replace FILE where it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    model, metadata = checkpoint.load(args.checkpoint)
+    export(
+        model, args.output, metadata, args.checkpoint, flavour=args.flavour, certificate=args.certificate,
+        epsilon=args.epsilon, pixels=args.pixels, force=args.force,
+    )
+    accuracy = _measured(args, metadata)
+    if accuracy is not None:
+        record(args.output, accuracy)
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {model.lipschitz:g}")
+    if accuracy is not None:
+        print(_sentence(accuracy))
+    return 0
+
+
+def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
+    """Of the file that was written; None where it is for verifiers, or the data set is not known, or not at hand."""
+    if args.flavour in VERIFIER_FLAVOURS:
+        return None
+    if args.data is None and args.data_dir is None:
+        name = metadata.get("dataset")
+        if name not in SOURCES or SOURCES[name].files:
+            return None
+    data = data_of(args, args.checkpoint, metadata)
+    epsilon = metadata.get("epsilon") if args.epsilon is None else args.epsilon
+    return measure(args.output, data.x_test, data.y_test, epsilon)
+
+
+def _sentence(accuracy: Accuracy) -> str:
+    text = f"of {accuracy.images} test images {accuracy.correct} are classified correctly"
+    if accuracy.certified is not None:
+        text += f", {accuracy.certified} of them certified ({accuracy.certificate})"
+    return text

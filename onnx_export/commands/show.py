@@ -1,0 +1,23 @@
+"""``linf-export show``."""
+
+import argparse
+from pathlib import Path
+
+from ..show import summary
+from ..verify import load_model
+
+SUMMARY = "say what an ONNX file holds"
+DESCRIPTION = "Prints inputs and outputs, the layers from the one to the other, the file's functions and its metadata."
+EPILOG = """\
+examples:
+  linf-export show net.onnx
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, metavar="FILE", help="any ONNX file")
+
+
+def run(args: argparse.Namespace) -> int:
+    print(summary(load_model(args.onnx), args.onnx))
+    return 0

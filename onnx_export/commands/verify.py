@@ -1,0 +1,56 @@
+"""``linf-export verify``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from ..properties import props_of
+from ..verify import Verification, load_model, verify
+from .common import add_data, add_run, data_of
+
+SUMMARY = "recompute what an ONNX file certifies, from the file alone"
+DESCRIPTION = (
+    "Runs test images through an ONNX file, and compares what it certifies, its bounds and its content with what its "
+    "metadata say."
+)
+EPILOG = """\
+examples:
+  linf-export verify net.onnx                   the data set that the file names, if it needs no folder
+  linf-export verify net.onnx --data ~/data     that data set, read from ~/data
+
+exit status: 0 where all agrees; 1 where the file contradicts itself; 2 where nothing was compared.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file with an output logits")
+    add_data(parser)
+    add_run(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    props = props_of(load_model(args.onnx))
+    data = data_of(args, args.onnx, props)
+    images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
+    print(f"{args.onnx} on {len(images)} test images of {data.name}")
+    found = verify(args.onnx, images, labels, args.device)
+    print(_report(found, props))
+    for failure in found.failures:
+        print(f"linf-export: FAILED: {failure}", file=sys.stderr)
+    return 1 if found.failures else 0
+
+
+def _report(found: Verification, props: dict[str, str]) -> str:
+    accuracy = found.accuracy
+    lines = [f"clean accuracy        {accuracy.correct / accuracy.images:.4f}"]
+    if accuracy.certified is not None:
+        lines.append(
+            f"certified accuracy    {accuracy.certified / accuracy.images:.4f} at ε = {found.epsilon:g}, by "
+            f"{accuracy.certificate}"
+        )
+    lines += [f"agrees                {check}" for check in found.checks]
+    reported = {key: float(value) for key, value in props.items() if key.startswith("run_")}
+    if reported:
+        lines.append("reported by the training run, with its own certificates:")
+        lines += [f"  {key.removeprefix('run_'):<32}{value:.4f}" for key, value in reported.items()]
+    return "\n".join(lines)

@@ -1,0 +1,2 @@
+def register(options):
+    return None
