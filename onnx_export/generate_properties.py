@@ -16,7 +16,8 @@ and these are replaced, the same bytes for the same seed:
   instances.csv   net, property, time-out in seconds
   vnnlib2/        the same instances in VNN-LIB 2.0: onnx/, vnnlib/ and instances.csv once more
 
-instances.csv names files without .gz.  Where benchmark.json says "compress": false, nothing is gzipped.
+instances.csv names files without .gz.  Where benchmark.json says "compress": false, nothing is gzipped,
+as VNN-COMP wants it of a submission.
 Python's standard library and numpy are all that is needed.
 """
 
@@ -316,6 +317,8 @@ def _seed(text: str) -> int:
 def main(argv: "list[str] | None" = None) -> int:
     """Runs ``generate`` in the folder of this file; exit status 2 where that fails."""
     title, text = __doc__.split("\n", 1)
+    text += f"\nKeys of {SETTINGS}, which may be edited:\n"
+    text += "\n".join(f"  {key:9} {rule}" for key, (_, rule) in KEYS.items())
     parser = argparse.ArgumentParser(
         description=title, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )

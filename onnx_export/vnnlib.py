@@ -138,7 +138,7 @@ def write_benchmark(
         flavours: of the ONNX files, as ``verifier_model`` knows them.
         kinds: of property: "any", that no other class reaches the label's logit; "one", that one does not.
         name: that file names start with: letters, digits, dots, dashes and underscores.
-        compress: gzip nets and properties, as published benchmarks do; VNN-COMP takes submissions without.
+        compress: gzip nets and properties, as published benchmarks are; VNN-COMP wants a submission without.
         force: replace a benchmark that is in the folder.
 
     Returns:

@@ -319,7 +319,7 @@ def test_command_line(folder):
     assert "12 instances, 6 properties in each syntax, up to 12 hours: more than the 6" in run(path, "0").stdout
     shown = run(path, "--help")
     assert shown.returncode == 0
-    for word in ("usage: generate_properties.py", "SEED", "benchmark.json", "images.npz", "instances.csv", "vnnlib2/"):
+    for word in ("usage: generate_properties.py", "images.npz", "instances.csv", "vnnlib2/", *script.KEYS):
         assert word in shown.stdout
     for arguments in ([], ["one"], ["-1"], ["1.5"], ["1", "2"]):
         refused = run(path, *arguments)
