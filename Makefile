@@ -24,12 +24,18 @@ $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/ker
 	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
 	touch $@
 
+# Two parsers of one name, for the tests: of VNN-LIB 1.0, which is compiled here and needs a C compiler, and of 2.0.
+$(VENV)/vnnlib-1: PARSER := vnnlib==0.0.1
+$(VENV)/vnnlib-2: PARSER := vnnlib==1.0.2
+$(VENV)/vnnlib-1 $(VENV)/vnnlib-2: | $(VENV)/.installed
+	$(BIN)/python -m pip install --no-deps --target $@ $(PARSER)
+
 demo: $(VENV)/.installed
 	$(BIN)/linf-compare run digits --out $(OUT)
 	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
