@@ -93,7 +93,3 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     if bodies and all(o.domain != LINF.domain for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(LINF.domain, LINF.version))
     return model
-
-
-def for_device(model, device):
-    return model

@@ -21,8 +21,9 @@ from linf_plugin.datasets import Dataset
 from linf_plugin.models import Net
 
 from . import generate_properties as script
-from .check import BATCH, LINEAR_TOLERANCE
+from .check import LINEAR_TOLERANCE
 from .flavours import verifier_model
+from .verify import BATCH
 
 README = "README.md"
 

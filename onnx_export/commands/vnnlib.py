@@ -1,3 +1,57 @@
-SUMMARY=DESCRIPTION=EPILOG="x"
-def add_arguments(p): pass
-def run(a): return 0
+"""``linf-export vnnlib``."""
+
+import argparse
+from pathlib import Path
+
+from linf_plugin import checkpoint
+
+from ..export import VERIFIER_FLAVOURS
+from ..generate_properties import KINDS
+from ..vnnlib import write_benchmark
+from .common import add_data, data_of, positive
+
+SUMMARY = "write a checkpoint and test images as a benchmark folder in VNN-COMP's layout"
+DESCRIPTION = (
+    "Writes ONNX files for verifiers, properties in VNN-LIB 1.0 and 2.0, instances.csv, and generate_properties.py, "
+    "which writes the properties anew for another seed."
+)
+EPILOG = """\
+examples:
+  linf-export vnnlib results/digits/linf-dist.pt --eps 0.05 --eps 0.1 --out benchmark
+  linf-export vnnlib mnist.pt --eps 0.3 --data-dir ~/data --count 50 --flavour relu --out benchmark
+  cd benchmark && python generate_properties.py 42
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote, of a net at p = ∞")
+    parser.add_argument("--eps", type=float, action="append", required=True, help="ε in the pixel range, in (0, 1]; again for more")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
+    parser.add_argument("--name", help="of the nets and properties (default: that of FOLDER)")
+    parser.add_argument("--count", type=positive, default=20, metavar="N", help="images (default: 20)")
+    parser.add_argument("--pool", type=positive, default=1000, metavar="N", help="images to choose from (default: 1000)")
+    parser.add_argument("--seed", type=int, default=0, help="chooses the images (default: 0)")
+    parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="of an instance (default: 300)")
+    parser.add_argument(
+        "--flavour", choices=VERIFIER_FLAVOURS, action="append", help="of the nets; again for more (default: both)"
+    )
+    parser.add_argument(
+        "--kind", choices=KINDS, action="append",
+        help="of the properties: against any other class, or against one chosen by the seed (default: any)",
+    )
+    parser.add_argument("--plain", action="store_true", help="files as they are, not gzipped")
+    add_data(parser)
+    parser.add_argument("--force", action="store_true", help="replace a benchmark that is there")
+
+
+def run(args: argparse.Namespace) -> int:
+    net, metadata = checkpoint.load(args.checkpoint)
+    folder = write_benchmark(
+        net, args.out, data_of(args, args.checkpoint, metadata), args.eps, count=args.count, seed=args.seed,
+        pool=args.pool, timeout=args.timeout, flavours=tuple(args.flavour or VERIFIER_FLAVOURS),
+        kinds=tuple(args.kind or ("any",)), name=args.name or args.out.resolve().name, compress=not args.plain,
+        force=args.force,
+    )
+    instances = len((folder / "instances.csv").read_text().splitlines())
+    print(f"{folder}: {instances} instances; {folder / 'README.md'} says what they ask")
+    return 0

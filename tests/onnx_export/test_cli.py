@@ -11,7 +11,7 @@ import torch
 from onnx import helper, numpy_helper
 
 import linf_plugin
-from onnx_export.cli import main
+from onnx_export.cli import COMMANDS, main
 
 
 @pytest.fixture
@@ -34,13 +34,19 @@ def test_model_then_check(made, metadata, tmp_path, capsys):
     assert main(["model", str(checkpoint), "-o", str(path)]) == 0
     out = capsys.readouterr().out
     assert str(path) in out and "Lipschitz bound 2.5" in out
+    assert "of 360 test images" in out and "certified (lipschitz)" in out
     assert main(["check", str(path), "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     assert err == "" and "on 360 test images of digits" in out
     assert "max |onnx − torch| = 0 (bit-equal)" in out and "0 of 360 differ" in out
-    assert "clean accuracy        0." in out and "at ε = 0.1" in out
+    assert main(["verify", str(path), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and "clean accuracy        0." in out and "at ε = 0.1, by lipschitz" in out
+    assert "clean accuracy recorded in the file: the same" in out
     for key, value in (("clean_accuracy", 0.25), ("certified_accuracy_lipschitz", 0.0625)):
         assert f"{key:<32}{value:.4f}" in out
+    assert main(["show", str(path)]) == 0
+    assert "test_images                  360" in capsys.readouterr().out
     # Both may move together.
     moved = tmp_path / "moved"
     moved.mkdir()
@@ -70,7 +76,10 @@ def test_data_from_a_folder(small_net, tmp_path, capsys, error):
         capsys.readouterr()
         assert main(["check", str(path), "--device", "cpu", *map(str, data)]) == 0
         out = capsys.readouterr().out
-        assert "on 3 test images of mnist" in out and "certified" not in out.replace("certify", "")
+        assert "on 3 test images of mnist" in out
+        assert main(["verify", str(path), "--device", "cpu", *map(str, data)]) == 0
+        out = capsys.readouterr().out
+        assert "on 3 test images of mnist" in out and "certified accuracy" not in out
     capsys.readouterr()
     assert "mnist is read from a folder: give --data-dir" in error("check", path)
     assert "t10k-labels-idx1" in error("check", path, "--data", tmp_path / "MNIST")
@@ -96,12 +105,46 @@ def test_model_refuses(made, tmp_path, error):
     assert "File exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
 
 
-
-def test_model_replaces_its_output(made, tmp_path):
-    output = tmp_path / "net.onnx"
+def test_model_replaces_nothing_unasked(made, tmp_path, error):
+    output = tmp_path / "a net.onnx"
     output.write_bytes(b"old")
-    assert main(["model", str(made.checkpoint), "-o", str(output)]) == 0
-    assert onnx.load(output).graph.output[1].name == "certified_radius"
+    assert "a net.onnx exists: force (--force) replaces it" in error("model", made.checkpoint, "-o", output)
+    assert output.read_bytes() == b"old"
+    assert main(["model", str(made.checkpoint), "-o", str(output), "--force"]) == 0
+    assert onnx.load(output).graph.output[2].name == "certified_radius"
+
+
+def test_model_for_bytes_with_an_interval(small_net, tmp_path, capsys):
+    checkpoint, path = tmp_path / "head.pt", tmp_path / "head.onnx"
+    net = small_net("linf-mlp-head", width=16, depth=2, hidden=8)
+    linf_plugin.save(checkpoint, net, {"dataset": "digits", "epsilon": 0.5})
+    assert main(["model", str(checkpoint), "-o", str(path), "--pixels", "byte", "--epsilon", "0.001"]) == 0
+    assert "certified (interval)" in capsys.readouterr().out
+    assert main(["verify", str(path), "--device", "cpu"]) == 0
+    assert "at ε = 0.001, by interval" in capsys.readouterr().out
+    assert main(["check", str(path), "--device", "cpu"]) == 0
+    assert [o.name for o in onnx.load(path).graph.output][2:] == ["certified_radius", "certified"]
+
+
+def test_model_of_finite_p(small_net, tmp_path, error):
+    net, checkpoint = small_net(width=4, depth=2), tmp_path / "net.pt"
+    linf_plugin.set_p(net, 8.0)
+    linf_plugin.save(checkpoint, net, {})
+    path = tmp_path / "net.onnx"
+    assert "p = 8, and certificates are for p = ∞" in error("model", checkpoint, "-o", path)
+    assert main(["model", str(checkpoint), "-o", str(path), "--certificate", "none"]) == 0
+    assert [o.name for o in onnx.load(path).graph.output] == ["logits", "prediction"]
+
+
+def test_vnnlib(made, tmp_path, capsys, error):
+    folder = tmp_path / "small benchmark"
+    arguments = ["vnnlib", made.checkpoint, "--eps", "0.05", "--eps", "0.1", "--count", "2", "--out", folder]
+    assert main([*map(str, arguments), "--name", "small"]) == 0
+    assert "8 instances" in capsys.readouterr().out
+    assert len((folder / "instances.csv").read_text().splitlines()) == 8
+    assert "exists" in error(*arguments, "--name", "small")
+    assert "0, 1]" in error("vnnlib", made.checkpoint, "--eps", "2", "--out", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 @pytest.fixture
@@ -131,7 +174,7 @@ def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
 
 def test_check_of_a_foreign_file(made, foreign, capsys):
     assert main(["check", str(foreign), "--checkpoint", str(made.checkpoint), "--data", "digits"]) == 2
-    assert "must have outputs logits, certified_radius" in capsys.readouterr().err
+    assert "must have an output logits; it has x" in capsys.readouterr().err
 
 
 def test_check_wants_the_right_checkpoint(made, tmp_path, error, capsys):
@@ -156,9 +199,19 @@ def test_check_fails(made, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert "linf-export: FAILED: logits differ by" in err and "predictions differ" in err
     assert "bit-equal" not in out
+    assert main(["verify", str(path), "--device", "cpu"]) == 1
+    assert "linf-export: FAILED: the file was changed since it was written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [[], ["model"], ["check"]], ids=["all", "model", "check"])
+def test_show_and_verify_refuse(made, tmp_path, error):
+    (tmp_path / "text.onnx").write_text("text")
+    for command in ("show", "verify", "import"):
+        output = ["-o", tmp_path / "net.pt"] if command == "import" else []
+        assert "text.onnx is not a complete ONNX file" in error(command, tmp_path / "text.onnx", *output)
+        assert "none.onnx" in error(command, tmp_path / "none.onnx", *output)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["all", *COMMANDS])
 def test_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])

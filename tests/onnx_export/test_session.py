@@ -8,9 +8,11 @@ import onnxruntime
 import pytest
 import torch
 
+from onnx_export.export import export
 from onnx_export.session import DeviceError, run, session
 
-SESSION = importlib.import_module("onnx_export.session")  # the package has a function of that name
+EXPORT = importlib.import_module("onnx_export.export")
+SESSION = importlib.import_module("onnx_export.session")  # the package has functions of these names
 
 
 @pytest.fixture(params=[False, True], ids=["no-driver", "driver"])
@@ -32,14 +34,15 @@ def asked(monkeypatch):
     """Sessions get no further than the providers that they are asked for, of which the CPU is in use."""
 
     class Session:
-        def __init__(self, path, options, providers):
-            self.asked = providers
+        def __init__(self, model, options, providers):
+            self.asked, self.model, self.options = providers, model, options
 
         def get_providers(self):
             return ["CPUExecutionProvider"]
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(SESSION, "register", lambda options: None)
 
 
 CUDA_THEN_CPU = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
@@ -50,6 +53,48 @@ def test_providers(made, driver, asked):
     assert session(made.onnx, "cpu").asked == ["CPUExecutionProvider"]
     with pytest.raises(DeviceError, match="device is cuda"):  # no driver; or a driver, but not in use
         session(made.onnx, "cuda")
+
+
+def test_bodies_for_a_gpu(made, asked, monkeypatch, tmp_path):
+    """In large blocks, to the same bits; weights are read from beside the file."""
+    (tmp_path / "net.onnx").write_bytes(made.onnx.read_bytes())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    loaded = session(tmp_path / "net.onnx")
+    assert isinstance(loaded.model, bytes) and loaded.model != (tmp_path / "net.onnx").read_bytes()
+    key = "session.model_external_initializers_file_folder_path"
+    assert loaded.options.get_session_config_entry(key) == str(tmp_path.resolve())
+
+
+@torch.no_grad()
+def test_bodies_for_a_gpu_on_a_cpu(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(EXPORT, "EXTERNAL_BYTES", 0)
+    export(made.net, tmp_path / "net.onnx")
+    options, x = onnxruntime.SessionOptions(), GOOD + np.random.default_rng(0).random(GOOD.shape, np.float32) / 2
+    model = SESSION._on_cuda(tmp_path / "net.onnx", options)
+    s = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for y, z in zip(run(s, x), run(session(made.onnx, "cpu"), x), strict=True):
+        assert np.array_equal(y, z)
+
+
+@torch.no_grad()
+def test_with_and_without_the_native_operators(made):
+    x = np.random.default_rng(0).random((70, 1, 8, 8), np.float32)
+    right = run(session(made.onnx, "cpu", native=False), x)
+    assert np.array_equal(right[0], made.net(torch.from_numpy(x)).numpy())
+    for threads in (1, 2, None):
+        for y, z in zip(run(session(made.onnx, "cpu", threads=threads), x), right, strict=True):
+            assert np.array_equal(y, z)
+
+
+def test_a_note_where_there_are_no_native_operators(made, monkeypatch):
+    """Once a process."""
+    SESSION._note.cache_clear()
+    monkeypatch.setattr(SESSION, "register", lambda options: "it was not built")
+    with pytest.warns(RuntimeWarning, match="several times slower than the native ones: it was not built"):
+        session(made.onnx, "cpu")
+    logits = run(session(made.onnx, "cpu"), GOOD)[0]  # a second warning would be an error
+    assert np.array_equal(logits, run(session(made.onnx, "cpu", native=False), GOOD)[0])
+    SESSION._note.cache_clear()
 
 
 def test_pytorch_knows_the_gpu(made, asked, monkeypatch):
@@ -72,9 +117,14 @@ def test_two_packages_at_once(made, monkeypatch):
 def test_refused_files(made, tmp_path):
     with pytest.raises(FileNotFoundError, match="none.onnx does not exist"):
         session(tmp_path / "none.onnx")
-    (tmp_path / "text.onnx").write_text("text")
-    with pytest.raises(ValueError, match="cannot load .*text.onnx"):
-        session(tmp_path / "text.onnx", "cpu")
+    content = made.onnx.read_bytes()
+    parts = {"text": b"text", "empty": b"", "half": content[: len(content) // 2], "short": content[:-1]}
+    for name, part in parts.items():
+        (tmp_path / f"{name} file.onnx").write_bytes(part)
+        with pytest.raises(ValueError, match=f"cannot load .*{name} file.onnx"):
+            session(tmp_path / f"{name} file.onnx", "cpu")
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        session(made.onnx, threads=0)
     with pytest.raises(ValueError, match="device must be one of auto, cpu, cuda"):
         session(made.onnx, "gpu")
 
@@ -102,11 +152,22 @@ def test_refused_batches(made, x, error, match):
         run(session(made.onnx, "cpu"), x)
 
 
+def test_weights_that_are_missing(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(EXPORT, "EXTERNAL_BYTES", 0)
+    export(made.net, tmp_path / "net.onnx")
+    (tmp_path / "net.onnx.data").rename(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="cannot load .*net.onnx"):
+        session(tmp_path / "net.onnx", "cpu")
+    (tmp_path / "net.onnx.data").write_bytes((tmp_path / "elsewhere").read_bytes()[:100])
+    with pytest.raises(ValueError, match="cannot load .*net.onnx"):
+        session(tmp_path / "net.onnx", "cpu")
+
+
 def test_any_layout(made):
     """Outputs in order; an array that is not contiguous means the same."""
     s, x = session(made.onnx, "cpu"), np.random.default_rng(0).random((4, 1, 8, 8), np.float32)
-    logits, radii = run(s, x)
-    assert logits.shape == (4, 10) and radii.shape == (4,)
+    logits, prediction, radii = run(s, x)
+    assert logits.shape == (4, 10) and prediction.shape == radii.shape == (4,)
     other = np.asfortranarray(x)
     assert not other.flags.c_contiguous
     assert np.array_equal(run(s, other)[0], logits)
