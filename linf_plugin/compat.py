@@ -223,6 +223,24 @@ def register_symbolic(name: str, symbolic: Callable) -> None:
     torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
 
 
+def give_functions(protos) -> None:
+    """Puts ONNX functions into the model that ``torch.onnx.export(dynamo=True)`` writes, while it translates an
+    operator whose node calls them.
+
+    The exporter converts every model to the opset that was asked for, which inlines its functions.  Up to there
+    the model has another opset, which functions without an opset of their own take over.  Where an exporter keeps
+    no list of functions, the node stays without a body.
+    """
+    from onnxscript import evaluator
+
+    functions = getattr(evaluator.default(), "functions", None)
+    if not isinstance(functions, dict):
+        return
+    for proto in protos:
+        proto.ClearField("opset_import")
+        functions[proto.domain, proto.name, ""] = types.SimpleNamespace(to_function_proto=lambda proto=proto: proto)
+
+
 def dense(A, output_shape):
     """Coefficients of a node's output as a tensor (S, B, *output), also where auto_LiRPA keeps image patches."""
     if A is None or isinstance(A, torch.Tensor):

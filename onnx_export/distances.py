@@ -2,7 +2,8 @@
 
 The bodies keep the rules of ``linf_plugin/kernels/reference.py`` and work block by block, so that beyond a few
 copies of their output and of their input they hold ``BLOCK`` differences, and ``WINDOWS`` elements of unfolded
-windows, at a time (a pair of rows, an image, is the least); of boxes twice as many, one for each end.
+windows, at a time (a pair of rows, an image, is the least); of boxes twice as many, one for each end.  Either
+number stands in one constant, ``block`` in ``DistBlocks`` and ``windows`` in ``ConvBlocks``.
 
 Sizes in the bodies are int64 tensors of one element, computed from shapes: a runtime folds those of the
 weights.  A size of 0 is raised to 1 by filling with zeros, since Scan fails on nothing to do.
@@ -29,7 +30,8 @@ def DistBlocks(x, w):
     """
     n = op.Max(op.Shape(x, start=0, end=1), 1)
     out, features = op.Split(op.Max(op.Shape(w), 1), num_outputs=2)
-    pairs = op.Max(BLOCK / features, 1)
+    block = op.Constant(value_int=BLOCK)
+    pairs = op.Max(block / features, 1)
     tiles = (out + pairs - 1) / pairs
     tile = (out + tiles - 1) / tiles
     most = op.Max(pairs / tile, 1)
@@ -164,7 +166,8 @@ def ConvBlocks(x, w, strides: Sequence[int], pads: Sequence[int], dilations: Seq
     index = op.Reshape(op.Reshape(corners, [-1, 1]) + op.Reshape(offsets, [1, -1]), [-1])
 
     n = op.Max(op.Shape(x, start=0, end=1), 1)
-    most = op.Max(WINDOWS / (features * op.Size(corners)), 1)
+    windows = op.Constant(value_int=WINDOWS)
+    most = op.Max(windows / (features * op.Size(corners)), 1)
     blocks = (n + most - 1) / most
     rows = (n + blocks - 1) / blocks
     x = op.Pad(x, op.Concat([0], blocks * rows - op.Shape(x, start=0, end=1), axis=0), None, [0])

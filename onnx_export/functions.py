@@ -10,10 +10,10 @@ from onnxscript import opset20 as op
 from onnxscript import script
 
 from .distances import (
-    BLOCK,  # noqa: F401  (for those who ask how much a body holds)
+    BLOCK,
     LINF,
     OPSET,
-    WINDOWS,  # noqa: F401
+    WINDOWS,
     BoxBlocks,
     ConvBlocks,
     ConvJoin,
@@ -65,6 +65,12 @@ FUNCTIONS = {
     f.name: f for f in (DistBlocks, DistJoin, BoxBlocks, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)
 } | BODIES
 
+# Device → what the constants of that name in the bodies are: differences, and elements of windows, at a time.
+STEPS = {
+    "cpu": {"block": BLOCK, "windows": WINDOWS},
+    "cuda": {"block": 1 << 26, "windows": 1 << 24},  # 256 MB and 64 MB of float32
+}
+
 
 def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     """Names of the operators of the domain ``linf`` in nodes and in their subgraphs."""
@@ -75,8 +81,17 @@ def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
             yield from _called(attribute.g.node)
 
 
+def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
+    """The bodies of operators of the domain ``linf`` and of all that they call, callees before callers."""
+    found, names = {}, set(names)
+    while names:
+        found |= {name: FUNCTIONS[name].to_function_proto() for name in names}
+        names = {name for body in found.values() for name in _called(body.node)} - found.keys()
+    return {name: found[name] for name in FUNCTIONS if name in found}
+
+
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Adds the bodies of the distance operators that a model uses; returns that model.
+    """Adds the bodies of the distance operators that a model uses and does not have yet; returns that model.
 
     Raises:
         ValueError: the model's opset is not the one that the bodies are written in.
@@ -85,11 +100,31 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset != OPSET:
         raise ValueError(f"the model has opset {opset}, the distance operators need {OPSET}")
     present = {f.name for f in model.functions if f.domain == LINF.domain}
-    bodies, names = {}, set(_called(model.graph.node)) - present
-    while names:
-        bodies |= {name: FUNCTIONS[name].to_function_proto() for name in names}
-        names = {name for body in bodies.values() for name in _called(body.node)} - present - bodies.keys()
-    model.functions.extend(bodies[name] for name in FUNCTIONS if name in bodies)
-    if bodies and all(o.domain != LINF.domain for o in model.opset_import):
+    missing = bodies(set(_called(model.graph.node)) - present)
+    model.functions.extend(body for name, body in missing.items() if name not in present)
+    if missing and all(o.domain != LINF.domain for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(LINF.domain, LINF.version))
     return model
+
+
+def for_device(model: onnx.ModelProto, device: str) -> onnx.ModelProto:
+    """A copy of a model whose bodies take steps of the size that suits a device.
+
+    Distances and ranges at p = ∞ are the same to the bit; a sum may round otherwise.  Bodies that are inlined stay
+    as they are.
+
+    Args:
+        device: "cpu", what ``attach`` gives, or "cuda": few large steps, since each is a launch of kernels.
+
+    Raises:
+        ValueError: device is neither.
+    """
+    if device not in STEPS:
+        raise ValueError(f"device must be one of {', '.join(STEPS)}, got {device!r}")
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    for body in result.functions:
+        for node in body.node if body.domain == LINF.domain else ():
+            if node.op_type == "Constant" and node.output[0] in STEPS[device]:
+                node.attribute[0].i = STEPS[device][node.output[0]]
+    return result

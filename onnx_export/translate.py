@@ -1,16 +1,18 @@
 """PyTorch operator → ONNX node of the domain ``linf``, for ``torch.onnx.export``."""
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from onnx.defs import OpSchema
 from onnxscript.values import Op
 
 from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
+from linf_plugin.compat import give_functions
 from linf_plugin.kernels.reference import coefficients
 
-from .functions import BODIES, LINF, OPSET
+from .functions import BODIES, LINF, OPSET, bodies
 
 _ATTRIBUTES = {
     "p": OpSchema.AttrType.FLOAT,
@@ -22,7 +24,7 @@ _ATTRIBUTES = {
 
 
 def _node(name: str) -> Op:
-    """An operator without a body: the exporter inlines every function that it knows the body of."""
+    """An operator without a body: the exporter inlines every function whose body it knows."""
     body = BODIES[name].to_function_proto()
     return Op(LINF, name, OpSchema(
         name, LINF.domain, LINF.version,
@@ -97,17 +99,32 @@ TRANSLATIONS = {
 }
 
 
-def linf_onnx_kwargs() -> dict:
+def _with_body(translation: Callable) -> Callable:
+    """The same translation, which leaves the body of its node with the exporter."""
+    @functools.wraps(translation)
+    def translate(*args, **kwargs):
+        y = translation(*args, **kwargs)
+        node = (y[0] if isinstance(y, Sequence) else y).producer()
+        give_functions(bodies({node.op_type}).values())
+        return y
+
+    return translate
+
+
+def linf_onnx_kwargs(inline: bool = False) -> dict:
     """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
 
-    The nodes need their bodies, which ``attach`` adds::
+    With ``inline`` the file is in standard operators alone and runs as it is::
+
+        torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs(inline=True))
+
+    Without, distances stay nodes of the domain ``linf``, for runtimes and readers that know them; they need their
+    bodies, which ``attach`` adds::
 
         program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs())
         onnx.save(attach(program.model_proto), "net.onnx")
 
     The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
     """
-    return {
-        "dynamo": True, "custom_translation_table": dict(TRANSLATIONS), "opset_version": OPSET,
-        "optimize": False,
-    }
+    table = {op: _with_body(t) for op, t in TRANSLATIONS.items()} if inline else dict(TRANSLATIONS)
+    return {"dynamo": True, "custom_translation_table": table, "opset_version": OPSET, "optimize": False}

@@ -29,7 +29,7 @@ from onnx.reference import ReferenceEvaluator
 
 import linf_plugin
 from linf_plugin.kernels import reference
-from onnx_export.functions import BLOCK, LINF, OPSET, WINDOWS, attach
+from onnx_export.functions import BLOCK, LINF, OPSET, STEPS, WINDOWS, attach, for_device
 
 
 def one_node(
@@ -506,3 +506,58 @@ def test_attach_wants_the_opset():
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
     with pytest.raises(ValueError, match="opset 18"):
         attach(model)
+
+
+# For another device.
+
+
+def assert_converts(model: onnx.ModelProto, **inputs) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """To "cuda" and back, to the same bytes; the results of both on the CPU."""
+    before = model.SerializeToString()
+    other = for_device(model, "cuda")
+    onnx.checker.check_model(other, full_check=True)
+    assert model.SerializeToString() == before == for_device(model, "cpu").SerializeToString()
+    assert for_device(other, "cpu").SerializeToString() == before != other.SerializeToString()
+    return all_in_onnxruntime(model, **inputs), all_in_onnxruntime(other, **inputs)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 5), (3, 4, 0), (1, 1, 1), (33, 65, 257), (70, 30, 1000)], ids=str)
+def test_large_steps_give_the_same(shape):
+    x, w = rows(shape)
+    (lower, upper), given = box(x), {"x": x.numpy()}
+    ends = {"lower": lower.numpy(), "upper": upper.numpy()}
+    for model, inputs in ((dist_model(x, w, INF), given), (box_dist_model(lower, upper, w), ends)):
+        for y, z in zip(*assert_converts(model, **inputs), strict=True):
+            assert np.array_equal(y, z)
+    (_,), (y,) = assert_converts(sort_model(x, w, 0.5, 3), **given)
+    assert_sorted_sums(y, x, w, 0.5, 3)
+    (_,), (y,) = assert_converts(dist_model(x, w, 3.0), **given)
+    assert_distances(y, reference.dist(x.double(), w.double(), 3.0), torch.float32, 3.0, shape[2])
+
+
+def test_large_steps_of_convolutions_give_the_same():
+    x, w, conv = torch.randn(9, 16, 32, 32), torch.randn(4, 16, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
+    (y,), (z,) = assert_converts(conv_model(x, w, INF, conv, (9, 4, 32, 32)), x=x.numpy())
+    assert np.array_equal(y, z)
+
+
+@pytest.mark.parametrize("device", STEPS)
+def test_steps(tmp_path, device):
+    """As many as the constants say: what a step holds is the size of the blocks."""
+    x, w = rows((70, 30, 1000))
+    model = for_device(dist_model(x, w, INF), device)
+    graph = helper.make_graph(
+        [helper.make_node("DistBlocks", ["x", "w"], ["xs", "ws"], domain=LINF.domain)], "g", model.graph.input,
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("xs", "ws")],
+        model.graph.initializer,
+    )
+    del model.graph.output[:]
+    model.graph.CopyFrom(graph)
+    xs, ws = all_in_onnxruntime(model, x=x.numpy())
+    step = xs.shape[1] * ws.shape[2] * 1000
+    assert step == 70 * 30 * 1000 if device == "cuda" else BLOCK / 2 < step <= BLOCK
+
+
+def test_an_unknown_device_is_refused():
+    with pytest.raises(ValueError, match="device must be one of cpu, cuda, got 'tpu'"):
+        for_device(onnx.ModelProto(), "tpu")

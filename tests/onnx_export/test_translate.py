@@ -1,15 +1,18 @@
 """A model of one's own, exported with ``linf_onnx_kwargs`` and ``attach``."""
 
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
-from cases import INF
+from cases import INF, value_tolerance
+from onnx.reference import ReferenceEvaluator
 from torch import nn
 
-from linf_plugin import sorted_dist
-from linf_plugin.layers import LinfDistConv2d, LinfDistLinear, SortDistLinear
+from linf_plugin import Net, sorted_dist
+from linf_plugin.layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
 from onnx_export import attach, linf_onnx_kwargs
+from onnx_export.read import to_net
 
 # PyTorch's own exporter uses what PyTorch deprecates.
 pytestmark = pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)` is deprecated:FutureWarning")
@@ -156,3 +159,90 @@ def test_factors_close_to_one_stay():
     x = torch.rand(2, 3) + 1
     y = run(exported(Scaled(), x, {0: "n"}), x)
     assert torch.equal(y, Scaled()(x)) and not torch.equal(y, x)
+
+
+# In one call.
+
+
+class Mixed(nn.Module):
+    """A convolution, a mean, finite p, a sorted sum; a branch."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = LinfDistConv2d(2, 3, (3, 2), stride=(1, 2), padding=(1, 0))
+        self.mean, self.finite = MeanShift(3), LinfDistLinear(3 * 5 * 3, 8, p=3.5)
+        self.sort, self.last = SortDistLinear(8, 7, rho=0.3, k=4), LinfDistLinear(7, 4)
+        self.mean.running_mean.normal_()
+
+    def first(self, x):
+        return self.finite(self.mean(self.conv(x)).flatten(1))
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.last(self.sort(x) - x[:, :7].relu())
+
+    def allowed(self, x) -> float:
+        """The error of the finite distance, which reaches the output twice at most, and as much for the sums."""
+        return 4 * value_tolerance(torch.float32, 3.5, 45) * float(self.first(x).abs().max())
+
+
+def written(model: nn.Module, given: tuple[torch.Tensor, ...], path, **arguments) -> onnx.ModelProto:
+    """By the exporter alone, with a batch of any size; checked."""
+    torch.onnx.export(
+        model.eval(), given, path, dynamic_shapes=tuple({0: "n"} for _ in given), verbose=False,
+        **linf_onnx_kwargs(inline=True) | arguments,
+    )
+    onnx_model = onnx.load(path)
+    onnx.checker.check_model(onnx_model, full_check=True)
+    onnx.shape_inference.infer_shapes(onnx_model, check_type=True, strict_mode=True, data_prop=True)
+    assert {o.domain for o in onnx_model.opset_import} == {""} and not onnx_model.functions
+    return onnx_model
+
+
+@pytest.mark.parametrize("opset", [18, 20, 21])
+@torch.no_grad()
+def test_written_by_the_exporter_alone(tmp_path, opset):
+    model, path = Mixed(), tmp_path / "mine.onnx"
+    onnx_model = written(model, (torch.randn(2, 2, 5, 6),), path, input_names=["x"], opset_version=opset)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for n in (1, 2, 5):
+        x = torch.randn(n, 2, 5, 6)
+        y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+        torch.testing.assert_close(y, model(x), rtol=0, atol=model.allowed(x))
+        with np.errstate(divide="ignore"):  # log 0 is −∞, as it should
+            z = torch.from_numpy(ReferenceEvaluator(onnx_model).run(None, {"x": x.numpy()})[0])
+        torch.testing.assert_close(z, model(x), rtol=0, atol=model.allowed(x))
+
+
+@torch.no_grad()
+def test_ranges_written_by_the_exporter_alone(tmp_path):
+    model, path, lower = Ranges(), tmp_path / "mine.onnx", torch.randn(2, 4, 9, 8)
+    written(model, (lower, lower + 1), path, input_names=["lower", "upper"])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    lower = torch.randn(5, 4, 9, 8)
+    got = session.run(None, {"lower": lower.numpy(), "upper": lower.numpy() + 1})
+    for y, expected in zip(got, model(lower, lower + 1), strict=True):
+        torch.testing.assert_close(torch.from_numpy(y), expected, rtol=6 * torch.finfo(torch.float32).eps, atol=0)
+
+
+@torch.no_grad()
+def test_what_the_exporter_alone_wrote_is_read_and_attach_leaves_it(tmp_path):
+    layers = [
+        ["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 3}], ["mean_shift", {"num_features": 3}],
+        ["flatten", {}], ["dist", {"in_features": 48, "out_features": 4, "p": 3.0}],
+    ]
+    model, x = Net({"input_shape": [2, 6, 6], "layers": layers}).eval(), torch.randn(3, 2, 6, 6)
+    onnx_model = written(model, (x,), tmp_path / "mine.onnx")
+    assert torch.equal(to_net(onnx_model)(x), model(x))
+    before = onnx_model.SerializeToString()
+    assert attach(onnx_model).SerializeToString() == before
+
+
+@torch.no_grad()
+def test_an_exporter_without_functions_leaves_nodes(monkeypatch):
+    """Then ``attach`` adds the bodies, as without ``inline``."""
+    monkeypatch.setattr("onnx_export.translate.give_functions", lambda protos: None)
+    model, x = Mixed().eval(), torch.randn(3, 2, 5, 6)
+    program = torch.onnx.export(model, (x,), input_names=["x"], verbose=False, **linf_onnx_kwargs(inline=True))
+    y = run(attach(program.model_proto), x)
+    torch.testing.assert_close(y, model(x), rtol=0, atol=model.allowed(x))
