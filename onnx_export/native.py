@@ -1,2 +1,0 @@
-def register(options):
-    return None
