@@ -40,7 +40,7 @@ class BuildKernels(build_ext):
                 macros=[("LINF_TABLE", f"linf_{level}")], extra_postargs=FLAGS + flags,
             )
 
-        jobs = [(name, "interface", []) for name in ("cpu.cpp", "cpu_windows.cpp")]
+        jobs = [(name, "interface", []) for name in ("cpu.cpp", "cpu_windows.cpp", "cpu_onnx.cpp")]
         jobs += [("cpu_kernels.cpp", level, flags) for level, flags in LEVELS.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             objects = sum(pool.map(lambda job: compile_for(*job), jobs), [])

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <new>
 #include <thread>
@@ -123,9 +124,20 @@ int call(int level, linf::Kernel const (linf::Kernels::*kernel)[2], int dtype, c
 
 namespace linf {
 
+static thread_local const Threads* lent = nullptr;
+
+Threads::Threads(Spread spread, void* owner) : spread(spread), owner(owner), outer_(lent) { lent = this; }
+Threads::~Threads() { lent = outer_; }
+
 void parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), void* context) {
     if (threads <= 1 || tasks <= 1) {
         for (int64_t task = 0; task < tasks; task++) body(context, task, 0);
+    } else if (lent) {
+        std::atomic<int64_t> next{0};
+        auto drain = [&](size_t slot) { for (int64_t task; (task = next++) < tasks;) body(context, task, (int)slot); };
+        lent->spread(lent->owner, std::min<int64_t>(threads, tasks),
+                     [](void* f, size_t slot) { (*(decltype(drain)*)f)(slot); }, &drain);
+        drain(0);  // whatever could not be spread
     } else {
         pool().run(tasks, threads, body, context);
     }
@@ -146,6 +158,13 @@ void expect_all_of(void* p, int64_t bytes) {
 }
 
 void release(void* p) { std::free(p); }
+
+const Kernels* chosen_kernels() {
+    const char* name = std::getenv("LINF_CPU_LEVEL");
+    for (const Level& level : levels())
+        if (level.supported && (!name || !*name || !strcmp(name, level.name))) return level.kernels;
+    return nullptr;
+}
 
 }  // namespace linf
 

@@ -1,5 +1,6 @@
 // What the C interface (cpu.cpp) and the loops (cpu_kernels.cpp, compiled once per instruction set) share.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 namespace linf {
@@ -30,6 +31,25 @@ struct Kernels {
 // Runs body(context, task, slot) for every task in [0, tasks), on at most ``threads`` threads; slot < threads
 // names the thread, for its scratch memory.
 void parallel(int64_t tasks, int threads, void (*body)(void*, int64_t, int), void* context);
+
+// While it lives, calls of parallel() by this thread run on threads that are not ours: two pools on the same
+// cores would slow each other.  spread(owner, count, f, argument) calls f(argument, i) once for every i < count.
+class Threads {
+  public:
+    using Spread = void (*)(void* owner, size_t count, void (*f)(void*, size_t), void* argument);
+    Threads(Spread spread, void* owner);
+    ~Threads();
+    Threads(const Threads&) = delete;
+
+    const Spread spread;
+    void* const owner;
+
+  private:
+    const Threads* const outer_;
+};
+
+// Those of the environment's LINF_CPU_LEVEL, else the best that the processor has; null for another name.
+const Kernels* chosen_kernels();
 
 void* allocate(int64_t bytes);       // aligned for vectors, not cleared; throws std::bad_alloc
 void release(void*);
