@@ -1,4 +1,4 @@
-"""What do the ways to run an exported distance cost?  ``python -m onnx_export.bench`` measures; ``table`` writes it out.
+"""What do the ways to run an exported distance cost?  ``python -m onnx_export.bench`` measures it.
 
 Each way is compared with the specification first, and one that is wrong is not timed.
 """
@@ -386,7 +386,7 @@ def run(cases: tuple[dict, ...], sizes: dict, repeats: int = REPEATS, progress: 
 def wrong(results: dict) -> list[str]:
     """What did not give the right numbers, in words."""
     found = [
-        f"{WAYS[way]} on {threads} threads, p = {row['case']['p']}, {row['size']}: {times['wrong']}; not timed"
+        f"{WAYS[way]}, threads: {threads}, p = {row['case']['p']}, {row['size']}: {times['wrong']}; not timed"
         for row in results["dist"] for threads, ways in row["threads"].items() for way, times in ways.items()
         if "wrong" in times
     ]
@@ -461,7 +461,9 @@ def table(results: dict) -> str:
         + f"; one image in onnxruntime gives {same}.", "",
         "| | asked | reached |", "| --- | ---: | ---: |", *_asked(results),
     ]
-    return "\n".join([*lines, *(["", *(f"Wrong: {text}." for text in wrong(results))] if wrong(results) else [])]) + "\n"
+    if found := wrong(results):
+        lines += ["", *(f"Wrong: {text}." for text in found)]
+    return "\n".join(lines) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -478,7 +480,8 @@ def main(argv: list[str] | None = None) -> int:
     results = run(QUICK_CASES, QUICK_NET, 2) if args.quick else run(CASES, NET)
     args.out.mkdir(parents=True, exist_ok=True)
     text = table(results)
-    for name, content in (("results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n"), ("table.md", text)):
+    written = {"results.json": json.dumps(results, indent=2, ensure_ascii=False) + "\n", "table.md": text}
+    for name, content in written.items():
         with replacing(args.out / name) as f:
             f.write(content.encode())
     print(text)
