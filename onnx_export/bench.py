@@ -395,15 +395,15 @@ def wrong(results: dict) -> list[str]:
 
 # The table.
 
-def _milliseconds(seconds: float) -> str:
-    return f"{1e3 * seconds:.3g}"
+def _number(a: float) -> str:
+    return f"{a:.0f}" if a >= 100 else f"{a:.3g}"
 
 
 def _cell(times: dict, batch: int, base: float | None) -> str:
     if "median" not in times:
         return "wrong" if "wrong" in times else "–"
-    text = ("~" if times["rows"] < batch else "") + _milliseconds(times["median"])
-    return text if base is None else f"{text} ×{base / times['median']:.3g}"
+    text = ("~" if times["rows"] < batch else "") + _number(1e3 * times["median"])
+    return text if base is None else f"{text} ×{_number(base / times['median'])}"
 
 
 def _rows_of(results: dict) -> list[str]:
@@ -428,7 +428,7 @@ def _asked(results: dict) -> list[str]:
             if "median" in ways[way] and "median" in ways[other]:
                 reached = ways[other]["median"] / ways[way]["median"]
                 words = f"{WAYS[way]}, times as fast as {WAYS[other]}, threads: {threads}"
-                lines.append(f"| {words} | ≥ {asked[text]:g} | {reached:.3g} |")
+                lines.append(f"| {words} | ≥ {asked[text]:g} | {_number(reached)} |")
     if "bytes" in (body := results["memory"]["body"]):
         lines.append(f"| MB that the body needs | < {asked['body bytes'] / 1e6:g} | {body['bytes'] / 1e6:.3g} |")
     made = results["export"]
@@ -442,7 +442,7 @@ def table(results: dict) -> str:
     """results.json in Markdown; nothing is measured here."""
     machine, versions, made = results["machine"], results["versions"], results["export"]
     memory = [
-        f"{WAYS[way]} {m['bytes'] / 1e6:.3g} MB" + (f" ({m['rows']} rows)" if way == "broadcast" else "")
+        f"{WAYS[way]} {_number(m['bytes'] / 1e6)} MB" + (f" ({m['rows']} rows)" if way == "broadcast" else "")
         if "bytes" in m else f"{WAYS[way]} – ({m['reason']})"
         for way, m in results["memory"].items()
     ]
