@@ -125,7 +125,7 @@ def cross_check(
 
     - "inside": does an input within 0.99 × the certified radius change or tie the class?  Expected: "unsat";
     - "beyond": and one within 1.01 × the exact radius?  Expected: "sat".  Not asked where no input in range changes
-      the class, and of nets whose exact radius ``exact_radius`` cannot find (tanh, sorted sums, crops, convolutions).
+      the class, and of nets that ``exact_radius`` cannot encode (tanh, sorted sums, crops, ordinary convolutions).
 
     What a verdict proves.  Marabou computes in float64 with tolerances of about 1e-6 and writes no proof, and it is
     asked about the exact function of the exported weights, which differ from the net's by roundings.  "unsat" is
@@ -272,6 +272,7 @@ def _trained(case: Case, data: Dataset) -> Net:
 
 def measure(out: Path, count: int, time_limit: float, progress: bool) -> dict:
     """Trains and checks every case, writes ``out/results.json`` after each flavour, and returns what it holds."""
+    _marabou()  # before any training
     packages = ("maraboupy", "onnx", "torch")
     measured = {
         "dataset": "digits", "inside": INSIDE, "beyond": BEYOND, "count": count, "time_limit": time_limit,

@@ -81,7 +81,9 @@ class _Graph:
         """The same numbers in another shape."""
         return name if self.shapes[name] == shape else self.node("Reshape", name, shape, np.array([-1, *shape]))
 
-    def conv(self, name: str, weight: np.ndarray, bias: np.ndarray | None = None, strides=(1, 1), pads=(0, 0, 0, 0)):
+    def conv(
+        self, name: str, weight: np.ndarray, bias: np.ndarray | None = None, strides=(1, 1), pads=(0, 0, 0, 0)
+    ) -> str:
         """Of a value (C, H, W); pads are top, left, bottom, right.
 
         Groups and dilation are zeros in the weight: Marabou ignores those attributes of a Conv, or refuses them.
@@ -138,22 +140,22 @@ def _settled(graph: _Graph, value: _Value, scale: float) -> _Value:
     return replace(value, name=name, mix=np.array([scale]), offset=np.zeros(channels))
 
 
-# Distances |x_k − w_k|: (graph, v, its shape (parts, in, windows), select (out, parts), weight (out, in)) → (result, its
-# mix), where x_k is the sum of v's parts with coefficients select[k].
+# Distances: (graph, v, its shape (parts, in, windows), select (out, parts), weight (out, in)) → (result, its mix).
+# Output k is about x_k − w_k, where x_k is the sum of v's parts with coefficients select[k].
 
 
-def _pooled(graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray) -> tuple[str, np.ndarray]:
+def _pooled(
+    graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray
+) -> tuple[str, np.ndarray]:
     """max_i |x_ki − w_ki| by one MaxPool over both signs and all i, (out, 1, windows)."""
     out, (_, features, windows) = len(weight), shape
     signs = np.array([1.0, -1.0])
     both = np.einsum("s,op->osp", signs, select).reshape(2 * out, -1, 1, 1)
     y = graph.conv(graph.view(name, *shape), both)
     y = graph.node("Add", y, graph.shapes[y], -np.einsum("s,oi->osi", signs, weight).reshape(2 * out, features, 1))
+    y = graph.view(y, out, 2 * features, windows)
     kernel = (2 * features, 1)
-    y = graph.node(
-        "MaxPool", graph.view(y, out, 2 * features, windows), (out, 1, windows), kernel_shape=kernel, strides=kernel,
-    )
-    return y, np.ones(1)
+    return graph.node("MaxPool", y, (out, 1, windows), kernel_shape=kernel, strides=kernel), np.ones(1)
 
 
 def _compared(
@@ -161,8 +163,8 @@ def _compared(
 ) -> tuple[str, np.ndarray]:
     """Σ_j c_j·|x_k − w_k|_(j) in ReLUs, |t|_(j) in descending order: (channels, out·windows, 1).
 
-    Lists of the largest so far are merged by twos, the same for all outputs; an odd one out meets zeros, which change
-    no sum of the largest len(c) ≤ in absolute values.
+    Lists of the largest so far are merged by twos, the same for all outputs.  An odd one out meets zeros, which are
+    never above an absolute value; so they change no sum of the largest len(c), since that is at most in.
     """
     out, (parts, features, windows) = len(weight), shape
     if windows == 1:
@@ -233,6 +235,7 @@ def _flatten(graph, layer, value):
 
 def _crop(graph, layer, value):
     """A Conv whose kernel has one entry; few verifiers know Slice or Gather."""
+    _expect(layer, value, 3)
     (channels, *size), side = value.shape, layer.size
     kernel = np.zeros([a - side + 1 for a in size])
     kernel[tuple((a - side) // 2 for a in size)] = 1
