@@ -221,7 +221,7 @@ def table(measured: dict) -> str:
         f"Correctly classified test images of the digits with a positive certified radius. Inside: within {INSIDE} × "
         "the certified radius, where no input may change the class. Beyond: within "
         f"{BEYOND} × the exact radius, where one does. Radii in the pixel range; s: median of the seconds of such "
-        f"verdicts, reading the file apart. Whatever is missing was not decided within {limit} seconds a query.",
+        f"verdicts, reading the file apart. What is missing Marabou left open: at {limit} seconds, or it gave up before.",
         "\n".join("| " + " | ".join(line) + " |" for line in lines),
         f"The points found beyond have float32 margins of at most {max(largest):.1g}.",
         "No verdict contradicts a certificate or an exact radius." if wrong == 0
