@@ -81,7 +81,9 @@ class _Graph:
         """The same numbers in another shape."""
         return name if self.shapes[name] == shape else self.node("Reshape", name, shape, np.array([-1, *shape]))
 
-    def conv(self, name: str, weight: np.ndarray, bias: np.ndarray | None = None, strides=(1, 1), pads=(0, 0, 0, 0)):
+    def conv(
+        self, name: str, weight: np.ndarray, bias: np.ndarray | None = None, strides=(1, 1), pads=(0, 0, 0, 0)
+    ) -> str:
         """Of a value (C, H, W); pads are top, left, bottom, right.
 
         Groups and dilation are zeros in the weight: Marabou ignores those attributes of a Conv, or refuses them.
@@ -138,44 +140,43 @@ def _settled(graph: _Graph, value: _Value, scale: float) -> _Value:
     return replace(value, name=name, mix=np.array([scale]), offset=np.zeros(channels))
 
 
-# Distances x_k − w_k: (graph, v (parts, in, windows), select (out, parts), weight (out, in)) → (result, its mix), where
-# x_k is the sum of parts with coefficients select[k].
+# Distances: (graph, v, its shape (parts, in, windows), select (out, parts), weight (out, in)) → (result, its mix).
+# Output k is about x_k − w_k, where x_k is the sum of v's parts with coefficients select[k].
 
 
-def _pooled(graph: _Graph, name: str, select: np.ndarray, weight: np.ndarray) -> tuple[str, np.ndarray]:
-    """max_i |x_ki − w_ki| by one MaxPool over both signs and all i: name (parts, in, windows) → (out, 1, windows)."""
-    (out, features), windows = weight.shape, graph.shapes[name][2]
+def _pooled(
+    graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray
+) -> tuple[str, np.ndarray]:
+    """max_i |x_ki − w_ki| by one MaxPool over both signs and all i, (out, 1, windows)."""
+    out, (_, features, windows) = len(weight), shape
     signs = np.array([1.0, -1.0])
     both = np.einsum("s,op->osp", signs, select).reshape(2 * out, -1, 1, 1)
-    y = graph.conv(name, both)
+    y = graph.conv(graph.view(name, *shape), both)
     y = graph.node("Add", y, graph.shapes[y], -np.einsum("s,oi->osi", signs, weight).reshape(2 * out, features, 1))
+    y = graph.view(y, out, 2 * features, windows)
     kernel = (2 * features, 1)
-    y = graph.node(
-        "MaxPool", graph.view(y, out, 2 * features, windows), (out, 1, windows), kernel_shape=kernel, strides=kernel,
-    )
-    return y, np.ones(1)
+    return graph.node("MaxPool", y, (out, 1, windows), kernel_shape=kernel, strides=kernel), np.ones(1)
 
 
 def _compared(
-    graph: _Graph, name: str, select: np.ndarray, weight: np.ndarray, c: tuple[float, ...] = (1.0,)
+    graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray, c: tuple[float, ...] = (1.0,)
 ) -> tuple[str, np.ndarray]:
-    """Σ_j c_j·|x_k − w_k|_(j) in ReLUs: name (parts, in, windows) → (channels, out·windows, 1), and their mix.
+    """Σ_j c_j·|x_k − w_k|_(j) in ReLUs, |t|_(j) in descending order: (channels, out·windows, 1).
 
-    Lists of the largest so far are merged by twos, the same for all outputs; an odd one out meets zeros, which change
-    no sum of the largest len(c) ≤ in absolute values.
+    Lists of the largest so far are merged by twos, the same for all outputs.  An odd one out meets zeros, which are
+    never above an absolute value; so they change no sum of the largest len(c), since that is at most in.
     """
-    (out, features), (parts, _, windows) = weight.shape, graph.shapes[name]
+    out, (parts, features, windows) = len(weight), shape
     if windows == 1:
         name = graph.view(name, parts, 1, features)
     else:
-        name = graph.node("Transpose", name, (parts, windows, features), perm=[0, 1, 3, 2])
+        name = graph.node("Transpose", graph.view(name, *shape), (parts, windows, features), perm=[0, 1, 3, 2])
     y = graph.conv(name, np.concatenate([select, -select])[:, :, None, None])
     y = graph.node("Add", y, graph.shapes[y], np.concatenate([-weight, weight])[:, None, :])
     y = graph.view(graph.node("Relu", y, graph.shapes[y]), 2, out * windows, features)
     wires = [np.ones(2)]  # a sorted list: its entries as combinations of the channels
     while features > 1:
         size, odd = len(wires), features % 2
-        channels = len(wires[0])
         live = dict(enumerate(np.kron(np.eye(2), np.array(wires))))
         comparators, order = merge(list(range(size)), list(range(size, 2 * size)))
         order = order[: len(c)]
@@ -234,6 +235,7 @@ def _flatten(graph, layer, value):
 
 def _crop(graph, layer, value):
     """A Conv whose kernel has one entry; few verifiers know Slice or Gather."""
+    _expect(layer, value, 3)
     (channels, *size), side = value.shape, layer.size
     kernel = np.zeros([a - side + 1 for a in size])
     kernel[tuple((a - side) // 2 for a in size)] = 1
@@ -310,9 +312,8 @@ def _sort_dist(graph, layer, value):
 
 def _distances(graph: _Graph, layer: LinfDistLinear | SortDistLinear, value: _Value, largest: Callable) -> _Value:
     weight = _numbers(layer.weight)
-    out = len(weight)
-    x = graph.view(value.name, len(value.mix), len(value.offset), 1)
-    y, mix = largest(graph, x, np.tile(value.mix, (out, 1)), weight - value.offset)
+    out, shape = len(weight), (len(value.mix), *value.shape, 1)
+    y, mix = largest(graph, value.name, shape, np.tile(value.mix, (out, 1)), weight - value.offset)
     return _biased(_Value(y, (out,), mix, np.zeros(out)), layer.bias)
 
 
@@ -329,9 +330,8 @@ def _dist_conv(graph, layer, value):
     windows = _convolved(
         graph, value, _unrolled(layer, one_hot), np.zeros(groups * features), layer.stride, layer.padding
     )
-    x = graph.view(windows.name, groups, features, math.prod(shape[1:]))
-    select = np.repeat(np.eye(groups), out // groups, axis=0)
-    y, mix = FLAVOURS[graph.flavour](graph, x, select, weight.reshape(out, -1))
+    view, select = (groups, features, math.prod(shape[1:])), np.repeat(np.eye(groups), out // groups, axis=0)
+    y, mix = FLAVOURS[graph.flavour](graph, windows.name, view, select, weight.reshape(out, -1))
     return _biased(_Value(y, shape, mix, np.zeros(out)), layer.bias)
 
 
