@@ -32,7 +32,9 @@ $(VENV)/vnnlib-1 $(VENV)/vnnlib-2: | $(VENV)/.installed
 
 demo: $(VENV)/.installed
 	$(BIN)/linf-compare run digits --out $(OUT)
-	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx
+	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx --force
+	$(BIN)/linf-export show $(OUT)/linf-dist.onnx
+	$(BIN)/linf-export verify $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
 
 test: $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2

@@ -129,6 +129,7 @@ def _onnx_call(way: str, case: dict, w: Tensor, threads: int) -> Callable[[Tenso
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as onnx_export.session
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads that wait do not disturb the next
     if way == "native" and (reason := native.register(options)):
         raise RuntimeError(reason)

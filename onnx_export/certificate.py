@@ -144,7 +144,7 @@ def widenings(net: Net) -> list[float]:
 
     With e a layer's rounding error by ``rounding.RULES``, on all that its input may be, the value is off by e, an
     end by at most 3·e (it sums up to twice as many products) and the widening by e: 5·e, of which ``WIDENING`` makes
-    6.  A difference of two logits is off by 2·e, its bound by at most 7·e (weights are subtracted first):
+    6.  A difference of two logits is off by 2·e, its bound by at most 5·e (weights are subtracted first):
     ``MARGIN_WIDENING`` makes 12.
 
     Raises:

@@ -86,7 +86,7 @@ def _graph(model: Program, shape: tuple[int, ...]) -> onnx.ModelProto:
     with _quiet():
         program = torch.onnx.export(
             model, (x,), input_names=["x"], output_names=outputs,
-            dynamic_shapes=({0: "batch"},), verbose=False, **linf_onnx_kwargs(),
+            dynamic_shapes=({0: "batch"},), verbose=False, **linf_onnx_kwargs(inline=False),
         )
         optimizer.fold_constants(program.model)
         optimizer.remove_unused_nodes(program.model)

@@ -111,17 +111,17 @@ def _with_body(translation: Callable) -> Callable:
     return translate
 
 
-def linf_onnx_kwargs(inline: bool = False) -> dict:
+def linf_onnx_kwargs(inline: bool = True) -> dict:
     """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
 
-    With ``inline`` the file is in standard operators alone and runs as it is::
+    The file is in standard operators alone and runs as it is::
 
-        torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs(inline=True))
+        torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs())
 
-    Without, distances stay nodes of the domain ``linf``, for runtimes and readers that know them; they need their
-    bodies, which ``attach`` adds::
+    With ``inline=False`` distances stay nodes of the domain ``linf``, which this package's native operators take over
+    and ``to_net`` reads; they need their bodies, which ``attach`` adds::
 
-        program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs())
+        program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs(inline=False))
         onnx.save(attach(program.model_proto), "net.onnx")
 
     The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.

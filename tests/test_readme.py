@@ -1,5 +1,6 @@
 """What README shows is what the code does and what was measured."""
 
+import importlib
 import json
 import re
 from pathlib import Path
@@ -11,10 +12,13 @@ from comparisons.recipe import load_recipe
 from comparisons.report import over_seeds, table
 from comparisons.runner import identity_of
 
+cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("cross_check", "bench"))
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {  # all others are runs
     "tightness": tightness.table, "widths": widths.table, "cost": cost_report.table, "steps": steps.table,
+    "cross-check": cross_check.table, "onnx": onnx_bench.table,
 }
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
@@ -62,6 +66,12 @@ def test_committed_ablations_are_those_described(name):
     assert {r["change"] for r in results["runs"]} == set(described.changes)
     for r in results["runs"]:
         assert r["settings"] == ablation.settings(described, r["change"])
+
+
+def test_docs_show_the_times_of_onnx_as_measured():
+    text = (ROOT / "docs" / "results" / "onnx" / "table.md").read_text()
+    shown = (ROOT / "docs" / "onnx.md").read_text()
+    assert shown.split("<!-- bench -->\n")[1].split("<!-- /bench -->")[0].strip() == text.strip()
 
 
 def test_readme_shows_the_table_of_the_demo():

@@ -1,3 +1,58 @@
-SUMMARY=DESCRIPTION=EPILOG="x"
-def add_arguments(p): pass
-def run(a): return 0
+"""``linf-export cross-check``."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from linf_plugin import checkpoint
+
+from ..cross_check import contradictions, cross_check
+from ..export import VERIFIER_FLAVOURS
+from .common import add_data, data_of, positive
+
+SUMMARY = "ask Marabou whether the certificates of a small net hold"
+DESCRIPTION = (
+    "Exports a small net for the verifier Marabou (pip install linf-plugin[marabou]), and asks it about test images: can "
+    "an input within 0.99 of the certified radius change the class, and one a little beyond the exact radius?"
+)
+EPILOG = """\
+examples:
+  linf-export cross-check small.pt
+  linf-export cross-check small.pt --count 50 --flavour relu --time-limit 60 --json verdicts.json
+
+exit status: 0 where no verdict contradicts a certificate; 1 where one does; 2 where nothing was asked.
+python -m onnx_export.cross_check trains such nets first.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="of a net of about 64-16-10 at p = ∞")
+    parser.add_argument("--flavour", choices=VERIFIER_FLAVOURS, default="maxpool", help="default: maxpool, the faster")
+    parser.add_argument("--count", type=positive, default=20, metavar="N", help="images (default: 20)")
+    parser.add_argument(
+        "--time-limit", type=positive, default=30, metavar="SECONDS", help="of a question (default: 30)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all verdicts there")
+    add_data(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    net, metadata = checkpoint.load(args.checkpoint)
+    data = data_of(args, args.checkpoint, metadata)
+    results = cross_check(
+        net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count
+    )
+    print(f"{'image':>7} {'radius':>9}  {'within it':<10} {'exact':>9}  beyond that")
+    for r in results:
+        exact = f"{r['exact']['upper']:9.5f}" if r["exact"] else f"{'–':>9}"
+        beyond = r["beyond"]["verdict"] if r["beyond"] else "–"
+        print(f"{r['row']:7} {r['radius']:9.5f}  {r['inside']['verdict']:<10} {exact}  {beyond}")
+    confirmed = sum(r["inside"]["verdict"] == "unsat" for r in results)
+    wrong = contradictions(results)
+    print(f"{confirmed} of {len(results)} certificates confirmed, {wrong} contradictions")
+    if args.json is not None:
+        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    if wrong:
+        print(f"linf-export: FAILED: {wrong} verdicts contradict a certificate", file=sys.stderr)
+    return 1 if wrong else 0

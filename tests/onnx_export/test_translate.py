@@ -36,7 +36,7 @@ class Own(nn.Module):
 def exported(model: nn.Module, x: torch.Tensor, sizes: dict[int, str]) -> onnx.ModelProto:
     """Checked, with open ``sizes`` of x."""
     program = torch.onnx.export(
-        model.eval(), (x,), input_names=["x"], dynamic_shapes=(sizes,), verbose=False, **linf_onnx_kwargs()
+        model.eval(), (x,), input_names=["x"], dynamic_shapes=(sizes,), verbose=False, **linf_onnx_kwargs(inline=False)
     )
     model = attach(program.model_proto)
     onnx.checker.check_model(model, full_check=True)
@@ -93,7 +93,7 @@ def test_a_sorted_sum_of_an_open_number_of_coordinates_is_refused():
     with pytest.raises(Exception, match="fixed number of columns"):
         torch.onnx.export(
             Both().eval(), (torch.rand(3, 5), torch.rand(4, 5)), dynamic_shapes=({1: "in"}, {1: "in"}),
-            verbose=False, **linf_onnx_kwargs(),
+            verbose=False, **linf_onnx_kwargs(inline=False),
         )
 
 
@@ -117,7 +117,7 @@ def test_ranges_over_boxes():
     model, x = Ranges().eval(), torch.randn(2, 4, 9, 8)
     program = torch.onnx.export(
         model, (x, x + 1), input_names=["lower", "upper"], dynamic_shapes=({0: "n"}, {0: "n"}), verbose=False,
-        **linf_onnx_kwargs(),
+        **linf_onnx_kwargs(inline=False),
     )
     onnx_model = attach(program.model_proto)
     onnx.checker.check_model(onnx_model, full_check=True)
@@ -141,7 +141,7 @@ def test_ranges_at_a_finite_p_are_refused(name):
 
     x = torch.rand(2, 3, 4, 4) if name == "box_conv2d" else torch.rand(2, 3)
     with pytest.raises(Exception, match="at p = ∞ only, got p = 2.0"):
-        torch.onnx.export(Range().eval(), (x, x + 1), verbose=False, **linf_onnx_kwargs())
+        torch.onnx.export(Range().eval(), (x, x + 1), verbose=False, **linf_onnx_kwargs(inline=False))
 
 
 @torch.no_grad()
@@ -190,7 +190,7 @@ def written(model: nn.Module, given: tuple[torch.Tensor, ...], path, **arguments
     """By the exporter alone, with a batch of any size; checked."""
     torch.onnx.export(
         model.eval(), given, path, dynamic_shapes=tuple({0: "n"} for _ in given), verbose=False,
-        **linf_onnx_kwargs(inline=True) | arguments,
+        **linf_onnx_kwargs() | arguments,
     )
     onnx_model = onnx.load(path)
     onnx.checker.check_model(onnx_model, full_check=True)
@@ -243,6 +243,6 @@ def test_an_exporter_without_functions_leaves_nodes(monkeypatch):
     """Then ``attach`` adds the bodies, as without ``inline``."""
     monkeypatch.setattr("onnx_export.translate.give_functions", lambda protos: None)
     model, x = Mixed().eval(), torch.randn(3, 2, 5, 6)
-    program = torch.onnx.export(model, (x,), input_names=["x"], verbose=False, **linf_onnx_kwargs(inline=True))
+    program = torch.onnx.export(model, (x,), input_names=["x"], verbose=False, **linf_onnx_kwargs())
     y = run(attach(program.model_proto), x)
     torch.testing.assert_close(y, model(x), rtol=0, atol=model.allowed(x))
