@@ -24,7 +24,7 @@ its accuracies go into its metadata, where `linf-export verify` finds them.
 
 examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
-  linf-export model results/mnist-small/linf-head.pt -o head.onnx --data-dir ~/data --epsilon 0.3
+  linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
 """.format(**{
     name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
