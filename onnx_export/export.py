@@ -21,7 +21,7 @@ from linf_plugin.models import Net
 from .certificate import PIXELS, Program, RadiusConstants, check_certifiable, radius_constants, wants_interval
 from .flavours import verifier_model
 from .functions import LINF, attach
-from .properties import Accuracy, accuracy_properties, properties, props_of
+from .properties import EPSILON, Accuracy, accuracy_properties, properties, props_of
 from .translate import linf_onnx_kwargs
 
 EXTERNAL_BYTES = 1_500_000_000  # of weights; a protobuf message ends at 2 GiB
@@ -144,6 +144,8 @@ def _model(model: Net, flavour: str, pixels: str, constants: RadiusConstants | N
     result = _graph(Program(net, epsilon), net.input_shape)
     if pixels == "byte":
         _take_bytes(result.graph, pixels)
+    if epsilon is not None:
+        result.graph.output[-1].doc_string = EPSILON + repr(float(epsilon))
     _add_prediction(result.graph)
     if constants is not None:
         _add_radius(result.graph, "pixels" if pixels == "byte" else "x", constants)

@@ -15,6 +15,7 @@ import linf_plugin
 from .certificate import PIXELS, RadiusConstants
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
+EPSILON = "epsilon = "  # then ε: how the description of the output ``certified`` begins
 FROM_TRAINING = ("method", "dataset", "seed", "recipe")
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from linf_plugin import rounding
 
 from .certificate import PIXELS, RadiusConstants, radius_constants
-from .properties import Accuracy, content_sha256, props_of
+from .properties import EPSILON, Accuracy, content_sha256, props_of
 from .read import to_net
 from .session import run, session
 
@@ -118,8 +118,11 @@ def _check_constants(model: ModelProto, props: dict[str, str], found: Verificati
     least: RadiusConstants = radius_constants(net, pixels)
     for name in ("lipschitz", "slack"):
         # Folding a mean into a bias, and back, moves either by a rounding of float64.
-        if not graph[name] * rounding.OUTWARD >= getattr(least, name):
-            found.failures.append(f"the {name} in the graph is {graph[name]}, its weights need {getattr(least, name)}")
+        if not graph.get(name, 0.0) * rounding.OUTWARD >= getattr(least, name):
+            found.failures.append(
+                f"the {name} in the graph is {graph.get(name)}, its weights need {getattr(least, name)}"
+            )
+            return
     found.checks.append(f"Lipschitz bound {graph['lipschitz']:.6g} and rounding slack {graph['slack']:.3g} are the weights'")
 
 
@@ -199,6 +202,9 @@ def verify(
         raise ValueError(f"the metadata of {path} give no number as epsilon, but {props['epsilon']!r}") from None
     outputs = run_all(s, images, progress)
     found = Verification(accuracy_of(outputs, labels, epsilon, levels_of(s)), epsilon)
+    of_interval = [o.doc_string for o in model.graph.output if o.name == "certified"]
+    if of_interval and of_interval != [f"{EPSILON}{epsilon!r}"]:
+        found.failures.append(f"epsilon is {epsilon} in the metadata, and the output certified is of {of_interval[0]!r}")
     if props.get("norm", "linf") != "linf":
         found.failures.append(f"norm is {props['norm']} in the metadata, and the radii are of linf")
     if "content_sha256" in props:

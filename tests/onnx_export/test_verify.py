@@ -107,6 +107,16 @@ def test_a_bound_that_the_weights_do_not_have(file, labels, name, key):
     assert len(failures) == 1 and f"the {name} in the graph is" in failures[0]
 
 
+def test_an_interval_of_another_epsilon(made, labels, tmp_path):
+    """The accuracies recorded agree: they are of the ε in the graph."""
+    path = tmp_path / "net.onnx"
+    export(made.net, path, certificate="interval", epsilon=0.02)
+    record(path, measure(path, IMAGES, labels, 0.02))
+    assert verify(path, IMAGES, labels, "cpu").failures == []
+    failures = verify(rewritten(path, lambda m: None, {"epsilon": "0.021"}), IMAGES, labels, "cpu").failures
+    assert failures[0] == "epsilon is 0.021 in the metadata, and the output certified is of 'epsilon = 0.02'"
+
+
 def test_a_changed_weight(file, labels):
     """By a little, so that only the digest tells."""
     model = onnx.load(file)
