@@ -37,7 +37,7 @@ changes the predicted class. onnx_export.session("net.onnx") runs it several tim
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        PROG, description="Writes checkpoints as ONNX files, checks, verifies and reads these; writes problems for verifiers.",
+        PROG, description="Writes checkpoints as ONNX files, checks and reads these; writes problems for verifiers.",
         epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")

@@ -114,7 +114,7 @@ def session(
         raise DeviceError("device is cuda, but there is no GPU here that onnxruntime can use")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    # Threads that spin while they wait take the cores from those that compute: in the small steps of the bodies it shows.
+    # Threads that spin while they wait take cores from those that compute, which shows in the small steps of bodies.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads

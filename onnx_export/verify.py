@@ -123,7 +123,9 @@ def _check_constants(model: ModelProto, props: dict[str, str], found: Verificati
                 f"the {name} in the graph is {graph.get(name)}, its weights need {getattr(least, name)}"
             )
             return
-    found.checks.append(f"Lipschitz bound {graph['lipschitz']:.6g} and rounding slack {graph['slack']:.3g} are the weights'")
+    found.checks.append(
+        f"Lipschitz bound {graph['lipschitz']:.6g} and rounding slack {graph['slack']:.3g} are the weights'"
+    )
 
 
 def without_bytes(model: ModelProto) -> ModelProto:
@@ -204,7 +206,9 @@ def verify(
     found = Verification(accuracy_of(outputs, labels, epsilon, levels_of(s)), epsilon)
     of_interval = [o.doc_string for o in model.graph.output if o.name == "certified"]
     if of_interval and of_interval != [f"{EPSILON}{epsilon!r}"]:
-        found.failures.append(f"epsilon is {epsilon} in the metadata, and the output certified is of {of_interval[0]!r}")
+        found.failures.append(
+            f"epsilon is {epsilon} in the metadata, and the output certified is of {of_interval[0]!r}"
+        )
     if props.get("norm", "linf") != "linf":
         found.failures.append(f"norm is {props['norm']} in the metadata, and the radii are of linf")
     if "content_sha256" in props:

@@ -13,8 +13,8 @@ from .common import add_data, data_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
 DESCRIPTION = (
-    "Exports a small net for the verifier Marabou (pip install linf-plugin[marabou]), and asks it about test images: can "
-    "an input within 0.99 of the certified radius change the class, and one a little beyond the exact radius?"
+    "Exports a small net for the verifier Marabou (pip install linf-plugin[marabou]), and asks it about test images: "
+    "can an input within 0.99 of the certified radius change the class, and one a little beyond the exact radius?"
 )
 EPILOG = """\
 examples:

@@ -24,14 +24,16 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote, of a net at p = ∞")
-    parser.add_argument("--eps", type=float, action="append", required=True, help="ε in the pixel range, in (0, 1]; again for more")
+    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="that training wrote, of a net at p = ∞")
+    parser.add_argument(
+        "--eps", type=float, action="append", required=True, help="ε in the pixel range, in (0, 1]; again for more"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
     parser.add_argument("--name", help="of the nets and properties (default: that of FOLDER)")
     parser.add_argument("--count", type=positive, default=20, metavar="N", help="images (default: 20)")
-    parser.add_argument("--pool", type=positive, default=1000, metavar="N", help="images to choose from (default: 1000)")
+    parser.add_argument("--pool", type=positive, default=1000, metavar="N", help="to choose images from (default: 1000)")
     parser.add_argument("--seed", type=int, default=0, help="chooses the images (default: 0)")
-    parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="of an instance (default: 300)")
+    parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="default: 300")
     parser.add_argument(
         "--flavour", choices=VERIFIER_FLAVOURS, action="append", help="of the nets; again for more (default: both)"
     )

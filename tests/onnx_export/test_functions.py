@@ -407,7 +407,7 @@ def kilobytes(key):
     return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines() if key in line)
 session.run(None, {i.name: small for i in session.get_inputs()})
 before = kilobytes("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, and not from that of the process that started this
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew, and not from the parent's
 session.run(None, {i.name: large for i in session.get_inputs()})
 print(kilobytes("VmHWM") - before)
 """
