@@ -19,8 +19,8 @@ flavours:
 {flavours}
 certificates:
 {certificates}
-Where the data set is at hand (it needs no folder, or --data-dir says where it is) the file is run over the test set, and
-its accuracies go into its metadata, where `linf-export verify` finds them.
+Where the data set is at hand (it needs no folder, or --data-dir says where it is) the file is run over the test set,
+and its accuracies go into its metadata, where `linf-export verify` finds them.
 
 examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
