@@ -124,6 +124,21 @@ def _hold_beyond_limit(relax: Callable) -> Callable:
     return relax_everywhere
 
 
+def _know_values(set_input: Callable) -> Callable:
+    """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its interval
+    of the product of two of them is the square of one, and linear rules fail where they read the value."""
+
+    @functools.wraps(set_input)
+    def set_and_know(self, *x, **options):
+        set_input(self, *x, **options)
+        for node in self._modules.values():
+            if node.inputs and not node.perturbed:
+                value = self.get_forward_value(node)
+                node.lower, node.upper = node.interval = value, value
+
+    return set_and_know
+
+
 def _mend_0_3(package: types.ModuleType) -> None:
     """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and a rule that is wrong."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
@@ -149,6 +164,7 @@ def _mend_0_3(package: types.ModuleType) -> None:
     module._named_members = functools.wraps(named_members)(
         lambda self, get, prefix="", recurse=True, remove_duplicate=True: named_members(self, get, prefix, recurse)
     )
+    module._set_input = _know_values(module._set_input)
     tanh = package.bound_ops.BoundTanh  # BoundSigmoid inherits it
     tanh.bound_relax_impl = _hold_beyond_limit(tanh.bound_relax_impl)
 
