@@ -169,6 +169,49 @@ def _mend_0_3(package: types.ModuleType) -> None:
     tanh.bound_relax_impl = _hold_beyond_limit(tanh.bound_relax_impl)
 
 
+def _add_up_roots(concretize: Callable) -> Callable:
+    """0.7.1, in forward mode, takes the coefficients of every perturbed input from the columns of the first."""
+
+    @functools.wraps(concretize)
+    def of_all_roots(self, lower, upper, lw, uw, **options):
+        roots = [root for root in self.roots() if getattr(root, "perturbation", None) is not None]
+        if len(roots) <= 1:
+            return concretize(self, lower, upper, lw, uw, **options)
+        begin = 0
+        for root in roots:
+            lA, uA = (w.reshape(self.batch_size, self.dim_in, -1)[:, begin : begin + root.dim].mT for w in (lw, uw))
+            begin += root.dim
+            ends = (
+                root.perturbation.concretize(root.center, A, sign=sign, aux=root.aux) for A, sign in ((lA, -1), (uA, 1))
+            )
+            lower, upper = (b + end.view(b.shape) for b, end in zip((lower, upper), ends))
+        return lower, upper, False
+
+    return of_all_roots
+
+
+def _keep_padding(backward: Callable) -> Callable:
+    """Both versions forget, in linear bounds, what a padding that is not 0 adds."""
+
+    @functools.wraps(backward)
+    def with_constant(self, last_lA, last_uA, x, *rest, **options):
+        A, lbias, ubias = backward(self, last_lA, last_uA, x, *rest, **options)
+        if not self.value:
+            return A, lbias, ubias
+        batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
+        value = torch.as_tensor(self.value)
+        constant = nn.functional.pad(value.new_zeros(batch, *self.input_shape[1:]), self.padding, value=value.item())
+        return A, lbias + self.get_bias(last_lA, constant), ubias + self.get_bias(last_uA, constant)
+
+    return with_constant
+
+
+def _mend_0_7_1(package: types.ModuleType) -> None:
+    """Replaces a rule of auto_LiRPA 0.7.1 that is wrong."""
+    bounds = sys.modules["auto_LiRPA.concretize_bounds"]
+    bounds.forward_concretize = _add_up_roots(bounds.forward_concretize)
+
+
 def _wrap_tracing(package: types.ModuleType) -> None:
     """Both versions: biases and means are traced as ``linf::shift``, and the exporter's opset, which a trace
     changes, is put back."""
@@ -209,6 +252,10 @@ def import_auto_lirpa() -> types.ModuleType:
             import auto_LiRPA as package
     if package.__version__ == "0.3":
         _mend_0_3(package)
+    if package.__version__ == "0.7.1":
+        _mend_0_7_1(package)
+    pad = package.bound_ops.BoundPad
+    pad.bound_backward = _keep_padding(pad.bound_backward)
     _wrap_tracing(package)
     return package
 

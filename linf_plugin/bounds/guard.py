@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
+from .refused import check_operators, check_reading, has_our_operators
 
 # What tracing turns into constants.  The p of a sorted layer is that of training only.
 BAKED = {
@@ -268,11 +269,17 @@ def guard_bounded_module(bounded_module: type) -> None:
             check_padding(model)
             call = init_signature.bind(self, model, *args, **kwargs)
             call.arguments["bound_opts"] = {**WITHOUT_SHORTCUTS, **(call.arguments.get("bound_opts") or {})}
+            # Where there is dropout it would put the net into training mode.  In evaluation mode dropout is not traced.
+            object.__setattr__(self, "check_incompatible_nodes", lambda model: None)
             init(*call.args, **call.kwargs)
+            del self.check_incompatible_nodes
         else:
             init(self, model, *args, **kwargs)
         if not isinstance(model, bounded_module):  # it has copied all attributes of the other
             self._linf_baked, self._linf_checked = baked, False
+            self._linf_unread = model,  # what check_reading compares the graph with, once
+            if has_our_operators(self):
+                check_reading(self)
 
     @functools.wraps(forward)
     def guarded_forward(self, *args, **kwargs):
@@ -282,7 +289,7 @@ def guard_bounded_module(bounded_module: type) -> None:
     @functools.wraps(compute_bounds)
     def guarded_compute_bounds(self, *args, **kwargs):
         # Optimisation calls it again and again, with what has been checked and with bounds of its own.
-        if not getattr(self, "_linf_baked", ()) or self._linf_checked:
+        if self._linf_checked or not (self._linf_baked or has_our_operators(self)):
             return compute_bounds(self, *args, **kwargs)
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
@@ -295,6 +302,7 @@ def guard_bounded_module(bounded_module: type) -> None:
             _check_inputs(self, asked["x"], backward_after_forward)
             for argument in GIVEN_BOUNDS:
                 _check_given(argument, asked.get(argument) or {})
+        check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
             return compute_bounds(*call.args, **call.kwargs)

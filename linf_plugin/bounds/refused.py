@@ -1,0 +1,188 @@
+"""Stock operators that auto_LiRPA bounds wrongly, by version: what ``compute_bounds`` and nets of our layers refuse.
+
+``TABLE`` is the whole of it, found by ``python -m operators`` (tests/operators), which draws small graphs of every
+operator that auto_LiRPA claims, and compares every method's bounds with what the graph computes.  What is wrong and
+can be put right from outside is mended in ``compat`` instead.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VERSIONS = ("0.3", "0.7.1")  # that have been searched
+SEARCH = "PYTHONPATH=tests python -m operators"
+
+INTERVALS, BACKWARD, FORWARD = "intervals", "backward", "forward"
+ALWAYS, LINEAR = (INTERVALS, BACKWARD, FORWARD), (BACKWARD, FORWARD)
+
+
+class Refusal(NamedTuple):
+    """An operator whose bounds are wrong."""
+
+    operator: str  # auto_LiRPA's class
+    versions: tuple[str, ...]
+    passes: tuple[str, ...]  # where: in interval bounds, in passes from the output backward, from the input forward
+    where: str  # in which cases, for people
+    applies: Callable  # (node, _Perturbed) → bool
+    instead: str
+
+
+class _Perturbed(set):
+    """Names of the nodes that depend on a perturbed input."""
+
+    def __init__(self, bounded, given: tuple | None):
+        super().__init__()
+        self.bounded, pending = bounded, []
+        index_of = dict(zip(bounded.input_name, bounded.input_index))
+        for node in bounded._modules.values():
+            index = index_of.get(node.name)
+            value = None if index is None or given is None or index >= len(given) else given[index]
+            perturbation = getattr(node, "perturbation", None) if value is None else getattr(value, "ptb", None)
+            if perturbation is not None:
+                pending.append(node)
+        while pending:
+            node = pending.pop()
+            if node.name not in self and type(node).__name__ != "BoundShape":  # a shape is known
+                self.add(node.name)
+                pending += (bounded[name] for name in node.output_name)
+
+    def operand(self, node, index: int) -> bool:
+        return index < len(node.inputs) and node.inputs[index].name in self
+
+    def constant(self, node, index: int) -> Tensor:
+        """The value of an operand that is not perturbed."""
+        return self.bounded.get_forward_value(node.inputs[index])
+
+    def patches(self) -> bool:
+        return self.bounded.conv_mode == "patches"
+
+
+def _always(node, perturbed) -> bool:
+    return True
+
+
+def _repeats(node, perturbed) -> bool:
+    index = perturbed.constant(node, 1)
+    if index.dim() == 0:
+        return False
+    axis = node.axis if type(node).__name__ == "BoundGatherElements" else 0
+    index = index.movedim(axis, 0) if type(node).__name__ == "BoundGatherElements" else index.flatten()
+    return bool((index.sort(0).values.diff(dim=0) == 0).any())
+
+
+NOT_NEGATIVE = ("BoundExp", "BoundSigmoid", "BoundRelu", "BoundAbs", "BoundSoftplus", "BoundSqrt")
+
+
+def _divides(node, perturbed) -> bool:
+    return perturbed.operand(node, 1) and type(node.inputs[0]).__name__ not in NOT_NEGATIVE
+
+
+def _negative_power(node, perturbed) -> bool:
+    return perturbed.operand(node, 1) or bool((perturbed.constant(node, 1) < 0).any())
+
+
+def _truncates(node, perturbed) -> bool:
+    return node.type is None or not node.type.is_floating_point
+
+
+TABLE = (
+    Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP, or another function"),
+    Refusal(
+        "BoundDiv", ("0.3",), ALWAYS, "the denominator depends on the input, and the numerator may be negative", _divides,
+        "divide a product by constants, or use 0.7.1",
+    ),
+    Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
+    Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
+    Refusal("BoundGatherElements", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
+    Refusal("BoundCast", VERSIONS, LINEAR, "the result is not floating point", _truncates, "use IBP"),
+)
+
+# Classes of ``VERSIONS`` that no graph of the search leads to.
+NOT_SEARCHED: dict[str, tuple[str, ...]] = {"0.3": (), "0.7.1": ()}
+
+
+def has_our_operators(bounded) -> bool:
+    """Whether the graph has operators of this package, whether by its layers or not."""
+    return any(type(node).__module__.startswith(__package__) for node in bounded._modules.values())
+
+
+@torch.no_grad()
+def check_reading(bounded) -> None:
+    """Raises ValueError where the traced graph computes another function than the net: some attributes of operators
+    auto_LiRPA does not read, such as the mode of a padding or ``ceil_mode`` of a pool.
+
+    Compared on the inputs of the trace and on random ones, once.  A net in training mode is another function each
+    time, and with loss fusion auto_LiRPA computes another one on purpose.
+    """
+    from auto_LiRPA.utils import unpack_inputs
+
+    (model,), bounded._linf_unread = bounded._linf_unread, (None,)
+    if model is None or model.training or bounded.bound_opts.get("loss_fusion"):
+        return
+    inputs = unpack_inputs(bounded.global_input)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        torch.randn(a.shape, generator=generator).to(a) if isinstance(a, Tensor) and a.is_floating_point() else a
+        for a in inputs
+    ]
+    for x in (drawn, inputs):  # these at last, as it remembers them
+        try:
+            wanted = model(*x)
+        except Exception:  # the net takes no random numbers
+            continue
+        found = bounded(*x)
+        if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
+            continue
+        rounding = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0
+        scale = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if wanted.numel() else 0.0
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype) or not torch.allclose(
+            found, wanted, rtol=rounding, atol=rounding * (1 + scale), equal_nan=True
+        ):
+            raise ValueError(
+                "auto_LiRPA reads this net as another function, so its bounds would be those of another net. Leave out what "
+                "it does not read, such as padding modes, ceil_mode or count_include_pad of pools, and casts"
+            )
+
+
+def passes_of(method: str | None) -> tuple[str, ...]:
+    """Which passes auto_LiRPA makes for a method; interval bounds always, as every other is cut to them."""
+    name = "ibp" if method is None else method.lower()
+    found = [INTERVALS]
+    if name != "ibp" and name != "forward":
+        found.append(BACKWARD)
+    if name.startswith("forward"):
+        found.append(FORWARD)
+    return tuple(found)
+
+
+def reason(bounded, x, method: str | None) -> str | None:
+    """Why these bounds would be wrong, or None."""
+    from auto_LiRPA import __version__ as version
+    from auto_LiRPA.utils import unpack_inputs
+
+    perturbed = _Perturbed(bounded, None if x is None else tuple(unpack_inputs(x)))
+    passes = passes_of(method)
+    for node in bounded._modules.values():
+        if node.name not in perturbed:
+            continue
+        name = type(node).__name__
+        for row in TABLE:
+            known = version in row.versions or version not in VERSIONS
+            if name == row.operator and known and set(row.passes) & set(passes) and row.applies(node, perturbed):
+                return (
+                    f"auto_LiRPA {version} bounds {name.removeprefix('Bound')} (node {node.name!r}) wrongly in {', '.join(row.passes)} passes "
+                    f"where {row.where}: {row.instead}"
+                )
+    return None
+
+
+def check_operators(bounded, x, method: str | None) -> None:
+    """Raises NotImplementedError for bounds that would be wrong."""
+    if bounded._linf_unread != (None,):
+        check_reading(bounded)
+    found = reason(bounded, x, method)
+    if found:
+        raise NotImplementedError(found)
