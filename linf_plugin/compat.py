@@ -124,6 +124,29 @@ def _hold_beyond_limit(relax: Callable) -> Callable:
     return relax_everywhere
 
 
+def _check_positive(lower) -> None:
+    if not (lower > 0).all():
+        raise ValueError("auto_LiRPA 0.3 has bounds of 1/x for positive x only")
+
+
+def _positive_only(relax: Callable) -> Callable:
+    """0.3 draws the lines of 1/x for negative x on the wrong side."""
+
+    @functools.wraps(relax)
+    def relax_positive(self, x, *args, **options):
+        _check_positive(x.lower)
+        return relax(self, x, *args, **options)
+
+    return relax_positive
+
+
+def _reciprocals(self, *v):
+    """Intervals of 1/x.  0.3's own are float32 numbers whatever x is."""
+    lower, upper = v[0]
+    _check_positive(lower)
+    return 1 / upper, 1 / lower
+
+
 def _know_values(set_input: Callable) -> Callable:
     """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its interval
     of the product of two of them is the square of one, and linear rules fail where they read the value."""
@@ -158,6 +181,9 @@ def _mend_0_3(package: types.ModuleType) -> None:
 
     relu.init_opt_parameters = init_relu
     _mend_matmul(package)
+    reciprocal = package.bound_ops.BoundReciprocal
+    reciprocal.bound_relax = _positive_only(reciprocal.bound_relax)
+    reciprocal.interval_propagate = _reciprocals
     module = package.BoundedModule
     module.register_parameter = nn.Module.register_parameter  # its own copy refers to torch._six
     named_members = module._named_members

@@ -88,6 +88,38 @@ def _truncates(node, perturbed) -> bool:
     return node.type is None or not node.type.is_floating_point
 
 
+def _scaled(node, perturbed) -> bool:
+    return node.attr.get("alpha", 1.0) != 1.0
+
+
+def _pads(node, perturbed) -> bool:
+    return any(node.padding)
+
+
+def _overlaps(node, perturbed) -> bool:
+    return list(node.stride) != list(node.kernel_size) or any(node.padding)
+
+
+def _leaves_over(node, perturbed) -> bool:
+    """Pixels that no window covers: 0.3 and 0.7.1 take width for height."""
+    (height, width), (kh, kw) = node.inputs[0].output_shape[-2:], node.kernel_size
+    return bool(height % kh or width % kw) and (height, kh) != (width, kw)
+
+
+def _overlaps_or_leaves_over(node, perturbed) -> bool:
+    return _overlaps(node, perturbed) or _leaves_over(node, perturbed)
+
+
+def _broadcasts_patches(node, perturbed) -> bool:
+    shapes = [tuple(n.output_shape) for n in node.inputs]
+    return perturbed.patches() and len(node.output_shape) == 4 and any(s[1:] != node.output_shape[1:] for s in shapes)
+
+
+def _repeats_blocks(node, perturbed) -> bool:
+    counts, sizes = perturbed.constant(node, 1).tolist(), node.inputs[0].output_shape
+    return any(count > 1 and size > 1 for count, size in zip(counts, sizes))
+
+
 TABLE = (
     Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP, or another function"),
     Refusal(
@@ -97,6 +129,24 @@ TABLE = (
     Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
     Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
     Refusal("BoundGatherElements", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
+    Refusal("BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled, "scale the weights"),
+    Refusal(
+        "BoundAveragePool", ("0.3",), LINEAR, "windows overlap or are padded, or an image that is not square is no multiple of them",
+        _overlaps_or_leaves_over, "use IBP, or a convolution",
+    ),
+    Refusal(
+        "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows", _leaves_over,
+        "crop the image before the pool, or use IBP",
+    ),
+    Refusal("BoundMaxPool", ("0.3",), LINEAR, "windows overlap or are padded", _overlaps, "use IBP"),
+    Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded", _pads, "use CROWN"),
+    Refusal("BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks, "use torch.cat"),
+    *(
+        Refusal(
+            name, VERSIONS, (BACKWARD,), "in patches mode, an operand of an image is broadcast", _broadcasts_patches,
+            "make the BoundedModule with bound_opts={'conv_mode': 'matrix'}, or use linf_plugin.ops.shift",
+        ) for name in ("BoundAdd", "BoundSub")
+    ),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result is not floating point", _truncates, "use IBP"),
 )
 
@@ -128,12 +178,12 @@ def check_reading(bounded) -> None:
         torch.randn(a.shape, generator=generator).to(a) if isinstance(a, Tensor) and a.is_floating_point() else a
         for a in inputs
     ]
-    for x in (drawn, inputs):  # these at last, as it remembers them
+    more = [torch.cat([a, a[:1]]) if isinstance(a, Tensor) and a.dim() else a for a in drawn]  # a larger batch
+    for x in (more, drawn, inputs):  # these at last, as it remembers them
         try:
-            wanted = model(*x)
-        except Exception:  # the net takes no random numbers
+            wanted, found = model(*x), bounded(*x)
+        except Exception:  # no random numbers, or no batch of another size: then there are no bounds either
             continue
-        found = bounded(*x)
         if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
             continue
         rounding = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0
