@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from .. import compat
+from .reading import check_reading
 from .refused import check_operators
 
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
@@ -138,6 +139,7 @@ def compute_bounds(
         CrossedBounds: bounds of a node, or of the output, cross its interval bounds, by more than rounding.
     """
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
+    check_reading(bounded)
     check_operators(bounded, x, method)
     final = bounded[options.get("final_node_name") or bounded.final_name]
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", final_node_name=final.name)

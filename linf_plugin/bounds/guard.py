@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
-from .refused import check_operators, check_reading, has_our_operators
+from .reading import check_reading, has_our_operators
+from .refused import check_operators
 
 # What tracing turns into constants.  The p of a sorted layer is that of training only.
 BAKED = {

@@ -212,6 +212,13 @@ def _(b: Builder):
     b.add(f"to({str(dtype).removeprefix('torch.')})", lambda h: h.to(dtype).to(torch.float64))
 
 
+@operator("gelu of auto_LiRPA")
+def _(b: Builder):
+    from auto_LiRPA import bound_ops
+
+    b.add("GELU", getattr(bound_ops, "GELU", nn.GELU)())
+
+
 @operator("heaviside")
 def _(b: Builder):
     b.add("heaviside", lambda h: torch.heaviside(h, torch.zeros(())))

@@ -1,17 +1,15 @@
 """Bounds of one graph by every method and in every mode, compared with what the graph computes of points in its boxes."""
 
 import contextlib
-import functools
-import io
 import math
+import os
 from dataclasses import dataclass, field
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from linf_plugin.bounds import compute_bounds
-from linf_plugin.bounds.compute import CrossedBounds
-from linf_plugin.bounds.refused import reason
+from linf_plugin.bounds import compute, guard, reading, refused
 
 from .draw import Case
 
@@ -20,22 +18,31 @@ METHODS = ("IBP", "CROWN-IBP", "CROWN", "Forward", "Forward+Backward", "CROWN-Op
 ITERATIONS = 3  # of an optimisation: enough to move every weight
 TOLERANCE = 1e-7  # of the largest number in play; bounds are in float64, where auto_LiRPA adds up to 1e-8 by itself
 STEPS = (1.0, 0.5, 0.25)  # of an ascent, in half widths of the box
+NODE_POINTS = 100  # that every node is looked at, to find the first whose bounds are wrong
+
+HOLDS, WRONG, UNKNOWN, ERROR = "holds", "wrong", "not a number", "error"  # not a number, or of another shape
+MISREAD, REFUSED, CROSSED = "read as another function", "refused", "crossed"
 
 
 @dataclass
 class Finding:
-    """What one method did with one graph in one mode."""
+    """What one method did with one graph in one mode: auto_LiRPA alone, and behind the guard."""
 
     method: str
     mode: str
-    refused: str = ""  # by the guard, and why
-    raw: str = ""  # of BoundedModule.compute_bounds: "holds", "wrong", "not a number" or the error
-    raw_amount: float = 0.0  # by which it is wrong
-    ours: str = ""  # of linf_plugin.bounds.compute_bounds, where the guard lets it through
-    ours_amount: float = 0.0
-    node: str = ""  # the first node whose bounds are wrong, by class
-    classes: list[str] = field(default_factory=list)
-    misread: bool = False  # the traced graph computes another function
+    alone: str = ERROR  # HOLDS, WRONG, UNKNOWN or ERROR
+    amount: float = 0.0  # by which a bound is wrong
+    node: str = ""  # class of the first node whose bounds are wrong, where that is known
+    guarded: str = ""  # the same of ``compute_bounds`` of this package; or MISREAD, REFUSED, CROSSED
+    lets_through: bool = False  # whether BoundedModule itself returns what it does alone: nets with our operators
+    error: str = ""
+    reason: str = ""  # of a refusal
+    classes: list[str] = field(default_factory=list)  # of perturbed nodes
+
+    @property
+    def violation(self) -> bool:
+        """Whether a wrong bound is let through."""
+        return self.guarded in (WRONG, UNKNOWN) or (self.lets_through and self.alone in (WRONG, UNKNOWN))
 
 
 @torch.no_grad()
@@ -51,11 +58,10 @@ def points(case: Case, count: int) -> tuple[list[Tensor], Tensor]:
     one = torch.zeros_like(direction).scatter_(2, direction.argmax(2, keepdim=True), 1.0)
     direction = torch.where(single, one * direction.sum(2, keepdim=True).sign(), direction)
     for step in STEPS:
-        grads = _gradients(case, at, direction)
         at = [
             a if box is None or grad is None else
             (a + step / 2 * grad.nan_to_num(0.0).sign() * (box[1] - box[0])).clamp(*box)
-            for a, grad, box in zip(at, grads, case.boxes)
+            for a, grad, box in zip(at, _gradients(case, at, direction), case.boxes)
         ]
         for seen, a in zip(visited, at):
             seen.append(a)
@@ -63,18 +69,8 @@ def points(case: Case, count: int) -> tuple[list[Tensor], Tensor]:
     return whole, _run(case, whole)
 
 
-@torch.enable_grad()
-def _gradients(case: Case, at: list[Tensor], direction: Tensor) -> list[Tensor | None]:
-    leaves = [a.detach().requires_grad_() for a in at]
-    value = (direction * _run(case, leaves)).sum()
-    try:
-        return list(torch.autograd.grad(value, leaves, allow_unused=True))
-    except RuntimeError:  # torch has no derivative of it, or the output depends on no input
-        return [None] * len(leaves)
-
-
 def _drawn(x: Tensor, box, count: int) -> Tensor:
-    """Half of them corners, and x itself."""
+    """x itself, corners and random points."""
     if box is None:
         return x.expand(count, *x.shape)
     t = torch.rand(count, *x.shape)
@@ -88,112 +84,160 @@ def _run(case: Case, at: list[Tensor]) -> Tensor:
     return case.graph(*(a.flatten(0, 1) for a in at)).unflatten(0, at[0].shape[:2])
 
 
-def _wrong_by(lower: Tensor | None, upper: Tensor | None, y: Tensor) -> float:
+@torch.enable_grad()
+def _gradients(case: Case, at: list[Tensor], direction: Tensor) -> list[Tensor | None]:
+    leaves = [a.detach().requires_grad_() for a in at]
+    try:
+        return list(torch.autograd.grad((direction * _run(case, leaves)).sum(), leaves, allow_unused=True))
+    except RuntimeError:  # torch has no derivative of it, or the output depends on no input
+        return [None] * len(leaves)
+
+
+def wrong_by(lower: Tensor | None, upper: Tensor | None, y: Tensor) -> float:
     """How far the least or the largest y (count, 2, *) is outside, beyond rounding; NaN where a bound is, or has
     another shape."""
-    if any(a is not None and a.numel() != y[0].numel() for a in (lower, upper)):
-        return math.nan
     least, most = y.amin(0), y.amax(0)
+    if any(a.numel() != least.numel() for a in (lower, upper)):
+        return math.nan
     tolerance = TOLERANCE * (1 + max(least.abs().max().item(), most.abs().max().item()))
-    amounts = []
-    if lower is not None:
-        amounts.append((lower.reshape(least.shape) - least).max())
-    if upper is not None:
-        amounts.append((most - upper.reshape(most.shape)).max())
-    amount = torch.stack(amounts).max().item()
+    amount = torch.stack([
+        (lower.detach().reshape(least.shape) - least).max(), (most - upper.detach().reshape(most.shape)).max()
+    ]).max().item()
     return amount if math.isnan(amount) or amount > tolerance else 0.0
 
 
 def _verdict(amount: float) -> str:
-    return "not a number" if math.isnan(amount) else "wrong" if amount > 0 else "holds"
+    return UNKNOWN if math.isnan(amount) else WRONG if amount > 0 else HOLDS
 
 
-def _first_wrong(bounded, case: Case, at: list[Tensor]) -> str:
-    """The class of the first node whose bounds leave out a value, "" where none does or they are not kept."""
-    kept = {}
-    for name, node in bounded._modules.items():
-        lower, upper = getattr(node, "lower", None), getattr(node, "upper", None)
-        if isinstance(lower, Tensor) and isinstance(upper, Tensor) and node.perturbed:
-            kept[name] = lower.detach(), upper.detach()
-    few = range(0, len(at[0]), max(len(at[0]) // 200, 1))
-    low, high = {}, {}
-    for k in few:
-        bounded(*(a[k] for a in at))
-        for name in kept:
-            value = bounded._modules[name].forward_value
-            low[name] = torch.minimum(low.get(name, value), value)
-            high[name] = torch.maximum(high.get(name, value), value)
-    for name, (lower, upper) in kept.items():
-        with contextlib.suppress(RuntimeError):
-            amount = _wrong_by(lower, upper, torch.stack([low[name], high[name]]))
-            if amount > 0 or math.isnan(amount):
-                return type(bounded._modules[name]).__name__
-    return ""
+@contextlib.contextmanager
+def _quiet():
+    """auto_LiRPA prints, and its own progress bars."""
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+        yield
 
 
-def check(case: Case, count: int, guard: bool) -> list[Finding]:
-    """Every method in every mode.  Without ``guard`` nothing of ours is asked."""
-    from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+@contextlib.contextmanager
+def without_guard():
+    """auto_LiRPA as ``compat`` mends it, and nothing of it refused."""
+    with contextlib.ExitStack() as during:
+        for module in (guard, compute):
+            for name in ("check_reading", "check_operators"):
+                during.enter_context(mock.patch.object(module, name, lambda *_, **__: None))
+        yield
 
-    at, y = points(case, count)
-    if case.C is not None:
-        y = (case.C @ y.unsqueeze(-1)).squeeze(-1)
-    findings = []
-    for mode in case.modes:
+
+class _Bounds:
+    """One graph in one mode."""
+
+    def __init__(self, case: Case, mode: str):
+        from auto_LiRPA import BoundedModule
+
+        self.case = case
         options = {"optimize_bound_args": {"iteration": ITERATIONS}, "conv_mode": mode, **case.options}
         traced = tuple(x[: case.traced] for x in case.inputs)
-
-        def make():
+        with _quiet(), without_guard():
             try:
-                return BoundedModule(case.graph, traced if len(traced) > 1 else traced[0], bound_opts=dict(options))
+                self.bounded = BoundedModule(case.graph, traced if len(traced) > 1 else traced[0], bound_opts=options)
             finally:
                 case.graph.eval()  # auto_LiRPA trains nets with dropout
 
-        def inputs():
-            return tuple(
-                x if box is None else BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1]))
-                for x, box in zip(case.inputs, case.boxes)
-            )
+    def inputs(self) -> tuple[Tensor, ...]:
+        from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
+        return tuple(
+            x if box is None else BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1]))
+            for x, box in zip(self.case.inputs, self.case.boxes)
+        )
+
+    def alone(self, method: str, y: Tensor) -> float:
+        with _quiet(), without_guard():
+            return wrong_by(*self.bounded.compute_bounds(x=self.inputs(), C=self.case.C, method=method)[:2], y)
+
+    def guarded(self, method: str, y: Tensor) -> float:
+        with _quiet():
+            return wrong_by(*compute.compute_bounds(self.bounded, self.inputs(), self.case.C, method), y)
+
+    def is_read(self) -> bool:
+        """Whether the guard takes the graph for that of the net."""
         try:
-            with _quiet():
-                bounded = make()
-        except Exception as error:  # whatever auto_LiRPA raises of a graph that it cannot read
-            findings += [Finding(method, mode, raw=_error(error)) for method in METHODS]
-            continue
-        misread = _misread(bounded, case, at)
-        classes = sorted({type(node).__name__ for node in bounded._modules.values()})
-        for method in METHODS:
-            finding = Finding(method, mode, classes=classes, misread=misread)
-            findings.append(finding)
-            if guard:
-                try:
-                    finding.refused = reason(bounded, inputs(), method) or ""
-                except Exception as error:
-                    finding.refused = "FAILED " + _error(error)
-            try:
-                with _quiet():
-                    lower, upper = bounded.compute_bounds(x=inputs(), C=case.C, method=method)[:2]
-            except Exception as error:
-                finding.raw = _error(error)
-            else:
-                finding.raw_amount = _wrong_by(lower.detach(), upper.detach(), y)
-                finding.raw = _verdict(finding.raw_amount)
-                if finding.raw != "holds":
-                    with contextlib.suppress(Exception):
-                        finding.node = _first_wrong(bounded, case, at)
-            if guard and not finding.refused and not misread:
-                try:
-                    with _quiet():
-                        lower, upper = compute_bounds(bounded, inputs(), case.C, method)
-                except CrossedBounds as error:
-                    finding.ours = "crossed"
-                except Exception as error:
-                    finding.ours = _error(error)
-                else:
-                    finding.ours_amount = _wrong_by(lower.detach(), upper.detach(), y)
-                    finding.ours = _verdict(finding.ours_amount)
-    return findings
+            reading.check_reading(self.bounded)
+        except ValueError:
+            return False
+        return True
+
+    def first_wrong(self, at: list[Tensor]) -> str:
+        """The class of the first node whose bounds leave out a value, "" where none does or they are not kept."""
+        kept = {
+            name: (node.lower.detach(), node.upper.detach()) for name, node in self.bounded._modules.items()
+            if isinstance(getattr(node, "lower", None), Tensor) and isinstance(getattr(node, "upper", None), Tensor)
+            and node.perturbed
+        }
+        values = {name: [] for name in kept}
+        for k in range(0, len(at[0]), max(len(at[0]) // NODE_POINTS, 1)):
+            self.bounded(*(a[k] for a in at))
+            for name in kept:
+                values[name].append(self.bounded[name].forward_value)
+        for name, (lower, upper) in kept.items():
+            if wrong_by(lower, upper, torch.stack(values[name])) != 0:
+                return type(self.bounded[name]).__name__
+        return ""
+
+
+def check(case: Case, count: int, guarded: bool) -> list[Finding]:
+    """Every method in every mode, at ``count`` points.  Without ``guarded`` auto_LiRPA alone."""
+    at, y = points(case, count)
+    if case.C is not None:
+        y = (case.C @ y.unsqueeze(-1)).squeeze(-1)
+    return [finding for mode in case.modes for finding in _check_mode(case, mode, at, y, guarded)]
+
+
+def _check_mode(case: Case, mode: str, at: list[Tensor], y: Tensor, guarded: bool) -> list[Finding]:
+    try:
+        bounds = _Bounds(case, mode)
+    except Exception as error:  # whatever auto_LiRPA raises of a graph that it does not know
+        return [Finding(method, mode, error=_text(error)) for method in METHODS]
+    bounds.bounded(*bounds.inputs())  # marks the perturbed nodes
+    classes = sorted({type(node).__name__ for node in bounds.bounded._modules.values() if node.perturbed})
+    read, ours = not guarded or bounds.is_read(), reading.has_our_operators(bounds.bounded)
+    found = []
+    for method in METHODS:
+        finding = Finding(method, mode, classes=classes)
+        found.append(finding)
+        try:
+            finding.amount = bounds.alone(method, y)
+        except Exception as error:
+            finding.error = _text(error)
+        else:
+            finding.alone = _verdict(finding.amount)
+        if finding.alone in (WRONG, UNKNOWN):
+            with contextlib.suppress(Exception):  # it only helps to find the reason
+                finding.node = bounds.first_wrong(at)
+        if guarded:
+            _check_guarded(bounds, finding, read, ours, y)
+    return found
+
+
+def _check_guarded(bounds: _Bounds, finding: Finding, read: bool, ours: bool, y: Tensor) -> None:
+    finding.reason = refused.reason(bounds.bounded, bounds.inputs(), finding.method) or ""
+    if not read:
+        finding.guarded = MISREAD
+    elif finding.reason:
+        finding.guarded = REFUSED
+    else:
+        finding.lets_through = ours
+        try:
+            amount = bounds.guarded(finding.method, y)
+        except compute.CrossedBounds as error:
+            finding.guarded, finding.error = CROSSED, _text(error)
+        except Exception as error:
+            finding.guarded, finding.error = ERROR, finding.error or _text(error)
+        else:
+            finding.guarded, finding.amount = _verdict(amount), finding.amount or amount
+
+
+def _text(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error)[:200]}"
 
 
 def share_tables() -> None:
@@ -204,43 +248,18 @@ def share_tables() -> None:
         cls.precompute_relaxation = _once(cls.precompute_relaxation)
 
 
-def _once(compute):
+def _once(compute_table):
     known = {}
 
-    @functools.wraps(compute)
     def recalled(self, *args, **kwargs):
         of = [getattr(a, "__qualname__", a) for a in (*args, *kwargs.values())]
         key = type(self), torch.get_default_dtype(), str(of)
         if key not in known:
             before = dict(vars(self))
-            found = compute(self, *args, **kwargs)
-            known[key] = found, {name: a for name, a in vars(self).items() if before.get(name) is not a}
-        found, made = known[key]
+            result = compute_table(self, *args, **kwargs)
+            known[key] = result, {name: a for name, a in vars(self).items() if before.get(name) is not a}
+        result, made = known[key]
         vars(self).update(made)
-        return found
+        return result
 
     return recalled
-
-
-@contextlib.contextmanager
-def _quiet():
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-@torch.no_grad()
-def _misread(bounded, case, at) -> bool:
-    for k in (0, 1, 2, 3):
-        x = [a[k] for a in at]
-        try:
-            y = bounded(*x)
-        except Exception:
-            continue
-        z = case.graph(*x)
-        if (y.shape, y.dtype) != (z.shape, z.dtype) or not torch.allclose(y, z, rtol=1e-5, atol=1e-6, equal_nan=True):
-            return True
-    return False
-
-
-def _error(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0][:100] if str(error) else ''}"
