@@ -5,6 +5,7 @@ operator that auto_LiRPA claims, and compares every method's bounds with what th
 can be put right from outside is mended in ``compat`` instead.
 """
 
+import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -52,8 +53,8 @@ class _Perturbed(set):
     def operand(self, node, index: int) -> bool:
         return index < len(node.inputs) and node.inputs[index].name in self
 
-    def constant(self, node, index: int) -> Tensor:
-        """The value of an operand that is not perturbed."""
+    def value(self, node, index: int) -> Tensor:
+        """The value of an operand, whatever the inputs are where it is not perturbed."""
         return self.bounded.get_forward_value(node.inputs[index])
 
     def patches(self) -> bool:
@@ -65,7 +66,7 @@ def _always(node, perturbed) -> bool:
 
 
 def _repeats(node, perturbed) -> bool:
-    index = perturbed.constant(node, 1)
+    index = perturbed.value(node, 1)
     if index.dim() == 0:
         return False
     axis = node.axis if type(node).__name__ == "BoundGatherElements" else 0
@@ -81,15 +82,19 @@ def _divides(node, perturbed) -> bool:
 
 
 def _negative_power(node, perturbed) -> bool:
-    return perturbed.operand(node, 1) or bool((perturbed.constant(node, 1) < 0).any())
+    return perturbed.operand(node, 1) or bool((perturbed.value(node, 1) < 0).any())
 
 
-def _truncates(node, perturbed) -> bool:
-    return node.type is None or not node.type.is_floating_point
+def _converts(node, perturbed) -> bool:
+    return node.type != perturbed.value(node, 0).dtype
 
 
 def _scaled(node, perturbed) -> bool:
     return node.attr.get("alpha", 1.0) != 1.0
+
+
+def _bends_otherwise(node, perturbed) -> bool:
+    return not 0 <= node.attr.get("alpha", 0.01) <= 1
 
 
 def _pads(node, perturbed) -> bool:
@@ -115,8 +120,12 @@ def _broadcasts_patches(node, perturbed) -> bool:
     return perturbed.patches() and len(node.output_shape) == 4 and any(s[1:] != node.output_shape[1:] for s in shapes)
 
 
+def _batched_patches(node, perturbed) -> bool:
+    return perturbed.patches() and perturbed.bounded.bound_opts["crown_batch_size"] < math.inf
+
+
 def _repeats_blocks(node, perturbed) -> bool:
-    counts, sizes = perturbed.constant(node, 1).tolist(), node.inputs[0].output_shape
+    counts, sizes = perturbed.value(node, 1).tolist(), node.inputs[0].output_shape
     return any(count > 1 and size > 1 for count, size in zip(counts, sizes))
 
 
@@ -138,6 +147,13 @@ TABLE = (
         "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows", _leaves_over,
         "crop the image before the pool, or use IBP",
     ),
+    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is outside [0, 1]", _bends_otherwise, "use IBP"),
+    Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal(
+        "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,
+        "leave crown_batch_size out, or make the BoundedModule with bound_opts={'conv_mode': 'matrix'}",
+    ),
     Refusal("BoundMaxPool", ("0.3",), LINEAR, "windows overlap or are padded", _overlaps, "use IBP"),
     Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded", _pads, "use CROWN"),
     Refusal("BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks, "use torch.cat"),
@@ -147,7 +163,8 @@ TABLE = (
             "make the BoundedModule with bound_opts={'conv_mode': 'matrix'}, or use linf_plugin.ops.shift",
         ) for name in ("BoundAdd", "BoundSub")
     ),
-    Refusal("BoundCast", VERSIONS, LINEAR, "the result is not floating point", _truncates, "use IBP"),
+    Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
+    Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
 )
 
 # Classes of ``VERSIONS`` that no graph of the search leads to.

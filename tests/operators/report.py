@@ -33,3 +33,19 @@ def table(results: dict) -> str:
         "\n".join(_rows({n: g for n, g in results["operators"].items() if g["graphs"]}, "operator")),
         "Run with " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + ".",
     ]) + "\n"
+
+
+def refusals() -> str:
+    """Markdown: what the guard refuses, a row an operator and case."""
+    from linf_plugin.bounds import refused
+
+    methods = {
+        refused.ALWAYS: "every", refused.LINEAR: "every but IBP", (refused.BACKWARD,): "CROWN and what builds on it",
+        (refused.FORWARD,): "Forward, Forward+Backward",
+    }
+    lines = ["| operator | version | methods | where | instead |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row.operator.removeprefix('Bound')} | {', '.join(row.versions)} | {methods[row.passes]} | {row.where} | {row.instead} |"
+        for row in refused.TABLE
+    ]
+    return "\n".join(lines) + "\n"
