@@ -197,7 +197,8 @@ def _check_mode(case: Case, mode: str, at: list[Tensor], y: Tensor, guarded: boo
         bounds = _Bounds(case, mode)
     except Exception as error:  # whatever auto_LiRPA raises of a graph that it does not know
         return [Finding(method, mode, error=_text(error)) for method in METHODS]
-    bounds.bounded(*bounds.inputs())  # marks the perturbed nodes
+    with contextlib.suppress(Exception):  # marks the perturbed nodes, and may fail then
+        bounds.bounded(*bounds.inputs())
     classes = sorted({type(node).__name__ for node in bounds.bounded._modules.values() if node.perturbed})
     read, ours = not guarded or bounds.is_read(), reading.has_our_operators(bounds.bounded)
     found = []
