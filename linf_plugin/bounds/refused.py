@@ -137,7 +137,7 @@ TABLE = (
     ),
     Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
     Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
-    Refusal("BoundGatherElements", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
+    Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
     Refusal("BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled, "scale the weights"),
     Refusal(
         "BoundAveragePool", ("0.3",), LINEAR, "windows overlap or are padded, or an image that is not square is no multiple of them",
@@ -182,6 +182,13 @@ def passes_of(method: str | None) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _applies(row: Refusal, node, perturbed: _Perturbed) -> bool:
+    try:
+        return row.applies(node, perturbed)
+    except Exception:  # auto_LiRPA cannot compute the operands that it depends on
+        return True
+
+
 def reason(bounded, x, method: str | None) -> str | None:
     """Why these bounds would be wrong, or None.  x as ``BoundedModule.compute_bounds`` takes it."""
     from auto_LiRPA import __version__ as version
@@ -197,7 +204,7 @@ def reason(bounded, x, method: str | None) -> str | None:
             return f"{at} is an operator whose bounds by auto_LiRPA {version} have not been searched for faults: leave it out"
         for row in TABLE:
             known = version in row.versions or version not in VERSIONS
-            if name == row.operator and known and set(row.passes) & set(passes) and row.applies(node, perturbed):
+            if name == row.operator and known and set(row.passes) & set(passes) and _applies(row, node, perturbed):
                 return (
                     f"auto_LiRPA {version} bounds {at} wrongly in its {' and '.join(row.passes)} passes where {row.where}: {row.instead}"
                 )
