@@ -148,8 +148,8 @@ def _reciprocals(self, *v):
 
 
 def _know_values(set_input: Callable) -> Callable:
-    """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its interval
-    of the product of two of them is the square of one, and linear rules fail where they read the value."""
+    """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its
+    interval of the product of two of them is the square of one, and linear rules fail where they read the value."""
 
     @functools.wraps(set_input)
     def set_and_know(self, *x, **options):

@@ -156,8 +156,8 @@ def margin_bound(
         ValueError, TypeError: an argument is out of its range, or of a wrong shape or type; the message names it.
             The model is in training mode.  For auto_LiRPA's methods, an ``nn.Conv2d`` is padded by name or with
             other than zeros.  For "lipschitz", a layer has no known Lipschitz bound.
-        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``; for auto_LiRPA's methods, its version has not
-            been searched for wrong bounds.
+        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``; for auto_LiRPA's methods, its version
+            has not been searched for wrong bounds.
         NotImplementedError, CrossedBounds: as ``compute_bounds``.
     """
     if method not in CERTIFICATES:

@@ -82,7 +82,8 @@ def better(node, method: str, found: tuple, interval: tuple, scale: Callable) ->
 def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales) -> tuple[bool, Tensor | None]:
     """(Whether all interval bounds are finite, the outputs of which nothing is known or None where there are none).
 
-    NaN comes of infinite intervals, and what is computed from it may be any number: nothing is then known of the sample.
+    NaN comes of infinite intervals, and what is computed from it may be any number: then nothing is known of the
+    sample.
 
     Raises:
         CrossedBounds: a lower bound is above the upper one.
@@ -102,7 +103,8 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
     unknown = ends[0].isnan() | ends[1].isnan()
     for _, lower, upper in nodes:
         here = lower.isnan() | upper.isnan()
-        here = here.flatten(1).any(1) if here.dim() > 1 and len(here) == len(unknown) else here.any().expand(len(unknown))
+        by_sample = here.dim() > 1 and len(here) == len(unknown)
+        here = here.flatten(1).any(1) if by_sample else here.any().expand(len(unknown))
         unknown = unknown | here.view(-1, *[1] * (unknown.dim() - 1))
     return not unknown.any().item() and (widest < torch.inf).all().item(), unknown
 

@@ -42,6 +42,6 @@ def check_reading(bounded) -> None:
             found, wanted, rtol=rounding, atol=rounding * (1 + scale), equal_nan=True
         ):
             raise ValueError(
-                "auto_LiRPA reads this net as another function, so its bounds would be those of another net. Leave out what "
-                "it does not read, such as padding modes, ceil_mode or count_include_pad of pools, and casts"
+                "auto_LiRPA reads this net as another function, so its bounds would be those of another net. Leave out "
+                "what it does not read, such as padding modes, ceil_mode or count_include_pad of pools, and casts"
             )

@@ -17,6 +17,7 @@ VERSIONS = ("0.3", "0.7.1")  # that have been searched
 SEARCH = "PYTHONPATH=tests python -m operators"
 
 INTERVALS, BACKWARD, FORWARD = "intervals", "backward", "forward"
+MATRIX_MODE = "make the BoundedModule with bound_opts={'conv_mode': 'matrix'}"
 ALWAYS, LINEAR = (INTERVALS, BACKWARD, FORWARD), (BACKWARD, FORWARD)
 
 
@@ -130,41 +131,48 @@ def _repeats_blocks(node, perturbed) -> bool:
 
 
 TABLE = (
-    Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP, or another function"),
+    Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal(
-        "BoundDiv", ("0.3",), ALWAYS, "the denominator depends on the input, and the numerator may be negative", _divides,
-        "divide a product by constants, or use 0.7.1",
+        "BoundDiv", ("0.3",), ALWAYS, "the denominator depends on the input, and the numerator may be negative",
+        _divides, "use 0.7.1",
     ),
     Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
-    Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
-    Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use IBP, or torch.cat of slices"),
-    Refusal("BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled, "scale the weights"),
-    Refusal(
-        "BoundAveragePool", ("0.3",), LINEAR, "windows overlap or are padded, or an image that is not square is no multiple of them",
-        _overlaps_or_leaves_over, "use IBP, or a convolution",
-    ),
-    Refusal(
-        "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows", _leaves_over,
-        "crop the image before the pool, or use IBP",
-    ),
-    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is outside [0, 1]", _bends_otherwise, "use IBP"),
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is outside [0, 1]", _bends_otherwise, "use IBP"),
+    Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
+    Refusal(
+        "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,
+        "scale the weights",
+    ),
     Refusal(
         "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,
-        "leave crown_batch_size out, or make the BoundedModule with bound_opts={'conv_mode': 'matrix'}",
+        f"leave crown_batch_size out, or {MATRIX_MODE}",
     ),
-    Refusal("BoundMaxPool", ("0.3",), LINEAR, "windows overlap or are padded", _overlaps, "use IBP"),
-    Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded", _pads, "use CROWN"),
-    Refusal("BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks, "use torch.cat"),
     *(
         Refusal(
             name, VERSIONS, (BACKWARD,), "in patches mode, an operand of an image is broadcast", _broadcasts_patches,
-            "make the BoundedModule with bound_opts={'conv_mode': 'matrix'}, or use linf_plugin.ops.shift",
+            f"{MATRIX_MODE}, or use linf_plugin.ops.shift",
         ) for name in ("BoundAdd", "BoundSub")
     ),
-    Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
-    Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
+    Refusal(
+        "BoundAveragePool", ("0.3",), LINEAR,
+        "windows overlap or are padded, or an image that is not square is no multiple of them",
+        _overlaps_or_leaves_over, "use a convolution",
+    ),
+    Refusal(
+        "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows",
+        _leaves_over, "crop the image before the pool",
+    ),
+    Refusal("BoundMaxPool", ("0.3",), LINEAR, "windows overlap or are padded", _overlaps, "use IBP"),
+    Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded", _pads, "use CROWN"),
+    Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
+    Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
+    Refusal(
+        "BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks,
+        "use torch.cat",
+    ),
 )
 
 # Classes of ``VERSIONS`` that no graph of the search leads to.
@@ -201,13 +209,12 @@ def reason(bounded, x, method: str | None) -> str | None:
             continue
         name, at = type(node).__name__, f"{type(node).__name__.removeprefix('Bound')} (node {node.name!r})"
         if name in NOT_SEARCHED.get(version, ()):
-            return f"{at} is an operator whose bounds by auto_LiRPA {version} have not been searched for faults: leave it out"
+            return f"bounds of {at} by auto_LiRPA {version} have not been searched for faults: leave it out"
         for row in TABLE:
             known = version in row.versions or version not in VERSIONS
             if name == row.operator and known and set(row.passes) & set(passes) and _applies(row, node, perturbed):
-                return (
-                    f"auto_LiRPA {version} bounds {at} wrongly in its {' and '.join(row.passes)} passes where {row.where}: {row.instead}"
-                )
+                where = f"in its {' and '.join(row.passes)} passes, where {row.where}"
+                return f"auto_LiRPA {version} bounds {at} wrongly {where}: {row.instead}"
     return None
 
 
@@ -229,8 +236,8 @@ def check_version(sound: bool) -> None:
     if version in VERSIONS:
         return
     message = (
-        f"auto_LiRPA {version} has not been searched for operators that it bounds wrongly, as {' and '.join(VERSIONS)} have: "
-        f"`{SEARCH}` does that"
+        f"auto_LiRPA {version} has not been searched for operators that it bounds wrongly, as "
+        f"{' and '.join(VERSIONS)} have: `{SEARCH}` does that"
     )
     if sound:
         raise RuntimeError(f"{message}. Use one of these versions, or sound=False")

@@ -26,7 +26,14 @@ With the guard on, a violation is a wrong bound that is returned: by linf_plugin
 BoundedModule.compute_bounds of a graph with our operators.  With --guard off, any wrong bound is one: that is what a
 version of auto_LiRPA does by itself.  The file holds counts, and examples; --seed and --first (its "index") repeat one.
 
-Exit status 1 where there is a violation, or where an operator of auto_LiRPA is in no graph and the guard does not know it."""
+Exit status 1 where there is a violation, or where an operator of auto_LiRPA is in no graph and the guard does not
+know that."""
+
+# What is never perturbed: constants, weights, and the shape of a tensor.
+LEAVES = (
+    "BoundConstant", "BoundPrimConstant", "BoundConstantOfShape", "BoundRange", "BoundParams", "BoundBuffers",
+    "BoundShape",
+)
 
 
 def results(seed: int, first: int, graphs: int, points: int, guarded: bool, progress: bool) -> dict:
@@ -39,16 +46,13 @@ def results(seed: int, first: int, graphs: int, points: int, guarded: bool, prog
         tally = campaign.run(seed, first, graphs, points, guarded, bar)
     missing = sorted(name for name, group in tally.classes.items() if not group["graphs"] and name not in LEAVES)
     return {
-        "seed": seed, "first": first, "points": points, "guarded": guarded, "graphs": tally.graphs, "drawn": tally.drawn,
+        "seed": seed, "first": first, "points": points, "guarded": guarded,
+        "graphs": tally.graphs, "drawn": tally.drawn,
         "versions": {"linf-plugin": linf_plugin.__version__, "torch": torch.__version__, "auto_LiRPA": version},
         "not_reached": missing, "unknown": sorted(set(missing) - set(refused.NOT_SEARCHED.get(version, ()))),
         "methods": tally.methods, "classes": tally.classes, "operators": tally.operators,
         "violations": tally.violations if guarded else tally.wrong, "wrong": tally.wrong if guarded else [],
     }
-
-
-# What is never perturbed: constants, weights, and the shape of a tensor.
-LEAVES = ("BoundConstant", "BoundPrimConstant", "BoundConstantOfShape", "BoundRange", "BoundParams", "BoundBuffers", "BoundShape")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -138,8 +138,8 @@ for _name, _function in {
     def _(b: Builder, name=_name, function=_function):
         swapped = b.r.random() < 0.3
         b.add(
-            f"{name}{' swapped' if swapped else ''}", lambda h, other: function(other, h) if swapped else function(h, other),
-            b.operand(*_shapes(b)),
+            f"{name}{' swapped' if swapped else ''}",
+            lambda h, other: function(other, h) if swapped else function(h, other), b.operand(*_shapes(b)),
         )
 
 

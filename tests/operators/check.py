@@ -1,4 +1,4 @@
-"""Bounds of one graph by every method and in every mode, compared with what the graph computes of points in its boxes."""
+"""Bounds of one graph by every method and in every mode, compared with what it computes of points in its boxes."""
 
 import contextlib
 import math
@@ -211,11 +211,12 @@ def _check_mode(case: Case, mode: str, at: list[Tensor], y: Tensor, guarded: boo
             finding.error = _text(error)
         else:
             finding.alone = _verdict(finding.amount)
-        if finding.alone in (WRONG, UNKNOWN):
-            with contextlib.suppress(Exception):  # it only helps to find the reason
-                finding.node = bounds.first_wrong(at)
         if guarded:
             _check_guarded(bounds, finding, read, ours, y)
+        if finding.violation if guarded else finding.alone in (WRONG, UNKNOWN):
+            with contextlib.suppress(Exception):  # it only helps to find the reason
+                bounds.alone(method, y)
+                finding.node = bounds.first_wrong(at)
     return found
 
 

@@ -27,7 +27,8 @@ OPTIONS = (  # of auto_LiRPA, which users set; each version ignores what it does
     {"sparse_intermediate_bounds": True, "sparse_spec_alpha": True, "sparse_features_alpha": True},
     {"sparse_intermediate_bounds": False, "sparse_conv_intermediate_bounds": False}, {"minimum_sparsity": 0.0},
     {"matmul": "economic"}, {"crown_batch_size": 3}, {"compare_crown_with_ibp": True}, {"bound_every_node": True},
-    {"use_full_conv_alpha": False}, {"mul": {"middle": True}}, {"tanh": "same-slope"}, {"enable_opt_interm_bounds": True},
+    {"use_full_conv_alpha": False}, {"mul": {"middle": True}}, {"tanh": "same-slope"},
+    {"enable_opt_interm_bounds": True},
     {"optimize_bound_args": {"iteration": 3, "use_shared_alpha": True}},
     {"optimize_bound_args": {"iteration": 3, "fix_intermediate_layer_bounds": False, "fix_interm_bounds": False}},
 )

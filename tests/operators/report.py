@@ -1,6 +1,8 @@
 """The table of a search, from its JSON alone."""
 
-COLUMNS = ("graphs", "holds", "wrong", "not a number", "error", "read as another function", "refused", "crossed", "let through")
+COLUMNS = (
+    "graphs", "holds", "wrong", "not a number", "error", "read as another function", "refused", "crossed", "let through"
+)
 
 
 def _rows(groups: dict[str, dict], first: str) -> list[str]:
@@ -18,16 +20,19 @@ def table(results: dict) -> str:
     through = len(results["violations"])
     verdict = "no wrong bound" if through == 0 else f"**{through:,} wrong bounds**"
     guarded = f"Behind the guard, {verdict} is let through." if results["guarded"] else "The guard was off."
-    classes = {name.removeprefix("Bound"): group for name, group in sorted(results["classes"].items()) if group["graphs"]}
+    classes = {
+        name.removeprefix("Bound"): group for name, group in sorted(results["classes"].items()) if group["graphs"]
+    }
     missing = ", ".join(name.removeprefix("Bound") for name in results["not_reached"]) or "none"
     return "\n\n".join([
         f"# Operators of auto_LiRPA {version}",
-        f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} random graphs, of which "
-        f"auto_LiRPA bounds {results['graphs']:,} by some method; each at {results['points']:,} points. {calls:,} calls gave "
-        f"bounds, {wrong:,} of them wrong by auto_LiRPA alone. {guarded}",
-        "A column counts calls: one method in one mode on one graph. *holds*, *wrong*, *not a number* (or of a wrong shape) and "
-        "*error* are auto_LiRPA alone, as `linf_plugin/compat.py` mends it. The guard refuses what is *read as another function* and "
-        "what is *refused* by name; *crossed* is what `compute_bounds` stops by itself. *let through* is wrong and returned.",
+        f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} random "
+        f"graphs, of which auto_LiRPA bounds {results['graphs']:,} by some method; each at {results['points']:,} "
+        f"points. {calls:,} calls gave bounds, {wrong:,} of them wrong by auto_LiRPA alone. {guarded}",
+        "A column counts calls: one method in one mode on one graph. *holds*, *wrong*, *not a number* (or of a wrong "
+        "shape) and *error* are auto_LiRPA alone, as `linf_plugin/compat.py` mends it. The guard refuses what is *read "
+        "as another function* and what is *refused* by name; *crossed* is what `compute_bounds` stops by itself. "
+        "*let through* is wrong and returned.",
         "\n".join(_rows(methods, "method")), "\n".join(_rows(classes, "class")),
         f"Classes that no graph leads to, which the guard refuses: {missing}.",
         "\n".join(_rows({n: g for n, g in results["operators"].items() if g["graphs"]}, "operator")),
@@ -44,8 +49,7 @@ def refusals() -> str:
         (refused.FORWARD,): "Forward, Forward+Backward",
     }
     lines = ["| operator | version | methods | where | instead |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row.operator.removeprefix('Bound')} | {', '.join(row.versions)} | {methods[row.passes]} | {row.where} | {row.instead} |"
-        for row in refused.TABLE
-    ]
+    for row in refused.TABLE:
+        cells = row.operator.removeprefix("Bound"), ", ".join(row.versions), methods[row.passes], row.where, row.instead
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

@@ -72,7 +72,8 @@ def bound(net, inputs, method, **options):
 @each_method
 def test_padding_with_a_number_keeps_it(mode, after, method):
     layers = {
-        "conv": [nn.Conv2d(2, 2, 3), nn.Flatten(), LinfDistLinear(18, 3)], "flatten": [nn.Flatten(), LinfDistLinear(50, 3)],
+        "conv": [nn.Conv2d(2, 2, 3), nn.Flatten(), LinfDistLinear(18, 3)],
+        "flatten": [nn.Flatten(), LinfDistLinear(50, 3)],
         "dist": [LinfDistConv2d(2, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3)],
     }[after]
     net, x = nn.Sequential(nn.ConstantPad2d((1, 0, 0, 2), 2.0), *layers), torch.rand(2, 2, 3, 4)
@@ -170,7 +171,8 @@ each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.operator}
 def test_nets_of_ours_refuse_it_by_name(row):
     net, x = net_of(row, "distance")
     bounded, method = BoundedModule(net, x, bound_opts=options_of(row)), method_of(row)
-    message = rf"auto_LiRPA {re.escape(VERSION)} bounds {row.operator.removeprefix('Bound')} \(node .* {re.escape(row.where)}"
+    name = row.operator.removeprefix("Bound")
+    message = rf"auto_LiRPA {re.escape(VERSION)} bounds {name} \(node .* where {re.escape(row.where)}"
     for compute in (bounded.compute_bounds, lambda x, method: compute_bounds(bounded, x, None, method)):
         with pytest.raises(NotImplementedError, match=message):
             compute(x=(ball(x),), method=method)
@@ -210,7 +212,8 @@ def test_the_operators_in_the_documentation_are_those_of_the_table():
 
 
 def test_another_version_warns_and_is_refused_where_bounds_are_to_be_sound(monkeypatch):
-    net, x = nn.Sequential(nn.Flatten(), LinfDistLinear(4, 3)).float().eval(), torch.rand(2, 1, 2, 2, dtype=torch.float32)
+    net = nn.Sequential(nn.Flatten(), LinfDistLinear(4, 3)).float().eval()
+    x = torch.rand(2, 1, 2, 2, dtype=torch.float32)
     labels = net(x).argmax(1)
     monkeypatch.setattr(auto_LiRPA, "__version__", "0.9")
     with pytest.raises(RuntimeError, match="auto_LiRPA 0.9 has not been searched"):
@@ -282,7 +285,8 @@ def small_net():
 @pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN", "Forward+Backward", "CROWN-Optimized"])
 def test_bounds_that_cross_intervals_stop_with_the_node_and_the_method(method, wrong_relu):
     net, x = small_net()
-    with pytest.raises(CrossedBounds, match=rf"the {re.escape(method)} bounds of node '.*' \(Bound\w+\) cross its interval bounds"):
+    message = rf"the {re.escape(method)} bounds of node '.*' \(Bound\w+\) cross its interval bounds"
+    with pytest.raises(CrossedBounds, match=message):
         compute_bounds(BoundedModule(net, x, bound_opts=FEW), (ball(x),), None, method)
 
 
