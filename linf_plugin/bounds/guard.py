@@ -245,18 +245,20 @@ def _check_given(argument: str, bounds: dict) -> None:
 def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, or with a convolution that
-    ``check_padding`` refuses, and leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
-    ``compute_bounds`` raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the
-    mode where it matters.  ``compute_bounds`` also raises, before it computes anything,
+    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, with a convolution that
+    ``check_padding`` refuses, or where ``check_reading`` finds that the traced graph computes another function; and
+    leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and ``compute_bounds``
+    raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the mode where it matters.
+    ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
     * ValueError for a box that auto_LiRPA would mistake (``_check_compressible``);
     * ValueError for a perturbed parameter;
-    * ValueError for given intermediate bounds that are NaN or crossed by more than rounding.
+    * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
+    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
 
-    Models without these layers notice nothing.
+    Models without these layers and without their operators notice nothing.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     init_signature, signature = inspect.signature(init), inspect.signature(compute_bounds)
