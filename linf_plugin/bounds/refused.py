@@ -98,10 +98,6 @@ def _bends_otherwise(node, perturbed) -> bool:
     return not 0 <= node.attr.get("alpha", 0.01) <= 1
 
 
-def _pads(node, perturbed) -> bool:
-    return any(node.padding)
-
-
 def _overlaps(node, perturbed) -> bool:
     return list(node.stride) != list(node.kernel_size) or any(node.padding)
 
@@ -158,15 +154,20 @@ TABLE = (
     ),
     Refusal(
         "BoundAveragePool", ("0.3",), LINEAR,
-        "windows overlap or are padded, or an image that is not square is no multiple of them",
+        "windows are padded, their stride is not their size, or an image that is not square is no multiple of them",
         _overlaps_or_leaves_over, "use a convolution",
     ),
     Refusal(
         "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows",
         _leaves_over, "crop the image before the pool",
     ),
-    Refusal("BoundMaxPool", ("0.3",), LINEAR, "windows overlap or are padded", _overlaps, "use IBP"),
-    Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded", _pads, "use CROWN"),
+    Refusal(
+        "BoundMaxPool", ("0.3",), LINEAR, "windows are padded, or their stride is not their size", _overlaps, "use IBP"
+    ),
+    Refusal(
+        "BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded, or their stride is not their size", _overlaps,
+        "use CROWN",
+    ),
     Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal(
