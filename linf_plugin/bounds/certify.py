@@ -18,7 +18,7 @@ from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
-from .guard import WITHOUT_SHORTCUTS, check_padding
+from .guard import check_padding, default_options
 from .refused import check_version
 
 # name → auto_LiRPA's method; in order of cost
@@ -106,7 +106,7 @@ class _Problem:
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 net = self._noisy if self.sound else self.exact
                 self.bounded = BoundedModule(
-                    net, first, bound_opts=dict(WITHOUT_SHORTCUTS), device=x.device, verbose=False
+                    net, first, bound_opts=default_options(self.exact), device=x.device, verbose=False
                 )
                 self.bounded.eval()  # in training mode it asks for gradients of parameters
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
