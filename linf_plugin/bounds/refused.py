@@ -151,10 +151,10 @@ TABLE = (
         "scale the weights",
     ),
     Refusal(
-        "BoundConv", VERSIONS, (BACKWARD,), "in patches mode, it has groups or a dilation", _groups_or_dilates, MATRIX_MODE
+        "BoundConv", VERSIONS, (BACKWARD,), "its two dilations differ", _dilates_unequally, "use IBP, or equal dilations"
     ),
     Refusal(
-        "BoundConv", VERSIONS, (BACKWARD,), "its two dilations differ", _dilates_unequally, "use IBP, or equal dilations"
+        "BoundConv", VERSIONS, (BACKWARD,), "in patches mode, it has groups or a dilation", _groups_or_dilates, MATRIX_MODE
     ),
     Refusal(
         "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,
