@@ -94,8 +94,12 @@ def _scaled(node, perturbed) -> bool:
     return node.attr.get("alpha", 1.0) != 1.0
 
 
-def _bends_otherwise(node, perturbed) -> bool:
-    return not 0 <= node.attr.get("alpha", 0.01) <= 1
+def _falls(node, perturbed) -> bool:
+    return node.attr.get("alpha", 0.01) < 0
+
+
+def _steepens(node, perturbed) -> bool:
+    return node.attr.get("alpha", 0.01) > 1
 
 
 def _overlaps(node, perturbed) -> bool:
@@ -144,7 +148,8 @@ TABLE = (
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
-    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is outside [0, 1]", _bends_otherwise, "use IBP"),
+    Refusal("BoundLeakyRelu", VERSIONS, ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
+    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is above 1", _steepens, "use IBP"),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
     Refusal(
         "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,

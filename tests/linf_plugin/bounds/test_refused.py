@@ -169,7 +169,7 @@ def test_a_weight_that_is_computed_in_the_graph(how, method):
 # What is refused.
 
 
-def refused_net(operator, version, dilation=1):
+def refused_net(operator, version, dilation=1, slope=1.5):
     """A small net for which a row of the table holds, and its inputs."""
     image, vector = torch.rand(2, 1, 4, 5), torch.rand(2, 4)
     return {
@@ -180,7 +180,7 @@ def refused_net(operator, version, dilation=1):
         "BoundGatherElements": (lambda x: x.gather(1, torch.tensor([[0, 0, 1, 3]] * 2)), vector),
         "BoundLinear": (lambda x: torch.addmm(torch.ones(4), x, torch.ones(4, 4), alpha=2), vector),
         "BoundAveragePool": (nn.AvgPool2d(3, 2, padding=1) if version == "0.3" else nn.AvgPool2d(2), image),
-        "BoundLeakyRelu": (nn.LeakyReLU(1.5), vector),
+        "BoundLeakyRelu": (nn.LeakyReLU(slope), vector),
         "BoundSin": (torch.sin, vector),
         "BoundCos": (torch.cos, vector),
         "BoundMaxPool": (nn.MaxPool2d(2, 1) if version == "0.3" else nn.MaxPool2d(2, padding=1), image),
@@ -198,7 +198,7 @@ ROWS = [row for row in refused.TABLE if VERSION in row.versions]
 
 def net_of(row, after):
     dilation = 1 if is_batched(row) else (1, 2) if "differ" in row.where else 2
-    function, x = refused_net(row.operator, VERSION, dilation)
+    function, x = refused_net(row.operator, VERSION, dilation, -0.5 if "negative" in row.where else 1.5)
     size = function(x).flatten(1).shape[1]
     layers = [nn.Flatten(), LinfDistLinear(size, 3) if after == "distance" else nn.Linear(size, 3)]
     net = Steps(function, *layers).eval()
