@@ -8,8 +8,7 @@ def check_p(p: float) -> float:
     """p as a float.  Raises TypeError where it is not a number, ValueError where it is not in [1, ∞]."""
     if isinstance(p, (bool, Tensor)) or not isinstance(p, (int, float)):
         raise TypeError(f"p must be a number, got {type(p).__name__}")
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+    check_exponent(p)
     return float(p)
 
 
@@ -29,6 +28,89 @@ def check_k(k: int) -> int:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     return k
+
+
+FLOATS = (torch.float32, torch.float64)
+MOST_FEATURES = 1 << 29  # of a row whose largest coordinate an int32 names: two of its bits hold signs
+MOST_STEP = 1 << 31  # of a stride, padding, dilation or kernel: no sum of them overflows
+
+
+def check_operands(**tensors: Tensor) -> None:
+    """Dense float32 or float64 tensors of one dtype and device: what compiled code takes.
+
+    Raises TypeError for a dtype or layout, ValueError for a device.
+    """
+    first_name, first = next(iter(tensors.items()))
+    dtype, device = first.dtype, first.device
+    for name, a in tensors.items():
+        if a.dtype not in FLOATS:
+            raise TypeError(f"{name} must be float32 or float64, got {a.dtype}")
+        if a.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {a.layout}")
+        if a.dtype is not dtype:
+            raise TypeError(f"{name} is {a.dtype} but {first_name} is {dtype}: they must agree")
+        if a.device != device:
+            raise ValueError(f"{name} is on {a.device} but {first_name} is on {device}")
+
+
+def check_shape(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless a has this shape."""
+    if a.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(a.shape)}")
+
+
+def check_pairs(x: Tensor, w: Tensor, name: str = "x") -> None:
+    """Raises ValueError unless x is (N, in) and w (out, in)."""
+    if x.dim() != 2:
+        raise ValueError(f"{name} must have shape (N, in), got {tuple(x.shape)}")
+    if w.dim() != 2:
+        raise ValueError(f"w must have shape (out, in), got {tuple(w.shape)}")
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(f"w has {w.shape[1]} columns but {name} has {x.shape[1]}: they must agree")
+
+
+def check_exponent(p: float) -> None:
+    """Raises ValueError unless p, which is a number, is at least 1."""
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+
+
+def check_windows(
+    x: tuple[int, ...], w: tuple[int, ...], stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    name: str = "x",
+) -> None:
+    """Raises ValueError unless kernels of shape w slide over images of shape x, at least one window of each."""
+    if len(x) != 4:
+        raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(x)}")
+    if len(w) != 4:
+        raise ValueError(f"w must have shape (out, C/groups, kh, kw), got {tuple(w)}")
+    for what, numbers, least in (
+        ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1), ("the kernel of w", w[2:], 1)
+    ):
+        if len(numbers) != 2 or not all(least <= a < MOST_STEP for a in numbers):
+            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")
+    if groups < 1 or w[0] % groups or w[1] * groups != x[1]:
+        raise ValueError(
+            f"groups={groups}: {name} must have groups times the channels of w, and w a multiple of groups outputs, "
+            f"got {tuple(x)} and {tuple(w)}"
+        )
+    for d in (0, 1):
+        if x[2 + d] + 2 * padding[d] < dilation[d] * (w[2 + d] - 1) + 1:
+            raise ValueError(f"{name} of {tuple(x[2:])} pixels is smaller than the kernel {tuple(w[2:])}")
+
+
+def check_index(index: Tensor, grad: Tensor, features: int) -> None:
+    """Raises TypeError or ValueError unless index can name a coordinate for each entry of grad.
+
+    Where the entries point is for the kernels to check, which read them.
+    """
+    if index.dtype is not torch.int32 or index.layout is not torch.strided:
+        raise TypeError(f"index must be a dense tensor of int32, got {index.dtype}, {index.layout}")
+    if index.device != grad.device:
+        raise ValueError(f"index is on {index.device} but grad is on {grad.device}")
+    check_shape("index", index, grad.shape)
+    if not 0 <= features < MOST_FEATURES:
+        raise ValueError(f"an index names one of fewer than {MOST_FEATURES} coordinates, got {features}")
 
 
 def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
@@ -53,9 +135,5 @@ def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
 def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
     """``check_tensors`` of x (N, in) and w (out, in), and their shapes."""
     check_tensors(check_finite, x=x, w=w)
-    for name, a, shape in (("x", x, "(N, in)"), ("w", w, "(out, in)")):
-        if a.dim() != 2:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(a.shape)}")
-    # Tracing turns sizes into tensors, on which a comparison cannot be decided.
-    if not torch.jit.is_tracing() and x.shape[1] != w.shape[1]:
-        raise ValueError(f"w has {w.shape[1]} columns but x has {x.shape[1]}: they must agree")
+    if not torch.jit.is_tracing():  # it turns sizes into tensors, whose comparison it warns of; the operator checks
+        check_pairs(x, w)

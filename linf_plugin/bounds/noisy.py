@@ -7,27 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from .. import compat, rounding
+from ..arguments import check_operands, check_shape
+from ..ops.operator import define
 from . import linear
 from .register import relaxed_class
 
 
-@torch.library.custom_op("linf::within", mutates_args=())
-def within(x: Tensor, amount: Tensor) -> Tensor:
-    """Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both."""
+def _within(x: Tensor, amount: Tensor) -> Tensor:
     return x.clone()
 
 
-within.register_fake(lambda x, amount: x.new_empty(x.shape))
+def _check_within(x, amount):
+    check_operands(x=x, amount=amount)
+    check_shape("amount", amount, x.shape)
 
 
-@torch.library.custom_op("linf::tanh", mutates_args=())
-def tanh(x: Tensor) -> Tensor:
-    """tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
-    intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500)."""
+# Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both.
+within = define(
+    _within, tensors=2, check=_check_within, shapes=lambda x, amount: torch.empty_like(x),
+    composed=lambda x, amount: x.clone(), rows=2,
+)
+
+
+def _tanh(x: Tensor) -> Tensor:
     return x.tanh()
 
 
-tanh.register_fake(lambda x: x.new_empty(x.shape))
+# tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
+# intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500).
+tanh = define(
+    _tanh, tensors=1, check=lambda x: check_operands(x=x), shapes=torch.empty_like, composed=torch.tanh, rows=1
+)
 
 
 def _symbolic(g, x, amount):

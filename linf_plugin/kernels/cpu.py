@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..arguments import MOST_FEATURES
+
 ABI = 2
 LIBRARY = Path(__file__).with_name("libcpu.so")
-MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
 REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}

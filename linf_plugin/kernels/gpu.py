@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import MOST_FEATURES
 from . import cuda
 from .blocked import box_dist, box_dist_vjp  # noqa: F401  (so that this module serves all that cpu does)
 
-MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
 RANGE = 4096  # coordinates of a block of ``scatter``
 MOST_WHOLE = 1024  # exponents up to here are multiplied out
 MOST_P = 1e30  # finite in float32; beyond, the distance is that for p = ∞ anyway

@@ -30,8 +30,9 @@ from cases import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import linf_plugin
-from linf_plugin import info, ops
+from linf_plugin import info
 from linf_plugin.kernels import blocked, cuda, gpu, reference
+from linf_plugin.ops.distance import kernels_for
 
 LARGEST, SMALL = (8, 8), (2, 2)
 MORE_EXPONENTS = (*EXPONENTS[:-1], 10.0, 24.0, 64.0, 1025.0, 1e12, INF)
@@ -98,7 +99,8 @@ def built(tmp_path_factory):
 def emulator(built, monkeypatch):
     built.launched, built.first = [], 0
     monkeypatch.setattr(cuda, "device", lambda index: built)
-    monkeypatch.setattr(ops, "_kernels", lambda p, *tensors: gpu)
+    for module in ("distance", "conv"):
+        monkeypatch.setattr(f"linf_plugin.ops.{module}.kernels_for", lambda p, *tensors: gpu)
     return built
 
 
@@ -424,7 +426,7 @@ def test_without_the_kernels_there_is_one_warning(error, reason, monkeypatch):
         warnings.simplefilter("always")
         for _ in range(2):
             assert not gpu.takes(INF, _tensor())
-            assert ops._kernels(INF, _tensor()) is blocked
+            assert kernels_for(INF, _tensor()) is blocked
     assert [(c.category, str(c.message)) for c in caught] == [
         (RuntimeWarning, f"linf_plugin runs without its GPU kernels, many times slower: {reason}")
     ]
