@@ -87,13 +87,15 @@ def check_windows(
     for what, numbers, least in (
         ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1), ("the kernel of w", w[2:], 1)
     ):
-        if len(numbers) != 2 or not all(least <= a < MOST_STEP for a in numbers):
+        if len(numbers) != 2 or min(numbers) < least or max(numbers) >= MOST_STEP:
             raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")
     if groups < 1 or w[0] % groups or w[1] * groups != x[1]:
         raise ValueError(
             f"groups={groups}: {name} must have groups times the channels of w, and w a multiple of groups outputs, "
             f"got {tuple(x)} and {tuple(w)}"
         )
+    if min(x[2:]) < 1:
+        raise ValueError(f"{name} must have pixels, got {tuple(x)}")
     for d in (0, 1):
         if x[2 + d] + 2 * padding[d] < dilation[d] * (w[2 + d] - 1) + 1:
             raise ValueError(f"{name} of {tuple(x[2:])} pixels is smaller than the kernel {tuple(w[2:])}")

@@ -95,6 +95,8 @@ def index_vjp(
 ) -> tuple[Tensor, Tensor]:
     """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``."""
     gx, gw = (grad.new_zeros(rows, features) for rows in grad.shape)
+    if index.is_cpu and index.numel() and index.max() >= 4 * features:  # a GPU would have to be waited for
+        raise ValueError(f"index must hold values below 4·{features}, for {features} coordinates")
     if features:
         signed = torch.where(index < 0, 0, torch.where(index % 4 == 0, grad, -grad))
         at = index.clamp_min(0).long() // 4

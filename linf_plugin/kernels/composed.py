@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .reference import coefficients
-from .windows import fold_composed, from_rows, output_shape, to_rows, unfold_composed
+from .windows import flat_kernels, fold_composed, from_rows, output_shape, to_rows, unfold_composed
 
 MOST_DIFFERENCES = 1 << 22
 
@@ -218,7 +218,7 @@ def box_sorted_dist_vjp(
 def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, conv: tuple) -> tuple[Tensor, ...]:
     """``windows.apply``: ``fn(*windows, w)`` of each group."""
     groups, shape = conv[3], output_shape(images[0].shape, w.shape, conv)
-    flat = w.reshape(groups, len(w) // groups, -1)
+    flat = flat_kernels(w, groups)
     windows = [unfold_composed(a, w.shape, conv) for a in images]
     per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
     return tuple(from_rows(torch.stack(y), shape) for y in zip(*per_group))
@@ -230,7 +230,7 @@ def vjp_by_windows(
     """``windows.apply_vjp``: ``fn(maps, windows, w)`` of each group; the images' gradients, and w's."""
     x_shape, w_shape = shapes
     groups = conv[3]
-    flat = [None] * groups if w is None else w.reshape(groups, len(w) // groups, -1)
+    flat = [None] * groups if w is None else flat_kernels(w, groups)
     windows = [unfold_composed(a, w_shape, conv) for a in images]
     rows = [to_rows(a, groups) for a in maps]
     per_group = [fn([a[g] for a in rows], [a[g] for a in windows], flat[g]) for g in range(groups)]

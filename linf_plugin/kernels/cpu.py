@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..arguments import MOST_FEATURES
 
-ABI = 2
+ABI = 3
 LIBRARY = Path(__file__).with_name("libcpu.so")
 REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
 
@@ -145,6 +145,8 @@ def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors
         kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
         *[None if a is None else a.data_ptr() for a in tensors],
     )
+    if failed == 2:
+        raise ValueError(f"index must hold values below 4·{sizes[2]}, for {sizes[2]} coordinates")
     if failed:
         raise MemoryError(f"{name}: no memory for (N, out, in) = {sizes}")
 

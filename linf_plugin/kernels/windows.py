@@ -122,6 +122,11 @@ def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], con
     return gx
 
 
+def flat_kernels(w: Tensor, groups: int) -> Tensor:
+    """(out, C/groups, kh, kw) → (groups, out/groups, C/groups·kh·kw)."""
+    return w.reshape(groups, len(w) // groups, math.prod(w.shape[1:]))
+
+
 def to_rows(y: Tensor, groups: int) -> Tensor:
     """(N, out, H', W') → (groups, N·H'·W', out/groups)."""
     n, out, rows, columns = y.shape
@@ -142,7 +147,7 @@ def apply(
 ) -> tuple[Tensor, ...]:
     """``fn(*windows, w)`` over the windows of inputs (N, C, H, W): a tensor (N, out, H', W') for each of dtypes."""
     x, groups = inputs[0], conv[3]
-    flat = w.reshape(groups, len(w) // groups, -1)
+    flat = flat_kernels(w, groups)
     shape = output_shape(x.shape, w.shape, conv)
     out = tuple(x.new_zeros(shape, dtype=dtype) for dtype in dtypes)
     if 0 in shape:
@@ -167,7 +172,7 @@ def apply_vjp(
     """
     x_shape, w_shape = shapes
     groups, kind = conv[3], maps[0]
-    flat = [None] * groups if w is None else w.reshape(groups, len(w) // groups, -1)
+    flat = [None] * groups if w is None else flat_kernels(w, groups)
     grads = [kind.new_zeros(x_shape) if want else None for want in wanted[:-1]]
     g_flat = kind.new_zeros(groups, w_shape[0] // groups, math.prod(w_shape[1:])) if wanted[-1] else None
     for part, rows in () if 0 in kind.shape else chunks(x_shape, w_shape, conv, kind.element_size()):

@@ -85,8 +85,8 @@ def define(
         if not forward_mode and not (torch.is_grad_enabled() and any(a.requires_grad for a in args[:tensors])):
             return op.redispatch(below, *args)
         args = whole(args)
+        check(*args)
         if forward_mode or reverse is None:
-            check(*args)
             return composed(*args)
         if not transforms:
             return reverse.apply(below, op, *args)
