@@ -171,7 +171,7 @@ def _write_report(results: list[dict], folder: Path, replace: bool = True) -> st
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
     page, picture = (folder / name for name in names)
     same = page.is_file() and page.read_text(encoding="utf-8") == text
-    check_absent(page, force=replace or same)
+    check_absent(page, replace or same)
     if not (same and picture.exists()):
         write_text(page, text)
         certified_against_eps(results, picture)
@@ -275,7 +275,7 @@ def _results(args: argparse.Namespace) -> int:
             picture = Path(folder) / args.plot.name
             draw(panels, picture)
             drawn = picture.read_bytes()
-            check_absent(args.plot, force=args.force or args.plot.is_file() and args.plot.read_bytes() == drawn)
+            check_absent(args.plot, args.force or args.plot.is_file() and args.plot.read_bytes() == drawn)
     for path in old:
         if not args.check:
             write_text(path, texts[path])
@@ -313,7 +313,8 @@ def _bench(args: argparse.Namespace) -> int:
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}")
-    check_absent(*filter(None, (args.json, args.plot)), force=args.force)
+    for path in filter(None, (args.json, args.plot)):
+        check_absent(path, args.force)
     device, threads = _device(args.device), torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
     try:

@@ -23,7 +23,7 @@ from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
 
 from .attacks import pgd_survives
-from .existing import RESULTS, Plan, Wanted, identity_of, plan, read_results, settings_of
+from .existing import RESULTS, Plan, Wanted, plan, read_results, settings_of
 from .methods import LOSSES, METHODS, OPTIMIZERS
 from .recipe import MethodRecipe, Recipe
 from .validation import validation

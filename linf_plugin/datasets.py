@@ -338,6 +338,12 @@ def check_published(data: Dataset) -> None:
             )
 
 
+def own_name(named: dict) -> str | None:
+    """The name of data of one's own in a net's metadata; None where they name known data, or no digest."""
+    name = named.get("dataset")
+    return None if name in SOURCES or DIGESTS[1] not in named else name
+
+
 def check_test_data(data: Dataset, named: dict, where: str | Path) -> bool:
     """Whether the test data are those that a net's metadata name; False where the metadata have no digest.
 

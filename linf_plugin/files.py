@@ -30,11 +30,10 @@ class WouldReplace(FileExistsError):
         return self._with("--")
 
 
-def check_absent(*paths: str | os.PathLike, force: bool) -> None:
-    """Raises WouldReplace where one of these exists, without ``force``."""
-    for path in paths:
-        if os.path.lexists(path) and not force:
-            raise WouldReplace(f"{path} exists")
+def check_absent(path: str | os.PathLike, force: bool = False) -> None:
+    """Raises WouldReplace where there is such a file or folder, without ``force``."""
+    if os.path.lexists(path) and not force:
+        raise WouldReplace(f"{path} exists")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -58,7 +57,8 @@ def add_force(parser: argparse.ArgumentParser) -> None:
 def occupied(prog: str, *paths: Path, force: bool) -> bool:
     """Whether one of the files exists and is to stay; a line on stderr then says so."""
     try:
-        check_absent(*paths, force=force)
+        for path in paths:
+            check_absent(path, force)
     except WouldReplace as error:
         print(f"{prog}: error: {error.with_flags()}", file=sys.stderr)
         return True
