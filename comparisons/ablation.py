@@ -134,7 +134,7 @@ def measure(
     described = {change: settings(ablation, change) for change in ablation.changes}
     lost = {}  # place among the runs → why
     for i, r in enumerate(results["runs"]):
-        if why := _changed(r, described, data):
+        if why := _changed(r, described, data, results.get("dataset")):
             lost[i] = f"{r['change']}, seed {r['seed']} ({why})"
     if lost and not force:
         raise WouldReplace(f"{path} has runs of other settings: {'; '.join(lost.values())}")
@@ -185,13 +185,14 @@ def _read(path: Path, ablation: Ablation) -> dict:
     return results
 
 
-def _changed(r: dict, described: dict[str, dict], data: Dataset) -> str:
-    """Why a run is not one that the ablation describes on these data; empty where it is."""
+def _changed(r: dict, described: dict[str, dict], data: Dataset, dataset: str) -> str:
+    """Why a run is not one that the ablation describes on these data; empty where it is.  Runs of earlier versions have
+    no digests: of their data only the name is known, ``dataset``."""
     if r["change"] not in described:
         return "no such change any more"
-    theirs = {"data": r["data"]} if "data" in r else {}
-    ours = {"data": data.identity} if theirs else {}
-    return few(changes_of({**r["settings"], **theirs}, {**described[r["change"]], **ours}))
+    theirs = r.get("data", {"dataset": dataset})
+    ours = {key: data.identity[key] for key in theirs}
+    return few(changes_of({**r["settings"], "data": theirs}, {**described[r["change"]], "data": ours}))
 
 
 def settings(ablation: Ablation, change: str) -> dict:

@@ -119,7 +119,9 @@ def test_a_run_on_other_data_is_made_anew(path, tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert results["runs"][0].pop("data") == data.identity  # as earlier versions wrote it
     (out / "results.json").write_text(json.dumps(results))
-    assert main(arguments) == 0 and "names no digest" in capsys.readouterr().err
+    assert main(arguments) == 0 and "name no digest of their data" in capsys.readouterr().err
+    assert main([*arguments, *mine]) == 2
+    assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
 
 
 def test_an_unchanged_run_of_another_eps_is_made_anew(path, tmp_path):
