@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
             raise WouldReplace(f"{path} has part {', '.join(there)}")
         mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None
     except (FileExistsError, FileNotFoundError, ValueError) as error:
-        text = error.with_flags() if isinstance(error, WouldReplace) else error
+        text = error.with_flags() if isinstance(error, WouldReplace) else getattr(error, "what", error)
         print(f"{parser.prog}: error: {text}", file=sys.stderr)
         return 2
     measures = {"a": time_interval_bounds, "b": measure_memory, "c": lambda: cascade(mnist), "d": digits_accuracies}

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin.datasets import SOURCES, Dataset, OtherData, check_test_data, load_dataset, own_name
+from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
 
 from ..session import DEVICES
 
@@ -51,10 +51,7 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
             raise ValueError(f"{path} is of {own}, data of your own: give as --data the known set whose layout they have")
     if folder is None and name in SOURCES and SOURCES[name].files:
         raise ValueError(f"{name} is read from a folder: give --data-dir")
-    try:
-        data = load_dataset(name, folder, own)
-    except OtherData as error:
-        raise OtherData(error.what) from error  # without its advice for Python
+    data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
         print(f"{path} is of {named['dataset']}, and what follows is of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:

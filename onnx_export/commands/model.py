@@ -74,7 +74,7 @@ def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
     try:
         data = data_of(args, args.checkpoint, metadata)
     except OtherData as error:
-        print(f"linf-export: the accuracies are left out: {error}", file=sys.stderr)
+        print(f"linf-export: the accuracies are left out: {error.what}", file=sys.stderr)
         return None
     epsilon = metadata.get("epsilon") if args.epsilon is None else args.epsilon
     return measure(args.output, data.x_test, data.y_test, epsilon)
