@@ -27,8 +27,8 @@ examples:
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
 What is there.  A method that is finished in --out, by the same recipe on the same data with the same seed, is kept,
-and so are methods that --methods leaves out.  What would be replaced is said first, and what changed, and needs --force;
---resume --force replaces only what can neither be kept nor go on.
+and so are methods that --methods leaves out.  What would be replaced is said first, with what changed, and needs
+--force; --resume --force replaces only what can neither be kept nor go on.
 
 Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by,
 while it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on
@@ -128,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--plot", type=Path, metavar="FILE", help="also draw both over clean accuracy, time (PNG)")
     results.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is out of date")
     results.add_argument(
-        "--force", action="store_true", help="replace a FILE of --out that this command did not write, or another --plot"
+        "--force", action="store_true", help="replace a page that this command did not write, or another picture"
     )
 
     bench = commands.add_parser(

@@ -351,8 +351,10 @@ def check_test_data(data: Dataset, named: dict, where: str | Path) -> bool:
         named: metadata with ``Dataset.identity``, of the file ``where``.
 
     Raises:
-        OtherData: they are others.
+        OtherData: they are others, by their digest, or where there is none by their name.
     """
+    if DIGESTS[1] not in named and named.get("dataset", data.name) != data.name:
+        raise OtherData(f"these are images of {data.name}, and {where} is about {named['dataset']}")
     wanted, found = named.get(DIGESTS[1]), data.digests[1]
     if wanted is not None and wanted != found:
         raise OtherData(

@@ -15,7 +15,7 @@ SHOWN = 5  # differences that a message lists
 
 
 def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
-    """What must agree for a run to be continued, as plain data: JSON's types.  Images and labels are in it as digests."""
+    """What must agree for a run to be continued, as plain data: JSON's types; of images and labels the digests."""
     groups = [
         {key: value for key, value in group.items() if isinstance(value, (bool, int, float, tuple))}
         for group in iterate.optimizer.param_groups

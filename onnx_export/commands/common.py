@@ -19,8 +19,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Arguments ``data`` and ``data_dir``."""
     parser.add_argument(
         "--data", metavar="NAME|FOLDER",
-        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names; for data of your "
-        "own the one whose layout they have",
+        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names; for data of "
+        "your own the one whose layout they have",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
 
@@ -48,12 +48,12 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
             raise ValueError(f"{path} does not name its data set: give --data NAME")
         name, folder = named["dataset"], name or folder
         if name == own:
-            raise ValueError(f"{path} is of {own}, data of your own: give as --data the known set whose layout they have")
+            raise ValueError(f"{path} is of {own}, data of your own: give as --data the set in whose layout they are")
     if folder is None and name in SOURCES and SOURCES[name].files:
         raise ValueError(f"{name} is read from a folder: give --data-dir")
     data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
         print(f"{path} is of {named['dataset']}, and what follows is of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
-        print(f"{path} names no digest of its data, so whether {name} is the same here was not compared", file=sys.stderr)
+        print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
     return data

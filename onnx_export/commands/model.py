@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
-    """Of the file that was written; None where it is for verifiers, or the data set is not known, not at hand, or another
-    than the checkpoint's."""
+    """Of the file that was written; None where it is for verifiers, or the data set is not known, not at hand, or not
+    the checkpoint's."""
     if args.flavour in VERIFIER_FLAVOURS:
         return None
     if args.data is None and args.data_dir is None:

@@ -148,7 +148,7 @@ def test_own_data_are_read_in_the_layout_of_known_ones(small_net, tmp_path, caps
     assert main(["verify", str(path), "--device", "cpu", *layout]) == 0
     captured = capsys.readouterr()
     assert "on 3 test images of mine" in captured.out and captured.err == ""
-    assert "is of mine, data of your own: give as --data the known set whose layout" in error("verify", path)
+    assert "is of mine, data of your own: give as --data the set in whose layout" in error("verify", path)
     linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {})
     words = error("vnnlib", checkpoint, "--eps", "0.1", "--out", tmp_path / "b", *layout)
     assert "given as mnist are not the published ones" in words and "own_name" not in words
@@ -157,8 +157,9 @@ def test_own_data_are_read_in_the_layout_of_known_ones(small_net, tmp_path, caps
 def test_other_known_data_are_read_by_name(made, tmp_path, capsys, any_mnist):
     """For questions that are not about the net's accuracy."""
     write_mnist(tmp_path)
-    linf_plugin.save(tmp_path / "net.pt", made.net, load_dataset("digits", own_name="m").identity | {"dataset": "mnist"})
-    onnx_export.export(made.net, tmp_path / "net.onnx", linf_plugin.load(tmp_path / "net.pt")[1], tmp_path / "net.pt")
+    metadata = load_dataset("digits").identity | {"dataset": "mnist"}
+    linf_plugin.save(tmp_path / "net.pt", made.net, metadata)
+    onnx_export.export(made.net, tmp_path / "net.onnx", metadata, tmp_path / "net.pt")
     assert main(["check", str(tmp_path / "net.onnx"), "--data", "digits", "--device", "cpu"]) == 0
     captured = capsys.readouterr()
     assert "is of mnist, and what follows is of digits" in captured.err and "bit-equal" in captured.out
@@ -169,7 +170,11 @@ def test_a_file_of_an_earlier_version_is_measured_with_a_word(made, tmp_path, ca
     assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "net.onnx")]) == 0
     captured = capsys.readouterr()
     assert "classified correctly" in captured.out
-    assert "net.pt names no digest of its data, so whether digits is the same here was not compared" in captured.err
+    assert "net.pt names no digest of its data, so whether digits is the same was not compared" in captured.err
+    linf_plugin.save(tmp_path / "net.pt", made.net, {"dataset": "mnist", "epsilon": 0.01})
+    assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "b.onnx"), "--data", "digits"]) == 0
+    words = f"the accuracies are left out: these are images of digits, and {tmp_path / 'net.pt'} is about mnist"
+    assert words in capsys.readouterr().err
 
 
 def test_model_refuses(made, tmp_path, error):
