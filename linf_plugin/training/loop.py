@@ -118,7 +118,7 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "average": averaged, "loss": loss}
     parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
     weights = {"last": model} if averaged is None else {"last": model, "average": averaged.module}
-    settings = state.settings_of(
+    settings = None if state_path is None else state.settings_of(
         iterate, identity, seed=seed, average=average, budget=budget, validate_every=validate_every,
         validated=validate is not None,
     )
