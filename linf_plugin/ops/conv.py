@@ -99,13 +99,13 @@ class _WithIndex(Reverse):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return None, None, *_index_grads(ctx, grad), *(None for _ in range(4))
+        return None, None, *_index_grads(ctx, grad, *ctx.saved_tensors), *(None for _ in range(4))
 
 
-def _index_grads(ctx, grad):
+def _index_grads(ctx, grad, index):
     """The gradients of the two tensors that come after the operator, where they are wanted."""
     wanted = ctx.needs_input_grad[2:4]
-    found = index_conv2d_backward(grad, *ctx.saved_tensors, *ctx.constants, *wanted)
+    found = index_conv2d_backward(grad, index, *ctx.constants, *wanted)
     return tuple(g if want else None for want, g in zip(wanted, found))
 
 
@@ -189,10 +189,11 @@ class _DistConv2d(Reverse):
 
     @staticmethod
     def backward(ctx, grad):
-        if len(ctx.saved_tensors) == 1:
-            return None, None, *_index_grads(ctx, grad), *(None for _ in range(5))
+        saved = ctx.saved_tensors  # once: a checkpoint makes them anew each time
+        if len(saved) == 1:
+            return None, None, *_index_grads(ctx, grad, *saved), *(None for _ in range(5))
         wanted = ctx.needs_input_grad[2:4]
-        found = dist_conv2d_backward(grad, *ctx.saved_tensors, *ctx.constants, *wanted)
+        found = dist_conv2d_backward(grad, *saved, *ctx.constants, *wanted)
         return None, None, *(g if want else None for want, g in zip(wanted, found)), *(None for _ in range(5))
 
 

@@ -85,13 +85,13 @@ class _WithIndex(Reverse):
 
     @staticmethod
     def backward(ctx, grad, _):
-        return None, None, *_index_grads(ctx, grad, ctx.features)
+        return None, None, *_index_grads(ctx, grad, *ctx.saved_tensors, ctx.features)
 
 
-def _index_grads(ctx, grad, *sizes):
+def _index_grads(ctx, grad, index, features):
     """The gradients of the two tensors that come after the operator, where they are wanted."""
     wanted = ctx.needs_input_grad[2:4]
-    found = index_backward(grad, *ctx.saved_tensors, *sizes, *wanted)
+    found = index_backward(grad, index, features, *wanted)
     return tuple(g if want else None for want, g in zip(wanted, found))
 
 
@@ -152,10 +152,11 @@ class _Dist(Reverse):
 
     @staticmethod
     def backward(ctx, grad):
-        if len(ctx.saved_tensors) == 1:
-            return None, None, *_index_grads(ctx, grad, ctx.features), None
+        saved = ctx.saved_tensors  # once: a checkpoint makes them anew each time
+        if len(saved) == 1:
+            return None, None, *_index_grads(ctx, grad, *saved, ctx.features), None
         wanted = ctx.needs_input_grad[2:4]
-        found = dist_backward(grad, *ctx.saved_tensors, ctx.p, *wanted)
+        found = dist_backward(grad, *saved, ctx.p, *wanted)
         return None, None, *(g if want else None for want, g in zip(wanted, found)), None
 
 

@@ -18,14 +18,13 @@ from torch import Tensor
 from torch._C import _are_functorch_transforms_active
 from torch._C._functorch import TransformType, peek_interpreter_stack
 from torch._functorch.utils import enable_single_level_autograd_function
-from torch.autograd import forward_ad
-from torch.autograd.function import _SingleLevelFunction
+from torch.autograd import Function, forward_ad
 
 LIBRARY = torch.library.Library("linf", "FRAGMENT")
 
 
-class Reverse(_SingleLevelFunction):
-    """An autograd function at one level of transforms, as an operator's gradient is.
+class Reverse(Function):
+    """An operator's gradient in reverse mode, at one level of transforms.
 
     ``forward(ctx, below, op, *args)`` computes by ``run(below, op, *args)``.
     """
@@ -90,8 +89,8 @@ def define(
             return composed(*args)
         if not transforms:
             return reverse.apply(below, op, *args)
-        with enable_single_level_autograd_function():
-            return reverse.apply(below, op, *args)
+        with enable_single_level_autograd_function():  # the dispatcher has come to one level; Function would begin anew
+            return super(Function, reverse).apply(below, op, *args)
 
     def batched(info, in_dims, *args):
         return _batched(op, rows, info.batch_size, in_dims[: len(args)], args)

@@ -11,6 +11,8 @@ import torch.autograd.forward_ad as forward_ad
 from cases import CONVS, Calls, box, rows
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.checkpoint import checkpoint
 
 import linf_plugin
 import linf_plugin.bounds.noisy  # noqa: F401  (its operators are checked too)
@@ -431,3 +433,33 @@ def test_transforms_compile():
         for made in (grad(f), jacfwd(f), vmap(lambda a: linf.dist(a[None], w, p))):
             torch._dynamo.reset()
             assert_close(torch.compile(made, backend="aot_eager")(x), made(x), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of compiled autograd
+@pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # of linearize, for any operator
+@pytest.mark.parametrize("p", (3.0, math.inf), ids=lambda p: f"p={p:g}")
+def test_other_ways_into_a_derivative(p):
+    """linearize, functionalize, make_fx, checkpoints, compiled autograd, products with Hessians."""
+    x, w = _apart((3, 5), (4, 5))
+    tangent = torch.randn_like(x)
+
+    def f(x):
+        return linf.dist(x, w, p)
+
+    def total(x):
+        return f(x).pow(2).sum()
+
+    y, push = torch.func.linearize(f, x)
+    assert_close((y, push(tangent)), jvp(f, (x,), (tangent,)))
+    assert torch.equal(torch.func.functionalize(f)(x), f(x))
+    assert_close(make_fx(grad(total))(x)(x), grad(total)(x))
+    leaf = x.clone().requires_grad_()
+    expected, = torch.autograd.grad(total(leaf), leaf)
+    assert_close(torch.autograd.grad(checkpoint(total, leaf, use_reentrant=False), leaf)[0], expected)
+    torch._dynamo.reset()
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):
+        total(leaf).backward()
+    assert_close(leaf.grad, expected)
+    products = [getattr(torch.autograd.functional, name)(total, x, tangent)[1] for name in ("hvp", "vhp")]
+    assert_close(*products)
+    assert_close(products[0], jvp(grad(total), (x,), (tangent,))[1])
