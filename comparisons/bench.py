@@ -300,13 +300,13 @@ def _machine(device: str) -> dict:
 
 def run(
     cases: list[dict], exponents: list[float], *, sweeps: bool = False, device: str = "cpu", seconds: float = 0.5,
-    full: bool = False, progress: bool = True, peers: tuple[str, ...] = tuple(PEERS),
+    full: bool = False, progress: bool = True, peers: tuple[str, ...] | None = None,
 ) -> dict:
     """A row for each p, case and direction, and what was refused as wrong: plain data.
 
-    peers: of ``PEERS``, those that the cases are timed beside; "ours" is among them.
+    peers: of ``PEERS``, "ours" among them, those that the cases are timed with; all by default.
     """
-    work = [("table", case, peers) for case in cases]
+    work = [("table", case, peers or tuple(PEERS)) for case in cases]
     if sweeps:
         work += [(kind, case, SWEEP_PEERS) for kind, sweep in SWEEPS.items() for case in sweep]
     results = {

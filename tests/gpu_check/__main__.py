@@ -1,7 +1,12 @@
 """``python -m gpu_check``, from the root of the repository with ``tests`` on the path; ``make gpu-check``."""
 
 import argparse
+import faulthandler
+import os
+import signal
 import sys
+import threading
+import time
 from pathlib import Path
 
 from .conduct import DONE, FAILED, NO_GPU, PARTS, WRONG, conduct
@@ -19,8 +24,21 @@ packages is left out where they are not installed, and the line says so.
 The file holds what each part found, and is written anew while they run: what ends the command in between loses
 nothing.  An older file of that name is put aside, renamed after its time.
 
-Exit status: {DONE} where every part that ran passed; {FAILED} where one failed; {WRONG} for a wrong request; {NO_GPU} where there is no
-GPU: the command says so and writes nothing."""
+Exit status: {DONE} where every part that ran passed; {FAILED} where one failed; {WRONG} for a wrong request; {NO_GPU} where
+there is no GPU: the command says so and writes nothing."""
+
+
+def _watch(parent: int) -> None:
+    """Ends this part, and what it started, when the process that began it is gone."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os.killpg(0, signal.SIGKILL)
+
+
+def _child(name: str, args: argparse.Namespace) -> int:
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
+    faulthandler.dump_traceback_later(max(1.0, args.seconds - 2))  # says where a part is that will be ended
+    return run_part(PARTS[name].module, args.out, args.device, args.seconds, args.quick)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -46,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)  # runs one part, for the process above
     args = parser.parse_args(argv)
     if args.child:
-        return run_part(PARTS[args.child].module, args.out, args.device, args.seconds, args.quick)
+        return _child(args.child, args)
     names = args.parts.split(",")
     unknown = [name for name in names if name not in PARTS]
     if unknown or not args.seconds > 0:

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 
 from .record import LeftOut
@@ -33,8 +34,9 @@ class _Bar:
 def stand_in() -> None:
     """Makes ``from tqdm import tqdm`` work."""
     if find_spec("tqdm") is None:
-        sys.modules["tqdm"] = types.ModuleType("tqdm")
-        sys.modules["tqdm"].tqdm = _Bar
+        module = types.ModuleType("tqdm")
+        module.tqdm, module.__spec__ = _Bar, ModuleSpec("tqdm", None, origin=__file__)  # torch looks for a spec
+        sys.modules["tqdm"] = module
 
 
 def need(*packages: str) -> None:

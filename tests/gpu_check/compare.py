@@ -63,4 +63,5 @@ def line(record: Record) -> str:
     groups = {name: about for name, about in record.found.items() if "comparisons" in about}
     name = max(groups, key=lambda name: groups[name]["worst"])
     count = sum(about["comparisons"] for about in groups.values())
-    return f"{count} comparisons; the worst at {groups[name]['worst']:.2g} of what is allowed ({name}, {groups[name]['of']})"
+    worst, of = groups[name]["worst"], groups[name]["of"]
+    return f"{count} comparisons; the worst at {worst:.2g} of what is allowed ({name}, {of})"

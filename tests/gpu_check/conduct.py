@@ -98,7 +98,8 @@ def run(part: Part, device: str, seconds: float, quick: bool, seen: Callable[[di
                 _end(process)
         content = _read(out)
         if late:
-            content |= {"status": record.FAILED, "line": f"ended after {seconds:.0f} s; what it found until then is kept"}
+            line = f"ended after {seconds:.0f} s; what it found until then is kept"
+            content |= {"status": record.FAILED, "line": line}
         elif process.returncode or "status" not in content or content["status"] == "begun":
             how = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
             content |= {"status": record.FAILED, "line": f"ended with {how}: {_last(printed)}"}

@@ -100,7 +100,8 @@ def run_part(module: str, path: Path, device: str, seconds: float, quick: bool) 
         return 0
     record.save(status="begun", line="")
     try:
-        line = attempt(record, module, importlib.import_module(f".{module}", __package__).run, record) or ""
+        part = attempt(record, module, importlib.import_module, f".{module}", __package__)
+        line = (attempt(record, module, part.run, record) if part else None) or ""
         status = FAILED if record.failures else PASSED
     except LeftOut as reason:
         status, line = (FAILED if record.failures else LEFT_OUT), str(reason)

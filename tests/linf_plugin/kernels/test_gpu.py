@@ -570,9 +570,8 @@ def test_the_driver_is_given_what_was_meant(tmp_path):
     ]
     half = str(int.from_bytes(struct.pack("<d", 0.5), "little"))
     for first, blocks, at in ((6, "7", "0"), (9, "99", index)):
-        assert calls[first].split() == [
-            "launch", "0x3000", blocks, "1", "1", "256", "1", "1", "0", "0xabc", "1", grad, at, to, "2", "-3", "4", half,
-        ]
+        grid, rest = [blocks, "1", "1", "256", "1", "1"], ["0", "0xabc", "1"]  # no shared memory, stream, no extra
+        assert calls[first].split() == ["launch", "0x3000", *grid, *rest, grad, at, to, "2", "-3", "4", half]
     assert calls[7:9] == ["pop", "push 0x1003"] and calls[10:] == ["pop", ""]
 
 
