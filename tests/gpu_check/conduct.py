@@ -38,10 +38,10 @@ PARTS = {part.name: part for part in (
     Part("device", "device", 40, "the GPU, its kernels, and how it multiplies: settings and what a product keeps"),
     Part("kernels", "kernels", 140, "our kernels against the reference: each p, type, size, tile and layout"),
     Part("operators", "operators", 70, "boxes, sorted sums, convolutions and layers against the reference"),
-    Part("tests", "marked", 130, "the tests marked gpu (pytest)"),
     Part("training", "training", 60, "three epochs of the digits recipe and of a small convolution; certificates"),
     Part("onnx", "exported", 40, "export, and a session on the GPU (onnx, onnxscript, onnxruntime)"),
     Part("benchmark", "timing", 90, "four cases against their peers; torch.compile last"),
+    Part("tests", "marked", 130, "the tests marked gpu (pytest)"),
 )}
 
 

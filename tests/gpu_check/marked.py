@@ -11,6 +11,7 @@ from .record import LeftOut, Record
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"mark\.gpu|\beach_device\b|\bDEVICES\b")  # how a test file comes by the mark
+RESERVE = 5  # seconds before the part would be ended
 ABSENT = re.compile(r"(?:ModuleNotFoundError|ImportError): (.*)")
 
 
@@ -20,6 +21,9 @@ class _Collector:
     def __init__(self, record: Record):
         self.record, self.counts = record, {"passed": 0, "failed": 0, "skipped": 0, "left out": 0}
         record.found |= {"counts": self.counts, "left out": {}, "failed": {}, "seconds": {}}
+
+    def pytest_collection_finish(self, session) -> None:
+        self.session, self.record.found["tests"] = session, len(session.items)
 
     def pytest_collectreport(self, report) -> None:
         if not report.failed:
@@ -40,6 +44,9 @@ class _Collector:
             self.counts["passed"] += 1
             self.record.found["seconds"][report.nodeid] = round(report.duration, 2)
         self.record.save()
+        if report.when == "teardown" and self.record.seconds_left < RESERVE and not self.session.shouldstop:
+            self.session.shouldstop = "the time is up"
+            self.record.fail(f"the time is up after {report.nodeid}")
 
     def _failed(self, name: str, text: str) -> None:
         self.counts["failed"] += 1
