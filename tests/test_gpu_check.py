@@ -124,7 +124,7 @@ def test_a_part_that_overruns_is_ended_with_what_it_started(tmp_path, monkeypatc
     child = f"import time; time.sleep(4); open({str(late)!r}, 'w')"
 
     def run(part, device, seconds, quick, out):
-        put = CHILD.replace("OUT", repr(str(out))) + "put(status='begun', failures=[], found={'until': 'then'})\n"
+        put = CHILD.replace("OUT", repr(str(out))) + "put(status='running', line='', failures=[], found={'until': 'then'})\n"
         return [sys.executable, "-c", (
             f"{put}import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
         )]

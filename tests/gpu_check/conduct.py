@@ -63,14 +63,15 @@ def _read(path: Path) -> dict:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return {"failures": [], "found": {}}
+        return {"status": record.RUNNING, "line": "", "failures": [], "found": {}}
 
 
 def _end(process: subprocess.Popen) -> None:
-    """A part and what it started, which are a process group."""
+    """A part and what it started, which are a process group.  One that hangs in a driver is not waited for long."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(timeout=10)
 
 
 def run(part: Part, device: str, seconds: float, quick: bool, seen: Callable[[dict], None]) -> dict:
@@ -100,7 +101,7 @@ def run(part: Part, device: str, seconds: float, quick: bool, seen: Callable[[di
         if late:
             line = f"ended after {seconds:.0f} s; what it found until then is kept"
             content |= {"status": record.FAILED, "line": line}
-        elif process.returncode or "status" not in content or content["status"] == "begun":
+        elif process.returncode or content["status"] == record.RUNNING:
             how = f"signal {-process.returncode}" if process.returncode < 0 else f"status {process.returncode}"
             content |= {"status": record.FAILED, "line": f"ended with {how}: {_last(printed)}"}
         content["seconds"] = round(time.monotonic() - began, 1)
@@ -121,22 +122,17 @@ def _put_aside(out: Path) -> None:
         os.replace(out, out.with_name(f"{out.stem}-{when}{out.suffix}"))
 
 
-def _stopped(*_) -> None:
-    raise KeyboardInterrupt
-
-
 def conduct(names: list[str], device: str, out: Path, seconds: float, quick: bool) -> int:
     """Runs the parts of these names and writes ``out``.  Returns the exit status.
 
     Shares of the time are those of the parts asked for; what a part leaves of its own is left to those after it.
     """
     out = out.resolve()
-    signal.signal(signal.SIGTERM, _stopped)
     total = sum(PARTS[name].share for name in names)
     results = {"begun": time.strftime("%Y-%m-%dT%H:%M:%S"), "device": device, "quick": quick, "parts": {}}
     began, ends = time.monotonic(), 0.0
 
-    def keep(name: str, content: dict, status: str = "running") -> None:
+    def keep(name: str, content: dict, status: str = record.RUNNING) -> None:
         if content.get("status") == record.NO_GPU:
             return
         if not results["parts"]:

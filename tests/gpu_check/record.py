@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-PASSED, FAILED, LEFT_OUT, NO_GPU = "passed", "failed", "left out", "no GPU"
+PASSED, FAILED, LEFT_OUT, NO_GPU, RUNNING = "passed", "failed", "left out", "no GPU", "running"
 APART = 0.5  # seconds between two writes
 
 
@@ -45,7 +45,7 @@ class Record:
         """Writes the file, at most twice a second; with ``more``, at once."""
         if not more and time.monotonic() < self._saved + APART:
             return
-        content = {**more, "failures": self.failures, "found": self.found}
+        content = {"status": RUNNING, "line": "", **more, "failures": self.failures, "found": self.found}
         write(self.path, content)
         self._saved = time.monotonic()
 
@@ -98,7 +98,7 @@ def run_part(module: str, path: Path, device: str, seconds: float, quick: bool) 
     if device == "cuda" and (reason := _no_gpu()):
         record.save(status=NO_GPU, line=reason)
         return 0
-    record.save(status="begun", line="")
+    record.save(status=RUNNING)
     try:
         part = attempt(record, module, importlib.import_module, f".{module}", __package__)
         line = (attempt(record, module, part.run, record) if part else None) or ""
