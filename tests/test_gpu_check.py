@@ -124,9 +124,9 @@ def test_a_part_that_overruns_is_ended_with_what_it_started(tmp_path, monkeypatc
     child = f"import time; time.sleep(4); open({str(late)!r}, 'w')"
 
     def run(part, device, seconds, quick, out):
-        put = CHILD.replace("OUT", repr(str(out))) + "put(status='running', line='', failures=[], found={'until': 'then'})\n"
         return [sys.executable, "-c", (
-            f"{put}import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
+            f"OUT = {str(out)!r}\n{CHILD}put(status='running', line='', failures=[], found={{'until': 'then'}})\n"
+            f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
         )]
 
     monkeypatch.setattr(conduct, "command", run)
@@ -297,6 +297,18 @@ def test_the_files_of_marked_tests_are_found():
     assert {"test_gpu.py", "test_ops.py", "test_loop.py"} <= set(names)
 
 
+@pytest.mark.parametrize("text, package", (
+    ("E   ModuleNotFoundError: No module named 'scipy.sparse'", "scipy"),
+    ("E   ImportError: linf_plugin.bounds needs auto_LiRPA. Install it with", "auto_LiRPA"),
+    ("E   ModuleNotFoundError: No module named 'linf_plugin.speed'", None),
+    ("E   ModuleNotFoundError: No module named 'cases'", None),
+    ("E   ImportError: cannot import name 'gpu' from 'linf_plugin.kernels'", None),
+    ("E   SyntaxError: invalid syntax", None),
+))
+def test_a_package_that_is_absent_is_told_from_a_fault(text, package):
+    assert marked.absent(text) == package
+
+
 def test_what_became_of_each_marked_test_is_told(record):
     class Report:
         def __init__(self, nodeid="a", longrepr="", when="call", **flags):
@@ -310,7 +322,7 @@ def test_what_became_of_each_marked_test_is_told(record):
     collector.pytest_collectreport(Report("e", "E   SyntaxError: x", failed=True))
     assert collector.counts == {"passed": 1, "failed": 2, "skipped": 1, "left out": 1}
     assert record.failures == ["b (call): assert 1 == 2", "e: SyntaxError: x"]
-    assert record.found["left out"] == {"d": "No module named 'auto_LiRPA'"}
+    assert record.found["left out"] == {"d": "not installed: auto_LiRPA"}
 
     collector.pytest_collection_finish(session := types.SimpleNamespace(items=[1, 2], shouldstop=False))
     collector.pytest_runtest_logreport(Report("f", when="teardown"))

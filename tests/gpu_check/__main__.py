@@ -24,8 +24,8 @@ packages is left out where they are not installed, and the line says so.
 The file holds what each part found, and is written anew while they run: what ends the command in between loses
 nothing.  An older file of that name is put aside, renamed after its time.
 
-Exit status: {DONE} where every part that ran passed; {FAILED} where one failed; {WRONG} for a wrong request; {NO_GPU} where
-there is no GPU: the command says so and writes nothing."""
+Exit status: {DONE} where every part that ran passed; {FAILED} where one failed; {WRONG} for a wrong request;
+{NO_GPU} where there is no GPU: the command says so and writes nothing."""
 
 
 def _watch(parent: int) -> None:
