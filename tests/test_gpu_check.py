@@ -162,8 +162,6 @@ def test_a_part_passes_on_the_cpu(part, words, record):
 @pytest.mark.parametrize("wrong, groups", (
     (lambda y, p: y * (1 + 1e-5), {"sizes", "strides", "magnitudes", "accuracy"}),
     (lambda y, p: y * float("nan"), {"sizes", "strides", "magnitudes", "accuracy", "again", "not finite"}),
-    (lambda y, p: y.t(), {"sizes"}),
-    (lambda y, p: y + (torch.rand_like(y) if p == 3 else 0), {"sizes", "strides", "again"}),
 ))
 def test_a_wrong_distance_is_found(record, monkeypatch, wrong, groups):
     right = linf_plugin.dist
