@@ -59,6 +59,11 @@ float exp2_of(float a) {
 }
 double log2_of(double t) { return log2(t); }
 double exp2_of(double a) { return exp2(a); }
+// Of a ratio that is at most 1 but for rounding, which a large exponent would make an overflow.  NaN stays.
+template <class T> T log2_of_ratio(T t) {
+    const T a = log2_of(t);
+    return a > 0 ? 0 : a;
+}
 
 // What scales a number of at most this size to at most 1.  0 stays 0; NaN too, hence no minimum.
 float reciprocal(float a) {
@@ -124,10 +129,10 @@ struct Real {
     static constexpr bool SCALED = true;
     static constexpr int UNROLL = 1, RESIDENT = 2;
     template <class T> static T add(T sum, T t, T s, T p) {
-        return sum + exp2_of(p * log2_of(magnitude(t) * s));
+        return sum + exp2_of(p * log2_of_ratio(magnitude(t) * s));
     }
     template <class T> static T slope(T t, T s, T p) {
-        return with_sign_of(exp2_of((p - 1) * log2_of(magnitude(t) * s)), t);
+        return with_sign_of(exp2_of((p - 1) * log2_of_ratio(magnitude(t) * s)), t);
     }
 };
 
