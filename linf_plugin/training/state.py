@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from .. import checkpoint
+from ..state import tensors
 from .iteration import Iteration
 from .schedule import Schedule
 from .selection import Best
@@ -23,7 +24,7 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
         "identity": identity, "schedule": dataclasses.asdict(iterate.schedule), "batch_size": iterate.batch_size,
         "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()), **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
-        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in iterate.model.state_dict().items()},
+        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in tensors(iterate.model).items()},
     }
     return json.loads(json.dumps(settings, default=str))
 
