@@ -51,7 +51,7 @@ def check_padding(model: nn.Module) -> None:
 def _check_modes(model: nn.Module) -> None:
     """Raises ValueError where the trace would be of training mode: auto_LiRPA gives all layers that of the model."""
     for name, layer in model.named_modules():
-        if layer.training and (isinstance(layer, GUARDED) or model.training and fresh.depends_on_mode(layer)):
+        if layer.training and isinstance(layer, GUARDED) or model.training and fresh.depends_on_mode(layer):
             raise ValueError(
                 f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
                 "bounding it"
