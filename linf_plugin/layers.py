@@ -309,6 +309,10 @@ class Normalize(Constants):
     def lipschitz(self) -> float:
         return self.scale
 
+    def __setstate__(self, state: dict) -> None:
+        """Of a layer that was pickled when ``lipschitz`` was a number of its own."""
+        super().__setstate__({name: value for name, value in state.items() if name != "lipschitz"})
+
     def forward(self, x: Tensor) -> Tensor:
         if len(self.mean) != 1 and not torch.jit.is_tracing() and x.shape[1] != len(self.mean):
             raise ValueError(f"x must have shape (N, {len(self.mean)}, *), got {tuple(x.shape)}")

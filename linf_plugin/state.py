@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 KEY = "_extra_state"  # PyTorch's name of it, behind the layer's
+MOST = 1000  # bytes: Python may crash on JSON that is nested deeply
 
 
 class StateWarning(UserWarning):
@@ -79,6 +80,8 @@ class Constants(nn.Module):
 def _read(state: Tensor) -> dict:
     if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
         raise ValueError(f"{KEY} must be a tensor of bytes, got {type(state).__name__}")
+    if len(state) > MOST:
+        raise ValueError(f"{KEY} must have at most {MOST} bytes, got {len(state)}")
     try:
         given = json.loads(bytes(state.tolist()))
     except (ValueError, RecursionError) as error:
