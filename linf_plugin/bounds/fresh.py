@@ -351,7 +351,7 @@ class Record:
 
     def __init__(self, model: nn.Module | None = None):
         self.model, self.then, self.live, self.nodes = model, {}, [], []
-        self.written, self.numbers, self.at_inputs = set(), set(), []
+        self.written, self.numbers, self.at_inputs, self.changed = set(), set(), [], None
 
     @classmethod
     def before(cls, model: nn.Module, inputs) -> "Record":
@@ -414,17 +414,19 @@ class Record:
 
     def note_inputs(self) -> None:
         """To be called where inputs are given, of which auto_LiRPA keeps intermediate results."""
-        self.at_inputs = [_mark(a) for a in self.live]
+        if self.changed or [_place(a) for a in self.live] != [place for place, _ in self.at_inputs]:
+            self.at_inputs, self.changed = [(_place(a), _sums(a)) for a in self.live], None
 
     def check_inputs(self) -> None:
         """Raises RuntimeError where a parameter has changed since inputs were given last."""
-        for a, (version, at, bits) in zip(self.live, self.at_inputs):
-            now = _mark(a)
-            if now[:2] != (version, at) or not torch.equal(now[2], bits):
-                name = next((name for name, b in self.model.named_parameters() if b is a), "a parameter")
-                raise RuntimeError(
-                    f"{name} has changed since inputs were given last, and with it what was kept of them: pass x again"
-                )
+        for a, (place, sums) in () if self.changed else zip(self.live, self.at_inputs):
+            if _place(a) != place or not torch.equal(_sums(a), sums):
+                self.changed = next((name for name, b in self.model.named_parameters() if b is a), "a parameter")
+                break
+        if self.changed:
+            raise RuntimeError(
+                f"{self.changed} has changed since inputs were given last, and with it what was kept of them: pass x again"
+            )
 
     def __deepcopy__(self, memo: dict) -> "Record":
         copied = memo[id(self)] = Record()
@@ -445,12 +447,17 @@ class Record:
         return Record, ()
 
 
-def _mark(a: Tensor) -> tuple[int, tuple, Tensor]:
-    """Of what a parameter holds.  An edit by ``.data`` leaves its version as it was, but not sums of its bits."""
+def _place(a: Tensor) -> tuple:
+    """Where a parameter lies, and how often it was changed in place; edits by ``.data`` are not counted."""
+    return a._version, a.data_ptr(), a.shape, a.dtype
+
+
+def _sums(a: Tensor) -> Tensor:
+    """Of the bits of a parameter, some hundred bytes at a time: they tell of edits by ``.data``."""
     bits = a.detach().contiguous().flatten().view(torch.uint8)
     bits = bits if bits.data_ptr() % 8 == 0 else bits.clone()
-    sums = bits[: len(bits) // 512 * 512].view(torch.int64).view(-1, 64).sum(1)
-    return a._version, (a.data_ptr(), a.shape, a.dtype), torch.cat([sums, bits[len(bits) // 512 * 512 :]])
+    whole = len(bits) // 512 * 512
+    return torch.cat([bits[:whole].view(torch.int64).view(-1, 64).sum(1), bits[whole:]])
 
 
 def _agree(then, now) -> bool:
