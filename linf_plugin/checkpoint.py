@@ -11,6 +11,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from . import state
 from .models import Net
 
 FORMAT = 1
@@ -156,7 +157,7 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
         OSError: as ``write``.
     """
     metadata = dict(metadata or {})
-    write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
+    write(path, {"format": FORMAT, "spec": model.spec, "state": state.tensors(model), "metadata": metadata})
 
 
 def _is_format(value) -> bool:
@@ -177,9 +178,9 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
         raise ValueError(f"{path} is not a model checkpoint of linf_plugin (format {FORMAT})")
     try:
         model = Net(content["spec"])
-        for dtype in {a.dtype for a in content["state"].values()}:
+        for dtype in {a.dtype for name, a in content["state"].items() if not name.endswith(state.KEY)}:
             model.to(dtype)
-        model.load_state_dict(content["state"])
+        model.load_state_dict({**state.constants(model), **content["state"]})  # the spec says the constants
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds a model that cannot be built: {error}") from error
     return model.eval(), content["metadata"]

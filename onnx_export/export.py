@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 from onnxscript import optimizer
 
+from linf_plugin import state
 from linf_plugin.checkpoint import replacing
 from linf_plugin.files import check_absent
 from linf_plugin.models import Net
@@ -61,7 +62,7 @@ def check_net(model: Net) -> None:
         raise TypeError(f"model must be a linf_plugin.Net, got {type(model).__name__}")
     if any(m.training for m in model.modules()):
         raise ValueError("model is in training mode: call model.eval() first")
-    for name, a in model.state_dict().items():
+    for name, a in state.tensors(model).items():
         if a.dtype != torch.float32:
             raise ValueError(f"{name} of model must be float32, got {a.dtype}")
         if not a.isfinite().all():

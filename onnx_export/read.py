@@ -10,6 +10,7 @@ from onnx import ModelProto, NodeProto
 
 from linf_plugin.kernels import windows
 from linf_plugin.models import Net
+from linf_plugin.state import constants
 
 from .functions import LINF
 from .fuse import DISTANCES, attribute, evaluate, fuse, live_nodes
@@ -230,7 +231,7 @@ def _build(chain: _Chain, shape: tuple[int, ...]) -> Net:
     net = Net({
         "input_shape": list(shape[1:]), "layers": [[name, arguments] for name, arguments, _ in chain.layers],
     })
-    net.load_state_dict({
+    net.load_state_dict(constants(net) | {
         f"{i}.{name}": torch.from_numpy(np.array(a))
         for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()
     })

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from .. import compat
+from . import fresh
 
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
 
@@ -38,7 +39,10 @@ def compute_bounds(
 
     Raises:
         ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers.
+        RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
+            training, which change in place the parameters that both share.
     """
+    fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", **sides)
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}

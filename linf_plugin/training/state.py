@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 from .. import checkpoint
+from ..state import tensors
 from .iteration import Iteration
 from .schedule import Schedule
 from .selection import Best
@@ -25,7 +26,7 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
         "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()),
         "images": checkpoint.digest(iterate.x.cpu()), **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
-        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in iterate.model.state_dict().items()},
+        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in tensors(iterate.model).items()},
     }
     return json.loads(json.dumps(settings, default=str))
 
