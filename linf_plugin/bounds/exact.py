@@ -14,7 +14,7 @@ from .piecewise import evaluate, numbers, steps_of
 from .search import Question, Search
 
 FIRST = 1 / 1024  # radius of the first box, as a part of the farthest
-GROWTH = 1.25  # of the box: a small one leaves few choices open, so several are cheaper than one
+SMALL_GROWTH, GROWTH = 1.25, 2.0  # of the box: while intervals exclude every class, and later
 GAP = 1e-5  # upper − lower of what counts as optimal, as a part of the farthest
 
 
@@ -79,6 +79,8 @@ def exact_radius(
     search = Search(Question(steps, point, label, low, high), deadline)
     farthest = math.nextafter(float(np.maximum(point - low, high - point).max()), math.inf)
     lower, radius = 0.0, farthest * FIRST
+    while radius < farthest and search.excluded(radius):
+        lower, radius = radius, min(SMALL_GROWTH * radius, farthest)
     while True:
         proved, status = search.clear(radius)
         lower = max(lower, proved)
@@ -104,7 +106,7 @@ def _checked_input(x: Tensor, low: float, high: float) -> np.ndarray:
         raise TypeError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"low={low} must be below high={high}, both finite")
-    if x.numel() == 0 or not ((low <= x) & (x <= high)).all():
+    if x.numel() == 0 or not ((low <= x.double()) & (x.double() <= high)).all():
         raise ValueError(f"x must hold at least one value, all within [{low:g}, {high:g}]")
     return numbers(x).ravel()
 

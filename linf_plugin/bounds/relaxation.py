@@ -72,12 +72,12 @@ class Relaxation:
         self.equations.append(equation)
         return len(self.bounds) - 1
 
-    def solve(self, variable: int, seconds: float) -> "Solution | None":
+    def solve(self, variable: int | None, seconds: float) -> "Solution | None":
         """The least value of the variable, as HiGHS sees it; None where it fails, or beyond float64.
 
         HiGHS's tolerances are absolute, so it gets each variable as a part of its interval and each row with a largest
-        coefficient of about 1.  Rows may be left at a high price, so there is always a solution, and where the price is
-        paid the bound is high.
+        coefficient of about 1.  Rows may be left by ``left`` at a high price, so there is always a solution.  Without a
+        variable the least ``left`` is asked for.  A positive ``bound`` then proves that the program is empty.
         """
         low, high = np.array(self.low), np.array(self.high)
         columns, starts = np.array(self.columns, np.int32), np.array(self.starts, np.int32)
@@ -100,7 +100,9 @@ class Relaxation:
         rows.sum_duplicates()
         ends = np.vstack([ends, [0.0, np.inf]])
         cost = np.zeros(len(low) + 1)
-        cost[variable], cost[-1] = 1.0, PENALTY
+        cost[-1] = PENALTY
+        if variable is not None:
+            cost[variable] = 1.0
         price = sparse.csr_array(-np.ones((int((~equations).sum()), 1)))
         nothing = sparse.csr_array((int(equations.sum()), 1))
         result = linprog(
@@ -118,12 +120,13 @@ class Relaxation:
         duals[equations] = -result.eqlin.marginals
         if not np.isfinite(duals).all():
             return None
-        exponents = np.frexp(scale[variable])[1] - np.frexp(size)[1]  # what turns these multipliers into the rows'
+        # What turns these multipliers into the rows'; without a variable any common factor will do.
+        exponents = (0 if variable is None else np.frexp(scale[variable])[1]) - np.frexp(size)[1]
         bound = self._proved(variable, duals, exponents)
         return Solution(bound, middle + scale * result.x[:-1], float(result.x[-1]), duals)
 
-    def _proved(self, variable: int, multipliers: np.ndarray, exponents: np.ndarray) -> Fraction:
-        """The right side above, for the multipliers multipliers·2^exponents."""
+    def _proved(self, variable: int | None, multipliers: np.ndarray, exponents: np.ndarray) -> Fraction:
+        """The right side above, for the multipliers multipliers·2^exponents; c is 1 at the variable, else 0."""
         used = np.flatnonzero(multipliers)
         y, y_exponent = _integers(multipliers[used], exponents[used])
         a, a_exponent = _integers(np.array(self.coefficients))
@@ -136,18 +139,16 @@ class Relaxation:
             for k in range(starts[row], starts[row + 1]):
                 g[columns[k]] += multiplier * a[k]
         unit = Fraction(2) ** g_exponent
-        # c is 1 at the variable
-        bound = -sum(map(int.__mul__, y, b)) * Fraction(2) ** (y_exponent + b_exponent)
-        at_low = at_high = 0
-        for j, slope in enumerate(g):
-            if j == variable:
-                slope = slope * unit + 1
-                bound += slope * (low[j] * Fraction(2) ** low_exponent if slope >= 0 else high[j] * Fraction(2) ** high_exponent)
-            elif slope > 0:
-                at_low += slope * low[j]
-            elif slope < 0:
-                at_high += slope * high[j]
-        return bound + unit * (at_low * Fraction(2) ** low_exponent + at_high * Fraction(2) ** high_exponent)
+        least, most = Fraction(2) ** low_exponent, Fraction(2) ** high_exponent
+        own = 0 if variable is None else g[variable] * unit + 1
+        if variable is not None:
+            g[variable] = 0
+        at_low = sum(slope * end for slope, end in zip(g, low) if slope > 0)
+        at_high = sum(slope * end for slope, end in zip(g, high) if slope < 0)
+        bound = unit * (at_low * least + at_high * most)
+        if own:
+            bound += own * (low[variable] * least if own > 0 else high[variable] * most)
+        return bound - sum(map(int.__mul__, y, b)) * Fraction(2) ** (y_exponent + b_exponent)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import heapq
 import itertools
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 
@@ -143,6 +144,11 @@ class Part:
     def solve(self, seconds: float) -> Solution | None:
         return self.program.solve(self.distance, seconds)
 
+    def empty(self, seconds: float) -> bool:
+        """Whether that can be proved."""
+        solution = self.program.solve(None, seconds)
+        return solution is not None and solution.bound > 0
+
     def input(self, solution: Solution) -> np.ndarray:
         return solution.values[self.layers[0]].clip(self.question.low, self.question.high)
 
@@ -227,10 +233,21 @@ class Search:
     deadline: float
     nearest: np.ndarray | None = None
     distance: float = math.inf
-    count: "itertools.count" = field(default_factory=itertools.count)
+    order: Iterator[int] = field(default_factory=itertools.count)  # of parts with the same bound
 
     def _left(self) -> float:
         return self.deadline - time.monotonic()
+
+    def _hopeful(self, boxes: list[Interval]) -> list[int]:
+        """The classes that intervals do not exclude."""
+        question = self.question
+        excluded = question.steps[-1].differences(question.label, *boxes[-2])[1] < 0
+        return [j for j in range(len(excluded)) if j != question.label and not excluded[j]]
+
+    def excluded(self, radius: float) -> bool:
+        """Whether intervals prove that no input in the box has another class."""
+        steps = self.question.steps
+        return not self._hopeful(intervals(steps, self.question.box(radius), open_masks(steps)))
 
     def clear(self, radius: float) -> tuple[float, str]:
         """Searches the box of this radius, best bound first, and shrinks it to just below each point that it finds.
@@ -253,13 +270,12 @@ class Search:
             boxes = intervals(steps, self.question.box(radius), masks)
             if boxes is None:
                 continue
-            hopeful = ~(steps[-1].differences(self.question.label, *boxes[-2])[1] < 0)
-            hopeful[self.question.label] = False
+            hopeful = self._hopeful(boxes)
             if other is None:
-                for j in np.flatnonzero(hopeful).tolist():
+                for j in hopeful:
                     self._push(queue, 0.0, j, masks)
                 continue
-            if not hopeful[other]:
+            if other not in hopeful:
                 continue
             bound, parts = self._bound(radius, bound, other, masks, boxes)
             if bound > radius:
@@ -272,7 +288,7 @@ class Search:
         return max(0.0, min(unsettled, radius)), "clear" if unsettled > radius else "unsettled"
 
     def _push(self, queue: list, bound: float, other: int | None, masks: Masks) -> None:
-        heapq.heappush(queue, (bound, next(self.count), other, masks))
+        heapq.heappush(queue, (bound, next(self.order), other, masks))
 
     def _bound(
         self, radius: float, bound: float, other: int, masks: Masks, boxes: list[Interval]
@@ -285,8 +301,8 @@ class Search:
         if solution is None:
             return bound, _halves(masks)
         bound = max(bound, rounded_down(solution.bound))
-        if bound > radius:
-            return bound, []
+        if bound > radius or solution.left > 0 and part.empty(self._left()):
+            return math.inf, []
         loosest = part.loosest(solution)
         tight = loosest is None or loosest[2] <= TIGHT
         if solution.left <= TIGHT and (tight or self.nearest is None):
