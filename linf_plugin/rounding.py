@@ -14,6 +14,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from .arguments import (
+    check_box,
+    check_count,
+    check_finite,
+    check_labels,
+    check_logits,
+    check_model,
+    check_not_negative,
+    check_range,
+    check_samples,
+    check_weights,
+)
 from .certificates import certified_radius, margin
 from .kernels.reference import coefficients
 from .layers import (
@@ -206,13 +218,16 @@ def check_program(model: nn.Module, x: Tensor) -> None:
 
     Raises:
         TypeError: a layer has no rule, or a forward or another attribute in place of its class's; weights or x are
-            not float32; a scale is no float32 number; the model is compiled.
-        ValueError: the net is in training mode.
+            not float32; a scale is no float32 number; the model is compiled, or no module.
+        ValueError: the net is in training mode.  x has no batch dimension, another shape than the net's
+            ``input_shape``, or is on another device.
         RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
             CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
             NNPACK.
     """
+    check_model(model, evaluation=False)
     check_sequence(model)
+    check_samples(x, model)
     check_arithmetic(model, layers(model), x)
 
 
@@ -233,8 +248,9 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
         (N, classes) float64 each; the error is infinite where an activation may overflow.
 
     Raises:
-        TypeError: a layer has no rule in ``RULES``.
+        TypeError, ValueError: a layer has no rule in ``RULES``; lower or upper is not as described.
     """
+    check_box(lower, upper)
     y = Reach(lower, upper, torch.zeros_like(lower))
     finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
     for layer in layers(model):
@@ -277,7 +293,9 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     """The noise of each layer; None for a layer that only moves values.  Arguments as ``reach``.
 
     Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
+    Raises as ``reach``.
     """
+    check_box(lower, upper)
     x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
     for layer in layers(model):
         y = RULES[type(layer)](layer, x)
@@ -331,15 +349,22 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
         (N,) float32, in units of x, rounded down.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.
+        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.  An argument is not as
+            described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
     """
+    check_count("batch_size", batch_size)
     check_program(model, x)
+    check_weights(model)
+    check_finite(x=x)
+    if labels is not None:
+        labels = check_labels(labels, x)
     exact = copy.deepcopy(model).double()
     lipschitz = lipschitz_above(exact)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), batch_size):
         part = x[i : i + batch_size]
         z = exact(part.double())
+        check_logits(z, len(part))
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
         # The error grows with the radius, so its bound at a larger one will do.
         ball = box(part, certified_radius(z, y, lipschitz))
@@ -369,8 +394,14 @@ def sound_margin(
         (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
 
     Raises:
-        TypeError: a layer has no known Lipschitz bound.
+        TypeError, ValueError: a layer has no known Lipschitz bound; an argument is not as described.
     """
+    check_model(exact)
+    check_samples(x, exact)
+    check_finite(x=x)
+    check_not_negative("eps", eps)
+    check_range(low, high)
+    labels = check_labels(labels, x)
     lower, upper = box(x, eps, low, high)
     at = x.double()
     # x itself too, should low or high fall between two float32 numbers.

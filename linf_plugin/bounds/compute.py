@@ -45,8 +45,11 @@ def compute_bounds(
     bounded._linf_intervals = intervals
     if method.lower() == "ibp":
         return least if bound_lower else None, most if bound_upper else None
+    optimised = method.lower() in OPTIMISED
+    if optimised and not any(node.perturbed and compat.optimises(node) for node in bounded._modules.values()):
+        method, optimised = "CROWN", False  # there is nothing to optimise, on which 0.3 fails
     with contextlib.ExitStack() as during:
-        if method.lower() in OPTIMISED:
+        if optimised:
             if output_only:
                 options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides))
                 settings = bounded.bound_opts["optimize_bound_args"]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..arguments import INTEGERS, check_model, check_number, check_range, kind
 from .piecewise import evaluate, numbers, steps_of
 from .search import Question, Search
 
@@ -66,10 +67,14 @@ def exact_radius(
         ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit
             it or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
     """
+    check_number("time_limit", time_limit)
     if not 0 < time_limit:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
+    check_model(model)
     deadline = time.monotonic() + time_limit
     point = _checked_input(x, low, high)
+    # Float32 compares x with the nearest float32 numbers to low and high: x itself may be slightly beyond them.
+    low, high = min(float(low), point.min()), max(float(high), point.max())
     steps = steps_of(model, tuple(x.shape))
     logits = evaluate(steps, point)
     label = _checked_label(logits, label)
@@ -103,10 +108,11 @@ def exact_radius(
 
 def _checked_input(x: Tensor, low: float, high: float) -> np.ndarray:
     if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {getattr(x, 'dtype', type(x).__name__)}")
+        raise TypeError(f"x must be a floating-point tensor, got {kind(x)}")
+    check_range(low, high)
     if not -math.inf < low < high < math.inf:
         raise ValueError(f"low={low} must be below high={high}, both finite")
-    if x.numel() == 0 or not ((low <= x.double()) & (x.double() <= high)).all():
+    if x.numel() == 0 or not ((low <= x) & (x <= high)).all():
         raise ValueError(f"x must hold at least one value, all within [{low:g}, {high:g}]")
     return numbers(x).ravel()
 
@@ -114,10 +120,12 @@ def _checked_input(x: Tensor, low: float, high: float) -> np.ndarray:
 def _checked_label(logits: list[Fraction], label: int | None) -> int:
     if label is None:
         return max(range(len(logits)), key=logits.__getitem__)
+    if isinstance(label, bool) or isinstance(label, Tensor) and label.dtype not in INTEGERS:
+        raise TypeError(f"label must be an integer, got {kind(label)}")
     try:
         label = operator.index(label)
     except TypeError:
-        raise TypeError(f"label must be an integer, got {type(label).__name__}") from None
+        raise TypeError(f"label must be an integer, got {kind(label)}") from None
     if not 0 <= label < len(logits):
         raise ValueError(f"label must lie in [0, {len(logits) - 1}], got {label}")
     return label
