@@ -361,7 +361,7 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
     exact = copy.deepcopy(model).double()
     lipschitz = lipschitz_above(exact)
     radii = [x.new_zeros(0)]
-    for i in range(0, len(x), batch_size):
+    for i in range(0, len(x), int(batch_size)):
         part = x[i : i + batch_size]
         z = exact(part.double())
         check_logits(z, len(part))
@@ -401,12 +401,13 @@ def sound_margin(
     check_finite(x=x)
     check_not_negative("eps", eps)
     check_range(low, high)
-    labels = check_labels(labels, x)
+    check_labels(labels, x)
     lower, upper = box(x, eps, low, high)
     at = x.double()
     # x itself too, should low or high fall between two float32 numbers.
     ball = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
+    labels = check_labels(labels, x, check_logits(z, len(x)))
     lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
     infinity = torch.full_like(z[:, 0], math.inf)
     least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)

@@ -95,7 +95,7 @@ class _Problem:
             rounding.check_program(model, x)
         check_weights(model)
         self.model, self.x, self.eps, self.low, self.high = model, x, float(eps), low, high
-        self.batch_size, self.sound = batch_size, sound
+        self.batch_size, self.sound = batch_size and int(batch_size), sound
         self.exact = copy.deepcopy(model).double().requires_grad_(False)
         self.classes = _classes(self.exact, x)
         self.labels = check_labels(labels, x, self.classes)

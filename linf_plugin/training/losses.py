@@ -23,6 +23,8 @@ def _check(logits, labels, name: str = "logits") -> None:
         raise TypeError(f"labels must be an int64 tensor, got {kind(labels)}")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"labels must have shape ({len(logits)},), got {tuple(labels.shape)}")
+    if labels.device != logits.device:
+        raise ValueError(f"labels is on {labels.device} but {name} is on {logits.device}")
 
 
 def _check_share(name: str, value) -> None:
@@ -73,7 +75,13 @@ def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, 
 
     The hinge is saturated, and without gradient, where a sample is misclassified; the cross-entropy moves
     those.  ``scalar`` is a learned temperature that reaches the cross-entropy alone, never a margin.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range; so is radius 0.
     """
+    _check(logits, labels)
+    check_positive("radius", radius)
+    check_not_negative("weight", weight)
     hinged = (_margins(logits, labels, radius) / (2 * radius)).clamp(0, 1).amax(1).mean()
     return hinged + weight * F.cross_entropy(scalar * logits, labels)
 
