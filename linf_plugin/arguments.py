@@ -176,7 +176,7 @@ def check_box(lower, upper) -> None:
         if not isinstance(end, Tensor) or end.dtype != torch.float64:
             raise TypeError(f"{name} must be a float64 tensor, got {kind(end)}")
         if end.dim() < 2 or end.shape != lower.shape:
-            raise ValueError(f"{name} must have shape {tuple(lower.shape)} as lower has, (N, *), got {tuple(end.shape)}")
+            raise ValueError(f"{name} must have shape (N, *), lower and upper the same, got {tuple(end.shape)}")
     if not (lower <= upper).all():
         raise ValueError("lower must be at most upper everywhere, and neither may be NaN")
 

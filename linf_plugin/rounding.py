@@ -13,19 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops
-from .arguments import (
-    check_box,
-    check_count,
-    check_finite,
-    check_labels,
-    check_logits,
-    check_model,
-    check_not_negative,
-    check_range,
-    check_samples,
-    check_weights,
-)
+from . import arguments, ops
 from .certificates import certified_radius, margin
 from .kernels.reference import coefficients
 from .layers import (
@@ -225,9 +213,9 @@ def check_program(model: nn.Module, x: Tensor) -> None:
             CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
             NNPACK.
     """
-    check_model(model, evaluation=False)
+    arguments.check_model(model, evaluation=False)
     check_sequence(model)
-    check_samples(x, model)
+    arguments.check_samples(x, model)
     check_arithmetic(model, layers(model), x)
 
 
@@ -250,7 +238,7 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
     Raises:
         TypeError, ValueError: a layer has no rule in ``RULES``; lower or upper is not as described.
     """
-    check_box(lower, upper)
+    arguments.check_box(lower, upper)
     y = Reach(lower, upper, torch.zeros_like(lower))
     finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
     for layer in layers(model):
@@ -295,7 +283,7 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
     Raises as ``reach``.
     """
-    check_box(lower, upper)
+    arguments.check_box(lower, upper)
     x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
     for layer in layers(model):
         y = RULES[type(layer)](layer, x)
@@ -352,19 +340,19 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
         TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.  An argument is not as
             described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
     """
-    check_count("batch_size", batch_size)
+    arguments.check_count("batch_size", batch_size)
     check_program(model, x)
-    check_weights(model)
-    check_finite(x=x)
+    arguments.check_weights(model)
+    arguments.check_finite(x=x)
     if labels is not None:
-        labels = check_labels(labels, x)
+        labels = arguments.check_labels(labels, x)
     exact = copy.deepcopy(model).double()
     lipschitz = lipschitz_above(exact)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), int(batch_size)):
         part = x[i : i + batch_size]
         z = exact(part.double())
-        check_logits(z, len(part))
+        arguments.check_logits(z, len(part))
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
         # The error grows with the radius, so its bound at a larger one will do.
         ball = box(part, certified_radius(z, y, lipschitz))
@@ -396,18 +384,18 @@ def sound_margin(
     Raises:
         TypeError, ValueError: a layer has no known Lipschitz bound; an argument is not as described.
     """
-    check_model(exact)
-    check_samples(x, exact)
-    check_finite(x=x)
-    check_not_negative("eps", eps)
-    check_range(low, high)
-    check_labels(labels, x)
+    arguments.check_model(exact)
+    arguments.check_samples(x, exact)
+    arguments.check_finite(x=x)
+    arguments.check_not_negative("eps", eps)
+    arguments.check_range(low, high)
+    arguments.check_labels(labels, x)
     lower, upper = box(x, eps, low, high)
     at = x.double()
     # x itself too, should low or high fall between two float32 numbers.
     ball = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
-    labels = check_labels(labels, x, check_logits(z, len(x)))
+    labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
     lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
     infinity = torch.full_like(z[:, 0], math.inf)
     least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)

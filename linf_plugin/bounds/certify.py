@@ -67,6 +67,7 @@ def readable(model: nn.Module) -> nn.Module:
     return model
 
 
+@torch.no_grad()
 def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     (height, width), (down, right) = layer.kernel_size, layer.dilation
     kernel = ((height - 1) * down + 1, (width - 1) * right + 1)

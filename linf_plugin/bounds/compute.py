@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from .. import compat
+from ..arguments import kind
 
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
 
@@ -37,8 +38,11 @@ def compute_bounds(
         (lower, upper), (B, S) or (B, outputs) each; None for a side that is not wanted.
 
     Raises:
-        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers.
+        TypeError: bounded is no BoundedModule, method no string, or C no floating-point tensor.
+        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers; C has another
+            number of dimensions.
     """
+    _check(bounded, C, method)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", **sides)
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
@@ -62,6 +66,21 @@ def compute_bounds(
         during.callback(setattr, bounded, "_linf_cutting", False)
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
     return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
+
+
+def _check(bounded, C: Tensor | None, method: str) -> None:
+    from auto_LiRPA import BoundedModule
+
+    if not isinstance(bounded, BoundedModule):
+        raise TypeError(f"bounded must be a BoundedModule, got {type(bounded).__name__}")
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a string, got {method!r}")
+    if C is None:
+        return
+    if not isinstance(C, Tensor) or not C.is_floating_point():
+        raise TypeError(f"C must be a floating-point tensor, got {kind(C)}")
+    if C.dim() != 3:
+        raise ValueError(f"C must have shape (B, S, outputs), got {tuple(C.shape)}")
 
 
 @torch.no_grad()

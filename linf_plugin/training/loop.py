@@ -103,8 +103,8 @@ def fit(
 
     Raises:
         TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of its range or of a wrong shape; the state to resume from is damaged or belongs to another
-            run; the budget is too short, and the message says what it would take.
+        ValueError: an argument is out of its range or of a wrong shape; the state to resume from is damaged or
+            belongs to another run; the budget is too short, and the message says what it would take.
         FloatingPointError: the loss became NaN or infinite; the message says where.  The state of the epoch
             before stays.
         OSError: the state or the log could not be written; the state of the epoch before stays.

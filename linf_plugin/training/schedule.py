@@ -36,8 +36,8 @@ class Schedule:
 
     Raises:
         TypeError: a value is no number, epochs no integer.
-        ValueError: a value is not finite, epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R is not in [0, 1),
-            average_start is not in [0, epochs).
+        ValueError: a value is not finite, epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R
+            is not in [0, 1), average_start is not in [0, epochs).
     """
 
     epochs: int

@@ -117,8 +117,8 @@ def step(layer: nn.Module, polygon: list[Point], functions: list[Function]):
 
 
 def nearest(polygon: list[Point], x: Point) -> Fraction:
-    """The least ‖p − x‖∞ over a polygon that does not hold x: on an edge, at an end or where |p − x| is the same in both
-    coordinates."""
+    """The least ‖p − x‖∞ over a polygon that does not hold x: on an edge, at an end or where |p − x| is the same in
+    both coordinates."""
     points = list(polygon)
     for i, p in enumerate(polygon):
         q = polygon[i - 1]
@@ -158,6 +158,7 @@ def radius(net: nn.Sequential, x: torch.Tensor, label: int, low: float, high: fl
 def _holds(polygon: list[Point], x: Point) -> bool:
     """Whether a polygon with an inside, in the order of its vertices, holds the point."""
     turns = [
-        (p[0] - q[0]) * (x[1] - q[1]) - (p[1] - q[1]) * (x[0] - q[0]) for q, p in zip(polygon, polygon[1:] + polygon[:1])
+        (p[0] - q[0]) * (x[1] - q[1]) - (p[1] - q[1]) * (x[0] - q[0])
+        for q, p in zip(polygon, polygon[1:] + polygon[:1])
     ]
     return min(turns) >= 0 or max(turns) <= 0

@@ -22,7 +22,7 @@ from linf_plugin import (
     rounding,
     sound_radius,
 )
-from linf_plugin.bounds import certify, certify_each, margin_bound, specification
+from linf_plugin.bounds import certify, certify_each, compute_bounds, margin_bound, specification
 from linf_plugin.bounds.exact import exact_radius
 from linf_plugin.training import (
     Schedule,
@@ -35,6 +35,8 @@ from linf_plugin.training import (
     ramp,
     shift_and_flip,
 )
+
+from auto_LiRPA import BoundedModule  # isort: skip
 
 N = 3
 
@@ -171,7 +173,8 @@ WRONG = {  # function → argument → kinds of wrong values
     "check_program": {"model": MODELS, "x": {k: v for k, v in SAMPLES.items() if k not in ("NaN", "infinite")}},
     "sound_margin": {
         "exact": {"in training mode": EVALUATED["in training mode"]}, "x": SAMPLES, "labels": LABELS | RANGED,
-        "eps": NUMBERS | NEGATIVE, "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
+        "eps": NUMBERS | NEGATIVE,
+        "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
         "high": {"a bool": lambda a: True},
     },
     "reach": {"lower": ENDS | {"above": lambda a: a + 1}, "upper": ENDS | {"below": lambda a: a - 1}},
@@ -265,6 +268,19 @@ def test_what_does_not_return_logits_is_named(sound):
     for model in (Pair(), nn.Identity()):
         with pytest.raises((TypeError, ValueError), match="model must|known for Pair|known for Identity"):
             margin_bound(model.eval(), x(), labels(), 0.1, "ibp", sound=sound)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    (
+        {"bounded": net()}, {"method": 3}, {"method": None}, {"C": [[[1.0, 0.0, 0.0]]]}, {"C": torch.eye(3)},
+        {"C": torch.eye(3, dtype=torch.long)[None]},
+    ),
+    ids=lambda wrong: next(iter(wrong)),
+)
+def test_a_wrong_request_for_bounds_is_named(wrong):
+    with pytest.raises((TypeError, ValueError), match=f"{next(iter(wrong))} must"):
+        compute_bounds(**{"bounded": BoundedModule(net(), x(1)), "x": (x(1),), "C": None, "method": "IBP"} | wrong)
 
 
 def test_right_arguments_are_taken():

@@ -391,8 +391,8 @@ def scaled_net(seed):
 
 @pytest.mark.parametrize("net", ["presolve", 142, 298, 358, 390, 404, 453, 457, 531])
 def test_no_exact_counterexample_is_nearer_than_lower(net):
-    """Nets for whose mixed-integer programs HiGHS was seen to err, against a grid.  float64 says which points to look at, rational arithmetic
-    which of them have another class."""
+    """Nets for whose mixed-integer programs HiGHS was seen to err, against a grid.  float64 says which points to look
+    at, rational arithmetic which of them have another class."""
     net, x = corner_net() if net == "presolve" else scaled_net(net)
     found = exact_radius(net, x)
     steps = piecewise.steps_of(net, (2,))

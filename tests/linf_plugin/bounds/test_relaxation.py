@@ -170,7 +170,10 @@ def test_numbers_beyond_float64_have_no_solution():
     assert program.solve(x, 10.0) is None
 
 
-@pytest.mark.parametrize("value", [Fraction(1, 3), Fraction(-1, 3), Fraction(1, 2), Fraction(10) ** 400, -Fraction(10) ** 400])
+@pytest.mark.parametrize(
+    "value", [Fraction(1, 3), Fraction(-1, 3), Fraction(1, 2), Fraction(10**400), -Fraction(10**400)],
+    ids=("third", "minus third", "half", "huge", "minus huge"),
+)
 def test_rounding_has_a_direction(value):
     assert rounded_down(value) == -math.inf or Fraction(rounded_down(value)) <= value
     assert rounded_up(value) == math.inf or Fraction(rounded_up(value)) >= value
