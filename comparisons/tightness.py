@@ -39,8 +39,8 @@ ROUNDING = 1e-9  # relative: certified radii are computed in float64, which may 
 
 DESCRIPTION = """\
 How tight is each certificate?  Trains nets of 16 inputs (digits pooled to 4×4 pixels), 16 hidden neurons and
-10 classes, finds the exact ℓ∞ radius of correctly classified test images by mixed-integer programming, and the
-largest radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
+10 classes, finds the exact ℓ∞ radius of correctly classified test images by branch and bound, and the largest
+radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
 
 Written to --out: results.json and table.md.  Exit status 1 where a certificate reaches beyond an exact radius."""
 

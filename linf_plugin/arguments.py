@@ -1,7 +1,10 @@
 """What is checked of arguments; every message names the argument.  Imports torch alone."""
 
+import math
+import numbers
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_p(p: float) -> float:
@@ -139,3 +142,132 @@ def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
     check_tensors(check_finite, x=x, w=w)
     if not torch.jit.is_tracing():  # it turns sizes into tensors, whose comparison it warns of; the operator checks
         check_pairs(x, w)
+
+
+# Of what certifies, trains and attacks: a model, samples x, their labels, a radius, the range of pixels, counts.
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def kind(value) -> str:
+    """What a value is, for a message."""
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_number(name: str, value) -> None:
+    """Raises TypeError unless it is a real number: no bool, no string, no tensor.  NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def check_not_negative(name: str, value) -> None:
+    """As ``check_number``; ValueError unless it is finite and at least 0."""
+    check_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def check_positive(name: str, value) -> None:
+    """As ``check_number``; ValueError unless it is positive and finite."""
+    check_number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_range(low, high) -> None:
+    """As ``check_number`` of both; ValueError unless low < high."""
+    check_number("low", low)
+    check_number("high", high)
+    if not low < high:
+        raise ValueError(f"low must be less than high, got low={low}, high={high}")
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raises TypeError unless it is an integer, ValueError where it is below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_model(model, evaluation: bool = True) -> None:
+    """Raises TypeError unless it is a module, ValueError where it is in training mode and should not be."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if evaluation and model.training:
+        raise ValueError("model is in training mode: call model.eval() before")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raises ValueError where a parameter or buffer is NaN or infinite."""
+    for name, a in model.state_dict().items():
+        if isinstance(a, Tensor) and a.is_floating_point() and not a.isfinite().all():
+            raise ValueError(f"model has NaN or infinite values in {name}")
+
+
+def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
+    """A floating-point tensor (N, *), of the shape that the model says it takes and on its device.
+
+    Raises TypeError, ValueError.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {kind(x)}")
+    shape = getattr(model, "input_shape", None)
+    if x.dim() < 2 or isinstance(shape, tuple) and tuple(x.shape[1:]) != shape:
+        expected = "C, H, W" if not isinstance(shape, tuple) else ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape (N, {expected}), got {tuple(x.shape)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have samples of at least one value, got {tuple(x.shape)}")
+    weight = None if model is None else next(iter([*model.parameters(), *model.buffers()]), None)
+    if weight is not None and weight.device != x.device:
+        raise ValueError(f"{name} is on {x.device} but model is on {weight.device}")
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Raises ValueError for one with NaN or infinite values."""
+    for name, a in tensors.items():
+        if not a.isfinite().all():
+            raise ValueError(f"{name} must not hold NaN or infinite values")
+
+
+def check_pixels(x: Tensor, low, high) -> None:
+    """Raises ValueError unless all of x lies in the range."""
+    if not ((low <= x) & (x <= high)).all():
+        raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
+
+
+def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
+    """As int64: an integer for each sample of x, in [0, classes).  Raises TypeError, ValueError."""
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
+    if labels.device != x.device:
+        raise ValueError(f"labels is on {labels.device} but x is on {x.device}")
+    most = math.inf if classes is None else classes - 1
+    if labels.numel() and not (0 <= labels.min() and labels.max() <= most):
+        raise ValueError(f"labels must lie in [0, {most}], got {labels.min()} to {labels.max()}")
+    return labels.long()
+
+
+def check_box(lower, upper) -> None:
+    """Ends of boxes (N, *), float64, in order and not NaN.  Raises TypeError, ValueError."""
+    for name, end in (("lower", lower), ("upper", upper)):
+        if not isinstance(end, Tensor) or end.dtype != torch.float64:
+            raise TypeError(f"{name} must be a float64 tensor, got {kind(end)}")
+        if end.dim() < 2 or end.shape != lower.shape:
+            raise ValueError(f"{name} must have shape (N, *), lower and upper the same, got {tuple(end.shape)}")
+    if not (lower <= upper).all():
+        raise ValueError("lower must be at most upper everywhere, and neither may be NaN")
+
+
+def check_logits(logits, samples: int, least: int = 2) -> int:
+    """How many classes there are in what a model returned.  Raises TypeError, ValueError."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
+    if logits.dim() != 2 or len(logits) != samples or logits.shape[1] < least:
+        raise ValueError(
+            f"model must map x to (N, classes ≥ {least}), got {tuple(logits.shape)} for "
+            + ("one sample" if samples == 1 else f"{samples} samples")
+        )
+    return logits.shape[1]

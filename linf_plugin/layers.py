@@ -8,7 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .arguments import check_k, check_p, check_rho, check_rows, check_tensors
+from .arguments import (
+    check_finite,
+    check_k,
+    check_model,
+    check_p,
+    check_rho,
+    check_rows,
+    check_samples,
+    check_tensors,
+)
 from .kernels.windows import output_shape
 from .state import Constants
 
@@ -424,8 +433,13 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the others, and the means are those of the whole batches.
 
     Raises:
-        ValueError: there is a mean to estimate and no batch.
+        ValueError: there is a mean to estimate and no batch; a batch has no batch dimension, another shape than the
+            model's ``input_shape``, or values that are not finite.
+        TypeError: model is no module, or a batch no floating-point tensor.
     """
+    check_model(model, evaluation=False)
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be an iterable of tensors, got {type(batches).__name__}")
     shifts = [m for m in model.modules() if isinstance(m, MeanShift)]
     modes = {m: m.training for m in model.modules()}
     with contextlib.ExitStack() as restore:
@@ -436,6 +450,8 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
             m.samples_seen = 0
             restore.callback(setattr, m, "samples_seen", None)
         for x in batches:
+            check_samples(x, model, "each of batches")
+            check_finite(batches=x)
             model(x)
         if any(m.samples_seen == 0 for m in shifts):
             raise ValueError("batches must hold at least one sample")

@@ -120,6 +120,7 @@ class Noisy(nn.Module):
         self.layers = nn.ModuleList(rounding.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if type(layer) not in rounding.MOVES]
         self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
+        self.last = max(computing, default=None)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:
         """For float32 inputs between lower and upper (N, *); no bound where an activation may overflow."""
@@ -130,13 +131,18 @@ class Noisy(nn.Module):
         between = []
         for i, at in self.noisy.items():
             amount = torch.where(rounding.samples(finite, noise[i].amount), noise[i].amount, 0)
-            for move in self.layers[i + 1 : at + 1]:
-                amount = move(amount).abs()  # a change of sign is none here
-            between.append(amount)
+            between.append(self._moved(amount, i + 1, at + 1))
         zero = lower.new_zeros(len(lower), 1)
         computing = [a for a in noise if a is not None] or [rounding.Noise(zero, zero[:, 0] + torch.inf)]
-        last = torch.where(finite.unsqueeze(1), computing[-1].amount.flatten(1), torch.inf)
+        last = zero if self.last is None else self._moved(computing[-1].amount, self.last + 1, len(self.layers))
+        last = torch.where(finite.unsqueeze(1), last, torch.inf)
         return Noises(tuple(between), tuple(a.limit for a in computing), last)
+
+    def _moved(self, amount: Tensor, first: int, end: int) -> Tensor:
+        """The amount behind layers that only move values; a change of sign is none here."""
+        for move in self.layers[first:end]:
+            amount = move(amount).abs()
+        return amount
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
         rest, places = iter(amounts), set(self.noisy.values())
