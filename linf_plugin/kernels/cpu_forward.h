@@ -160,19 +160,29 @@ template <class T> Ends<T> ends(const Work<T>& k, int64_t r, int lane) {
     return {packed, k.pb + lane * k.features, row};
 }
 
-// y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.
-template <class T> void finish(const Work<T>& k, T* sum, double p) {
+// y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.  Where M is extreme, pair by pair.
+template <class T, class Pair, class Term> void finish(const Work<T>& k, Term term, T* sum, double p) {
     const int64_t count = k.rows.count * PANEL<T>;
     roots(sum, count, p);
-    for (int64_t j = 0; j < count; j++)
-        k.y[j] = k.y[j] == 0 ? 0 : k.y[j] <= Lanes<T>::LARGEST ? k.y[j] * sum[j] : (T)__builtin_nan("");
+    bool any = false;
+    for (int64_t j = 0; j < count; j++) {
+        any |= extreme(k.y[j]);
+        k.y[j] = extreme(k.y[j]) ? k.y[j] : k.y[j] == 0 ? 0 : k.y[j] == k.y[j] ? k.y[j] * sum[j] : (T)__builtin_nan("");
+    }
+    for (int64_t r = 0; any && r < k.rows.count; r++)
+        for (int lane = 0; lane < k.lanes; lane++) {
+            T& y = k.y[r * PANEL<T> + lane];
+            if (!extreme(y)) continue;
+            const auto e = ends(k, r, lane);
+            y = pair_norm<T, Pair>(e.a, e.b, e.w, k.features, term, p);
+        }
 }
 
 template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term term, T* sum, double p) {
     sums<T, Pair>(k, Maximum(), k.y);
     for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
     sums<T, Pair, true>(k, term, sum);
-    finish(k, sum, p);
+    finish<T, Pair>(k, term, sum, p);
 }
 
 // One pass without a scale.  Where sums leave the range in which no visible term over- or underflows, again
@@ -394,7 +404,7 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
                 }
             }
     queue.flush();
-    finish(k, sum, p);
+    finish<T, Pair>(k, term, sum, p);
 }
 
 template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, double p) {

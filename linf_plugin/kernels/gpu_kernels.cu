@@ -18,8 +18,10 @@ constexpr int RANGE = 4096;        // coordinates of a block of scatter
 // Numbers.
 
 template <class T> struct Limits;
-template <> struct Limits<float> { static constexpr float LARGEST = 0x1.fffffep127f; };
-template <> struct Limits<double> { static constexpr double LARGEST = 0x1.fffffffffffffp1023; };
+template <> struct Limits<float> { static constexpr float NEAR = 0x1p-120f, FAR = 0x1p120f, LARGEST = 0x1.fffffep127f; };
+template <> struct Limits<double> {
+    static constexpr double NEAR = 0x1p-1000, FAR = 0x1p1000, LARGEST = 0x1.fffffffffffffp1023;
+};
 
 float magnitude(float t) { return fabsf(t); }
 double magnitude(double t) { return fabs(t); }
@@ -74,6 +76,10 @@ template <class T> T inverse(T largest) {
     const T r = reciprocal(largest);
     return largest == 0 ? 0 : r > Limits<T>::LARGEST ? Limits<T>::LARGEST : r;
 }
+
+// Distances so small that no number scales them to about 1: FAR first, then what is left.  They are rare, and done
+// after the others.
+template <class T> bool tiny(T y) { return y > 0 && y < Limits<T>::NEAR; }
 
 // Exponents: how a difference t, scaled by s, enters a sum and a gradient.
 
@@ -236,6 +242,7 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
         if (more) put(stages[(i / DEPTH + 1) % 2]);
         __syncthreads();
     }
+    bool some = false;
     each([&](int a, int b, Int row, Int column) {
         if (row >= n || column >= out) return;
         T value = INDEX ? best[a][b] : sum[a][b];
@@ -243,10 +250,25 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
             const T largest = y[row * out + column];
             const T root = exp2_of(log2_of(value > 1 ? value : (T)1) * inverse_p);
             value = largest <= Limits<T>::LARGEST ? largest * root : largest - largest;
+            if (tiny(largest)) some = true, value = largest;
         }
         y[row * out + column] = value;
         if (INDEX) index[row * out + column] = chunk[a][b];
     });
+    if constexpr (Power::SCALED) {
+#pragma unroll 1
+        for (int e = 0; some && e < TM * TN; e++) {
+            const Int row = n0 + M::at(lane_m, e / TN), column = k0 + N::at(lane_n, e % TN);
+            const T largest = row < n && column < out ? y[row * out + column] : (T)0;
+            if (!tiny(largest)) continue;
+            const T step = Limits<T>::FAR, rest = inverse(largest * step);
+            T total = 0;
+#pragma unroll 1
+            for (int i = 0; i < features; i++)
+                total = Power::add(total, (x[row * width + i] - w[column * width + i]) * step, rest, p);
+            y[row * out + column] = largest * exp2_of(log2_of(total > 1 ? total : (T)1) * inverse_p);
+        }
+    }
 }
 
 // From a chunk to the coordinate: 4·i + (x_i < w_i) for the first that attains y, −1 where y is 0 or NaN.
@@ -304,6 +326,7 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         T others[DEPTH_VJP][N::SIZE], scales[DEPTH_VJP][M::SIZE], grads[DEPTH_VJP][M::SIZE];
     };
     __shared__ Stage stages[2];
+    __shared__ int some;  // whether a distance is tiny
     const Int tiles_m = parts(rows, M::SIZE), tiles = tiles_m * parts(width, N::SIZE), split = blockIdx.x / tiles;
     const Int r0 = blockIdx.x % tiles_m * M::SIZE, i0 = blockIdx.x % tiles / tiles_m * N::SIZE;
     const Int length = parts(count, splits), begin = split * length, end = least(count, begin + length);
@@ -326,7 +349,8 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         if (me < DEPTH_VJP * PACKS_M) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                if (ys.v[e] == 0) grads.v[e] = 0;
+                if (tiny(ys.v[e])) some = 1;
+                if (ys.v[e] == 0 || tiny(ys.v[e])) grads.v[e] = 0;
                 ys.v[e] = inverse(ys.v[e]);
             }
             *(Pack<T, 4>*)&stage.scales[me / PACKS_M][me % PACKS_M * 4] = ys;
@@ -345,7 +369,9 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
     each([&](int a, int b, Int row, Int i) {
         own[a][b] = row < rows && i < width ? self[row * width + i] : (T)0;
     });
+    if (me == 0) some = 0;
     fetch(begin);
+    __syncthreads();
     put(stages[0]);
     __syncthreads();
     for (Int k = begin; k < end; k += DEPTH_VJP) {
@@ -365,6 +391,16 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         }
         if (more) put(stages[((k - begin) / DEPTH_VJP + 1) % 2]);
         __syncthreads();
+    }
+    if (some) {
+#pragma unroll 1
+        for (Int k = begin; k < end; k++)
+            each([&](int a, int b, Int row, Int i) {
+                const T distance = row < rows && i < width ? y[k * stride + row] : (T)0;
+                if (!tiny(distance)) return;
+                const T step = Limits<T>::FAR, t = (own[a][b] - other[k * width + i]) * step;
+                sum[a][b] += Power::slope(t, inverse(distance * step), p) * g[k * stride + row];
+            });
     }
     each([&](int a, int b, Int row, Int i) {
         if (row < rows && i < width) to[(split * rows + row) * width + i] = sum[a][b];
