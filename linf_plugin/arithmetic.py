@@ -5,10 +5,12 @@ happen.  Layers of the same geometry multiply numbers whose products are known e
 since libraries choose by size what they run.
 """
 
+import functools
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -135,54 +137,59 @@ def _off(y: Tensor, expected: Tensor) -> float:
     return off.max().item() or math.inf  # y is NaN
 
 
-def linear_error(layer: nn.Linear, rows: tuple[int, ...], like: Tensor) -> float:
-    """How far F.linear is from a product that is known exactly, with weights ``like`` the layer's.  0: as assumed.
+def linear_error(multiply: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, ...], like: Tensor) -> float:
+    """How far ``multiply(x, w)``, x·wᵀ, is from products that are known exactly; 0: it rounds as assumed.
 
     Each row of x is 0 but in one place: an output has one product that is not 0.  Rounded once, or fused into an
-    addition of 0, in any order, it is the rounded product.  rows: of x (*rows, in).
+    addition of 0, in any order, it is the rounded product.  x is (*rows, in), w ``like`` the weights (out, in).
     """
     generator = torch.Generator().manual_seed(SEED)
-    out, features = like.shape
+    features = like.shape[1]
     w, value = _numbers(like.shape, like, generator), _numbers((*rows, 1), like, generator)
     at = torch.randint(features, (*rows, 1), generator=generator).to(like.device)
     x = like.new_zeros(*rows, features).scatter_(-1, at, value)
-    y = F.linear(x, w, None if layer.bias is None else like.new_zeros(out))
-    return _off(y, value * w.t()[at[..., 0]])
+    return _off(multiply(x, w), value * w.t()[at[..., 0]])
+
+
+class Geometry(NamedTuple):
+    """Of a convolution: as ``nn.Conv2d`` names it; pads are (left, right, top, bottom), mode that of F.pad."""
+
+    stride: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    pads: tuple[int, int, int, int]
+    mode: str = "constant"
 
 
 def convolution_error(
-    layer: nn.Conv2d, images: tuple[int, int, int, int], layout: torch.memory_format, like: Tensor
+    convolve: Callable[[Tensor, Tensor], Tensor], geometry: Geometry, images: tuple[int, int, int, int], like: Tensor
 ) -> float:
-    """The same for a convolution of images (N, C, H, W) in that memory format.
+    """The same of ``convolve(x, w)``, x being images (N, C, H, W).
 
     Pixels that are not 0 lie so far apart that no window has two in a group of channels, and near enough for a tile of
     a transform to hold several, of very different sizes.  Windows that have two, by the way in which the layer pads,
     are left out.
     """
     generator = torch.Generator().manual_seed(SEED)
-    (n, channels, height, width), groups = images, layer.groups
+    (n, channels, height, width), groups = images, geometry.groups
     out, depth, *kernel = like.shape
-    reach = [d * (k - 1) + 1 for d, k in zip(layer.dilation, kernel)]
+    reach = [d * (k - 1) + 1 for d, k in zip(geometry.dilation, kernel)]
     top, left = (int(torch.randint(min(r, size), (), generator=generator)) for r, size in zip(reach, (height, width)))
     x = like.new_zeros(n, groups, depth, height, width)
     some = x[..., top :: reach[0], left :: reach[1]]
     channel = torch.randint(depth, (n, groups, 1, *some.shape[3:]), generator=generator).to(like.device)
     some.scatter_(2, channel, _numbers(channel.shape, like, generator))
     w = _numbers(like.shape, like, generator)
-    y = layer._conv_forward(
-        x.view(n, channels, height, width).contiguous(memory_format=layout), w,
-        None if layer.bias is None else like.new_zeros(out),
-    )
+    y = convolve(x.view(n, channels, height, width), w)
 
     # In each window the one pixel that is not 0, and its place in the kernel: sums with one term, a shift at a time.
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     planes = [(x != 0).sum(2), x.sum(2), (x != 0).long().argmax(2)]
-    planes = [F.pad(a.to(like.dtype), layer._reversed_padding_repeated_twice, mode=mode) for a in planes]
+    planes = [F.pad(a.to(like.dtype), geometry.pads, mode=geometry.mode) for a in planes]
     count, value, at = like.new_zeros(3, n, groups, *y.shape[2:])
     for i, j in itertools.product(*map(range, kernel)):
         rows, columns = (
             slice(d * k, d * k + s * (size - 1) + 1, s)
-            for d, k, s, size in zip(layer.dilation, (i, j), layer.stride, y.shape[2:])
+            for d, k, s, size in zip(geometry.dilation, (i, j), geometry.stride, y.shape[2:])
         )
         there, pixel, number = (a[..., rows, columns] for a in planes)
         count += there
@@ -195,22 +202,40 @@ def convolution_error(
     return _off(torch.where(one, y, 0), torch.where(one, value * kernels.gather(2, at), 0))
 
 
+def batches(layer_products: int, sizes: tuple[int, ...]) -> list[int]:
+    """The batches to probe: all but those that would take long.  The argument bounds the products of one input."""
+    return [n for n in sizes if n <= 2 or n * layer_products <= WORK]
+
+
 def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
     """None where the layer multiplies numbers of this type as assumed, on inputs (*, *shape); else what is wrong."""
     like = layer.weight.detach().to(dtype)
-    one = math.prod(shape) * like.shape[0]  # a bound of the products of one input
+    bias = None if layer.bias is None else like.new_zeros(len(like))
+    errors = {}  # description of inputs → what to call
     if isinstance(layer, nn.Linear):
-        trials = [((n, *shape[:-1]), None) for n in ROWS if n <= 2 or n * one <= WORK]
+        for n in batches(math.prod(shape) * len(like), ROWS):
+            errors[f"{n} inputs of shape {shape}"] = functools.partial(
+                linear_error, lambda x, w: F.linear(x, w, bias), (n, *shape[:-1]), like
+            )
     else:
-        one *= math.prod(layer.weight.shape[2:])
-        layouts = (torch.contiguous_format, torch.channels_last)
-        trials = [((n, *shape), layout) for n in IMAGES if n <= 2 or n * one <= WORK for layout in layouts]
-    for batch, layout in trials:
-        error = linear_error(layer, batch, like) if layout is None else convolution_error(layer, batch, layout, like)
-        if error:
-            in_layout = "" if layout is None else f", {str(layout).removeprefix('torch.')}"
-            inputs = f"in a batch of {batch[0]} inputs of shape {shape}{in_layout}"
-            return f"{inputs} a product is off by {error:.1g} of itself"
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        pads = tuple(layer._reversed_padding_repeated_twice)
+        geometry = Geometry(layer.stride, layer.dilation, layer.groups, pads, mode)
+        for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES):
+            for layout in (torch.contiguous_format, torch.channels_last):
+                errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(
+                    convolution_error,
+                    lambda x, w, layout=layout: layer._conv_forward(x.contiguous(memory_format=layout), w, bias),
+                    geometry, (n, *shape), like,
+                )
+    return first_wrong(errors)
+
+
+def first_wrong(errors: dict[str, Callable[[], float]]) -> str | None:
+    """What to say of the first error that is not 0; None where all are."""
+    for inputs, error in errors.items():
+        if off := error():
+            return f"in a batch of {inputs} a product is off by {off:.1g} of itself"
     return None
 
 
