@@ -171,6 +171,7 @@ def convolution_error(
     are left out.
     """
     generator = torch.Generator().manual_seed(SEED)
+    w = _numbers(like.shape, like, generator)  # first, so that it is the same in every batch
     (n, channels, height, width), groups = images, geometry.groups
     out, depth, *kernel = like.shape
     reach = [d * (k - 1) + 1 for d, k in zip(geometry.dilation, kernel)]
@@ -179,7 +180,6 @@ def convolution_error(
     some = x[..., top :: reach[0], left :: reach[1]]
     channel = torch.randint(depth, (n, groups, 1, *some.shape[3:]), generator=generator).to(like.device)
     some.scatter_(2, channel, _numbers(channel.shape, like, generator))
-    w = _numbers(like.shape, like, generator)
     y = convolve(x.view(n, channels, height, width), w)
 
     # In each window the one pixel that is not 0, and its place in the kernel: sums with one term, a shift at a time.
