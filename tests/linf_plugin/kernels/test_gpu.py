@@ -52,6 +52,7 @@ def kernels(dtype: torch.dtype, exponents: tuple[float, ...], tiles: tuple[tuple
             names += [f"dist<{kind}, {power}, {tm}, {tn}, false>"] * (maximum or not largest)
             names += [f"dist<{kind}, {power}, {tm}, {tn}, true>"] * (maximum and not largest)
             names += [f"dist_vjp<{kind}, {power}, {tm}, {tn}>"] * (not maximum and not largest)
+    names += [f"again<{kind}, {power}>" for power in map(gpu._power, exponents) if power != "Maximum"]
     return [*names, f"locate<{kind}>", f"scatter<{kind}>"]
 
 
@@ -362,8 +363,8 @@ def test_the_tile_fits_the_chip(rows_, columns, multiprocessors, expected):
 
 @pytest.mark.parametrize("p, launched", (
     (INF, ["dist<float, Maximum, 2, 2, false>"]),
-    (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>"]),
-    (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>"]),
+    (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>", "again<float, Whole<8>>"]),
+    (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>", "again<float, Real>"]),
 ))
 def test_what_is_launched(emulator, p, launched):
     gpu.dist(*rows((3, 4, 5)), p)
