@@ -109,8 +109,8 @@ def check_rounding() -> None:
     """
     if (1.0 + _ABOVE, 1.0 + _BELOW, -1.0 - _ABOVE, -1.0 - _BELOW) != (1 + 2.0**-52, 1.0, -1 - 2.0**-52, -1.0):
         raise RuntimeError(
-            "this thread does not round to nearest, as every bound of the rounding error assumes: a library changed the "
-            "direction; set it back with fesetround(FE_TONEAREST) of the C library"
+            "this thread does not round to nearest, as every bound of the rounding error assumes: a library changed "
+            "the direction; set it back with fesetround(FE_TONEAREST) of the C library"
         )
 
 
@@ -241,7 +241,7 @@ def first_wrong(errors: dict[str, Callable[[], float]]) -> str | None:
 
 def _settings() -> tuple:
     """What libraries look at, beside sizes, when they choose what to run."""
-    precisions = (value for kind in (nn.Linear, nn.Conv2d) for cuda in (False, True) for _, value in _precisions(kind, cuda))
+    precisions = (value for cuda in (False, True) for _, value in _precisions(nn.Conv2d, cuda))  # all there are
     return (
         torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.mkldnn.deterministic,
         torch._C._get_nnpack_enabled(), torch.backends.cudnn.enabled, torch.are_deterministic_algorithms_enabled(),
@@ -294,8 +294,8 @@ def check_products(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
                 name = next((name for name, module in model.named_modules() if module is layer), "")
                 raise RuntimeError(
                     f"layer {name!r} ({type(layer).__name__}) is not computed in {str(dtype).removeprefix('torch.')}: "
-                    f"{wrong}, which no bound of the rounding error covers.  A setting or a variable of the environment "
-                    "of oneDNN, MKL, cuBLAS or another library lets it round its factors or transform them "
+                    f"{wrong}, which no bound of the rounding error covers.  A setting or an environment variable of "
+                    "oneDNN, MKL, cuBLAS or another library lets it round its factors or transform them "
                     "(docs/math.md lists them): start the process without it"
                 )
         if layer in products:

@@ -209,8 +209,8 @@ def check_program(model: nn.Module, x: Tensor) -> None:
             not float32; a scale is no float32 number; the model is compiled.
         ValueError: the net is in training mode.
         RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
-            CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
-            NNPACK.
+            CUDA GPU.  This process would not compute the net in float32, by its settings or environment (autocast,
+            TF32 or bfloat16 products, cuDNN, NNPACK) or as is seen of its products (``arithmetic``).
     """
     check_sequence(model)
     check_arithmetic(model, layers(model), x)

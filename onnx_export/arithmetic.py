@@ -89,7 +89,7 @@ def _matmul(
     node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int | None]
 ) -> dict[str, Callable]:
     if len(w) not in (2, 3):
-        raise RuntimeError(f"MatMul {node.name!r} has an operand of {len(w)} dimensions, as no certificate is written with")
+        raise RuntimeError(f"MatMul {node.name!r} has {len(w)} dimensions, as no certificate is written with")
     rows, (features, out) = tuple(x[1:-1]), w[-2:]
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:

@@ -244,9 +244,7 @@ void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, in
     });
     for (int64_t s = 1; c.gw && s < slices; s++)
         for (int64_t j = 0; j < size; j++) ((T*)c.gw)[j] += extra[(s - 1) * size + j];
-    bool any = false;
-    for (int64_t j = 0; SCALED && j < c.n * c.out; j++) any |= extreme(y[j]);
-    if (any) backward_extreme<T, Pair>(c, term, g, y, threads);
+    if (SCALED && any_extreme(y, c.n * c.out)) backward_extreme<T, Pair>(c, term, g, y, threads);
 }
 
 // A power of 2 that distances can be multiplied by, so that t^(p−1)·y^(1−p) stays in range unscaled; 0 if none.

@@ -164,11 +164,15 @@ template <class T> Ends<T> ends(const Work<T>& k, int64_t r, int lane) {
 template <class T, class Pair, class Term> void finish(const Work<T>& k, Term term, T* sum, double p) {
     const int64_t count = k.rows.count * PANEL<T>;
     roots(sum, count, p);
-    bool any = false;
-    for (int64_t j = 0; j < count; j++) {
-        any |= extreme(k.y[j]);
-        k.y[j] = extreme(k.y[j]) ? k.y[j] : k.y[j] == 0 ? 0 : k.y[j] == k.y[j] ? k.y[j] * sum[j] : (T)__builtin_nan("");
+    IVec<T> found{};
+    for (int64_t j = 0; j < count; j += LANES<T>) {
+        const Vec<T> y = load(k.y + j);
+        const IVec<T> bad = extremes<T>(y);
+        found |= bad;
+        const Vec<T> root = (Vec<T>)(bits<T>(y * load(sum + j)) & (IVec<T>)(y != (T)0));
+        store(k.y + j, (Vec<T>)((bits<T>(y) & bad) | (bits<T>(root) & ~bad)));
     }
+    const bool any = any_of<T>(found);
     for (int64_t r = 0; any && r < k.rows.count; r++)
         for (int lane = 0; lane < k.lanes; lane++) {
             T& y = k.y[r * PANEL<T> + lane];
@@ -180,7 +184,7 @@ template <class T, class Pair, class Term> void finish(const Work<T>& k, Term te
 
 template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term term, T* sum, double p) {
     sums<T, Pair>(k, Maximum(), k.y);
-    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    inverses(k.y, k.rows.count * PANEL<T>, k.scale);
     sums<T, Pair, true>(k, term, sum);
     finish<T, Pair>(k, term, sum, p);
 }
@@ -384,7 +388,7 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     const T visible = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / p);
     memset(sum, 0, k.rows.count * PANEL<T> * sizeof(T));
-    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    inverses(k.y, k.rows.count * PANEL<T>, k.scale);
     Queue<T, Term> queue{term, sum, 0, {}, {}};
     for (int64_t s = 0; s * sub < k.features; s++)
         for (int64_t r = 0; r < k.rows.count; r++)

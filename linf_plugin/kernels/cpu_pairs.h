@@ -47,9 +47,30 @@ INLINE Vec<T> pair_difference(const T* a, const T* b, const T* w, int64_t i, int
 // Distances whose reciprocal, or which times it, may be no normal number: they are scaled in two steps, by a power of 2
 // first.  Infinities are among them, 0 is not.
 template <class T> INLINE bool extreme(T y) { return (y > 0 && y < Lanes<T>::NEAR) || y > Lanes<T>::FAR; }
-template <class T> T first_step(T y) { return y > Lanes<T>::FAR ? Lanes<T>::NEAR : y < Lanes<T>::NEAR ? Lanes<T>::FAR : 1; }
+template <class T> INLINE IVec<T> extremes(Vec<T> y) {
+    return (IVec<T>)(((y > (T)0) & (y < Lanes<T>::NEAR)) | (y > Lanes<T>::FAR));
+}
+template <class T> INLINE bool any_of(IVec<T> set) {
+    typename Lanes<T>::Int some = 0;
+    for (int i = 0; i < LANES<T>; i++) some |= set[i];
+    return some != 0;
+}
+template <class T> bool any_extreme(const T* y, int64_t count) {
+    IVec<T> found{};
+    for (int64_t j = 0; j < count; j += LANES<T>) found |= extremes<T>(load_part(y + j, count - j));
+    return any_of<T>(found);
+}
+template <class T> T first_step(T y) {
+    return y > Lanes<T>::FAR ? Lanes<T>::NEAR : y < Lanes<T>::NEAR ? Lanes<T>::FAR : 1;
+}
 // What scales to at most about 1; 0 where nothing does in one step.
 template <class T> T inverse(T largest) { return largest == 0 || extreme(largest) ? 0 : 1 / largest; }
+template <class T> void inverses(const T* largest, int64_t count, T* to) {  // count: of whole vectors
+    for (int64_t j = 0; j < count; j += LANES<T>) {
+        const Vec<T> y = load(largest + j), one = splat((T)1);
+        store(to + j, (Vec<T>)(bits<T>(one / y) & ~extremes<T>(y) & (IVec<T>)(y != (T)0)));
+    }
+}
 
 template <class T, class Pair> T pair_maximum(const T* a, const T* b, const T* w, int64_t features) {  // NaN if one is
     Vec<T> m{};

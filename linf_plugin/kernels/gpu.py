@@ -105,9 +105,8 @@ def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None
         kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
         cuda.launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
     if p < math.inf:
-        cuda.launch(
-            f"again<{kind}, {_power(p)}>", _parts(n * out, cuda.THREADS), x, w, y, n, out, x.shape[1], float(min(p, MOST_P))
-        )
+        blocks = _parts(n * out, cuda.THREADS)
+        cuda.launch(f"again<{kind}, {_power(p)}>", blocks, x, w, y, n, out, x.shape[1], float(min(p, MOST_P)))
     if index is not None:
         cuda.launch(f"locate<{kind}>", _parts(n * out, cuda.THREADS // 32), x, w, y, index, n, out, x.shape[1])
 

@@ -18,7 +18,9 @@ constexpr int RANGE = 4096;        // coordinates of a block of scatter
 // Numbers.
 
 template <class T> struct Limits;
-template <> struct Limits<float> { static constexpr float NEAR = 0x1p-120f, FAR = 0x1p120f, LARGEST = 0x1.fffffep127f; };
+template <> struct Limits<float> {
+    static constexpr float NEAR = 0x1p-120f, FAR = 0x1p120f, LARGEST = 0x1.fffffep127f;
+};
 template <> struct Limits<double> {
     static constexpr double NEAR = 0x1p-1000, FAR = 0x1p1000, LARGEST = 0x1.fffffffffffffp1023;
 };
@@ -71,8 +73,9 @@ float reciprocal(float a) {
 #endif
 }
 double reciprocal(double a) { return 1 / a; }
-// Distances whose reciprocal is no normal number, or nearly: scaled in two steps, by a power of 2 first.  They are rare,
-// and done after the others.
+
+// Distances whose reciprocal is no normal number, or nearly: scaled in two steps, by a power of 2 first.  They are
+// rare, and done after the others.
 template <class T> bool extreme(T y) {
     return (y > 0 && y < Limits<T>::NEAR) || (y > Limits<T>::FAR && y <= Limits<T>::LARGEST);
 }

@@ -1,4 +1,4 @@
-"""What computes with less than float32 is refused by name: by what the process is set to, and by what it is seen to do."""
+"""What computes with less than float32 is refused by name: as the process is set, and as it is seen to do."""
 
 import ctypes
 import os
@@ -20,11 +20,13 @@ LINEAR, CONV = torch.nn.functional.linear, torch.nn.functional.conv2d
 
 
 def _dense():
-    return nn.Sequential(nn.Flatten(), nn.Linear(40, 24), nn.ReLU(), LinfDistLinear(24, 3)).eval(), torch.rand(2, 1, 5, 8)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(40, 24), nn.ReLU(), LinfDistLinear(24, 3))
+    return net.eval(), torch.rand(2, 1, 5, 8)
 
 
 def _conv(**options):
-    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, **options), nn.ReLU(), nn.Flatten()).eval(), torch.rand(2, 3, 8, 8)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1, **options), nn.ReLU(), nn.Flatten())
+    return net.eval(), torch.rand(2, 3, 8, 8)
 
 
 @pytest.fixture(autouse=True)
@@ -177,8 +179,9 @@ def test_what_nnpack_does_is_seen(convolve, monkeypatch):
 GEOMETRIES = {
     "plain": {}, "no-bias": {"bias": False}, "stride": {"stride": (2, 1)}, "dilation": {"dilation": 2},
     "groups": {"groups": 3}, "one-pixel": {"kernel_size": 1, "padding": 0}, "oblong": {"kernel_size": (1, 3)},
-    "even": {"kernel_size": (4, 2), "padding": 1}, "large": {"kernel_size": 7, "padding": 3}, "same": {"padding": "same"}, "reflect": {"padding_mode": "reflect"},
-    "circular": {"padding_mode": "circular"}, "whole-image": {"kernel_size": 8, "padding": 0},
+    "even": {"kernel_size": (4, 2)}, "large": {"kernel_size": 7, "padding": 3}, "same": {"padding": "same"},
+    "reflect": {"padding_mode": "reflect"}, "circular": {"padding_mode": "circular"},
+    "whole-image": {"kernel_size": 8, "padding": 0},
 }
 
 
@@ -250,7 +253,10 @@ def test_a_precision_of_16_bits_is_refused_at_every_level(name):
     sound_radius(conv, images)
 
 
-VARIABLES = [(device, name, harmless) for device, names in arithmetic.ENVIRONMENT.items() for name, (harmless, _) in names.items()]
+VARIABLES = [
+    (device, name, harmless)
+    for device, names in arithmetic.ENVIRONMENT.items() for name, (harmless, _) in names.items()
+]
 
 
 @pytest.mark.parametrize("device, name, harmless", VARIABLES, ids=lambda v: v if isinstance(v, str) else "")

@@ -6,8 +6,11 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+from linf_plugin.kernels import reference
+from linf_plugin.rounding import POWER_UNITS, UNIT
 from onnx_export import arithmetic
 from onnx_export.export import export
+from onnx_export.functions import attach
 from onnx_export.session import run, session
 
 NETS = {  # operators whose products are probed → net
@@ -63,7 +66,7 @@ def test_each_product_is_probed(operator, to, files, monkeypatch):
     monkeypatch.setattr(
         arithmetic._Trial, "model", lambda self, *given: _with_casts(made(self, *given), (operator,), to)
     )
-    with pytest.raises(RuntimeError, match=f"{operator} 'node_.*net.onnx is not computed in float32 by onnxruntime.*batch"):
+    with pytest.raises(RuntimeError, match=f"{operator} 'node_.*net.onnx is not computed in float32 by.*batch"):
         session(path, "cpu")
     assert len(run(session(bare, "cpu"), x)) == 2  # nothing rests on it
 
@@ -86,7 +89,7 @@ def test_a_product_is_probed_once(files, monkeypatch):
 def test_weights_beside_the_file(files, tmp_path):
     path, _, x = files["Conv"]
     onnx.save(
-        onnx.load(path), tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=0
+        onnx.load(path), tmp_path / "net.onnx", save_as_external_data=True, location="net.onnx.data", size_threshold=64
     )
     assert len(run(session(tmp_path / "net.onnx", "cpu"), x)) == 4
 
@@ -109,3 +112,28 @@ def test_what_cannot_be_probed_is_refused(files, tmp_path):
     onnx.save(model, path)
     with pytest.raises(RuntimeError, match="Gemm 'node.*' has transA or alpha"):
         arithmetic.check_arithmetic(path, onnxruntime.SessionOptions(), ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("flush", ("0", "1"), ids=("kept", "flushed"))
+@pytest.mark.parametrize("p", (1.0, 1.5, 8.0, 64.5, 1000.0))
+def test_bodies_of_finite_p_err_as_assumed_near_the_ends_of_the_range(p, flush):
+    """docs/math.md, assumption 4."""
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("LpDist", ["x", "w"], ["y"], domain="linf", p=p)], "distance",
+        [value(name, TensorProto.FLOAT, [None, None]) for name in "xw"], [value("y", TensorProto.FLOAT, None)],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("linf", 1)]
+    model = attach(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.set_denormal_as_zero", flush)
+    distance = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for place in (-149, -140, -128.5, -127.3, -126, -121, 121, 126.3, 126.9):
+        x, w = (torch.rand(n, 9, dtype=torch.float64) - 0.5 for n in (5, 20))
+        w[::3] = x[:1] + (w[::3] - x[:1]) * 2.0**-6
+        x, w = ((2.0**place * a).float() for a in (x, w))
+        y = torch.from_numpy(distance.run(None, {"x": x.numpy(), "w": w.numpy()})[0])
+        exact = reference.dist(x.double(), w.double(), p)  # but for 2⁻⁵⁰ of itself
+        spare = 64 * 9 ** (1 / p) * 2.0**-126 if flush == "1" else 2.0**-149
+        right = (y - exact).abs() <= (POWER_UNITS + 9 / p) * UNIT * exact + spare
+        assert right[exact < 2.0**127].all()

@@ -212,7 +212,8 @@ torch.set_flush_denormal(False)
 y = torch.full((300,), 2.0**-127)
 for p in (1.5, 8.0):
     for a in (
-        reference.norm(z, p), blocked.norm_(z.clone(), p), reference.norm_vjp(y, z, y, p), blocked.norm_vjp_(y, z.clone(), y, p)
+        reference.norm(z, p), blocked.norm_(z.clone(), p),
+        reference.norm_vjp(y, z, y, p), blocked.norm_vjp_(y, z.clone(), y, p),
     ):
         print(a.isfinite().all().item(), (a >= 0).all().item())
 """
