@@ -210,8 +210,8 @@ def check_program(model: nn.Module, x: Tensor) -> None:
         ValueError: the net is in training mode.  x has no batch dimension, another shape than the net's
             ``input_shape``, or is on another device.
         RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
-            CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
-            NNPACK.
+            CUDA GPU.  This process would not compute the net in float32, by its settings or environment (autocast,
+            TF32 or bfloat16 products, cuDNN, NNPACK) or as is seen of its products (``arithmetic``).
     """
     arguments.check_model(model, evaluation=False)
     check_sequence(model)

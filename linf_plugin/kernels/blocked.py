@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .reference import coefficients, weighted
+from .reference import coefficients, first_step, weighted
 
 BLOCK_BYTES = 1 << 20  # fits the second-level cache of current processors
 
@@ -50,8 +50,10 @@ def norm_(z: Tensor, p: float) -> Tensor:
     largest = z.amax(-1)
     if p == math.inf:
         return largest
-    z.div_(torch.where(largest == 0, 1, largest).unsqueeze(-1))
-    return largest * power_(z, p).sum(-1) ** (1 / p)
+    step = first_step(largest)
+    largest = largest * step
+    z.mul_(step.unsqueeze(-1)).div_(torch.where(largest == 0, 1, largest).unsqueeze(-1))
+    return largest * power_(z, p).sum(-1) ** (1 / p) / step
 
 
 def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
@@ -62,7 +64,9 @@ def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
         return z.zero_().scatter_(-1, index, grad)
     if p == 1:
         return z.sign_().mul_(grad)
-    z.div_(torch.where(y == 0, 1, y).unsqueeze(-1))
+    step = first_step(y)
+    y = y * step
+    z.mul_(step.unsqueeze(-1)).div_(torch.where(y == 0, 1, y).unsqueeze(-1))
     return power_(z, p - 1).mul_(grad)
 
 

@@ -112,7 +112,8 @@ def _packed(a: Tensor) -> Tensor:
 
 
 def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None) -> None:
-    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞."""
+    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞, and
+    again what that cannot scale."""
     n, out, kind = len(x), len(w), _TYPES[x.dtype]
     x, w = _packed(x), _packed(w)
     for power in dict.fromkeys(("Maximum", _power(p))):
@@ -121,6 +122,9 @@ def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None
         tm, tn, blocks = tile(n, out, tiles, cuda.device(x.device.index).multiprocessors)
         kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
         cuda.launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
+    if p < math.inf:
+        blocks = _parts(n * out, cuda.THREADS)
+        cuda.launch(f"again<{kind}, {_power(p)}>", blocks, x, w, y, n, out, x.shape[1], float(min(p, MOST_P)))
     if index is not None:
         cuda.launch(f"locate<{kind}>", _parts(n * out, cuda.THREADS // 32), x, w, y, index, n, out, x.shape[1])
 
