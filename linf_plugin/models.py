@@ -70,10 +70,11 @@ class Net(nn.Sequential):
         spec = copy.deepcopy(self._spec)
         kinds, made = [type(layer) for layer in self], [LAYERS[name] for name, _ in spec["layers"]]
         if kinds != made:
-            at = next((i for i, pair in enumerate(zip(kinds, made)) if pair[0] is not pair[1]), min(len(kinds), len(made)))
+            common = min(len(kinds), len(made))
+            at = next((i for i in range(common) if kinds[i] is not made[i]), common)
             raise ValueError(
-                f"the layers of this Net are no longer those it was built from, from layer {at} on: build it anew from a "
-                "spec with these layers"
+                f"the layers of this Net are no longer those it was built from, from layer {at} on: build it anew from "
+                "a spec with these layers"
             )
         for (_, arguments), layer in zip(spec["layers"], self):
             _follow(arguments, layer)
@@ -114,11 +115,10 @@ def _follow(arguments: dict, layer: nn.Module) -> None:
         if name in OF_THE_START or not hasattr(layer, name):
             continue
         now, then = getattr(layer, name), arguments.get(name, parameter.default)
-        pair = isinstance(now, tuple) and not isinstance(then, (tuple, list))
-        if name == "p" or (list(now) if isinstance(now, tuple) else now) != (
-            [then, then] if pair else list(then) if isinstance(then, tuple) else then
-        ):
-            arguments[name] = list(now) if isinstance(now, tuple) else now
+        if isinstance(now, tuple):  # of a convolution
+            now, then = list(now), list(then) if isinstance(then, (tuple, list)) else [then, then]
+        if name == "p" or now != then:
+            arguments[name] = now
 
 
 def _shapes(spec: dict):

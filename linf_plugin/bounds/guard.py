@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
 from . import fresh
+from .walk import depends_on_mode
 
 GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
 
@@ -51,7 +52,7 @@ def check_padding(model: nn.Module) -> None:
 def _check_modes(model: nn.Module) -> None:
     """Raises ValueError where the trace would be of training mode: auto_LiRPA gives all layers that of the model."""
     for name, layer in model.named_modules():
-        if layer.training and isinstance(layer, GUARDED) or model.training and fresh.depends_on_mode(layer):
+        if layer.training and isinstance(layer, GUARDED) or model.training and depends_on_mode(layer):
             raise ValueError(
                 f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
                 "bounding it"
@@ -221,8 +222,9 @@ def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
     ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, or with a convolution that
-    ``check_padding`` refuses, and leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and
-    ``compute_bounds`` raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
+    ``check_padding`` refuses, and leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.
+    ``forward`` and ``compute_bounds`` raise RuntimeError after a change of the net that the traced graph does not see
+    (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;

@@ -120,7 +120,7 @@ class Ranks:
         """
         if self.world > 1:
             if not self.alike([{k: a.tolist() for k, a in state.constants(m).items()} for m in modules]):
-                raise ValueError("the processes must pass the same model, but a p, stride or the like of a layer differs")
+                raise ValueError("the processes must pass the same model, but a p or stride of a layer differs")
             with _exchange():
                 for tensor in (t for module in modules for t in state.tensors(module).values()):
                     dist.broadcast(tensor, src=0, group=self.group)

@@ -16,6 +16,7 @@ from torch.nn.utils import parametrize
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear, build, set_p
 from linf_plugin.bounds import certify, compute_bounds, fresh
+from linf_plugin.bounds.walk import MODULE
 from linf_plugin.layers import CenterCrop, Negate, Normalize
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
@@ -37,7 +38,8 @@ class Odd(nn.Module):
         self.last = LinfDistLinear(6, 3)
         self.numbers, self.pair, self.nested = [1.0, 2.0], (0.5, 3), {"shift": 0.25, "more": [{"deep": 2.0}]}
         self.tensor, self.tensors = torch.rand(6), [torch.rand(6), {"a": torch.rand(6)}]
-        self.array, self.text, self.flag, self.nothing, self.kinds = np.ones(6, np.float32), "a", True, None, {1, 2}
+        self.array, self.kinds = np.ones(6, np.float32), {1, 2}
+        self.text, self.flag, self.nothing = "a", True, None
         self.settings = types.SimpleNamespace(gain=1.5, levels=[2.0])
         self.config = Config(3.0)
         self.function, self.part = torch.relu, functools.partial(torch.mul, other=2.0)
@@ -55,7 +57,8 @@ class Odd(nn.Module):
         x = x * self.nested["shift"] + self.nested["more"][0]["deep"] + self.tensor + self.tensors[0]
         x = (x + self.tensors[1]["a"]) * torch.from_numpy(self.array) + float(self.level) + self.aside.data
         x = x * self.settings.gain + self.settings.levels[0] + self.config.value + len(self.kinds)
-        x = x + (1.0 if self.text == "a" else 0.0) + (1.0 if self.flag else 0.0) + (0.0 if self.nothing is None else 1.0)
+        x = x + (1.0 if self.text == "a" else 0.0) + (1.0 if self.flag else 0.0)
+        x = x + (0.0 if self.nothing is None else 1.0)
         x = (x + self.weight + 2 + self.offset + self.unsaved) * self.factor * self.table[1]
         return self.last(x)
 
@@ -188,7 +191,7 @@ def changes(net):
                     yield from ((f"{name}.{tensor} {what}", change) for what, change in in_place(a))
             elif key == "training":
                 yield f"{name}.training", lambda m=module: m.train(not m.training)
-            elif key not in fresh.MODULE:
+            elif key not in MODULE:
                 for new in other(value):
                     yield f"{name}.{key}={new!r}", lambda m=module, k=key, n=new: setattr(m, k, n)
                 yield from ((f"{name}.{key} {what}", change) for what, change in in_place(value))
