@@ -13,6 +13,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 from onnx.inliner import inline_local_functions
 from onnx.reference import ReferenceEvaluator
 
+from .bodies import check_bodies
 from .functions import LINF, OPSET, POINTS, attach
 
 DISTANCES = {name: body for name, body in POINTS.items() if name != "SortDist"}  # a file does not have its ρ and k
@@ -216,12 +217,16 @@ def fuse_distance(model: ModelProto) -> ModelProto:
 
     Returns:
         A new model; what is used no longer is left out.
+
+    Raises:
+        ValueError: a function of the domain ``linf`` in the model is not the one of that name (``check_bodies``).
     """
     return fuse(model)[0]
 
 
 def fuse(model: ModelProto) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """``fuse_distance``, and the values of the new model that are constant."""
+    check_bodies(model)
     fused = ModelProto()
     fused.CopyFrom(model)
     graph = fused.graph

@@ -24,9 +24,32 @@ class _Chain:
         self.name, self.shapes = name, {name: shape}
         self.shape = shape
         self.layers: list[tuple[str, dict, dict]] = []  # name and arguments for a spec, tensors
+        self.image: tuple[int, ...] | None = None  # what slices, one an axis, are taken of
+        self.corner: list[int] = []
 
     def add(self, layer: str, tensors: dict | None = None, **arguments) -> None:
+        self.end_crop()
         self.layers.append((layer, arguments, tensors or {}))
+
+    def slice(self, axis: int, start: int, end: int) -> None:
+        """Takes what lies between the ends along one axis of an image."""
+        if self.image is None:
+            self.image, self.corner = self.shape, [0] * len(self.shape)
+        self.corner[axis] += start
+        self.shape = (*self.shape[:axis], end - start, *self.shape[axis + 1 :])
+
+    def end_crop(self) -> None:
+        """Makes one layer of the slices so far."""
+        if self.image is None:
+            return
+        size, sides = self.shape[-1], self.image[2:]
+        if self.shape[2:] != (size, size) or self.corner[2:] != [(side - size) // 2 for side in sides]:
+            raise ValueError(
+                f"of slices, only those to the middle square of an image are supported: got {self.shape[2:]} pixels "
+                f"from {tuple(self.corner[2:])} on, of {sides}"
+            )
+        self.image = None
+        self.add("crop", size=size)
 
     def advance(self, name: str) -> None:
         self.name, self.shapes[name] = name, self.shape
@@ -94,6 +117,23 @@ def _flatten(chain: _Chain, node: NodeProto, x, shape=None) -> None:
     chain.shape = (chain.shape[0], size)
 
 
+def _slice(chain: _Chain, node: NodeProto, x, starts=None, ends=None, axes=None, steps=None) -> None:
+    """Whatever is left of an axis, from the first to before the last; ``_Chain.end_crop`` says what of."""
+    if len(chain.shape) != 4 or starts is None or ends is None:
+        raise ValueError("only slices of images with constant ends are supported")
+    axes = range(len(starts)) if axes is None else [axis + 4 if axis < 0 else axis for axis in axes.tolist()]
+    if len(set(axes)) != len(axes) or not set(axes) <= set(range(4)):
+        raise ValueError(f"axes must be different ones of 0 to 3, got {list(axes)}")
+    for axis, start, end, step in zip(axes, starts, ends, [1] * len(starts) if steps is None else steps, strict=True):
+        size = chain.shape[axis]
+        start, end, step = slice(int(start), int(end), int(step)).indices(size)
+        if (start, end) == (0, size) and step == 1:
+            continue
+        if axis < 2 or step != 1 or end <= start:
+            raise ValueError(f"a slice along axis {axis} from {start} to {end} in steps of {step} is not supported")
+        chain.slice(axis, start, end)
+
+
 def _rows(shape: tuple[int, ...], w: np.ndarray) -> tuple[int, ...]:
     """The shape of (N, in) × (out, in) → (N, out)."""
     if len(shape) != 2 or shape[1:] != w.shape[1:]:
@@ -150,7 +190,7 @@ def _plain(layer: str) -> Callable:
 # (domain, operator) → reads a node; its inputs come as constants, None where the chain enters
 READERS = {
     ("", "Sub"): _sub, ("", "Add"): _add, ("", "Mul"): _mul,
-    ("", "Reshape"): _flatten, ("", "Flatten"): _flatten,
+    ("", "Slice"): _slice, ("", "Reshape"): _flatten, ("", "Flatten"): _flatten,
     ("", "Gemm"): _linear, ("", "MatMul"): _linear, ("", "Conv"): _conv,
     ("", "Neg"): _plain("negate"), ("", "Relu"): _plain("relu"), ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
@@ -204,14 +244,16 @@ def to_net(model: ModelProto) -> Net:
     """A ``Net`` in evaluation mode that computes the logits of an ONNX model, for bounds and for checkpoints.
 
     Supported is what ``export`` writes, with distances as nodes, as inlined bodies, or in the broadcast form
-    (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, sums with one
-    constant a channel and products with one positive constant.  Distances and sums are the same to the bit.
+    (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle
+    square of an image, sums with one constant a channel and products with one positive constant.  Distances and sums
+    are the same to the bit.
 
     Args:
         model: with one float32 input (N, …), and one output or one that is named ``logits``.
 
     Raises:
-        ValueError: something else is in the way from the input to the logits; the message names the node.
+        ValueError: something else is in the way from the input to the logits, and the message names the node; or a
+            function of the domain ``linf`` computes something else than its name says (``check_bodies``).
     """
     fused, known = fuse(model)
     output, (name, shape) = _logits(fused), _input(fused)
@@ -221,6 +263,7 @@ def to_net(model: ModelProto) -> Net:
             _read(chain, known, node, fused.opset_import)
         except ValueError as error:
             raise ValueError(f"node {node.name or node.output[0]!r} ({node.op_type}): {error}") from error
+    chain.end_crop()
     if chain.name != output:
         raise ValueError(f"the output {output} does not depend on the input")
     return _build(chain, shape)

@@ -1,5 +1,6 @@
 """ONNX graphs back to nets: what ``export`` writes, what the exporter of torch writes, and layers one by one."""
 
+import copy
 import math
 
 import numpy as np
@@ -12,6 +13,8 @@ from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
 from onnx_export.export import export, fold_means
+from onnx_export.functions import for_device
+from onnx_export.fuse import fuse_distance
 from onnx_export.read import to_net
 
 
@@ -165,6 +168,138 @@ def test_refuses_models():
     outputs = model_of([helper.make_node("Relu", ["x"], ["a"]), helper.make_node("Tanh", ["x"], ["b"])], outputs="ab")
     with pytest.raises(ValueError, match="it has a, b"):
         to_net(outputs)
+
+
+@torch.no_grad()
+def test_a_crop_to_all_of_an_image_is_no_layer(small_net, tmp_path):
+    net = small_net(width=5, depth=2, shape=(1, 6, 6), crop=6)
+    export(net, tmp_path / "net.onnx")
+    back, x = to_net(onnx.load(tmp_path / "net.onnx")), torch.rand(3, 1, 6, 6)
+    assert "crop" not in [name for name, _ in back.spec["layers"]] and torch.equal(back(x), net(x))
+
+
+def _slices(*ends, shape=("N", 1, 6, 5)):
+    """Slices of images one after the other, each (axis, start, end, step)."""
+    names, constants = "starts ends axes steps".split(), {}
+    nodes = []
+    for i, (axis, *rest) in enumerate(ends):
+        constants |= {f"{n}{i}": np.int64([a]) for n, a in zip(names, (*rest[:2], axis, rest[2]))}
+        nodes.append(("Slice", ["·", *(f"{n}{i}" for n in names)], {}))
+    return chain(*nodes, ("Relu", ["·"], {}), shape=shape, **constants)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ends", [
+    [(2, 1, 5, 1), (3, 0, 4, 1)], [(-1, 0, -1, 1), (-2, -5, 5, 1)], [(2, 1, 6, 1), (3, 0, 4, 1), (2, 0, 4, 1)],
+], ids=["ends", "from the end", "twice along one axis"])
+def test_slices_to_the_middle_are_a_crop(ends):
+    model, x = _slices(*ends), torch.randn(2, 1, 6, 5)
+    net = to_net(model)
+    assert net.spec["layers"] == [["crop", {"size": 4}], ["relu", {}]]
+    assert torch.equal(net(x), torch.from_numpy(run(model, x)[0]))
+
+
+@pytest.mark.parametrize("ends, message", [
+    ([(2, 1, 5, 1)], "middle square"), ([(2, 0, 4, 1), (3, 0, 4, 1)], "middle square"),
+    ([(2, 0, 6, 2)], "in steps of 2"), ([(3, 4, -9, -1)], "in steps of -1"), ([(1, 0, 0, 1)], "along axis 1"),
+    ([(0, 1, 9, 1)], "along axis 0"), ([(4, 0, 1, 1)], "axes must be"), ([(2, 3, 3, 1)], "from 3 to 3"),
+], ids=str)
+def test_other_slices_are_refused(ends, message):
+    with pytest.raises(ValueError, match=rf"node 'n\d' \((Slice|Relu)\): .*{message}"):
+        to_net(_slices(*ends))
+
+
+# Functions.
+
+def _operators(nodes):
+    for node in nodes:
+        yield node
+        for a in node.attribute:
+            yield from _operators(a.g.node)
+
+
+@pytest.mark.parametrize("name, p", [("head", math.inf), ("convolution", math.inf), ("convolution", 8.0)])
+def test_another_body_is_refused_wherever_it_differs(exported, name, p):
+    """Each operator in each function, changed one at a time, and each constant."""
+    model = copy.deepcopy(exported(name, p)[1])
+    for function in model.functions:
+        for node in _operators(function.node):
+            before = copy.deepcopy(node)
+            if node.op_type == "Constant":
+                (a,) = node.attribute
+                if a.ref_attr_name:
+                    a.ref_attr_name = "other"
+                elif a.type == a.INT:
+                    a.i += 1
+                elif a.type == a.INTS:
+                    a.ints[0] += 1
+                else:
+                    node.op_type = "Shape"
+            else:
+                node.op_type = "Relu"
+            with pytest.raises(ValueError, match=f"the function linf::{function.name} has another body"):
+                to_net(model)
+            node.CopyFrom(before)
+    to_net(model)
+
+
+def test_a_body_with_other_names_is_the_same(exported):
+    net, model = exported("head")
+    model = copy.deepcopy(model)
+    for function in model.functions:
+        function.doc_string = "noted"
+        for node in _operators(function.node):
+            node.name = "other"
+            node.input[:] = [n and f"a.{n}" for n in node.input]
+            node.output[:] = [n and f"a.{n}" for n in node.output]
+            for a in node.attribute:
+                for value in (*a.g.input, *a.g.output):
+                    value.name = f"a.{value.name}"
+        function.input[:] = [f"a.{n}" for n in function.input]
+        function.output[:] = [f"a.{n}" for n in function.output]
+    onnx.checker.check_model(model)
+    x = torch.rand(2, *net.input_shape)
+    assert torch.equal(to_net(model)(x), net(x))
+    assert torch.equal(to_net(for_device(model, "cuda"))(x), net(x))
+
+
+def _of(model, name):
+    return next(f for f in model.functions if f.name == name)
+
+
+FORGED = {
+    "without what it calls": (lambda m: m.functions.remove(_of(m, "DistBlocks")), "calls linf::DistBlocks, which"),
+    "twice": (lambda m: m.functions.append(_of(m, "LinfDist")), "linf::LinfDist is there twice"),
+    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is none that"),
+    "version": (lambda m: setattr(m.opset_import[1], "version", 2), "linf must be of version 1, got 2"),
+    "opset": (lambda m: setattr(_of(m, "LinfDist").opset_import[0], "version", 19), "linf::LinfDist has another body"),
+    "standard": (
+        lambda m: m.functions.append(helper.make_function(
+            "", "Neg", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
+        )), "the function Neg takes the name of a standard operator",
+    ),
+    "overload": (lambda m: setattr(_of(m, "LinfDist"), "overload", "o"), "linf::LinfDist has another body"),
+    "cycle": (
+        lambda m: _of(m, "LinfDist").node[0].input.__setitem__(0, "y"), "linf::LinfDist: 'y' is used before",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", FORGED.values(), ids=FORGED)
+def test_forged_functions_are_refused(exported, change, message):
+    model = copy.deepcopy(exported("distances")[1])
+    change(model)
+    for take in (to_net, fuse_distance):
+        with pytest.raises(ValueError, match=message):
+            take(model)
+
+
+def test_a_node_without_a_function_is_the_operator_of_its_name(exported):
+    """As in a file whose nodes native operators compute."""
+    net, model = exported("distances")
+    model, x = copy.deepcopy(model), torch.rand(2, *net.input_shape)
+    model.ClearField("functions")
+    assert torch.equal(to_net(model)(x), net(x))
 
 
 def test_a_sorted_sum_is_refused_by_name(small_net, tmp_path):
