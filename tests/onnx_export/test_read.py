@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
+from onnx_export.bodies import check_bodies
 from onnx_export.export import export, fold_means
 from onnx_export.functions import for_device
 from onnx_export.fuse import fuse_distance
@@ -238,7 +239,7 @@ def test_another_body_is_refused_wherever_it_differs(exported, name, p):
             else:
                 node.op_type = "Relu"
             with pytest.raises(ValueError, match=f"the function linf::{function.name} has another body"):
-                to_net(model)
+                check_bodies(model)
             node.CopyFrom(before)
     to_net(model)
 
@@ -289,8 +290,10 @@ FORGED = {
 def test_forged_functions_are_refused(exported, change, message):
     model = copy.deepcopy(exported("distances")[1])
     change(model)
+    with pytest.raises(ValueError, match=message):
+        check_bodies(model)
     for take in (to_net, fuse_distance):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError):
             take(model)
 
 
@@ -302,8 +305,47 @@ def test_a_node_without_a_function_is_the_operator_of_its_name(exported):
     assert torch.equal(to_net(model)(x), net(x))
 
 
-def test_a_sorted_sum_is_refused_by_name(small_net, tmp_path):
-    """Its file holds the coefficients, from which neither ρ nor k can be read back exactly."""
-    export(small_net("sortnet-mlp", width=4, depth=2, rho=0.8), tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match="SortDist"):
-        to_net(onnx.load(tmp_path / "net.onnx"))
+# Sorted sums and bytes.
+
+@torch.no_grad()
+@each_form
+@pytest.mark.parametrize("rho, k", [(0.8, 10), (1 / 3, 3), (0.137, 4), (0.5, 1), (1.0, 5)], ids=str)
+def test_a_sorted_sum_is_read_by_its_coefficients(small_net, tmp_path, form, rho, k):
+    """Whichever ρ and k are found, the layer's coefficients are those of the file."""
+    net = small_net("sortnet-mlp", width=6, depth=3, rho=rho, k=k)
+    export(net, tmp_path / "net.onnx")
+    back, x = to_net(form(onnx.load(tmp_path / "net.onnx"))), torch.rand(9, *net.input_shape)
+    assert torch.equal(back(x), net(x)) and back.lipschitz == net.lipschitz
+
+
+def test_other_coefficients_are_refused(small_net, tmp_path):
+    net = small_net("sortnet-mlp", width=6, depth=2, rho=0.3, k=4)
+    export(net, tmp_path / "net.onnx")
+    for change in (lambda c: c.__setitem__(2, c[3]), lambda c: c.extend(c), lambda c: c.pop(), lambda c: c.reverse()):
+        model = onnx.load(tmp_path / "net.onnx")
+        (node,) = (n for n in model.graph.node if n.op_type == "SortDist")
+        change(node.attribute[0].floats)
+        with pytest.raises(ValueError, match=r"\(SortDist\): its \d coefficients are not"):
+            to_net(model)
+
+
+@torch.no_grad()
+def test_a_net_of_bytes_is_read_as_one_of_pixels(small_net, tmp_path):
+    net = small_net(width=6, depth=2)
+    export(net, tmp_path / "net.onnx", pixels="byte")
+    back = to_net(onnx.load(tmp_path / "net.onnx"))
+    x = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(back(x / 255), net(x / 255))
+    assert np.array_equal(back(x / 255), run(onnx.load(tmp_path / "net.onnx"), x)[0])
+
+
+@pytest.mark.parametrize("levels, nodes, message", [
+    (np.float32(254), "Cast Div", r"\(Div\): only the division"), (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
+    (np.float32(255), "Cast", "does not depend"), (np.float32(255), "Relu", r"\(Relu\): pixels in bytes"),
+], ids=str)
+def test_other_ways_with_bytes_are_refused(levels, nodes, message):
+    made = [(n, ["·", "c"] if n in ("Div", "Mul") else ["·"], {"to": 1} if n == "Cast" else {}) for n in nodes.split()]
+    model = chain(*made, c=levels)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    with pytest.raises(ValueError, match=message):
+        to_net(model)
