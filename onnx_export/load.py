@@ -70,15 +70,14 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
         if mode.st_size >= MOST_BYTES:
             raise ValueError(f"it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
         model = ModelProto()
-        try:
-            model.ParseFromString(path.read_bytes())
-        except DecodeError as error:
-            raise ValueError("it is no complete ONNX file") from error
+        model.ParseFromString(path.read_bytes())
         if not model.HasField("graph") or not model.graph.output:
-            raise ValueError("it is no complete ONNX file: it has no outputs")
+            raise DecodeError("it has no outputs")
         check_structure(model)
         _external(model, path.parent, weights)
         _check_operators(model)
+    except DecodeError as error:
+        raise ValueError(f"{path} is not a complete ONNX file: {first_line(error)}") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     return model
