@@ -8,7 +8,7 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from .load import elements_of
+from .load import elements_of, said
 
 # Beyond 8 times the numbers in the file: so many numbers, products and nodes are computed, of each.
 MOST_NUMBERS = 2**22
@@ -206,6 +206,22 @@ class Constants:
 
 class _TooMuch(Exception):
     pass
+
+
+def check_sizes(model: ModelProto) -> None:
+    """That no constant of a model takes more memory than its file allows, so that a runtime may compute them.
+
+    Raises:
+        ValueError: one does; the message names its node.
+    """
+    found = Constants(model)
+    for node in model.graph.node:
+        if all(found.has(name) for name in node.input if name) and not node.domain:
+            try:
+                found.compute(node)
+            except ValueError as error:
+                if isinstance(error.__cause__, _TooMuch):
+                    raise ValueError(f"node {said(node.name or node.output[0])} ({node.op_type}): {error}") from error
 
 
 def constants_of(model: ModelProto, nodes: Iterable[NodeProto]) -> Constants:

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from .. import checkpoint
+from .contents import check_contents
 from .iteration import Iteration
 from .schedule import Schedule
 from .selection import Best
@@ -71,6 +72,7 @@ def load(
         more = "; …" if len(differing) > SHOWN else ""
         raise ValueError(f"{path} belongs to another run: " + "; ".join(differing[:SHOWN]) + more)
     try:
+        check_contents(content, parts)
         best = content["best"] and Best(**content["best"])
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
