@@ -117,8 +117,9 @@ class _Reader:
             if count > MOST_STEPS:
                 raise ValueError(f"it has more than {MOST_STEPS:,} objects")
             self._step(step.name, argument)
-        (content,) = self.stack
-        return content
+        if len(self.stack) != 1:
+            raise ValueError("its program is no pickle of plain data")
+        return self.stack[0]
 
     def _step(self, name: str, argument) -> None:
         push, pop = self.stack.append, self.stack.pop

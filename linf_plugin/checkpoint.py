@@ -193,7 +193,8 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
     try:
         model = _build(content["spec"], content["state"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds a model that cannot be built: {error}") from error
+        reason = " ".join(str(error).split())  # torch's has lines
+        raise ValueError(f"{path} holds a model that cannot be built: {reason}") from error
     return model.eval(), content["metadata"]
 
 

@@ -13,7 +13,7 @@ from .load import elements_of, said
 # Beyond 8 times the numbers in the file: so many numbers, products and nodes are computed, of each.
 MOST_NUMBERS = 2**22
 MOST_PRODUCTS = 2**30
-MOST_NODES = 10_000
+MOST_NODES = 4_000
 BATCHES = 7919, 7907  # two sizes that stand for any; what is the same for both depends on neither
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import torch
-from onnx import ModelProto, NodeProto
+from onnx import AttributeProto, ModelProto, NodeProto
 
 from linf_plugin.kernels import windows
 from linf_plugin.models import Net
@@ -21,6 +21,10 @@ from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
 MOST_PIXELS = 2**31  # of an image
+ATTRIBUTES = {  # of the distance operators
+    "p": AttributeProto.FLOAT, "coefficients": AttributeProto.FLOATS, "strides": AttributeProto.INTS,
+    "pads": AttributeProto.INTS, "dilations": AttributeProto.INTS,
+}
 
 
 class _Chain:
@@ -38,7 +42,6 @@ class _Chain:
         self.corner: list[int] = []
 
     def add(self, layer: str, tensors: dict | None = None, **arguments) -> None:
-        self.end_crop()
         self.layers.append((layer, arguments, tensors or {}))
 
     def slice(self, axis: int, start: int, end: int) -> None:
@@ -206,12 +209,19 @@ def _conv(chain: _Chain, node: NodeProto, x, w, bias=None) -> None:
     chain.add("conv", tensors, **_window(chain, node, w), bias=bias is not None)
 
 
-def _dist(chain: _Chain, node: NodeProto, x, w) -> None:
+def _check_call(node: NodeProto) -> None:
+    """That a node of the domain ``linf`` gives its function what that takes."""
     body = POINTS[node.op_type].to_function_proto()
     if {a.name for a in node.attribute} != set(body.attribute) or len(node.input) != len(body.input):
         raise ValueError(f"it must have {len(body.input)} inputs and the attributes {', '.join(body.attribute) or 'none'}")
+    for a in node.attribute:
+        if a.type != ATTRIBUTES[a.name]:
+            raise ValueError(f"its attribute {a.name} is of another type")
+
+
+def _dist(chain: _Chain, node: NodeProto, x, w) -> None:
     p = attribute(node, "p", math.inf)
-    if not (isinstance(p, float) and p >= 1):
+    if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
     if node.op_type.endswith("Conv"):
         chain.add("dist_conv", {"weight": w}, **_window(chain, node, w), bias=False, p=p)
@@ -319,6 +329,10 @@ def _read(chain: _Chain, constants: Constants, node: NodeProto) -> None:
     elif chain.bytes and node.op_type not in ("Cast", "Div", "Identity"):
         raise ValueError(f"pixels in bytes must be divided by {PIXELS['byte'][1]} first")
     else:
+        if node.domain == LINF.domain:
+            _check_call(node)
+        if node.op_type not in ("Slice", "Identity"):
+            chain.end_crop()
         READERS[node.domain, node.op_type](chain, node, *(_constant(node, n, constants) for n in node.input))
         chain.advance(node.output[0])
 
