@@ -40,14 +40,15 @@ _SENTINELS = {
 
 
 @functools.cache
-def _pattern(name: str) -> GraphProto:
-    """The body of a distance operator, inlined: x, w → y."""
+def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
+    """The body of a distance operator, inlined, from x and w: what produces each value, and the name of the last."""
     attributes = {a: _SENTINELS[a] for a in POINTS[name].to_function_proto().attribute}
     value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
     graph = helper.make_graph([node], name, [value("x"), value("w")], [value("y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    return inline_local_functions(attach(model)).graph
+    graph = inline_local_functions(attach(model)).graph
+    return _producers(graph), graph.output[0].name
 
 
 class _Match:
@@ -107,8 +108,8 @@ class _Match:
 def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
     for name in POINTS:
-        pattern, match = _pattern(name), _Match()
-        if match.value(_producers(pattern), producers, pattern.output[0].name, output):
+        (pattern, last), match = _pattern(name), _Match()
+        if match.value(pattern, producers, last, output):
             names = [match.names["x"], match.names["w"]]
             return helper.make_node(name, names, [output], output, domain=LINF.domain, **match.attributes)
     return None

@@ -221,7 +221,8 @@ def _check_nodes(nodes: Iterable[NodeProto], scopes: Scopes, formal: Collection[
         for name in node.input:
             if name and not _seen(name, scopes):
                 raise ValueError(f"{what} reads {said(name)}, which nothing before it computes")
-        _unique(f"{what}: the attribute", [a.name for a in node.attribute], "is there")
+        if len(node.attribute) > 1:
+            _unique(f"{what}: the attribute", [a.name for a in node.attribute], "is there")
         for a in node.attribute:
             _check_attribute(a, what, scopes, formal)
         for name in filter(None, node.output):

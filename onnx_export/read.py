@@ -10,13 +10,14 @@ from onnx import AttributeProto, ModelProto, NodeProto
 
 from linf_plugin.kernels import windows
 from linf_plugin.models import Net
+from linf_plugin.spec import MOST_LAYERS
 
 from .bodies import STANDARD
 from .certificate import PIXELS
 from .fold import BATCHES, Constants, Varying, attribute
 from .functions import LINF, POINTS
 from .fuse import fuse
-from .load import check_model, said, type_name
+from .load import said, type_name
 from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
@@ -42,6 +43,8 @@ class _Chain:
         self.corner: list[int] = []
 
     def add(self, layer: str, tensors: dict | None = None, **arguments) -> None:
+        if len(self.layers) == MOST_LAYERS:
+            raise ValueError(f"more than {MOST_LAYERS:,} layers are not read")
         self.layers.append((layer, arguments, tensors or {}))
 
     def slice(self, axis: int, start: int, end: int) -> None:
@@ -362,7 +365,6 @@ def to_net(model: ModelProto) -> Net:
     opset = next((o.version for o in model.opset_import if o.domain in STANDARD), None)
     if opset not in OPSETS:
         raise ValueError(f"the opset must be one of {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
-    check_model(model)
     output = _logits(model)
     fused, constants = fuse(model, [output])
     name, (batch, *sizes), of_bytes = _input(fused)
