@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 MOST_ENTRIES = 100_000  # in an archive
-MOST_STEPS = 2_000_000  # of the program that builds the content: about one an object
+MOST_STEPS = 500_000  # of the program that builds the content: about one an object
 DEEPEST = 100  # containers within containers
 LARGEST_INT = 2**64  # int beyond it have equal hashes at will
 

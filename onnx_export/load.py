@@ -63,6 +63,8 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
             link, or beyond the end of their file.  The message names the file.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
     try:
         mode = path.stat()
         if not stat.S_ISREG(mode.st_mode):

@@ -10,7 +10,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 
 from linf_plugin.kernels import windows
 from linf_plugin.models import Net
-from linf_plugin.spec import MOST_LAYERS
+from linf_plugin.spec import MOST_LAYERS, MOST_VALUES, check_size
 
 from .bodies import STANDARD
 from .certificate import PIXELS
@@ -21,7 +21,6 @@ from .load import said, type_name
 from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
-MOST_PIXELS = 2**31  # of an image
 ATTRIBUTES = {  # of the distance operators
     "p": AttributeProto.FLOAT, "coefficients": AttributeProto.FLOATS, "strides": AttributeProto.INTS,
     "pads": AttributeProto.INTS, "dilations": AttributeProto.INTS,
@@ -70,6 +69,8 @@ class _Chain:
     def advance(self, name: str) -> None:
         if min(self.shape) < 1:
             raise ValueError(f"its value would have the shape {self.shape}")
+        if math.prod(self.shape[1:]) > MOST_VALUES:
+            raise ValueError(f"its value would have more than {MOST_VALUES:,} numbers a sample")
         self.name, self.shapes[name] = name, self.shape
 
     def sizes_of(self, node: NodeProto) -> np.ndarray | Varying:
@@ -284,8 +285,8 @@ def _input(model: ModelProto) -> tuple[str, list[int], bool]:
     batch, *sizes = [d.dim_value for d in tensor.shape.dim] or [0]
     if not sizes or min(sizes) < 1 or batch < 0:
         raise ValueError(f"the input {said(name)} must have sizes that are known, but for the first")
-    if math.prod(sizes) > MOST_PIXELS:
-        raise ValueError(f"the input {said(name)} has {math.prod(sizes):,} numbers a sample, at most {MOST_PIXELS:,} are read")
+    if math.prod(sizes) > MOST_VALUES:
+        raise ValueError(f"the input {said(name)} has {math.prod(sizes):,} numbers a sample, at most {MOST_VALUES:,} are read")
     if tensor.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
         raise ValueError(f"the input {said(name)} must be float32, or uint8 pixels, got {type_name(tensor.elem_type)}")
     return name, [batch, *sizes], tensor.elem_type == onnx.TensorProto.UINT8
@@ -382,7 +383,9 @@ def to_net(model: ModelProto) -> Net:
 
 
 def _build(chain: _Chain, shape: list[int]) -> Net:
-    net = Net({"input_shape": shape, "layers": [[name, arguments] for name, arguments, _ in chain.layers]})
+    spec = {"input_shape": shape, "layers": [[name, arguments] for name, arguments, _ in chain.layers]}
+    check_size(spec)
+    net = Net(spec)
     net.load_state_dict({
         f"{i}.{name}": torch.from_numpy(np.array(a))
         for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()

@@ -1,10 +1,11 @@
 """Whether the content of a state file fits a run: every part of it, before any is restored."""
 
-import json
 import math
 
 import torch
 from torch import Tensor, nn
+
+from .. import plain
 
 NUMBERS = ("loss", "eps", "lr", "seconds", "images_per_second", "time")  # of an epoch's record
 
@@ -55,8 +56,8 @@ def _number(value, where: str) -> None:
 def _check_record(epoch: int, line: str) -> None:
     where = f"epoch {epoch} of history"
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        record = plain.loads(line)
+    except ValueError as error:
         raise ValueError(f"{where} is no JSON") from error
     if _of(_is(record, dict, where), "epoch", where) != epoch:
         raise ValueError(f"{where} is of another epoch")

@@ -267,12 +267,12 @@ def _before(node, *added) -> Callable[[ModelProto], None]:
     return change
 
 
-def _many(count: int) -> ModelProto:
+def many(count: int) -> ModelProto:
     names = ["x", *(f"a{i}" for i in range(count - 1)), "y"]
     return _model([helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:])], (6,), {})
 
 
-def _many_constants(count: int) -> ModelProto:
+def many_constants(count: int) -> ModelProto:
     names = ["c", *(f"a{i}" for i in range(count))]
     nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:])]
     return _model([*nodes, helper.make_node("Add", ["x", names[-1]], ["y"])], (6,), {"c": _array(6)})
@@ -336,8 +336,8 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "Pow": lambda: _bomb("Pow", ["a", "b"], {"a": np.int64([7] * 2**18), "b": np.int64([2**62] * 2**18)}),
     "Resize": lambda: _bomb("Resize", ["c", "", "", "s"], {"c": _array(1, 1, 2, 2), "s": np.int64([1, 1, 2**16, 2**16])}),
     "Einsum": lambda: _bomb("Einsum", ["a", "b"], {"a": _array(4000), "b": _array(4001)}, equation="i,j->ij"),
-    "many nodes": lambda: _many(200_000), "a long chain": lambda: _many(5_000), "many constants": lambda: _many_constants(3_900),
-    "very many constants": lambda: _many_constants(30_000), "a longer chain": lambda: _many(90_000),
+    "many nodes": lambda: many(200_000), "a long chain": lambda: many(5_000), "many constants": lambda: many_constants(3_900),
+    "very many constants": lambda: many_constants(30_000), "a longer chain": lambda: many(90_000),
     "functions of functions": lambda: _called(12, 10), "recursive functions": _recursive,
     "NaN": lambda: _constant(_nan), "infinite": lambda: _constant(lambda t: _nan(t, np.inf)),
     "complex": lambda: _constant(lambda t: _set(t, np.zeros((6, 18), np.complex64))),
