@@ -1,9 +1,11 @@
 """Tables from results.json; nothing is recomputed here."""
 
-import json
 import statistics
 from pathlib import Path
 
+from linf_plugin import plain
+
+from .contents import check_results
 from .existing import digests_of
 from .runner import RESULTS, eps_key
 
@@ -24,10 +26,10 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
     try:
-        results = json.loads(path.read_text())
-        results["methods"], results["eps_values"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a results file of linf-compare") from error
+        results = plain.loads(path.read_text(encoding="utf-8"))
+        check_results(results)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a results file of linf-compare: {error}") from error
     return results
 
 

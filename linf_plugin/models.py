@@ -17,6 +17,7 @@ from .layers import (
     SortDistLinear,
     lipschitz_bound,
 )
+from .spec import check_spec
 
 LAYERS = {
     "normalize": Normalize,
@@ -41,12 +42,13 @@ class Net(nn.Sequential):
     of Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
 
     Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
+
+    Raises:
+        ValueError, TypeError: as ``spec.check_spec``: a layer or an argument is unknown, missing or out of its range.
     """
 
     def __init__(self, spec: dict):
-        unknown = [name for name, _ in spec["layers"] if name not in LAYERS]
-        if unknown:
-            raise ValueError(f"spec names the unknown layer {unknown[0]!r}; known: {', '.join(LAYERS)}")
+        check_spec(spec)
         super().__init__(*(LAYERS[name](**arguments) for name, arguments in spec["layers"]))
         self._spec = copy.deepcopy(spec)
         if spec.get("normal_head", False):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 from tqdm import tqdm
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from linf_plugin import rounding
 
 from .certificate import PIXELS, RadiusConstants, radius_constants
+from .load import load as load_model
 from .properties import EPSILON, Accuracy, content_sha256, props_of
 from .read import to_net
 from .session import run, session
@@ -30,22 +30,6 @@ class Verification:
     epsilon: float | None
     checks: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-
-def load_model(path: str | os.PathLike) -> ModelProto:
-    """An ONNX file with its weights.
-
-    Raises:
-        FileNotFoundError: there is no such file, or that of its weights is missing.
-        ValueError: it is not an ONNX file.
-    """
-    try:
-        model = onnx.load(path)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"{path} is not a complete ONNX file: {error}") from error
-    if not model.graph.output:
-        raise ValueError(f"{path} is not a complete ONNX file: it has no outputs")
-    return model
 
 
 def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:

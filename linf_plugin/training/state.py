@@ -7,6 +7,7 @@ from pathlib import Path
 
 from .. import checkpoint
 from ..state import tensors
+from .contents import check_contents
 from .iteration import Iteration
 from .schedule import Schedule
 from .selection import Best
@@ -91,6 +92,7 @@ def load(
         more = "; …" if len(found) > SHOWN else ""
         raise ValueError(f"{path} belongs to another run: " + "; ".join(found[:SHOWN]) + more)
     try:
+        check_contents(content, parts)
         best = content["best"] and Best(**content["best"])
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])

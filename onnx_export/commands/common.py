@@ -4,7 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from linf_plugin import checkpoint
 from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
+from linf_plugin.models import Net
+from linf_plugin.spec import values
 
 from ..session import DEVICES
 
@@ -57,3 +60,52 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
     elif not check_test_data(data, named, path) and "dataset" in named:
         print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
     return data
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_accuracies(value) -> bool:
+    """{ε, written out: accuracy}."""
+    try:
+        return all(_is_number(accuracy) and float(eps) > 0 for eps, accuracy in value.items())
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def _are_results(value) -> bool:
+    if not isinstance(value, dict) or not _is_number(value.get("clean", 0.0)):
+        return False
+    certified = value.get("certified", {})
+    return isinstance(certified, dict) and all(
+        isinstance(method, str) and _are_accuracies(accuracies) for method, accuracies in certified.items()
+    )
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+# What the commands read of a checkpoint's metadata.
+METADATA = {
+    "dataset": _is_text, "method": _is_text, "recipe": _is_text, "seed": lambda a: isinstance(a, int),
+    "epsilon": lambda a: _is_number(a) and 0 < a <= 1, "results": lambda a: a is None or _are_results(a),
+}
+
+
+def model_of(path: Path) -> tuple[Net, dict]:
+    """The classifier in a checkpoint, and its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``checkpoint.load``; the net has no weights or does not give one logit a class;
+            the metadata are not what training writes.
+    """
+    model, metadata = checkpoint.load(path)
+    (*_, (shape, _)) = [(model.input_shape, 0), *values(model.spec)]
+    if len(shape) != 1 or shape[0] < 2 or next(model.parameters(), None) is None:
+        raise ValueError(f"{path} holds no classifier with weights: its net gives values of shape {shape}")
+    for key, right in METADATA.items():
+        if key in metadata and not right(metadata[key]):
+            raise ValueError(f"{path}: its metadata give {str(metadata[key])[:60]!r} as {key}")
+    return model, metadata

@@ -4,12 +4,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
 from linf_plugin.files import check_absent, write_json
 
 from ..cross_check import contradictions, cross_check
 from ..export import VERIFIER_FLAVOURS
-from .common import add_data, data_of, positive
+from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
 DESCRIPTION = (
@@ -41,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.json is not None:
         check_absent(args.json, args.force)
-    net, metadata = checkpoint.load(args.checkpoint)
+    net, metadata = model_of(args.checkpoint)
     data = data_of(args, args.checkpoint, metadata, others=True)
     results = cross_check(
         net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count

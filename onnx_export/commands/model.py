@@ -4,14 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
 from linf_plugin.datasets import SOURCES, OtherData
 
 from ..certificate import PIXELS
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
 from ..properties import Accuracy
 from ..verify import measure
-from .common import add_data, data_of
+from .common import add_data, data_of, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
 DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
@@ -48,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, metadata = checkpoint.load(args.checkpoint)
+    model, metadata = model_of(args.checkpoint)
     export(
         model, args.output, metadata, args.checkpoint, flavour=args.flavour, certificate=args.certificate,
         epsilon=args.epsilon, pixels=args.pixels, force=args.force,

@@ -3,12 +3,10 @@
 import argparse
 from pathlib import Path
 
-from linf_plugin import checkpoint
-
 from ..export import VERIFIER_FLAVOURS
 from ..generate_properties import KINDS
 from ..vnnlib import write_benchmark
-from .common import add_data, data_of, positive
+from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "write a checkpoint and test images as a benchmark folder in VNN-COMP's layout"
 DESCRIPTION = (
@@ -47,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    net, metadata = checkpoint.load(args.checkpoint)
+    net, metadata = model_of(args.checkpoint)
     data = data_of(args, args.checkpoint, metadata, others=True)
     folder = write_benchmark(
         net, args.out, data, args.eps, count=args.count, seed=args.seed,

@@ -258,7 +258,7 @@ def test_a_model_of_a_version_without_digests_is_read(net, path):
 @pytest.mark.parametrize("a", (torch.eye(2).to_sparse(), torch.empty(2, device="meta")), ids=("sparse", "meta"))
 def test_what_has_no_digest_is_refused(a, path):
     torch.save({"content": {"a": a}, "sha256": ""}, path)
-    with pytest.raises(ValueError, match="net.pt holds more than tensors and plain data"):
+    with pytest.raises(ValueError, match="net.pt is not a readable checkpoint of tensors and plain data"):
         checkpoint.read(path)
 
 

@@ -245,7 +245,7 @@ def foreign(tmp_path):
 def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     assert "none.onnx does not exist" in error("check", tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    assert "cannot load" in error("check", tmp_path / "text.onnx")
+    assert "text.onnx is not a complete ONNX file" in error("check", tmp_path / "text.onnx")
 
     assert "does not name its checkpoint: give --checkpoint" in error("check", foreign)
     assert "does not name its data set: give --data" in error("check", foreign, "--checkpoint", made.checkpoint)
