@@ -314,7 +314,8 @@ def main() -> int:
         for name in SPECS:
             found = tried(file_of(name, Path(folder)))
             total, wrong = total + found.forged, wrong + found.wrong
-            print(f"{name}: {found.forged} forgeries, each with 3 digests; {len(found.wrong)} verify and must not")
+            forged, false = found.forged, len(found.wrong)
+            print(f"{name}: {forged} forgeries, each with 3 digests; {false} verify and must not", flush=True)
             for reason, count in found.let_through.items():
                 print(f"  {count} verify: {reason}")
     for line in wrong:
