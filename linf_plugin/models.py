@@ -5,6 +5,7 @@ import math
 
 from torch import nn
 
+from .kernels.windows import output_size
 from .layers import (
     CenterCrop,
     LinfDistConv2d,
@@ -16,7 +17,7 @@ from .layers import (
     distance_layers,
     lipschitz_bound,
 )
-from .spec import check_spec, values
+from .spec import check_spec
 
 LAYERS = {
     "normalize": Normalize,
@@ -88,7 +89,30 @@ class Net(nn.Sequential):
 
     def pairs_per_sample(self) -> int:
         """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
-        return sum(pairs for _, pairs in values(self._spec))
+        return sum(pairs for _, pairs, _ in _shapes(self._spec))
+
+
+def _shapes(spec: dict):
+    """(layer name, pairs, output shape) of each layer."""
+    shape = tuple(spec["input_shape"])
+    for name, a in spec["layers"]:
+        pairs = 0
+        if name == "flatten":
+            shape = (math.prod(shape),)
+        elif name == "crop":
+            shape = (shape[0], a["size"], a["size"])
+        elif name in ("dist", "sort_dist", "linear"):
+            pairs = a["in_features"] * a["out_features"]
+            shape = (a["out_features"],)
+        elif name in ("dist_conv", "conv"):
+            k, s, q, d = (
+                v if isinstance(v, (list, tuple)) else (v, v)
+                for v in (a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1))
+            )
+            side = [output_size(shape[1 + i], k[i], s[i], q[i], d[i]) for i in (0, 1)]
+            pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*k, *side))
+            shape = (a["out_channels"], *side)
+        yield name, pairs, shape
 
 
 def _start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
@@ -121,7 +145,7 @@ def _append(spec: dict, name: str, **arguments) -> None:
 
 def _features(spec: dict) -> int:
     """Size of the flattened output so far."""
-    return math.prod(list(values(spec))[-1][0])
+    return math.prod(list(_shapes(spec))[-1][2])
 
 
 def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:

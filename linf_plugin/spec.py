@@ -190,6 +190,8 @@ def _after_windows(a: dict, shape: tuple[int, ...]) -> tuple[tuple[int, ...] | N
     kernel, stride, padding, dilation = (
         _both(v) for v in (a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1))
     )
+    if math.prod((shape[0], *(side + 2 * q for side, q in zip(shape[1:], padding)))) > MOST_VALUES:
+        raise ValueError(f"its padded input would have more than {MOST_VALUES:,} numbers")
     sides = [output_size(*sizes) for sizes in zip(shape[1:], kernel, stride, padding, dilation)]
     pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*kernel, *sides))
     return (a["out_channels"], *sides) if min(sides) > 0 else None, pairs
@@ -200,7 +202,10 @@ def values(spec: dict) -> Iterator[tuple[tuple[int, ...], int]]:
     shape = tuple(spec["input_shape"])
     for i, (name, a) in enumerate(spec["layers"]):
         before = shape
-        shape, pairs = _after(name, a, shape)
+        try:
+            shape, pairs = _after(name, a, shape)
+        except ValueError as error:
+            raise ValueError(f"layer {i} of spec, {name}: {error}") from error
         if shape is None:
             raise ValueError(f"layer {i} of spec, {name}, does not take a value of shape {before}")
         yield shape, pairs
@@ -212,18 +217,13 @@ def check_size(spec: dict) -> None:
     Raises:
         ValueError: the message names the layer.
     """
-    before, total = tuple(spec["input_shape"]), 0
-    if math.prod(before) > MOST_VALUES:
+    total = 0
+    if math.prod(spec["input_shape"]) > MOST_VALUES:
         raise ValueError(f"input_shape of spec has more than {MOST_VALUES:,} numbers")
-    for i, ((shape, pairs), (name, a)) in enumerate(zip(values(spec), spec["layers"])):
-        if name in ("conv", "dist_conv"):
-            before = (before[0], *(side + 2 * q for side, q in zip(before[1:], _both(a.get("padding", 0)))))
-            if math.prod(before) > MOST_VALUES:
-                raise ValueError(f"layer {i} of spec, {name}: its padded input has more than {MOST_VALUES:,} numbers")
+    for i, (shape, pairs) in enumerate(values(spec)):
         total += pairs
         if math.prod(shape) > MOST_VALUES or total > MOST_PAIRS:
             raise ValueError(
-                f"layer {i} of spec, {name}, gives {math.prod(shape):,} numbers for {pairs:,} pairs, more than are taken "
-                "from a file"
+                f"layer {i} of spec, {spec['layers'][i][0]}, gives {math.prod(shape):,} numbers for {pairs:,} pairs, more "
+                "than are taken from a file"
             )
-        before = shape
