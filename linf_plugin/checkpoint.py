@@ -11,12 +11,11 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from . import archive
+from . import archive, state
 from .models import Net
 from .spec import check_size, check_spec, tensor_shapes
 
 FORMAT = 1
-EXTRA = "_extra_state"  # how the names of states end that are no tensors; each layer checks its own
 
 
 @contextlib.contextmanager
@@ -169,7 +168,7 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
         OSError: as ``write``.
     """
     metadata = dict(metadata or {})
-    write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
+    write(path, {"format": FORMAT, "spec": model.spec, "state": state.tensors(model), "metadata": metadata})
 
 
 def _is_format(value) -> bool:
@@ -198,13 +197,13 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
     return model.eval(), content["metadata"]
 
 
-def _build(spec: dict, state: dict[str, Tensor]) -> Net:
+def _build(spec: dict, given: dict[str, Tensor]) -> Net:
     """The net of a spec with that state, once it is known that they fit: nothing is allocated that is not in the state."""
     check_spec(spec)
     check_size(spec)
-    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
         raise ValueError("its state is no dict of tensors")
-    tensors = {name: a for name, a in state.items() if name.rpartition(".")[2] != EXTRA}
+    tensors = {name: a for name, a in given.items() if name.rpartition(".")[2] != state.KEY}
     shapes, dtypes = tensor_shapes(spec), set()
     for name in [*shapes, *tensors]:
         a = tensors.get(name)
@@ -222,5 +221,5 @@ def _build(spec: dict, state: dict[str, Tensor]) -> Net:
     model = Net(spec)
     for dtype in dtypes:
         model.to(dtype)
-    model.load_state_dict(state)
+    model.load_state_dict({**state.constants(model), **given})  # the spec says the constants
     return model

@@ -15,7 +15,9 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 from onnxscript import optimizer
 
+from linf_plugin import state
 from linf_plugin.checkpoint import replacing
+from linf_plugin.files import check_absent
 from linf_plugin.models import Net
 
 from .certificate import PIXELS, Program, RadiusConstants, check_certifiable, radius_constants, wants_interval
@@ -60,7 +62,7 @@ def check_net(model: Net) -> None:
         raise TypeError(f"model must be a linf_plugin.Net, got {type(model).__name__}")
     if any(m.training for m in model.modules()):
         raise ValueError("model is in training mode: call model.eval() first")
-    for name, a in model.state_dict().items():
+    for name, a in state.tensors(model).items():
         if a.dtype != torch.float32:
             raise ValueError(f"{name} of model must be float32, got {a.dtype}")
         if not a.isfinite().all():
@@ -179,12 +181,6 @@ def _write(model: onnx.ModelProto, path: Path, force: bool) -> None:
             os.replace(part / name, path.with_name(name))
 
 
-def check_absent(path: Path, force: bool) -> None:
-    """Raises FileExistsError where there is such a file that is not to be replaced."""
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists: force (--force) replaces it")
-
-
 def _choose(name: str, value: str, known: dict) -> None:
     if value not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
@@ -226,7 +222,7 @@ def export(
             is not positive and finite; it has finite p and a certificate is wanted; an activation may overflow; an
             argument is none of those known, or they do not fit each other.
         FileNotFoundError: checkpoint does not exist.
-        FileExistsError: there is such a file, without ``force``.
+        WouldReplace: there is such a file, without ``force``.
     """
     path, metadata = Path(path), metadata or {}
     check_absent(path, force)

@@ -16,7 +16,7 @@ from .certificate import PIXELS, RadiusConstants
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
 EPSILON = "epsilon = "  # then ε: how the description of the output ``certified`` begins
-FROM_TRAINING = ("method", "dataset", "seed", "recipe")
+FROM_TRAINING = ("method", "dataset", "train_data_sha256", "test_data_sha256", "seed", "recipe")
 
 
 @dataclass(frozen=True)

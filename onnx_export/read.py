@@ -11,6 +11,7 @@ from onnx import AttributeProto, ModelProto, NodeProto
 from linf_plugin.kernels import windows
 from linf_plugin.models import Net
 from linf_plugin.spec import MOST_LAYERS, MOST_VALUES, check_size
+from linf_plugin.state import constants
 
 from .bodies import STANDARD
 from .certificate import PIXELS
@@ -386,7 +387,7 @@ def _build(chain: _Chain, shape: list[int]) -> Net:
     spec = {"input_shape": shape, "layers": [[name, arguments] for name, arguments, _ in chain.layers]}
     check_size(spec)
     net = Net(spec)
-    net.load_state_dict({
+    net.load_state_dict(constants(net) | {
         f"{i}.{name}": torch.from_numpy(np.array(a))
         for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()
     })

@@ -14,6 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from .arithmetic import check_arithmetic
 from .functions import for_device
 from .native import register
 
@@ -100,6 +101,7 @@ def session(
         FileNotFoundError: there is no such file.
         ValueError: device is unknown, threads is not positive, or onnxruntime cannot load the file.
         DeviceError: device is "cuda" and onnxruntime cannot use a GPU here.
+        RuntimeError: the file has certificates and onnxruntime would compute it with less than float32 here.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -130,6 +132,7 @@ def session(
         raise ValueError(f"onnxruntime cannot load {path}: {error}") from error
     if device == "cuda" and result.get_providers()[0] != CUDA[0]:
         raise DeviceError(f"device is cuda, but onnxruntime only took {', '.join(result.get_providers())}")
+    check_arithmetic(path, options, [CUDA, CPU] if on_cuda else [CPU])
     return result
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from .. import compat
+from ..arguments import kind
+from . import fresh
 
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
 
@@ -37,16 +39,25 @@ def compute_bounds(
         (lower, upper), (B, S) or (B, outputs) each; None for a side that is not wanted.
 
     Raises:
-        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers.
+        TypeError: bounded is no BoundedModule, method no string, or C no floating-point tensor.
+        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers; C has another
+            number of dimensions.
+        RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
+            training, which change in place the parameters that both share.
     """
+    _check(bounded, C, method)
+    fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", **sides)
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
     bounded._linf_intervals = intervals
     if method.lower() == "ibp":
         return least if bound_lower else None, most if bound_upper else None
+    optimised = method.lower() in OPTIMISED
+    if optimised and not any(node.perturbed and compat.optimises(node) for node in bounded._modules.values()):
+        method, optimised = "CROWN", False  # there is nothing to optimise, on which 0.3 fails
     with contextlib.ExitStack() as during:
-        if method.lower() in OPTIMISED:
+        if optimised:
             if output_only:
                 options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides))
                 settings = bounded.bound_opts["optimize_bound_args"]
@@ -59,6 +70,21 @@ def compute_bounds(
         during.callback(setattr, bounded, "_linf_cutting", False)
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
     return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
+
+
+def _check(bounded, C: Tensor | None, method: str) -> None:
+    from auto_LiRPA import BoundedModule
+
+    if not isinstance(bounded, BoundedModule):
+        raise TypeError(f"bounded must be a BoundedModule, got {type(bounded).__name__}")
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a string, got {method!r}")
+    if C is None:
+        return
+    if not isinstance(C, Tensor) or not C.is_floating_point():
+        raise TypeError(f"C must be a floating-point tensor, got {kind(C)}")
+    if C.dim() != 3:
+        raise ValueError(f"C must have shape (B, S, outputs), got {tuple(C.shape)}")
 
 
 @torch.no_grad()

@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     onnx_session = session(args.onnx, args.device)
     props = onnx_session.get_modelmeta().custom_metadata_map
     model, _ = model_of(_checkpoint_of(args.onnx, props, args.checkpoint))
-    data = data_of(args, args.onnx, props)
+    data = data_of(args, args.onnx, props, others=True)
     images = data.x_test[: args.limit]
     provider = onnx_session.get_providers()[0]
     where = f"onnxruntime {onnxruntime.__version__}, {provider}"

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 
 from linf_plugin import checkpoint
-from linf_plugin.datasets import SOURCES
+from linf_plugin.datasets import DIGESTS, SOURCES
+from linf_plugin.files import check_absent
 
 from ..load import load, said
 from ..properties import props_of
@@ -29,18 +30,20 @@ MOST_LETTERS = 200  # of a name in the metadata
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file: one input; one output, or one named logits")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="to write or replace")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
     parser.add_argument("--data", choices=SOURCES, help="data set to name in the checkpoint, if FILE names none")
+    parser.add_argument("--force", action="store_true", help="replace CHECKPOINT where it exists")
 
 
 def run(args: argparse.Namespace) -> int:
+    check_absent(args.output, args.force)
     onnx_model = load(args.onnx)
     try:
         model, metadata = to_net(onnx_model), _metadata(props_of(onnx_model))
     except ValueError as error:
         raise ValueError(f"{args.onnx}: {error}") from error
-    if args.data is not None:
-        metadata["dataset"] = args.data
+    if args.data not in (None, metadata.get("dataset")):  # then the digests are not of it
+        metadata = {key: a for key, a in metadata.items() if key not in DIGESTS} | {"dataset": args.data}
     checkpoint.save(args.output, model, metadata)
     layers = ", ".join(name for name, _ in model.spec["layers"])
     print(f"{args.output}: {layers}; Lipschitz bound {model.lipschitz:g}")
@@ -65,7 +68,9 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-IMPORTED = {"method": _name, "dataset": _name, "epsilon": _epsilon, "seed": _seed}  # metadata that a file may hold
+IMPORTED = {  # metadata that a file may hold
+    "method": _name, "dataset": _name, **dict.fromkeys(DIGESTS, _name), "epsilon": _epsilon, "seed": _seed,
+}
 
 
 def _metadata(props: dict[str, str]) -> dict:

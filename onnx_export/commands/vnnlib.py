@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     net, metadata = model_of(args.checkpoint)
+    data = data_of(args, args.checkpoint, metadata, others=True)
     folder = write_benchmark(
-        net, args.out, data_of(args, args.checkpoint, metadata), args.eps, count=args.count, seed=args.seed,
+        net, args.out, data, args.eps, count=args.count, seed=args.seed,
         pool=args.pool, timeout=args.timeout, flavours=tuple(args.flavour or VERIFIER_FLAVOURS),
         kinds=tuple(args.kind or ("any",)), name=args.name or args.out.resolve().name, compress=not args.plain,
         force=args.force,

@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import linf_plugin
+from linf_plugin.datasets import load_dataset
 from linf_plugin.layers import MeanShift, distance_layers
 from onnx_export.certificate import radius_constants
 from onnx_export.export import export, fold_means, record
@@ -154,7 +155,8 @@ def test_metadata(made):
     assert props == {
         "norm": "linf", "flavour": "function", "certificate": "lipschitz",
         "radius_unit": "pixel value, images in [0, 1]",
-        "dataset": "digits", "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
+        **load_dataset("digits").identity,
+        "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
         "run_clean_accuracy": "0.25", "run_certified_accuracy_lipschitz": "0.0625",
         "run_certified_accuracy_best": "0.09375",
         "checkpoint": "../run/net.pt", "checkpoint_sha256": file_sha256(made.checkpoint),

@@ -75,6 +75,20 @@ def test_the_same_settings_go_on(path, whole):
     assert path.read_bytes() == whole
 
 
+def test_other_images_are_refused(path, monkeypatch):
+    monkeypatch.setitem(globals(), "X", X.flip(2))
+    with pytest.raises(ValueError, match="state.pt belongs to another run: images: [0-9a-f]{16}… there, [0-9a-f]{16}"):
+        run(path)
+
+
+def test_a_state_without_a_digest_of_the_images_goes_on_with_a_word(path):
+    content = checkpoint.read(path)
+    del content["settings"]["images"]
+    checkpoint.write(path, content)
+    with pytest.warns(UserWarning, match="state.pt is of a version that kept no digest of the images"):
+        run(path)
+
+
 @pytest.mark.parametrize("part", (0.0, 0.3, 0.9, 0.999))
 def test_a_truncated_state_is_refused(part, path, whole):
     path.write_bytes(whole[: int(part * len(whole))])
