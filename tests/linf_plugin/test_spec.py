@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from linf_plugin import Net, build
+from linf_plugin import Net, build, state
 from linf_plugin.models import ARCHITECTURES, LAYERS
 from linf_plugin.spec import ARGUMENTS, check_size, check_spec, tensor_shapes, values
 
@@ -24,7 +24,7 @@ def test_sizes_are_those_of_the_net(name):
     net = build(name, shape=(2, 6, 7), classes=3, **NETS[name])
     check_spec(net.spec)
     check_size(net.spec)
-    assert {key: tuple(a.shape) for key, a in net.state_dict().items()} == tensor_shapes(net.spec)
+    assert {key: tuple(a.shape) for key, a in state.tensors(net).items()} == tensor_shapes(net.spec)
     x, pairs = torch.rand(2, 2, 6, 7), 0
     for layer, (shape, more) in zip(net.eval(), values(net.spec), strict=True):
         x, pairs = layer(x), pairs + more
