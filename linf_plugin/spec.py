@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from .arguments import check_k, check_p, check_rho
 from .kernels.windows import output_size
 
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 MOST_LAYERS = 10_000
 MOST_VALUES = 2**25  # numbers a sample, before and after each layer
 MOST_PAIRS = 2**33  # coordinate pairs a sample
@@ -63,6 +64,16 @@ def _pair(least: int) -> Callable:
     return check
 
 
+def _padding(value) -> None:
+    if value not in ("same", "valid"):
+        _pair(0)(value)
+
+
+def _dimension(value) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral) or not -8 <= value < 8:
+        raise ValueError(f"must be a dimension, got {value}")
+
+
 def _only(*allowed) -> Callable:
     def check(value) -> None:
         if value not in allowed or type(value) is not type(allowed[0]):
@@ -80,14 +91,14 @@ _DISTANCE = {"bias": _flag, "p": check_p, "identity_init": _flag}
 ARGUMENTS: dict[str, tuple[dict[str, Callable], dict[str, Callable]]] = {
     "normalize": ({"mean": _numbers, "std": _positive}, {}),
     "crop": ({"size": _count}, {}),
-    "flatten": ({}, {"start_dim": _only(1), "end_dim": _only(-1)}),
+    "flatten": ({}, {"start_dim": _dimension, "end_dim": _dimension}),
     "dist": (_LINEAR, _DISTANCE),
     "dist_conv": (_CONV, _WINDOWS | _DISTANCE),
     "sort_dist": (_LINEAR | {"rho": check_rho}, _DISTANCE | {"k": check_k, "group": _count}),
     "mean_shift": ({"num_features": _count}, {"momentum": _momentum}),
     "negate": ({}, {}),
     "linear": (_LINEAR, {"bias": _flag}),
-    "conv": (_CONV, _WINDOWS | {"padding_mode": _only("zeros")}),
+    "conv": (_CONV, _WINDOWS | {"padding": _padding, "padding_mode": _only(*PADDING_MODES)}),
     "relu": ({}, {"inplace": _flag}),
     "tanh": ({}, {}),
 }
@@ -168,7 +179,7 @@ def tensor_shapes(spec: dict) -> dict[str, tuple[int, ...]]:
 def _after(name: str, a: dict, shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, int]:
     """(shape, pairs) of one sample after a layer, without a shape where it does not take the one before."""
     if name == "flatten":
-        return (math.prod(shape),), 0
+        return _after_flattening(shape, a.get("start_dim", 1), a.get("end_dim", -1)), 0
     if name == "crop":
         fits = len(shape) == 3 and min(shape[1:]) >= a["size"]
         return (shape[0], a["size"], a["size"]) if fits else None, 0
@@ -184,12 +195,23 @@ def _after(name: str, a: dict, shape: tuple[int, ...]) -> tuple[tuple[int, ...] 
     return shape, 0
 
 
+def _after_flattening(shape: tuple[int, ...], start: int, end: int) -> tuple[int, ...] | None:
+    """Both ends count the batch, of which nothing is flattened away."""
+    start, end = (d + 1 + len(shape) if d < 0 else d for d in (start, end))
+    fits = 1 <= start <= end <= len(shape)
+    return (*shape[: start - 1], math.prod(shape[start - 1 : end]), *shape[end:]) if fits else None
+
+
 def _after_windows(a: dict, shape: tuple[int, ...]) -> tuple[tuple[int, ...] | None, int]:
     if len(shape) != 3 or shape[0] != a["in_channels"]:
         return None, 0
-    kernel, stride, padding, dilation = (
-        _both(v) for v in (a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1))
-    )
+    kernel, stride, dilation = (_both(v) for v in (a["kernel_size"], a.get("stride", 1), a.get("dilation", 1)))
+    padding = a.get("padding", 0)
+    if padding == "same":
+        if stride != (1, 1):
+            return None, 0
+        kernel, padding = tuple(k + 1 - k % 2 for k in kernel), tuple(d * (k // 2) for k, d in zip(kernel, dilation))
+    padding = (0, 0) if padding == "valid" else _both(padding)
     if math.prod((shape[0], *(side + 2 * q for side, q in zip(shape[1:], padding)))) > MOST_VALUES:
         raise ValueError(f"its padded input would have more than {MOST_VALUES:,} numbers")
     sides = [output_size(*sizes) for sizes in zip(shape[1:], kernel, stride, padding, dilation)]

@@ -81,11 +81,18 @@ def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
             yield from called(attribute.g.node)
 
 
+def _body(name: str) -> onnx.FunctionProto:
+    """Without its description: a file that is written anew is the same in other words."""
+    body = FUNCTIONS[name].to_function_proto()
+    body.ClearField("doc_string")
+    return body
+
+
 def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
     """The bodies of operators of the domain ``linf`` and of all that they call, callees before callers."""
     found, names = {}, set(names)
     while names:
-        found |= {name: FUNCTIONS[name].to_function_proto() for name in names}
+        found |= {name: _body(name) for name in names}
         names = {name for body in found.values() for name in called(body.node)} - found.keys()
     return {name: found[name] for name in FUNCTIONS if name in found}
 

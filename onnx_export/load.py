@@ -320,7 +320,7 @@ def _external(model: ModelProto, folder: Path, read: bool) -> None:
         if len(tensor.raw_data) != length:
             raise ValueError(f"{path.name} became shorter while it was read")
         tensor.ClearField("external_data")
-        tensor.data_location = TensorProto.DEFAULT
+        tensor.ClearField("data_location")  # as if it had been in the file
 
 
 def _place(tensor: TensorProto, folder: Path) -> tuple[Path, int, int]:

@@ -7,9 +7,9 @@ from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import check_absent
 
+from ..files import props_of
 from ..load import load, said
-from ..properties import props_of
-from ..read import to_net
+from ..recompute import read_back
 
 SUMMARY = "write an ONNX file as a checkpoint, so that the net can be bounded"
 DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node that it cannot turn."
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     check_absent(args.output, args.force)
     onnx_model = load(args.onnx)
     try:
-        model, metadata = to_net(onnx_model), _metadata(props_of(onnx_model))
+        model, metadata = read_back(onnx_model), _metadata(props_of(onnx_model))
     except ValueError as error:
         raise ValueError(f"{args.onnx}: {error}") from error
     if args.data not in (None, metadata.get("dataset")):  # then the digests are not of it

@@ -15,6 +15,7 @@ import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
 from onnx_export.cli import COMMANDS, main
+from onnx_export.files import props_of, seal
 
 
 @pytest.fixture
@@ -245,7 +246,7 @@ def foreign(tmp_path):
 def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     assert "none.onnx does not exist" in error("check", tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    assert "text.onnx is not a complete ONNX file" in error("check", tmp_path / "text.onnx")
+    assert "is not a complete ONNX file" in error("check", tmp_path / "text.onnx")
 
     assert "does not name its checkpoint: give --checkpoint" in error("check", foreign)
     assert "does not name its data set: give --data" in error("check", foreign, "--checkpoint", made.checkpoint)
@@ -280,12 +281,19 @@ def test_check_fails(made, tmp_path, capsys):
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), "2.weight"))
     path = tmp_path / "net.onnx"
     onnx.save(model, path)
+    assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--device", "cpu"]) == 2
+    assert "was changed since it was written" in capsys.readouterr().err
+    assert main(["verify", str(path), "--device", "cpu"]) == 1
+    assert "it was changed since it was written" in capsys.readouterr().err
+    seal(model, props_of(model))
+    onnx.save(model, path)
     assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "linf-export: FAILED: logits differ by" in err and "predictions differ" in err
     assert "bit-equal" not in out
     assert main(["verify", str(path), "--device", "cpu"]) == 1
-    assert "linf-export: FAILED: the file was changed since it was written" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "linf-export: FAILED: " in err and "rounding_slack is" in err
 
 
 def test_show_and_verify_refuse(made, tmp_path, error):
