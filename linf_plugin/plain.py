@@ -9,7 +9,7 @@ _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _EDGE = re.compile(r"[\[\]{}]")
 
 
-def loads(text: str):
+def loads(text: str, **options):
     """``json.loads`` of text that may be hostile.
 
     Python ends a parser that goes too deep by RecursionError, but where auto_LiRPA was imported its limit is a million, and
@@ -19,7 +19,7 @@ def loads(text: str):
         ValueError: it is no JSON, or nested deeper than ``DEEPEST``.
     """
     check_nesting(text)
-    return json.loads(text)
+    return json.loads(text, **options)
 
 
 def check_nesting(text: str, deepest: int = DEEPEST) -> None:

@@ -53,9 +53,9 @@ WRONG = [
     ("layers", [["normalize", {"mean": [], "std": 1.0}]], "mean of layer 0 of spec, normalize, must be a list of numbers"),
     ("layers", [["normalize", {"mean": [math.nan], "std": 1.0}]], "mean of layer 0 of spec, normalize, must be finite"),
     ("layers", [["mean_shift", {"num_features": 3, "momentum": 0}]], r"momentum of layer 0 of spec, mean_shift, must lie in"),
-    ("layers", [["flatten", {"start_dim": 0}]], "start_dim of layer 0 of spec, flatten, must be 1"),
+    ("layers", [["flatten", {"start_dim": "1"}]], "start_dim of layer 0 of spec, flatten, must be a dimension"),
     ("layers", [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": [1, 2, 3]}]], "kernel_size of layer 0"),
-    ("layers", [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding_mode": "reflect"}]], "padding_mode of layer 0"),
+    ("layers", [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding_mode": "mirror"}]], "padding_mode of layer 0"),
     ("layers", [["linear", {"in_features": 1, "out_features": 1, "bias": 1}]], "bias of layer 0 of spec, linear, must be True or False"),
     ("more", {"heads": 3}, "spec has the unknown part 'heads'"), ("more", {"normal_head": "yes"}, "normal_head of spec must be True or False"),
 ]
