@@ -16,7 +16,8 @@ def check_results(results) -> None:
         _is(_of(results, key), str, key)
     for key in ("seed", "test_samples"):
         _is(_of(results, key), int, key)
-    eps = [_eps(_of(results, "eps"), "eps"), *(_eps(a, "eps_values") for a in _is(_of(results, "eps_values"), list, "eps_values"))]
+    values = _is(_of(results, "eps_values"), list, "eps_values")
+    eps = [_eps(_of(results, "eps"), "eps"), *(_eps(value, "eps_values") for value in values)]
     attack = _is(_of(results, "attack"), dict, "attack")
     for key in ("steps", "restarts"):
         _of(attack, key, "attack")

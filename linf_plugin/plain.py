@@ -12,8 +12,8 @@ _EDGE = re.compile(r"[\[\]{}]")
 def loads(text: str, **options):
     """``json.loads`` of text that may be hostile.
 
-    Python ends a parser that goes too deep by RecursionError, but where auto_LiRPA was imported its limit is a million, and
-    the process dies of its stack.
+    Python ends a parser that goes too deep by RecursionError, but where auto_LiRPA was imported its limit is a million,
+    and the process dies of its stack.
 
     Raises:
         ValueError: it is no JSON, or nested deeper than ``DEEPEST``.

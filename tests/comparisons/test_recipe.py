@@ -167,7 +167,8 @@ def _places(value, found):
 
 def test_whatever_stands_in_a_file_is_taken_or_refused_by_name():
     """Values of every kind in every place, and places without their values."""
-    values = (0, -1, 1.5, True, "", [], {}, [[]], {"name": []}, math.nan, 10**30, 2**62, "1/0", datetime.date(2000, 1, 1))
+    date = datetime.date(2000, 1, 1)
+    values = (0, -1, 1.5, True, "", [], {}, [[]], {"name": []}, math.nan, 10**30, 2**62, "1/0", date)
     for i in range(400):
         rng = random.Random(i)
         table = tomllib.loads(GOOD)
@@ -183,7 +184,9 @@ def test_whatever_stands_in_a_file_is_taken_or_refused_by_name():
             assert str(error).startswith("mine.toml") and len(str(error).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["a = " + "[" * 100_000, "eps = " + "[" * 50_000 + "]" * 50_000, "a." * 5_000 + "b = 1"], ids=len)
+@pytest.mark.parametrize("text", [
+    "a = " + "[" * 100_000, "eps = " + "[" * 50_000 + "]" * 50_000, "a." * 5_000 + "b = 1",
+], ids=len)
 def test_deep_files_are_refused(tmp_path, text):
     with pytest.raises(ValueError, match="mine.toml") as error:
         load_recipe(write(tmp_path, text))
