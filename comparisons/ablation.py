@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from linf_plugin import plain
 from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace, write_json, write_text
 from linf_plugin.training.parallel import Ranks
@@ -175,7 +176,7 @@ def _read(path: Path, ablation: Ablation) -> dict:
     if not path.exists():
         return {"ablation": ablation.name, "runs": []}
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = plain.loads(path.read_text(encoding="utf-8"))
         for r in results["runs"]:
             r["change"], r["seed"], r["settings"]
     except (ValueError, KeyError, TypeError) as error:

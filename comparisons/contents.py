@@ -2,6 +2,8 @@
 
 import math
 
+from linf_plugin.datasets import DIGESTS
+
 
 def check_results(results) -> None:
     """That the content of a results.json has what tables and plots read.
@@ -14,7 +16,8 @@ def check_results(results) -> None:
         _is(_of(results, key), str, key)
     for key in ("seed", "test_samples"):
         _is(_of(results, key), int, key)
-    eps = [_eps(_of(results, "eps"), "eps"), *(_eps(a, "eps_values") for a in _is(_of(results, "eps_values"), list, "eps_values"))]
+    values = _is(_of(results, "eps_values"), list, "eps_values")
+    eps = [_eps(_of(results, "eps"), "eps"), *(_eps(value, "eps_values") for value in values)]
     attack = _is(_of(results, "attack"), dict, "attack")
     for key in ("steps", "restarts"):
         _of(attack, key, "attack")
@@ -54,6 +57,10 @@ def _check_method(method: dict, name: str, eps: set[str]) -> None:
         _check_accuracies(accuracies, where, eps if certificate == "best" else set())
     identity = _is(_of(method, "identity", name), dict, f"identity of {name}")
     _is(_of(identity, "seed", f"identity of {name}"), int, f"seed of {name}")
+    if "data" in method:
+        data = _is(method["data"], dict, f"data of {name}")
+        for key in DIGESTS:
+            _is(_of(data, key, f"data of {name}"), str, f"{key} of {name}")
     for key, value in identity.items():
         if isinstance(value, (list, dict)):
             raise ValueError(f"{key[:80]} of the identity of {name[:80]} must be one value")

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import re
@@ -20,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import linf_plugin.models
-from linf_plugin import Net, build, certified_radius
+from linf_plugin import Net, build, certified_radius, plain
 from linf_plugin.bounds import CERTIFICATES, certify, certify_each, compute_bounds
 from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.files import WouldReplace, write_json, write_text
@@ -282,7 +281,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     path = args.out / RESULTS
     try:
-        results = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        results = plain.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(results, dict):
+            raise ValueError(f"{path} is no results file of this command")
         if (there := sorted(results.keys() & set(parts))) and not args.force:
             raise WouldReplace(f"{path} has part {', '.join(there)}")
         mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None

@@ -6,6 +6,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from linf_plugin import plain
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import WouldReplace
 from linf_plugin.training import state
@@ -127,7 +128,7 @@ class Plan:
 def read_results(path: Path) -> dict:
     """results.json, or {"methods": {}} where there is none.  Raises ValueError where it is not one of ours."""
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = plain.loads(path.read_text(encoding="utf-8"))
         for entry in results["methods"].values():
             entry["identity"]["settings"], digests_of(entry)
         return results

@@ -1,5 +1,6 @@
 """Tables from results.json; nothing is recomputed here."""
 
+import json
 import statistics
 from pathlib import Path
 

@@ -1,7 +1,7 @@
 """Files of ``torch.save``, read with nothing in them trusted: tensors and plain data come out, or one sentence.
 
-``torch.load`` with ``weights_only=True`` runs no code, but takes the sizes of tensors and of compressed parts from the file:
-a small one may fill the memory.  Here every size is checked against the bytes that are there.
+``torch.load`` with ``weights_only=True`` runs no code, but takes the sizes of tensors and of compressed parts from the
+file: a small one may fill the memory.  Here every size is checked against the bytes that are there.
 """
 
 import math
@@ -36,13 +36,13 @@ DTYPES = {
 def load(path: str | os.PathLike):
     """What ``torch.save`` wrote, its tensors on the CPU.
 
-    Plain data are None, bool, int, float, str, and lists, tuples and dicts of those.  Time and memory are in proportion to the
-    size of the file.
+    Plain data are None, bool, int, float, str, and lists, tuples and dicts of those.  Time and memory are in proportion
+    to the size of the file.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is none of ``torch.save``, is cut off, holds something else, or states sizes that it does not have.
-            The message says what, without naming the file.
+        ValueError: it is none of ``torch.save``, is cut off, holds something else, or states sizes that it does not
+            have.  The message says what, without naming the file.
     """
     with open(path, "rb") as f:
         if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
@@ -235,8 +235,8 @@ def _tensor(storage, offset, size, stride) -> Tensor:
 
 
 def _check(content, size: int) -> None:
-    """That content is a tree of tensors and plain data that is not much larger than its file: parts may occur twice, but
-    not so often that a walk through them does not end."""
+    """That content is a tree of tensors and plain data that is not much larger than its file: parts may occur twice,
+    but not so often that a walk through them does not end."""
     left, numbers = MOST_STEPS, 8 * size + 2**20
     waiting = [(content, 0)]
     while waiting:

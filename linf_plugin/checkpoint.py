@@ -198,7 +198,7 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
 
 
 def _build(spec: dict, given: dict[str, Tensor]) -> Net:
-    """The net of a spec with that state, once it is known that they fit: nothing is allocated that is not in the state."""
+    """The net of a spec with that state, once it is known that they fit: nothing is allocated that is not in it."""
     check_spec(spec)
     check_size(spec)
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):

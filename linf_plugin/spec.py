@@ -234,7 +234,7 @@ def values(spec: dict) -> Iterator[tuple[tuple[int, ...], int]]:
 
 
 def check_size(spec: dict) -> None:
-    """That the layers of a spec fit each other, and that one sample takes no more than ``MOST_VALUES`` and ``MOST_PAIRS``.
+    """That the layers of a spec fit each other, and that one sample takes at most ``MOST_VALUES`` and ``MOST_PAIRS``.
 
     Raises:
         ValueError: the message names the layer.
@@ -246,6 +246,6 @@ def check_size(spec: dict) -> None:
         total += pairs
         if math.prod(shape) > MOST_VALUES or total > MOST_PAIRS:
             raise ValueError(
-                f"layer {i} of spec, {spec['layers'][i][0]}, gives {math.prod(shape):,} numbers for {pairs:,} pairs, more "
-                "than are taken from a file"
+                f"layer {i} of spec, {spec['layers'][i][0]}, gives {math.prod(shape):,} numbers for {pairs:,} pairs, "
+                "more than are taken from a file"
             )

@@ -116,7 +116,7 @@ class Varying:
 
 
 class Constants:
-    """The values of a graph that its inputs do not enter: ``known``, by name; in ``varying`` those with sizes of a batch.
+    """The values of a graph that its inputs do not enter: ``known``, by name; ``varying``, those with sizes of a batch.
 
     Their memory, and the time to compute them, are bounded by the size of the model.
     """

@@ -216,8 +216,8 @@ def fuse_distance(model: ModelProto) -> ModelProto:
         A new model; what is used no longer is left out.
 
     Raises:
-        ValueError: the model is not whole (``load.check_model``), or a function of the domain ``linf`` in it is not the one
-            of that name (``check_bodies``).
+        ValueError: the model is not whole (``load.check_model``), or a function of the domain ``linf`` in it is not the
+            one of that name (``check_bodies``).
     """
     return fuse(model)[0]
 

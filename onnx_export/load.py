@@ -1,4 +1,4 @@
-"""Opening ONNX files of which nothing is trusted: every one is a whole model, or one sentence that says what is wrong."""
+"""Opening ONNX files of which nothing is trusted: each is a whole model, or one sentence that says what is wrong."""
 
 import collections
 import os
@@ -59,8 +59,8 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
 
     Raises:
         FileNotFoundError: there is no such file, or one that holds its weights is missing.
-        ValueError: it is no ONNX file, or ``check_model`` refuses it; or weights lie outside the file's folder, behind a
-            link, or beyond the end of their file.  The message names the file.
+        ValueError: it is no ONNX file, or ``check_model`` refuses it; or weights lie outside the file's folder, behind
+            a link, or beyond the end of their file.  The message names the file.
     """
     path = Path(path)
     if not path.exists():

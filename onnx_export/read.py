@@ -31,8 +31,8 @@ ATTRIBUTES = {  # of the distance operators
 class _Chain:
     """The layers read so far, and the one value that runs through them: its ``name`` and its ``shape``.
 
-    ``any_batch``: whether the first size stands for any, as ``BATCHES[0]``.  ``bytes``: whether the value is of pixels in
-    bytes, that is, not yet divided by their range.
+    ``any_batch``: whether the first size stands for any, as ``BATCHES[0]``.  ``bytes``: whether the value is of pixels
+    in bytes, that is, not yet divided by their range.
     """
 
     def __init__(self, name: str, shape: tuple[int, ...], any_batch: bool, of_bytes: bool):
@@ -186,7 +186,8 @@ def _linear(chain: _Chain, node: NodeProto, x, w, bias=None) -> None:
 def _window(chain: _Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     """Arguments of a convolution with these kernels; moves the chain's shape on."""
     pads = list(attribute(node, "pads", [0] * 4))
-    if w is None or w.ndim != 4 or len(pads) != 4 or pads[:2] != pads[2:] or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
+    same = len(pads) == 4 and pads[:2] == pads[2:] and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
+    if w is None or w.ndim != 4 or not same:
         raise ValueError(
             "only two-dimensional convolutions with constant kernels and the same padding on both sides"
         )
@@ -218,7 +219,8 @@ def _check_call(node: NodeProto) -> None:
     """That a node of the domain ``linf`` gives its function what that takes."""
     body = POINTS[node.op_type].to_function_proto()
     if {a.name for a in node.attribute} != set(body.attribute) or len(node.input) != len(body.input):
-        raise ValueError(f"it must have {len(body.input)} inputs and the attributes {', '.join(body.attribute) or 'none'}")
+        names = ", ".join(body.attribute) or "none"
+        raise ValueError(f"it must have {len(body.input)} inputs and the attributes {names}")
     for a in node.attribute:
         if a.type != ATTRIBUTES[a.name]:
             raise ValueError(f"its attribute {a.name} is of another type")
@@ -263,7 +265,7 @@ READERS = {
     ("", "Neg"): _plain("negate"), ("", "Relu"): _plain("relu"), ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
 } | {(LINF.domain, name): _dist for name in POINTS}
-EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any of their inputs, or they refuse it with a reason
+EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any of their inputs, or they say why not
 SIZES = {"Reshape", "Slice"}  # their further inputs are whole numbers, not weights
 
 
@@ -287,7 +289,9 @@ def _input(model: ModelProto) -> tuple[str, list[int], bool]:
     if not sizes or min(sizes) < 1 or batch < 0:
         raise ValueError(f"the input {said(name)} must have sizes that are known, but for the first")
     if math.prod(sizes) > MOST_VALUES:
-        raise ValueError(f"the input {said(name)} has {math.prod(sizes):,} numbers a sample, at most {MOST_VALUES:,} are read")
+        raise ValueError(
+            f"the input {said(name)} has {math.prod(sizes):,} numbers a sample, at most {MOST_VALUES:,} are read"
+        )
     if tensor.elem_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.UINT8):
         raise ValueError(f"the input {said(name)} must be float32, or uint8 pixels, got {type_name(tensor.elem_type)}")
     return name, [batch, *sizes], tensor.elem_type == onnx.TensorProto.UINT8
@@ -301,7 +305,8 @@ def _constant(node: NodeProto, name: str, constants: Constants) -> np.ndarray | 
     array = value.each[0] if isinstance(value, Varying) else value
     if node.op_type in SIZES and not node.domain:
         if array.dtype not in (np.int64, np.int32) or array.ndim != 1:
-            raise ValueError(f"the sizes {said(name)} must be a list of int64, got {array.dtype} of shape {array.shape}")
+            shape = array.shape
+            raise ValueError(f"the sizes {said(name)} must be a list of int64, got {array.dtype} of shape {shape}")
         if node.op_type == "Reshape":
             return value
     if isinstance(value, Varying):

@@ -1,7 +1,6 @@
 """A file's net read back, and the file written anew from it: what certificates rest on is recomputed, not believed."""
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterator
 
@@ -9,6 +8,7 @@ import numpy as np
 from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, TensorProto
 
+from linf_plugin import plain
 from linf_plugin.models import Net
 
 from . import record
@@ -133,8 +133,8 @@ def _of_another_version(model: ModelProto, props: dict[str, str]) -> str:
 def _versions(props: dict[str, str]) -> str | None:
     """A sentence where the file was written with other packages, whose graphs may be other ones."""
     try:
-        then = dict(json.loads(props.get("versions", "{}")))
-    except (RecursionError, TypeError, ValueError):
+        then = dict(plain.loads(props.get("versions", "{}")))
+    except (TypeError, ValueError):
         return None
     now = versions()
     others = [

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linf_plugin import plain
 from linf_plugin.layers import (
     CenterCrop,
     LinfDistConv2d,
@@ -155,9 +156,9 @@ def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
         raise ValueError(f"{constant} is no size")
 
     try:
-        spec = json.loads(text, parse_constant=refuse)
+        spec = plain.loads(text, parse_constant=refuse)
         check_spec(spec)
-    except (RecursionError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"it does not describe its net: {error}") from error
     found = []
     for i, (name, arguments) in enumerate(spec["layers"]):

@@ -1,13 +1,14 @@
 """An ONNX file in some lines to read: what goes in and comes out, the layers between, what it says of itself."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
-from .functions import LINF
+from linf_plugin import plain
+
 from .files import DIGEST, FORMAT, broken_seal, props_of
+from .functions import LINF
 
 # What an output of a certified model means.
 OUTPUTS = {
@@ -62,8 +63,8 @@ def _nodes(graph: GraphProto) -> list[str]:
 def _layers(text: str) -> str:
     """The names of the layers in the description of a net."""
     try:
-        return ", ".join(name for name, _ in json.loads(text)["layers"])
-    except (KeyError, RecursionError, TypeError, ValueError):
+        return ", ".join(name for name, _ in plain.loads(text)["layers"])
+    except (KeyError, TypeError, ValueError):
         return "(not readable)"
 
 
@@ -83,8 +84,8 @@ def _metadata(model: ModelProto) -> list[str]:
 
 def _versions(value: str) -> str:
     try:
-        return ", ".join(f"{name} {v}" for name, v in json.loads(value).items())
-    except (AttributeError, RecursionError, ValueError):
+        return ", ".join(f"{name} {v}" for name, v in plain.loads(value).items())
+    except (AttributeError, ValueError):
         return value
 
 

@@ -12,7 +12,8 @@ SAMPLE = [
     campaign.Case("ONNX", "import", "weights beside"), campaign.Case("ONNX", "import", "batch as a number"),
     campaign.Case("ONNX", "show", "functions of functions"), campaign.Case("checkpoint", "load", "a net of 1 GB"),
     campaign.Case("checkpoint", "load", "bytearray"), campaign.Case("checkpoint", "load", "parts within parts"),
-    *(campaign.Case("ONNX", "import", i) for i in range(6)), *(campaign.Case("checkpoint", "load", i) for i in range(6)),
+    *(campaign.Case("ONNX", "import", i) for i in range(6)),
+    *(campaign.Case("checkpoint", "load", i) for i in range(6)),
     *(campaign.Case("state", "resume", i) for i in range(3)),
 ]
 
@@ -32,7 +33,8 @@ def test_harm_is_noticed(tmp_path, monkeypatch):
     assert campaign.wrong(found) and "KeyError" in found["stderr"]
     fine = {"status": 2, "stderr": "error: one line\n", "cpu_seconds": 1.0, "peak_mb": 300.0}
     assert campaign.wrong(fine) == []
-    for change in ({"status": 70}, {"status": -9}, {"stderr": "two\nlines"}, {"cpu_seconds": 21.0}, {"peak_mb": 2000.0}):
+    changes = {"status": 70}, {"status": -9}, {"stderr": "two\nlines"}, {"cpu_seconds": 21.0}, {"peak_mb": 2000.0}
+    for change in changes:
         assert campaign.wrong(fine | change)
 
 

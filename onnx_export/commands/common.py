@@ -98,8 +98,8 @@ def model_of(path: Path) -> tuple[Net, dict]:
     """The classifier in a checkpoint, and its metadata.
 
     Raises:
-        FileNotFoundError, ValueError: as ``checkpoint.load``; the net has no weights or does not give one logit a class;
-            the metadata are not what training writes.
+        FileNotFoundError, ValueError: as ``checkpoint.load``; the net has no weights or does not give one logit a
+            class; the metadata are not what training writes.
     """
     model, metadata = checkpoint.load(path)
     (*_, (shape, _)) = [(model.input_shape, 0), *values(model.spec)]

@@ -46,7 +46,10 @@ def test_every_part_changed_is_refused_in_a_sentence_or_shown(tmp_path):
     assert refused > len(places)
 
 
-@pytest.mark.parametrize("content", [b"", b"[1, 2]", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 10_000], ids=lambda c: str(c[:6]))
+NO_JSON = [b"", b"[1, 2]", b"{", b"\xff\xfe", b"[" * 100_000, b"9" * 10_000]
+
+
+@pytest.mark.parametrize("content", NO_JSON, ids=lambda c: str(c[:6]))
 def test_what_is_no_json_is_refused(content, tmp_path):
     (tmp_path / "results.json").write_bytes(content)
     with pytest.raises(ValueError, match="results.json is not a results file of linf-compare"):

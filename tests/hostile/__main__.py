@@ -34,7 +34,8 @@ def run(count: int, seed: int, progress: bool, exports: bool = True) -> dict:
         path.write_bytes(b"")
         idle = child.give("load", path)["peak_mb"]
     files, failed = [], 0
-    bar = tqdm(campaign.run(chosen, seed, exports), total=len(chosen), desc="hostile", unit="file", disable=not progress)
+    runs = campaign.run(chosen, seed, exports)
+    bar = tqdm(runs, total=len(chosen), desc="hostile", unit="file", disable=not progress)
     for found in bar:
         files.append(found)
         failed += bool(found["failures"])

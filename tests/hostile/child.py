@@ -79,7 +79,7 @@ def _load(path: Path) -> tuple[int, None]:
     def read() -> None:
         net, _ = linf_plugin.load(path)
         with torch.no_grad():
-            net(torch.zeros(1, *net.input_shape, dtype=next((a.dtype for a in net.state_dict().values()), torch.float32)))
+            net(torch.zeros(1, *net.input_shape, dtype=next((a.dtype for a in net.parameters()), torch.float32)))
 
     return _as_a_command(read), None
 

@@ -1,4 +1,4 @@
-"""Hostile ONNX files: whole ones, of which a seed changes a field or some bytes, and kinds that are known to do harm."""
+"""Hostile ONNX files: whole ones, of which a seed changes a field or some bytes, and kinds known to do harm."""
 
 import copy
 import os
@@ -27,7 +27,7 @@ def _array(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
 
-def _model(nodes, shape, constants: dict[str, np.ndarray], opset: int = 20, kind: int = TensorProto.FLOAT) -> ModelProto:
+def _model(nodes, shape, constants: dict, opset: int = 20, kind: int = TensorProto.FLOAT) -> ModelProto:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
         nodes, "g", [value("x", kind, ("N", *shape))], [value("y", TensorProto.FLOAT, ("N", None))],
@@ -51,7 +51,8 @@ def distances() -> ModelProto:
         _linf("SortDist", "e", "v", "f", coefficients=coefficients(0.3, 3, 6)),
         node("Gemm", ["f", "u", "t"], ["y"], transB=1),
     ], (2, 3, 3), {
-        "rest": np.int64([-1]), "mean": np.float32([0.2, 0.3]).reshape(2, 1, 1), "scale": np.float32(4), "w": _array(6, 18),
+        "rest": np.int64([-1]), "mean": np.float32([0.2, 0.3]).reshape(2, 1, 1), "scale": np.float32(4),
+        "w": _array(6, 18),
         "bias": _array(6), "v": _array(5, 6), "u": _array(4, 5), "t": _array(4),
     }))
 
@@ -60,10 +61,12 @@ def convolution() -> ModelProto:
     node, window = helper.make_node, {"strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
     return attach(_model([
         node("Slice", ["x", "from", "to", "axes"], ["a"]), _linf("LinfDistConv", "a", "w", "b", **window),
-        node("Relu", ["b"], ["c"]), node("Conv", ["c", "k", "t"], ["d"], pads=[1, 1, 1, 1]), node("Flatten", ["d"], ["e"]),
+        node("Relu", ["b"], ["c"]), node("Conv", ["c", "k", "t"], ["d"], pads=[1, 1, 1, 1]),
+        node("Flatten", ["d"], ["e"]),
         _linf("LpDist", "e", "v", "f", p=8.0), node("Neg", ["f"], ["y"]),
     ], (2, 6, 7), {
-        "from": np.int64([1, 1]), "to": np.int64([5, 5]), "axes": np.int64([2, 3]), "w": _array(3, 2, 3, 3), "k": _array(2, 3, 3, 3),
+        "from": np.int64([1, 1]), "to": np.int64([5, 5]), "axes": np.int64([2, 3]), "w": _array(3, 2, 3, 3),
+        "k": _array(2, 3, 3, 3),
         "t": _array(2), "v": _array(4, 16),
     }))
 
@@ -73,8 +76,10 @@ def broadcast() -> ModelProto:
     return _model([
         node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Unsqueeze", ["t", "zero"], ["u"]),
         node("Unsqueeze", ["x", "one"], ["a"]), node("Sub", ["a", "u"], ["b"]), node("Abs", ["b"], ["c"]),
-        node("ReduceMax", ["c", "last"], ["d"], keepdims=0), node("MatMul", ["d", "m"], ["e"]), node("Tanh", ["e"], ["y"]),
-    ], (6,), {"w": _array(6, 5), "m": _array(5, 3), "zero": np.int64([0]), "one": np.int64([1]), "last": np.int64([-1])}, 18)
+        node("ReduceMax", ["c", "last"], ["d"], keepdims=0), node("MatMul", ["d", "m"], ["e"]),
+        node("Tanh", ["e"], ["y"]),
+    ], (6,), {"w": _array(6, 5), "m": _array(5, 3), "zero": np.int64([0]), "one": np.int64([1]),
+    "last": np.int64([-1])}, 18)
 
 
 def of_bytes() -> ModelProto:
@@ -297,7 +302,7 @@ def _body(change: Callable[[onnx.FunctionProto], None], name: str = "LinfDist") 
     return model
 
 
-def _outside(location: str, offset: int = 0, length: int | None = 432, write: int = 432, link: bool = False) -> Callable:
+def _outside(location: str, offset: int = 0, length: int | None = 432, write: int = 432, link=False) -> Callable:
     """Weights beside the file, at a place of the file's choosing."""
     def make(folder: Path) -> ModelProto:
         model = distances()
@@ -318,25 +323,43 @@ def _outside(location: str, offset: int = 0, length: int | None = 432, write: in
     return make
 
 
+def _with_ints(attribute: int, numbers: list[int]) -> Callable:
+    """A distance of windows with these dilations (0), pads (1) or strides (2)."""
+    def make() -> ModelProto:
+        model = convolution()
+        model.graph.node[1].attribute[attribute].ints[:] = numbers
+        return model
+
+    return make
+
+
+def _channels(model: ModelProto):
+    return model.graph.input[0].type.tensor_type.shape.dim[1]
+
+
 E = helper.make_node
 TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "empty": lambda: b"", "text": lambda: b"hello, world\n", "zeros": lambda: bytes(1000),
-    "only a length": lambda: b"\x3a\xff\xff\xff\xff\x07", "deep": lambda: _deep(2000), "deep as protobuf allows": lambda: _deep(30),
+    "only a length": lambda: b"\x3a\xff\xff\xff\xff\x07", "deep": lambda: _deep(2000),
+    "deep as protobuf allows": lambda: _deep(30),
     "ConstantOfShape": lambda: _bomb("ConstantOfShape", ["s"], {"s": np.int64([2**32])}),
     "ConstantOfShape in many sizes": lambda: _bomb("ConstantOfShape", ["s"], {"s": np.int64([2**20] * 6)}),
     "ConstantOfShape, negative": lambda: _bomb("ConstantOfShape", ["s"], {"s": np.int64([-5, -(2**40)])}),
     "Expand": lambda: _bomb("Expand", ["c", "s"], {"c": np.float32([1]), "s": np.int64([2**32])}),
     "Tile": lambda: _bomb("Tile", ["c", "s"], {"c": np.float32([1]), "s": np.int64([2**32])}),
     "Range": lambda: _bomb("Range", ["a", "b", "d"], {"a": np.float32(0), "b": np.float32(2**32), "d": np.float32(1)}),
-    "Range without end": lambda: _bomb("Range", ["a", "b", "d"], {"a": np.int64(0), "b": np.int64(5), "d": np.int64(0)}),
+    "Range without end": lambda: _bomb("Range", ["a", "b", "d"], dict(zip("abd", np.int64([0, 5, 0])))),
     "Pad": lambda: _bomb("Pad", ["c", "p"], {"c": np.float32([1]), "p": np.int64([2**31, 2**31])}),
     "Gather": lambda: _bomb("Gather", ["c", "i"], {"c": _array(1, 5000), "i": np.zeros(2**20, np.int64)}),
-    "MatMul": lambda: _bomb("MatMul", ["a", "b"], {"a": np.zeros((2**18, 1), np.float32), "b": np.zeros((1, 2**18), np.float32)}),
-    "Where": lambda: _bomb("Add", ["a", "b"], {"a": np.zeros((2**17, 1), np.float32), "b": np.zeros((1, 2**17), np.float32)}),
+    "MatMul": lambda: _bomb("MatMul", ["a", "b"], {"a": _array(2**18, 1), "b": _array(1, 2**18)}),
+    "Where": lambda: _bomb("Add", ["a", "b"], {"a": _array(2**17, 1), "b": _array(1, 2**17)}),
     "Pow": lambda: _bomb("Pow", ["a", "b"], {"a": np.int64([7] * 2**18), "b": np.int64([2**62] * 2**18)}),
-    "Resize": lambda: _bomb("Resize", ["c", "", "", "s"], {"c": _array(1, 1, 2, 2), "s": np.int64([1, 1, 2**16, 2**16])}),
+    "Resize": lambda: _bomb(
+        "Resize", ["c", "", "", "s"], {"c": _array(1, 1, 2, 2), "s": np.int64([1, 1, 2**16, 2**16])}
+    ),
     "Einsum": lambda: _bomb("Einsum", ["a", "b"], {"a": _array(4000), "b": _array(4001)}, equation="i,j->ij"),
-    "many nodes": lambda: many(200_000), "a long chain": lambda: many(5_000), "many constants": lambda: many_constants(3_900),
+    "many nodes": lambda: many(200_000), "a long chain": lambda: many(5_000),
+    "many constants": lambda: many_constants(3_900),
     "very many constants": lambda: many_constants(30_000), "a longer chain": lambda: many(90_000),
     "functions of functions": lambda: _called(12, 10), "recursive functions": _recursive,
     "NaN": lambda: _constant(_nan), "infinite": lambda: _constant(lambda t: _nan(t, np.inf)),
@@ -356,7 +379,8 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "segment": lambda: _constant(lambda t: setattr(t.segment, "begin", 0)),
     "type 99": lambda: _constant(lambda t: setattr(t, "data_type", 99)),
     "sparse": lambda: _nodes(lambda m: m.graph.sparse_initializer.append(onnx.SparseTensorProto(
-        values=numpy_helper.from_array(np.float32([5]), "w"), indices=numpy_helper.from_array(np.int64([0])), dims=[6, 18]
+        values=numpy_helper.from_array(np.float32([5]), "w"), indices=numpy_helper.from_array(np.int64([0])),
+        dims=[6, 18]
     ))),
     "weights twice": lambda: _nodes(lambda m: m.graph.initializer.append(m.graph.initializer[3])),
     "weights that a node computes": lambda: _nodes(_before(lambda m: None, E("Neg", ["v"], ["w"]))),
@@ -371,9 +395,9 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "three inputs": lambda: _nodes(lambda m: m.graph.node[5].input.append("w")),
     "p": lambda: _nodes(lambda m: m.graph.node[5].attribute.append(helper.make_attribute("p", 0.5)), convolution),
     "NaN as p": lambda: _nodes(lambda m: setattr(m.graph.node[5].attribute[0], "f", float("nan")), convolution),
-    "strides of 0": lambda: _nodes(lambda m: m.graph.node[1].attribute[0].ints.__setitem__(slice(None), [0, 0]), convolution),
-    "negative pads": lambda: _nodes(lambda m: m.graph.node[1].attribute[1].ints.__setitem__(slice(None), [-3] * 4), convolution),
-    "huge pads": lambda: _nodes(lambda m: m.graph.node[1].attribute[1].ints.__setitem__(slice(None), [2**40] * 4), convolution),
+    "dilations of 0": _with_ints(0, [0, 0]),
+    "negative pads": _with_ints(1, [-3] * 4),
+    "huge pads": _with_ints(1, [2**40] * 4), "strides of 0": _with_ints(2, [0, 0]),
     "group": lambda: _nodes(lambda m: m.graph.node[3].attribute.append(helper.make_attribute("group", 3)), convolution),
     "unknown operator": lambda: _nodes(lambda m: setattr(m.graph.node[6], "op_type", "Adding")),
     "unknown domain": lambda: _nodes(lambda m: setattr(m.graph.node[6], "domain", "com.example")),
@@ -389,15 +413,19 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "opset -1": lambda: _nodes(lambda m: setattr(m.opset_import[0], "version", -1)),
     "no opset": lambda: _nodes(lambda m: m.ClearField("opset_import")),
     "IR 99": lambda: _nodes(lambda m: setattr(m, "ir_version", 99)),
-    "a huge image": lambda: _nodes(lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", 2**40)),
-    "a negative image": lambda: _nodes(lambda m: m.graph.input[0].type.tensor_type.shape.dim[1].__setattr__("dim_value", -2)),
+    "a huge image": lambda: _nodes(lambda m: setattr(_channels(m), "dim_value", 2**40)),
+    "a negative image": lambda: _nodes(lambda m: setattr(_channels(m), "dim_value", -2)),
     "input of strings": lambda: _nodes(lambda m: setattr(m.graph.input[0].type.tensor_type, "elem_type", 8)),
-    "metadata": lambda: _nodes(lambda m: helper.set_model_props(m, {"epsilon": "ten", "seed": "1e9", "versions": "{", "net": "["})),
+    "metadata": lambda: _nodes(
+        lambda m: helper.set_model_props(m, {"epsilon": "ten", "seed": "1e9", "versions": "{", "net": "["})
+    ),
     "metadata twice": lambda: _nodes(lambda m: [m.metadata_props.add(key="epsilon", value=v) for v in ("0.1", "0.2")]),
-    "nested metadata": lambda: _nodes(lambda m: helper.set_model_props(m, {"versions": '{"a":' * 50_000, "net": "[" * 50_000})),
+    "nested metadata": lambda: _nodes(
+        lambda m: helper.set_model_props(m, {"versions": '{"a":' * 50_000, "net": "[" * 50_000})
+    ),
     "batch as a number": lambda: _batch(E("Cast", ["n"], ["b"], to=TensorProto.FLOAT)),
-    "batch in a product": lambda: _batch(E("Mul", ["n", "seven"], ["m"]), E("Cast", ["m"], ["b"], to=TensorProto.FLOAT)),
-    "batch as a size": lambda: _batch(E("Expand", ["seven", "n"], ["m"]), E("Cast", ["m"], ["b"], to=TensorProto.FLOAT)),
+    "batch in a product": lambda: _batch(E("Mul", ["n", "seven"], ["m"]), E("Cast", ["m"], ["b"], to=1)),
+    "batch as a size": lambda: _batch(E("Expand", ["seven", "n"], ["m"]), E("Cast", ["m"], ["b"], to=1)),
     "a body that doubles": lambda: _body(
         lambda f: (f.node.append(E("Add", ["y", "y"], ["twice"])), f.output.__setitem__(0, "twice"))
     ),
@@ -409,10 +437,13 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
         "", "Neg", ["x"], ["y"], [E("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
     ))),
     "coefficients": lambda: _nodes(lambda m: m.graph.node[7].attribute[0].floats.__setitem__(0, 9.0)),
-    "weights beside": _outside(DATA), "weights elsewhere": _outside("/etc/hostname"), "weights above": _outside("../../" + DATA),
-    "weights behind a link": _outside(DATA, link=True), "weights missing": _outside("nowhere"), "weights cut off": _outside(DATA, write=100),
+    "weights beside": _outside(DATA), "weights elsewhere": _outside("/etc/hostname"),
+    "weights above": _outside("../../" + DATA),
+    "weights behind a link": _outside(DATA, link=True), "weights missing": _outside("nowhere"),
+    "weights cut off": _outside(DATA, write=100),
     "weights beyond the end": _outside(DATA, offset=2**40), "a huge length": _outside(DATA, length=2**62),
-    "a negative offset": _outside(DATA, offset=-4), "no length": _outside(DATA, length=None), "the folder": _outside("."),
+    "a negative offset": _outside(DATA, offset=-4), "no length": _outside(DATA, length=None),
+    "the folder": _outside("."),
     "a device": _outside("/dev/zero"), "no location": _outside(""),
 }
 

@@ -17,13 +17,17 @@ def no_limit():
     sys.setrecursionlimit(before)
 
 
-@pytest.mark.parametrize("text", ["[" * 200_000, '{"a":' * 200_000, '[{"a":' * 60 + "1", "[" * 101 + "]" * 101, '"\\""' + "[" * 200_000])
+@pytest.mark.parametrize("text", [
+    "[" * 200_000, '{"a":' * 200_000, '[{"a":' * 60 + "1", "[" * 101 + "]" * 101, '"\\""' + "[" * 200_000,
+], ids=["lists", "dicts", "both", "just too deep", "behind a text"])
 def test_deep_json_is_refused(text, no_limit):
     with pytest.raises(ValueError, match="nested deeper than 100 times"):
         plain.loads(text)
 
 
-@pytest.mark.parametrize("value", ["[[[[" * 100, '"[' * 200, "\\[" * 200, [[["["]]], {"{": [1, 2.5, None, True]}, "\"[{'\\" * 60], ids=str)
+@pytest.mark.parametrize("value", [
+    "[[[[" * 100, '"[' * 200, "\\[" * 200, [[["["]]], {"{": [1, 2.5, None, True]}, "\"[{'\\" * 60,
+], ids=["text", "quotes", "escapes", "lists", "dict", "all of it"])
 def test_other_json_is_read(value):
     assert plain.loads(json.dumps(value)) == value
 

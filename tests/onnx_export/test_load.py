@@ -21,43 +21,64 @@ REFUSED = {
     "empty": "no outputs", "text": "not a complete ONNX file", "deep": "not a complete ONNX file",
     "no outputs": "not a complete ONNX file: it has no outputs", "only a length": "not a complete ONNX file",
     "ConstantOfShape": r"'big' \(ConstantOfShape\): its value has up to 4,294,967,296 numbers",
-    "ConstantOfShape in many sizes": "too many for a file of this size", "ConstantOfShape, negative": "too many|cannot be computed",
-    "Expand": r"'big' \(Expand\): .* too many", "Tile": r"'big' \(Tile\): .* too many", "Range": r"'big' \(Range\): .* too many",
+    "ConstantOfShape in many sizes": "too many for a file of this size",
+    "ConstantOfShape, negative": "too many|cannot be computed",
+    "Expand": r"'big' \(Expand\): .* too many", "Tile": r"'big' \(Tile\): .* too many",
+    "Range": r"'big' \(Range\): .* too many",
     "Range without end": r"'big' \(Range\): its value cannot be computed", "Pad": r"'big' \(Pad\): .* too many",
-    "Gather": r"'big' \(Gather\): .* too many", "MatMul": r"'big' \(MatMul\): .* too many", "Where": r"'big' \(Add\): .* too many",
+    "Gather": r"'big' \(Gather\): .* too many", "MatMul": r"'big' \(MatMul\): .* too many",
+    "Where": r"'big' \(Add\): .* too many",
     "Resize": r"\(Resize\): this operator is not supported on constants", "Einsum": r"\(Einsum\): this operator is not",
     "many nodes": "200,000 nodes; at most 100,000", "functions of functions": "once its functions are inlined",
-    "recursive functions": "calls itself", "NaN": r"node 'd' \(LinfDist\): the constant 'w' contains NaN", "infinite": "'w' contains NaN or inf",
+    "recursive functions": "calls itself", "NaN": r"node 'd' \(LinfDist\): the constant 'w' contains NaN",
+    "infinite": "'w' contains NaN or inf",
     "complex": "'w' must be float32, got complex64", "float16": "'w' must be float32, got float16",
-    "float64": "'w' must be float32, got float64", "int8": "'w' must be float32, got int8", "strings": "'w' must be float32, got object",
+    "float64": "'w' must be float32, got float64", "int8": "'w' must be float32, got int8",
+    "strings": "'w' must be float32, got object",
     "float8": "the initializer 'w' is of float8e4m3fn", "another shape": r"weight of shape \(6, 17\) does not fit",
     "no rows": r"'w' is empty: it has shape \(0, 18\)", "more dimensions": r"\(6, 18, 1\) does not fit",
     "negative dims": r"'w' has negative sizes", "dims that overflow": "'w' has sizes .* and does not hold as many",
-    "dims beyond the data": "'w' has sizes .* and does not hold as many", "data twice": "'w' is stored as float_data and raw_data",
-    "segment": "'w' comes in segments", "type 99": "'w' is of type 99", "sparse": "the sparse initializer 'w' is not supported",
-    "weights twice": "the initializer 'w' is there 2 times", "weights that a node computes": "'w' is the name of two values",
-    "weights named as the input": "reads 'w', which nothing before it computes", "cycle": r"node 'a' \(Sub\) reads 'y', which nothing",
+    "dims beyond the data": "'w' has sizes .* and does not hold as many",
+    "data twice": "'w' is stored as float_data and raw_data",
+    "segment": "'w' comes in segments", "type 99": "'w' is of type 99",
+    "sparse": "the sparse initializer 'w' is not supported",
+    "weights twice": "the initializer 'w' is there 2 times",
+    "weights that a node computes": "'w' is the name of two values",
+    "weights named as the input": "reads 'w', which nothing before it computes",
+    "cycle": r"node 'a' \(Sub\) reads 'y', which nothing",
     "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'", "no output": r"node 'd' \(LinfDist\) has no output",
     "no input": r"'d' \(LinfDist\)", "two inputs": "one input, it has 2",
     "weights as the moving part": r"'d' \(LinfDist\): a layer whose weights are computed from the input",
-    "three inputs": r"'d' \(LinfDist\): it must have 2 inputs and the attributes none", "p": "the attribute 'p' is there 2 times",
-    "NaN as p": r"'f' \(LpDist\): p must be at least 1, got nan", "strides of 0": r"'b' \(LinfDistConv\): \w+ must be two numbers",
-    "negative pads": r"'b' \(LinfDistConv\): padding must be", "huge pads": r"'b' \(LinfDistConv\): its value would have more than",
+    "three inputs": r"'d' \(LinfDist\): it must have 2 inputs and the attributes none",
+    "p": "the attribute 'p' is there 2 times",
+    "NaN as p": r"'f' \(LpDist\): p must be at least 1, got nan",
+    "strides of 0": r"'b' \(LinfDistConv\): stride must be two",
+    "dilations of 0": r"\(LinfDistConv\): dilation must be two",
+    "negative pads": r"'b' \(LinfDistConv\): padding must be",
+    "huge pads": r"'b' \(LinfDistConv\): its value would have more than",
     "group": r"'d' \(Conv\): kernels of shape .* in its groups", "unknown operator": "No Op registered for Adding",
-    "unknown domain": "domain 'com.example'", "If": r"'chosen' \(If\): this operator is not supported", "opset 6": "onnx refuses it",
-    "opset 999": "onnx refuses it", "opset -1": "onnx refuses it", "no opset": "onnx refuses it", "IR 99": "onnx refuses it",
+    "unknown domain": "domain 'com.example'", "If": r"'chosen' \(If\): this operator is not supported",
+    "opset 6": "onnx refuses it",
+    "opset 999": "onnx refuses it", "opset -1": "onnx refuses it", "no opset": "onnx refuses it",
+    "IR 99": "onnx refuses it",
     "a huge image": "the input 'x' has 9,895,604,649,984 numbers", "a negative image": "the input 'x' must have sizes",
-    "input of strings": "the input 'x' must be float32, or uint8 pixels, got string", "metadata twice": "the metadata 'epsilon' are there",
+    "input of strings": "the input 'x' must be float32, or uint8 pixels, got string",
+    "metadata twice": "the metadata 'epsilon' are there",
     "batch as a number": r"'b' \(Cast\): its value depends on the size of the batch",
     "batch in a product": r"'m' \(Mul\): its value depends on the size of the batch",
     "batch as a size": r"'m' \(Expand\): its value depends on the size of the batch",
     "a body that doubles": "the function linf::LinfDist has another body", "a body of another": "linf::DistJoin",
-    "a body with a cycle": "linf::LinfDist.* reads 'y', which nothing", "no body of what is called": "calls linf::DistBlocks, which",
-    "Neg as a function": "the function Neg takes the name of a standard operator", "coefficients": "its 3 coefficients are not",
-    "weights elsewhere": "'w' is stored in '/etc/hostname', which is not within", "weights above": r"'\.\./\.\./weights\.bin', which is not within",
-    "weights behind a link": "'weights.bin', which is a link", "weights cut off": "'w' is stored beyond the end of 'weights.bin'",
+    "a body with a cycle": "linf::LinfDist.* reads 'y', which nothing",
+    "no body of what is called": "calls linf::DistBlocks, which",
+    "Neg as a function": "the function Neg takes the name of a standard operator",
+    "coefficients": "its 3 coefficients are not",
+    "weights elsewhere": "'w' is stored in '/etc/hostname', which is not within",
+    "weights above": r"'\.\./\.\./weights\.bin', which is not within",
+    "weights behind a link": "'weights.bin', which is a link",
+    "weights cut off": "'w' is stored beyond the end of 'weights.bin'",
     "weights beyond the end": "stored beyond the end", "a huge length": r"'w' has sizes \[6, 18\] and is stored in",
-    "a negative offset": "'-4'", "the folder": "which is no file", "a device": "which is not within", "no location": "which is no file",
+    "a negative offset": "'-4'", "the folder": "which is no file", "a device": "which is not within",
+    "no location": "which is no file",
 }
 
 
@@ -159,11 +180,13 @@ BATCHES = {
     ], True),
     "not the first": ([N("Gather", ["n", "zero"], ["b"], axis=0), N("Concat", ["six", "b"], ["s"], axis=0)], False),
     "a product with it": ([
-        N("Gather", ["n", "zero"], ["b"], axis=0), N("Mul", ["b", "one"], ["d"]), N("Concat", ["d", "rest"], ["s"], axis=0),
+        N("Gather", ["n", "zero"], ["b"], axis=0), N("Mul", ["b", "one"], ["d"]),
+        N("Concat", ["d", "rest"], ["s"], axis=0),
     ], False),
     "the number that stands for it": ([N("Concat", ["any", "six"], ["s"], axis=0)], False),
     "as an index": ([
-        N("Gather", ["n", "zero"], ["b"], axis=0), N("Gather", ["many", "b"], ["d"], axis=0), N("Concat", ["d", "rest"], ["s"], axis=0),
+        N("Gather", ["n", "zero"], ["b"], axis=0), N("Gather", ["many", "b"], ["d"], axis=0),
+        N("Concat", ["d", "rest"], ["s"], axis=0),
     ], False),
 }
 
@@ -186,11 +209,9 @@ def test_the_size_of_a_batch_is_only_moved(nodes, right):
 # What a model must be.
 
 def test_names_of_outer_values_are_not_taken_within():
-    value = helper.make_tensor_value_info("r", TensorProto.FLOAT, None)
     for inner, message in (("r", None), ("x", "'x' is the name of two values")):
-        branch = helper.make_graph([helper.make_node("Relu", ["x"], [inner]), helper.make_node("Neg", [inner], ["q"])], "b", [], [
-            helper.make_tensor_value_info("q", TensorProto.FLOAT, None)
-        ])
+        nodes = [helper.make_node("Relu", ["x"], [inner]), helper.make_node("Neg", [inner], ["q"])]
+        branch = helper.make_graph(nodes, "b", [], [helper.make_tensor_value_info("q", TensorProto.FLOAT, None)])
         model = chain(("Relu", ["·"], {}), c=np.bool_(True))
         model.graph.node.append(helper.make_node("If", ["c"], ["z"], then_branch=branch, else_branch=branch))
         if message is None:
@@ -198,7 +219,6 @@ def test_names_of_outer_values_are_not_taken_within():
         else:
             with pytest.raises(ValueError, match=message):
                 check_model(model)
-    assert value.name == "r"
 
 
 def test_a_name_in_a_message_is_short(tmp_path):

@@ -340,7 +340,8 @@ def test_a_net_of_bytes_is_read_as_one_of_pixels(small_net, tmp_path):
 
 
 @pytest.mark.parametrize("levels, nodes, message", [
-    (np.float32(254), "Cast Div", r"\(Div\): only the division"), (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
+    (np.float32(254), "Cast Div", r"\(Div\): only the division"),
+    (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
     (np.float32(255), "Cast", "does not depend"), (np.float32(255), "Relu", r"\(Relu\): pixels in bytes"),
 ], ids=str)
 def test_other_ways_with_bytes_are_refused(levels, nodes, message):
