@@ -4,7 +4,6 @@ auto_LiRPA has no linear bounds for the decomposed distance: its ReduceMax has i
 """
 
 import functools
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -51,41 +50,64 @@ def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
     return _producers(graph), graph.output[0].name
 
 
+class _Scope:
+    """What a graph of the pattern and one of the file produce, and which value of the one is which of the other."""
+
+    def __init__(self, pattern: Mapping[str, NodeProto], graph: Mapping[str, NodeProto], inputs: dict[str, str]):
+        self.pattern, self.graph, self.names = pattern, graph, dict(inputs)
+        self.ours, self.theirs = {*pattern, *inputs}, {*graph, *inputs.values()}
+
+
+def _level(scopes: tuple[_Scope, ...], side: str, name: str) -> int:
+    """The innermost scope that has a name; the outermost has those that nothing produces."""
+    return max((i for i, scope in enumerate(scopes) if name in getattr(scope, side)), default=0)
+
+
 class _Match:
-    """One attempt to find a pattern in a graph: ``names`` maps its values, ``attributes`` its sentinels."""
+    """One attempt to find a pattern in a graph: ``attributes`` maps its sentinels.
+
+    A name means the value of the innermost graph that has it, in the pattern and in the file: a subgraph may use names
+    from around it again.
+    """
 
     def __init__(self):
-        self.names: dict[str, str] = {}
         self.attributes: dict[str, object] = {}
 
-    def value(self, pattern: Mapping, graph: Mapping, a: str, b: str) -> bool:
+    def value(self, scopes: tuple[_Scope, ...], a: str, b: str) -> bool:
         """Whether the value b of the graph is computed as the value a of the pattern is."""
-        if a in self.names or not (a and b):
-            return self.names.get(a, a) == b
-        self.names[a] = b
-        if a not in pattern:
-            return True  # x or w
-        if b not in graph:
+        if not (a and b):
+            return a == b
+        level = _level(scopes, "ours", a)
+        if _level(scopes, "theirs", b) != level:
             return False
-        here, there = pattern[a], graph[b]
+        scopes = scopes[: level + 1]
+        scope = scopes[-1]
+        if a in scope.names:
+            return scope.names[a] == b
+        scope.names[a] = b
+        if a not in scope.pattern:
+            return True  # x or w
+        if b not in scope.graph:
+            return False
+        here, there = scope.pattern[a], scope.graph[b]
         return (
             (here.op_type, here.domain, len(here.input)) == (there.op_type, there.domain, len(there.input))
             and list(here.output).index(a) == list(there.output).index(b)
-            and self._attributes(pattern, graph, here, there)
-            and all(self.value(pattern, graph, *pair) for pair in zip(here.input, there.input))
+            and self._attributes(scopes, here, there)
+            and all(self.value(scopes, *pair) for pair in zip(here.input, there.input))
         )
 
-    def _attributes(self, pattern: Mapping, graph: Mapping, here: NodeProto, there: NodeProto) -> bool:
+    def _attributes(self, scopes: tuple[_Scope, ...], here: NodeProto, there: NodeProto) -> bool:
         ours, theirs = ({a.name: a for a in node.attribute} for node in (here, there))
         return ours.keys() == theirs.keys() and all(
-            self._attribute(pattern, graph, a, theirs[name]) for name, a in ours.items()
+            self._attribute(scopes, a, theirs[name]) for name, a in ours.items()
         )
 
-    def _attribute(self, pattern: Mapping, graph: Mapping, a: AttributeProto, b: AttributeProto) -> bool:
+    def _attribute(self, scopes: tuple[_Scope, ...], a: AttributeProto, b: AttributeProto) -> bool:
         if a.type != b.type:
             return False
         if a.type == AttributeProto.GRAPH:
-            return self._graph(pattern, graph, a.g, b.g)
+            return self._graph(scopes, a.g, b.g)
         if a.type == AttributeProto.TENSOR and (a.t.data_type, a.t.dims) != (b.t.data_type, b.t.dims):
             return False
         ours, theirs = helper.get_attribute_value(a), helper.get_attribute_value(b)
@@ -97,20 +119,20 @@ class _Match:
             return np.array_equal(ours, theirs)
         return ours == theirs
 
-    def _graph(self, pattern: Mapping, graph: Mapping, a: GraphProto, b: GraphProto) -> bool:
+    def _graph(self, scopes: tuple[_Scope, ...], a: GraphProto, b: GraphProto) -> bool:
         if len(a.input) != len(b.input) or len(a.output) != len(b.output):
             return False
-        self.names |= {i.name: j.name for i, j in zip(a.input, b.input)}
-        scopes = ChainMap(_producers(a), pattern), ChainMap(_producers(b), graph)
-        return all(self.value(*scopes, i.name, j.name) for i, j in zip(a.output, b.output))
+        inner = _Scope(_producers(a), _producers(b), {i.name: j.name for i, j in zip(a.input, b.input)})
+        return all(self.value((*scopes, inner), i.name, j.name) for i, j in zip(a.output, b.output))
 
 
 def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
     for name in POINTS:
         (pattern, last), match = _pattern(name), _Match()
-        if match.value(pattern, producers, last, output):
-            names = [match.names["x"], match.names["w"]]
+        outermost = _Scope(pattern, producers, {})
+        if match.value((outermost,), last, output):
+            names = [outermost.names["x"], outermost.names["w"]]
             return helper.make_node(name, names, [output], output, domain=LINF.domain, **match.attributes)
     return None
 
