@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,7 @@ def _work(action: str, path: Path, report: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + ALLOWED, size + ALLOWED))
     torch.set_num_threads(1)
     os.chdir(path.parent)
+    warnings.simplefilter("ignore")  # what is said besides, of files of earlier versions
     said, began, remark = io.StringIO(), time.monotonic(), None
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
