@@ -79,7 +79,7 @@ def check_settings(kind: type, cuda: bool) -> None:
 
     Raises RuntimeError that names the setting.
     """
-    check_environment("cuda" if cuda else "cpu", f"multiply in {kind.__name__}")
+    check_environment("cuda" if cuda else "cpu", f"compute {kind.__name__}")
     for name, value in _precisions(kind, cuda):
         if value not in ("none", "ieee"):
             raise RuntimeError(

@@ -124,6 +124,44 @@ def _hold_beyond_limit(relax: Callable) -> Callable:
     return relax_everywhere
 
 
+def _check_positive(lower) -> None:
+    if not (lower > 0).all():
+        raise ValueError("auto_LiRPA 0.3 has bounds of 1/x for positive x only")
+
+
+def _positive_only(relax: Callable) -> Callable:
+    """0.3 draws the lines of 1/x for negative x on the wrong side."""
+
+    @functools.wraps(relax)
+    def relax_positive(self, x, *args, **options):
+        _check_positive(x.lower)
+        return relax(self, x, *args, **options)
+
+    return relax_positive
+
+
+def _reciprocals(self, *v):
+    """Intervals of 1/x.  0.3's own are float32 numbers whatever x is."""
+    lower, upper = v[0]
+    _check_positive(lower)
+    return 1 / upper, 1 / lower
+
+
+def _know_values(set_input: Callable) -> Callable:
+    """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its
+    interval of the product of two of them is the square of one, and linear rules fail where they read the value."""
+
+    @functools.wraps(set_input)
+    def set_and_know(self, *x, **options):
+        set_input(self, *x, **options)
+        for node in self._modules.values():
+            if node.inputs and not node.perturbed:
+                value = self.get_forward_value(node)
+                node.lower, node.upper = node.interval = value, value
+
+    return set_and_know
+
+
 def _mend_0_3(package: types.ModuleType) -> None:
     """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and a rule that is wrong."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
@@ -143,14 +181,61 @@ def _mend_0_3(package: types.ModuleType) -> None:
 
     relu.init_opt_parameters = init_relu
     _mend_matmul(package)
+    reciprocal = package.bound_ops.BoundReciprocal
+    reciprocal.bound_relax = _positive_only(reciprocal.bound_relax)
+    reciprocal.interval_propagate = _reciprocals
     module = package.BoundedModule
     module.register_parameter = nn.Module.register_parameter  # its own copy refers to torch._six
     named_members = module._named_members
     module._named_members = functools.wraps(named_members)(
         lambda self, get, prefix="", recurse=True, remove_duplicate=True: named_members(self, get, prefix, recurse)
     )
+    module._set_input = _know_values(module._set_input)
     tanh = package.bound_ops.BoundTanh  # BoundSigmoid inherits it
     tanh.bound_relax_impl = _hold_beyond_limit(tanh.bound_relax_impl)
+
+
+def _add_up_roots(concretize: Callable) -> Callable:
+    """0.7.1, in forward mode, takes the coefficients of every perturbed input from the columns of the first."""
+
+    @functools.wraps(concretize)
+    def of_all_roots(self, lower, upper, lw, uw, **options):
+        roots = [root for root in self.roots() if getattr(root, "perturbation", None) is not None]
+        if len(roots) <= 1:
+            return concretize(self, lower, upper, lw, uw, **options)
+        begin = 0
+        for root in roots:
+            lA, uA = (w.reshape(self.batch_size, self.dim_in, -1)[:, begin : begin + root.dim].mT for w in (lw, uw))
+            begin += root.dim
+            ends = (
+                root.perturbation.concretize(root.center, A, sign=sign, aux=root.aux) for A, sign in ((lA, -1), (uA, 1))
+            )
+            lower, upper = (b + end.view(b.shape) for b, end in zip((lower, upper), ends))
+        return lower, upper, False
+
+    return of_all_roots
+
+
+def _keep_padding(backward: Callable) -> Callable:
+    """Both versions forget, in linear bounds, what a padding that is not 0 adds."""
+
+    @functools.wraps(backward)
+    def with_constant(self, last_lA, last_uA, x, *rest, **options):
+        A, lbias, ubias = backward(self, last_lA, last_uA, x, *rest, **options)
+        if not self.value:
+            return A, lbias, ubias
+        batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
+        value = torch.as_tensor(self.value)
+        constant = nn.functional.pad(value.new_zeros(batch, *self.input_shape[1:]), self.padding, value=value.item())
+        return A, lbias + self.get_bias(last_lA, constant), ubias + self.get_bias(last_uA, constant)
+
+    return with_constant
+
+
+def _mend_0_7_1(package: types.ModuleType) -> None:
+    """Replaces a rule of auto_LiRPA 0.7.1 that is wrong."""
+    bounds = sys.modules["auto_LiRPA.concretize_bounds"]
+    bounds.forward_concretize = _add_up_roots(bounds.forward_concretize)
 
 
 def _wrap_tracing(package: types.ModuleType) -> None:
@@ -193,6 +278,10 @@ def import_auto_lirpa() -> types.ModuleType:
             import auto_LiRPA as package
     if package.__version__ == "0.3":
         _mend_0_3(package)
+    if package.__version__ == "0.7.1":
+        _mend_0_7_1(package)
+    pad = package.bound_ops.BoundPad
+    pad.bound_backward = _keep_padding(pad.bound_backward)
     _wrap_tracing(package)
     return package
 

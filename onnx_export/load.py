@@ -186,7 +186,8 @@ def _check_graph(graph: GraphProto, outer: Scopes, formal: Collection[str] = ())
             raise ValueError("an initializer has no name")
         _check_tensor(tensor, f"the initializer {said(tensor.name)}")
     names = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    twice = next((name for name in names if _seen(name, outer)), None)
+    # An input of a subgraph may hide a name from around it, as where functions were inlined.
+    twice = next((t.name for t in graph.initializer if _seen(t.name, outer)), None)
     if twice is not None:
         raise ValueError(f"{said(twice)} is the name of two values")
     scopes = [*outer, names]

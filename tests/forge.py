@@ -37,8 +37,8 @@ SPECS = {
     ], {}),
     "interval": ([
         ["dist_conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "bias": False}], ["relu", {}],
-        ["conv", {"in_channels": 2, "out_channels": 2, "kernel_size": 2, "groups": 2, "dilation": 2, "padding": 1}],
-        ["flatten", {}], ["tanh", {}], ["linear", {"in_features": 8, "out_features": 2}],
+        ["conv", {"in_channels": 2, "out_channels": 2, "kernel_size": 2, "groups": 2, "padding": 1}],
+        ["flatten", {}], ["tanh", {}], ["linear", {"in_features": 18, "out_features": 2}],
     ], {"certificate": "interval", "epsilon": 0.03, "pixels": "byte"}),
     "sorted": ([
         ["flatten", {}], ["sort_dist", {"in_features": 9, "out_features": 3, "rho": 0.5, "k": 3}],

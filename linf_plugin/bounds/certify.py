@@ -30,6 +30,7 @@ from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
 from .guard import WITHOUT_SHORTCUTS, check_padding
+from .refused import check_version
 
 # name → auto_LiRPA's method; in order of cost
 LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
@@ -149,6 +150,7 @@ class _Problem:
         amounts = noises.between if self.sound else ()
         with compat.float64_by_default():
             if self.bounded is None:
+                check_version(self.sound)
                 check_padding(self.exact)
                 net = self._noisy if self.sound else readable(self.exact)
                 first = (x[:1].double(), *(a[:1] for a in amounts))
@@ -162,7 +164,8 @@ class _Problem:
             )
         if self.sound:
             bound = bound - torch.where(C == 0, 0, noises.slack(self.bounded).unsqueeze(1)).sum(2)
-        return bound.amin(1)
+        # An infinite or unknown number certifies nothing.
+        return torch.where(bound < math.inf, bound, -math.inf).amin(1)
 
 
 def _bar(progress: bool) -> tqdm:
@@ -202,7 +205,9 @@ def margin_bound(
         ValueError, TypeError: an argument is out of its range, or of a wrong shape or type; the message names it.
             The model is in training mode.  For auto_LiRPA's methods, an ``nn.Conv2d`` is padded by name or with
             other than zeros.  For "lipschitz", a layer has no known Lipschitz bound.
-        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``.
+        TypeError, RuntimeError: with ``sound``, as ``rounding.check_program``; for auto_LiRPA's methods, its version
+            has not been searched for wrong bounds.
+        NotImplementedError, CrossedBounds: as ``compute_bounds``.
     """
     if method not in CERTIFICATES:
         raise ValueError(f"method must be one of {', '.join(CERTIFICATES)}, got {method!r}")

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, maximum, minimum
@@ -10,8 +11,104 @@ from torch import Tensor, maximum, minimum
 from .. import compat
 from ..arguments import kind
 from . import fresh
+from .reading import check_reading
+from .refused import check_operators
 
 OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
+
+
+class CrossedBounds(RuntimeError):
+    """Two bounds of the same number contradict each other, by more than rounding: one of them is wrong."""
+
+
+class Scales:
+    """How large the numbers are that bounds are computed from: the unit of their rounding."""
+
+    def __init__(self, intervals: dict, C: Tensor | None):
+        self.intervals, self.known = intervals, {}
+        self.factor = 1.0 if C is None else max(C.detach().abs().sum(-1).max().item(), 1.0)
+
+    def of(self, node) -> float:
+        """The largest finite interval bound of the node and of all that it depends on."""
+        if node.name not in self.known:
+            own = [_largest(end) for end in self.intervals.get(node.name, ())]
+            self.known[node.name] = max([0.0, *own, *map(self.of, node.inputs)])
+        return self.known[node.name]
+
+    def of_output(self, node) -> float:
+        """The same of specifications: a row of C multiplies what the node's bounds are off by."""
+        return self.of(node) * self.factor
+
+
+def _largest(end) -> float:
+    if not isinstance(end, Tensor) or not end.is_floating_point() or not end.numel():
+        return 0.0
+    return end.detach().nan_to_num(0.0, 0.0, 0.0).abs().max().item()
+
+
+def _check_order(node, method: str, lower: Tensor, upper: Tensor, scale: float, other: str) -> None:
+    """Raises CrossedBounds where lower > upper by more than rounding: bounds of a point may cross by that."""
+    wrong = lower > upper + torch.finfo(lower.dtype).eps ** 0.5 * (1 + scale)
+    if wrong.any():
+        at = tuple(wrong.nonzero()[0].tolist())
+        raise CrossedBounds(
+            f"the {method} bounds of node {node.name!r} ({type(node).__name__}) cross {other}: {lower[at].item():g} > "
+            f"{upper[at].item():g} at {list(at)}. auto_LiRPA bounds this node, or one before it, wrongly, and nothing "
+            "is proved: use another method, or leave the operator out"
+        )
+
+
+def better(node, method: str, found: tuple, interval: tuple, scale: Callable) -> tuple[Tensor | None, Tensor | None]:
+    """The better of a method's bounds and of interval bounds, at each place; None where the method has no bound.
+
+    A bound that is NaN says nothing.
+
+    Raises:
+        CrossedBounds: they contradict each other, by more than rounding numbers as large as ``scale(node)``.
+    """
+    (lower, upper), (least, most) = found, interval
+    pairs = [(lower, most, "its interval bounds"), (least, upper, "its interval bounds"), (lower, upper, "each other")]
+    pairs = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
+    with torch.no_grad():
+        doubtful = not torch.stack([(a <= b).all() for a, b, _ in pairs]).all()  # also where one is NaN
+        if doubtful:
+            for a, b, other in pairs:
+                _check_order(node, method, a, b, scale(node), other)
+    if doubtful:
+        lower = None if lower is None else torch.where(lower.isnan(), -torch.inf, lower)
+        upper = None if upper is None else torch.where(upper.isnan(), torch.inf, upper)
+    return None if lower is None else maximum(lower, least), None if upper is None else minimum(upper, most)
+
+
+@torch.no_grad()
+def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales) -> tuple[bool, Tensor | None]:
+    """(Whether all interval bounds are finite, the outputs of which nothing is known or None where there are none).
+
+    NaN comes of infinite intervals, and what is computed from it may be any number: then nothing is known of the
+    sample.
+
+    Raises:
+        CrossedBounds: a lower bound is above the upper one.
+    """
+    nodes = [
+        (node, *node.interval) for name in scales.intervals if (node := bounded[name]).perturbed
+        and isinstance(node.interval[0], Tensor) and node.interval[0].is_floating_point() and node.interval[0].numel()
+    ]
+    widths = [torch.stack((upper - lower).aminmax()) for _, lower, upper in [*nodes, (final, *ends)]]
+    narrowest, widest = torch.stack([a.to(ends[0]) for a in widths]).unbind(1)
+    finite, in_order = ((widest < torch.inf).all() & (narrowest >= 0).all()).item(), (narrowest >= 0).all().item()
+    if in_order:
+        return finite, None
+    for node, lower, upper in nodes:
+        _check_order(node, "IBP", lower, upper, scales.of(node), "each other")
+    _check_order(final, "IBP", *ends, scales.of_output(final), "each other")
+    unknown = ends[0].isnan() | ends[1].isnan()
+    for _, lower, upper in nodes:
+        here = lower.isnan() | upper.isnan()
+        by_sample = here.dim() > 1 and len(here) == len(unknown)
+        here = here.flatten(1).any(1) if by_sample else here.any().expand(len(unknown))
+        unknown = unknown | here.view(-1, *[1] * (unknown.dim() - 1))
+    return not unknown.any().item() and (widest < torch.inf).all().item(), unknown
 
 
 def compute_bounds(
@@ -38,20 +135,31 @@ def compute_bounds(
     Returns:
         (lower, upper), (B, S) or (B, outputs) each; None for a side that is not wanted.
 
+    Where no interval bound says anything (an end is infinite or NaN) no linear one is asked for: auto_LiRPA leaves
+    infinite terms out.  A linear bound that is NaN says nothing, and the interval bound is returned.
+
     Raises:
         TypeError: bounded is no BoundedModule, method no string, or C no floating-point tensor.
-        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers; C has another
-            number of dimensions.
+        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers, for every net; C has
+            another number of dimensions.
+        CrossedBounds: bounds of a node, or of the output, cross its interval bounds, by more than rounding.
         RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
             training, which change in place the parameters that both share.
     """
     _check(bounded, C, method)
     fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
-    least, most = bounded.compute_bounds(x=x, C=C, method="IBP", **sides)
+    check_reading(bounded)
+    check_operators(bounded, x, method)
+    final = bounded[options.get("final_node_name") or bounded.final_name]
+    least, most = bounded.compute_bounds(x=x, C=C, method="IBP", final_node_name=final.name)
     intervals = {n: node.interval for n, node in bounded._modules.items() if getattr(node, "interval", None)}
     bounded._linf_intervals = intervals
-    if method.lower() == "ibp":
+    scales = Scales(intervals, C)
+    finite, unknown = _check_intervals(bounded, final, (least, most), scales)
+    if unknown is not None:
+        least, most = torch.where(unknown, -torch.inf, least), torch.where(unknown, torch.inf, most)
+    if method.lower() == "ibp" or not finite:
         return least if bound_lower else None, most if bound_upper else None
     optimised = method.lower() in OPTIMISED
     if optimised and not any(node.perturbed and compat.optimises(node) for node in bounded._modules.values()):
@@ -59,17 +167,18 @@ def compute_bounds(
     with contextlib.ExitStack() as during:
         if optimised:
             if output_only:
-                options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides))
+                options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
                 settings = bounded.bound_opts["optimize_bound_args"]
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
                 settings["use_shared_alpha"] = True  # of intermediate bounds: they are made, but not used
             bounded._linf_intervals = {n: tuple(end.detach() for end in ends) for n, ends in intervals.items()}
             during.enter_context(torch.enable_grad())
             during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints when it stops
-        bounded._linf_cutting = True
-        during.callback(setattr, bounded, "_linf_cutting", False)
+        bounded._linf_cutting = method, scales
+        during.callback(setattr, bounded, "_linf_cutting", None)
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
-    return maximum(lower, least) if bound_lower else None, minimum(upper, most) if bound_upper else None
+    lower, upper = better(final, method, (lower, upper), (least, most), scales.of_output)
+    return lower if bound_lower else None, upper if bound_upper else None
 
 
 def _check(bounded, C: Tensor | None, method: str) -> None:
@@ -88,9 +197,9 @@ def _check(bounded, C: Tensor | None, method: str) -> None:
 
 
 @torch.no_grad()
-def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict) -> dict[str, list[Tensor]]:
+def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final: str) -> dict[str, list[Tensor]]:
     """Bounds by CROWN of the nodes whose bounds relaxations read."""
-    compute_bounds(bounded, x, C, "CROWN", **sides)
+    compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
     return {
         node.name: [node.lower, node.upper]
         for reader in bounded._modules.values() if reader.perturbed and compat.reads_bounds(reader)
@@ -105,10 +214,12 @@ def cut_to_intervals(bounded_module: type) -> None:
     @functools.wraps(compute)
     def cut(self, node, *args, **kwargs):
         compute(self, node, *args, **kwargs)
-        interval = self._linf_intervals.get(node.name) if getattr(self, "_linf_cutting", False) else None
+        cutting = getattr(self, "_linf_cutting", None)
+        interval = self._linf_intervals.get(node.name) if cutting else None
         if interval is None or not node.perturbed:
             return
-        node.lower, node.upper = maximum(node.lower, interval[0]), minimum(node.upper, interval[1])
+        method, scales = cutting
+        node.lower, node.upper = better(node, method, (node.lower, node.upper), interval, scales.of)
         node.interval = (node.lower, node.upper)
         if hasattr(node, "linear"):
             node.linear.lower, node.linear.upper = node.lower, node.upper

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
 from . import fresh
+from .reading import check_reading, has_our_operators
+from .refused import check_operators
 from .walk import depends_on_mode
 
 GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
@@ -221,18 +223,21 @@ def _check_given(argument: str, bounds: dict) -> None:
 def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, or with a convolution that
-    ``check_padding`` refuses, and leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.
-    ``forward`` and ``compute_bounds`` raise RuntimeError after a change of the net that the traced graph does not see
-    (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
+    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, with a convolution that
+    ``check_padding`` refuses, or where ``check_reading`` finds that the traced graph computes another function; and
+    leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and ``compute_bounds``
+    raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
+    ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
     * ValueError for a box that auto_LiRPA would mistake (``_check_compressible``);
     * ValueError for a perturbed parameter;
-    * ValueError for given intermediate bounds that are NaN or crossed by more than rounding.
+    * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
+    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
 
-    Of models with other layers or operators of ours only a change is noticed, of models without any nothing.
+    The same holds for models that call operators of ours without our layers.  Of models with other layers of ours only a
+    change is noticed, of models without any nothing.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     check_incompatible_nodes = bounded_module.check_incompatible_nodes
@@ -252,8 +257,11 @@ def guard_bounded_module(bounded_module: type) -> None:
         record = fresh.Record.before(model, call.arguments["global_input"])
         init(*call.args, **call.kwargs)
         record.complete(self)
-        self._linf_baked, self._linf_checked = guarded, False
+        self._linf_baked, self._linf_checked = guarded or has_our_operators(self), False
         self._linf_record, self._linf_watched = record, guarded or fresh.has_ours(model, *self._modules.values())
+        self._linf_unread = model,  # what check_reading compares the graph with, once
+        if has_our_operators(self):
+            check_reading(self)
 
     @functools.wraps(forward)
     def guarded_forward(self, *args, **kwargs):
@@ -284,6 +292,7 @@ def guard_bounded_module(bounded_module: type) -> None:
                 _check_inputs(self, asked["x"], backward_after_forward)
                 for argument in GIVEN_BOUNDS:
                     _check_given(argument, asked.get(argument) or {})
+            check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
             return compute_bounds(*call.args, **call.kwargs)

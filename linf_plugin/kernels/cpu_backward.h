@@ -218,9 +218,9 @@ template <class T, class Pair, bool SCALED, class Term>
 void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, int threads) {
     Buffer<T> factor(c.n * c.out), inverse_y(SCALED ? c.n * c.out : 0);
     parallel(c.n, threads, [&](int64_t n, int) {
+        if (SCALED) inverses(y + n * c.out, c.out, inverse_y + n * c.out);
         for (int64_t j = n * c.out; j < (n + 1) * c.out; j++) {
-            if (SCALED) inverse_y[j] = inverse(y[j]);
-            factor[j] = y[j] == 0 || (SCALED && extreme(y[j])) ? 0 : y[j] == y[j] ? g[j] : y[j];
+            factor[j] = (SCALED ? inverse_y[j] : y[j]) == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
             if (!SCALED && c.p > 1) {
                 if (y[j] != 0) factor[j] /= power(y[j] * unit, (int)c.p - 1);
             }

@@ -65,10 +65,10 @@ template <class T> T first_step(T y) {
 }
 // What scales to at most about 1; 0 where nothing does in one step.
 template <class T> T inverse(T largest) { return largest == 0 || extreme(largest) ? 0 : 1 / largest; }
-template <class T> void inverses(const T* largest, int64_t count, T* to) {  // count: of whole vectors
+template <class T> void inverses(const T* largest, int64_t count, T* to) {
     for (int64_t j = 0; j < count; j += LANES<T>) {
-        const Vec<T> y = load(largest + j), one = splat((T)1);
-        store(to + j, (Vec<T>)(bits<T>(one / y) & ~extremes<T>(y) & (IVec<T>)(y != (T)0)));
+        const Vec<T> y = load_part(largest + j, count - j), one = splat((T)1);
+        store_part(to + j, (Vec<T>)(bits<T>(one / y) & ~extremes<T>(y) & (IVec<T>)(y != (T)0)), count - j);
     }
 }
 

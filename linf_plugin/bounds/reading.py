@@ -1,0 +1,47 @@
+"""Whether the graph that auto_LiRPA has traced computes what the net computes."""
+
+import torch
+from torch import Tensor
+
+
+def has_our_operators(bounded) -> bool:
+    """Whether the graph has operators of this package, whether by its layers or not."""
+    return any(type(node).__module__.startswith(__package__) for node in bounded._modules.values())
+
+
+@torch.no_grad()
+def check_reading(bounded) -> None:
+    """Raises ValueError where the traced graph computes another function than the net: some attributes of operators
+    auto_LiRPA does not read, such as the mode of a padding or ``ceil_mode`` of a pool.
+
+    Compared on the inputs of the trace and on random ones, once.  A net in training mode is another function each
+    time, and with loss fusion auto_LiRPA computes another one on purpose.
+    """
+    from auto_LiRPA.utils import unpack_inputs
+
+    (model,), bounded._linf_unread = getattr(bounded, "_linf_unread", (None,)), (None,)
+    if model is None or model.training or bounded.bound_opts.get("loss_fusion"):
+        return
+    inputs = unpack_inputs(bounded.global_input)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [
+        torch.randn(a.shape, generator=generator).to(a) if isinstance(a, Tensor) and a.is_floating_point() else a
+        for a in inputs
+    ]
+    more = [torch.cat([a, a[:1]]) if isinstance(a, Tensor) and a.dim() else a for a in drawn]  # a larger batch
+    for x in (more, drawn, inputs):  # these at last, as it remembers them
+        try:
+            wanted, found = model(*x), bounded(*x)
+        except Exception:  # no random numbers, or no batch of another size: then there are no bounds either
+            continue
+        if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
+            continue
+        rounding = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0
+        scale = wanted.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if wanted.numel() else 0.0
+        if (found.shape, found.dtype) != (wanted.shape, wanted.dtype) or not torch.allclose(
+            found, wanted, rtol=rounding, atol=rounding * (1 + scale), equal_nan=True
+        ):
+            raise ValueError(
+                "auto_LiRPA reads this net as another function, so its bounds would be those of another net. Leave out "
+                "what it does not read, such as padding modes, ceil_mode or count_include_pad of pools, and casts"
+            )

@@ -1,0 +1,245 @@
+"""Stock operators that auto_LiRPA bounds wrongly, by version: what ``compute_bounds`` and nets of our layers refuse.
+
+``TABLE`` is the whole of it, found by ``python -m operators`` (tests/operators), which draws small graphs of every
+operator that auto_LiRPA claims, and compares every method's bounds with what the graph computes.  What is wrong and
+can be put right from outside is mended in ``compat`` instead.
+"""
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+VERSIONS = ("0.3", "0.7.1")  # that have been searched
+SEARCH = "PYTHONPATH=tests python -m operators"
+
+INTERVALS, BACKWARD, FORWARD = "intervals", "backward", "forward"
+MATRIX_MODE = "make the BoundedModule with bound_opts={'conv_mode': 'matrix'}"
+ALWAYS, LINEAR = (INTERVALS, BACKWARD, FORWARD), (BACKWARD, FORWARD)
+
+
+class Refusal(NamedTuple):
+    """An operator whose bounds are wrong."""
+
+    operator: str  # auto_LiRPA's class
+    versions: tuple[str, ...]
+    passes: tuple[str, ...]  # where: in interval bounds, in passes from the output backward, from the input forward
+    where: str  # in which cases, for people
+    applies: Callable  # (node, _Perturbed) → bool
+    instead: str
+
+
+class _Perturbed(set):
+    """Names of the nodes that depend on a perturbed input."""
+
+    def __init__(self, bounded, given: tuple | None):
+        super().__init__()
+        self.bounded, pending = bounded, []
+        index_of = dict(zip(bounded.input_name, bounded.input_index))
+        for node in bounded._modules.values():
+            index = index_of.get(node.name)
+            value = None if index is None or given is None or index >= len(given) else given[index]
+            perturbation = getattr(node, "perturbation", None) if value is None else getattr(value, "ptb", None)
+            if perturbation is not None:
+                pending.append(node)
+        while pending:
+            node = pending.pop()
+            if node.name not in self and type(node).__name__ != "BoundShape":  # a shape is known
+                self.add(node.name)
+                pending += (bounded[name] for name in node.output_name)
+
+    def operand(self, node, index: int) -> bool:
+        return index < len(node.inputs) and node.inputs[index].name in self
+
+    def value(self, node, index: int) -> Tensor:
+        """The value of an operand, whatever the inputs are where it is not perturbed."""
+        return self.bounded.get_forward_value(node.inputs[index])
+
+    def patches(self) -> bool:
+        return self.bounded.conv_mode == "patches"
+
+
+def _always(node, perturbed) -> bool:
+    return True
+
+
+def _repeats(node, perturbed) -> bool:
+    index = perturbed.value(node, 1)
+    if index.dim() == 0:
+        return False
+    axis = node.axis if type(node).__name__ == "BoundGatherElements" else 0
+    index = index.movedim(axis, 0) if type(node).__name__ == "BoundGatherElements" else index.flatten()
+    return bool((index.sort(0).values.diff(dim=0) == 0).any())
+
+
+NOT_NEGATIVE = ("BoundExp", "BoundSigmoid", "BoundRelu", "BoundAbs", "BoundSoftplus", "BoundSqrt")
+
+
+def _divides(node, perturbed) -> bool:
+    return perturbed.operand(node, 1) and type(node.inputs[0]).__name__ not in NOT_NEGATIVE
+
+
+def _negative_power(node, perturbed) -> bool:
+    return perturbed.operand(node, 1) or bool((perturbed.value(node, 1) < 0).any())
+
+
+def _converts(node, perturbed) -> bool:
+    return node.type != perturbed.value(node, 0).dtype
+
+
+def _scaled(node, perturbed) -> bool:
+    return node.attr.get("alpha", 1.0) != 1.0
+
+
+def _bends_otherwise(node, perturbed) -> bool:
+    return not 0 <= node.attr.get("alpha", 0.01) <= 1
+
+
+def _overlaps(node, perturbed) -> bool:
+    return list(node.stride) != list(node.kernel_size) or any(node.padding)
+
+
+def _leaves_over(node, perturbed) -> bool:
+    """Pixels that no window covers: 0.3 and 0.7.1 take width for height."""
+    (height, width), (kh, kw) = node.inputs[0].output_shape[-2:], node.kernel_size
+    return bool(height % kh or width % kw) and (height, kh) != (width, kw)
+
+
+def _overlaps_or_leaves_over(node, perturbed) -> bool:
+    return _overlaps(node, perturbed) or _leaves_over(node, perturbed)
+
+
+def _broadcasts_patches(node, perturbed) -> bool:
+    shapes = [tuple(n.output_shape) for n in node.inputs]
+    return perturbed.patches() and len(node.output_shape) == 4 and any(s[1:] != node.output_shape[1:] for s in shapes)
+
+
+def _batched_patches(node, perturbed) -> bool:
+    return perturbed.patches() and perturbed.bounded.bound_opts["crown_batch_size"] < math.inf
+
+
+def _repeats_blocks(node, perturbed) -> bool:
+    counts, sizes = perturbed.value(node, 1).tolist(), node.inputs[0].output_shape
+    return any(count > 1 and size > 1 for count, size in zip(counts, sizes))
+
+
+TABLE = (
+    Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal(
+        "BoundDiv", ("0.3",), ALWAYS, "the denominator depends on the input, and the numerator may be negative",
+        _divides, "use 0.7.1",
+    ),
+    Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
+    Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
+    Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is outside [0, 1]", _bends_otherwise, "use IBP"),
+    Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
+    Refusal(
+        "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,
+        "scale the weights",
+    ),
+    Refusal(
+        "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,
+        f"leave crown_batch_size out, or {MATRIX_MODE}",
+    ),
+    *(
+        Refusal(
+            name, VERSIONS, (BACKWARD,), "in patches mode, an operand of an image is broadcast", _broadcasts_patches,
+            f"{MATRIX_MODE}, or use linf_plugin.ops.shift",
+        ) for name in ("BoundAdd", "BoundSub")
+    ),
+    Refusal(
+        "BoundAveragePool", ("0.3",), LINEAR,
+        "windows are padded, their stride is not their size, or an image that is not square is no multiple of them",
+        _overlaps_or_leaves_over, "use a convolution",
+    ),
+    Refusal(
+        "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows",
+        _leaves_over, "crop the image before the pool",
+    ),
+    Refusal(
+        "BoundMaxPool", ("0.3",), LINEAR, "windows are padded, or their stride is not their size", _overlaps, "use IBP"
+    ),
+    Refusal(
+        "BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded, or their stride is not their size", _overlaps,
+        "use CROWN",
+    ),
+    Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
+    Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
+    Refusal(
+        "BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks,
+        "use torch.cat",
+    ),
+)
+
+# Classes of ``VERSIONS`` that no graph of the search leads to.
+NOT_SEARCHED: dict[str, tuple[str, ...]] = {"0.3": (), "0.7.1": ()}
+
+
+def passes_of(method: str | None) -> tuple[str, ...]:
+    """Which passes auto_LiRPA makes for a method; interval bounds always, as every other is cut to them."""
+    name = "ibp" if method is None else method.lower()
+    found = [INTERVALS]
+    if name != "ibp" and name != "forward":
+        found.append(BACKWARD)
+    if name.startswith("forward"):
+        found.append(FORWARD)
+    return tuple(found)
+
+
+def _applies(row: Refusal, node, perturbed: _Perturbed) -> bool:
+    try:
+        return row.applies(node, perturbed)
+    except Exception:  # auto_LiRPA cannot compute the operands that it depends on
+        return True
+
+
+def reason(bounded, x, method: str | None) -> str | None:
+    """Why these bounds would be wrong, or None.  x as ``BoundedModule.compute_bounds`` takes it."""
+    from auto_LiRPA import __version__ as version
+    from auto_LiRPA.utils import unpack_inputs
+
+    perturbed = _Perturbed(bounded, None if x is None else tuple(unpack_inputs(x)))
+    passes = passes_of(method)
+    for node in bounded._modules.values():
+        if node.name not in perturbed or not type(node).__module__.startswith("auto_LiRPA"):
+            continue
+        name, at = type(node).__name__, f"{type(node).__name__.removeprefix('Bound')} (node {node.name!r})"
+        if name in NOT_SEARCHED.get(version, ()):
+            return f"bounds of {at} by auto_LiRPA {version} have not been searched for faults: leave it out"
+        for row in TABLE:
+            known = version in row.versions or version not in VERSIONS
+            if name == row.operator and known and set(row.passes) & set(passes) and _applies(row, node, perturbed):
+                where = f"in its {' and '.join(row.passes)} passes, where {row.where}"
+                return f"auto_LiRPA {version} bounds {at} wrongly {where}: {row.instead}"
+    return None
+
+
+def check_operators(bounded, x, method: str | None) -> None:
+    """Raises NotImplementedError for bounds that would be wrong.  Warns of a version that has not been searched."""
+    check_version(sound=False)
+    found = reason(bounded, x, method)
+    if found:
+        raise NotImplementedError(found)
+
+
+def check_version(sound: bool) -> None:
+    """A version that has not been searched may bound any operator wrongly: RuntimeError with ``sound``, else a warning.
+
+    Of such a version all that is wrong in any of ``VERSIONS`` is refused.
+    """
+    from auto_LiRPA import __version__ as version
+
+    if version in VERSIONS:
+        return
+    message = (
+        f"auto_LiRPA {version} has not been searched for operators that it bounds wrongly, as "
+        f"{' and '.join(VERSIONS)} have: `{SEARCH}` does that"
+    )
+    if sound:
+        raise RuntimeError(f"{message}. Use one of these versions, or sound=False")
+    warnings.warn(message, UserWarning, stacklevel=3)

@@ -1,0 +1,1 @@
+"""A search for stock operators that auto_LiRPA bounds wrongly, around our layers and without them."""
