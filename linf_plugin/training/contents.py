@@ -76,13 +76,27 @@ def _check_module(theirs: dict, module: nn.Module, where: str) -> None:
     for name in [*ours, *theirs]:
         if name not in theirs or name not in ours:
             raise ValueError(f"{where} {'lacks' if name in ours else 'has the unknown'} {str(name)[:80]!r}")
-        if name.rpartition(".")[2] == state.KEY or not isinstance(ours[name], Tensor):
-            continue  # each layer checks its own: p has changed since the run began
+        if name.rpartition(".")[2] == state.KEY:
+            _check_constants(theirs[name], module.get_submodule(name.rpartition(".")[0]), f"{where}.{name}")
+            continue
+        if not isinstance(ours[name], Tensor):
+            continue
         a = _is(theirs[name], Tensor, f"{where}.{name}")
         if a.shape != ours[name].shape or a.dtype != ours[name].dtype:
             raise ValueError(f"{where}.{name} is {tuple(a.shape)} {a.dtype}")
         if not a.isfinite().all():
             raise ValueError(f"{where}.{name} contains NaN or infinite values")
+
+
+def _check_constants(theirs, layer: nn.Module, where: str) -> None:
+    """What a layer has beside its tensors: it checks that itself, and is then as it was."""
+    before = layer.get_extra_state()
+    try:
+        layer.set_extra_state(theirs)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    finally:
+        layer.set_extra_state(before)
 
 
 def _check_optimizer(theirs: dict, optimizer: torch.optim.Optimizer, where: str) -> None:

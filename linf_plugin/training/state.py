@@ -5,6 +5,8 @@ import json
 import warnings
 from pathlib import Path
 
+from torch import Tensor
+
 from .. import checkpoint
 from ..state import tensors
 from .contents import check_contents
@@ -41,7 +43,8 @@ def differing(theirs, ours, where: str = "") -> list[tuple[str, object, object]]
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         return [each for i, pair in enumerate(zip(theirs, ours)) for each in differing(*pair, f"{where}[{i}]")]
-    return [] if theirs == ours else [(where or "settings", theirs, ours)]
+    same = not isinstance(theirs, Tensor) and theirs == ours  # of a file that holds whatever it likes
+    return [] if same else [(where or "settings", theirs, ours)]
 
 
 def differences(theirs, ours) -> list[str]:
@@ -50,15 +53,16 @@ def differences(theirs, ours) -> list[str]:
 
 
 def shown(value) -> str:
-    """A value in a message; a digest by its first digits."""
-    text = "none" if value is None else str(value)
-    return f"{text[:16]}…" if len(text) == 64 else text
+    """A value in a message, short and in one line; a digest by its first digits."""
+    text = "none" if value is None else " ".join(str(value).split())
+    return f"{text[:16]}…" if len(text) == 64 else text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def read(path: str | Path) -> dict:
     """What ``write`` kept.  Raises ValueError where the file is damaged, or is no state of a run."""
     content = checkpoint.read(path)
-    if not isinstance(content, dict) or content.get("kind") != KIND:
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind != KIND:
         raise ValueError(f"{path} is not the state of a training run of this version ({KIND!r})")
     return content
 
@@ -98,4 +102,5 @@ def load(
             part.load_state_dict(content["parts"][name])
         return schedule.scaled(content["epochs"]), content["history"].splitlines(), best
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit this run: {error}") from error
+        reason = " ".join(str(error).split())  # torch's has lines
+        raise ValueError(f"{path} does not fit this run: {reason}") from error

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import random
 import tempfile
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+import torch
 
 from . import checkpoints, child, onnx_files
 
@@ -80,13 +82,9 @@ def _changed_onnx(rng: random.Random, exports: bool) -> tuple[bytes, str]:
 
 
 def _changed_checkpoint(kind: str, rng: random.Random) -> tuple[bytes, str]:
-    import torch
-
     net = rng.choice(checkpoints.NETS)
     content = checkpoints.content_of(net) if kind == "checkpoint" else None
     if content is None:
-        import io
-
         content = torch.load(io.BytesIO(_state()), weights_only=True)["content"]
     if rng.random() < 0.3:
         content, what = onnx_files.change_bytes(checkpoints.sealed(content), rng)
@@ -117,7 +115,8 @@ def run(chosen: list[Case], seed: int, exports: bool = True) -> Iterator[dict]:
             size = path.stat().st_size
             found = child.give(case.action, path)
         failures = wrong(found)
+        said = {key: (found[key] or "").replace(folder, "…")[:400] for key in ("stderr", "remark")}
         yield {
-            "kind": case.kind, "action": case.action, "name": case.name, "what": what, "bytes": size, **found,
-            "stderr": found["stderr"].replace(str(folder), "…")[:400], "failures": failures,
+            "kind": case.kind, "action": case.action, "name": case.name, "what": what, "bytes": size, **found, **said,
+            "failures": failures,
         }

@@ -9,6 +9,7 @@ import resource
 import sys
 import time
 import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def _same(path: Path, net: linf_plugin.Net) -> str | None:
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
-        return f"onnxruntime refuses it: {str(error)[:80]}"
+        return f"onnxruntime refuses it: {error}"
     wanted, generator = session.get_inputs()[0], torch.Generator().manual_seed(0)
     names = [o.name for o in session.get_outputs()]
     output = "logits" if "logits" in names else names[0]
@@ -62,7 +63,7 @@ def _same(path: Path, net: linf_plugin.Net) -> str | None:
         try:
             (theirs,) = session.run([output], {wanted.name: given.numpy()})
         except Exception as error:
-            return f"onnxruntime cannot run it: {str(error)[:80]}"
+            return f"onnxruntime cannot run it: {error}"
         scale = max(1.0, float(np.abs(ours).max()))
         if theirs.shape != ours.shape or not np.abs(theirs - ours).max() <= 1e-4 * scale:
             raise AssertionError(f"the net that was read is another one, in a batch of {batch}")
@@ -99,6 +100,7 @@ def _work(action: str, path: Path, report: Path) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (size + ALLOWED, size + ALLOWED))
     torch.set_num_threads(1)
     os.chdir(path.parent)
+    warnings.simplefilter("ignore")  # what is said besides, of files of earlier versions
     said, began, remark = io.StringIO(), time.monotonic(), None
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
