@@ -216,6 +216,30 @@ def _add_up_roots(concretize: Callable) -> Callable:
     return of_all_roots
 
 
+def _for_any_shape(to_matrix: Callable) -> Callable:
+    """Both versions take the height of a padded image for its width where they write patches as a matrix: wrong unless
+    both are equal, and so they are made here.  What is added to the right or below is cut off again with the padding."""
+
+    @functools.wraps(to_matrix)
+    def of_a_square(pieces, input_shape, stride, padding, *args, **options):
+        left, right, top, bottom = (padding,) * 4 if isinstance(padding, int) else padding
+        spread = options.get("inserted_zeros", args[2] if len(args) > 2 else 0) + 1
+        height, width = ((size - 1) * spread + 1 for size in input_shape[-2:])
+        excess = height + top + bottom - (width + left + right)
+        padding = left, right + max(excess, 0), top, bottom + max(-excess, 0)
+        return to_matrix(pieces, input_shape, stride, padding, *args, **options)
+
+    return of_a_square
+
+
+def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
+    """In all modules of auto_LiRPA, which import names from each other."""
+    modules = [m for path, m in sys.modules.items() if path.startswith(package.__name__) and hasattr(m, name)]
+    wrapped = {original: wrap(original) for original in {getattr(module, name) for module in modules}}
+    for module in modules:
+        setattr(module, name, wrapped[getattr(module, name)])
+
+
 def _keep_padding(backward: Callable) -> Callable:
     """Both versions forget, in linear bounds, what a padding that is not 0 adds."""
 
@@ -280,6 +304,7 @@ def import_auto_lirpa() -> types.ModuleType:
         _mend_0_3(package)
     if package.__version__ == "0.7.1":
         _mend_0_7_1(package)
+    _replace(package, "patches_to_matrix", _for_any_shape)
     pad = package.bound_ops.BoundPad
     pad.bound_backward = _keep_padding(pad.bound_backward)
     _wrap_tracing(package)

@@ -23,7 +23,7 @@ quietly = pytest.mark.filterwarnings("ignore")  # of auto_LiRPA, of tracing and 
 
 @quietly
 def test_a_few_graphs_let_nothing_wrong_through(capsys):
-    found = command.results(seed=1, first=0, graphs=FEW, points=400, guarded=True, progress=False)
+    *_, found = command.search(seed=1, first=0, graphs=FEW, points=400, guarded=True, progress=False)
     assert found["graphs"] == FEW and found["violations"] == []
     assert sum(group["holds"] for group in found["methods"].values()) > 30
     assert f"# Operators of auto_LiRPA {VERSION}" in report.table(json.loads(json.dumps(found)))

@@ -29,7 +29,7 @@ from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
-from .guard import WITHOUT_SHORTCUTS, check_padding
+from .guard import check_padding, default_options
 from .refused import check_version
 
 # name → auto_LiRPA's method; in order of cost
@@ -155,7 +155,7 @@ class _Problem:
                 net = self._noisy if self.sound else readable(self.exact)
                 first = (x[:1].double(), *(a[:1] for a in amounts))
                 self.bounded = BoundedModule(
-                    net, first, bound_opts=dict(WITHOUT_SHORTCUTS), device=x.device, verbose=False
+                    net, first, bound_opts=default_options(self.exact), device=x.device, verbose=False
                 )
                 self.bounded.eval()  # in training mode it asks for gradients of parameters
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))

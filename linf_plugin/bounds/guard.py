@@ -61,6 +61,14 @@ def _check_modes(model: nn.Module) -> None:
             )
 
 
+def default_options(model: nn.Module) -> dict:
+    """auto_LiRPA's options for a net that does not say otherwise: ``WITHOUT_SHORTCUTS``, and coefficients as a matrix
+    where there is a convolution with groups or a dilation, which it forgets where it keeps them as image patches."""
+    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    simple = all(m.groups == 1 and m.dilation == (1, 1) for m in convolutions)
+    return dict(WITHOUT_SHORTCUTS) if simple else {**WITHOUT_SHORTCUTS, "conv_mode": "matrix"}
+
+
 def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool:
     """Whether the method computes forward bounds first and then backward ones."""
     if method is None and IBP:
@@ -225,7 +233,7 @@ def guard_bounded_module(bounded_module: type) -> None:
 
     ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, with a convolution that
     ``check_padding`` refuses, or where ``check_reading`` finds that the traced graph computes another function; and
-    leaves ``WITHOUT_SHORTCUTS`` out where its ``bound_opts`` do not ask for them.  ``forward`` and ``compute_bounds``
+    takes ``default_options`` where its ``bound_opts`` do not say otherwise.  ``forward`` and ``compute_bounds``
     raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
     ``compute_bounds`` also raises, before it computes anything,
 
@@ -253,7 +261,7 @@ def guard_bounded_module(bounded_module: type) -> None:
         if guarded:
             _check_modes(model)
             check_padding(model)
-            call.arguments["bound_opts"] = {**WITHOUT_SHORTCUTS, **(call.arguments.get("bound_opts") or {})}
+            call.arguments["bound_opts"] = {**default_options(model), **(call.arguments.get("bound_opts") or {})}
         record = fresh.Record.before(model, call.arguments["global_input"])
         init(*call.args, **call.kwargs)
         record.complete(self)

@@ -117,6 +117,14 @@ def _broadcasts_patches(node, perturbed) -> bool:
     return perturbed.patches() and len(node.output_shape) == 4 and any(s[1:] != node.output_shape[1:] for s in shapes)
 
 
+def _groups_or_dilates(node, perturbed) -> bool:
+    return perturbed.patches() and (node.groups != 1 or any(d != 1 for d in node.dilation))
+
+
+def _dilates_unequally(node, perturbed) -> bool:
+    return len(set(node.dilation)) > 1
+
+
 def _batched_patches(node, perturbed) -> bool:
     return perturbed.patches() and perturbed.bounded.bound_opts["crown_batch_size"] < math.inf
 
@@ -141,6 +149,12 @@ TABLE = (
     Refusal(
         "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,
         "scale the weights",
+    ),
+    Refusal(
+        "BoundConv", VERSIONS, (BACKWARD,), "its two dilations differ", _dilates_unequally, "use IBP, or equal dilations"
+    ),
+    Refusal(
+        "BoundConv", VERSIONS, (BACKWARD,), "in patches mode, it has groups or a dilation", _groups_or_dilates, MATRIX_MODE
     ),
     Refusal(
         "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -29,6 +30,8 @@ version of auto_LiRPA does by itself.  The file holds counts, and examples; --se
 Exit status 1 where there is a violation, or where an operator of auto_LiRPA is in no graph and the guard does not
 know that."""
 
+STEP = 100  # graphs after which what was found is written, and the rest may be cut off
+
 # What is never perturbed: constants, weights, and the shape of a tensor.
 LEAVES = (
     "BoundConstant", "BoundPrimConstant", "BoundConstantOfShape", "BoundRange", "BoundParams", "BoundBuffers",
@@ -36,14 +39,21 @@ LEAVES = (
 )
 
 
-def results(seed: int, first: int, graphs: int, points: int, guarded: bool, progress: bool) -> dict:
-    """What the search finds, for JSON."""
+def search(seed: int, first: int, graphs: int, points: int, guarded: bool, progress: bool) -> Iterator[dict]:
+    """What the search has found, for JSON, after every ``STEP`` graphs and at the end."""
+    check.share_tables()
+    tally = campaign.Tally()
+    with tqdm(total=graphs, desc="operators", unit="graph", disable=not progress, dynamic_ncols=True) as bar:
+        for _ in campaign.run(tally, seed, first, graphs, points, guarded, bar):
+            if tally.drawn % STEP == 0 and tally.graphs < graphs:
+                yield _results(tally, seed, first, points, guarded)
+    yield _results(tally, seed, first, points, guarded)
+
+
+def _results(tally: campaign.Tally, seed: int, first: int, points: int, guarded: bool) -> dict:
     from linf_plugin.bounds import refused
 
     version = compat.import_auto_lirpa().__version__
-    check.share_tables()
-    with tqdm(total=graphs, desc="operators", unit="graph", disable=not progress, dynamic_ncols=True) as bar:
-        tally = campaign.run(seed, first, graphs, points, guarded, bar)
     missing = sorted(name for name, group in tally.classes.items() if not group["graphs"] and name not in LEAVES)
     return {
         "seed": seed, "first": first, "points": points, "guarded": guarded,
@@ -77,11 +87,11 @@ def main(argv: list[str] | None = None) -> int:
             return 2
     warnings.simplefilter("ignore")  # of auto_LiRPA, of tracing and of torch, thousands
     logging.disable(logging.ERROR)  # auto_LiRPA reports each operator that it does not know
-    found = results(args.seed, args.first, args.graphs, args.points, args.guard == "on", not args.quiet)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    text = table(found)
-    args.out.with_suffix(".md").write_text(text, encoding="utf-8")
+    for found in search(args.seed, args.first, args.graphs, args.points, args.guard == "on", not args.quiet):
+        args.out.write_text(json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+        text = table(found)
+        args.out.with_suffix(".md").write_text(text, encoding="utf-8")
     print(text)
     return 1 if found["violations"] or found["unknown"] else 0
 

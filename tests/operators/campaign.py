@@ -1,6 +1,7 @@
 """Graph after graph: how often each operator's bounds hold, are wrong, are refused; and what was let through."""
 
 import math
+from collections.abc import Iterator
 
 from linf_plugin import compat
 
@@ -63,9 +64,10 @@ def _describe(case: Case, finding: Finding) -> dict:
     }
 
 
-def run(seed: int, first: int, graphs: int, points: int, guarded: bool, bar) -> Tally:
-    """Cases number ``first`` and on, until ``graphs`` of them were bounded; ``bar`` is told of each."""
-    tally, index = Tally(), first
+def run(tally: Tally, seed: int, first: int, graphs: int, points: int, guarded: bool, bar) -> Iterator[None]:
+    """Cases number ``first`` and on, until ``graphs`` of them were bounded, are added to ``tally``, one a step; ``bar`` is
+    told of each."""
+    index = first
     with compat.float64_by_default():
         while tally.graphs < graphs:
             case = draw(seed, index)
@@ -75,4 +77,4 @@ def run(seed: int, first: int, graphs: int, points: int, guarded: bool, bar) -> 
             bar.update(tally.graphs - before)
             wrong = sum(group[WRONG] + group[UNKNOWN] for group in tally.methods.values())
             bar.set_postfix_str(f"{wrong} wrong, {len(tally.violations)} let through")
-    return tally
+            yield

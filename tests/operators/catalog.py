@@ -310,6 +310,14 @@ def _(b: Builder):
     CATALOG["conv2d"][1](b)
 
 
+@operator("conv2d, ReLU, conv2d", of="image")
+def _(b: Builder):
+    CATALOG["conv2d"][1](b)
+    b.layer(nn.ReLU())
+    CATALOG["conv2d"][1](b)
+    b.layer(nn.ReLU())
+
+
 @operator("conv2d of an operand", of="image")
 def _(b: Builder):
     padding = b.r.choice((0, 1))

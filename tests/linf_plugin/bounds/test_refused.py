@@ -83,6 +83,54 @@ def test_padding_with_a_number_keeps_it(mode, after, method):
     assert found is not None or method.startswith("Forward")
 
 
+@pytest.mark.parametrize("after", ["distance", "relu"])
+@pytest.mark.parametrize("conv", [{"groups": 2}, {"dilation": 2}, {"groups": 2, "dilation": 2}], ids=str)
+@each_method
+def test_convolutions_with_groups_or_a_dilation_are_bounded_in_matrix_mode(after, conv, method):
+    """In patches mode auto_LiRPA forgets both."""
+    x, last = torch.rand(2, 1, 4, 5), LinfDistConv2d(2, 2, 2, padding=1) if after == "distance" else nn.ReLU()
+    layers = LinfDistConv2d(1, 2, 2), nn.Conv2d(2, 4, 2, padding=1, **conv), nn.ReLU(), nn.Conv2d(4, 2, 1), last
+    size = nn.Sequential(*layers)(x)[0].numel()
+    net = nn.Sequential(*layers, nn.Flatten(), nn.Linear(size, 3))
+    found = bound(net, (x,), method)
+    if found is not None:
+        holds(net, (x,), *found)
+    if method.startswith("CROWN"):
+        assert found is not None
+        with pytest.raises(NotImplementedError, match="bounds Conv .* groups or a dilation: .*'conv_mode': 'matrix'"):
+            BoundedModule(net, x, bound_opts={"conv_mode": "patches"}).compute_bounds(x=(ball(x),), method=method)
+    stock = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(), *layers[1:4], nn.Flatten(), nn.Linear(size, 3)).eval()
+    if after == "relu":
+        assert margin_bound(stock, x, stock(x).argmax(1), 0.01, "crown", sound=False).isfinite().all()
+
+
+FLAT_IMAGES = {
+    "distance": lambda: nn.Sequential(
+        nn.Conv2d(2, 2, 2, padding=(1, 2)), LinfDistConv2d(2, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 2, padding=1),
+    ),
+    "norm": lambda: nn.Sequential(
+        LinfDistConv2d(2, 2, 2, padding=1), nn.Conv2d(2, 2, 2, padding=1), nn.BatchNorm2d(2),
+    ),
+    "stock": lambda: nn.Sequential(
+        nn.Conv2d(2, 2, 2, padding=(1, 2)), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(2, 2, 2, padding=1),
+    ),
+}
+
+
+@pytest.mark.parametrize("size", [(3, 6), (5, 2), (4, 4)], ids=str)
+@pytest.mark.parametrize("kind", FLAT_IMAGES)
+@pytest.mark.parametrize("method", ["CROWN-IBP", "CROWN"])
+def test_patches_of_images_that_are_not_square(size, kind, method):
+    """auto_LiRPA took their height for their width where it wrote patches as a matrix."""
+    body, x = FLAT_IMAGES[kind](), torch.rand(2, 2, *size)
+    net = nn.Sequential(body, nn.ReLU(), nn.Flatten(), nn.Linear(body(x)[0].numel(), 3)).eval()
+    patches, matrix = (bound(net, (x,), method, conv_mode=mode) for mode in ("patches", "matrix"))
+    holds(net, (x,), *patches)
+    for ours, theirs in zip(patches, matrix):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("fixed", [(), (0,), (1,)])
 @each_method
 def test_two_perturbed_inputs(fixed, method):
@@ -121,7 +169,7 @@ def test_a_weight_that_is_computed_in_the_graph(how, method):
 # What is refused.
 
 
-def refused_net(operator, version):
+def refused_net(operator, version, dilation=1):
     """A small net for which a row of the table holds, and its inputs."""
     image, vector = torch.rand(2, 1, 4, 5), torch.rand(2, 4)
     return {
@@ -140,7 +188,7 @@ def refused_net(operator, version):
         "BoundAdd": (lambda x: F.conv2d(x + torch.ones(1, 1, 1), torch.ones(1, 1, 2, 2)), image),
         "BoundSub": (lambda x: F.conv2d(x - torch.ones(1, 1, 1), torch.ones(1, 1, 2, 2)), image),
         "BoundATenHeaviside": (lambda x: torch.heaviside(x, torch.zeros(())), vector),
-        "BoundConv": (nn.Conv2d(1, 2, 3), image),
+        "BoundConv": (lambda x: F.conv2d(x, torch.ones(2, 1, 2, 2), dilation=dilation), image),
         "BoundCast": (lambda x: (3 * x).long().float(), vector),
     }[operator]
 
@@ -149,22 +197,27 @@ ROWS = [row for row in refused.TABLE if VERSION in row.versions]
 
 
 def net_of(row, after):
-    function, x = refused_net(row.operator, VERSION)
+    dilation = 1 if is_batched(row) else (1, 2) if "differ" in row.where else 2
+    function, x = refused_net(row.operator, VERSION, dilation)
     size = function(x).flatten(1).shape[1]
     layers = [nn.Flatten(), LinfDistLinear(size, 3) if after == "distance" else nn.Linear(size, 3)]
     net = Steps(function, *layers).eval()
     return net.float() if row.operator == "BoundCast" else net, x
 
 
+def is_batched(row):
+    return "crown_batch_size" in row.where
+
+
 def options_of(row):
-    return {"crown_batch_size": 3} if row.operator == "BoundConv" else {}
+    return {"crown_batch_size": 3} if is_batched(row) else {}
 
 
 def method_of(row):
     return {refused.INTERVALS: "IBP", refused.BACKWARD: "CROWN", refused.FORWARD: "Forward"}[row.passes[0]]
 
 
-each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.operator} {row.passes[0]}")
+each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.operator} {row.passes[0]} {len(row.where)}")
 
 
 @each_row
@@ -186,7 +239,7 @@ def test_stock_nets_refuse_it_in_our_functions_and_notice_nothing_elsewhere(row)
         compute_bounds(bounded, (ball(x),), None, method)
     certificate = {"IBP": "ibp", "CROWN": "crown"}.get(method)
     # Certificates are of nets in float64, traced with one sample, without options.
-    if certificate and row.operator not in ("BoundCast", "BoundGatherElements", "BoundConv"):
+    if certificate and row.operator not in ("BoundCast", "BoundGatherElements") and not is_batched(row):
         with pytest.raises(NotImplementedError, match=row.operator.removeprefix("Bound")):
             margin_bound(net, x, torch.tensor([0, 1]), 0.05, certificate, sound=False)
     try:
