@@ -7,12 +7,16 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test test-lirpa fuzz sanitize gpu-check clean
+.PHONY: help demo test test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
 	@echo "make test                     the test suite"
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
+	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
+	@echo "make hostile                  give malformed files to everything that reads files (results/hostile)"
+	@echo "make forge                    change everything in certified files, one thing at a time, and verify them"
+	@echo "make brute                    put exact radii to a search in rational arithmetic (results/exact)"
 	@echo "make sanitize                 tests of kernels and of operators' arguments, compiled by gcc to stop at bad addresses"
 	@echo "make gpu-check                all that has to do with a GPU, within ten minutes (results/gpu-check.json)"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
@@ -50,6 +54,19 @@ test-lirpa: $(VENV)/.installed
 # Threads that spin while others compute would slow the evaluations on two threads down.
 fuzz: $(VENV)/.installed
 	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --out results/fuzz.json
+
+operators: $(VENV)/.installed
+	$(if $(LIRPA),$(BIN)/python -m pip install --quiet packaging graphviz)
+	PYTHONPATH="$(if $(LIRPA),$(abspath $(LIRPA)):)tests" $(BIN)/python -m operators --out results/operators.json
+
+hostile: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m hostile --out results/hostile
+
+forge: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m forge
+
+brute: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m brute --out results/exact
 
 # A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
 # With checks that are calls, which compile in a fifth of the time; without the test that reads 2³¹ numbers, a call each.
