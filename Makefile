@@ -7,13 +7,18 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test test-lirpa fuzz sanitize clean
+.PHONY: help demo test test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
 	@echo "make test                     the test suite"
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
-	@echo "make sanitize                 the CPU kernels' tests, compiled by gcc to stop at bad addresses and overflows"
+	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
+	@echo "make hostile                  give malformed files to everything that reads files (results/hostile)"
+	@echo "make forge                    change everything in certified files, one thing at a time, and verify them"
+	@echo "make brute                    put exact radii to a search in rational arithmetic (results/exact)"
+	@echo "make sanitize                 tests of kernels and of operators' arguments, compiled by gcc to stop at bad addresses"
+	@echo "make gpu-check                all that has to do with a GPU, within ten minutes (results/gpu-check.json)"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
 
 # auto_LiRPA without its dependencies: its metadata forbid a current torch.
@@ -31,7 +36,7 @@ $(VENV)/vnnlib-1 $(VENV)/vnnlib-2: | $(VENV)/.installed
 	$(BIN)/python -m pip install --no-deps --target $@ $(PARSER)
 
 demo: $(VENV)/.installed
-	$(BIN)/linf-compare run digits --out $(OUT)
+	$(BIN)/linf-compare run digits --out $(OUT) --resume
 	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx --force
 	$(BIN)/linf-export show $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export verify $(OUT)/linf-dist.onnx
@@ -50,6 +55,19 @@ test-lirpa: $(VENV)/.installed
 fuzz: $(VENV)/.installed
 	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --out results/fuzz.json
 
+operators: $(VENV)/.installed
+	$(if $(LIRPA),$(BIN)/python -m pip install --quiet packaging graphviz)
+	PYTHONPATH="$(if $(LIRPA),$(abspath $(LIRPA)):)tests" $(BIN)/python -m operators --out results/operators.json
+
+hostile: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m hostile --out results/hostile
+
+forge: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m forge
+
+brute: $(VENV)/.installed
+	PYTHONPATH=tests $(BIN)/python -m brute --out results/exact
+
 # A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
 # With checks that are calls, which compile in a fifth of the time; without the test that reads 2³¹ numbers, a call each.
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined --param=asan-instrumentation-with-call-threshold=0
@@ -64,7 +82,13 @@ sanitize: $(VENV)/.installed
 	cd build/sanitize && LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH=. \
 		$(abspath $(BIN))/python -m pytest tests/linf_plugin/kernels/test_cpu.py \
+		tests/linf_plugin/test_operator_arguments.py \
 		--deselect tests/linf_plugin/kernels/test_cpu.py::test_offsets_beyond_32_bits
+
+# With the Python at hand, which needs torch and NumPy alone: nothing is installed.  Status 3, which is no GPU, is no error.
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+gpu-check:
+	PYTHONPATH="tests:.$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) -m gpu_check --out results/gpu-check.json || test $$? -eq 3
 
 clean:
 	rm -rf $(VENV) build dist results *.egg-info linf_plugin/kernels/*.so

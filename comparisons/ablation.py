@@ -18,17 +18,22 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from linf_plugin.datasets import load_dataset
+from linf_plugin import plain
+from linf_plugin.datasets import Dataset
+from linf_plugin.files import WouldReplace, write_json, write_text
 from linf_plugin.training.parallel import Ranks
 
+from .cli import load_own
+from .existing import RESULTS, few
+from .existing import changes as changes_of
 from .recipe import Recipe, read_toml, recipe_from, with_defaults
 from .report import eps_key, eps_text, markdown_rows, percent
-from .runner import run, write_json
+from .runner import run
 
 DESCRIPTION = """\
 Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures
 them on that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it
-stopped; those of other settings are dropped."""
+stopped; those of other settings or other data are dropped, with --force alone."""
 
 BASE = "as it is"
 
@@ -113,20 +118,32 @@ def load(name: str) -> Ablation:
 
 
 def measure(
-    ablation: Ablation, data, out: Path, seeds: list[int], changes: list[str], *, ranks: Ranks = Ranks(),
-    progress: bool = True,
+    ablation: Ablation, data: Dataset, out: Path, seeds: list[int], changes: list[str], *, force: bool = False,
+    ranks: Ranks = Ranks(), progress: bool = True,
 ) -> dict:
     """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it.
 
-    Runs there that the ablation does not describe any more are dropped: no table compares what differs in more than
-    a change.
+    No table compares what differs in more than a change: runs there that are not those described any more, or of other
+    data, are dropped with ``force``.
+
+    Raises:
+        WouldReplace: such runs are there, without ``force``.
+        ValueError: the file is of another ablation, or none.
     """
-    path = out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"ablation": ablation.name, "runs": []}
-    if results.get("ablation") != ablation.name:
-        raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
+    path = out / RESULTS
+    results = _read(path, ablation)
     described = {change: settings(ablation, change) for change in ablation.changes}
-    results["runs"] = [r for r in results["runs"] if r["settings"] == described.get(r["change"])]
+    lost = {}  # place among the runs → why
+    for i, r in enumerate(results["runs"]):
+        if why := _changed(r, described, data, results.get("dataset")):
+            lost[i] = f"{r['change']}, seed {r['seed']} ({why})"
+    if lost and not force:
+        raise WouldReplace(f"{path} has runs of other settings: {'; '.join(lost.values())}")
+    for why in lost.values():
+        print(f"dropped: {why}", file=sys.stderr)
+    if any("data" not in r for r in results["runs"]):
+        print(f"{path} has runs that name no digest of their data: it could not be compared", file=sys.stderr)
+    results["runs"] = [r for i, r in enumerate(results["runs"]) if i not in lost]
     wanted = [(change, seed) for seed in seeds for change in changes]
     bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
     for change, seed in bar:
@@ -143,15 +160,40 @@ def measure(
             **key, "why": ablation.changes[change].why, "clean": measured["clean"],
             "certified": measured["certified"]["best"][eps], "loss": measured["loss"][-1],
             "train_seconds": measured["train_seconds"], "epochs": measured["epochs"],
-            "parameters": measured["parameters"], "settings": described[change],
+            "parameters": measured["parameters"], "settings": described[change], "data": measured["data"],
         })
         results |= {
-            "recipe": recipe.name, "dataset": recipe.dataset, "eps": recipe.eps, "device": found["device"],
+            "recipe": recipe.name, "dataset": data.name, "eps": recipe.eps, "device": found["device"],
             "images": found["test_samples"], "versions": found["versions"],
         }
-        out.mkdir(parents=True, exist_ok=True)
         write_json(path, results)
+    if lost:
+        write_json(path, results)  # though nothing may have been run
     return results
+
+
+def _read(path: Path, ablation: Ablation) -> dict:
+    if not path.exists():
+        return {"ablation": ablation.name, "runs": []}
+    try:
+        results = plain.loads(path.read_text(encoding="utf-8"))
+        for r in results["runs"]:
+            r["change"], r["seed"], r["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a results file of an ablation") from error
+    if results.get("ablation") != ablation.name:
+        raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
+    return results
+
+
+def _changed(r: dict, described: dict[str, dict], data: Dataset, dataset: str) -> str:
+    """Why a run is not one that the ablation describes on these data; empty where it is.  Runs of earlier versions have
+    no digests: of their data only the name is known, ``dataset``."""
+    if r["change"] not in described:
+        return "no such change any more"
+    theirs = r.get("data", {"dataset": dataset})
+    ours = {key: data.identity[key] for key in theirs}
+    return few(changes_of({**r["settings"], "data": theirs}, {**described[r["change"]], "data": ours}))
 
 
 def settings(ablation: Ablation, change: str) -> dict:
@@ -207,10 +249,12 @@ def main(argv: list[str] | None = None) -> int:
         "ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"])
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for linf-compare run")
+    parser.add_argument("--data-name", metavar="NAME", help="as for linf-compare run")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/ablations/ABLATION")
     parser.add_argument("--changes", metavar="A,B", help=f"names of changes, \"{BASE}\" among them; default: all")
     parser.add_argument("--seeds", default="0", metavar="0,1", help="default: 0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--force", action="store_true", help="drop runs of other settings or other data")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     args = parser.parse_args(argv)
     try:
@@ -220,15 +264,20 @@ def main(argv: list[str] | None = None) -> int:
         if unknown:
             raise ValueError(f"--changes: {unknown[0]!r} is not among {', '.join(ablation.changes)}")
         seeds = [int(s) for s in args.seeds.split(",")]
-        data = load_dataset(ablation.build(BASE).dataset, args.data_dir)
+        data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
         out = args.out or Path("results/ablations") / ablation.name
         ranks = Ranks(device=torch.device(args.device))
-        results = measure(ablation, data, out, seeds, changes, ranks=ranks, progress=not args.quiet)
+        results = measure(
+            ablation, data, out, seeds, changes, force=args.force, ranks=ranks, progress=not args.quiet
+        )
+    except WouldReplace as error:
+        print(f"{parser.prog}: error: {error.with_flags()}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     text = table(results)
-    (out / "table.md").write_text(text)
+    write_text(out / "table.md", text)
     print(text)
     return 0
 

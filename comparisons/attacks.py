@@ -8,6 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linf_plugin.arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_model,
+    check_not_negative,
+    check_pixels,
+    check_samples,
+)
 from linf_plugin.layers import distance_layers, set_p
 
 SURROGATE_P = 64.0  # at p = ∞ an input gradient touches few pixels; a large finite p sees more
@@ -49,9 +58,29 @@ def pgd_survives(
         restarts: random starts for each model that is followed.
         seed: of the random starts.
 
+        batch_size: samples at a time.
+
     Returns:
         (N,) bool.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; the message names it.
     """
+    check_model(model)
+    check_samples(x, model)
+    check_pixels(x, 0.0, 1.0)
+    check_not_negative("eps", eps)
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    check_count("seed", seed, least=0)
+    if seed >= 2**32:
+        raise ValueError(f"seed must be below 2^32, got {seed}")
+    check_count("batch_size", batch_size)
+    with torch.no_grad():
+        classes = check_logits(model(x[:1]), 1) if len(x) else None
+    labels = check_labels(labels, x, classes)
+    if len(x) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
     with warnings.catch_warnings():
         # ART's arrays predate NumPy 2's copy keyword.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)

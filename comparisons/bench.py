@@ -300,10 +300,13 @@ def _machine(device: str) -> dict:
 
 def run(
     cases: list[dict], exponents: list[float], *, sweeps: bool = False, device: str = "cpu", seconds: float = 0.5,
-    full: bool = False, progress: bool = True,
+    full: bool = False, progress: bool = True, peers: tuple[str, ...] | None = None,
 ) -> dict:
-    """A row for each p, case and direction, and what was refused as wrong: plain data."""
-    work = [("table", case, tuple(PEERS)) for case in cases]
+    """A row for each p, case and direction, and what was refused as wrong: plain data.
+
+    peers: of ``PEERS``, "ours" among them, those that the cases are timed with; all by default.
+    """
+    work = [("table", case, peers or tuple(PEERS)) for case in cases]
     if sweeps:
         work += [(kind, case, SWEEP_PEERS) for kind, sweep in SWEEPS.items() for case in sweep]
     results = {
@@ -317,14 +320,14 @@ def run(
     ):
         for p in exponents:
             torch.compiler.reset()  # one function is compiled only so many times
-            for kind, case, peers in work:
+            for kind, case, beside in work:
                 bar.set_description(f"p = {p:g}, {size_of(case)}")
                 wrong = deviation(case, p, device)
                 results["wrong"] += [wrong] if wrong else []
                 for direction in () if wrong else DIRECTIONS:
                     if direction == "training" and (p < math.inf or kind != "table"):
                         continue  # the same as forward
-                    some = ("ours",) if direction == "training" else peers
+                    some = ("ours",) if direction == "training" else beside
                     results["rows"].append({
                         "kind": kind, "p": f"{p:g}", "size": size_of(case), "case": case, "direction": direction,
                         "pairs": case["batch"] * _counts(case)[2],

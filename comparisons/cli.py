@@ -1,9 +1,9 @@
 """Command line of the harness: ``linf-compare run | report | results | bench | list``."""
 
 import argparse
-import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 DESCRIPTION = """\
@@ -17,12 +17,18 @@ examples:
   linf-compare run mnist-tiny --data-dir data --methods linf-dist,ibp
       reads data/MNIST/raw/*.gz
   linf-compare run mnist-tiny --data-dir data --resume
-      goes on after an interruption: finished methods are kept, an interrupted one continues from its last epoch
+      goes on after an interruption: an interrupted method continues from its last epoch
+  linf-compare run mnist-tiny --data-dir mine --data-name "my digits"
+      images of your own, or a part of the published ones, in the same layout: under a name of their own
   linf-compare run mnist-tiny --data-dir data --budget 20m
       each method trains for twenty minutes on this machine: its schedule is stretched or shrunk
   linf-compare run my-recipe.toml --out results/mine --seed 3
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
+
+What is there.  A method that is finished in --out, by the same recipe on the same data with the same seed, is kept,
+and so are methods that --methods leaves out.  What would be replaced is said first, with what changed, and needs
+--force; --resume --force replaces only what can neither be kept nor go on.
 
 Parts of the training set.  A recipe's `select` keeps a part away from training to choose a method's model by,
 while it is trained; what is chosen is then measured on the test set.  --held-out keeps a part away to measure on
@@ -73,6 +79,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.add_argument("recipe", metavar="RECIPE", help="a name of `linf-compare list`, or the path of a TOML file")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw, FashionMNIST/raw, …")
+    run.add_argument(
+        "--data-name", metavar="NAME", help="what the data are called where they are not the published ones",
+    )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     run.add_argument("--methods", metavar="A,B", help="methods of the recipe, separated by commas; default: all")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: results/RECIPE")
@@ -88,6 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         "certificates and attacks at the end. A resumed method keeps what was fitted",
     )
     run.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
+    run.add_argument("--force", action="store_true", help="replace what an earlier run left in --out")
     run.add_argument("--quiet", action="store_true", help="no progress bars")
 
     report = commands.add_parser(
@@ -100,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         "folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json"
     )
     report.add_argument("--summary", action="store_true", help="print the means over seeds alone, and write nothing")
+    report.add_argument("--force", action="store_true", help="replace a table and a picture of other runs")
 
     results = commands.add_parser(
         "results", help="our results beside the published ones",
@@ -116,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     results.add_argument("--readme", type=Path, metavar="FILE", help="also renew the short table between its marks")
     results.add_argument("--plot", type=Path, metavar="FILE", help="also draw both over clean accuracy, time (PNG)")
     results.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is out of date")
+    results.add_argument(
+        "--force", action="store_true", help="replace a page that this command did not write, or another picture"
+    )
 
     bench = commands.add_parser(
         "bench", help="time the operators beside their peers", description=BENCH_DESCRIPTION, epilog=BENCH_EPILOG,
@@ -129,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--full", action="store_true", help="slow peers on the whole batch too")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     bench.add_argument("--plot", type=Path, metavar="FILE", help="also measure and draw cost over size (PNG)")
+    bench.add_argument("--force", action="store_true", help="replace the files of --json and --plot")
     bench.add_argument("--quiet", action="store_true", help="no progress bar")
 
     commands.add_parser("list", help="recipes, methods and data sets", description="What `run` can be given.")
@@ -145,22 +160,38 @@ def _device(choice: str) -> str:
     return choice
 
 
-def _write_report(results: list[dict], folder: Path) -> str:
+def _write_report(results: list[dict], folder: Path, replace: bool = True) -> str:
+    """Tables and picture.  Raises WouldReplace where others are in the folder, without ``replace``."""
+    from linf_plugin.files import check_absent, write_text
+
     from .plots import certified_against_eps
     from .report import over_seeds, table
 
     text = "\n".join(filter(None, [over_seeds(results), *(table(r) for r in results)]))
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
-    (folder / names[0]).write_text(text)
-    certified_against_eps(results, folder / names[1])
+    page, picture = (folder / name for name in names)
+    same = page.is_file() and page.read_text(encoding="utf-8") == text
+    check_absent(page, replace or same)
+    if not (same and picture.exists()):
+        write_text(page, text)
+        certified_against_eps(results, picture)
     return text
+
+
+def load_own(recipe_dataset: str, data_dir: Path | None, data_name: str | None):
+    """``load_dataset``; its messages name the flag ``--data-name``."""
+    from linf_plugin.datasets import load_dataset
+
+    try:
+        return load_dataset(recipe_dataset, data_dir, data_name)
+    except ValueError as error:
+        raise ValueError(str(error).replace("own_name", "--data-name")) from error
 
 
 def _run(args: argparse.Namespace) -> int:
     # OpenMP reads this once, when torch is imported, here.  By default its threads spin where they meet, and where
     # another process holds a core each of many small steps then loses a time slice.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    from linf_plugin.datasets import load_dataset
     from linf_plugin.training.budgets import parse_duration
     from linf_plugin.training.parallel import join
 
@@ -177,11 +208,11 @@ def _run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / recipe.name
-    data = load_dataset(recipe.dataset, args.data_dir)
+    data = load_own(recipe.dataset, args.data_dir, args.data_name)
     with join(device) as ranks:
         results = run(
             recipe, data, out, methods=methods, seed=args.seed, held_out=args.held_out, budget=budget,
-            resume=args.resume, progress=not args.quiet, ranks=ranks,
+            resume=args.resume, force=args.force, progress=not args.quiet, ranks=ranks,
         )
     if not ranks.main:
         return 0
@@ -194,10 +225,21 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if broken else 0
 
 
+def _say_what_has_no_digest(runs: list[dict]) -> None:
+    without = sum("data" not in m for run in runs for m in run["methods"].values())
+    if without:
+        print(
+            f"linf-compare: {without} results are of a version that kept no digest of the data: they could not be "
+            "compared, and are taken to be of the published images", file=sys.stderr,
+        )
+
+
 def _report(args: argparse.Namespace) -> int:
     from .report import over_seeds, read
+    from .runner import RESULTS
 
     results = [read(folder) for folder in args.folders]
+    _say_what_has_no_digest(results)
     if args.summary:
         text = over_seeds(results)
         if not text:
@@ -205,24 +247,42 @@ def _report(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         first = args.folders[0]
-        print(_write_report(results, first.parent if first.suffix == ".json" else first))
+        folder = first.parent if first.suffix == ".json" else first
+        own = len(results) == 1 and (first == folder or first.name == RESULTS)  # the folder's own table
+        print(_write_report(results, folder, replace=own or args.force))
     return 0
 
 
 def _results(args: argparse.Namespace) -> int:
+    from linf_plugin.checkpoint import replacing
+    from linf_plugin.files import WouldReplace, check_absent, write_text
+
     from . import published, standing
     from .plots import standing as draw
 
     folders = args.folders or [folder for folder in map(Path, standing.FOLDERS) if folder.exists()]
     groups, refused = standing.collect(standing.result_files(folders))
+    _say_what_has_no_digest([{"methods": {seed: m}} for g in groups for seed, (_, m) in g.runs.items()])
     texts = standing.documents(groups, refused, args.out, args.readme)
     old = standing.stale(texts)
+    panels = standing.panels(groups, published.load()) if args.plot and not args.check else None
+    if not args.check:
+        page = args.out.read_text(encoding="utf-8") if args.out.is_file() else standing.WRITTEN_BY
+        if not page.startswith(standing.WRITTEN_BY) and not args.force:
+            raise WouldReplace(f"{args.out} exists, and this command did not write it")
+    with tempfile.TemporaryDirectory() as folder:
+        if panels:
+            picture = Path(folder) / args.plot.name
+            draw(panels, picture)
+            drawn = picture.read_bytes()
+            check_absent(args.plot, args.force or args.plot.is_file() and args.plot.read_bytes() == drawn)
     for path in old:
         if not args.check:
-            path.write_text(texts[path], encoding="utf-8")
+            write_text(path, texts[path])
         print(f"{path}: {'not what the result files give' if args.check else 'written'}")
-    if args.plot and not args.check and (panels := standing.panels(groups, published.load())):
-        draw(panels, args.plot)
+    if panels:
+        with replacing(args.plot) as f:
+            f.write(drawn)
     for name, reason in refused:
         print(f"linf-compare: {name} is refused: {reason}", file=sys.stderr)
     return 1 if refused or (args.check and old) else 0
@@ -232,6 +292,7 @@ def _bench(args: argparse.Namespace) -> int:
     import torch
 
     from linf_plugin.arguments import check_p
+    from linf_plugin.files import check_absent, write_json
 
     from . import bench
     from .bench_report import table
@@ -252,6 +313,8 @@ def _bench(args: argparse.Namespace) -> int:
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
             raise ValueError(f"{path}: there is no folder {path.parent}")
+    for path in filter(None, (args.json, args.plot)):
+        check_absent(path, args.force)
     device, threads = _device(args.device), torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
     try:
@@ -263,7 +326,7 @@ def _bench(args: argparse.Namespace) -> int:
         torch.set_num_threads(threads)
     print(table(results))
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1, ensure_ascii=False))
+        write_json(args.json, results)
     if args.plot and results["rows"]:
         cost(results, args.plot)
     if results["wrong"]:
@@ -300,7 +363,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return {"run": _run, "report": _report, "results": _results, "bench": _bench, "list": _list}[args.command](args)
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        text = error.with_flags() if hasattr(error, "with_flags") else error  # a WouldReplace; its module imports torch
+        print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         hint = "; --resume goes on from the last finished epoch" if args.command == "run" else ""

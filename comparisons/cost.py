@@ -4,7 +4,6 @@
 """
 
 import argparse
-import json
 import math
 import multiprocessing
 import re
@@ -20,14 +19,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import linf_plugin.models
-from linf_plugin import Net, build, certified_radius
+from linf_plugin import Net, build, certified_radius, plain
 from linf_plugin.bounds import CERTIFICATES, certify, certify_each, compute_bounds
 from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.files import WouldReplace, write_json, write_text
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from .attacks import pgd_survives
 from .cost_report import table
-from .runner import RESULTS, eps_key, write_json
+from .runner import RESULTS, eps_key
 
 DESCRIPTION = """\
 What do certificates cost?  In four parts:
@@ -37,7 +37,8 @@ What do certificates cost?  In four parts:
   c  the cascade of certificates on the MNIST test images, and what is left to CROWN and α-CROWN
   d  certified accuracy on the digits, of each method and of all together, over ε
 
-Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run."""
+Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run;
+those that are asked for and there are measured anew with --force alone."""
 
 EPS = 0.1  # of bounds whose values do not matter
 SHAPE, CLASSES = (1, 28, 28), 10  # of nets that are not trained
@@ -204,7 +205,7 @@ def run_cascade(model: Net, data: Dataset) -> dict:
             if costly[method]["seconds_each"] > PATIENCE:
                 break
     return {
-        "dataset": data.name, "test_images": len(x), "eps": eps, "attack": ATTACK, "correct": int(correct.sum()),
+        **data.identity, "test_images": len(x), "eps": eps, "attack": ATTACK, "correct": int(correct.sum()),
         "survives": int(survives.sum()), "certified": int(certificate.certified.sum()), "tallies": _tally(certificate),
         "seconds": seconds, "undecided": len(undecided), "costly": costly, "asked": 120.0, "asked_share": SHARE,
     }
@@ -262,7 +263,7 @@ def digits_accuracies() -> dict:
     for name, model in digits_nets(data).items():
         certified = {eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values}
         nets[name] = {"clean": int((model(x).argmax(1) == y).sum()), "certified": certified}
-    return {"images": len(x), "eps": DIGITS_EPS, "epochs": DIGITS_EPOCHS, "width": DIGITS_WIDTH, "nets": nets}
+    return {**data.identity, "images": len(x), "eps": DIGITS_EPS, "epochs": DIGITS_EPOCHS, "width": DIGITS_WIDTH, "nets": nets}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -272,27 +273,32 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/cost"), help="default: results/cost")
     parser.add_argument("--parts", default="a,b,c,d", metavar="LIST", help="of a, b, c, d; default: a,b,c,d")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw; part c needs it")
+    parser.add_argument("--force", action="store_true", help="measure parts anew that --out has")
     args = parser.parse_args(argv)
     parts = args.parts.split(",")
     if wrong := [part for part in parts if part not in tuple("abcd")]:
         print(f"{parser.prog}: error: --parts must be among a, b, c, d, got {wrong[0]!r}", file=sys.stderr)
         return 2
+    path = args.out / RESULTS
     try:
+        results = plain.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(results, dict):
+            raise ValueError(f"{path} is no results file of this command")
+        if (there := sorted(results.keys() & set(parts))) and not args.force:
+            raise WouldReplace(f"{path} has part {', '.join(there)}")
         mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None
-    except (FileNotFoundError, ValueError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        text = error.with_flags() if isinstance(error, WouldReplace) else getattr(error, "what", error)
+        print(f"{parser.prog}: error: {text}", file=sys.stderr)
         return 2
     measures = {"a": time_interval_bounds, "b": measure_memory, "c": lambda: cascade(mnist), "d": digits_accuracies}
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / RESULTS
-    results = json.loads(path.read_text()) if path.exists() else {}
     for part in parts:
         measured = measures[part]()
         versions = {"linf-plugin": linf_plugin.__version__, "torch": torch.__version__}
         results[part] = {"threads": torch.get_num_threads(), "versions": versions, **measured}
         write_json(path, dict(sorted(results.items())))
     text = table(results)
-    (args.out / "table.md").write_text(text)
+    write_text(args.out / "table.md", text)
     print(text)
     return 0
 

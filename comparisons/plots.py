@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from linf_plugin.checkpoint import replacing
+
 COLORS = {
     "linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c",
     "sortnet": "#9467bd", "sortnet-mlp": "#8c564b", "linf-dist-v2": "#e377c2", "linf-conv-mlp": "#bcbd22",
@@ -19,6 +21,12 @@ def _pyplot():
     import matplotlib.pyplot as plt
 
     return plt
+
+
+def _save(figure, path: str | Path, dpi: int) -> None:
+    """Whole or not at all."""
+    with replacing(path) as f:
+        figure.savefig(f, format=Path(path).suffix.removeprefix(".") or "png", dpi=dpi)
 
 
 def certified_against_eps(results: list[dict], path: str | Path) -> None:
@@ -48,8 +56,7 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
         axis.plot([], [], "-", color="0.3", label="certified")
         axis.plot([], [], "--", color="0.3", linewidth=1, label="under PGD attack")
         axis.legend(frameon=False, fontsize=9)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    _save(figure, path, 130)
     plt.close(figure)
 
 
@@ -95,7 +102,7 @@ def standing(panels: list[dict], path: str | Path) -> None:
     keys["without a GPU"] = {"marker": "^", "color": "0.35"}
     handles = [plt.Line2D([], [], ls="", label=label, **style) for label, style in keys.items()]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=110)
+    _save(figure, path, 110)
     plt.close(figure)
 
 
@@ -141,7 +148,7 @@ def cost(results: dict, path: str | Path) -> None:
         f"{about['processor']}, {about['kernels']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, "
         f"torch {about['torch']}", fontsize=8, color="0.4",
     )
-    figure.savefig(path, dpi=130)
+    _save(figure, path, 130)
     plt.close(figure)
 
 

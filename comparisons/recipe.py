@@ -11,14 +11,19 @@ from pathlib import Path
 from types import NoneType
 from typing import get_args
 
+from linf_plugin import plain
 from linf_plugin.bounds.certify import CERTIFICATES
 from linf_plugin.datasets import SOURCES
 from linf_plugin.models import ARCHITECTURES
+from linf_plugin.plain import shown
+from linf_plugin.spec import MOST_LAYERS
 from linf_plugin.training import Schedule
 from linf_plugin.training.augment import PADDINGS
 
 from .attacks import pgd_survives
 from .methods import LOSSES, METHODS, OPTIMIZERS
+
+DEEPEST = 1000  # brackets in a file, those in comments included
 
 
 @dataclass(frozen=True)
@@ -97,9 +102,9 @@ def _eps(value, where: str) -> float:
         else:
             raise ValueError
     except (ValueError, ArithmeticError):
-        raise ValueError(f'{where} must be a number or a fraction in quotes, "8/255", got {value!r}') from None
+        raise ValueError(f'{where} must be a number or a fraction in quotes, "8/255", got {shown(value)}') from None
     if not 0 <= eps <= 1:
-        raise ValueError(f"{where} must lie in the pixel range [0, 1], got {value!r}")
+        raise ValueError(f"{where} must lie in the pixel range [0, 1], got {shown(value)}")
     return eps
 
 
@@ -123,13 +128,13 @@ KINDS = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     str: ("a string", lambda value: isinstance(value, str)),
     dict: ("a table", lambda value: isinstance(value, dict)),
-    int: ("a whole number ≥ 1", lambda value: _is_whole(value) and value >= 1),
+    int: ("a whole number ≥ 1", lambda value: _is_whole(value) and 1 <= value < 2**63),
     float: ("a number ≥ 0", lambda value: _is_number(value) and value >= 0),
     tuple[int, ...]: ("a list of whole numbers ≥ 1", _list_of(lambda value: _is_whole(value) and value >= 1)),
     tuple[float, ...]: ("a list of numbers ≥ 0", _list_of(lambda value: _is_number(value) and value >= 0)),
     tuple[str, ...]: ("a list of strings", _list_of(lambda value: isinstance(value, str))),
 }
-WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and value >= 0)  # where 0 is the default
+WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and 0 <= value < 2**63)  # where 0 is the default
 
 
 def _kind(parameter: inspect.Parameter) -> tuple[str, Callable]:
@@ -150,7 +155,7 @@ def _arguments(table: dict, function: Callable, where: str, given: tuple[str, ..
             raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
         words, fits = _kind(known[key])
         if not fits(value):
-            raise ValueError(f"{where}: {key} must be {words}, got {value!r}")
+            raise ValueError(f"{where}: {key} must be {words}, got {shown(value)}")
     missing = [name for name, p in known.items() if p.default is p.empty and name not in table]
     if missing:
         raise ValueError(f"{where}: {missing[0]} is missing")
@@ -160,7 +165,7 @@ def _arguments(table: dict, function: Callable, where: str, given: tuple[str, ..
 def _named(method: dict, key: str, registry: dict, where: str, given: tuple[str, ...]) -> None:
     """Checks {"name": …, arguments…} against the function of that name."""
     table = method.get(key)
-    if not isinstance(table, dict) or table.get("name") not in registry:
+    if not isinstance(table, dict) or not isinstance(table.get("name"), str) or table["name"] not in registry:
         raise ValueError(f"{where}: {key} needs a name among {', '.join(registry)}")
     arguments = {k: v for k, v in table.items() if k != "name"}
     _arguments(arguments, registry[table["name"]], f"{where} {key} {table['name']!r}", given)
@@ -183,17 +188,19 @@ def _method(table: dict, where: str) -> MethodRecipe:
     _named(table, "optimizer", OPTIMIZERS, where, ("model", "loss"))
     schedule = table.get("schedule", {})
     if not isinstance(schedule, dict):
-        raise ValueError(f"{where}: schedule must be a table, got {schedule!r}")
+        raise ValueError(f"{where}: schedule must be a table, got {shown(schedule)}")
     if "eps" in schedule:
         schedule = {**schedule, "eps": _eps(schedule["eps"], f"{where} schedule: eps")}
     schedule = _arguments(schedule, Schedule, f"{where} schedule")
     rest = {key: value for key, value in table.items() if key != "schedule"}
     arguments = _arguments(rest, MethodRecipe, where, given=("schedule",))
     if arguments.get("padding", "edge") not in PADDINGS:
-        raise ValueError(f"{where}: padding must be one of {', '.join(PADDINGS)}, got {arguments['padding']!r}")
+        raise ValueError(f"{where}: padding must be one of {', '.join(PADDINGS)}, got {shown(arguments['padding'])}")
     try:
         architecture = dict(table["architecture"])
         spec_of = ARCHITECTURES[architecture.pop("name")]
+        if architecture.get("depth", 1) > MOST_LAYERS:
+            raise ValueError(f"depth must be at most {MOST_LAYERS:,}, got {shown(architecture['depth'])}")
         spec_of(shape=(1, 64, 64), classes=2, **architecture)  # the spec of a net, not the net
         return MethodRecipe(**arguments, schedule=Schedule(**schedule))
     except ValueError as error:
@@ -217,7 +224,9 @@ def read_toml(name: str) -> tuple[Path, dict]:
     if not path.is_file():
         raise FileNotFoundError(f"no recipe or file {name!r}; recipes: {', '.join(available())}")
     try:
-        return path, tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        plain.check_nesting(text, DEEPEST)
+        return path, tomllib.loads(text)
     except ValueError as error:  # of TOML, of UTF-8, or of an integer with thousands of digits
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
@@ -232,7 +241,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
     for key, value in (("defaults", defaults), ("methods", methods)):
         if not isinstance(value, dict):
-            raise ValueError(f"{where}: {key} must be a table, got {value!r}")
+            raise ValueError(f"{where}: {key} must be a table, got {shown(value)}")
     if "eps" in table:
         table["eps"] = _eps(table["eps"], f"{where}: eps")
     if isinstance(table.get("eps_values"), list):
@@ -240,7 +249,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     arguments = _arguments(table, Recipe, where, given=("name", "methods"))
     _arguments(table["attack"], pgd_survives, f"{where} attack", given=("model", "x", "labels", "eps", "seed"))
     if table["dataset"] not in SOURCES:
-        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {table['dataset']!r}")
+        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(table['dataset'])}")
     if not set(table["certificates"]) <= set(CERTIFICATES):
         raise ValueError(
             f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}"
@@ -254,7 +263,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
         if key not in METHODS:
             raise ValueError(f"{where} [methods.{key}]: unknown method; known: {', '.join(METHODS)}")
         if not isinstance(method, dict):
-            raise ValueError(f"{where}: methods.{key} must be a table, got {method!r}")
+            raise ValueError(f"{where}: methods.{key} must be a table, got {shown(method)}")
         if not set(METHODS[key].certificates) & set(table["certificates"]):
             raise ValueError(
                 f"{where}: none of the certificates applies to {key}, only {', '.join(METHODS[key].certificates)}"

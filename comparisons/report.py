@@ -4,6 +4,10 @@ import json
 import statistics
 from pathlib import Path
 
+from linf_plugin import plain
+
+from .contents import check_results
+from .existing import digests_of
 from .runner import RESULTS, eps_key
 
 CERTIFICATE_LABELS = {
@@ -23,10 +27,10 @@ def read(path: str | Path) -> dict:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
     try:
-        results = json.loads(path.read_text())
-        results["methods"], results["eps_values"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is not a results file of linf-compare") from error
+        results = plain.loads(path.read_text(encoding="utf-8"))
+        check_results(results)
+    except ValueError as error:
+        raise ValueError(f"{path} is not a results file of linf-compare: {error}") from error
     return results
 
 
@@ -106,14 +110,18 @@ def mean(fractions: list[float]) -> str:
     return percent(statistics.fmean(fractions)) + spread
 
 
+def without_seed(m: dict) -> str:
+    """What the runs of a method must have in common to be averaged: recipe, settings, data."""
+    return json.dumps([m["identity"] | {"seed": None}, digests_of(m)], sort_keys=True)
+
+
 def over_seeds(runs: list[dict]) -> str:
     """Markdown: means and standard deviations of runs that differ in nothing but the seed, a row a method; empty
     where no method was run with two seeds."""
-    groups: dict[tuple, dict[int, tuple[dict, dict]]] = {}
+    groups: dict[str, dict[int, tuple[dict, dict]]] = {}
     for run in runs:
         for m in run["methods"].values():
-            same = {key: value for key, value in m["identity"].items() if key != "seed"}
-            groups.setdefault(tuple(same.items()), {})[m["identity"]["seed"]] = run, m
+            groups.setdefault(without_seed(m), {})[m["identity"]["seed"]] = run, m
     if all(len(group) < 2 for group in groups.values()):
         return ""
     rows = []

@@ -1,8 +1,6 @@
 """Trains, certifies and attacks each method of a recipe, and writes results.json after each."""
 
 import dataclasses
-import hashlib
-import json
 import platform
 import statistics
 import sys
@@ -18,18 +16,17 @@ from tqdm import tqdm
 import linf_plugin
 from linf_plugin import Net
 from linf_plugin.bounds import certify_each
-from linf_plugin.checkpoint import replacing
-from linf_plugin.datasets import Dataset, hold_out
+from linf_plugin.datasets import Dataset, check_published, hold_out
+from linf_plugin.files import WouldReplace, write_json
 from linf_plugin.training import Log, Trained, fit, shift_and_flip
 from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
 
 from .attacks import pgd_survives
+from .existing import RESULTS, Plan, Wanted, plan, read_results, settings_of
 from .methods import LOSSES, METHODS, OPTIMIZERS
 from .recipe import MethodRecipe, Recipe
 from .validation import validation
-
-RESULTS = "results.json"
 
 
 def eps_key(eps: float) -> str:
@@ -63,24 +60,6 @@ def device_name(device: torch.device) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     return f"cpu: {platform.machine()}, {threads} thread{'s' * (threads != 1)}"
-
-
-def _settings(recipe: Recipe, key: str) -> dict:
-    """All that the recipe says about a method: plain data."""
-    settings = dataclasses.asdict(recipe)
-    settings["methods"] = settings["methods"][key]
-    del settings["description"]
-    return settings
-
-
-def identity_of(recipe: Recipe, key: str, seed: int, held_out: float, budget: float | None) -> dict:
-    """What must agree for results to be kept, or averaged over seeds: plain data."""
-    text = json.dumps(_settings(recipe, key), sort_keys=True)
-    return {
-        "recipe": recipe.name, "dataset": recipe.dataset, "method": key, "seed": seed, "held_out": held_out,
-        **({} if budget is None else {"budget": budget}),
-        "settings": hashlib.sha256(text.encode()).hexdigest(),
-    }
 
 
 def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> None:
@@ -125,7 +104,7 @@ def train(
             batch_size=settings.batch_size, seed=seed, augment=augment,
             after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
             average=settings.average, validate=validate, validate_every=settings.validate_every, budget=budget,
-            state_path=state, resume=resume, identity={"recipe": _settings(recipe, key), "held_out": held_out},
+            state_path=state, resume=resume, identity={"recipe": settings_of(recipe, key), "held_out": held_out},
             log=log, ranks=ranks, description=METHODS[key].label, progress=progress,
         )
     return model, trained
@@ -174,37 +153,19 @@ def evaluate(
     }
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Atomically: a kill leaves the old file or the new one."""
-    with replacing(path) as f:
-        f.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-
-
-def _finished(recipe: Recipe, out: Path, seed: int, held_out: float, budget: float | None) -> dict:
-    """Methods of an earlier run in ``out`` that would be repeated exactly."""
-    path = out / RESULTS
-    if not path.exists():
-        return {}
-    try:
-        return {
-            key: m for key, m in json.loads(path.read_text(encoding="utf-8"))["methods"].items()
-            if key in recipe.methods and m["identity"] == identity_of(recipe, key, seed, held_out, budget)
-            and (out / f"{key}.pt").exists()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a results file of linf-compare, there is nothing to resume") from error
-
-
 def run(
     recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, seed: int = 0,
-    held_out: float = 0.0, budget: float | None = None, resume: bool = False, progress: bool = True,
-    ranks: Ranks = Ranks(),
+    held_out: float = 0.0, budget: float | None = None, resume: bool = False, force: bool = False,
+    progress: bool = True, ranks: Ranks = Ranks(),
 ) -> dict:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
+    A method that is finished in ``out`` by the same recipe, on the same data, with the same seed, is kept, and so are
+    methods that are not asked for.
+
     Args:
         recipe: of ``load_recipe``.
-        data: the recipe's data set.
+        data: of the recipe's data set, or data of your own, with a name of their own.
         out: folder; made if missing.
         methods: of the recipe; all of them by default.
         seed: of initialisation, sample order, augmentation and attack.
@@ -213,64 +174,93 @@ def run(
             the part that a method's ``select`` chooses its model by: that is never what is measured on.
         budget: seconds of training, validation included, that each method's schedule is fitted to; not of
             certificates and attacks.
-        resume: keep methods that are finished in ``out`` and continue one that was interrupted; without it
-            everything is done anew.
+        resume: go on with methods that were interrupted in ``out``.
+        force: replace what is there of these methods; with ``resume`` only what can neither be kept nor go on.
         progress: whether to show progress bars.
         ranks: of ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
             first of them certifies, attacks and writes, while the others wait.
 
     Raises:
-        ValueError: a method is not in the recipe, ``out`` holds another run that cannot be resumed, or the budget
-            is too short.
+        WouldReplace: ``out`` holds work that would be replaced, without ``force``; nothing was done.
+        OtherData: the data have the name of published data and are others.
+        ValueError: a method is not in the recipe, ``out`` holds methods of another run that would stand beside these,
+            or the budget is too short.
         FloatingPointError: a loss became NaN or infinite.
     """
-    chosen = list(recipe.methods) if methods is None else methods
+    chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
     unknown = [key for key in chosen if key not in recipe.methods]
     if unknown:
         known = ", ".join(recipe.methods)
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
-    out, where = Path(out), ranks.device
+    check_published(data)
+    wanted, out, where = Wanted(recipe, chosen, data.identity, seed, held_out, budget), Path(out), ranks.device
+    found = ranks.agree(plan(wanted, out, resume=resume, force=force))
+    if ranks.main:
+        for note in found.notes:
+            print(note, file=sys.stderr)
+    if not found.do:
+        return found.there
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
         data = hold_out(data, held_out)
     results = {
-        "recipe": recipe.name, "description": recipe.description, "dataset": recipe.dataset, "eps": recipe.eps,
-        "eps_values": list(recipe.eps_values), "seed": seed, "held_out": held_out, "attack": recipe.attack,
+        **wanted.of_all(), "description": recipe.description,
         "train_samples": len(data.x_train), "test_samples": len(data.x_test),
         "versions": _versions(),
         "device": device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""),
-        "methods": ranks.agree(_finished(recipe, out, seed, held_out, budget) if resume else {}),
+        "methods": {},
     }
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
-    for key in chosen:
-        if key in results["methods"]:
-            if ranks.main:
-                print(f"{METHODS[key].label}: already in {out / RESULTS}", file=sys.stderr)
-            continue
+    for key, goes_on in found.do.items():
         model, trained = train(
-            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, ranks=ranks, resume=resume,
+            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, ranks=ranks, resume=goes_on,
             progress=progress,
         )
         if ranks.main:
             # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
             with torch.backends.cudnn.flags(enabled=False):
                 measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
-            results["methods"][key] = {
+            entry = {
                 "label": METHODS[key].label, **measured,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "pairs_per_sample": model.pairs_per_sample(),
-                **_report_of(trained), "device": results["device"], "select": recipe.methods[key].select,
-                "checkpoint": f"{key}.pt",
-                "identity": identity_of(recipe, key, seed, held_out, budget),
+                **_report_of(trained), "device": results["device"], "versions": results["versions"],
+                "select": recipe.methods[key].select, "checkpoint": f"{key}.pt", "data": wanted.data,
+                "identity": wanted.identity(key), "settings": settings_of(recipe, key),
             }
-            linf_plugin.save(out / f"{key}.pt", model.cpu(), {
-                "dataset": recipe.dataset, "method": key, "recipe": recipe.name, "epsilon": recipe.eps,
-                "seed": seed, "versions": results["versions"],
+            metadata = {
+                **wanted.data, "method": key, "recipe": recipe.name, "epsilon": recipe.eps,
+                "seed": seed, "versions": results["versions"], **({"held_out": held_out} if held_out else {}),
                 **({} if held_out else {"results": measured}),  # of the test set only
-            })
-            write_json(out / RESULTS, results)
-            (out / f"{key}.state.pt").unlink(missing_ok=True)
+            }
+            _store(out, found, wanted, results, key, entry, model.cpu(), metadata)
         results["methods"] = ranks.agree(results["methods"])  # the others wait here while the first one measures
-    if ranks.main:
-        write_json(out / RESULTS, results)
     return results
+
+
+def _store(
+    out: Path, found: Plan, wanted: Wanted, results: dict, key: str, entry: dict, model: Net, metadata: dict
+) -> None:
+    """Writes one method: its model, and results.json with its figures.
+
+    What another call wrote there meanwhile stays.  At no moment does the file have figures of another model than the
+    one that lies beside it, or of other data or another seed than it says.
+
+    Raises:
+        WouldReplace: another call wrote what cannot stay; the state of the training is left.
+    """
+    path = out / RESULTS
+    now = read_results(path) if found.is_ours else {"methods": {}}
+    gone = [k for k in now["methods"] if k == key or wanted.beside(now, k)]
+    if new := [k for k in gone if k not in found.there["methods"]]:
+        raise WouldReplace(f"{path} has {new[0]} of another run, which wrote it meanwhile")
+    results["methods"] = {k: m for k, m in now["methods"].items() if k not in gone}
+    if gone:
+        write_json(path, results)
+        for k in gone:
+            (out / f"{k}.pt").unlink(missing_ok=True)
+    linf_plugin.save(out / f"{key}.pt", model, metadata)
+    order = dict.fromkeys([*now["methods"], key])
+    results["methods"] = {k: entry if k == key else results["methods"][k] for k in order if k == key or k not in gone}
+    write_json(path, results)
+    (out / f"{key}.state.pt").unlink(missing_ok=True)

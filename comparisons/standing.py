@@ -4,7 +4,6 @@ Both are made from published.toml, from result files (copies of what ``linf-comp
 and from the recipes that ship with the package, and from nothing else; nothing is recomputed.
 """
 
-import json
 import re
 import statistics
 import textwrap
@@ -12,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from linf_plugin.datasets import SOURCES
+
 from . import published
+from .existing import digests_of
 from .methods import METHODS
 from .published import Published
 from .recipe import available, load_recipe
-from .report import count, eps_text, markdown_rows, mean, read
+from .report import count, eps_text, markdown_rows, mean, read, without_seed
 from .runner import eps_key
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
+WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = ["method", "net", "clean %", "PGD %", "certified %", "s/epoch", "minutes", "hardware", "from"]
 SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "from"]
@@ -94,6 +97,9 @@ def refusal(run: dict) -> str | None:
         return f"{broken} certificates are contradicted by PGD: a bound is wrong"
     if run.get("held_out"):
         return f"measured on held-out training images (held_out = {run['held_out']}), not on the test set"
+    known = SOURCES[run["dataset"]].published if run["dataset"] in SOURCES else None
+    if known and any("data" in m and digests_of(m) != known for m in run["methods"].values()):
+        return f"not of the images published as {run['dataset']}: their digests are others"
     return None
 
 
@@ -113,7 +119,7 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
             continue
         for key, m in run["methods"].items():
             seed = m["identity"]["seed"]
-            same = json.dumps(m["identity"] | {"seed": None}, sort_keys=True)
+            same = without_seed(m)
             group = groups.setdefault(same, Group(run["recipe"], run["dataset"], run["eps"], key, {}))
             if group.runs.setdefault(seed, (run, m))[1] != m:
                 raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
@@ -193,7 +199,7 @@ def _wrapped(text: str) -> str:
 def page(groups: list[Group], refused: list, recipes: dict, known: Published) -> str:
     """docs/results.md."""
     parts = [
-        "<!-- Written by `linf-compare results --readme README.md`; edits are lost. -->",
+        f"{WRITTEN_BY} --readme README.md`; edits are lost. -->",
         "# Results beside the published ones",
         _wrapped(ABOUT),
     ]

@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import linf_plugin
+from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.layers import set_p
 from linf_plugin.training import Schedule, adam
 
 from .methods import LOSSES
 from .report import markdown_rows
-from .runner import RESULTS, device_name, write_json
+from .runner import RESULTS, device_name
 
 NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
     "128 wide, depth 3, batch 64": (128, 3, 64),
@@ -141,6 +142,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--rounds", type=int, default=PAIRED, metavar="N", help=f"default: {PAIRED}")
     parser.add_argument("--nets", type=int, metavar="N", help="the first N nets; default: all, on a CPU the first two")
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     for name in ("rounds", "nets"):
@@ -150,10 +152,12 @@ def main(argv: list[str] | None = None) -> int:
     if args.device == "cuda" and not torch.cuda.is_available():
         print(f"{parser.prog}: error: --device cuda: torch sees no CUDA device here", file=sys.stderr)
         return 2
+    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
+        return 2
     nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
     results = run(args.out, args.device, args.rounds, nets, progress=not args.quiet)
     text = table(results)
-    (args.out / "table.md").write_text(text)
+    write_text(args.out / "table.md", text)
     print(text)
     return 0
 

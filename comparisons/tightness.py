@@ -24,11 +24,12 @@ from linf_plugin.bounds import margin_bound
 from linf_plugin.bounds.certify import LIRPA_METHODS
 from linf_plugin.bounds.exact import exact_radius
 from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from .baselines import BoundedCrossEntropy
 from .report import CERTIFICATE_LABELS
-from .runner import RESULTS, write_json
+from .runner import RESULTS
 
 WIDTH = 16
 EPS = 0.05  # that nets are trained for
@@ -38,8 +39,8 @@ ROUNDING = 1e-9  # relative: certified radii are computed in float64, which may 
 
 DESCRIPTION = """\
 How tight is each certificate?  Trains nets of 16 inputs (digits pooled to 4×4 pixels), 16 hidden neurons and
-10 classes, finds the exact ℓ∞ radius of correctly classified test images by mixed-integer programming, and the
-largest radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
+10 classes, finds the exact ℓ∞ radius of correctly classified test images by branch and bound, and the largest
+radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
 
 Written to --out: results.json and table.md.  Exit status 1 where a certificate reaches beyond an exact radius."""
 
@@ -178,7 +179,7 @@ def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -
     """Trains and measures every case, writes ``out/results.json`` after each net, and returns what it holds."""
     data = small_digits()
     results = {
-        "dataset": data.name, "eps": EPS, "images": images, "seeds": seeds, "time_limit": time_limit,
+        **data.identity, "eps": EPS, "images": images, "seeds": seeds, "time_limit": time_limit,
         "precision": {method: PRECISIONS.get(method, PRECISION) for method in LIRPA_METHODS},
         "versions": {"scipy": scipy.__version__, "torch": torch.__version__}, "cases": {},
     }
@@ -282,15 +283,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for one exact radius; default: 60"
     )
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     for name in ("images", "seeds", "time_limit"):
         if not getattr(args, name) > 0:
             print(f"{parser.prog}: error: --{name.replace('_', '-')} must be positive", file=sys.stderr)
             return 2
+    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
+        return 2
     results = run(args.out, args.images, args.seeds, args.time_limit, progress=not args.quiet)
     text = table(results)
-    (args.out / "table.md").write_text(text)
+    write_text(args.out / "table.md", text)
     print(text)
     return 1 if beyond(results) else 0
 

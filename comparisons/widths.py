@@ -15,9 +15,10 @@ from tqdm import tqdm
 
 from linf_plugin import LinfDistLinear, compat
 from linf_plugin.bounds import compute_bounds
+from linf_plugin.files import add_force, occupied, write_json, write_text
 
 from .report import markdown_rows
-from .runner import RESULTS, write_json
+from .runner import RESULTS
 
 SIZES = (48, 32, 24, 10)  # features of the input, of each distance layer, and of the linear head
 EPS = 0.1
@@ -161,15 +162,18 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--images", type=int, default=16, metavar="N", help="inputs of each net; default: 16")
     parser.add_argument("--seeds", type=int, default=10, metavar="N", help="nets of each kind; default: 10")
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     for name in ("images", "seeds"):
         if getattr(args, name) < 1:
             print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
             return 2
+    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
+        return 2
     results = run(args.out, args.images, args.seeds, progress=not args.quiet)
     text = table(results)
-    (args.out / "table.md").write_text(text)
+    write_text(args.out / "table.md", text)
     print(text)
     return 1 if looser(results) else 0
 

@@ -21,6 +21,7 @@ from .layers import (
 from .models import ARCHITECTURES, Net, build
 from .ops import dist, sorted_dist
 from .rounding import sound_radius
+from .state import StateWarning
 
 __version__ = "0.1.0"
 
@@ -33,6 +34,7 @@ __all__ = [
     "Net",
     "Normalize",
     "SortDistLinear",
+    "StateWarning",
     "build",
     "certified_radius",
     "dist",

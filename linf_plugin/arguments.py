@@ -1,15 +1,17 @@
 """What is checked of arguments; every message names the argument.  Imports torch alone."""
 
+import math
+import numbers
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def check_p(p: float) -> float:
     """p as a float.  Raises TypeError where it is not a number, ValueError where it is not in [1, ∞]."""
     if isinstance(p, (bool, Tensor)) or not isinstance(p, (int, float)):
         raise TypeError(f"p must be a number, got {type(p).__name__}")
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+    check_exponent(p)
     return float(p)
 
 
@@ -29,6 +31,91 @@ def check_k(k: int) -> int:
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     return k
+
+
+FLOATS = (torch.float32, torch.float64)
+MOST_FEATURES = 1 << 29  # of a row whose largest coordinate an int32 names: two of its bits hold signs
+MOST_STEP = 1 << 31  # of a stride, padding, dilation or kernel: no sum of them overflows
+
+
+def check_operands(**tensors: Tensor) -> None:
+    """Dense float32 or float64 tensors of one dtype and device: what compiled code takes.
+
+    Raises TypeError for a dtype or layout, ValueError for a device.
+    """
+    first_name, first = next(iter(tensors.items()))
+    dtype, device = first.dtype, first.device
+    for name, a in tensors.items():
+        if a.dtype not in FLOATS:
+            raise TypeError(f"{name} must be float32 or float64, got {a.dtype}")
+        if a.layout is not torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got layout {a.layout}")
+        if a.dtype is not dtype:
+            raise TypeError(f"{name} is {a.dtype} but {first_name} is {dtype}: they must agree")
+        if a.device != device:
+            raise ValueError(f"{name} is on {a.device} but {first_name} is on {device}")
+
+
+def check_shape(name: str, a: Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless a has this shape."""
+    if a.shape != shape:
+        raise ValueError(f"{name} must have shape {tuple(shape)}, got {tuple(a.shape)}")
+
+
+def check_pairs(x: Tensor, w: Tensor, name: str = "x") -> None:
+    """Raises ValueError unless x is (N, in) and w (out, in)."""
+    if x.dim() != 2:
+        raise ValueError(f"{name} must have shape (N, in), got {tuple(x.shape)}")
+    if w.dim() != 2:
+        raise ValueError(f"w must have shape (out, in), got {tuple(w.shape)}")
+    if x.shape[1] != w.shape[1]:
+        raise ValueError(f"w has {w.shape[1]} columns but {name} has {x.shape[1]}: they must agree")
+
+
+def check_exponent(p: float) -> None:
+    """Raises ValueError unless p, which is a number, is at least 1."""
+    if not p >= 1:
+        raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
+
+
+def check_windows(
+    x: tuple[int, ...], w: tuple[int, ...], stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    name: str = "x",
+) -> None:
+    """Raises ValueError unless kernels of shape w slide over images of shape x, at least one window of each."""
+    if len(x) != 4:
+        raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(x)}")
+    if len(w) != 4:
+        raise ValueError(f"w must have shape (out, C/groups, kh, kw), got {tuple(w)}")
+    for what, numbers, least in (
+        ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1), ("the kernel of w", w[2:], 1)
+    ):
+        if len(numbers) != 2 or min(numbers) < least or max(numbers) >= MOST_STEP:
+            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")
+    if groups < 1 or w[0] % groups or w[1] * groups != x[1]:
+        raise ValueError(
+            f"groups={groups}: {name} must have groups times the channels of w, and w a multiple of groups outputs, "
+            f"got {tuple(x)} and {tuple(w)}"
+        )
+    if min(x[2:]) < 1:
+        raise ValueError(f"{name} must have pixels, got {tuple(x)}")
+    for d in (0, 1):
+        if x[2 + d] + 2 * padding[d] < dilation[d] * (w[2 + d] - 1) + 1:
+            raise ValueError(f"{name} of {tuple(x[2:])} pixels is smaller than the kernel {tuple(w[2:])}")
+
+
+def check_index(index: Tensor, grad: Tensor, features: int) -> None:
+    """Raises TypeError or ValueError unless index can name a coordinate for each entry of grad.
+
+    Where the entries point is for the kernels to check, which read them.
+    """
+    if index.dtype is not torch.int32 or index.layout is not torch.strided:
+        raise TypeError(f"index must be a dense tensor of int32, got {index.dtype}, {index.layout}")
+    if index.device != grad.device:
+        raise ValueError(f"index is on {index.device} but grad is on {grad.device}")
+    check_shape("index", index, grad.shape)
+    if not 0 <= features < MOST_FEATURES:
+        raise ValueError(f"an index names one of fewer than {MOST_FEATURES} coordinates, got {features}")
 
 
 def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
@@ -53,9 +140,134 @@ def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
 def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
     """``check_tensors`` of x (N, in) and w (out, in), and their shapes."""
     check_tensors(check_finite, x=x, w=w)
-    for name, a, shape in (("x", x, "(N, in)"), ("w", w, "(out, in)")):
-        if a.dim() != 2:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(a.shape)}")
-    # Tracing turns sizes into tensors, on which a comparison cannot be decided.
-    if not torch.jit.is_tracing() and x.shape[1] != w.shape[1]:
-        raise ValueError(f"w has {w.shape[1]} columns but x has {x.shape[1]}: they must agree")
+    if not torch.jit.is_tracing():  # it turns sizes into tensors, whose comparison it warns of; the operator checks
+        check_pairs(x, w)
+
+
+# Of what certifies, trains and attacks: a model, samples x, their labels, a radius, the range of pixels, counts.
+
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def kind(value) -> str:
+    """What a value is, for a message."""
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_number(name: str, value) -> None:
+    """Raises TypeError unless it is a real number: no bool, no string, no tensor.  NaN is one."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+
+
+def check_not_negative(name: str, value) -> None:
+    """As ``check_number``; ValueError unless it is finite and at least 0."""
+    check_number(name, value)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{name} must be finite and at least 0, got {value}")
+
+
+def check_positive(name: str, value) -> None:
+    """As ``check_number``; ValueError unless it is positive and finite."""
+    check_number(name, value)
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def check_range(low, high) -> None:
+    """As ``check_number`` of both; ValueError unless low < high."""
+    check_number("low", low)
+    check_number("high", high)
+    if not low < high:
+        raise ValueError(f"low must be less than high, got low={low}, high={high}")
+
+
+def check_count(name: str, value, least: int = 1) -> None:
+    """Raises TypeError unless it is an integer, ValueError where it is below ``least``."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_model(model, evaluation: bool = True) -> None:
+    """Raises TypeError unless it is a module, ValueError where it is in training mode and should not be."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if evaluation and model.training:
+        raise ValueError("model is in training mode: call model.eval() before")
+
+
+def check_weights(model: nn.Module) -> None:
+    """Raises ValueError where a parameter or buffer is NaN or infinite."""
+    for name, a in model.state_dict().items():
+        if isinstance(a, Tensor) and a.is_floating_point() and not a.isfinite().all():
+            raise ValueError(f"model has NaN or infinite values in {name}")
+
+
+def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
+    """A floating-point tensor (N, *), of the shape that the model says it takes and on its device.
+
+    Raises TypeError, ValueError.
+    """
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {kind(x)}")
+    shape = getattr(model, "input_shape", None)
+    if x.dim() < 2 or isinstance(shape, tuple) and tuple(x.shape[1:]) != shape:
+        expected = "C, H, W" if not isinstance(shape, tuple) else ", ".join(map(str, shape))
+        raise ValueError(f"{name} must have shape (N, {expected}), got {tuple(x.shape)}")
+    if 0 in x.shape[1:]:
+        raise ValueError(f"{name} must have samples of at least one value, got {tuple(x.shape)}")
+    weight = None if model is None else next(iter([*model.parameters(), *model.buffers()]), None)
+    if weight is not None and weight.device != x.device:
+        raise ValueError(f"{name} is on {x.device} but model is on {weight.device}")
+
+
+def check_finite(**tensors: Tensor) -> None:
+    """Raises ValueError for one with NaN or infinite values."""
+    for name, a in tensors.items():
+        if not a.isfinite().all():
+            raise ValueError(f"{name} must not hold NaN or infinite values")
+
+
+def check_pixels(x: Tensor, low, high) -> None:
+    """Raises ValueError unless all of x lies in the range."""
+    if not ((low <= x) & (x <= high)).all():
+        raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
+
+
+def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
+    """As int64: an integer for each sample of x, in [0, classes).  Raises TypeError, ValueError."""
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
+    if labels.device != x.device:
+        raise ValueError(f"labels is on {labels.device} but x is on {x.device}")
+    most = math.inf if classes is None else classes - 1
+    if labels.numel() and not (0 <= labels.min() and labels.max() <= most):
+        raise ValueError(f"labels must lie in [0, {most}], got {labels.min()} to {labels.max()}")
+    return labels.long()
+
+
+def check_box(lower, upper) -> None:
+    """Ends of boxes (N, *), float64, in order and not NaN.  Raises TypeError, ValueError."""
+    for name, end in (("lower", lower), ("upper", upper)):
+        if not isinstance(end, Tensor) or end.dtype != torch.float64:
+            raise TypeError(f"{name} must be a float64 tensor, got {kind(end)}")
+        if end.dim() < 2 or end.shape != lower.shape:
+            raise ValueError(f"{name} must have shape (N, *), lower and upper the same, got {tuple(end.shape)}")
+    if not (lower <= upper).all():
+        raise ValueError("lower must be at most upper everywhere, and neither may be NaN")
+
+
+def check_logits(logits, samples: int, least: int = 2) -> int:
+    """How many classes there are in what a model returned.  Raises TypeError, ValueError."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
+    if logits.dim() != 2 or len(logits) != samples or logits.shape[1] < least:
+        raise ValueError(
+            f"model must map x to (N, classes ≥ {least}), got {tuple(logits.shape)} for "
+            + ("one sample" if samples == 1 else f"{samples} samples")
+        )
+    return logits.shape[1]

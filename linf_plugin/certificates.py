@@ -3,18 +3,22 @@
 import torch
 from torch import Tensor
 
+from .arguments import INTEGERS, check_positive, kind
+
 
 def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     """The logit of a class, and the largest of all others, both (N,) float64.  Raises as ``margin``."""
-    if not logits.is_floating_point():
-        raise TypeError(f"logits must be floating point, got {logits.dtype}")
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(f"logits must be a floating-point tensor, got {kind(logits)}")
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must have shape (N, classes ≥ 2), got {tuple(logits.shape)}")
     z = logits.double()
     if labels is None:
         return z.topk(2, dim=1).values.unbind(1)
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise TypeError(f"labels must be integers, got {labels.dtype}")
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
+    if labels.device != logits.device:
+        raise ValueError(f"labels is on {labels.device} but logits is on {logits.device}")
     if labels.shape != z.shape[:1]:
         raise ValueError(f"labels must have shape ({len(z)},), got {tuple(labels.shape)}")
     labels = labels.long().unsqueeze(1)
@@ -35,7 +39,7 @@ def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
 
     Raises:
         TypeError: logits are not floating point, labels are not integers.
-        ValueError: shapes do not fit, or a label is not a class.
+        ValueError: shapes or devices do not fit, or a label is not a class.
     """
     first, second = _leading(logits, labels)
     return first - second
@@ -91,8 +95,7 @@ def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: fl
     Raises:
         TypeError, ValueError: as ``margin``; also where lipschitz is not positive and finite.
     """
-    if not 0 < lipschitz < float("inf"):
-        raise ValueError(f"lipschitz must be positive and finite, got {lipschitz}")
+    check_positive("lipschitz", lipschitz)
     first, second = _leading(logits, labels)
     exact = _quotient_down(_difference_down(first, second).clamp_min(0), 2 * lipschitz)
     exact = exact.clamp_max(torch.finfo(logits.dtype).max)

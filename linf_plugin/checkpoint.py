@@ -11,7 +11,9 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from . import archive, state
 from .models import Net
+from .spec import check_size, check_spec, tensor_shapes
 
 FORMAT = 1
 
@@ -89,19 +91,18 @@ def read(path: str | os.PathLike) -> dict:
     A model that was saved by a version without digests is read as it is: nothing tells whether it was changed.
     """
     try:
-        sealed = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:  # torch raises whatever the bytes lead it to
-        reason = type(error).__name__  # its message is long, and about torch
-        raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data ({reason})") from error
+        sealed = archive.load(path)
+    except IsADirectoryError as error:
+        raise ValueError(f"{path} is a folder") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data: {error}") from error
     if isinstance(sealed, dict) and sealed.keys() == {"format", "spec", "state", "metadata"}:
         return sealed  # a model saved by a version that had no digest
     if not isinstance(sealed, dict) or sealed.keys() != {"content", "sha256"}:
         raise ValueError(f"{path} is not a checkpoint of linf_plugin")
     try:
         found = digest(sealed["content"])
-    except (TypeError, RuntimeError) as error:  # the second: a sparse tensor, deep nesting
+    except (TypeError, ValueError) as error:  # the second: text that no encoding has
         raise ValueError(f"{path} holds more than tensors and plain data: {error}") from error
     if found != sealed["sha256"]:
         raise ValueError(f"{path} was damaged or changed since it was written: its digest is another")
@@ -139,13 +140,24 @@ def _feed(total, value, where: str) -> None:
         raise TypeError(f"{where} must be plain data, got {type(value).__name__}")
 
 
-def _on_cpu(value):
-    """The same with every tensor on the CPU."""
+def _on_cpu(value, where: str = "content", depth: int = 0):
+    """The same as ``archive.load`` will give it: every tensor on the CPU, of dicts, lists and tuples the plain kind."""
+    if depth > archive.DEEPEST:
+        raise TypeError(f"{where} must not be nested deeper than {archive.DEEPEST} times")
     if isinstance(value, dict):
-        return {key: _on_cpu(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_on_cpu(item) for item in value)
-    return value.detach().cpu() if isinstance(value, Tensor) else value
+        return {key: _on_cpu(item, f"{where}[{key!r}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        parts = (_on_cpu(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value))
+        return list(parts) if isinstance(value, list) else tuple(parts)
+    if isinstance(value, int) and abs(value) > archive.LARGEST_INT:
+        raise TypeError(f"{where} must be a whole number of at most 64 bits")
+    if not isinstance(value, Tensor):
+        return value
+    if value.dtype not in archive.DTYPES.values():
+        raise TypeError(f"{where} must be a tensor of another type than {value.dtype}")
+    value = value.detach().cpu()
+    shared = value.layout == torch.strided and value.numel() > value.untyped_storage().nbytes() // value.element_size()
+    return value.contiguous() if shared else value  # what an expanded tensor says of its size is not in the file
 
 
 def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> None:
@@ -156,7 +168,7 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
         OSError: as ``write``.
     """
     metadata = dict(metadata or {})
-    write(path, {"format": FORMAT, "spec": model.spec, "state": model.state_dict(), "metadata": metadata})
+    write(path, {"format": FORMAT, "spec": model.spec, "state": state.tensors(model), "metadata": metadata})
 
 
 def _is_format(value) -> bool:
@@ -175,11 +187,39 @@ def load(path: str | os.PathLike) -> tuple[Net, dict]:
     keys = {"format", "spec", "state", "metadata"}
     if not isinstance(content, dict) or not keys <= content.keys() or not _is_format(content["format"]):
         raise ValueError(f"{path} is not a model checkpoint of linf_plugin (format {FORMAT})")
+    if not isinstance(content["metadata"], dict):
+        raise ValueError(f"{path} is not a model checkpoint of linf_plugin: its metadata are no dict")
     try:
-        model = Net(content["spec"])
-        for dtype in {a.dtype for a in content["state"].values()}:
-            model.to(dtype)
-        model.load_state_dict(content["state"])
-    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds a model that cannot be built: {error}") from error
+        model = _build(content["spec"], content["state"])
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # torch's has lines
+        raise ValueError(f"{path} holds a model that cannot be built: {reason}") from error
     return model.eval(), content["metadata"]
+
+
+def _build(spec: dict, given: dict[str, Tensor]) -> Net:
+    """The net of a spec with that state, once it is known that they fit: nothing is allocated that is not in it."""
+    check_spec(spec)
+    check_size(spec)
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        raise ValueError("its state is no dict of tensors")
+    tensors = {name: a for name, a in given.items() if name.rpartition(".")[2] != state.KEY}
+    shapes, dtypes = tensor_shapes(spec), set()
+    for name in [*shapes, *tensors]:
+        a = tensors.get(name)
+        if name not in shapes or a is None:
+            raise ValueError(f"its state {'lacks' if a is None else 'has the unknown'} {name[:80]!r}")
+        if not isinstance(a, Tensor) or a.dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{name} must be a float32 or float64 tensor, got {getattr(a, 'dtype', type(a).__name__)}")
+        if tuple(a.shape) != shapes[name]:
+            raise ValueError(f"{name} has shape {tuple(a.shape)}, and its layer is of {shapes[name]}")
+        if not a.isfinite().all():
+            raise ValueError(f"{name} contains NaN or infinite values")
+        dtypes.add(a.dtype)
+    if len(dtypes) > 1:
+        raise ValueError("its state is of float32 and of float64")
+    model = Net(spec)
+    for dtype in dtypes:
+        model.to(dtype)
+    model.load_state_dict({**state.constants(model), **given})  # the spec says the constants
+    return model

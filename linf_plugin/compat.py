@@ -380,6 +380,13 @@ def reads_bounds(node) -> bool:
     return bool(getattr(node, "requires_input_bounds", [])) or getattr(node, "nonlinear", False)
 
 
+def optimises(node) -> bool:
+    """Whether α-CROWN has something to choose in the node's relaxation."""
+    from auto_LiRPA.bound_ops import BoundOptimizableActivation
+
+    return isinstance(node, BoundOptimizableActivation)
+
+
 def is_input(node) -> bool:
     """Whether the node is an input of the net, whose bounds are the box."""
     return not node.inputs

@@ -2,13 +2,17 @@
 
 The digits of scikit-learn come with that package; the others are read from a folder in torchvision's
 layout, TinyImageNet as its archive unpacks.
+
+A known name stands for the published images and nothing else: what differs from them needs a name of its own.  Name
+and digests go with every result and checkpoint.
 """
 
 import gzip
+import hashlib
 import pickle
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +20,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from .checkpoint import digest
+
+DIGESTS = ("train_data_sha256", "test_data_sha256")  # keys of metadata
+
 
 @dataclass(frozen=True)
 class Dataset:
     """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64; ``mean`` (one a channel) and ``std``
-    (one for all, so that ε/std is ε in normalised space) are the published constants."""
+    (one for all, so that ε/std is ε in normalised space) are the published constants.
+
+    ``name`` is one of ``SOURCES`` for published data alone; data of your own have any other.
+    """
 
     name: str
     x_train: Tensor
@@ -38,6 +49,32 @@ class Dataset:
     @property
     def classes(self) -> int:
         return int(max(self.y_train.max(), self.y_test.max())) + 1
+
+    @property
+    def digests(self) -> tuple[str, str]:
+        """SHA-256 of the training and of the test part: every bit of images and labels, their shapes and dtypes, the
+        same on every machine.  It is kept until a tensor changes; the first time takes one or two seconds a GB."""
+        tensors = self.x_train, self.y_train, self.x_test, self.y_test
+        # tensors of inference mode do not count their changes
+        versions = None if any(t.is_inference() for t in tensors) else [t._version for t in tensors]
+        kept = self.__dict__.get("_digests")
+        if kept is None or versions is None or kept[0] != versions:
+            x_train, y_train, x_test, y_test = (t.cpu() for t in tensors)
+            kept = self.__dict__["_digests"] = versions, (digest([x_train, y_train]), digest([x_test, y_test]))
+        return kept[1]
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """What metadata say of the data: name and digests."""
+        return {"dataset": self.name, **dict(zip(DIGESTS, self.digests))}
+
+
+class OtherData(ValueError):
+    """Data are not those that their name, or a file's metadata, stands for.  ``what`` has no word about arguments."""
+
+    def __init__(self, what: str, advice: str = ""):
+        self.what = what
+        super().__init__(what + advice)
 
 
 def _digits(_: Path | None) -> tuple:
@@ -172,17 +209,31 @@ def _jpegs(files: list[tuple[Path, int]], description: str) -> tuple[Tensor, Ten
     return x.div_(255), torch.tensor([label for _, label in files])
 
 
+def _md5(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 _IDX_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
-_CIFAR_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
+_CIFAR_FILES = {  # name → MD5, as torchvision has it
+    "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb", "test_batch": "40351d587109b95175f43aff81a1287e",
+}
 
 
 @dataclass(frozen=True)
 class _Source:
+    """published: ``Dataset.digests`` of the published data, where they are known.  md5: of their files, file → MD5,
+    where only these are known.  Without either, data are taken for what their name says."""
+
     read: Callable
     mean: tuple[float, ...]
     std: float
     files: tuple[str, ...] = ()
     fetch: str = ""  # how to get it
+    published: tuple[str, str] | None = None
+    md5: dict[str, str] = field(default_factory=dict)
 
 
 def _torchvision(name: str) -> str:
@@ -193,17 +244,28 @@ def _torchvision(name: str) -> str:
 
 
 SOURCES = {
-    "digits": _Source(_digits, (0.3053,), 0.3760),
+    "digits": _Source(_digits, (0.3053,), 0.3760, published=(
+        "fa95fdb2c4cb78f05d6651dc0f9ba4868a69b50488d4440bec46b5c5bb9dcb48",
+        "72a2f8c857ace037257e54bf4f4d36badbb58838c0cf8458f9507e6ea63ff63e",
+    )),
     "mnist": _Source(
-        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), _torchvision("MNIST")
+        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), _torchvision("MNIST"),
+        published=(
+            "6fd296f12fe62c21827e3b474a225b6936de0af01544563597d063d5b89e348f",
+            "308387a4cc259c422027ef155435a011962fef831669766d2004761fc59159ab",
+        ),
     ),
     "fashion-mnist": _Source(
         _idx_folder("FashionMNIST"), (0.2860,), 0.3520, tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
         _torchvision("FashionMNIST"),
+        published=(
+            "a49f55c5e37e3579d7eff38f71733e7378d26da22787224438f893944933536f",
+            "0a685ddb0fd99beb489c82d1303b8f31a6ce6c550fcf33ce090f89684bf23c65",
+        ),
     ),
     "cifar10": _Source(
         _cifar10, (0.4914, 0.4822, 0.4465), 0.2009, tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR_FILES),
-        _torchvision("CIFAR10"),
+        _torchvision("CIFAR10"), md5={f"cifar-10-batches-py/{f}": md5 for f, md5 in _CIFAR_FILES.items()},
     ),
     "tinyimagenet": _Source(
         _tiny_imagenet, (0.4802, 0.4481, 0.3975), 0.2276,
@@ -214,19 +276,24 @@ SOURCES = {
 }
 
 
-def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
-    """Reads a data set of ``SOURCES``.
+def load_dataset(name: str, data_dir: str | Path | None = None, own_name: str | None = None) -> Dataset:
+    """Reads a data set of ``SOURCES``, or data of your own in the layout of one.
 
     Args:
         name: "digits", "mnist", "fashion-mnist", "cifar10" or "tinyimagenet", which takes 5.4 GB of memory.
         data_dir: the folder that holds ``MNIST/raw`` and so on; not needed for digits.
+        own_name: what the data are called, if they are not the published ones: a part of them, or images of your own.
 
     Raises:
-        ValueError: the name is unknown, data_dir is missing, or a file is damaged.
+        ValueError: the name is unknown, data_dir is missing, a file is damaged, or own_name is a known name.
+        OtherData: without own_name, the files do not hold what is published under the name.  (Of "tinyimagenet"
+            nothing is known to compare with.)
         FileNotFoundError: files are missing; the message lists them and the command that fetches them.
     """
     if name not in SOURCES:
         raise ValueError(f"name must be one of {', '.join(SOURCES)}, got {name!r}")
+    if own_name is not None and (own_name in SOURCES or not own_name.strip() or not own_name.isprintable()):
+        raise ValueError(f"own_name must be one line, and none of {', '.join(SOURCES)}, got {own_name!r}")
     source = SOURCES[name]
     root = None if data_dir is None else Path(data_dir)
     if source.files and root is None:
@@ -243,13 +310,64 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> Dataset:
     for x, y in (train, test):
         if len(x) != len(y):
             raise ValueError(f"{name}: {len(x)} images but {len(y)} labels")
-    return Dataset(name, *train, *test, source.mean, source.std)
+    data = Dataset(own_name or name, *train, *test, source.mean, source.std)
+    if own_name is None:
+        changed = [str(root / file) for file, md5 in source.md5.items() if _md5(root / file) != md5]
+        if changed:
+            raise OtherData(f"{changed[0]} is not the published file of {name}: its MD5 is another", OWN_NAME)
+        check_published(data)
+    return data
+
+
+OWN_NAME = ". Data of your own, or a part of the published ones, need a name of their own: own_name"
+
+
+def check_published(data: Dataset) -> None:
+    """Raises OtherData where data have the name of published data and are others, as far as these are known."""
+    published = SOURCES[data.name].published if data.name in SOURCES else None
+    if published is None:
+        return
+    for i, part in enumerate(("training", "test")):
+        found = data.digests[i]
+        if found != published[i]:
+            same = [name for name, s in SOURCES.items() if s.published and s.published[i] == found]
+            raise OtherData(
+                f"the {part} images and labels given as {data.name} are "
+                + (f"those of {same[0]}" if same else "not the published ones")
+                + f" (SHA-256 {found[:16]}…, published {published[i][:16]}…)", OWN_NAME,
+            )
+
+
+def own_name(named: dict) -> str | None:
+    """The name of data of one's own in a net's metadata; None where they name known data, or no digest."""
+    name = named.get("dataset")
+    return None if name in SOURCES or DIGESTS[1] not in named else name
+
+
+def check_test_data(data: Dataset, named: dict, where: str | Path) -> bool:
+    """Whether the test data are those that a net's metadata name; False where the metadata have no digest.
+
+    Args:
+        named: metadata with ``Dataset.identity``, of the file ``where``.
+
+    Raises:
+        OtherData: they are others, by their digest, or where there is none by their name.
+    """
+    if DIGESTS[1] not in named and named.get("dataset", data.name) != data.name:
+        raise OtherData(f"these are images of {data.name}, and {where} is about {named['dataset']}")
+    wanted, found = named.get(DIGESTS[1]), data.digests[1]
+    if wanted is not None and wanted != found:
+        raise OtherData(
+            f"the test images and labels of {data.name} here are not those that {where} is about: it names "
+            f"{named.get('dataset', 'data without a name')} (SHA-256 {found[:16]}… here, {str(wanted)[:16]}… there)"
+        )
+    return wanted is not None
 
 
 def hold_out(data: Dataset, fraction: float) -> Dataset:
     """The same data with a part of the training set in the place of the test set, for choosing settings.
 
-    The part is a stratified draw, the same at each call.
+    The part is a stratified draw, the same at each call.  The name says that it was held out.
 
     Raises:
         ValueError: fraction does not lie in (0, 1), or leaves a class without an image.
@@ -262,4 +380,5 @@ def hold_out(data: Dataset, fraction: float) -> Dataset:
         np.arange(len(data.x_train)), test_size=fraction, stratify=data.y_train.numpy(), random_state=0
     )
     x, y = data.x_train, data.y_train
-    return replace(data, x_train=x[rows], y_train=y[rows], x_test=x[held], y_test=y[held])
+    name = f"{data.name}, {fraction:g} of the training set held out"
+    return replace(data, name=name, x_train=x[rows], y_train=y[rows], x_test=x[held], y_test=y[held])

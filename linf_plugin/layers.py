@@ -8,14 +8,26 @@ import torch
 from torch import Tensor, nn
 
 from . import ops
-from .arguments import check_k, check_p, check_rho, check_rows, check_tensors
+from .arguments import (
+    check_finite,
+    check_k,
+    check_model,
+    check_p,
+    check_rho,
+    check_rows,
+    check_samples,
+    check_tensors,
+)
 from .kernels.windows import output_shape
+from .state import Constants
 
 IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
 
 
-class _Distance(nn.Module):
+class _Distance(Constants):
     """What linear and convolutional distance layers share: weight, bias and p."""
+
+    restored = ("p",)
 
     def __init__(self, weight_shape, bias: bool, p: float, identity_init: bool, device, dtype):
         super().__init__()
@@ -125,6 +137,8 @@ class SortDistLinear(_DistanceLinear):
     in_features^{1/p}.
     """
 
+    compared = ("rho", "k")
+
     def __init__(
         self, in_features: int, out_features: int, bias: bool = True, p: float = math.inf, *, rho: float,
         k: int = 10, group: int = 32, identity_init: bool = False, device=None, dtype=None,
@@ -175,6 +189,8 @@ class LinfDistConv2d(_Distance):
     Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), sizes as ``torch.nn.Conv2d``.
     ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
     """
+
+    compared = ("stride", "padding", "dilation", "groups")
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
@@ -278,7 +294,7 @@ class MeanShift(nn.Module):
         return f"{self.num_features}, momentum={self.momentum}"
 
 
-class Normalize(nn.Module):
+class Normalize(Constants):
     """(x − mean)·scale with scale = 1/std, one std for all channels, so that ε in pixels is ε/std inside.
 
     Args:
@@ -289,13 +305,22 @@ class Normalize(nn.Module):
     float64 copy of a model are the same function.
     """
 
+    compared = ("scale",)
+
     def __init__(self, mean: Iterable[float], std: float):
         super().__init__()
         if not 0 < std < math.inf:
             raise ValueError(f"std must be positive and finite, got {std}")
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
         self.scale = torch.tensor(1 / std, dtype=torch.float32).item()
-        self.lipschitz = self.scale
+
+    @property
+    def lipschitz(self) -> float:
+        return self.scale
+
+    def __setstate__(self, state: dict) -> None:
+        """Of a layer that was pickled when ``lipschitz`` was a number of its own."""
+        super().__setstate__({name: value for name, value in state.items() if name != "lipschitz"})
 
     def forward(self, x: Tensor) -> Tensor:
         if len(self.mean) != 1 and not torch.jit.is_tracing() and x.shape[1] != len(self.mean):
@@ -303,7 +328,7 @@ class Normalize(nn.Module):
         return ops.shift(x, self.mean, sign=-1.0, scale=self.scale)
 
 
-class CenterCrop(nn.Module):
+class CenterCrop(Constants):
     """The middle size × size pixels of an image.  ``lipschitz`` is 1.
 
     A model that begins with it needs no other test images, and after random shifts by up to s pixels it sees the
@@ -313,6 +338,7 @@ class CenterCrop(nn.Module):
     """
 
     lipschitz = 1.0
+    compared = ("size",)
 
     def __init__(self, size: int):
         _check_positive(size=size)
@@ -407,8 +433,13 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
     the others, and the means are those of the whole batches.
 
     Raises:
-        ValueError: there is a mean to estimate and no batch.
+        ValueError: there is a mean to estimate and no batch; a batch has no batch dimension, another shape than the
+            model's ``input_shape``, or values that are not finite.
+        TypeError: model is no module, or a batch no floating-point tensor.
     """
+    check_model(model, evaluation=False)
+    if not isinstance(batches, Iterable):
+        raise TypeError(f"batches must be an iterable of tensors, got {type(batches).__name__}")
     shifts = [m for m in model.modules() if isinstance(m, MeanShift)]
     modes = {m: m.training for m in model.modules()}
     with contextlib.ExitStack() as restore:
@@ -419,6 +450,8 @@ def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
             m.samples_seen = 0
             restore.callback(setattr, m, "samples_seen", None)
         for x in batches:
+            check_samples(x, model, "each of batches")
+            check_finite(batches=x)
             model(x)
         if any(m.samples_seen == 0 for m in shifts):
             raise ValueError("batches must hold at least one sample")

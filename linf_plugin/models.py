@@ -1,6 +1,7 @@
 """Architectures as data: a model is a list of ``[layer, arguments]``, and one function builds it."""
 
 import copy
+import inspect
 import math
 
 from torch import nn
@@ -14,9 +15,9 @@ from .layers import (
     Negate,
     Normalize,
     SortDistLinear,
-    distance_layers,
     lipschitz_bound,
 )
+from .spec import check_spec
 
 LAYERS = {
     "normalize": Normalize,
@@ -41,12 +42,13 @@ class Net(nn.Sequential):
     of Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
 
     Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
+
+    Raises:
+        ValueError, TypeError: as ``spec.check_spec``: a layer or an argument is unknown, missing or out of its range.
     """
 
     def __init__(self, spec: dict):
-        unknown = [name for name, _ in spec["layers"] if name not in LAYERS]
-        if unknown:
-            raise ValueError(f"spec names the unknown layer {unknown[0]!r}; known: {', '.join(LAYERS)}")
+        check_spec(spec)
         super().__init__(*(LAYERS[name](**arguments) for name, arguments in spec["layers"]))
         self._spec = copy.deepcopy(spec)
         if spec.get("normal_head", False):
@@ -62,11 +64,22 @@ class Net(nn.Sequential):
 
     @property
     def spec(self) -> dict:
-        """What rebuilds this model, with the current p."""
+        """What rebuilds this model, with the current p, strides and the like.
+
+        Raises:
+            ValueError: a layer was added, removed or replaced, so that no spec rebuilds it.
+        """
         spec = copy.deepcopy(self._spec)
+        kinds, made = [type(layer) for layer in self], [LAYERS[name] for name, _ in spec["layers"]]
+        if kinds != made:
+            common = min(len(kinds), len(made))
+            at = next((i for i in range(common) if kinds[i] is not made[i]), common)
+            raise ValueError(
+                f"the layers of this Net are no longer those it was built from, from layer {at} on: build it anew from "
+                "a spec with these layers"
+            )
         for (_, arguments), layer in zip(spec["layers"], self):
-            if distance_layers(layer):
-                arguments["p"] = layer.p
+            _follow(arguments, layer)
         return spec
 
     @property
@@ -88,6 +101,26 @@ class Net(nn.Sequential):
     def pairs_per_sample(self) -> int:
         """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
         return sum(pairs for _, pairs, _ in _shapes(self._spec))
+
+
+# Arguments that say how a layer starts, and what its state says.
+OF_THE_START = ("bias", "identity_init", "mean", "device", "dtype")
+
+
+def _follow(arguments: dict, layer: nn.Module) -> None:
+    """Sets the arguments that a layer was built with to what it has now, where that is something else."""
+    if isinstance(layer, Normalize):
+        if type(layer)((0.0,), arguments["std"]).scale != layer.scale:
+            arguments["std"] = 1 / layer.scale
+        return
+    for name, parameter in inspect.signature(type(layer)).parameters.items():
+        if name in OF_THE_START or not hasattr(layer, name):
+            continue
+        now, then = getattr(layer, name), arguments.get(name, parameter.default)
+        if isinstance(now, tuple):  # of a convolution
+            now, then = list(now), list(then) if isinstance(then, (tuple, list)) else [then, then]
+        if name == "p" or now != then:
+            arguments[name] = now
 
 
 def _shapes(spec: dict):

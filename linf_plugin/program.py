@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
+from .arithmetic import check_products
 from .layers import Normalize
 
 LARGEST = 2.0**127  # beyond it a float32 may overflow
@@ -34,8 +35,6 @@ def _check_plain(name: str, module: nn.Module) -> None:
         # Not of float32, it would be one number to the program and another to its float64 copy.
         if not SMALLEST <= scale < LARGEST or torch.tensor(scale, dtype=torch.float32).item() != scale:
             raise TypeError(f"the scale of {name} is {scale}, not a positive normal float32 number: round it to one")
-        if module.lipschitz != scale:
-            raise TypeError(f"{name} has lipschitz={module.lipschitz} and scale={scale}: they must agree")
 
 
 def check_sequence(model: nn.Module) -> None:
@@ -47,12 +46,6 @@ def check_sequence(model: nn.Module) -> None:
             raise RuntimeError("forward hooks of all modules are set (torch.nn.modules.module): remove them first")
     for path, module in model.named_modules():
         _check_plain(f"layer {path!r} ({type(module).__name__})" if path else f"the {type(module).__name__}", module)
-
-
-def _nnpack_convolves() -> bool:
-    """Whether this process leaves convolutions of large batches to NNPACK: where oneDNN does not come first."""
-    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
-    return not onednn and torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
 
 
 def check_arithmetic(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
@@ -71,22 +64,4 @@ def check_arithmetic(model: nn.Module, parts: list[nn.Module], x: Tensor) -> Non
         )
     if torch.is_autocast_enabled(x.device.type):
         raise RuntimeError("autocast is on: it computes in 16 bits, which no bound of the rounding error covers")
-    for kind, settings in ((nn.Linear, torch.backends.mkldnn.matmul), (nn.Conv2d, torch.backends.mkldnn.conv)):
-        if not any(isinstance(layer, kind) for layer in parts):
-            continue
-        settings = torch.backends.cuda.matmul if x.is_cuda else settings
-        if settings.fp32_precision not in ("none", "ieee"):
-            raise RuntimeError(
-                f"{kind.__name__} would multiply float32 numbers as {settings.fp32_precision}, which no bound of "
-                "the rounding error covers: call torch.set_float32_matmul_precision('highest') before certifying"
-            )
-        if kind is nn.Conv2d and x.is_cuda and torch.backends.cudnn.enabled:
-            raise RuntimeError(
-                "cuDNN may convolve in TF32 or by transforms, which no bound of the rounding error covers: "
-                "set torch.backends.cudnn.enabled = False before certifying a net with nn.Conv2d"
-            )
-        if kind is nn.Conv2d and not x.is_cuda and _nnpack_convolves():
-            raise RuntimeError(
-                "without oneDNN, NNPACK may convolve by transforms, which no bound of the rounding error covers: "
-                "call torch.backends.nnpack.set_flags(False) before certifying a net with nn.Conv2d"
-            )
+    check_products(model, parts, x)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import ops
+from . import arguments, ops
 from .certificates import certified_radius, margin
 from .kernels.reference import coefficients
 from .layers import (
@@ -206,13 +206,16 @@ def check_program(model: nn.Module, x: Tensor) -> None:
 
     Raises:
         TypeError: a layer has no rule, or a forward or another attribute in place of its class's; weights or x are
-            not float32; a scale is no float32 number; the model is compiled.
-        ValueError: the net is in training mode.
+            not float32; a scale is no float32 number; the model is compiled, or no module.
+        ValueError: the net is in training mode.  x has no batch dimension, another shape than the net's
+            ``input_shape``, or is on another device.
         RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
-            CUDA GPU.  This process would not compute the net in float32: autocast, TF32 or bfloat16 products, cuDNN,
-            NNPACK.
+            CUDA GPU.  This process would not compute the net in float32, by its settings or environment (autocast,
+            TF32 or bfloat16 products, cuDNN, NNPACK) or as is seen of its products (``arithmetic``).
     """
+    arguments.check_model(model, evaluation=False)
     check_sequence(model)
+    arguments.check_samples(x, model)
     check_arithmetic(model, layers(model), x)
 
 
@@ -233,8 +236,9 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
         (N, classes) float64 each; the error is infinite where an activation may overflow.
 
     Raises:
-        TypeError: a layer has no rule in ``RULES``.
+        TypeError, ValueError: a layer has no rule in ``RULES``; lower or upper is not as described.
     """
+    arguments.check_box(lower, upper)
     y = Reach(lower, upper, torch.zeros_like(lower))
     finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
     for layer in layers(model):
@@ -277,7 +281,9 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     """The noise of each layer; None for a layer that only moves values.  Arguments as ``reach``.
 
     Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
+    Raises as ``reach``.
     """
+    arguments.check_box(lower, upper)
     x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
     for layer in layers(model):
         y = RULES[type(layer)](layer, x)
@@ -331,15 +337,22 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
         (N,) float32, in units of x, rounded down.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.
+        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.  An argument is not as
+            described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
     """
+    arguments.check_count("batch_size", batch_size)
     check_program(model, x)
+    arguments.check_weights(model)
+    arguments.check_finite(x=x)
+    if labels is not None:
+        labels = arguments.check_labels(labels, x)
     exact = copy.deepcopy(model).double()
     lipschitz = lipschitz_above(exact)
     radii = [x.new_zeros(0)]
-    for i in range(0, len(x), batch_size):
+    for i in range(0, len(x), int(batch_size)):
         part = x[i : i + batch_size]
         z = exact(part.double())
+        arguments.check_logits(z, len(part))
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
         # The error grows with the radius, so its bound at a larger one will do.
         ball = box(part, certified_radius(z, y, lipschitz))
@@ -369,13 +382,20 @@ def sound_margin(
         (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
 
     Raises:
-        TypeError: a layer has no known Lipschitz bound.
+        TypeError, ValueError: a layer has no known Lipschitz bound; an argument is not as described.
     """
+    arguments.check_model(exact)
+    arguments.check_samples(x, exact)
+    arguments.check_finite(x=x)
+    arguments.check_not_negative("eps", eps)
+    arguments.check_range(low, high)
+    arguments.check_labels(labels, x)
     lower, upper = box(x, eps, low, high)
     at = x.double()
     # x itself too, should low or high fall between two float32 numbers.
     ball = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
+    labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
     lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
     infinity = torch.full_like(z[:, 0], math.inf)
     least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)

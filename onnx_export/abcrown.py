@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from linf_plugin import checkpoint as checkpoints
-from linf_plugin.datasets import SOURCES, load_dataset
+from linf_plugin.datasets import SOURCES, check_test_data, load_dataset, own_name
+from linf_plugin.files import check_absent, write_text
 from linf_plugin.layers import distance_layers
-from linf_plugin.models import Net
 
 PROBLEM, CONFIG = "problem.py", "config.yaml"
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
@@ -32,6 +32,7 @@ from linf_plugin.datasets import load_dataset
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / {checkpoint!r}
 DATASET, FOLDER, SAMPLES = {dataset!r}, {folder}, {samples}
+OWN_NAME, DIGEST = {own!r}, {digest!r}  # of other data than those published under the name; of the test images
 
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
 ROUNDING = {rounding!r}
@@ -45,7 +46,9 @@ def model():
 
 def data(spec):
     """Images (N, C, H, W), labels, largest and least pixel, and ε; the box is never smaller than ε says."""
-    test = load_dataset(DATASET, FOLDER)
+    test = load_dataset(DATASET, FOLDER, OWN_NAME)
+    if test.digests[1] != DIGEST:
+        raise ValueError("the test images are not those that this problem was written for")
     x, y = test.x_test[:SAMPLES], test.y_test[:SAMPLES]
     one = torch.ones(1, 1, 1, 1)
     return x, y, one, 0 * one, (spec["epsilon"] + ROUNDING) * one
@@ -107,7 +110,8 @@ def write_abcrown(
         checkpoint: of a ``Net``.
         folder: for the files; made where it is missing.
         eps: in units of the pixel range, in (0, 1].
-        dataset: a key of ``SOURCES``; by default the one that the checkpoint names.
+        dataset: a key of ``SOURCES``; by default the one that the checkpoint names.  Where the checkpoint is of data
+            of your own, the one in whose layout they are.
         data_dir: folder with the files of the data set, where it needs one.
         samples: how many test images.
         force: replace files of these names.
@@ -117,9 +121,9 @@ def write_abcrown(
 
     Raises:
         FileNotFoundError: the checkpoint or a file of the data set is missing.
-        FileExistsError: a file is there already, without ``force``.
-        ValueError: eps or samples are out of range, the checkpoint is none or names no data set, or the
-            images do not fit the net.
+        WouldReplace: a file is there already, without ``force``.
+        ValueError: eps or samples are out of range, the checkpoint is none or names no data set, the images do not
+            fit the net, or they are others than those that the checkpoint names.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"eps must lie in (0, 1], in units of the pixel range, got {eps}")
@@ -131,7 +135,10 @@ def write_abcrown(
         known = ", ".join(SOURCES)
         raise ValueError(f"{checkpoint} names no data set: give one of {known}" if name is None else
                          f"data set must be one of {known}, got {name!r}")
-    data = load_dataset(name, data_dir)
+    own = own_name(metadata)
+    data = load_dataset(name, data_dir, own)
+    if dataset is None or own is not None:
+        check_test_data(data, metadata, checkpoint)
     if data.shape != model.input_shape:
         raise ValueError(f"the net takes images of shape {model.input_shape}, those of {name} have {data.shape}")
     if samples > len(data.x_test):
@@ -139,21 +146,19 @@ def write_abcrown(
     folder = Path(folder)
     problem, config = paths = folder / PROBLEM, folder / CONFIG
     for path in paths:
-        if path.exists() and not force:
-            raise FileExistsError(f"{path} exists and would be replaced")
+        check_absent(path, force)
 
     verifier, solver = SETTINGS["distance" if distance_layers(model) else "ordinary"]
     needs_folder = SOURCES[name].files and data_dir is not None
-    folder.mkdir(parents=True, exist_ok=True)
-    problem.write_text(_PROBLEM.format(
-        config=CONFIG, checkpoint=_relative(checkpoint, folder), dataset=name,
+    write_text(problem, _PROBLEM.format(
+        config=CONFIG, checkpoint=_relative(checkpoint, folder), dataset=name, own=own, digest=data.digests[1],
         folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
         rounding=ROUNDING,
-    ), encoding="utf-8")
-    config.write_text(_CONFIG.format(
+    ))
+    write_text(config, _CONFIG.format(
         config=CONFIG, problem=PROBLEM, device="cuda" if torch.cuda.is_available() else "cpu",
         verifier=verifier, classes=model(data.x_test[:1].to(next(model.parameters()).dtype)).shape[1],
         eps=format(Decimal(repr(float(eps))), "f"),  # YAML takes 1e-05 for a string
         solver=solver,
-    ), encoding="utf-8")
+    ))
     return paths

@@ -5,7 +5,6 @@ Each way is compared with the specification first, and one that is wrong is not 
 
 import argparse
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -30,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin.checkpoint import replacing
+from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.kernels import cpu, reference
 
 from . import native
@@ -468,7 +467,7 @@ def table(results: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 where something was wrong."""
+    """Returns the exit status: 0, 1 where something was wrong, 2 where results are there already."""
     style = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         "python -m onnx_export.bench", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=style
@@ -476,15 +475,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", default=Path("results/onnx"), help="default: results/onnx"
     )
+    add_force(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions")
     args = parser.parse_args(argv)
+    if occupied(parser.prog, args.out / "results.json", args.out / "table.md", force=args.force):
+        return 2
     results = run(QUICK_CASES, QUICK_NET, 2) if args.quick else run(CASES, NET)
-    args.out.mkdir(parents=True, exist_ok=True)
     text = table(results)
-    written = {"results.json": json.dumps(results, indent=2, ensure_ascii=False) + "\n", "table.md": text}
-    for name, content in written.items():
-        with replacing(args.out / name) as f:
-            f.write(content.encode())
+    write_json(args.out / "results.json", results)
+    write_text(args.out / "table.md", text)
     print(text)
     for text in wrong(results):
         print(f"{parser.prog}: {text}", file=sys.stderr)

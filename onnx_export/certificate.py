@@ -32,6 +32,7 @@ PIXELS = {  # kind of input → (unit of radii, grey levels a unit)
 BYTE_ROUNDING = 2.0**-24  # two quotients by 255 up to 1, each rounded by at most 2⁻²⁵
 BOX_ROUNDING = 2.0**-23  # of x ± ε for x in [0, 1] and ε ≤ 1, of ε itself, and BYTE_ROUNDING, are at most 2⁻²³ together
 WIDENING = 6  # times a layer's rounding error: that of a value, of an end of its interval, and of this addition
+LIPSCHITZ_BITS, BITS = 20, 16  # of constants that are rounded up: of the Lipschitz bound, and of what rounding costs
 MARGIN_WIDENING = 12  # the same for the difference of two logits of a linear layer
 
 
@@ -81,13 +82,33 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
         raise ValueError("activations of model may overflow: no certificate holds")
     _, levels = PIXELS[pixels]
     slack = 4 * error * rounding.OUTWARD + (2 * lipschitz * BYTE_ROUNDING if levels > 1 else 0)
-    return RadiusConstants(lipschitz / levels * rounding.OUTWARD, slack * rounding.OUTWARD, float(levels))
+    lipschitz = lipschitz / levels * rounding.OUTWARD
+    return RadiusConstants(_up(lipschitz, LIPSCHITZ_BITS), _up(slack * rounding.OUTWARD, BITS), float(levels))
+
+
+def _up(value: float, bits: int) -> float:
+    """The least number that is not below value ≥ 0 and has no more bits.
+
+    Another machine may add up in another order, and find 1e-13 of a constant more or less: rounded, it is the same
+    constant, so that a file that is written anew there is the same.
+    """
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits) if value < math.inf else value
 
 
 # Ends of intervals, layer by layer.  Rounding to nearest is monotone, so that the ends of a distance, a shift, a
 # ReLU bound the float32 values exactly as computed; sums and tanh are widened afterwards.
 
 Ends = tuple[Tensor, Tensor]
+
+
+def _of_rows(rule: Callable) -> Callable:
+    """A rule for (rows, in) as one for (N, …, in)."""
+    def of_rows(layer: nn.Module, ends: Ends) -> Ends:
+        rows = tuple(a.reshape(-1, a.shape[-1]) for a in ends)
+        return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in rule(layer, rows))
+
+    return of_rows
 
 
 def _dist(layer: LinfDistLinear, ends: Ends) -> Ends:
@@ -126,9 +147,9 @@ def _rising(layer: nn.Module, ends: Ends) -> Ends:
 
 
 RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
-    LinfDistLinear: _dist,
+    LinfDistLinear: _of_rows(_dist),
     LinfDistConv2d: _dist_conv,
-    SortDistLinear: _sort_dist,
+    SortDistLinear: _of_rows(_sort_dist),
     nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
     nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
     Negate: lambda _, ends: (-ends[1], -ends[0]),
@@ -160,6 +181,7 @@ def widenings(net: Net) -> list[float]:
         by = times * float(y.error.max()) * rounding.OUTWARD if isinstance(layer, WIDENED) else 0.0
         if not by < math.inf or not y.upper.isfinite().all():
             raise ValueError("activations of model may overflow: no certificate holds")
+        by = _up(by, BITS)
         found.append(_above(by))
         x = rounding.Reach(y.lower - 2 * by, y.upper + 2 * by, torch.zeros_like(y.error))
     return found

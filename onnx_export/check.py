@@ -11,6 +11,8 @@ from linf_plugin.certificates import certified_radius
 from linf_plugin.layers import SortDistLinear
 from linf_plugin.models import Net
 
+from .load import first_line
+from .session import LOAD_ERRORS
 from .verify import BATCH, levels_of, run_all
 
 # Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
@@ -85,8 +87,16 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
     levels = levels_of(session)
     if levels > 1:  # what the file makes of bytes
         images = (images * levels).round() / levels
-    found = run_all(session, images)
+    try:
+        found = run_all(session, images)
+    except LOAD_ERRORS as error:
+        raise ValueError(f"onnxruntime cannot run the ONNX file: {first_line(error)}") from error
+    if tuple(images.shape[1:]) != model.input_shape:
+        raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
     logits = torch.cat([model(x) for x in images.split(BATCH)]).numpy()
+    radii = found.get("certified_radius")
+    if found["logits"].shape != logits.shape or radii is not None and radii.shape != logits.shape[:1]:
+        raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, the checkpoint {logits.shape}")
     sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in model)
     tolerance = LINEAR_TOLERANCE if sums else TOLERANCE
-    return Comparison(found["logits"], found.get("certified_radius"), logits, model.lipschitz / levels, tolerance)
+    return Comparison(found["logits"], radii, logits, model.lipschitz / levels, tolerance)

@@ -3,6 +3,9 @@
 import argparse
 import sys
 
+from linf_plugin.datasets import OtherData
+from linf_plugin.files import WouldReplace
+
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
 from .session import DeviceError
 
@@ -56,6 +59,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         return args.command(args)
+    except WouldReplace as error:
+        print(f"{PROG}: error: {error.with_flags()}", file=sys.stderr)
+        return 2
+    except OtherData as error:
+        print(f"{PROG}: error: {error.what}", file=sys.stderr)
+        return 2
     except (ImportError, OSError, ValueError, TypeError, DeviceError) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

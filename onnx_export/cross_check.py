@@ -5,7 +5,6 @@
 
 import argparse
 import importlib.metadata
-import json
 import math
 import statistics
 import sys
@@ -25,8 +24,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from linf_plugin.checkpoint import replacing
 from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.models import Net, build
 from linf_plugin.rounding import sound_radius
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
@@ -290,8 +289,7 @@ def measure(out: Path, count: int, time_limit: float, progress: bool) -> dict:
             results[flavour] = cross_check(
                 net, data.x_test, data.y_test, flavour, time_limit=time_limit, count=count, progress=progress
             )
-            with replacing(out / "results.json") as f:
-                f.write((json.dumps(measured, indent=2, ensure_ascii=False) + "\n").encode())
+            write_json(out / "results.json", measured)
     return measured
 
 
@@ -306,19 +304,22 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one query; default: 30"
     )
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     for name in ("count", "time_limit"):
         if not 0 < getattr(args, name) < math.inf:
             print(f"{parser.prog}: error: --{name.replace('_', '-')} must be positive", file=sys.stderr)
             return 2
+    if occupied(parser.prog, args.out / "results.json", args.out / "table.md", force=args.force):
+        return 2
     try:
         measured = measure(args.out, args.count, args.time_limit, progress=not args.quiet)
     except ImportError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2
     text = table(measured)
-    (args.out / "table.md").write_text(text, encoding="utf-8")
+    write_text(args.out / "table.md", text)
     print(text)
     return 1 if contradictions(r for case in measured["cases"] for rs in case["results"].values() for r in rs) else 0
 

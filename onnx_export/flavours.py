@@ -31,6 +31,7 @@ from linf_plugin.layers import (
     SortDistLinear,
 )
 from linf_plugin.models import Net
+from linf_plugin.state import tensors
 
 from .comparators import compare, merge, stages
 
@@ -359,7 +360,7 @@ def _check(net: Net, flavour: str) -> None:
         raise ValueError(f"flavour must be one of {', '.join(FLAVOURS)}, got {flavour!r}")
     if any(m.training for m in net.modules()):
         raise ValueError("net is in training mode: call net.eval() first")
-    for name, a in net.state_dict().items():
+    for name, a in tensors(net).items():
         if a.dtype != torch.float32:
             raise ValueError(f"{name} of net must be float32, got {a.dtype}")
         if not a.isfinite().all():

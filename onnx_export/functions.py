@@ -72,21 +72,28 @@ STEPS = {
 }
 
 
-def _called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
     """Names of the operators of the domain ``linf`` in nodes and in their subgraphs."""
     for node in nodes:
         if node.domain == LINF.domain:
             yield node.op_type
         for attribute in node.attribute:
-            yield from _called(attribute.g.node)
+            yield from called(attribute.g.node)
+
+
+def _body(name: str) -> onnx.FunctionProto:
+    """Without its description: a file that is written anew is the same in other words."""
+    body = FUNCTIONS[name].to_function_proto()
+    body.ClearField("doc_string")
+    return body
 
 
 def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
     """The bodies of operators of the domain ``linf`` and of all that they call, callees before callers."""
     found, names = {}, set(names)
     while names:
-        found |= {name: FUNCTIONS[name].to_function_proto() for name in names}
-        names = {name for body in found.values() for name in _called(body.node)} - found.keys()
+        found |= {name: _body(name) for name in names}
+        names = {name for body in found.values() for name in called(body.node)} - found.keys()
     return {name: found[name] for name in FUNCTIONS if name in found}
 
 
@@ -100,7 +107,7 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
     if opset != OPSET:
         raise ValueError(f"the model has opset {opset}, the distance operators need {OPSET}")
     present = {f.name for f in model.functions if f.domain == LINF.domain}
-    missing = bodies(set(_called(model.graph.node)) - present)
+    missing = bodies(set(called(model.graph.node)) - present)
     model.functions.extend(body for name, body in missing.items() if name not in present)
     if missing and all(o.domain != LINF.domain for o in model.opset_import):
         model.opset_import.append(onnx.helper.make_opsetid(LINF.domain, LINF.version))

@@ -1,25 +1,22 @@
-"""Distances in an ONNX graph, as they are computed, back to distance nodes; what is constant in a graph.
+"""Distances in an ONNX graph, as they are computed, back to distance nodes.
 
 auto_LiRPA has no linear bounds for the decomposed distance: its ReduceMax has interval bounds only.
 """
 
-import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
-from onnx.reference import ReferenceEvaluator
 
+from .bodies import check_bodies
+from .fold import Constants, attribute, constants_of
 from .functions import LINF, OPSET, POINTS, attach
+from .load import check_model, skeleton
 
-DISTANCES = {name: body for name, body in POINTS.items() if name != "SortDist"}  # a file does not have its ρ and k
-# Not constants, whatever they are computed from.
-RANDOM = {
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
-}
+SMALL = 64  # numbers in a constant that shapes may be made of
 
 
 # Patterns.
@@ -35,93 +32,122 @@ def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 
 # Attributes of the distance operators in the inlined body that serves as pattern, told by their values.
-_SENTINELS = {"p": 1234567.0, "strides": [901, 902], "pads": [903, 904, 905, 906], "dilations": [907, 908]}
+_SENTINELS = {
+    "p": 1234567.0, "coefficients": [1234567.0, 7654321.0], "strides": [901, 902], "pads": [903, 904, 905, 906],
+    "dilations": [907, 908],
+}
 
 
 @functools.cache
-def _pattern(name: str) -> GraphProto:
-    """The body of a distance operator, inlined: x, w → y."""
-    attributes = {a: _SENTINELS[a] for a in DISTANCES[name].to_function_proto().attribute}
+def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
+    """The body of a distance operator, inlined, from x and w: what produces each value, and the name of the last."""
+    attributes = {a: _SENTINELS[a] for a in POINTS[name].to_function_proto().attribute}
     value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
     graph = helper.make_graph([node], name, [value("x"), value("w")], [value("y")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    return inline_local_functions(attach(model)).graph
+    graph = inline_local_functions(attach(model)).graph
+    return _producers(graph), graph.output[0].name
+
+
+class _Scope:
+    """What a graph of the pattern and one of the file produce, and which value of the one is which of the other."""
+
+    def __init__(self, pattern: Mapping[str, NodeProto], graph: Mapping[str, NodeProto], inputs: dict[str, str]):
+        self.pattern, self.graph, self.names = pattern, graph, dict(inputs)
+        self.ours, self.theirs = {*pattern, *inputs}, {*graph, *inputs.values()}
+
+
+def _level(scopes: tuple[_Scope, ...], side: str, name: str) -> int:
+    """The innermost scope that has a name; the outermost has those that nothing produces."""
+    return max((i for i, scope in enumerate(scopes) if name in getattr(scope, side)), default=0)
 
 
 class _Match:
-    """One attempt to find a pattern in a graph: ``names`` maps its values, ``attributes`` its sentinels."""
+    """One attempt to find a pattern in a graph: ``attributes`` maps its sentinels.
+
+    A name means the value of the innermost graph that has it, in the pattern and in the file: a subgraph may use names
+    from around it again.
+    """
 
     def __init__(self):
-        self.names: dict[str, str] = {}
         self.attributes: dict[str, object] = {}
 
-    def value(self, pattern: dict, graph: dict, a: str, b: str) -> bool:
+    def value(self, scopes: tuple[_Scope, ...], a: str, b: str) -> bool:
         """Whether the value b of the graph is computed as the value a of the pattern is."""
-        if a in self.names or not (a and b):
-            return self.names.get(a, a) == b
-        self.names[a] = b
-        if a not in pattern:
-            return True  # x or w
-        if b not in graph:
+        if not (a and b):
+            return a == b
+        level = _level(scopes, "ours", a)
+        if _level(scopes, "theirs", b) != level:
             return False
-        here, there = pattern[a], graph[b]
+        scopes = scopes[: level + 1]
+        scope = scopes[-1]
+        if a in scope.names:
+            return scope.names[a] == b
+        scope.names[a] = b
+        if a not in scope.pattern:
+            return True  # x or w
+        if b not in scope.graph:
+            return False
+        here, there = scope.pattern[a], scope.graph[b]
         return (
             (here.op_type, here.domain, len(here.input)) == (there.op_type, there.domain, len(there.input))
             and list(here.output).index(a) == list(there.output).index(b)
-            and self._attributes(pattern, graph, here, there)
-            and all(self.value(pattern, graph, *pair) for pair in zip(here.input, there.input))
+            and self._attributes(scopes, here, there)
+            and all(self.value(scopes, *pair) for pair in zip(here.input, there.input))
         )
 
-    def _attributes(self, pattern: dict, graph: dict, here: NodeProto, there: NodeProto) -> bool:
+    def _attributes(self, scopes: tuple[_Scope, ...], here: NodeProto, there: NodeProto) -> bool:
         ours, theirs = ({a.name: a for a in node.attribute} for node in (here, there))
         return ours.keys() == theirs.keys() and all(
-            self._attribute(pattern, graph, a, theirs[name]) for name, a in ours.items()
+            self._attribute(scopes, a, theirs[name]) for name, a in ours.items()
         )
 
-    def _attribute(self, pattern: dict, graph: dict, a: AttributeProto, b: AttributeProto) -> bool:
+    def _attribute(self, scopes: tuple[_Scope, ...], a: AttributeProto, b: AttributeProto) -> bool:
         if a.type != b.type:
             return False
         if a.type == AttributeProto.GRAPH:
-            return self._graph(pattern, graph, a.g, b.g)
+            return self._graph(scopes, a.g, b.g)
+        if a.type == AttributeProto.TENSOR and (a.t.data_type, a.t.dims) != (b.t.data_type, b.t.dims):
+            return False
         ours, theirs = helper.get_attribute_value(a), helper.get_attribute_value(b)
         for name, sentinel in _SENTINELS.items():
             if ours == sentinel:
                 return self.attributes.setdefault(name, theirs) == theirs
         if a.type == AttributeProto.TENSOR:
             ours, theirs = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
-            return ours.dtype == theirs.dtype and np.array_equal(ours, theirs)
+            return np.array_equal(ours, theirs)
         return ours == theirs
 
-    def _graph(self, pattern: dict, graph: dict, a: GraphProto, b: GraphProto) -> bool:
+    def _graph(self, scopes: tuple[_Scope, ...], a: GraphProto, b: GraphProto) -> bool:
         if len(a.input) != len(b.input) or len(a.output) != len(b.output):
             return False
-        self.names |= {i.name: j.name for i, j in zip(a.input, b.input)}
-        scopes = pattern | _producers(a), graph | _producers(b)
-        return all(self.value(*scopes, i.name, j.name) for i, j in zip(a.output, b.output))
+        inner = _Scope(_producers(a), _producers(b), {i.name: j.name for i, j in zip(a.input, b.input)})
+        return all(self.value((*scopes, inner), i.name, j.name) for i, j in zip(a.output, b.output))
 
 
 def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
-    for name in DISTANCES:
-        pattern, match = _pattern(name), _Match()
-        if match.value(_producers(pattern), producers, pattern.output[0].name, output):
-            names = [match.names["x"], match.names["w"]]
+    for name in POINTS:
+        (pattern, last), match = _pattern(name), _Match()
+        outermost = _Scope(pattern, producers, {})
+        if match.value((outermost,), last, output):
+            names = [outermost.names["x"], outermost.names["w"]]
             return helper.make_node(name, names, [output], output, domain=LINF.domain, **match.attributes)
     return None
 
 
 def _broadcast(
-    producers: dict, known: dict[str, np.ndarray], shape: dict, output: str
-) -> tuple[NodeProto, np.ndarray] | None:
-    """The distance node and its weight (out, in) where a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1)."""
+    producers: dict[str, NodeProto], constants: Constants, shapes: Callable[[], dict], output: str
+) -> tuple[str, np.ndarray] | None:
+    """x and the weight (out, in) where a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1)."""
     def producer(name: str, op_type: str) -> NodeProto | None:
         node = producers.get(name)
         return node if node is not None and (node.domain, node.op_type) == ("", op_type) else None
 
     def axes(node: NodeProto) -> list[int] | None:
         """An attribute before opset 13 (Unsqueeze) and 18 (ReduceMax), an input since."""
-        given = known.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
+        given = constants.known.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
         return None if given is None else [int(a) for a in given]
 
     reduce = producer(output, "ReduceMax")
@@ -130,22 +156,17 @@ def _broadcast(
     if not sub or attribute(reduce, "keepdims", 1) or axes(reduce) not in ([2], [-1]):
         return None
     for moving, fixed in (sub.input, reversed(sub.input)):
-        unsqueeze, w = producer(moving, "Unsqueeze"), known.get(fixed)
+        unsqueeze, w = producer(moving, "Unsqueeze"), constants.known.get(fixed)
         if unsqueeze is None or w is None:
             continue
         w = w[0] if w.ndim == 3 and len(w) == 1 else w
         x = unsqueeze.input[0]
-        if w.ndim == 2 and axes(unsqueeze) in ([1], [-2]) and shape.get(x, ())[1:] == w.shape[1:]:
-            node = helper.make_node("LinfDist", [x, output + "_weight"], [output], output, domain=LINF.domain)
-            return node, w
+        if w.ndim == 2 and axes(unsqueeze) in ([1], [-2]) and shapes().get(x, ())[1:] == w.shape[1:]:
+            return x, w
     return None
 
 
 # Graphs.
-
-def attribute(node: NodeProto, name: str, default=None):
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
 
 def _names(nodes) -> set[str]:
     """Every value that nodes read, those that their subgraphs read included."""
@@ -167,42 +188,41 @@ def live_nodes(graph: GraphProto, outputs: list[str]) -> list[NodeProto]:
     return live[::-1]
 
 
-def evaluate(node: NodeProto, inputs: list[np.ndarray], opsets) -> list[np.ndarray]:
-    """A node of standard operators on constants.  Raises ValueError where it has no value or not always the same."""
-    if node.op_type in RANDOM:
-        raise ValueError("its value is random")
-    if node.domain or any(_subgraphs(node)):
-        raise ValueError("this operator is not supported")
-    names = [n for n in node.input if n]
-    values = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
-              for n, a in zip(names, inputs)]
-    outputs = [helper.make_tensor_value_info(n, onnx.TensorProto.UNDEFINED, None) for n in node.output]
-    graph = helper.make_graph([node], "constant", values, outputs)
-    model = helper.make_model(graph, opset_imports=opsets)
-    try:
-        return ReferenceEvaluator(model).run(None, dict(zip(names, inputs)))
-    except Exception as error:  # it raises whatever an operator leads it to
-        raise ValueError(f"its value cannot be computed: {error}") from error
-
-
-def _constants(model: ModelProto) -> dict[str, np.ndarray]:
-    """The values into which no input of the model enters, as far as they can be computed."""
-    known = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    for node in model.graph.node:
-        inputs = [known.get(n) for n in node.input if n]
-        if all(a is not None for a in inputs):
-            with contextlib.suppress(ValueError):
-                known.update(zip(node.output, evaluate(node, inputs, model.opset_import)))
-    return known
-
-
 def _shapes(model: ModelProto) -> dict[str, tuple]:
-    """The shapes that ONNX infers, sizes that depend on the input as None."""
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    """The shapes that ONNX infers from those of the inputs, sizes that depend on the input as None."""
+    bare = skeleton(model, keep=SMALL)
+    for output in bare.graph.output:
+        output.type.tensor_type.ClearField("shape")  # what a file says of its values may be wrong
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        return {}
     return {
         v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
         for v in (*inferred.input, *inferred.value_info, *inferred.output) if v.type.tensor_type.HasField("shape")
     }
+
+
+def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
+    """Leaves in a graph some of its nodes, and of the rest what these and the outputs need."""
+    used = _names(nodes) | {o.name for o in graph.output}
+    for field, kept in (
+        ("node", nodes),
+        ("initializer", [t for t in graph.initializer if t.name in used]),
+        ("value_info", [v for v in graph.value_info if v.name in used]),
+    ):
+        if len(kept) < len(getattr(graph, field)):
+            kept = [type(part).FromString(part.SerializeToString()) for part in kept]
+            graph.ClearField(field)
+            getattr(graph, field).extend(kept)
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """A name like this one that no value has yet."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
 
 
 def fuse_distance(model: ModelProto) -> ModelProto:
@@ -216,36 +236,44 @@ def fuse_distance(model: ModelProto) -> ModelProto:
 
     Returns:
         A new model; what is used no longer is left out.
+
+    Raises:
+        ValueError: the model is not whole (``load.check_model``), or a function of the domain ``linf`` in it is not the
+            one of that name (``check_bodies``).
     """
     return fuse(model)[0]
 
 
-def fuse(model: ModelProto) -> tuple[ModelProto, dict[str, np.ndarray]]:
-    """``fuse_distance``, and the values of the new model that are constant."""
+def fuse(model: ModelProto, outputs: list[str] | None = None) -> tuple[ModelProto, Constants]:
+    """``fuse_distance``, and the constants of the new model, which has what ``outputs`` need: by default all."""
+    check_model(model)
+    check_bodies(model)
     fused = ModelProto()
     fused.CopyFrom(model)
     graph = fused.graph
-    producers, known, shapes = _producers(graph), _constants(model), _shapes(model)
-    for place, node in enumerate(graph.node):
+    if outputs is not None:
+        kept = [o for o in graph.output if o.name in outputs]
+        graph.ClearField("output")
+        graph.output.extend(kept)
+    outputs = [o.name for o in graph.output]
+    producers = _producers(graph)
+    for node in graph.node:
         new = _body(producers, node.output[0])
-        if new is None:
-            found = _broadcast(producers, known, shapes, node.output[0])
-            if found is None:
-                continue
-            new, w = found
-            graph.initializer.append(numpy_helper.from_array(w, new.input[1]))
-            known[new.input[1]] = w
-        graph.node[place].CopyFrom(new)
-    live = live_nodes(graph, [o.name for o in graph.output])
-    used = _names(live) | {o.name for o in graph.output}
-    for field, kept in (
-        ("node", live),
-        ("initializer", [t for t in graph.initializer if t.name in used]),
-        ("value_info", [v for v in graph.value_info if v.name in used]),
-    ):
-        kept = [type(part).FromString(part.SerializeToString()) for part in kept]
-        graph.ClearField(field)
-        getattr(graph, field).extend(kept)
-    if any(n.domain == LINF.domain for n in live) and all(o.domain != LINF.domain for o in fused.opset_import):
+        if new is not None:
+            node.CopyFrom(new)
+    _keep(graph, live_nodes(graph, outputs))
+    producers, constants = _producers(graph), constants_of(fused, graph.node)
+    shapes = functools.cache(functools.partial(_shapes, model))
+    taken = _names(graph.node) | producers.keys() | {t.name for t in graph.initializer}
+    for node in graph.node:
+        found = _broadcast(producers, constants, shapes, node.output[0])
+        if found is not None:
+            (x, w), y = found, node.output[0]
+            weight = _fresh(f"{y}_weight", taken)
+            node.CopyFrom(helper.make_node("LinfDist", [x, weight], [y], y, domain=LINF.domain))
+            graph.initializer.append(numpy_helper.from_array(w, weight))
+            constants.known[weight] = w
+    _keep(graph, live_nodes(graph, outputs))
+    if any(n.domain == LINF.domain for n in graph.node) and all(o.domain != LINF.domain for o in fused.opset_import):
         fused.opset_import.append(helper.make_opsetid(LINF.domain, LINF.version))
-    return fused, known
+    return fused, constants

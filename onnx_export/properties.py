@@ -1,5 +1,7 @@
-"""What an ONNX file says of itself: its metadata, and a digest of the rest of it."""
+"""What an ONNX file says of itself: its metadata."""
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -8,15 +10,18 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-
 import linf_plugin
+from linf_plugin.models import Net
 
+from . import record
 from .certificate import PIXELS, RadiusConstants
+from .files import FORMAT
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
-EPSILON = "epsilon = "  # then ε: how the description of the output ``certified`` begins
-FROM_TRAINING = ("method", "dataset", "seed", "recipe")
+FROM_TRAINING = ("method", "dataset", "train_data_sha256", "test_data_sha256", "seed", "recipe")
+FROM_RUN = "run_"  # how keys begin under which stands what the training run reported
+TOLD = ("versions", *FROM_TRAINING, "checkpoint_sha256", "checkpoint")
+MEASURED = ("test_images", "clean_accuracy", "certified_accuracy", "certified_accuracy_by")
 
 
 @dataclass(frozen=True)
@@ -39,39 +44,10 @@ def accuracy_properties(accuracy: Accuracy) -> dict[str, str]:
     return {key: str(value) for key, value in props.items()}
 
 
-def props_of(model: onnx.ModelProto) -> dict[str, str]:
-    """The metadata of a model."""
-    return {p.key: p.value for p in model.metadata_props}
-
-
 def file_sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def content_sha256(model: onnx.ModelProto) -> str:
-    """A SHA-256 of everything in a model but its metadata: wherever its weights are stored, they are loaded."""
-    total = hashlib.sha256()
-
-    def feed(kind: str, content: bytes) -> None:
-        total.update(f"{kind} {len(content)}:".encode())
-        total.update(content)
-
-    graph = model.graph
-    for kind, parts in (
-        ("opset", model.opset_import), ("function", model.functions), ("node", graph.node), ("input", graph.input),
-        ("output", graph.output), ("value", graph.value_info),
-    ):
-        for part in parts:
-            feed(kind, part.SerializeToString(deterministic=True))
-    for tensor in graph.initializer:
-        feed("weight", f"{tensor.name} {tensor.data_type} {list(tensor.dims)}".encode())
-        if tensor.HasField("raw_data"):
-            feed("raw", tensor.raw_data)
-        else:
-            feed("typed", tensor.SerializeToString(deterministic=True))
-    return total.hexdigest()
 
 
 def at_epsilon(accuracies: dict[str, float], epsilon: float) -> float | None:
@@ -83,43 +59,60 @@ def _from_run(metadata: dict) -> dict:
     """What the run that trained the net reported of it: each of its certificates at its ε."""
     results, found = metadata.get("results") or {}, {}
     if "clean" in results:
-        found["run_clean_accuracy"] = results["clean"]
+        found[FROM_RUN + "clean_accuracy"] = results["clean"]
     if "epsilon" in metadata:
         for method, accuracies in results.get("certified", {}).items():
             accuracy = at_epsilon(accuracies, metadata["epsilon"])
             if accuracy is not None:
-                found[f"run_certified_accuracy_{method}"] = accuracy
+                found[f"{FROM_RUN}certified_accuracy_{method}"] = accuracy
     return found
 
 
-def properties(
-    model: onnx.ModelProto, metadata: dict, *, flavour: str = "function", pixels: str = "float",
-    constants: RadiusConstants | None = None, interval: bool = False, epsilon: float | None = None,
-    checkpoint: str | os.PathLike | None = None, folder: Path = Path(),
-) -> dict[str, str]:
-    """The metadata of a file in ``folder``; what is not known is left out.
-
-    Accuracies that begin with ``run_`` are what the training run reported of the net, by certificates of its own.
-    """
-    versions = {"linf_plugin": linf_plugin.__version__}
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the packages that write a file, as they are installed."""
+    found = {"linf_plugin": linf_plugin.__version__}
     for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    props = {"norm": "linf", "flavour": flavour, "versions": json.dumps(versions)}
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def claimed(
+    net: Net | None, *, flavour: str, pixels: str, constants: RadiusConstants | None, interval: bool,
+    epsilon: float | None,
+) -> dict[str, str]:
+    """The metadata that a certificate rests on: ``verify`` computes them anew.  net: None where it is not recorded."""
+    props = {"file_format": FORMAT, "norm": "linf", "flavour": flavour}
+    if net is not None:
+        props["net"] = record.written(net)
     if constants is not None:
         props |= {
             "certificate": "lipschitz, interval" if interval else "lipschitz",
             "lipschitz": constants.lipschitz, "rounding_slack": constants.slack, "radius_unit": PIXELS[pixels][0],
         }
-    props |= {key: metadata[key] for key in FROM_TRAINING if key in metadata}
     if epsilon is not None:
-        props["epsilon"] = epsilon
+        props["epsilon"] = float(epsilon)
+    return {key: str(value) for key, value in props.items()}
+
+
+def told(
+    metadata: dict, checkpoint: str | os.PathLike | None = None, folder: Path = Path(),
+) -> dict[str, str]:
+    """The metadata of a file in ``folder`` that no certificate rests on; what is not known is left out.
+
+    Accuracies that begin with ``run_`` are what the training run reported of the net, by certificates of its own.
+    """
+    props = {"versions": json.dumps(versions())}
+    props |= {key: metadata[key] for key in FROM_TRAINING if key in metadata}
     props |= _from_run(metadata)
     if checkpoint is not None:
         props["checkpoint_sha256"] = file_sha256(checkpoint)
         relative = os.path.relpath(os.path.realpath(checkpoint), os.path.realpath(folder))
         props["checkpoint"] = Path(relative).as_posix()
-    props["content_sha256"] = content_sha256(model)
     return {key: str(value) for key, value in props.items()}
+
+
+def is_told(key: str) -> bool:
+    """Whether it is one of the keys of ``told``."""
+    return key in TOLD or key.startswith(FROM_RUN)

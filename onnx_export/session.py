@@ -12,9 +12,13 @@ import onnx
 import onnxruntime
 import torch
 from google.protobuf.message import DecodeError
+from onnx import ModelProto
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from .arithmetic import check_arithmetic
+from .files import broken_seal, claims, parse, props_of
 from .functions import for_device
+from .load import load
 from .native import register
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -75,11 +79,34 @@ def _note(reason: str) -> None:
     )
 
 
-def _on_cuda(path: Path, options: onnxruntime.SessionOptions) -> bytes:
-    """The model with bodies for a GPU; weights beside the file are read from there."""
-    model = onnx.load(path, load_external_data=False)
+def _beside(path: Path, options: onnxruntime.SessionOptions) -> None:
+    """Has weights beside a model that is given as bytes read from there."""
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent.resolve()))
+
+
+def _on_cuda(path: Path, options: onnxruntime.SessionOptions, sealed: ModelProto | None = None) -> bytes:
+    """The model with bodies for a GPU; ``sealed``: what ``_sealed`` read of the file."""
+    _beside(path, options)
+    model = onnx.load(path, load_external_data=False) if sealed is None else sealed
     return for_device(model, "cuda").SerializeToString()
+
+
+def _sealed(path: Path) -> ModelProto | None:
+    """A file that claims a certificate, without the weights beside it; None for one that claims none.
+
+    Raises:
+        ValueError: it claims one and is not as it was written, the weights beside it included.
+    """
+    try:
+        stored = parse(path)
+    except ValueError:
+        return None  # onnxruntime says what it is
+    if not claims([o.name for o in stored.graph.output], props_of(stored)):
+        return None
+    wrong = broken_seal(load(path))
+    if wrong is not None:
+        raise ValueError(f"{path}: {wrong}")
+    return stored
 
 
 def session(
@@ -90,6 +117,9 @@ def session(
     On a CPU distances are computed by this package's kernels, if they were built and onnxruntime takes them; else,
     with a warning, and on a GPU, by the bodies in the file: in small blocks on a CPU, in large ones on a GPU.
 
+    A file that claims a certificate, by its metadata or its outputs, must be as it was written, the weights beside it
+    included: its digest is checked.  ``verify`` recomputes what it claims.
+
     Args:
         path: the file.
         device: "auto" takes the GPU where there is one; "cpu"; "cuda".
@@ -98,8 +128,10 @@ def session(
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: device is unknown, threads is not positive, or onnxruntime cannot load the file.
+        ValueError: device is unknown, threads is not positive, onnxruntime cannot load the file, or it claims a
+            certificate and was changed since it was written.
         DeviceError: device is "cuda" and onnxruntime cannot use a GPU here.
+        RuntimeError: the file has certificates and onnxruntime would compute it with less than float32 here.
     """
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
@@ -118,18 +150,26 @@ def session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
-    on_cuda = available and device != "cpu"
+    on_cuda, sealed = available and device != "cpu", _sealed(path)
     try:
         if on_cuda:
-            result = onnxruntime.InferenceSession(_on_cuda(path, options), options, providers=[CUDA, CPU])
+            model = _on_cuda(path, options, sealed)
+            result = onnxruntime.InferenceSession(model, options, providers=[CUDA, CPU])
         else:
             if native and (reason := register(options)) is not None:
                 _note(reason)
-            result = onnxruntime.InferenceSession(os.fspath(path), options, providers=[CPU])
+            model = os.fspath(path)
+            if sealed is not None:  # what was checked, and not what may lie there now
+                _beside(path, options)
+                model = sealed.SerializeToString()
+            result = onnxruntime.InferenceSession(model, options, providers=[CPU])
     except LOAD_ERRORS as error:
         raise ValueError(f"onnxruntime cannot load {path}: {error}") from error
+    if sealed is None and claims([o.name for o in result.get_outputs()], result.get_modelmeta().custom_metadata_map):
+        raise ValueError(f"{path} claims a certificate and is no ONNX file that could be checked")
     if device == "cuda" and result.get_providers()[0] != CUDA[0]:
         raise DeviceError(f"device is cuda, but onnxruntime only took {', '.join(result.get_providers())}")
+    check_arithmetic(path, options, [CUDA, CPU] if on_cuda else [CPU])
     return result
 
 

@@ -1,13 +1,14 @@
 """An ONNX file in some lines to read: what goes in and comes out, the layers between, what it says of itself."""
 
-import json
 from collections import Counter
 from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
+from linf_plugin import plain
+
+from .files import DIGEST, FORMAT, broken_seal, props_of
 from .functions import LINF
-from .properties import content_sha256
 
 # What an output of a certified model means.
 OUTPUTS = {
@@ -59,17 +60,33 @@ def _nodes(graph: GraphProto) -> list[str]:
     return [line + (f"  ({times} times)" if times > 1 else "") for line, times in counted]
 
 
+def _layers(text: str) -> str:
+    """The names of the layers in the description of a net."""
+    try:
+        return ", ".join(name for name, _ in plain.loads(text)["layers"])
+    except (KeyError, TypeError, ValueError):
+        return "(not readable)"
+
+
 def _metadata(model: ModelProto) -> list[str]:
-    props = {p.key: p.value for p in model.metadata_props}
-    lines = []
+    props = props_of(model)
+    ours, lines = props.get("file_format") == FORMAT, []
     for key, value in props.items():
-        if key == "versions" and value.startswith("{"):
-            value = ", ".join(f"{name} {v}" for name, v in json.loads(value).items())
-        if key == "content_sha256":
-            same = content_sha256(model) == value
-            value += " (as written)" if same else " (CHANGED since it was written)"
+        if key == "versions":
+            value = _versions(value)
+        elif key == "net" and ours:
+            value = _layers(value)
+        elif key == DIGEST:
+            value += " (as written)" if broken_seal(model) is None else " (CHANGED since it was written)"
         lines.append(f"{key:<28} {value}")
     return lines
+
+
+def _versions(value: str) -> str:
+    try:
+        return ", ".join(f"{name} {v}" for name, v in plain.loads(value).items())
+    except (AttributeError, ValueError):
+        return value
 
 
 def _section(title: str, lines: list[str]) -> list[str]:

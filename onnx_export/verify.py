@@ -5,18 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 from tqdm import tqdm
 
-from linf_plugin import rounding
-
-from .certificate import PIXELS, RadiusConstants, radius_constants
-from .properties import EPSILON, Accuracy, content_sha256, props_of
-from .read import to_net
+from .certificate import PIXELS
+from .compose import VERIFIER_FLAVOURS
+from .files import props_of, stored_otherwise
+from .load import load as load_model
+from .properties import MEASURED, Accuracy, accuracy_properties
+from .recompute import contradictions, settings_of
 from .session import run, session
 
 BATCH = 128
@@ -24,28 +23,13 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Verification:
-    """``accuracy`` is recomputed; ``checks`` says what was compared and agrees, ``failures`` what does not."""
+    """``accuracy`` is recomputed, where the file is as it is written, else None; ``checks`` says what was compared and
+    agrees, ``failures`` what does not or could not be compared."""
 
-    accuracy: Accuracy
+    accuracy: Accuracy | None
     epsilon: float | None
     checks: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-
-def load_model(path: str | os.PathLike) -> ModelProto:
-    """An ONNX file with its weights.
-
-    Raises:
-        FileNotFoundError: there is no such file, or that of its weights is missing.
-        ValueError: it is not an ONNX file.
-    """
-    try:
-        model = onnx.load(path)
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise ValueError(f"{path} is not a complete ONNX file: {error}") from error
-    if not model.graph.output:
-        raise ValueError(f"{path} is not a complete ONNX file: it has no outputs")
-    return model
 
 
 def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:
@@ -100,45 +84,19 @@ def constants_of(model: ModelProto) -> dict[str, float]:
     return {t.name: float(numpy_helper.to_array(t)) for t in model.graph.initializer if t.name in wanted}
 
 
-def _check_constants(model: ModelProto, props: dict[str, str], found: Verification) -> None:
-    """The graph's constants against the metadata, and against what its weights say."""
-    graph = constants_of(model)
-    for name, key in (("lipschitz", "lipschitz"), ("slack", "rounding_slack")):
-        if key in props and float(props[key]) != graph.get(name):
-            found.failures.append(f"{key} is {props[key]} in the metadata and {graph.get(name)} in the graph")
-    pixels = next((k for k, (_, levels) in PIXELS.items() if levels == graph.get("most")), None)
-    if pixels is None:
-        found.failures.append(f"the graph caps radii at {graph.get('most')}, which is the range of no kind of pixels")
+def _say(model: ModelProto, found: Verification) -> None:
+    """What ``contradictions`` has compared, in words."""
+    settings, constants = settings_of(model), constants_of(model)
+    found.checks.append("content as it was written")
+    if settings.flavour in VERIFIER_FLAVOURS or not settings.certified:
+        found.checks.append("no certificate, and none is claimed")
         return
-    try:
-        net = to_net(without_bytes(model) if pixels == "byte" else model)
-    except ValueError as error:
-        found.checks.append(f"Lipschitz bound and rounding slack of the weights: not recomputed ({error})")
-        return
-    least: RadiusConstants = radius_constants(net, pixels)
-    for name in ("lipschitz", "slack"):
-        # Folding a mean into a bias, and back, moves either by a rounding of float64.
-        if not graph.get(name, 0.0) * rounding.OUTWARD >= getattr(least, name):
-            found.failures.append(
-                f"the {name} in the graph is {graph.get(name)}, its weights need {getattr(least, name)}"
-            )
-            return
+    found.checks.append("graph, bodies and metadata are what this net is written as")
     found.checks.append(
-        f"Lipschitz bound {graph['lipschitz']:.6g} and rounding slack {graph['slack']:.3g} are the weights'"
+        f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are the weights'"
     )
-
-
-def without_bytes(model: ModelProto) -> ModelProto:
-    """The model as of float32 pixels in [0, 1]: without the first Cast and Div."""
-    result = ModelProto()
-    result.CopyFrom(model)
-    graph = result.graph
-    kept = [node for node in graph.node if node.output[0] not in ("x_float", "pixels")]
-    graph.ClearField("node")
-    graph.node.extend(kept)
-    graph.input[0].name = "pixels"
-    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
-    return result
+    if settings.interval:
+        found.checks.append(f"the interval bound is the weights', for ε = {settings.epsilon:g}")
 
 
 def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Verification) -> None:
@@ -148,9 +106,9 @@ def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Ver
         found.failures.append("logits are not finite")
     if "prediction" in outputs and not np.array_equal(outputs["prediction"], logits.argmax(1)):
         found.failures.append("predictions are not the largest logits")
-    if "certified_radius" in outputs and "lipschitz" in graph:
+    if "certified_radius" in outputs:
         top = np.sort(logits, axis=1)
-        bound = (top[:, -1] - top[:, -2] - graph.get("slack", 0.0)) / (2 * graph["lipschitz"])
+        bound = (top[:, -1] - top[:, -2] - graph["slack"]) / (2 * graph["lipschitz"])
         above = int((outputs["certified_radius"] > np.maximum(bound, 0)).sum())
         if above:
             found.failures.append(f"{above} radii are above what the logits certify")
@@ -158,31 +116,36 @@ def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Ver
             found.checks.append("no radius is above what its logits certify")
 
 
-def _check_accuracies(props: dict[str, str], found: Verification) -> None:
-    accuracy = found.accuracy
-    if "test_images" not in props:
+def check_accuracies(props: dict[str, str], found: Verification) -> None:
+    """All that a file says of its accuracies, or nothing at all, must be what was found."""
+    recorded = {key: props[key] for key in MEASURED if key in props}
+    if not recorded:
         return
-    if int(props["test_images"]) != accuracy.images:
-        found.checks.append(f"accuracies recorded in the file: of {props['test_images']} images, so not compared")
+    images, expected = str(found.accuracy.images), accuracy_properties(found.accuracy)
+    if recorded.get("test_images") != images:
+        found.failures.append(
+            f"accuracies recorded in the file are of {recorded.get('test_images', 'an unknown number of')} images, and "
+            f"these are {images}: they are not recomputed"
+        )
         return
-    for key, count in (("clean_accuracy", accuracy.correct), ("certified_accuracy", accuracy.certified)):
-        if key not in props:
-            continue
-        recorded = round(float(props[key]) * accuracy.images)
-        if count is None or recorded != count:
-            found.failures.append(f"{key}: recorded are {recorded} of {accuracy.images} images, recomputed {count}")
-        else:
+    for key in MEASURED:
+        if recorded.get(key) != expected.get(key):
+            found.failures.append(
+                f"{key}: recorded is {recorded.get(key, 'nothing')}, recomputed {expected.get(key, 'nothing')}"
+            )
+        elif key in ("clean_accuracy", "certified_accuracy") and key in recorded:
             found.checks.append(f"{key.replace('_', ' ')} recorded in the file: the same")
 
 
 def verify(
     path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto", progress: bool = True
 ) -> Verification:
-    """Recomputes an ONNX file's accuracies on test images and compares it with its metadata.
+    """Recomputes what an ONNX file certifies, from the file and the images alone, and compares it with what it says.
 
-    Compared are: the digest of its content; the Lipschitz bound and the rounding slack in its graph with those that
-    its weights, read back as layers, need; its radii with those that its logits allow; its recorded accuracies with
-    those recomputed, if they are of as many images.  Nothing but the file and the images is used.
+    The net is read back and the file written anew from it: all of it must be the same, but for what no certificate
+    rests on (``recompute.contradictions``).  Then the file is run: no radius may be above what its logits allow, and
+    its recorded accuracies must be those that are found.  What cannot be recomputed is a failure; a file that fails
+    before it is run is not run.
 
     Args:
         images: (N ≥ 1, C, H, W) float32 in [0, 1].
@@ -190,36 +153,19 @@ def verify(
         device: as ``session`` takes it.
 
     Raises:
-        FileNotFoundError, ValueError, DeviceError: as ``session`` and ``run``; the file has no output ``logits``.
+        FileNotFoundError, ValueError, DeviceError: as ``load.load``, ``session`` and ``run``.
     """
-    s = session(path, device)
-    if "logits" not in [output.name for output in s.get_outputs()]:
-        names = ", ".join(output.name for output in s.get_outputs())
-        raise ValueError(f"{path} must have an output logits; it has {names}")
     model = load_model(path)
-    props = props_of(model)
-    try:
-        epsilon = float(props["epsilon"]) if "epsilon" in props else None
-    except ValueError:
-        raise ValueError(f"the metadata of {path} give no number as epsilon, but {props['epsilon']!r}") from None
+    wrong = contradictions(model)
+    if not wrong and stored_otherwise(path):
+        wrong = ["it is not stored in the way in which this program stores files"]
+    if wrong:
+        return Verification(None, None, failures=[f"{os.fspath(path)}: {a}" for a in wrong])
+    props, settings = props_of(model), settings_of(model)
+    s = session(path, device)
     outputs = run_all(s, images, progress)
-    found = Verification(accuracy_of(outputs, labels, epsilon, levels_of(s)), epsilon)
-    of_interval = [o.doc_string for o in model.graph.output if o.name == "certified"]
-    if of_interval and of_interval != [f"{EPSILON}{epsilon!r}"]:
-        found.failures.append(
-            f"epsilon is {epsilon} in the metadata, and the output certified is of {of_interval[0]!r}"
-        )
-    if props.get("norm", "linf") != "linf":
-        found.failures.append(f"norm is {props['norm']} in the metadata, and the radii are of linf")
-    if "content_sha256" in props:
-        if props["content_sha256"] == content_sha256(model):
-            found.checks.append("content as it was written")
-        else:
-            found.failures.append("the file was changed since it was written: the digest of its content is another")
-    if "certified_radius" in outputs:
-        _check_constants(model, props, found)
-    elif "certified_accuracy" in props or "certificate" in props:
-        found.failures.append("the metadata tell of a certificate, and there is no output certified_radius")
+    found = Verification(accuracy_of(outputs, labels, settings.epsilon, levels_of(s)), settings.epsilon)
+    _say(model, found)
     _check_outputs(outputs, model, found)
-    _check_accuracies(props, found)
+    check_accuracies(props, found)
     return found

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from linf_plugin.datasets import Dataset
+from linf_plugin.files import WouldReplace
 from linf_plugin.models import Net
 
 from . import generate_properties as script
@@ -146,7 +147,7 @@ def write_benchmark(
         The path of the folder.
 
     Raises:
-        FileExistsError: the folder exists, without ``force``; or with it, but holds no benchmark.
+        WouldReplace: the folder exists, without ``force``; FileExistsError: with it, but it holds no benchmark.
         ValueError: an argument is out of range or has duplicates, images or labels do not fit the net, or fewer than
             ``count`` images are classified correctly; or what ``verifier_model`` raises.
     """
@@ -168,7 +169,7 @@ def write_benchmark(
         raise ValueError(f"the net takes images of shape {net.input_shape}, those of data have {data.shape}")
     if folder.exists() or folder.is_symlink():
         if not force:
-            raise FileExistsError(f"{folder} exists and would be replaced")
+            raise WouldReplace(f"{folder} exists")
         if not (folder / script.SETTINGS).is_file():
             raise FileExistsError(f"{folder} exists and is no benchmark: it has no {script.SETTINGS}")
     x, y, places = _pool(net, data, pool)

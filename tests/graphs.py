@@ -14,6 +14,7 @@ NETS = {
     "head": ("linf-mlp-head", {"width": 6, "depth": 2, "hidden": 4}),
     "convolution": ("linf-conv", {"shape": (2, 8, 8), "channels": (2, 3), "strides": (1, 2), "width": 5}),
     "two-means": ("linf-conv", {"shape": (2, 8, 8), "mean": (0.3, 0.4), "std": 1.0, "channels": (4,), "strides": (2,)}),
+    "crop": ("linf-mlp", {"shape": (3, 6, 7), "mean": (0.1, 0.2, 0.3), "width": 6, "depth": 2, "crop": 3}),
     "relu": ("relu-mlp", {"width": 6, "depth": 2}),
     "relu-convolution": ("relu-conv", {"channels": (2, 3), "strides": (1, 2), "width": 6}),
 }

@@ -139,7 +139,7 @@ def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
     assert out.with_suffix(".md").read_text() == report.table(results)
     assert "No margin is below" in capsys.readouterr().out
     monkeypatch.setattr(rounding, "UNIT", 0.0)
-    assert command.main([*small, "--first", "34"]) == 1
+    assert command.main([*small, "--first", "34", "--force"]) == 1
     assert json.loads(out.read_text())["violations"] and "below a claim" in capsys.readouterr().out
     assert command.main(["--nets", "0"]) == 2
 

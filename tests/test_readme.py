@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from comparisons import ablation, bench_report, cost_report, steps, tightness, widths
+from comparisons.existing import identity_of
 from comparisons.recipe import load_recipe
 from comparisons.report import over_seeds, table
-from comparisons.runner import identity_of
 
 cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("cross_check", "bench"))
 

@@ -3,7 +3,6 @@
 import copy
 import functools
 import math
-import numbers
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .. import compat, rounding
+from ..arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_model,
+    check_not_negative,
+    check_pixels,
+    check_range,
+    check_samples,
+    check_weights,
+    kind,
+)
 from ..certificates import margin
 from ..layers import lipschitz_bound
 from . import noisy
@@ -30,11 +41,48 @@ LINEAR_BATCH_SIZE = 32  # of all others: for each sample they keep coefficients 
 
 
 def specification(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """auto_LiRPA's C for margins: rows e_y − e_j for every j ≠ y, (N,) → (N, classes − 1, classes)."""
+    """auto_LiRPA's C for margins: rows e_y − e_j for every j ≠ y, (N,) → (N, classes − 1, classes).
+
+    Raises:
+        TypeError, ValueError: labels are not integers in [0, classes), or there are fewer than two classes.
+    """
+    check_count("classes", classes, 2)
+    labels = check_labels(labels, labels, classes).reshape(-1)
     eye = torch.eye(classes, dtype=dtype, device=labels.device)
     rows = eye[labels].unsqueeze(1) - eye.unsqueeze(0)
     others = torch.arange(classes, device=labels.device) != labels.unsqueeze(1)
     return rows[others].view(len(labels), classes - 1, classes)
+
+
+def readable(model: nn.Module) -> nn.Module:
+    """A copy that computes the same, in which every ``nn.Conv2d`` has one group and dilation 1, with zeros between.
+
+    auto_LiRPA has wrong CROWN bounds of grouped convolutions behind each other, in both versions, and 0.3 fails on
+    unequal dilations.
+    """
+    model = copy.deepcopy(model)
+    for parent in list(model.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is nn.Conv2d and (layer.groups > 1 or layer.dilation != (1, 1)):
+                setattr(parent, name, _plain_convolution(layer))
+    return model
+
+
+@torch.no_grad()
+def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+    (height, width), (down, right) = layer.kernel_size, layer.dilation
+    kernel = ((height - 1) * down + 1, (width - 1) * right + 1)
+    plain = nn.Conv2d(
+        layer.in_channels, layer.out_channels, kernel, layer.stride, layer.padding, bias=layer.bias is not None,
+        device=layer.weight.device, dtype=layer.weight.dtype,
+    ).train(layer.training).requires_grad_(False)
+    plain.weight.zero_()
+    of_group, groups = layer.in_channels // layer.groups, layer.weight.chunk(layer.groups)
+    for i, (to, weight) in enumerate(zip(plain.weight.chunk(layer.groups), groups)):
+        to[:, i * of_group : (i + 1) * of_group, ::down, ::right] = weight
+    if layer.bias is not None:
+        plain.bias.copy_(layer.bias)
+    return plain
 
 
 class _Problem:
@@ -47,11 +95,12 @@ class _Problem:
         _check_arguments(model, x, eps, low, high, batch_size)
         if sound:
             rounding.check_program(model, x)
+        check_weights(model)
         self.model, self.x, self.eps, self.low, self.high = model, x, float(eps), low, high
-        self.batch_size, self.sound = batch_size, sound
+        self.batch_size, self.sound = batch_size and int(batch_size), sound
         self.exact = copy.deepcopy(model).double().requires_grad_(False)
         self.classes = _classes(self.exact, x)
-        self.labels = _check_labels(labels, x, self.classes)
+        self.labels = check_labels(labels, x, self.classes)
         self.bounded = None
 
     @functools.cached_property
@@ -90,7 +139,7 @@ class _Problem:
     @functools.cached_property
     def _noisy(self) -> noisy.Noisy:
         noisy.register()
-        return noisy.Noisy(self.exact).eval()
+        return noisy.Noisy(readable(self.exact)).eval()
 
     def _lirpa(self, lirpa_method: str, x: Tensor, labels: Tensor) -> Tensor:
         from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
@@ -103,8 +152,8 @@ class _Problem:
             if self.bounded is None:
                 check_version(self.sound)
                 check_padding(self.exact)
+                net = self._noisy if self.sound else readable(self.exact)
                 first = (x[:1].double(), *(a[:1] for a in amounts))
-                net = self._noisy if self.sound else self.exact
                 self.bounded = BoundedModule(
                     net, first, bound_opts=default_options(self.exact), device=x.device, verbose=False
                 )
@@ -310,58 +359,26 @@ def _has_lipschitz_bound(model: nn.Module) -> bool:
 
 # What is checked of arguments; every message names the argument.
 
-INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def _kind(value) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-
 
 def _check_arguments(model: nn.Module, x: Tensor, eps: float, low: float, high: float, batch_size: int | None) -> None:
-    if model.training:
-        raise ValueError("model is in training mode: call model.eval() before certifying it")
-    for name, value in (("eps", eps), ("low", low), ("high", high)):
-        if isinstance(value, bool) or not isinstance(value, numbers.Real):
-            raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0 <= eps < math.inf:
-        raise ValueError(f"eps must be finite and at least 0, got {eps}")
-    if not low < high:
-        raise ValueError(f"low must be less than high, got low={low}, high={high}")
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        raise TypeError(f"x must be a floating-point tensor, got {_kind(x)}")
-    if x.dim() < 2:
-        raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
-    if not ((low <= x) & (x <= high)).all():
-        raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
-    if batch_size is not None and (isinstance(batch_size, bool) or not isinstance(batch_size, int)):
-        raise TypeError(f"batch_size must be an integer, got {batch_size!r}")
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_model(model)
+    check_not_negative("eps", eps)
+    check_range(low, high)
+    check_samples(x, model)
+    check_pixels(x, low, high)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
 
 
 def _classes(exact: nn.Module, x: Tensor) -> int:
     """How many logits there are; 2 where no sample says."""
-    if len(x) == 0:
-        return 2
-    shape = tuple(exact(x[:1].double()).shape)
-    if len(shape) != 2 or shape[1] < 2:
-        raise ValueError(f"model must map x to (N, classes ≥ 2), got {shape} for one sample")
-    return shape[1]
-
-
-def _check_labels(labels: Tensor, x: Tensor, classes: int) -> Tensor:
-    """As int64."""
-    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
-        raise TypeError(f"labels must be a tensor of integers, got {_kind(labels)}")
-    if labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
-    if labels.numel() and not (0 <= labels.min() and labels.max() < classes):
-        raise ValueError(f"labels must lie in [0, {classes - 1}], got {labels.min()} to {labels.max()}")
-    return labels.long()
+    return check_logits(exact(x[:1].double()), 1) if len(x) else 2
 
 
 def _check_methods(methods: Iterable[str]) -> tuple[str, ...]:
     """In order of cost, each once."""
+    if not isinstance(methods, Iterable):
+        raise TypeError(f"methods must be names among {', '.join(CERTIFICATES)}, got {methods!r}")
     methods = [methods] if isinstance(methods, str) else list(methods)
     for name in methods:
         if name not in CERTIFICATES:
@@ -373,7 +390,9 @@ def _check_skip(skip: Tensor | None, x: Tensor) -> Tensor:
     if skip is None:
         return torch.zeros(len(x), dtype=torch.bool, device=x.device)
     if not isinstance(skip, Tensor) or skip.dtype != torch.bool:
-        raise TypeError(f"skip must be a tensor of bools, got {_kind(skip)}")
+        raise TypeError(f"skip must be a tensor of bools, got {kind(skip)}")
     if skip.shape != x.shape[:1]:
         raise ValueError(f"skip must have shape ({len(x)},), got {tuple(skip.shape)}")
+    if skip.device != x.device:
+        raise ValueError(f"skip is on {skip.device} but x is on {x.device}")
     return skip

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from .. import compat
+from ..arguments import kind
+from . import fresh
 from .reading import check_reading
 from .refused import check_operators
 
@@ -137,9 +139,15 @@ def compute_bounds(
     infinite terms out.  A linear bound that is NaN says nothing, and the interval bound is returned.
 
     Raises:
-        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers, for every net.
+        TypeError: bounded is no BoundedModule, method no string, or C no floating-point tensor.
+        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers, for every net; C has
+            another number of dimensions.
         CrossedBounds: bounds of a node, or of the output, cross its interval bounds, by more than rounding.
+        RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
+            training, which change in place the parameters that both share.
     """
+    _check(bounded, C, method)
+    fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     check_reading(bounded)
     check_operators(bounded, x, method)
@@ -153,8 +161,11 @@ def compute_bounds(
         least, most = torch.where(unknown, -torch.inf, least), torch.where(unknown, torch.inf, most)
     if method.lower() == "ibp" or not finite:
         return least if bound_lower else None, most if bound_upper else None
+    optimised = method.lower() in OPTIMISED
+    if optimised and not any(node.perturbed and compat.optimises(node) for node in bounded._modules.values()):
+        method, optimised = "CROWN", False  # there is nothing to optimise, on which 0.3 fails
     with contextlib.ExitStack() as during:
-        if method.lower() in OPTIMISED:
+        if optimised:
             if output_only:
                 options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
                 settings = bounded.bound_opts["optimize_bound_args"]
@@ -168,6 +179,21 @@ def compute_bounds(
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
     lower, upper = better(final, method, (lower, upper), (least, most), scales.of_output)
     return lower if bound_lower else None, upper if bound_upper else None
+
+
+def _check(bounded, C: Tensor | None, method: str) -> None:
+    from auto_LiRPA import BoundedModule
+
+    if not isinstance(bounded, BoundedModule):
+        raise TypeError(f"bounded must be a BoundedModule, got {type(bounded).__name__}")
+    if not isinstance(method, str):
+        raise TypeError(f"method must be a string, got {method!r}")
+    if C is None:
+        return
+    if not isinstance(C, Tensor) or not C.is_floating_point():
+        raise TypeError(f"C must be a floating-point tensor, got {kind(C)}")
+    if C.dim() != 3:
+        raise ValueError(f"C must have shape (B, S, outputs), got {tuple(C.shape)}")
 
 
 @torch.no_grad()

@@ -9,17 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
+from . import fresh
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
+from .walk import depends_on_mode
 
-# What tracing turns into constants.  The p of a sorted layer is that of training only.
-BAKED = {
-    LinfDistLinear: ("p",),
-    LinfDistConv2d: ("p", "stride", "padding", "dilation", "groups"),
-    SortDistLinear: ("rho", "k"),
-    MeanShift: ("running_mean",),
-}
-DEPENDS_ON_MODE = (SortDistLinear, MeanShift)  # another function in training mode
+GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
 
 # auto_LiRPA's names of methods, in lower case as it compares them; both versions, but for dynamic-forward.
 METHODS = (
@@ -39,16 +34,6 @@ WITHOUT_SHORTCUTS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": F
 GIVEN_BOUNDS = ("intermediate_layer_bounds", "interm_bounds", "reference_bounds", "aux_reference_bounds")
 
 
-def _baked(model: nn.Module) -> list[tuple[str, nn.Module, str, object]]:
-    """(name, layer, attribute, value) of what tracing turns into constants."""
-    return [
-        (name, m, attribute, value.clone() if isinstance(value, Tensor) else value)
-        for name, m in model.named_modules()
-        for kind, attributes in BAKED.items() if isinstance(m, kind)
-        for attribute, value in ((a, getattr(m, a)) for a in attributes)
-    ]
-
-
 def check_padding(model: nn.Module) -> None:
     """Raises ValueError for a convolution that auto_LiRPA does not read: padded by name, or with other than zeros,
     which it would take for zeros."""
@@ -66,20 +51,13 @@ def check_padding(model: nn.Module) -> None:
             )
 
 
-def _check_fresh(baked: list[tuple[str, nn.Module, str, object]]) -> None:
-    for name, layer, attribute, value in baked:
-        if layer.training and isinstance(layer, DEPENDS_ON_MODE):
-            raise RuntimeError(f"layer {name!r} is in training mode: call eval() on the model before bounding it")
-        now = getattr(layer, attribute)
-        if isinstance(value, Tensor):
-            if not torch.equal(now.to(value), value):
-                raise RuntimeError(
-                    f"the {attribute} of layer {name!r} has changed since this BoundedModule was made: make it again"
-                )
-        elif now != value:
-            raise RuntimeError(
-                f"layer {name!r} now has {attribute}={now}, but this BoundedModule was made with "
-                f"{attribute}={value}: make it again"
+def _check_modes(model: nn.Module) -> None:
+    """Raises ValueError where the trace would be of training mode: auto_LiRPA gives all layers that of the model."""
+    for name, layer in model.named_modules():
+        if layer.training and isinstance(layer, GUARDED) or model.training and depends_on_mode(layer):
+            raise ValueError(
+                f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
+                "bounding it"
             )
 
 
@@ -256,7 +234,7 @@ def guard_bounded_module(bounded_module: type) -> None:
     ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, with a convolution that
     ``check_padding`` refuses, or where ``check_reading`` finds that the traced graph computes another function; and
     takes ``default_options`` where its ``bound_opts`` do not say otherwise.  ``forward`` and ``compute_bounds``
-    raise RuntimeError after a change of what tracing made a constant (``BAKED``), or of the mode where it matters.
+    raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
     ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
@@ -266,60 +244,76 @@ def guard_bounded_module(bounded_module: type) -> None:
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
     * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
 
-    Models without these layers and without their operators notice nothing.
+    The same holds for models that call operators of ours without our layers.  Of models with other layers of ours only a
+    change is noticed, of models without any nothing.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
+    check_incompatible_nodes = bounded_module.check_incompatible_nodes
     init_signature, signature = inspect.signature(init), inspect.signature(compute_bounds)
 
     @functools.wraps(init)
     def guarded_init(self, model, *args, **kwargs):
-        baked = [] if isinstance(model, bounded_module) else _baked(model)
-        if any(layer.training for _, layer, _, _ in baked):
-            raise ValueError("model is in training mode: call model.eval() before bounding it")
-        if baked:
+        if isinstance(model, bounded_module):
+            init(self, model, *args, **kwargs)  # which copies all attributes of the other
+            return
+        guarded = any(isinstance(layer, GUARDED) for layer in model.modules())
+        call = init_signature.bind(self, model, *args, **kwargs)
+        if guarded:
+            _check_modes(model)
             check_padding(model)
-            call = init_signature.bind(self, model, *args, **kwargs)
             call.arguments["bound_opts"] = {**default_options(model), **(call.arguments.get("bound_opts") or {})}
-            # Where there is dropout it would put the net into training mode.  In evaluation mode dropout is not traced.
-            object.__setattr__(self, "check_incompatible_nodes", lambda model: None)
-            init(*call.args, **call.kwargs)
-            del self.check_incompatible_nodes
-        else:
-            init(self, model, *args, **kwargs)
-        if not isinstance(model, bounded_module):  # it has copied all attributes of the other
-            self._linf_baked, self._linf_checked = baked, False
-            self._linf_unread = model,  # what check_reading compares the graph with, once
-            if has_our_operators(self):
-                check_reading(self)
+        record = fresh.Record.before(model, call.arguments["global_input"])
+        init(*call.args, **call.kwargs)
+        record.complete(self)
+        self._linf_baked, self._linf_checked = guarded or has_our_operators(self), False
+        self._linf_record, self._linf_watched = record, guarded or fresh.has_ours(model, *self._modules.values())
+        self._linf_unread = model,  # what check_reading compares the graph with, once
+        if has_our_operators(self):
+            check_reading(self)
 
     @functools.wraps(forward)
     def guarded_forward(self, *args, **kwargs):
-        _check_fresh(getattr(self, "_linf_baked", ()))
+        if not getattr(self, "_linf_watched", False) or self._linf_checked:
+            return forward(self, *args, **kwargs)
+        self._linf_record.check()
+        self._linf_record.note_inputs()
         return forward(self, *args, **kwargs)
 
     @functools.wraps(compute_bounds)
     def guarded_compute_bounds(self, *args, **kwargs):
         # Optimisation calls it again and again, with what has been checked and with bounds of its own.
-        if self._linf_checked or not (self._linf_baked or has_our_operators(self)):
+        if not getattr(self, "_linf_watched", False) or self._linf_checked:
             return compute_bounds(self, *args, **kwargs)
+        self._linf_record.check()
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
         asked = call.arguments
         if isinstance(asked["x"], Tensor):  # 0.3 would take it for a tuple of its rows, without their perturbation
             asked["x"] = (asked["x"],)
-        _check_fresh(self._linf_baked)
-        backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
-        with torch.no_grad():
-            _check_inputs(self, asked["x"], backward_after_forward)
-            for argument in GIVEN_BOUNDS:
-                _check_given(argument, asked.get(argument) or {})
-        check_operators(self, asked["x"], asked["method"])
+        if asked["x"] is None or asked.get("reuse_ibp"):
+            self._linf_record.check_inputs()
+        else:
+            self._linf_record.note_inputs()
+        if self._linf_baked:
+            backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
+            with torch.no_grad():
+                _check_inputs(self, asked["x"], backward_after_forward)
+                for argument in GIVEN_BOUNDS:
+                    _check_given(argument, asked.get(argument) or {})
+            check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
             return compute_bounds(*call.args, **call.kwargs)
         finally:
             self._linf_checked = False
 
+    @functools.wraps(check_incompatible_nodes)
+    def keep_mode(self, model):
+        # It would trace a net with dropout in training mode, mean shifts and all, and leave the net itself in it.
+        if model.training or not fresh.has_ours(model):
+            check_incompatible_nodes(self, model)
+
     bounded_module.__init__ = guarded_init
+    bounded_module.check_incompatible_nodes = keep_mode
     bounded_module.forward = guarded_forward
     bounded_module.compute_bounds = guarded_compute_bounds

@@ -7,27 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from .. import compat, rounding
+from ..arguments import check_operands, check_shape
+from ..ops.operator import define
 from . import linear
 from .register import relaxed_class
 
 
-@torch.library.custom_op("linf::within", mutates_args=())
-def within(x: Tensor, amount: Tensor) -> Tensor:
-    """Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both."""
+def _within(x: Tensor, amount: Tensor) -> Tensor:
     return x.clone()
 
 
-within.register_fake(lambda x, amount: x.new_empty(x.shape))
+def _check_within(x, amount):
+    check_operands(x=x, amount=amount)
+    check_shape("amount", amount, x.shape)
 
 
-@torch.library.custom_op("linf::tanh", mutates_args=())
-def tanh(x: Tensor) -> Tensor:
-    """tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
-    intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500)."""
+# Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both.
+within = define(
+    _within, tensors=2, check=_check_within, shapes=lambda x, amount: torch.empty_like(x),
+    composed=lambda x, amount: x.clone(), rows=2,
+)
+
+
+def _tanh(x: Tensor) -> Tensor:
     return x.tanh()
 
 
-tanh.register_fake(lambda x: x.new_empty(x.shape))
+# tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
+# intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500).
+tanh = define(
+    _tanh, tensors=1, check=lambda x: check_operands(x=x), shapes=torch.empty_like, composed=torch.tanh, rows=1
+)
 
 
 def _symbolic(g, x, amount):
@@ -110,6 +120,7 @@ class Noisy(nn.Module):
         self.layers = nn.ModuleList(rounding.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if type(layer) not in rounding.MOVES]
         self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
+        self.last = max(computing, default=None)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:
         """For float32 inputs between lower and upper (N, *); no bound where an activation may overflow."""
@@ -120,13 +131,18 @@ class Noisy(nn.Module):
         between = []
         for i, at in self.noisy.items():
             amount = torch.where(rounding.samples(finite, noise[i].amount), noise[i].amount, 0)
-            for move in self.layers[i + 1 : at + 1]:
-                amount = move(amount).abs()  # a change of sign is none here
-            between.append(amount)
+            between.append(self._moved(amount, i + 1, at + 1))
         zero = lower.new_zeros(len(lower), 1)
         computing = [a for a in noise if a is not None] or [rounding.Noise(zero, zero[:, 0] + torch.inf)]
-        last = torch.where(finite.unsqueeze(1), computing[-1].amount.flatten(1), torch.inf)
+        last = zero if self.last is None else self._moved(computing[-1].amount, self.last + 1, len(self.layers))
+        last = torch.where(finite.unsqueeze(1), last, torch.inf)
         return Noises(tuple(between), tuple(a.limit for a in computing), last)
+
+    def _moved(self, amount: Tensor, first: int, end: int) -> Tensor:
+        """The amount behind layers that only move values; a change of sign is none here."""
+        for move in self.layers[first:end]:
+            amount = move(amount).abs()
+        return amount
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
         rest, places = iter(amounts), set(self.noisy.values())

@@ -1,11 +1,9 @@
-"""A net of distance layers at p = ∞, linear layers and ReLU as steps, and the rows of a program that says the same.
+"""A net of distance layers at p = ∞, linear layers and ReLU as steps of two kinds: affine maps, and maxima.
 
-Such a net is piecewise linear: which coordinate and which sign attain each maximum, and which ReLU are on, are binary
-choices, and everything else is linear.
+Such a net is piecewise linear: once it is known which option attains each maximum, the rest is linear.
 """
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,135 +11,24 @@ from fractions import Fraction
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.optimize import Bounds, LinearConstraint, milp
 from torch import Tensor, nn
 
 from ..kernels import windows
 from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, flat_layers
 
-TOLERANCE = 1e-6  # HiGHS's mip_feasibility_tolerance and mip_abs_gap, in units of each variable's interval
-SMALL = 1e-9  # coefficients below it are 0 to HiGHS
-ROUNDING = 1e-12  # relative, of a sum of up to 4,000 products in float64
+TINY = 1e-300  # more than underflow takes from a sum
 
 Interval = tuple[np.ndarray, np.ndarray]
 
 
-def _outward(low: np.ndarray, high: np.ndarray, size: np.ndarray) -> Interval:
-    """An interval computed from numbers of that size, wide enough for its rounding errors."""
-    return low - ROUNDING * size, high + ROUNDING * size
+def outward(low: np.ndarray, high: np.ndarray, size: np.ndarray, terms: int = 1) -> Interval:
+    """An interval computed in float64 from sums of so many products, wide enough for their rounding errors.
+    size: the sum of their absolute values.  NaN where that is beyond float64."""
+    error = (terms + 8) * 2.0**-50 * size + TINY
+    return low - error, high + error
 
 
-# A program under construction.
-
-
-class Program:
-    """Variables with bounds, and rows lo ≤ Σ coefficient·variable ≤ hi.  Variable 0 is the constant 0.
-
-    HiGHS's tolerances are absolute, so it is given each variable as a part of its interval (of at least 1e-6 of
-    its value: what it may be off by is then never below ``ROUNDING``), and each row with a largest coefficient of 1.
-    Each row is widened by what is rounded and left out in that.
-    """
-
-    def __init__(self):
-        self.low, self.high, self.integer = [0.0], [0.0], [False]
-        self.columns, self.coefficients, self.starts = [], [], [0]
-        self.row_low, self.row_high = [], []
-
-    def variables(self, low, high, integer: bool = False) -> np.ndarray:
-        """New ones with these bounds; their numbers."""
-        first = len(self.low)
-        self.low += list(low)
-        self.high += list(high)
-        self.integer += [integer] * (len(self.low) - first)
-        return np.arange(first, len(self.low))
-
-    def require(self, columns, coefficients, low: float = -math.inf, high: float = math.inf) -> None:
-        self.columns += list(columns)
-        self.coefficients += list(coefficients)
-        self.starts.append(len(self.columns))
-        self.row_low.append(low)
-        self.row_high.append(high)
-
-    def fix(self, solution: np.ndarray) -> None:
-        """Turns each integer variable into the constant that it has in the solution."""
-        for i in np.flatnonzero(self.integer):
-            self.low[i] = self.high[i] = float(round(solution[i]))
-            self.integer[i] = False
-
-    def minimise(self, variable: int, seconds: float) -> tuple[str, float, np.ndarray | None]:
-        """(status, lower bound, solution or None) according to HiGHS.  Status is "optimal", "time limit" or
-        "unsettled", and a program without a solution is "optimal" with bound ∞.
-
-        HiGHS 1.12 calls a few programs with binaries infeasible, or a solution optimal, wrongly: some with presolve,
-        some without.  So it is asked both ways, and where the answers differ the program is "unsettled".
-        """
-        deadline = time.monotonic() + seconds
-        scaled = self._scaled(variable)
-        if scaled is None:
-            return "unsettled", -math.inf, None
-        arguments, middle, scale = scaled
-        statuses, bounds, solutions = set(), [], []
-        for presolve in (False, True) if any(self.integer) else (False,):
-            left = max(deadline - time.monotonic(), 0.0)
-            status, bound, solution = _solve(arguments, left, presolve)
-            statuses.add(status)
-            bounds.append(bound)
-            solutions += [] if solution is None else [middle + scale * solution]
-        status = next(s for s in ("unsettled", "time limit", "optimal") if s in statuses)
-        if status == "optimal" and min(bounds) < max(bounds) - 10 * TOLERANCE:
-            status = "unsettled"
-        solution = min(solutions, key=lambda values: values[variable], default=None)
-        return status, float(middle[variable] + scale[variable] * min(bounds)), solution
-
-    @np.errstate(over="ignore", invalid="ignore")
-    def _scaled(self, variable: int) -> tuple[dict, np.ndarray, np.ndarray] | None:
-        """Arguments of ``milp``, and what turns its solution t into middle + scale·t; None beyond float64."""
-        low, high, integer = np.array(self.low), np.array(self.high), np.array(self.integer)
-        middle = np.where(integer, 0.0, low / 2 + high / 2)
-        scale = np.where(integer, 1.0, np.maximum(high / 2 - low / 2, TOLERANCE * abs(middle)))
-        scale[scale == 0] = 1.0  # of what is always 0
-        # SciPy 1.11 takes 32-bit indices only.
-        columns, starts = np.array(self.columns, np.int32), np.array(self.starts, np.int32)
-        coefficients, row_low, row_high = np.array(self.coefficients), np.array(self.row_low), np.array(self.row_high)
-        products = coefficients * middle[columns]
-        shift, size = np.add.reduceat(products, starts[:-1]), np.add.reduceat(abs(products), starts[:-1])
-        coefficients = coefficients * scale[columns]
-        largest = np.maximum.reduceat(abs(coefficients), starts[:-1])
-        largest[largest == 0] = 1.0
-        coefficients = coefficients / np.repeat(largest, np.diff(starts))
-        bounds = (low - middle) / scale, (high - middle) / scale
-        small = abs(coefficients) < SMALL
-        room = ROUNDING * size / largest + np.add.reduceat(
-            np.where(small, abs(coefficients) * np.maximum(*map(abs, bounds))[columns], 0.0), starts[:-1]
-        )
-        coefficients[small] = 0.0
-        ends = (row_low - shift) / largest - room, (row_high - shift) / largest + room
-        if not np.isfinite([*coefficients, *bounds[0], *bounds[1]]).all() or np.isnan(ends).any():
-            return None
-        cost = np.zeros(len(low))
-        cost[variable] = 1
-        rows = sparse.csr_array((coefficients, columns, starts), shape=(len(starts) - 1, len(low)))
-        arguments = {
-            "c": cost, "integrality": integer.astype(int), "bounds": Bounds(*bounds),
-            "constraints": LinearConstraint(rows, *ends),
-        }
-        return arguments, middle, scale
-
-
-def _solve(arguments: dict, seconds: float, presolve: bool) -> tuple[str, float, np.ndarray | None]:
-    """(status, lower bound, solution or None), as in ``Program.minimise``."""
-    result = milp(**arguments, options={"time_limit": seconds, "mip_rel_gap": 0.0, "presolve": presolve})
-    if result.status == 2 and "infeasible" in result.message:  # a malformed program has status 2 as well
-        return "optimal", math.inf, None
-    bound = result.mip_dual_bound
-    if result.status == 0 and not arguments["integrality"].any():
-        bound = result.fun
-    if result.status not in (0, 1) or bound is None or math.isnan(bound):
-        bound = -math.inf
-    return {0: "optimal", 1: "time limit"}.get(result.status, "unsettled"), bound, result.x
-
-
-# Steps: what layers are made of.  Each has ``interval`` (outward), ``encode`` and ``evaluate`` (rational).
+# Steps: what layers are made of.  Each has ``interval`` (outward) and ``evaluate`` (rational).
 
 
 def interval(steps: list, low: np.ndarray, high: np.ndarray) -> Interval:
@@ -171,16 +58,15 @@ class Affine:
             yield self.matrix.indices[a:b], self.matrix.data[a:b], c
 
     def interval(self, low, high):
-        up, down = self.matrix.maximum(0), self.matrix.minimum(0)
-        size = abs(self.matrix) @ np.maximum(abs(low), abs(high)) + abs(self.offset)
-        return _outward(up @ low + down @ high + self.offset, up @ high + down @ low + self.offset, size)
+        return _affine_interval(self.matrix, self.offset, low, high)
 
-    def encode(self, program, x, low, high):
-        box = self.interval(low, high)
-        y = program.variables(*box)
-        for k, (columns, coefficients, c) in zip(y, self.rows()):
-            program.require([k, *x[columns]], [1, *-coefficients], c, c)
-        return y, box
+    def differences(self, label: int, low, high) -> Interval:
+        """Of each output less that of the label."""
+        chosen = np.full(len(self.offset), label)
+        most = abs(self.matrix) + abs(self.matrix[chosen])
+        size = most @ np.maximum(abs(low), abs(high)) + abs(self.offset) + abs(self.offset[label])
+        matrix, offset = self.matrix - self.matrix[chosen], self.offset - self.offset[label]
+        return _affine_interval(sparse.csr_array(matrix), offset, low, high, size)
 
     def evaluate(self, x):
         return [
@@ -189,77 +75,62 @@ class Affine:
         ]
 
 
-@dataclass(frozen=True)
-class Relu:
-    def interval(self, low, high):
-        return np.maximum(low, 0), np.maximum(high, 0)
-
-    def encode(self, program, x, low, high):
-        """y ≥ 0, y ≥ x, and with b = 1 where it is on: y ≤ x − l(1 − b), y ≤ u·b."""
-        box = self.interval(low, high)
-        y = program.variables(*box)
-        for k, i, l, u in zip(y, x, low, high):
-            if u <= 0:
-                continue  # its bounds make it 0
-            program.require([k, i], [1, -1], 0.0, 0.0 if l >= 0 else math.inf)
-            if l < 0:
-                (b,) = program.variables([0.0], [1.0], integer=True)
-                program.require([k, i, b], [1, -1, -l], high=-l)
-                program.require([k, b], [1, -u], high=0.0)
-        return y, box
-
-    def evaluate(self, x):
-        return [max(v, Fraction(0)) for v in x]
+def _affine_interval(matrix: sparse.csr_array, offset: np.ndarray, low, high, size=None) -> Interval:
+    up, down = matrix.maximum(0), matrix.minimum(0)
+    if size is None:
+        size = abs(matrix) @ np.maximum(abs(low), abs(high)) + abs(offset)
+    return outward(up @ low + down @ high + offset, up @ high + down @ low + offset, size, matrix.shape[1] + 1)
 
 
 @dataclass(frozen=True)
-class Distance:
-    """y_k = max_i |x_{index[k,i]} − w_ki|, both (out, in); index 0 is the constant 0, index i + 1 is x_i."""
+class Options:
+    """What y_k is the maximum of: t_ki = x_{index[k,i]} − w_ki and −t_ki, side by side, as far as they ``exist``.
+
+    index, weight: (out, in); index 0 is the constant 0, index i + 1 is x_i.
+    least, most: (out, 2·in), the ends of each option over a box.
+    exist: (out, 2·in) bool.
+    """
 
     index: np.ndarray
     weight: np.ndarray
+    least: np.ndarray
+    most: np.ndarray
+    exist: np.ndarray
 
-    def _options(self, low, high) -> tuple[np.ndarray, Interval]:
-        """Ends of x − w and w − x, side by side: (out, 2·in) each."""
+    def values(self, x: np.ndarray) -> np.ndarray:
+        """(out, 2·in), each option at x, in float64; −∞ for one that does not exist."""
+        t = np.r_[0.0, x][self.index] - self.weight
+        return np.where(self.exist, np.hstack([t, -t]), -np.inf)
+
+
+@dataclass(frozen=True)
+class Maximum:
+    """y_k = max_i t_ki, t_ki = x_{index[k,i]} − w_ki, or of |t_ki| where ``both`` signs are options."""
+
+    index: np.ndarray
+    weight: np.ndarray
+    both: bool = True
+
+    def options(self, low, high) -> Options:
         low, high = np.r_[0.0, low][self.index], np.r_[0.0, high][self.index]
         size = np.maximum(abs(low), abs(high)) + abs(self.weight)
-        low, high = _outward(low - self.weight, high - self.weight, size)
-        return np.hstack([low, -high]), np.hstack([high, -low])
+        low, high = outward(low - self.weight, high - self.weight, size)
+        exist = np.ones((len(low), 2 * low.shape[1]), bool)
+        if self.both:
+            return Options(self.index, self.weight, np.hstack([low, -high]), np.hstack([high, -low]), exist)
+        exist[:, low.shape[1] :] = False
+        none = np.full_like(low, -np.inf)
+        return Options(self.index, self.weight, np.hstack([low, none]), np.hstack([high, none]), exist)
 
     def interval(self, low, high):
-        least, most = self._options(low, high)
-        return np.maximum(least.max(1), 0), most.max(1)
-
-    def encode(self, program, x, low, high):
-        """y ≥ each option, and y ≤ the chosen one: Σ b = 1, y ≤ option + (max y − min option)·(1 − b).
-        A single option needs no b."""
-        box = self.interval(low, high)
-        least, most = self._options(low, high)
-        y = program.variables(*box)
-        x = np.r_[0, x]
-        half = self.index.shape[1]
-        for k in range(len(y)):
-            attained = np.flatnonzero(most[k] >= box[0][k])
-            chosen = [None]
-            if len(attained) > 1:
-                chosen = program.variables(np.zeros(len(attained)), np.ones(len(attained)), integer=True)
-                program.require(chosen, np.ones(len(attained)), 1, 1)
-            for o, b in zip(attained, chosen):
-                i, sign = o % half, 1.0 if o < half else -1.0
-                shift = -sign * self.weight[k, i]
-                column = x[self.index[k, i]]
-                if b is None:
-                    program.require([y[k], column], [1, -sign], shift, shift)
-                    continue
-                room = box[1][k] - least[k, o]
-                program.require([y[k], column], [1, -sign], low=shift)
-                program.require([y[k], column, b], [1, -sign, room], high=shift + room)
-        return y, box
+        options = self.options(low, high)
+        least = options.least.max(1)
+        return np.maximum(least, 0) if self.both else least, options.most.max(1)
 
     def evaluate(self, x):
-        x = [Fraction(0), *x]
+        x, size = [Fraction(0), *x], abs if self.both else lambda t: t
         return [
-            max(abs(x[i] - Fraction(w)) for i, w in zip(index, weight))
+            max(size(x[i] - Fraction(w)) for i, w in zip(index, weight))
             for index, weight in zip(self.index.tolist(), self.weight.tolist())
         ]
 
@@ -287,8 +158,10 @@ def _expect(layer: nn.Module, shape: tuple[int, ...], fits: bool, expected: str)
 
 
 def _normalize(layer, shape):
+    """Two steps: −mean·scale would have to be rounded."""
     _expect(layer, shape, len(layer.mean) in (1, *shape[:1]), f"({len(layer.mean)}, *)")
-    return [_scaled(layer.scale, _per_channel(-numbers(layer.mean) * layer.scale, shape))], shape
+    shift = _scaled(1.0, _per_channel(-numbers(layer.mean), shape))
+    return [shift, _scaled(layer.scale, np.zeros(math.prod(shape)))], shape
 
 
 def _mean_shift(layer, shape):
@@ -306,6 +179,12 @@ def _flatten(layer, shape):
     return [], (math.prod(shape),)
 
 
+def _relu(layer, shape):
+    """max(x − 0, 0 − 0)."""
+    n = math.prod(shape)
+    return [Maximum(np.stack([np.arange(1, n + 1), np.zeros(n, int)], 1), np.zeros((n, 2)), both=False)], shape
+
+
 def _linear(layer, shape):
     _expect(layer, shape, shape == (layer.in_features,), f"({layer.in_features},)")
     offset = np.zeros(layer.out_features) if layer.bias is None else numbers(layer.bias)
@@ -317,7 +196,7 @@ def _distance_steps(layer, index: np.ndarray, weight: np.ndarray, shape: tuple[i
     if layer.p != math.inf:
         raise ValueError(f"model: {type(layer).__name__} has p={layer.p:g}; only p = ∞ is piecewise linear")
     bias = [] if layer.bias is None else [_scaled(1.0, _per_channel(numbers(layer.bias), shape))]
-    return [Distance(index, weight), *bias], shape
+    return [Maximum(index, weight), *bias], shape
 
 
 def _dist(layer, shape):
@@ -348,7 +227,7 @@ LAYERS = {
     Normalize: _normalize,
     Negate: _negate,
     nn.Linear: _linear,
-    nn.ReLU: lambda layer, shape: ([Relu()], shape),
+    nn.ReLU: _relu,
     nn.Flatten: _flatten,
     nn.Identity: lambda layer, shape: ([], shape),
 }

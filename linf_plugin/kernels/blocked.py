@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .reference import coefficients, weighted
+from .reference import coefficients, first_step, weighted
 
 BLOCK_BYTES = 1 << 20  # fits the second-level cache of current processors
 
@@ -50,8 +50,10 @@ def norm_(z: Tensor, p: float) -> Tensor:
     largest = z.amax(-1)
     if p == math.inf:
         return largest
-    z.div_(torch.where(largest == 0, 1, largest).unsqueeze(-1))
-    return largest * power_(z, p).sum(-1) ** (1 / p)
+    step = first_step(largest)
+    largest = largest * step
+    z.mul_(step.unsqueeze(-1)).div_(torch.where(largest == 0, 1, largest).unsqueeze(-1))
+    return largest * power_(z, p).sum(-1) ** (1 / p) / step
 
 
 def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
@@ -62,7 +64,9 @@ def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
         return z.zero_().scatter_(-1, index, grad)
     if p == 1:
         return z.sign_().mul_(grad)
-    z.div_(torch.where(y == 0, 1, y).unsqueeze(-1))
+    step = first_step(y)
+    y = y * step
+    z.mul_(step.unsqueeze(-1)).div_(torch.where(y == 0, 1, y).unsqueeze(-1))
     return power_(z, p - 1).mul_(grad)
 
 
@@ -95,6 +99,8 @@ def index_vjp(
 ) -> tuple[Tensor, Tensor]:
     """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``."""
     gx, gw = (grad.new_zeros(rows, features) for rows in grad.shape)
+    if index.is_cpu and index.numel() and index.max() >= 4 * features:  # a GPU would have to be waited for
+        raise ValueError(f"index must hold values below 4·{features}, for {features} coordinates")
     if features:
         signed = torch.where(index < 0, 0, torch.where(index % 4 == 0, grad, -grad))
         at = index.clamp_min(0).long() // 4

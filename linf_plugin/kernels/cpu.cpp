@@ -168,13 +168,14 @@ const Kernels* chosen_kernels() {
 
 }  // namespace linf
 
-// The interface.  dtype is 0 for float, 1 for double; 0 means success, 1 that there is no memory.
+// The interface.  dtype is 0 for float, 1 for double; 0 means success, 1 that there is no memory, 2 that an index
+// names no coordinate.
 // Pointers are to contiguous tensors; see linf::Call.  Change ABI whenever a signature or the meaning of an
 // index changes.
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT int linf_abi() { return 2; }
+EXPORT int linf_abi() { return 3; }
 
 EXPORT const char* linf_level(int level) {  // null past the last; "" where the processor lacks it
     if (level < 0 || level >= (int)levels().size()) return nullptr;
@@ -197,6 +198,9 @@ EXPORT int linf_dist_vjp(int level, int dtype, int threads, int64_t n, int64_t o
 
 EXPORT int linf_scatter(int level, int dtype, int threads, int64_t n, int64_t out, int64_t features,
                         const void* grad, const int32_t* index, void* gx, void* gw) {
+    int32_t largest = -1;
+    for (int64_t i = 0; i < n * out; i++) largest = std::max(largest, index[i]);
+    if (largest >= 4 * features) return 2;
     linf::Call c{threads, n, out, features, 1};
     c.g = grad, c.index = const_cast<int32_t*>(index), c.ga = gx, c.gw = gw;
     return call(level, &linf::Kernels::scatter, dtype, c);

@@ -18,9 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-ABI = 2
+from ..arguments import MOST_FEATURES
+
+ABI = 3
 LIBRARY = Path(__file__).with_name("libcpu.so")
-MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
 REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
@@ -144,6 +145,8 @@ def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors
         kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
         *[None if a is None else a.data_ptr() for a in tensors],
     )
+    if failed == 2:
+        raise ValueError(f"index must hold values below 4·{sizes[2]}, for {sizes[2]} coordinates")
     if failed:
         raise MemoryError(f"{name}: no memory for (N, out, in) = {sizes}")
 

@@ -179,19 +179,48 @@ void backward_lanes(const Call& c, Term term, T unit, const T* factor, const T* 
     }
 }
 
+// The same for the pairs whose distance is extreme, one at a time; added to what is there.
+template <class T, class Pair, class Term>
+void backward_extreme(const Call& c, Term term, const T* g, const T* y, int threads) {
+    constexpr int L = LANES<T>;
+    const T *a = (const T*)c.a, *b = (const T*)(Pair::BOX ? c.b : c.a), *w = (const T*)c.w;
+    parallel(parts(c.features, L), threads, [&](int64_t lanes, int) {
+        const int64_t i = lanes * L, m = c.features - i;
+        const auto add = [&](void* to, int64_t row, Vec<T> v) {
+            T* at = (T*)to + row * c.features + i;
+            if (to) store_part(at, load_part(at, m) + v, m);
+        };
+        for (int64_t n = 0; n < c.n; n++)
+            for (int64_t k = 0; k < c.out; k++) {
+                const int64_t j = n * c.out + k;
+                if (!extreme(y[j])) continue;
+                const T step = first_step(y[j]), scale = inverse(y[j] * step);
+                const Vec<T> av = load_part(a + n * c.features + i, m), bv = load_part(b + n * c.features + i, m);
+                const Vec<T> wv = load_part(w + k * c.features + i, m);
+                const Vec<T> v = term.gradient(Pair::difference(av, bv, wv) * step * scale) * g[j];
+                Vec<T> va, vb{};
+                Pair::route(av, bv, wv, v, va, vb);
+                add(c.ga, n, va);
+                if (Pair::BOX) add(c.gb, n, vb);
+                add(c.gw, k, -(va + vb));
+            }
+    });
+}
+
 struct Kept {
     Kept() {}
     ~Kept() {}
 };
 
-// factor = g·(unit·y)^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.
+// factor = g·(unit·y)^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.  Scaled, extreme distances are left
+// to the end.
 template <class T, class Pair, bool SCALED, class Term>
 void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, int threads) {
     Buffer<T> factor(c.n * c.out), inverse_y(SCALED ? c.n * c.out : 0);
     parallel(c.n, threads, [&](int64_t n, int) {
+        if (SCALED) inverses(y + n * c.out, c.out, inverse_y + n * c.out);
         for (int64_t j = n * c.out; j < (n + 1) * c.out; j++) {
-            if (SCALED) inverse_y[j] = inverse(y[j]);
-            factor[j] = y[j] == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
+            factor[j] = (SCALED ? inverse_y[j] : y[j]) == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
             if (!SCALED && c.p > 1) {
                 if (y[j] != 0) factor[j] /= power(y[j] * unit, (int)c.p - 1);
             }
@@ -215,6 +244,7 @@ void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, in
     });
     for (int64_t s = 1; c.gw && s < slices; s++)
         for (int64_t j = 0; j < size; j++) ((T*)c.gw)[j] += extra[(s - 1) * size + j];
+    if (SCALED && any_extreme(y, c.n * c.out)) backward_extreme<T, Pair>(c, term, g, y, threads);
 }
 
 // A power of 2 that distances can be multiplied by, so that t^(p−1)·y^(1−p) stays in range unscaled; 0 if none.

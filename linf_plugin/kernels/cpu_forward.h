@@ -160,19 +160,33 @@ template <class T> Ends<T> ends(const Work<T>& k, int64_t r, int lane) {
     return {packed, k.pb + lane * k.features, row};
 }
 
-// y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.
-template <class T> void finish(const Work<T>& k, T* sum, double p) {
+// y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.  Where M is extreme, pair by pair.
+template <class T, class Pair, class Term> void finish(const Work<T>& k, Term term, T* sum, double p) {
     const int64_t count = k.rows.count * PANEL<T>;
     roots(sum, count, p);
-    for (int64_t j = 0; j < count; j++)
-        k.y[j] = k.y[j] == 0 ? 0 : k.y[j] <= Lanes<T>::LARGEST ? k.y[j] * sum[j] : (T)__builtin_nan("");
+    IVec<T> found{};
+    for (int64_t j = 0; j < count; j += LANES<T>) {
+        const Vec<T> y = load(k.y + j);
+        const IVec<T> bad = extremes<T>(y);
+        found |= bad;
+        const Vec<T> root = (Vec<T>)(bits<T>(y * load(sum + j)) & (IVec<T>)(y != (T)0));
+        store(k.y + j, (Vec<T>)((bits<T>(y) & bad) | (bits<T>(root) & ~bad)));
+    }
+    const bool any = any_of<T>(found);
+    for (int64_t r = 0; any && r < k.rows.count; r++)
+        for (int lane = 0; lane < k.lanes; lane++) {
+            T& y = k.y[r * PANEL<T> + lane];
+            if (!extreme(y)) continue;
+            const auto e = ends(k, r, lane);
+            y = pair_norm<T, Pair>(e.a, e.b, e.w, k.features, term, p);
+        }
 }
 
 template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term term, T* sum, double p) {
     sums<T, Pair>(k, Maximum(), k.y);
-    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    inverses(k.y, k.rows.count * PANEL<T>, k.scale);
     sums<T, Pair, true>(k, term, sum);
-    finish(k, sum, p);
+    finish<T, Pair>(k, term, sum, p);
 }
 
 // One pass without a scale.  Where sums leave the range in which no visible term over- or underflows, again
@@ -374,7 +388,7 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     const T visible = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / p);
     memset(sum, 0, k.rows.count * PANEL<T> * sizeof(T));
-    for (int64_t j = 0; j < k.rows.count * PANEL<T>; j++) k.scale[j] = inverse(k.y[j]);
+    inverses(k.y, k.rows.count * PANEL<T>, k.scale);
     Queue<T, Term> queue{term, sum, 0, {}, {}};
     for (int64_t s = 0; s * sub < k.features; s++)
         for (int64_t r = 0; r < k.rows.count; r++)
@@ -394,7 +408,7 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
                 }
             }
     queue.flush();
-    finish(k, sum, p);
+    finish<T, Pair>(k, term, sum, p);
 }
 
 template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, double p) {

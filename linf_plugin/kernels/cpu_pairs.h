@@ -44,8 +44,32 @@ INLINE Vec<T> pair_difference(const T* a, const T* b, const T* w, int64_t i, int
     return Pair::difference(load_part(a + i, m), Pair::BOX ? load_part(b + i, m) : Vec<T>{}, load_part(w + i, m));
 }
 
-template <class T> T inverse(T largest) {  // what scales to at most about 1; 0 is left alone
-    return largest == 0 ? 0 : largest < Lanes<T>::LEAST ? Lanes<T>::LARGEST : 1 / largest;
+// Distances whose reciprocal, or which times it, may be no normal number: they are scaled in two steps, by a power of 2
+// first.  Infinities are among them, 0 is not.
+template <class T> INLINE bool extreme(T y) { return (y > 0 && y < Lanes<T>::NEAR) || y > Lanes<T>::FAR; }
+template <class T> INLINE IVec<T> extremes(Vec<T> y) {
+    return (IVec<T>)(((y > (T)0) & (y < Lanes<T>::NEAR)) | (y > Lanes<T>::FAR));
+}
+template <class T> INLINE bool any_of(IVec<T> set) {
+    typename Lanes<T>::Int some = 0;
+    for (int i = 0; i < LANES<T>; i++) some |= set[i];
+    return some != 0;
+}
+template <class T> bool any_extreme(const T* y, int64_t count) {
+    IVec<T> found{};
+    for (int64_t j = 0; j < count; j += LANES<T>) found |= extremes<T>(load_part(y + j, count - j));
+    return any_of<T>(found);
+}
+template <class T> T first_step(T y) {
+    return y > Lanes<T>::FAR ? Lanes<T>::NEAR : y < Lanes<T>::NEAR ? Lanes<T>::FAR : 1;
+}
+// What scales to at most about 1; 0 where nothing does in one step.
+template <class T> T inverse(T largest) { return largest == 0 || extreme(largest) ? 0 : 1 / largest; }
+template <class T> void inverses(const T* largest, int64_t count, T* to) {
+    for (int64_t j = 0; j < count; j += LANES<T>) {
+        const Vec<T> y = load_part(largest + j, count - j), one = splat((T)1);
+        store_part(to + j, (Vec<T>)(bits<T>(one / y) & ~extremes<T>(y) & (IVec<T>)(y != (T)0)), count - j);
+    }
 }
 
 template <class T, class Pair> T pair_maximum(const T* a, const T* b, const T* w, int64_t features) {  // NaN if one is
@@ -71,9 +95,10 @@ T pair_norm(const T* a, const T* b, const T* w, int64_t features, Term term, dou
     const T largest = pair_maximum<T, Pair>(a, b, w, features);
     if (largest == 0) return 0;
     if (!(largest <= Lanes<T>::LARGEST)) return (T)__builtin_nan("");  // as the specification: ∞/∞
+    const T step = first_step(largest), scale = inverse(largest * step);
     Vec<T> sum{};
     for (int64_t i = 0; i < features; i += LANES<T>)
-        sum += term(pair_difference<T, Pair>(a, b, w, i, features) * inverse(largest));
+        sum += term(pair_difference<T, Pair>(a, b, w, i, features) * step * scale);
     T y[LANES<T>] = {total<T>(sum)};
     roots(y, 1, p);
     return largest * y[0];

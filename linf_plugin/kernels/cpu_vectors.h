@@ -38,7 +38,7 @@ template <> struct Lanes<float> {
     using Int = int32_t;
     using Unsigned = uint32_t;
     static constexpr int MANTISSA = 23, BIAS = 127, INVISIBLE = 36;
-    static constexpr float LEAST = 0x1p-126f, LARGEST = 0x1.fffffep127f, ROOM = 0x1p80f;
+    static constexpr float NEAR = 0x1p-120f, FAR = 0x1p120f, LARGEST = 0x1.fffffep127f, ROOM = 0x1p80f;
 };
 template <> struct Lanes<double> {
     typedef double V __attribute__((vector_size(BYTES)));
@@ -46,7 +46,7 @@ template <> struct Lanes<double> {
     using Int = int64_t;
     using Unsigned = uint64_t;
     static constexpr int MANTISSA = 52, BIAS = 1023, INVISIBLE = 70;
-    static constexpr double LEAST = 0x1p-1022, LARGEST = 0x1.fffffffffffffp1023, ROOM = 0x1p800;
+    static constexpr double NEAR = 0x1p-1000, FAR = 0x1p1000, LARGEST = 0x1.fffffffffffffp1023, ROOM = 0x1p800;
 };
 template <class T> using Vec = typename Lanes<T>::V;
 template <class T> using IVec = typename Lanes<T>::I;

@@ -51,6 +51,11 @@ def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, byte
         nvrtc.nvrtcDestroyProgram(program)
 
 
+def capturing() -> bool:
+    """Whether a CUDA graph takes down what the current stream is given."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
 class Device:
     """A GPU: its context, and the kernels that were compiled for it."""
 
@@ -65,9 +70,12 @@ class Device:
         self.functions, self.lock = {}, threading.Lock()
 
     def function(self, kernel: str):
-        """The compiled kernel.  The context must be current."""
+        """The compiled kernel.  The context must be current.  Raises RuntimeError where a capture, which loading a
+        binary would spoil, comes before the first launch."""
         with self.lock:
             if kernel not in self.functions:
+                if capturing():
+                    raise RuntimeError("not compiled yet: run the same call once before a CUDA graph captures it")
                 binary, name, _ = compile_kernel(kernel, self.target)
                 module = _checked(self.driver.cuModuleLoadData(binary))
                 self.functions[kernel] = _checked(self.driver.cuModuleGetFunction(module, name))

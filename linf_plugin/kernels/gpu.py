@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import cuda
+from ..arguments import MOST_FEATURES
+from . import blocked, cuda
 from .blocked import box_dist, box_dist_vjp  # noqa: F401  (so that this module serves all that cpu does)
 
-MOST_FEATURES = 1 << 29  # an index leaves two bits to signs
 RANGE = 4096  # coordinates of a block of ``scatter``
 MOST_WHOLE = 1024  # exponents up to here are multiplied out
 MOST_P = 1e30  # finite in float32; beyond, the distance is that for p = ∞ anyway
@@ -31,21 +31,39 @@ TILES = {
 
 
 def available(index: int | None = None) -> tuple[bool, str]:
-    """Whether the kernels can be used on a GPU (the current one), and what they are compiled for or why not."""
+    """Whether the kernels can be used on a GPU (the current one), and what they are compiled for or why not: there a
+    few distances at p = ∞ and their gradients must be those of ``blocked``."""
     if not torch.cuda.is_available():
         return False, "no CUDA device"
     try:
         device = cuda.device(torch.cuda.current_device() if index is None else index)
-        zeros = torch.zeros(1, 1, device=f"cuda:{device.index}")
-        _scatter(zeros, zeros.int(), 1, 1.0)
-        return True, f"compiled for {device.target}"
+        wrong = _probe(f"cuda:{device.index}")
+        return (False, wrong) if wrong else (True, f"compiled for {device.target}")
     except Exception as error:  # whatever is wrong with packages, compiler or driver, blocked needs none of them
         return False, " ".join(str(error).split())
 
 
+def _probe(device: str) -> str | None:
+    """None where the kernels give what ``blocked`` gives on the CPU, to the bit, else what is wrong."""
+    x, w = (torch.arange(n * 37, device="cpu").remainder(m).float().view(n, 37) for n, m in ((5, 11), (7, 13)))
+    y, index = dist_with_index(x.to(device), w.to(device))
+    found = y, index, *index_vjp(y, index, x.shape[1])  # of whole numbers, whose sums are exact
+    y, index = blocked.dist_with_index(x, w)
+    expected = y, index, *blocked.index_vjp(y, index, x.shape[1])
+    if not all(torch.equal(a.cpu(), b) for a, b in zip(found, expected)):
+        return "what the kernels compute there is wrong"
+    return None
+
+
 @functools.cache
 def _usable(index: int) -> bool:
-    """Like ``available``; says so once where the answer is no."""
+    """Like ``available``; says so once where the answer is no.
+
+    Raises RuntimeError while a CUDA graph is captured: what compiles and looks at results cannot be captured, and
+    must not be taken for a GPU without kernels.
+    """
+    if cuda.capturing():
+        raise RuntimeError("a CUDA graph cannot capture the first distance on a GPU: compute one before the capture")
     usable, reason = available(index)
     if not usable:
         warnings.warn(f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning)
@@ -94,7 +112,8 @@ def _packed(a: Tensor) -> Tensor:
 
 
 def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None) -> None:
-    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞."""
+    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞, and
+    again what that cannot scale."""
     n, out, kind = len(x), len(w), _TYPES[x.dtype]
     x, w = _packed(x), _packed(w)
     for power in dict.fromkeys(("Maximum", _power(p))):
@@ -103,6 +122,9 @@ def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None
         tm, tn, blocks = tile(n, out, tiles, cuda.device(x.device.index).multiprocessors)
         kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
         cuda.launch(kernel, blocks, x, w, y, index, n, out, x.shape[1], float(min(p, MOST_P)))
+    if p < math.inf:
+        blocks = _parts(n * out, cuda.THREADS)
+        cuda.launch(f"again<{kind}, {_power(p)}>", blocks, x, w, y, n, out, x.shape[1], float(min(p, MOST_P)))
     if index is not None:
         cuda.launch(f"locate<{kind}>", _parts(n * out, cuda.THREADS // 32), x, w, y, index, n, out, x.shape[1])
 

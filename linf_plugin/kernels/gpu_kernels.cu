@@ -18,8 +18,12 @@ constexpr int RANGE = 4096;        // coordinates of a block of scatter
 // Numbers.
 
 template <class T> struct Limits;
-template <> struct Limits<float> { static constexpr float LARGEST = 0x1.fffffep127f; };
-template <> struct Limits<double> { static constexpr double LARGEST = 0x1.fffffffffffffp1023; };
+template <> struct Limits<float> {
+    static constexpr float NEAR = 0x1p-120f, FAR = 0x1p120f, LARGEST = 0x1.fffffep127f;
+};
+template <> struct Limits<double> {
+    static constexpr double NEAR = 0x1p-1000, FAR = 0x1p1000, LARGEST = 0x1.fffffffffffffp1023;
+};
 
 float magnitude(float t) { return fabsf(t); }
 double magnitude(double t) { return fabs(t); }
@@ -59,8 +63,12 @@ float exp2_of(float a) {
 }
 double log2_of(double t) { return log2(t); }
 double exp2_of(double a) { return exp2(a); }
+// Of a ratio that is at most 1 but for rounding, which a large exponent would make an overflow.  NaN stays.
+template <class T> T log2_of_ratio(T t) {
+    const T a = log2_of(t);
+    return a > 0 ? 0 : a;
+}
 
-// What scales a number of at most this size to at most 1.  0 stays 0; NaN too, hence no minimum.
 float reciprocal(float a) {
 #ifdef __CUDA_ARCH__
     asm("rcp.approx.f32 %0, %0;" : "+f"(a));  // 1 ulp
@@ -70,10 +78,15 @@ float reciprocal(float a) {
 #endif
 }
 double reciprocal(double a) { return 1 / a; }
-template <class T> T inverse(T largest) {
-    const T r = reciprocal(largest);
-    return largest == 0 ? 0 : r > Limits<T>::LARGEST ? Limits<T>::LARGEST : r;
+
+// Distances whose reciprocal is no normal number, or nearly: scaled in two steps, by a power of 2 first.  They are
+// rare, and done after the others.
+template <class T> bool extreme(T y) {
+    return (y > 0 && y < Limits<T>::NEAR) || (y > Limits<T>::FAR && y <= Limits<T>::LARGEST);
 }
+// What scales a number of at most this size to at most 1; 0 where nothing does in one step.  NaN stays.
+template <class T> T inverse(T largest) { return largest == 0 || extreme(largest) ? 0 : reciprocal(largest); }
+template <class T> T first_step(T y) { return y < Limits<T>::NEAR ? Limits<T>::FAR : Limits<T>::NEAR; }
 
 // Exponents: how a difference t, scaled by s, enters a sum and a gradient.
 
@@ -124,10 +137,10 @@ struct Real {
     static constexpr bool SCALED = true;
     static constexpr int UNROLL = 1, RESIDENT = 2;
     template <class T> static T add(T sum, T t, T s, T p) {
-        return sum + exp2_of(p * log2_of(magnitude(t) * s));
+        return sum + exp2_of(p * log2_of_ratio(magnitude(t) * s));
     }
     template <class T> static T slope(T t, T s, T p) {
-        return with_sign_of(exp2_of((p - 1) * log2_of(magnitude(t) * s)), t);
+        return with_sign_of(exp2_of((p - 1) * log2_of_ratio(magnitude(t) * s)), t);
     }
 };
 
@@ -239,7 +252,7 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
     each([&](int a, int b, Int row, Int column) {
         if (row >= n || column >= out) return;
         T value = INDEX ? best[a][b] : sum[a][b];
-        if constexpr (Power::SCALED) {  // one term is 1, but for rounding; not finite: NaN
+        if constexpr (Power::SCALED) {  // one term is 1, but for rounding, or all are 0; not finite: NaN
             const T largest = y[row * out + column];
             const T root = exp2_of(log2_of(value > 1 ? value : (T)1) * inverse_p);
             value = largest <= Limits<T>::LARGEST ? largest * root : largest - largest;
@@ -247,6 +260,22 @@ dist(const T* x, const T* w, T* y, int* index, Int n, Int out, Int width, double
         y[row * out + column] = value;
         if (INDEX) index[row * out + column] = chunk[a][b];
     });
+}
+
+// Distances that are extreme, again; a thread a pair, most of which have nothing to do.
+template <class T, class Power>
+__global__ void __launch_bounds__(THREADS)
+again(const T* x, const T* w, T* y, Int n, Int out, Int width, double exponent) {
+    const Int pair = (Int)blockIdx.x * THREADS + threadIdx.x;
+    if (pair >= n * out || !extreme(y[pair])) return;
+    const T *row = x + pair / out * width, *weight = w + pair % out * width;
+    T largest = 0, sum = 0;
+#pragma unroll 1
+    for (Int i = 0; i < width; i++) largest = max_magnitude(largest, row[i] - weight[i]);
+    const T step = first_step(largest), rest = inverse(largest * step);
+#pragma unroll 1
+    for (Int i = 0; i < width; i++) sum = Power::add(sum, (row[i] - weight[i]) * step, rest, (T)exponent);
+    y[pair] = largest * exp2_of(log2_of(sum > 1 ? sum : (T)1) * (T)(1 / exponent));
 }
 
 // From a chunk to the coordinate: 4·i + (x_i < w_i) for the first that attains y, −1 where y is 0 or NaN.
@@ -304,6 +333,7 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         T others[DEPTH_VJP][N::SIZE], scales[DEPTH_VJP][M::SIZE], grads[DEPTH_VJP][M::SIZE];
     };
     __shared__ Stage stages[2];
+    __shared__ int some;  // whether a distance is extreme
     const Int tiles_m = parts(rows, M::SIZE), tiles = tiles_m * parts(width, N::SIZE), split = blockIdx.x / tiles;
     const Int r0 = blockIdx.x % tiles_m * M::SIZE, i0 = blockIdx.x % tiles / tiles_m * N::SIZE;
     const Int length = parts(count, splits), begin = split * length, end = least(count, begin + length);
@@ -326,7 +356,8 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         if (me < DEPTH_VJP * PACKS_M) {
 #pragma unroll
             for (int e = 0; e < 4; e++) {
-                if (ys.v[e] == 0) grads.v[e] = 0;
+                if (extreme(ys.v[e])) some = 1;
+                if (ys.v[e] == 0 || extreme(ys.v[e])) grads.v[e] = 0;
                 ys.v[e] = inverse(ys.v[e]);
             }
             *(Pack<T, 4>*)&stage.scales[me / PACKS_M][me % PACKS_M * 4] = ys;
@@ -345,7 +376,9 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
     each([&](int a, int b, Int row, Int i) {
         own[a][b] = row < rows && i < width ? self[row * width + i] : (T)0;
     });
+    if (me == 0) some = 0;
     fetch(begin);
+    __syncthreads();
     put(stages[0]);
     __syncthreads();
     for (Int k = begin; k < end; k += DEPTH_VJP) {
@@ -365,6 +398,16 @@ dist_vjp(const T* self, const T* other, const T* g, const T* y, T* to, Int rows,
         }
         if (more) put(stages[((k - begin) / DEPTH_VJP + 1) % 2]);
         __syncthreads();
+    }
+    if (some) {
+#pragma unroll 1
+        for (Int k = begin; k < end; k++)
+            each([&](int a, int b, Int row, Int i) {
+                const T distance = row < rows && i < width ? y[k * stride + row] : (T)0;
+                if (!extreme(distance)) return;
+                const T step = first_step(distance), t = (own[a][b] - other[k * width + i]) * step;
+                sum[a][b] += Power::slope(t, inverse(distance * step), p) * g[k * stride + row];
+            });
     }
     each([&](int a, int b, Int row, Int i) {
         if (row < rows && i < width) to[(split * rows + row) * width + i] = sum[a][b];

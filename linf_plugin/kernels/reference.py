@@ -6,7 +6,8 @@ problems only.
 Rules that every implementation keeps:
 
 * y = 0 where all coordinates agree, and also when there are no coordinates (in = 0).
-* ℓp is scaled by the largest coordinate, so that no power over- or underflows.
+* ℓp is scaled by the largest coordinate, so that no power over- or underflows; in two steps where the largest is
+  near the ends of the range, so that no number on the way is subnormal.
 * p = ∞: the gradient goes to the coordinate with the largest |t|; ties go to the lowest index.
 * Sorted sums: the j-th largest |t| gets the j-th part of the gradient; equal ones are in order of index.
 * The gradient is 0 where y = 0, and where a coordinate of t is 0.
@@ -42,6 +43,17 @@ def _float32_down(a: float) -> float:
     return math.ldexp(math.floor(math.ldexp(mantissa, 24)), exponent - 24) if exponent > -126 else 0.0
 
 
+def first_step(largest: Tensor) -> Tensor:
+    """A power of 2 by which z ≥ 0 is multiplied before it is divided by its largest: 1 but near the ends of the range.
+
+    Flushing to zero is a state of each thread.  So one thread may read a subnormal largest as 0 that another has
+    divided by: 0/0.
+    """
+    near = 64 * torch.finfo(largest.dtype).tiny
+    one = torch.ones_like(largest)
+    return torch.where(largest < near, one / near, torch.where(largest > 1 / near, one * near, one))
+
+
 def norm(z: Tensor, p: float) -> Tensor:
     """‖z‖_p over the last dimension of a non-negative tensor z.  Shape (..., in) → (...)."""
     if z.shape[-1] == 0:
@@ -49,8 +61,10 @@ def norm(z: Tensor, p: float) -> Tensor:
     largest = z.amax(-1)
     if p == math.inf:
         return largest
+    step = first_step(largest)
+    largest = largest * step
     scale = torch.where(largest == 0, torch.ones_like(largest), largest)
-    return largest * ((z / scale.unsqueeze(-1)) ** p).sum(-1) ** (1 / p)
+    return largest * ((z * step.unsqueeze(-1) / scale.unsqueeze(-1)) ** p).sum(-1) ** (1 / p) / step
 
 
 def norm_vjp(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
@@ -64,8 +78,11 @@ def norm_vjp(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
     if p == math.inf:
         index = z.max(-1, keepdim=True).indices
         return torch.zeros_like(z).scatter(-1, index, grad)
-    scale = torch.where(y == 0, torch.ones_like(y), y).unsqueeze(-1)
-    return grad * (z / scale) ** (p - 1) * z.sign()  # the sign matters at p = 1 alone: 0⁰ is 1
+    step = first_step(y)
+    y = y * step
+    scale = torch.where(y == 0, torch.ones_like(y), y)
+    # The sign matters at p = 1 alone: 0⁰ is 1.
+    return grad * (z * step.unsqueeze(-1) / scale.unsqueeze(-1)) ** (p - 1) * z.sign()
 
 
 def dist(x: Tensor, w: Tensor, p: float) -> Tensor:

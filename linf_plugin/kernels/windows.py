@@ -65,10 +65,16 @@ def unfold(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None
 
     (N, C, H, W) → (groups, N·rows·W', C/groups·kh·kw) for kernels of shape w.
     """
-    stride, padding, dilation, groups = conv
     rows = rows or slice(0, output_shape(x.shape, w, conv)[2])
     if _compiled(x):
         return cpu.unfold(x, output_shape(x.shape, w, conv), w, conv, rows)
+    return unfold_composed(x, w, conv, rows)
+
+
+def unfold_composed(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> Tensor:
+    """``unfold`` in PyTorch's operators, which have every derivative."""
+    stride, padding, dilation, groups = conv
+    rows = rows or slice(0, output_shape(x.shape, w, conv)[2])
     band, (above, below) = _band(x.shape[2], w[2], conv, rows)
     columns = F.unfold(
         F.pad(x[:, :, band], (0, 0, above, below)), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride
@@ -80,19 +86,33 @@ def unfold(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None
 
 def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> None:
     """The adjoint of ``unfold``: adds to gx (N, C, H, W) what each window says of a pixel."""
-    stride, padding, dilation, groups = conv
-    n, channels, height, width = gx.shape
     rows = rows or slice(0, output_shape(gx.shape, w, conv)[2])
-    if n == 0:  # neither reshape nor fold take it
+    if len(gx) == 0:  # neither reshape nor fold take it
         return
     if gx.is_contiguous() and _compiled(gx, columns):
         return cpu.add_folded(gx, columns, output_shape(gx.shape, w, conv), w, conv, rows)
-    band, (above, below) = _band(height, w[2], conv, rows)
+    band, part = _folded(columns, gx.shape, w, conv, rows)
+    gx[:, :, band] += part
+
+
+def _folded(
+    columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice
+) -> tuple[slice, Tensor]:
+    """The rows of images of shape x that the windows of these rows of the output touch, and what they add there."""
+    stride, padding, dilation, groups = conv
+    n, _, height, width = x
     columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
     columns = columns.reshape(n, groups * columns.shape[2], columns.shape[3])
+    band, (above, below) = _band(height, w[2], conv, rows)
     size = above + max(0, band.stop - band.start) + below
     folded = F.fold(columns, (size, width), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride)
-    gx[:, :, band] += folded[:, :, above:size - below]
+    return band, folded[:, :, above:size - below]
+
+
+def fold_composed(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> Tensor:
+    """The adjoint of ``unfold`` for images of shape x, in PyTorch's operators that change nothing in place."""
+    band, part = _folded(columns, x, w, conv, slice(0, output_shape(x, w, conv)[2]))
+    return F.pad(part, (0, 0, band.start, x[2] - band.stop))
 
 
 def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], conv: tuple) -> Tensor:
@@ -100,6 +120,11 @@ def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], con
     gx = columns.new_zeros(n, conv[3] * w[1], *size)
     add_folded(gx, columns, w, conv)
     return gx
+
+
+def flat_kernels(w: Tensor, groups: int) -> Tensor:
+    """(out, C/groups, kh, kw) → (groups, out/groups, C/groups·kh·kw)."""
+    return w.reshape(groups, len(w) // groups, math.prod(w.shape[1:]))
 
 
 def to_rows(y: Tensor, groups: int) -> Tensor:
@@ -122,7 +147,7 @@ def apply(
 ) -> tuple[Tensor, ...]:
     """``fn(*windows, w)`` over the windows of inputs (N, C, H, W): a tensor (N, out, H', W') for each of dtypes."""
     x, groups = inputs[0], conv[3]
-    flat = w.reshape(groups, len(w) // groups, -1)
+    flat = flat_kernels(w, groups)
     shape = output_shape(x.shape, w.shape, conv)
     out = tuple(x.new_zeros(shape, dtype=dtype) for dtype in dtypes)
     if 0 in shape:
@@ -147,7 +172,7 @@ def apply_vjp(
     """
     x_shape, w_shape = shapes
     groups, kind = conv[3], maps[0]
-    flat = [None] * groups if w is None else w.reshape(groups, len(w) // groups, -1)
+    flat = [None] * groups if w is None else flat_kernels(w, groups)
     grads = [kind.new_zeros(x_shape) if want else None for want in wanted[:-1]]
     g_flat = kind.new_zeros(groups, w_shape[0] // groups, math.prod(w_shape[1:])) if wanted[-1] else None
     for part, rows in () if 0 in kind.shape else chunks(x_shape, w_shape, conv, kind.element_size()):

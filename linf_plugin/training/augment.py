@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..arguments import check_count, check_number, check_samples
+
 PADDINGS = {"edge": "replicate", "zero": "constant"}  # → mode of F.pad
 
 
@@ -26,8 +28,17 @@ def shift_and_flip(
         (N, C, H, W).
 
     Raises:
-        ValueError: padding is another, or share lies outside [0, 1].
+        TypeError: x is no floating-point tensor, generator no ``torch.Generator``, pixels no integer, share no number.
+        ValueError: x has another number of dimensions, pixels is negative, padding is another, or share lies outside
+            [0, 1].
     """
+    check_samples(x)
+    if x.dim() != 4:
+        raise ValueError(f"x must have shape (N, C, H, W), got {tuple(x.shape)}")
+    if not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator must be a torch.Generator, got {type(generator).__name__}")
+    check_count("pixels", pixels, least=0)
+    check_number("share", share)
     if not 0 <= share <= 1:
         raise ValueError(f"share must lie in [0, 1], got {share}")
     if padding not in PADDINGS:

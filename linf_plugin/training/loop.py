@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from ..arguments import check_count, check_finite, check_model, check_number, check_samples, kind
 from . import budgets, selection, state
 from .iteration import Iteration, seeded
 from .log import Log, peak_memory_mib
@@ -101,14 +102,15 @@ def fit(
         validation: {"last": …, "average": …}.
 
     Raises:
-        ValueError: an argument is out of its range; the state to resume from is damaged or belongs to another
-            run; the budget is too short, and the message says what it would take.
+        TypeError: an argument is of a wrong type.
+        ValueError: an argument is out of its range or of a wrong shape; the state to resume from is damaged or
+            belongs to another run; the budget is too short, and the message says what it would take.
         FloatingPointError: the loss became NaN or infinite; the message says where.  The state of the epoch
             before stays.
         OSError: the state or the log could not be written; the state of the epoch before stays.
     """
     began = time.perf_counter()
-    _check(x, y, batch_size, average, validate_every, budget, ranks)
+    _check(model, x, y, batch_size, seed, average, validate_every, budget, ranks)
     ranks.start_alike(model, *([loss] if isinstance(loss, nn.Module) else []))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     iterate = Iteration(
@@ -118,7 +120,7 @@ def fit(
     parts = {"model": model, "optimizer": optimizer, "average": averaged, "loss": loss}
     parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
     weights = {"last": model} if averaged is None else {"last": model, "average": averaged.module}
-    settings = state.settings_of(
+    settings = None if state_path is None else state.settings_of(
         iterate, identity, seed=seed, average=average, budget=budget, validate_every=validate_every,
         validated=validate is not None,
     )
@@ -210,20 +212,34 @@ def fit(
 
 
 def _check(
-    x: Tensor, y: Tensor, batch_size: int, average: float, validate_every: int, budget: float | None, ranks: Ranks
+    model: nn.Module, x: Tensor, y: Tensor, batch_size: int, seed: int, average: float, validate_every: int,
+    budget: float | None, ranks: Ranks,
 ) -> None:
-    if len(x) != len(y) or len(x) == 0:
-        raise ValueError(f"x and y must have the same positive length, got {len(x)} and {len(y)}")
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    check_model(model, evaluation=False)
+    check_samples(x, model)
+    if not isinstance(y, Tensor):
+        raise TypeError(f"y must be an int64 tensor, got {kind(y)}")
+    if y.dim() != 1 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(f"x and y must have the same positive length, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if y.dtype != torch.int64:
+        raise TypeError(f"y must be an int64 tensor, got {kind(y)}")
+    if y.device != x.device:
+        raise ValueError(f"y is on {y.device} but x is on {x.device}")
+    if y.min() < 0:
+        raise ValueError(f"y must not be negative, got {y.min()}")
+    check_finite(x=x)
+    check_count("batch_size", batch_size)
     if batch_size < ranks.world:
         raise ValueError(f"batch_size must be at least the number of processes, {ranks.world}, got {batch_size}")
+    check_count("seed", seed, least=0)
+    check_number("average", average)
     if not 0 <= average < 1:
         raise ValueError(f"average must lie in [0, 1), got {average}")
-    if validate_every < 1:
-        raise ValueError(f"validate_every must be at least 1, got {validate_every}")
-    if budget is not None and not 0 < budget < math.inf:
-        raise ValueError(f"budget must be a positive number of seconds, got {budget}")
+    check_count("validate_every", validate_every)
+    if budget is not None:
+        check_number("budget", budget)
+        if not 0 < budget < math.inf:
+            raise ValueError(f"budget must be a positive number of seconds, got {budget}")
 
 
 def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) -> None:

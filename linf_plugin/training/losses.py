@@ -9,6 +9,38 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arguments import check_not_negative, check_number, check_positive, kind
+
+
+def _check(logits, labels, name: str = "logits") -> None:
+    """Their shapes and types.  Not their values, for which a GPU would have to be waited for: ``fit`` looks at all
+    labels before it begins."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(f"{name} must be a floating-point tensor, got {kind(logits)}")
+    if logits.dim() != 2:
+        raise ValueError(f"{name} must have two dimensions, one for samples, got {tuple(logits.shape)}")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels must be an int64 tensor, got {kind(labels)}")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(logits)},), got {tuple(labels.shape)}")
+    if labels.device != logits.device:
+        raise ValueError(f"labels is on {labels.device} but {name} is on {logits.device}")
+
+
+def _check_share(name: str, value) -> None:
+    check_number(name, value)
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+
+
+def _check_head(head, features, labels, radius) -> None:
+    _check(features, labels, "features")
+    kinds = [type(layer) for layer in head] if isinstance(head, nn.Sequential) else [type(head)]
+    if kinds != [nn.Linear, nn.Tanh, nn.Linear]:
+        raise TypeError(f"head must be Linear, Tanh, Linear, got {', '.join(k.__name__ for k in kinds)}")
+    if not isinstance(radius, Tensor):
+        check_not_negative("radius", radius)
+
 
 def _margins(logits: Tensor, labels: Tensor, radius: float) -> Tensor:
     """m (N, classes), with 0 at the label."""
@@ -27,7 +59,13 @@ def hinge(logits: Tensor, labels: Tensor, radius: float, mix: float = 1.0) -> Te
 
     Returns:
         scalar.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
     """
+    _check(logits, labels)
+    check_not_negative("radius", radius)
+    _check_share("mix", mix)
     m = _margins(logits, labels, radius).clamp_min(0)
     return mix * m.amax(1).mean() + (1 - mix) * m.mean()
 
@@ -37,7 +75,13 @@ def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, 
 
     The hinge is saturated, and without gradient, where a sample is misclassified; the cross-entropy moves
     those.  ``scalar`` is a learned temperature that reaches the cross-entropy alone, never a margin.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range; so is radius 0.
     """
+    _check(logits, labels)
+    check_positive("radius", radius)
+    check_not_negative("weight", weight)
     hinged = (_margins(logits, labels, radius) / (2 * radius)).clamp(0, 1).amax(1).mean()
     return hinged + weight * F.cross_entropy(scalar * logits, labels)
 
@@ -53,7 +97,12 @@ def ramp(worst: Tensor, labels: Tensor, width: float) -> Tensor:
 
     Returns:
         scalar.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
     """
+    _check(worst, labels, "worst")
+    check_positive("width", width)
     others = worst.scatter(1, labels.unsqueeze(1), -torch.inf).amax(1)
     return (others / width + 0.5).clamp(0, 1).mean()
 
@@ -65,7 +114,11 @@ def head_margins(head: nn.Sequential, features: Tensor, radius: float | Tensor, 
     Interval bounds in centre/radius form; the last layer through the row differences W_j − W_y, which is
     tighter than a difference of its intervals.  Shapes: features (N, in), radius the same where it is a tensor,
     labels (N,) → (N, classes), 0 at the label.
+
+    Raises:
+        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
     """
+    _check_head(head, features, labels, radius)
     first, _, last = head
     centre = first(features)
     size = first.weight.abs()
@@ -91,7 +144,10 @@ def interval_cross_entropy(
 
     Returns:
         scalar.
+
+    Raises as ``head_margins``.
     """
+    _check_share("kappa", kappa)
     worst = F.cross_entropy(head_margins(head, features, radius, labels), labels)
     if kappa == 1:
         return worst
@@ -114,9 +170,12 @@ def interval_hinge(
 
     Returns:
         scalar.
+
+    Raises as ``head_margins``.
     """
-    logits = head(features)
+    check_not_negative("weight", weight)
     wanted = head_margins(head, features, radius, labels) + 1
+    logits = head(features)
     hinged = wanted.scatter(1, labels.unsqueeze(1), 0.0).amax(1)  # at least 0, the label's
     correct = logits.argmax(1) == labels
     return (correct * hinged).mean() + weight * F.cross_entropy(scalar * logits, labels)

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import nn
 
+from ..arguments import check_model, check_not_negative
 from ..layers import distance_layers
 
 
@@ -25,7 +26,14 @@ def adam(
         scalar_decay: that of the loss's parameters.
         betas, eps: of Adam.
         fused: one kernel a group, instead of ten passes over its memory (docs/results/steps).
+
+    Raises:
+        TypeError, ValueError: model is no module, or a rate or decay is not finite or below 0.
     """
+    check_model(model, evaluation=False)
+    rates = {"lr": lr, "scalar_lr": scalar_lr, "head_decay": head_decay, "scalar_decay": scalar_decay, "eps": eps}
+    for name, rate in rates.items():
+        check_not_negative(name, rate)
     distances = [p for layer in distance_layers(model) for p in layer.parameters()]
     taken = {id(p) for p in distances}
     groups = [{"params": distances, "lr": lr, "weight_decay": 0.0}]

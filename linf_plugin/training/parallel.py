@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .. import state
 from ..layers import MeanShift, reestimate_means
 
 PATIENCE = datetime.timedelta(days=30)  # of ranks that wait for what rank 0 does alone, certificates above all
@@ -112,10 +113,16 @@ class Ranks:
             return part * loss(model, x[mine], y[mine], step)
 
     def start_alike(self, *modules: nn.Module) -> None:
-        """Gives every rank the parameters and buffers of rank 0."""
+        """Gives every rank the parameters and buffers of rank 0.
+
+        Raises:
+            ValueError: the ranks have layers of another p, stride or the like.
+        """
         if self.world > 1:
+            if not self.alike([{k: a.tolist() for k, a in state.constants(m).items()} for m in modules]):
+                raise ValueError("the processes must pass the same model, but a p or stride of a layer differs")
             with _exchange():
-                for tensor in (t for module in modules for t in module.state_dict().values()):
+                for tensor in (t for module in modules for t in state.tensors(module).values()):
                     dist.broadcast(tensor, src=0, group=self.group)
 
     def sum(self, value: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """What changes with time: p, ε, learning rate.  A schedule is data; ``at`` reads it at a fractional epoch."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+
+from ..arguments import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,9 @@ class Schedule:
     Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
 
     Raises:
-        ValueError: epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R is not in [0, 1),
-            average_start is not in [0, epochs).
+        TypeError: a value is no number, epochs no integer.
+        ValueError: a value is not finite, epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R
+            is not in [0, 1), average_start is not in [0, epochs).
     """
 
     epochs: int
@@ -53,8 +56,12 @@ class Schedule:
     average_start: float = 0.0
 
     def __post_init__(self):
-        if self.epochs < 1:
-            raise ValueError(f"epochs must be at least 1, got {self.epochs}")
+        check_count("epochs", self.epochs)
+        for field in fields(self):
+            if field.type is float:
+                _check_finite(field.name, getattr(self, field.name))
+        for drop in self.lr_drops:
+            _check_finite("each of lr_drops", drop)
         if not 0 <= self.eps <= 1:
             raise ValueError(f"eps must lie in the pixel range [0, 1], got {self.eps}")
         if not 1 <= self.p_first <= self.p_last:
@@ -102,6 +109,12 @@ class Schedule:
         if self.lr_drops:
             return self.lr_drop_factor ** sum(epoch >= drop for drop in self.lr_drops)
         return (1 + math.cos(math.pi * _ramp(epoch, self.lr_start, self.epochs))) / 2
+
+
+def _check_finite(name: str, value) -> None:
+    check_number(name, value)
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be finite, got {value}")
 
 
 def snapped(p: float) -> float:

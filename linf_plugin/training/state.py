@@ -2,9 +2,14 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 
+from torch import Tensor
+
 from .. import checkpoint
+from ..state import tensors
+from .contents import check_contents
 from .iteration import Iteration
 from .schedule import Schedule
 from .selection import Best
@@ -14,34 +19,52 @@ SHOWN = 5  # differences that a message lists
 
 
 def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
-    """What must agree for a run to be continued, as plain data: JSON's types."""
+    """What must agree for a run to be continued, as plain data: JSON's types; of images and labels the digests."""
     groups = [
         {key: value for key, value in group.items() if isinstance(value, (bool, int, float, tuple))}
         for group in iterate.optimizer.param_groups
     ]
     settings = {
         "identity": identity, "schedule": dataclasses.asdict(iterate.schedule), "batch_size": iterate.batch_size,
-        "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()), **options,
+        "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()),
+        "images": checkpoint.digest(iterate.x.cpu()), **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
-        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in iterate.model.state_dict().items()},
+        "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in tensors(iterate.model).items()},
     }
     return json.loads(json.dumps(settings, default=str))
 
 
-def differences(theirs, ours, where: str = "") -> list[str]:
-    """Lines "name: value there, value here", one for each thing in which nested dicts and lists differ."""
+def differing(theirs, ours, where: str = "") -> list[tuple[str, object, object]]:
+    """(name, their value, our value) of each thing in which nested dicts and lists differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return [
-            line for key in {**theirs, **ours}
-            for line in differences(theirs.get(key), ours.get(key), f"{where}.{key}" if where else str(key))
+            each for key in {**theirs, **ours}
+            for each in differing(theirs.get(key), ours.get(key), f"{where}.{key}" if where else str(key))
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
-        return [line for i, pair in enumerate(zip(theirs, ours)) for line in differences(*pair, f"{where}[{i}]")]
-    return [] if theirs == ours else [f"{where or 'settings'}: {_shown(theirs)} there, {_shown(ours)} here"]
+        return [each for i, pair in enumerate(zip(theirs, ours)) for each in differing(*pair, f"{where}[{i}]")]
+    same = not isinstance(theirs, Tensor) and theirs == ours  # of a file that holds whatever it likes
+    return [] if same else [(where or "settings", theirs, ours)]
 
 
-def _shown(value) -> str:
-    return "none" if value is None else str(value)
+def differences(theirs, ours) -> list[str]:
+    """Lines "name: value there, value here" of what ``differing`` finds."""
+    return [f"{name}: {shown(a)} there, {shown(b)} here" for name, a, b in differing(theirs, ours)]
+
+
+def shown(value) -> str:
+    """A value in a message, short and in one line; a digest by its first digits."""
+    text = "none" if value is None else " ".join(str(value).split())
+    return f"{text[:16]}…" if len(text) == 64 else text if len(text) <= 200 else f"{text[:199]}…"
+
+
+def read(path: str | Path) -> dict:
+    """What ``write`` kept.  Raises ValueError where the file is damaged, or is no state of a run."""
+    content = checkpoint.read(path)
+    kind = content.get("kind") if isinstance(content, dict) else None
+    if not isinstance(kind, str) or kind != KIND:
+        raise ValueError(f"{path} is not the state of a training run of this version ({KIND!r})")
+    return content
 
 
 def write(
@@ -63,17 +86,21 @@ def load(
         ValueError: the file is damaged, no state of a run, or of a run with other settings, which the message
             lists.
     """
-    content = checkpoint.read(path)
-    if not isinstance(content, dict) or content.get("kind") != KIND:
-        raise ValueError(f"{path} is not the state of a training run of this version ({KIND!r})")
-    differing = differences(content.get("settings"), settings)
-    if differing:
-        more = "; …" if len(differing) > SHOWN else ""
-        raise ValueError(f"{path} belongs to another run: " + "; ".join(differing[:SHOWN]) + more)
+    content = read(path)
+    theirs = content.get("settings")
+    if isinstance(theirs, dict) and "images" not in theirs:
+        warnings.warn(f"{path} is of a version that kept no digest of the images: they could not be compared")
+        settings = {key: value for key, value in settings.items() if key != "images"}
+    found = differences(theirs, settings)
+    if found:
+        more = "; …" if len(found) > SHOWN else ""
+        raise ValueError(f"{path} belongs to another run: " + "; ".join(found[:SHOWN]) + more)
     try:
+        check_contents(content, parts)
         best = content["best"] and Best(**content["best"])
         for name, part in parts.items():
             part.load_state_dict(content["parts"][name])
         return schedule.scaled(content["epochs"]), content["history"].splitlines(), best
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not fit this run: {error}") from error
+        reason = " ".join(str(error).split())  # torch's has lines
+        raise ValueError(f"{path} does not fit this run: {reason}") from error

@@ -31,12 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    try:
-        _, config = write_abcrown(
-            args.checkpoint, args.out, args.eps, dataset=args.data, data_dir=args.data_dir, samples=args.samples,
-            force=args.force,
-        )
-    except FileExistsError as error:
-        raise FileExistsError(f"{error}: give --force") from error
+    _, config = write_abcrown(
+        args.checkpoint, args.out, args.eps, dataset=args.data, data_dir=args.data_dir, samples=args.samples,
+        force=args.force,
+    )
     print(f"{config}: now  python abcrown.py --config {config}")
     return 0

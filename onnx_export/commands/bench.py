@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from linf_plugin.files import add_force
+
 from .. import bench
 
 SUMMARY = "time bodies, native operators and the export of a large net, side by side"
@@ -18,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", default=Path("results/onnx"), help="default: results/onnx"
     )
+    add_force(parser)
     parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions")
 
 
 def run(args: argparse.Namespace) -> int:
-    return bench.main(["--out", str(args.out), *(["--quick"] if args.quick else [])])
+    return bench.main(["--out", str(args.out), *(f"--{flag}" for flag in ("quick", "force") if getattr(args, flag))])

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import onnxruntime
 
-from linf_plugin import checkpoint
-
 from ..check import Comparison, compare
+from ..fold import check_sizes
+from ..load import load
 from ..properties import file_sha256
 from ..session import session
-from .common import add_data, add_run, data_of
+from .common import add_data, add_run, data_of, model_of
 
 SUMMARY = "compare an ONNX file with its checkpoint on test images"
 DESCRIPTION = "Runs test images through onnxruntime and through PyTorch, and compares."
@@ -37,10 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_sizes(load(args.onnx))  # before a runtime computes them
     onnx_session = session(args.onnx, args.device)
     props = onnx_session.get_modelmeta().custom_metadata_map
-    model, _ = checkpoint.load(_checkpoint_of(args.onnx, props, args.checkpoint))
-    data = data_of(args, args.onnx, props)
+    model, _ = model_of(_checkpoint_of(args.onnx, props, args.checkpoint))
+    data = data_of(args, args.onnx, props, others=True)
     images = data.x_test[: args.limit]
     provider = onnx_session.get_providers()[0]
     where = f"onnxruntime {onnxruntime.__version__}, {provider}"

@@ -1,9 +1,13 @@
 """What several commands share: arguments, and the data set that a file is about."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from linf_plugin.datasets import SOURCES, Dataset, load_dataset
+from linf_plugin import checkpoint
+from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
+from linf_plugin.models import Net
+from linf_plugin.spec import values
 
 from ..session import DEVICES
 
@@ -18,7 +22,8 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Arguments ``data`` and ``data_dir``."""
     parser.add_argument(
         "--data", metavar="NAME|FOLDER",
-        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names",
+        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names; for data of "
+        "your own the one whose layout they have",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
 
@@ -29,15 +34,78 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where onnxruntime runs (default: auto)")
 
 
-def data_of(args: argparse.Namespace, path: Path, named: dict) -> Dataset:
-    """The data set by name, by folder, or by default: the one that ``named``, the metadata of path, name."""
-    name, folder = args.data, args.data_dir
+def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = False) -> Dataset:
+    """The data set by name, by folder, or by default: the one that ``named``, the metadata of path, name.
+
+    Args:
+        others: whether other known data than those that path is about may be asked for by name.
+
+    Raises:
+        OtherData: the test images are not those that path is about.
+    """
+    name, folder, own = args.data, args.data_dir, own_name(named)
     if name not in SOURCES:
         if name is not None and not Path(name).is_dir():
             raise ValueError(f"{name} is neither a data set ({', '.join(SOURCES)}) nor a folder")
         if "dataset" not in named:
             raise ValueError(f"{path} does not name its data set: give --data NAME")
         name, folder = named["dataset"], name or folder
+        if name == own:
+            raise ValueError(f"{path} is of {own}, data of your own: give as --data the set in whose layout they are")
     if folder is None and name in SOURCES and SOURCES[name].files:
         raise ValueError(f"{name} is read from a folder: give --data-dir")
-    return load_dataset(name, folder)
+    data = load_dataset(name, folder, own)
+    if others and own is None and name != named.get("dataset", name):
+        print(f"{path} is of {named['dataset']}, and what follows is of {name}", file=sys.stderr)
+    elif not check_test_data(data, named, path) and "dataset" in named:
+        print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
+    return data
+
+
+def _is_number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_accuracies(value) -> bool:
+    """{ε, written out: accuracy}."""
+    try:
+        return all(_is_number(accuracy) and float(eps) > 0 for eps, accuracy in value.items())
+    except (AttributeError, TypeError, ValueError):
+        return False
+
+
+def _are_results(value) -> bool:
+    if not isinstance(value, dict) or not _is_number(value.get("clean", 0.0)):
+        return False
+    certified = value.get("certified", {})
+    return isinstance(certified, dict) and all(
+        isinstance(method, str) and _are_accuracies(accuracies) for method, accuracies in certified.items()
+    )
+
+
+def _is_text(value) -> bool:
+    return isinstance(value, str)
+
+
+# What the commands read of a checkpoint's metadata.
+METADATA = {
+    "dataset": _is_text, "method": _is_text, "recipe": _is_text, "seed": lambda a: isinstance(a, int),
+    "epsilon": lambda a: _is_number(a) and 0 < a <= 1, "results": lambda a: a is None or _are_results(a),
+}
+
+
+def model_of(path: Path) -> tuple[Net, dict]:
+    """The classifier in a checkpoint, and its metadata.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``checkpoint.load``; the net has no weights or does not give one logit a
+            class; the metadata are not what training writes.
+    """
+    model, metadata = checkpoint.load(path)
+    (*_, (shape, _)) = [(model.input_shape, 0), *values(model.spec)]
+    if len(shape) != 1 or shape[0] < 2 or next(model.parameters(), None) is None:
+        raise ValueError(f"{path} holds no classifier with weights: its net gives values of shape {shape}")
+    for key, right in METADATA.items():
+        if key in metadata and not right(metadata[key]):
+            raise ValueError(f"{path}: its metadata give {str(metadata[key])[:60]!r} as {key}")
+    return model, metadata

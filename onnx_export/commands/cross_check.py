@@ -1,15 +1,14 @@
 """``linf-export cross-check``."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
+from linf_plugin.files import check_absent, write_json
 
 from ..cross_check import contradictions, cross_check
 from ..export import VERIFIER_FLAVOURS
-from .common import add_data, data_of, positive
+from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
 DESCRIPTION = (
@@ -34,12 +33,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--time-limit", type=positive, default=30, metavar="SECONDS", help="of a question (default: 30)"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all verdicts there")
+    parser.add_argument("--force", action="store_true", help="replace FILE where it exists")
     add_data(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    net, metadata = checkpoint.load(args.checkpoint)
-    data = data_of(args, args.checkpoint, metadata)
+    if args.json is not None:
+        check_absent(args.json, args.force)
+    net, metadata = model_of(args.checkpoint)
+    data = data_of(args, args.checkpoint, metadata, others=True)
     results = cross_check(
         net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count
     )
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     wrong = contradictions(results)
     print(f"{confirmed} of {len(results)} certificates confirmed, {wrong} contradictions")
     if args.json is not None:
-        args.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        write_json(args.json, results)
     if wrong:
         print(f"linf-export: FAILED: {wrong} verdicts contradict a certificate", file=sys.stderr)
     return 1 if wrong else 0

@@ -4,11 +4,12 @@ import argparse
 from pathlib import Path
 
 from linf_plugin import checkpoint
-from linf_plugin.datasets import SOURCES
+from linf_plugin.datasets import DIGESTS, SOURCES
+from linf_plugin.files import check_absent
 
-from ..properties import props_of
-from ..read import to_net
-from ..verify import load_model
+from ..files import props_of
+from ..load import load, said
+from ..recompute import read_back
 
 SUMMARY = "write an ONNX file as a checkpoint, so that the net can be bounded"
 DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node that it cannot turn."
@@ -17,26 +18,67 @@ examples:
   linf-export import net.onnx -o net.pt
   linf-export import broadcast.onnx -o net.pt --data mnist
 
-Read are distances as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs, ReduceMax;
-Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, sums with one constant a channel, products with one positive constant.
+Read are distances and sorted sums as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs,
+ReduceMax; Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle of an image, sums with one constant a
+channel, products with one positive constant. A file that takes bytes becomes a net that takes pixels in [0, 1].
+
+Nothing in FILE is trusted: functions of the domain linf must be those that this program writes.
 """
 
-IMPORTED = {"method": str, "dataset": str, "epsilon": float, "seed": int}  # metadata that an ONNX file may hold
+MOST_LETTERS = 200  # of a name in the metadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file: one input; one output, or one named logits")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="to write or replace")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
     parser.add_argument("--data", choices=SOURCES, help="data set to name in the checkpoint, if FILE names none")
+    parser.add_argument("--force", action="store_true", help="replace CHECKPOINT where it exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    onnx_model = load_model(args.onnx)
-    model, props = to_net(onnx_model), props_of(onnx_model)
-    metadata = {key: read(props[key]) for key, read in IMPORTED.items() if key in props}
-    if args.data is not None:
-        metadata["dataset"] = args.data
+    check_absent(args.output, args.force)
+    onnx_model = load(args.onnx)
+    try:
+        model, metadata = read_back(onnx_model), _metadata(props_of(onnx_model))
+    except ValueError as error:
+        raise ValueError(f"{args.onnx}: {error}") from error
+    if args.data not in (None, metadata.get("dataset")):  # then the digests are not of it
+        metadata = {key: a for key, a in metadata.items() if key not in DIGESTS} | {"dataset": args.data}
     checkpoint.save(args.output, model, metadata)
     layers = ", ".join(name for name, _ in model.spec["layers"])
     print(f"{args.output}: {layers}; Lipschitz bound {model.lipschitz:g}")
     return 0
+
+
+def _name(text: str) -> str:
+    if not text.isprintable() or len(text) > MOST_LETTERS:
+        raise ValueError("no name")
+    return text
+
+
+def _epsilon(text: str) -> float:
+    if not 0 < float(text) <= 1:
+        raise ValueError("not in (0, 1]")
+    return float(text)
+
+
+def _seed(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ValueError("no whole number")
+    return int(text)
+
+
+IMPORTED = {  # metadata that a file may hold
+    "method": _name, "dataset": _name, **dict.fromkeys(DIGESTS, _name), "epsilon": _epsilon, "seed": _seed,
+}
+
+
+def _metadata(props: dict[str, str]) -> dict:
+    """What the checkpoint takes over of an ONNX file's metadata.  Raises ValueError where it is not of its kind."""
+    found = {}
+    for key in IMPORTED.keys() & props.keys():
+        try:
+            found[key] = IMPORTED[key](props[key])
+        except ValueError as error:
+            raise ValueError(f"the metadata give {said(props[key])} as {key}") from error
+    return {key: found[key] for key in IMPORTED if key in found}

@@ -1,16 +1,16 @@
 """``linf-export model``."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
-from linf_plugin.datasets import SOURCES
+from linf_plugin.datasets import SOURCES, OtherData
 
 from ..certificate import PIXELS
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
 from ..properties import Accuracy
 from ..verify import measure
-from .common import add_data, data_of
+from .common import add_data, data_of, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
 DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    model, metadata = checkpoint.load(args.checkpoint)
+    model, metadata = model_of(args.checkpoint)
     export(
         model, args.output, metadata, args.checkpoint, flavour=args.flavour, certificate=args.certificate,
         epsilon=args.epsilon, pixels=args.pixels, force=args.force,
@@ -62,14 +62,19 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
-    """Of the file that was written; None where it is for verifiers, or the data set is not known, or not at hand."""
+    """Of the file that was written; None where it is for verifiers, or the data set is not known, not at hand, or not
+    the checkpoint's."""
     if args.flavour in VERIFIER_FLAVOURS:
         return None
     if args.data is None and args.data_dir is None:
         name = metadata.get("dataset")
         if name not in SOURCES or SOURCES[name].files:
             return None
-    data = data_of(args, args.checkpoint, metadata)
+    try:
+        data = data_of(args, args.checkpoint, metadata)
+    except OtherData as error:
+        print(f"linf-export: the accuracies are left out: {error.what}", file=sys.stderr)
+        return None
     epsilon = metadata.get("epsilon") if args.epsilon is None else args.epsilon
     return measure(args.output, data.x_test, data.y_test, epsilon)
 

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..load import load
 from ..show import summary
-from ..verify import load_model
 
 SUMMARY = "say what an ONNX file holds"
 DESCRIPTION = "Prints inputs and outputs, the layers from the one to the other, the file's functions and its metadata."
@@ -19,5 +19,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    print(summary(load_model(args.onnx), args.onnx))
+    print(summary(load(args.onnx), args.onnx))
     return 0

@@ -3,12 +3,10 @@
 import argparse
 from pathlib import Path
 
-from linf_plugin import checkpoint
-
 from ..export import VERIFIER_FLAVOURS
 from ..generate_properties import KINDS
 from ..vnnlib import write_benchmark
-from .common import add_data, data_of, positive
+from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "write a checkpoint and test images as a benchmark folder in VNN-COMP's layout"
 DESCRIPTION = (
@@ -47,9 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    net, metadata = checkpoint.load(args.checkpoint)
+    net, metadata = model_of(args.checkpoint)
+    data = data_of(args, args.checkpoint, metadata, others=True)
     folder = write_benchmark(
-        net, args.out, data_of(args, args.checkpoint, metadata), args.eps, count=args.count, seed=args.seed,
+        net, args.out, data, args.eps, count=args.count, seed=args.seed,
         pool=args.pool, timeout=args.timeout, flavours=tuple(args.flavour or VERIFIER_FLAVOURS),
         kinds=tuple(args.kind or ("any",)), name=args.name or args.out.resolve().name, compress=not args.plain,
         force=args.force,

@@ -10,6 +10,7 @@ from comparisons.ablation import BASE, load, main, measure, merged, table
 from comparisons.recipe import available as recipes
 from comparisons.recipe import load_recipe
 from linf_plugin.datasets import load_dataset
+from linf_plugin.files import WouldReplace
 
 RECIPE = """
 description = "test"
@@ -100,25 +101,48 @@ def test_runs_are_measured_kept_and_tabled(path, tmp_path, monkeypatch):
 def test_a_run_of_other_settings_is_made_anew(path, tmp_path):
     data, out = load_dataset("digits"), tmp_path / "out"
     measure(load(str(path)), data, out, [0], [BASE], progress=False)
+    before = (out / "results.json").read_bytes()
     path.write_text(path.read_text().replace("epochs = 2", "epochs = 3"))
-    (run,) = measure(load(str(path)), data, out, [0], [BASE], progress=False)["runs"]
+    with pytest.raises(WouldReplace, match="runs of other settings: as it is, seed 0 .*schedule.epochs: 2 → 3"):
+        measure(load(str(path)), data, out, [0], [BASE], progress=False)
+    assert (out / "results.json").read_bytes() == before
+    (run,) = measure(load(str(path)), data, out, [0], [BASE], progress=False, force=True)["runs"]
     assert run["epochs"] == 3
+
+
+def test_a_run_on_other_data_is_made_anew(path, tmp_path, capsys):
+    data, out, mine = load_dataset("digits"), tmp_path / "out", ["--data-name", "mine"]
+    measure(load(str(path)), data, out, [0], [BASE], progress=False)
+    arguments = [str(path), "--changes", BASE, "--out", str(out), "--quiet"]
+    assert main(arguments) == 0 and main([*arguments, *mine]) == 2
+    assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
+    results = json.loads((out / "results.json").read_text())
+    assert results["runs"][0].pop("data") == data.identity  # as earlier versions wrote it
+    (out / "results.json").write_text(json.dumps(results))
+    assert main(arguments) == 0 and "name no digest of their data" in capsys.readouterr().err
+    assert main([*arguments, *mine]) == 2
+    assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
 
 
 def test_an_unchanged_run_of_another_eps_is_made_anew(path, tmp_path):
     data, out, recipe = load_dataset("digits"), tmp_path / "out", tmp_path / "mine.toml"
     (before,) = measure(load(str(path)), data, out, [0], [BASE], progress=False)["runs"]
     recipe.write_text(recipe.read_text().replace("eps = 0.1\n", "eps = 0.02\n").replace("[0.1]", "[0.02]"))
-    results = measure(load(str(path)), data, out, [0], [BASE], progress=False)
+    results = measure(load(str(path)), data, out, [0], [BASE], progress=False, force=True)
     assert results["eps"] == 0.02 and results["runs"][0]["certified"] > before["certified"]
 
 
-def test_runs_that_are_not_described_any_more_are_dropped(path, tmp_path):
+def test_runs_that_are_not_described_any_more_are_dropped(path, tmp_path, capsys):
     """A table compares runs that differ in a change and nothing else."""
     data, out = load_dataset("digits"), tmp_path / "out"
     measure(load(str(path)), data, out, [0, 1], [BASE], progress=False)
     path.write_text(path.read_text().replace("epochs = 2", "epochs = 3"))
-    runs = measure(load(str(path)), data, out, [0], ["hinge"], progress=False)["runs"]
+    arguments = [str(path), "--out", str(out), "--changes", "hinge", "--quiet"]
+    assert main(arguments) == 2
+    assert "as it is, seed 1 (linf-dist.schedule.epochs: 2 → 3): --force replaces it" in capsys.readouterr().err
+    assert main([*arguments, "--force"]) == 0
+    assert "dropped: as it is, seed 1 (" in capsys.readouterr().err
+    runs = json.loads((out / "results.json").read_text())["runs"]
     assert [(r["change"], r["epochs"]) for r in runs] == [("hinge", 3)]
 
 

@@ -21,7 +21,7 @@ def test_it_breaks_exactly_what_can_be_broken():
     x = mean.view(-1, 1, 1, 1).expand(-1, 1, 3, 3).contiguous()
     y = (mean > 0.5).long()
     keep = (mean - 0.5).abs() > 0.01
-    survives = attacks.pgd_survives(Threshold(), x, y, 0.1, steps=20, restarts=1)
+    survives = attacks.pgd_survives(Threshold().eval(), x, y, 0.1, steps=20, restarts=1)
     away = ((mean - 0.5).abs() - 0.1).abs() > 0.01  # not within rounding of the boundary
     assert torch.equal(survives[keep & away], ((mean - 0.5).abs() > 0.1)[keep & away])
 
@@ -29,8 +29,8 @@ def test_it_breaks_exactly_what_can_be_broken():
 def test_misclassified_samples_do_not_survive_and_radius_zero_is_clean_accuracy():
     x = torch.full((2, 1, 2, 2), 0.9)
     y = torch.tensor([0, 1])
-    assert attacks.pgd_survives(Threshold(), x, y, 0.0).tolist() == [False, True]
-    assert attacks.pgd_survives(Threshold(), x, y, 0.01, steps=2, restarts=1).tolist() == [False, True]
+    assert attacks.pgd_survives(Threshold().eval(), x, y, 0.0).tolist() == [False, True]
+    assert attacks.pgd_survives(Threshold().eval(), x, y, 0.01, steps=2, restarts=1).tolist() == [False, True]
 
 
 def test_projection_lands_inside_the_ball_and_the_pixel_range():

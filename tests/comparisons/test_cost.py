@@ -38,9 +38,12 @@ def test_parts_are_measured_and_kept(small, tmp_path, monkeypatch, capsys):
     assert cost.main(["--out", str(tmp_path), "--parts", "d,a"]) == 0
     first = json.loads((tmp_path / "results.json").read_text())
     assert cost.main(["--out", str(tmp_path), "--parts", "b,c"]) == 0
-    results = json.loads((tmp_path / "results.json").read_text())
+    results, printed = json.loads((tmp_path / "results.json").read_text()), capsys.readouterr().out
+    assert cost.main(["--out", str(tmp_path), "--parts", "a,c"]) == 2
+    assert "results.json has part a, c: --force replaces it" in capsys.readouterr().err
+    assert json.loads((tmp_path / "results.json").read_text()) == results
     assert list(first) == ["a", "d"] and {part: results[part] for part in first} == first
-    assert (tmp_path / "table.md").read_text() == cost_report.table(results) in capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text() == cost_report.table(results) in printed
 
     assert all(seconds > 0 for seconds in results["a"]["nets"]["small"].values())
     memory = results["b"]["rows"][0]

@@ -94,7 +94,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):
 
 def test_a_rank_that_fails_says_why(tmp_path):
     (tmp_path / "out/ibp.pt/full").mkdir(parents=True)  # where the model is to be written
-    process = start(tmp_path, "--quiet", "--methods", "ibp")
+    process = start(tmp_path, "--quiet", "--methods", "ibp", "--force")
     _, errors = process.communicate(timeout=WAIT)
     assert process.returncode != 0
     assert "linf-compare (rank 0): error: out/ibp.pt could not be written" in errors

@@ -1,10 +1,15 @@
 """Recipes: ours load, and mistakes are named."""
 
+import copy
+import datetime
+import math
+import random
+import tomllib
 from fractions import Fraction
 
 import pytest
 
-from comparisons.recipe import available, load_recipe
+from comparisons.recipe import available, load_recipe, recipe_from
 from comparisons.runner import eps_key
 
 GOOD = """
@@ -150,3 +155,39 @@ def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
 def test_an_unknown_name_lists_the_known_ones():
     with pytest.raises(FileNotFoundError, match="no recipe or file 'imagenet'; recipes: cifar10.*digits"):
         load_recipe("imagenet")
+
+
+def _places(value, found):
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        found.append((value, key))
+        if isinstance(part, (dict, list)):
+            _places(part, found)
+    return found
+
+
+def test_whatever_stands_in_a_file_is_taken_or_refused_by_name():
+    """Values of every kind in every place, and places without their values."""
+    date = datetime.date(2000, 1, 1)
+    values = (0, -1, 1.5, True, "", [], {}, [[]], {"name": []}, math.nan, 10**30, 2**62, "1/0", date)
+    for i in range(400):
+        rng = random.Random(i)
+        table = tomllib.loads(GOOD)
+        for _ in range(rng.choice((1, 1, 2))):
+            parent, key = rng.choice(_places(table, []))
+            if rng.random() < 0.8:
+                parent[key] = copy.deepcopy(rng.choice(values))
+            else:
+                del parent[key]
+        try:
+            recipe_from("mine", "mine.toml", table)
+        except ValueError as error:
+            assert str(error).startswith("mine.toml") and len(str(error).splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", [
+    "a = " + "[" * 100_000, "eps = " + "[" * 50_000 + "]" * 50_000, "a." * 5_000 + "b = 1",
+], ids=len)
+def test_deep_files_are_refused(tmp_path, text):
+    with pytest.raises(ValueError, match="mine.toml") as error:
+        load_recipe(write(tmp_path, text))
+    assert len(str(error.value)) < 500

@@ -9,6 +9,7 @@ from comparisons import published, standing
 from comparisons.cli import main
 from comparisons.runner import eps_key
 from comparisons.standing import BEGIN, END, collect, page, result_files, short, with_block
+from linf_plugin.datasets import DIGESTS, SOURCES
 
 ROOT = Path(__file__).parents[2]
 RECIPES = {
@@ -131,6 +132,28 @@ def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, wor
     assert main(["results", str(tmp_path / "in"), "--out", str(tmp_path / "page.md")]) == 1
     assert "cifar/seed-0.json is refused" in capsys.readouterr().err
     assert "## Refused" not in rendered(tmp_path / "in" / "cifar" / "seed-1.json")
+
+
+def test_a_file_of_other_images_than_its_name_says_is_refused(tmp_path):
+    """By its digests; without any, it is taken for what it says."""
+    path = write(tmp_path / "a.json", {"ibp": 0.5}, recipe="toy")
+    assert collect([path])[1] == []
+    content = json.loads(path.read_text())
+    data = dict(zip(DIGESTS, SOURCES["digits"].published))
+    for digest, refused in ((data[DIGESTS[1]], []), ("another", ["not of the images published as digits"])):
+        content["methods"]["ibp"]["data"] = data | {DIGESTS[1]: digest}
+        path.write_text(json.dumps(content))
+        assert [reason.split(":")[0] for _, reason in collect([path])[1]] == refused
+
+
+def test_a_picture_of_something_else_is_not_replaced(seeds, tmp_path, capsys):
+    page, picture = tmp_path / "page.md", tmp_path / "picture.png"
+    picture.write_bytes(b"mine")
+    command = ["results", str(seeds), "--out", str(page), "--plot", str(picture)]
+    assert main(command) == 2
+    assert "picture.png exists: --force replaces it" in capsys.readouterr().err
+    assert picture.read_bytes() == b"mine" and not page.exists()
+    assert main([*command, "--force"]) == 0 and picture.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_short_table_has_the_best_rows_and_ours(seeds):

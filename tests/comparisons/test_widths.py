@@ -73,7 +73,7 @@ def test_looser_bounds_are_an_exit_status(tmp_path, results, monkeypatch):
     monkeypatch.setattr(widths, "run", lambda *args, **options: results)
     assert widths.main(["--out", str(tmp_path)]) == 0
     results["cases"][0]["runs"][0]["looser"]["CROWN"] = 1
-    assert widths.main(["--out", str(tmp_path)]) == 1
+    assert widths.main(["--out", str(tmp_path), "--force"]) == 1
 
 
 @pytest.mark.parametrize("option", ["--images", "--seeds"])

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 import linf_plugin
 from linf_plugin import compat
+from linf_plugin.files import add_force, occupied, write_text
 from linf_plugin.kernels import cpu
 
 from . import campaign
@@ -56,19 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", default=Path("results/fuzz.json"), help="default: results/fuzz.json"
     )
+    add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
     for name in ("nets", "points", "attacks"):
         if getattr(args, name) < 1:
             print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
             return 2
+    if occupied(parser.prog, args.out, args.out.with_suffix(".md"), force=args.force):
+        return 2
     # auto_LiRPA 0.7.1 says so of a tanh head, whose bounds are what is looked at.
     warnings.filterwarnings("ignore", "Pre-activation bounds are too loose", UserWarning)
     results = run(args.seed, args.first, args.nets, args.points, args.attacks, progress=not args.quiet)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(args.out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     text = table(results)
-    args.out.with_suffix(".md").write_text(text)
+    write_text(args.out.with_suffix(".md"), text)
     print(text)
     return 1 if results["violations"] else 0
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from linf_plugin import Net, sound_radius
 from linf_plugin.bounds.certify import LIRPA_METHODS, margin_bound
+from linf_plugin.state import constants, tensors
 
 from . import nets
 from .ball import at_most, ends, sample
@@ -149,7 +150,7 @@ def _describe(case, ball, method, i, moved, logits, program: Program) -> dict:
         "method": method, "kind": case.kind, "p": case.p, "weights": case.weights, "eps": ball.eps[i],
         "low": case.low, "high": case.high, "label": ball.labels[i], "claim": ball.claims[method][i],
         "logits": logits, "program": program.describe(), "x": case.x[i], "moved": moved,
-        "spec": case.net.spec, "state": dict(case.net.state_dict()),
+        "spec": case.net.spec, "state": tensors(case.net),
     })
 
 
@@ -160,7 +161,8 @@ def rebuild(violation: dict) -> Net:
         for name, arguments in violation["spec"]["layers"]
     ]}
     net = Net(spec).eval().requires_grad_(False)
-    net.load_state_dict({name: torch.tensor(values) for name, values in violation["state"].items()})
+    given = {name: torch.tensor(values) for name, values in violation["state"].items()}
+    net.load_state_dict(constants(net) | given)  # the spec says the constants
     return net
 
 

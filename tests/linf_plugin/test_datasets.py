@@ -1,9 +1,11 @@
 """Data sets: the files of torchvision's folders read back, missing and damaged ones named."""
 
 import gzip
+import hashlib
 import os
 import pickle
 import struct
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -11,7 +13,16 @@ import pytest
 import torch
 from PIL import Image
 
-from linf_plugin.datasets import SOURCES, hold_out, load_dataset
+from linf_plugin.datasets import (
+    SOURCES,
+    Dataset,
+    OtherData,
+    check_published,
+    check_test_data,
+    hold_out,
+    load_dataset,
+    own_name,
+)
 
 IDX_NAMES = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 CIFAR_NAMES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
@@ -64,8 +75,8 @@ def _write_cifar(folder, dump=pickle.dumps) -> dict[str, dict]:
 @pytest.mark.parametrize("name", ("mnist", "fashion-mnist"))
 def test_idx(name, packed, tmp_path):
     arrays = _write_idx(tmp_path / FOLDERS[name], packed)
-    data = load_dataset(name, str(tmp_path))
-    assert data.name == name and data.shape == (1, 28, 28)
+    data = load_dataset(name, str(tmp_path), "a few of mine")
+    assert data.name == "a few of mine" and data.shape == (1, 28, 28)
     for part, x, y in (("train", data.x_train, data.y_train), ("t10k", data.x_test, data.y_test)):
         assert x.dtype == torch.float32 and y.dtype == torch.int64
         assert torch.equal(x, torch.tensor(arrays[f"{part}-images-idx3-ubyte"])[:, None].float() / 255)
@@ -79,7 +90,7 @@ def test_idx(name, packed, tmp_path):
 ), ids=("python-2", "protocol-2", "protocol-4", "protocol-5"))
 def test_cifar10(dump, tmp_path):
     batches = _write_cifar(tmp_path / FOLDERS["cifar10"], dump)
-    data = load_dataset("cifar10", tmp_path)
+    data = load_dataset("cifar10", tmp_path, own_name="a few of mine")
     assert data.shape == (3, 32, 32) and len(data.mean) == 3
     train, test = (CIFAR_NAMES[:5], data.x_train, data.y_train), (CIFAR_NAMES[5:], data.x_test, data.y_test)
     for names, x, y in (train, test):
@@ -102,6 +113,137 @@ def test_digits():
     assert share.abs().max() < 1  # stratified: each class to the nearest whole sample
     assert pixels.mean().item() == pytest.approx(data.mean[0], abs=1e-4)  # the constants have four decimals
     assert pixels.std().item() == pytest.approx(data.std, abs=1e-4)
+
+
+# Names and digests.
+
+
+def toy(name: str = "toy", **tensors) -> Dataset:
+    parts = {"x_train": torch.arange(8.0), "x_test": torch.arange(4.0)}
+    parts = {key: (x / 8).reshape(-1, 1, 2, 1) for key, x in parts.items()}
+    labels = {"y_train": torch.tensor([0, 1, 0, 1]), "y_test": torch.tensor([0, 1])}
+    return Dataset(name, **{**parts, **labels, **tensors}, mean=(0.5,), std=0.5)
+
+
+def test_digests_are_of_the_content():
+    """The same for equal tensors however they lie in memory; each part has its own; known ones do not change."""
+    data = toy()
+    spread = torch.zeros(4, 1, 4, 1)[:, :, ::2].copy_(data.x_train)
+    assert not spread.is_contiguous() and toy("other", x_train=spread).digests == data.digests
+    for n, digest in zip((4, 2), data.digests):  # as little-endian numbers, on every machine
+        images, labels = np.arange(2 * n, dtype="<f4") / 8, np.arange(n, dtype="<i8") % 2
+        content = b"[2tensor torch.float32 (%d, 1, 2, 1):%s" % (n, images.tobytes())
+        content += b"tensor torch.int64 (%d,):%s" % (n, labels.tobytes())
+        assert digest == hashlib.sha256(content).hexdigest()
+    assert data.identity == {
+        "dataset": "toy", "train_data_sha256": data.digests[0], "test_data_sha256": data.digests[1]
+    }
+
+
+@pytest.mark.parametrize("field", ("x_train", "y_train", "x_test", "y_test"))
+def test_a_digest_notices_every_change(field):
+    """One image or label; another shape of the same bits; a change in place after the digest was asked for."""
+    data, part = toy(), field.endswith("test")
+    before, tensor = data.digests, getattr(data, field)
+    changed = tensor.clone()
+    changed.view(-1)[1] += 1
+    for other in (changed, tensor[None], tensor.double(), tensor.flip(0)):
+        after = toy(**{field: other}).digests
+        assert after[part] != before[part] and after[not part] == before[not part]
+    tensor[0] = 3
+    assert data.digests[part] not in before and data.digests[not part] == before[not part]
+
+
+def test_a_digest_of_tensors_that_count_no_changes():
+    with torch.inference_mode():
+        x = torch.rand(4, 1, 2, 1)
+        data = toy(x_train=x)
+        before = data.digests
+        x[0] = 0
+    assert data.digests[0] != before[0]
+
+
+def test_digests_are_computed_once(monkeypatch):
+    data = toy()
+    before = data.digests
+    monkeypatch.setattr("linf_plugin.datasets.digest", None)
+    assert data.digests == before
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder with small files under the name MNIST, which are taken for the published ones."""
+    _write_idx(tmp_path / FOLDERS["mnist"], packed=True)
+    digests = load_dataset("mnist", tmp_path, "mine").digests
+    monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], published=digests))
+    return tmp_path
+
+
+def test_what_is_published_is_read_under_its_name(published):
+    assert load_dataset("mnist", published).name == "mnist"
+
+
+def test_files_of_another_data_set_are_named(published):
+    """MNIST's files where those of Fashion-MNIST belong."""
+    (published / "FashionMNIST").symlink_to(published / "MNIST")
+    with pytest.raises(OtherData, match="training images and labels given as fashion-mnist are those of mnist .*own_"):
+        load_dataset("fashion-mnist", published)
+    assert load_dataset("fashion-mnist", published, "mnist as I have it").name == "mnist as I have it"
+
+
+@pytest.mark.parametrize("file", IDX_NAMES)
+def test_files_that_are_not_the_published_ones_are_named(file, published):
+    path = published / FOLDERS["mnist"] / f"{file}.gz"
+    raw = bytearray(gzip.decompress(path.read_bytes()))
+    raw[-1] ^= 1
+    path.write_bytes(gzip.compress(bytes(raw)))
+    part = "training" if file.startswith("train") else "test"
+    with pytest.raises(OtherData, match=f"{part} images and labels given as mnist are not the published ones"):
+        load_dataset("mnist", published)
+
+
+def test_cifar10_is_known_by_its_files(tmp_path, monkeypatch):
+    _write_cifar(tmp_path / FOLDERS["cifar10"])
+    with pytest.raises(OtherData, match="data_batch_1 is not the published file of cifar10.*own_name"):
+        load_dataset("cifar10", tmp_path)
+    files = [f"cifar-10-batches-py/{name}" for name in CIFAR_NAMES]
+    assert list(SOURCES["cifar10"].md5) == files
+    known = {file: hashlib.md5((tmp_path / file).read_bytes()).hexdigest() for file in files}
+    monkeypatch.setitem(SOURCES, "cifar10", replace(SOURCES["cifar10"], md5=known))
+    assert load_dataset("cifar10", tmp_path).name == "cifar10"
+
+
+@pytest.mark.parametrize("name", ("mnist", "digits", "", " ", "two\nlines"))
+def test_own_data_have_a_name_of_their_own(name):
+    with pytest.raises(ValueError, match="own_name must be one line, and none of digits, mnist"):
+        load_dataset("digits", own_name=name)
+
+
+def test_data_with_a_known_name_are_the_published_ones():
+    data = load_dataset("digits")
+    check_published(data)
+    check_published(replace(data, name="mine", x_test=data.x_test[:9]))
+    with pytest.raises(OtherData, match="test images and labels given as digits are not the published ones"):
+        check_published(replace(data, x_test=data.x_test[:9], y_test=data.y_test[:9]))
+    with pytest.raises(OtherData, match="training images and labels given as mnist are those of digits"):
+        check_published(replace(data, name="mnist"))
+
+
+def test_test_data_are_compared_with_what_metadata_name():
+    data = toy()
+    assert check_test_data(data, data.identity, "net.pt")
+    assert check_test_data(replace(data, x_train=data.x_train + 1), data.identity, "net.pt")  # only trained on
+    assert not check_test_data(data, {"dataset": "toy"}, "net.pt") and not check_test_data(data, {}, "net.pt")
+    with pytest.raises(OtherData, match="these are images of toy, and net.pt is about mnist"):
+        check_test_data(data, {"dataset": "mnist"}, "net.pt")
+    with pytest.raises(OtherData, match="test images and labels of toy here are not those that net.pt is about: it"):
+        check_test_data(replace(data, y_test=data.y_test + 1), data.identity, "net.pt")
+
+
+def test_own_name_of_metadata():
+    digests = {"test_data_sha256": "0" * 64}
+    assert own_name({"dataset": "mine", **digests}) == "mine"
+    assert own_name({"dataset": "mine"}) is own_name({"dataset": "digits", **digests}) is own_name(digests) is None
 
 
 # Missing and damaged files.
@@ -332,6 +474,7 @@ def test_held_out_images_are_a_stratified_part_of_the_training_set():
     share = torch.bincount(held.y_test, minlength=10) / torch.bincount(data.y_train, minlength=10)
     assert (share - 0.2).abs().max() < 0.01
     assert (held.mean, held.std) == (data.mean, data.std)
+    assert held.name == "digits, 0.2 of the training set held out" and not set(held.digests) & set(data.digests)
 
 
 @pytest.mark.parametrize("fraction", (0, 1, -0.1, 0.001))

@@ -25,6 +25,7 @@ from linf_plugin.layers import (
     reestimate_means,
     set_p,
 )
+from linf_plugin.state import constants, tensors
 
 NAN = math.nan
 
@@ -244,7 +245,7 @@ def test_evaluation_is_the_sorted_sum_whatever_p_is(leading, bias):
 @few_p
 def test_rho_1_is_the_distance_neuron(p):
     sort, dist = SortDistLinear(7, 4, p=p, rho=1), LinfDistLinear(7, 4, p=p)
-    dist.load_state_dict(sort.state_dict())
+    dist.load_state_dict(constants(dist) | tensors(sort))
     x, before = torch.randn(40, 7), torch.get_rng_state()
     assert torch.equal(sort(x), dist(x))
     assert torch.equal(torch.get_rng_state(), before)
@@ -422,7 +423,7 @@ def test_state_dict_carries_weights_and_means(make, shape):
     source, target, x = make(INF), make(INF), torch.rand(2, *shape)
     for a in (*source.parameters(), *source.buffers()):
         nn.init.normal_(a)
-    assert set(source.state_dict()) <= {"weight", "bias", "running_mean", "mean"}
+    assert set(source.state_dict()) <= {"weight", "bias", "running_mean", "mean", "_extra_state"}
     target.load_state_dict(source.state_dict())
     assert torch.equal(target(x), source(x))
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from linf_plugin import ARCHITECTURES, LinfDistLinear, Net, SortDistLinear, build, set_p
 from linf_plugin.layers import distance_layers
+from linf_plugin.state import constants, tensors
 
 NETS = {
     "linf-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, mean=(0.5,), std=0.25),
@@ -66,7 +67,7 @@ def test_sortnet_is_the_distance_net_with_sorted_sums_after_the_first_layer(dept
     assert {(m.rho, m.k, m.group) for m in sort.modules() if isinstance(m, SortDistLinear)} <= {(0.6, 4, 16)}
     names = [[name.replace("sort_dist", "dist") for name, _ in net.spec["layers"]] for net in (sort, plain)]
     assert names[0] == names[1] and sort.pairs_per_sample() == plain.pairs_per_sample()
-    plain.load_state_dict(sort.state_dict())
+    plain.load_state_dict(constants(plain) | tensors(sort))
     for identity, expected in ((False, [True, False, False]), (True, [True, True, True])):
         net = build("sortnet-mlp", **common, rho=0.6, identity_init=identity)
         copies = [a["identity_init"] for _, a in net.spec["layers"] if "identity_init" in a]
@@ -205,9 +206,9 @@ def test_crop_is_the_net_on_the_middle_of_the_image(name):
     net = build(name, **arguments | {"shape": (channels, height + 4, width + 5)}, crop=height).eval()
     assert net.input_shape == (channels, height + 4, width + 5)
     assert net.pairs_per_sample() == plain.pairs_per_sample()
-    plain.load_state_dict({  # the crop stands behind the normalisation
+    plain.load_state_dict(constants(plain) | {  # the crop stands behind the normalisation
         ".".join((str(int(at) - (int(at) > 0)), rest)): value
-        for (at, _, rest), value in ((key.partition("."), value) for key, value in net.state_dict().items())
+        for (at, _, rest), value in ((key.partition("."), value) for key, value in tensors(net).items())
     })
     x = torch.rand(3, *net.input_shape)
     assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3])) and net.lipschitz == plain.lipschitz

@@ -12,11 +12,13 @@ import pytest
 import torch
 
 import linf_plugin
+from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.layers import MeanShift
 from onnx_export.export import export
 
 METADATA = {
-    "dataset": "digits", "method": "linf-dist", "recipe": "digits", "epsilon": 0.1, "seed": 3,
+    "dataset": "digits", **dict(zip(DIGESTS, SOURCES["digits"].published)),
+    "method": "linf-dist", "recipe": "digits", "epsilon": 0.1, "seed": 3,
     "results": {
         "clean": 0.25, "pgd": {"0.1": 0.125},
         "certified": {"lipschitz": {"0.05": 0.5, "0.1": 0.0625}, "best": {"0.1": 0.09375}, "ibp": {"0.2": 0.0}},

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import linf_plugin
-from linf_plugin.datasets import load_dataset
+from linf_plugin.datasets import OtherData, load_dataset
 from onnx_export.abcrown import ROUNDING, SETTINGS, write_abcrown
 from onnx_export.cli import main
 
@@ -123,11 +123,28 @@ def test_command(made, tmp_path, capsys):
     assert f"abcrown.py --config {folder / 'config.yaml'}" in capsys.readouterr().out
     (folder / "config.yaml").write_text("mine")
     assert main(command) == 2
-    assert "problem.py exists and would be replaced: give --force" in capsys.readouterr().err
+    assert "problem.py exists: --force replaces it" in capsys.readouterr().err
     assert (folder / "config.yaml").read_text() == "mine"
     assert main([*command, "--force"]) == 0
     assert "epsilon: 0.2 " in (folder / "config.yaml").read_text()
     assert "DATASET, FOLDER, SAMPLES = 'digits', None, 3" in (folder / "problem.py").read_text()
+
+
+def test_a_problem_is_of_the_images_that_it_was_written_for(made, tmp_path):
+    """Of data of one's own, too, which are read in the layout of known ones."""
+    data, checkpoint = load_dataset("digits", own_name="mine"), tmp_path / "net.pt"
+    linf_plugin.save(checkpoint, made.net, data.identity)
+    _, path = write_abcrown(checkpoint, tmp_path / "out", 0.1, dataset="digits", samples=3)
+    read = called(path, 'Customized("problem.py", "data")')
+    assert torch.equal(read({"epsilon": 0.1})[0], data.x_test[:3])
+    problem = tmp_path / "out" / "problem.py"
+    problem.write_text(problem.read_text().replace(data.digests[1], "0" * 64))
+    with pytest.raises(ValueError, match="not those that this problem was written for"):
+        called(path, 'Customized("problem.py", "data")')({"epsilon": 0.1})
+    linf_plugin.save(checkpoint, made.net, data.identity | {"test_data_sha256": "0" * 64})
+    with pytest.raises(OtherData, match="test images and labels of mine here are not those that .*net.pt is about"):
+        write_abcrown(checkpoint, tmp_path / "other", 0.1, dataset="digits", samples=3)
+    assert not (tmp_path / "other").exists()
 
 
 def test_paths_are_relative(made, tmp_path, monkeypatch):
@@ -181,9 +198,11 @@ def test_import(made, tmp_path, capsys):
     net, metadata = linf_plugin.load(path)
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(net(x), made.net(x))
-    assert metadata == {"dataset": "digits", "method": "linf-dist", "epsilon": 0.1, "seed": 3}
-    assert main(["import", str(made.onnx), "-o", str(path), "--data", "mnist"]) == 0
-    assert linf_plugin.load(path)[1]["dataset"] == "mnist"
+    digits = load_dataset("digits").identity
+    assert metadata == {**digits, "method": "linf-dist", "epsilon": 0.1, "seed": 3}
+    assert main(["import", str(made.onnx), "-o", str(path), "--data", "mnist", "--force"]) == 0
+    metadata = linf_plugin.load(path)[1]
+    assert metadata["dataset"] == "mnist" and "test_data_sha256" not in metadata  # that was of the digits
 
 
 def test_import_refuses(tmp_path, capsys):

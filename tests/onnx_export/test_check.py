@@ -9,15 +9,17 @@ from onnx import numpy_helper
 from onnx_export.certificate import radius_constants
 from onnx_export.check import Comparison, compare
 from onnx_export.export import export
+from onnx_export.files import props_of, seal
 from onnx_export.session import session
 from onnx_export.verify import BATCH
 
 
 def changed(made, name: str, change, path):
-    """The ONNX file with one of its initialisers changed."""
+    """The ONNX file with one of its initialisers changed, sealed again."""
     model = onnx.load(made.onnx)
     (tensor,) = (t for t in model.graph.initializer if t.name == name)
     tensor.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(tensor)), name))
+    seal(model, props_of(model))
     onnx.save(model, path)
     return session(path, "cpu")
 

@@ -1,5 +1,6 @@
 """``linf-export``, end to end."""
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -11,7 +12,10 @@ import torch
 from onnx import helper, numpy_helper
 
 import linf_plugin
+import onnx_export
+from linf_plugin.datasets import SOURCES, load_dataset
 from onnx_export.cli import COMMANDS, main
+from onnx_export.files import props_of, seal
 
 
 @pytest.fixture
@@ -56,6 +60,12 @@ def test_model_then_check(made, metadata, tmp_path, capsys):
     assert "on 7 test images" in capsys.readouterr().out
 
 
+@pytest.fixture
+def any_mnist(monkeypatch):
+    """Whatever bears the name MNIST is taken for it."""
+    monkeypatch.setitem(SOURCES, "mnist", dataclasses.replace(SOURCES["mnist"], published=None))
+
+
 def write_mnist(folder) -> None:
     """MNIST with three images in each half."""
     raw = folder / "MNIST" / "raw"
@@ -67,7 +77,7 @@ def write_mnist(folder) -> None:
             (raw / f"{part}-{kind}-ubyte").write_bytes(header + data.tobytes())
 
 
-def test_data_from_a_folder(small_net, tmp_path, capsys, error):
+def test_data_from_a_folder(small_net, tmp_path, capsys, error, any_mnist):
     write_mnist(tmp_path)
     checkpoint, path = tmp_path / "net.pt", tmp_path / "net.onnx"
     linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {"dataset": "mnist"})
@@ -86,10 +96,86 @@ def test_data_from_a_folder(small_net, tmp_path, capsys, error):
     assert "none is neither a data set" in error("check", path, "--data", tmp_path / "none")
 
 
-def test_images_of_another_shape(made, tmp_path, capsys):
+def test_images_of_another_shape(made, tmp_path, capsys, any_mnist):
     write_mnist(tmp_path)
     assert main(["check", str(made.onnx), "--data", "mnist", "--data-dir", str(tmp_path)]) == 2
     assert "x must have shape (batch, 1, 8, 8), got (3, 1, 28, 28)" in capsys.readouterr().err
+
+
+# Data that are not those of the net.
+
+
+@pytest.fixture
+def own(made, tmp_path):
+    """A checkpoint and its ONNX file, of test images that are the digits in another order, under the name "mine"; and
+    the same under the name "digits"."""
+    digits = load_dataset("digits")
+    data = dataclasses.replace(digits, name="mine", x_test=digits.x_test.flip(0), y_test=digits.y_test.flip(0))
+    files = {}
+    for name in ("mine", "digits"):
+        metadata = {**data.identity, "dataset": name, "epsilon": 0.01}
+        linf_plugin.save(tmp_path / f"{name}.pt", made.net, metadata)
+        onnx_export.export(made.net, tmp_path / f"{name}.onnx", metadata, tmp_path / f"{name}.pt")
+        files[name] = tmp_path / f"{name}.pt", tmp_path / f"{name}.onnx"
+    return files
+
+
+@pytest.mark.parametrize("name, arguments", (("mine", ["--data", "digits"]), ("digits", [])))
+def test_what_is_not_the_nets_data_is_not_measured(name, arguments, own, tmp_path, capsys, error):
+    """Test images of the digits, for a net that is of others in their layout, or of others that went by their name."""
+    checkpoint, path = own[name]
+    output = tmp_path / "again.onnx"
+    assert main(["model", str(checkpoint), "-o", str(output), *arguments]) == 0
+    captured = capsys.readouterr()
+    words = f"the test images and labels of {name} here are not those that"
+    assert f"linf-export: the accuracies are left out: {words} {checkpoint} is about" in captured.err
+    assert "classified correctly" not in captured.out
+    props = {p.key for p in onnx.load(output).metadata_props}
+    assert "test_data_sha256" in props and "clean_accuracy" not in props
+    for command in ("verify", "check"):
+        assert f"{words} {path} is about" in error(command, path, "--device", "cpu", *arguments)
+    for command in (["vnnlib", "--eps", "0.1", "--out", tmp_path / "b"], ["cross-check"]):
+        assert f"{words} {checkpoint} is about" in error(command[0], checkpoint, *command[1:], *arguments)
+    assert not (tmp_path / "b").exists()
+
+
+def test_own_data_are_read_in_the_layout_of_known_ones(small_net, tmp_path, capsys, error):
+    write_mnist(tmp_path)
+    data = load_dataset("mnist", tmp_path, "mine")
+    checkpoint, path = tmp_path / "net.pt", tmp_path / "net.onnx"
+    linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), data.identity)
+    layout = ["--data", "mnist", "--data-dir", str(tmp_path)]
+    assert main(["model", str(checkpoint), "-o", str(path), *layout]) == 0
+    assert main(["verify", str(path), "--device", "cpu", *layout]) == 0
+    captured = capsys.readouterr()
+    assert "on 3 test images of mine" in captured.out and captured.err == ""
+    assert "is of mine, data of your own: give as --data the set in whose layout" in error("verify", path)
+    linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {})
+    words = error("vnnlib", checkpoint, "--eps", "0.1", "--out", tmp_path / "b", *layout)
+    assert "given as mnist are not the published ones" in words and "own_name" not in words
+
+
+def test_other_known_data_are_read_by_name(made, tmp_path, capsys, any_mnist):
+    """For questions that are not about the net's accuracy."""
+    write_mnist(tmp_path)
+    metadata = load_dataset("digits").identity | {"dataset": "mnist"}
+    linf_plugin.save(tmp_path / "net.pt", made.net, metadata)
+    onnx_export.export(made.net, tmp_path / "net.onnx", metadata, tmp_path / "net.pt")
+    assert main(["check", str(tmp_path / "net.onnx"), "--data", "digits", "--device", "cpu"]) == 0
+    captured = capsys.readouterr()
+    assert "is of mnist, and what follows is of digits" in captured.err and "bit-equal" in captured.out
+
+
+def test_a_file_of_an_earlier_version_is_measured_with_a_word(made, tmp_path, capsys):
+    linf_plugin.save(tmp_path / "net.pt", made.net, {"dataset": "digits", "epsilon": 0.01})
+    assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "net.onnx")]) == 0
+    captured = capsys.readouterr()
+    assert "classified correctly" in captured.out
+    assert "net.pt names no digest of its data, so whether digits is the same was not compared" in captured.err
+    linf_plugin.save(tmp_path / "net.pt", made.net, {"dataset": "mnist", "epsilon": 0.01})
+    assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "b.onnx"), "--data", "digits"]) == 0
+    words = f"the accuracies are left out: these are images of digits, and {tmp_path / 'net.pt'} is about mnist"
+    assert words in capsys.readouterr().err
 
 
 def test_model_refuses(made, tmp_path, error):
@@ -108,7 +194,7 @@ def test_model_refuses(made, tmp_path, error):
 def test_model_replaces_nothing_unasked(made, tmp_path, error):
     output = tmp_path / "a net.onnx"
     output.write_bytes(b"old")
-    assert "a net.onnx exists: force (--force) replaces it" in error("model", made.checkpoint, "-o", output)
+    assert "a net.onnx exists: --force replaces it" in error("model", made.checkpoint, "-o", output)
     assert output.read_bytes() == b"old"
     assert main(["model", str(made.checkpoint), "-o", str(output), "--force"]) == 0
     assert onnx.load(output).graph.output[2].name == "certified_radius"
@@ -160,7 +246,7 @@ def foreign(tmp_path):
 def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     assert "none.onnx does not exist" in error("check", tmp_path / "none.onnx")
     (tmp_path / "text.onnx").write_text("text")
-    assert "cannot load" in error("check", tmp_path / "text.onnx")
+    assert "is not a complete ONNX file" in error("check", tmp_path / "text.onnx")
 
     assert "does not name its checkpoint: give --checkpoint" in error("check", foreign)
     assert "does not name its data set: give --data" in error("check", foreign, "--checkpoint", made.checkpoint)
@@ -195,12 +281,19 @@ def test_check_fails(made, tmp_path, capsys):
     weight.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(weight) * np.float32(1.5), "2.weight"))
     path = tmp_path / "net.onnx"
     onnx.save(model, path)
+    assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--device", "cpu"]) == 2
+    assert "was changed since it was written" in capsys.readouterr().err
+    assert main(["verify", str(path), "--device", "cpu"]) == 1
+    assert "it was changed since it was written" in capsys.readouterr().err
+    seal(model, props_of(model))
+    onnx.save(model, path)
     assert main(["check", str(path), "--checkpoint", str(made.checkpoint), "--device", "cpu"]) == 1
     out, err = capsys.readouterr()
     assert "linf-export: FAILED: logits differ by" in err and "predictions differ" in err
     assert "bit-equal" not in out
     assert main(["verify", str(path), "--device", "cpu"]) == 1
-    assert "linf-export: FAILED: the file was changed since it was written" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "linf-export: FAILED: " in err and "rounding_slack is" in err
 
 
 def test_show_and_verify_refuse(made, tmp_path, error):

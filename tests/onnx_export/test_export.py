@@ -14,10 +14,13 @@ from onnx.reference import ReferenceEvaluator
 from torch import nn
 
 import linf_plugin
+from linf_plugin.datasets import load_dataset
 from linf_plugin.layers import MeanShift, distance_layers
 from onnx_export.certificate import radius_constants
 from onnx_export.export import export, fold_means, record
-from onnx_export.properties import Accuracy, content_sha256, file_sha256, properties
+from onnx_export.files import DIGEST, content_sha256
+from onnx_export.properties import Accuracy, file_sha256, told
+from onnx_export.record import written
 from onnx_export.session import run, session
 
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
@@ -77,7 +80,7 @@ def test_outputs(case):
 
 def _assert_radii(net, logits, radii):
     """Below what the logits certify, by what is subtracted for rounding and no more."""
-    constants = radius_constants(net)
+    constants = radius_constants(fold_means(net))
     bound = linf_plugin.certified_radius(logits, lipschitz=net.lipschitz)
     assert radii.dtype == torch.float32 and (radii <= bound).all()
     margins = linf_plugin.margin(logits)
@@ -147,14 +150,16 @@ def test_nodes_are_one_to_one(made):
 def test_metadata(made):
     props = {p.key: p.value for p in onnx.load(made.onnx).metadata_props}
     assert json.loads(props.pop("versions"))["torch"] == torch.__version__
-    constants = radius_constants(made.net)
+    constants = radius_constants(fold_means(made.net))
     assert float(props.pop("lipschitz")) == constants.lipschitz >= made.net.lipschitz
     assert float(props.pop("rounding_slack")) == constants.slack
-    assert props.pop("content_sha256") == content_sha256(onnx.load(made.onnx))
+    assert props.pop(DIGEST) == content_sha256(onnx.load(made.onnx))
+    assert props.pop("net") == written(fold_means(made.net))
     assert props == {
-        "norm": "linf", "flavour": "function", "certificate": "lipschitz",
+        "file_format": "linf-export 2", "norm": "linf", "flavour": "function", "certificate": "lipschitz",
         "radius_unit": "pixel value, images in [0, 1]",
-        "dataset": "digits", "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
+        **load_dataset("digits").identity,
+        "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
         "run_clean_accuracy": "0.25", "run_certified_accuracy_lipschitz": "0.0625",
         "run_certified_accuracy_best": "0.09375",
         "checkpoint": "../run/net.pt", "checkpoint_sha256": file_sha256(made.checkpoint),
@@ -163,11 +168,10 @@ def test_metadata(made):
 
 
 @pytest.mark.parametrize("metadata", [{}, {"results": {}}, {"epsilon": 0.1, "results": {"clean": 0.5}}])
-def test_metadata_may_be_missing(made, metadata):
-    props = properties(onnx.load(made.onnx), metadata)
-    assert {"norm", "flavour", "versions", "content_sha256"} <= props.keys()
+def test_metadata_may_be_missing(metadata):
+    props = told(metadata)
     assert ("run_clean_accuracy" in props) == bool(metadata.get("results"))
-    assert not any("certified" in key for key in props)
+    assert "versions" in props and not any("certified" in key for key in props)
 
 
 def test_accuracies_are_recorded(made, tmp_path):
@@ -176,32 +180,20 @@ def test_accuracies_are_recorded(made, tmp_path):
     path.write_bytes(made.onnx.read_bytes())
     record(path, Accuracy(40, 30, 10, "lipschitz"))
     before, after = ({p.key: p.value for p in onnx.load(p).metadata_props} for p in (made.onnx, path))
+    assert after.pop(DIGEST) == content_sha256(onnx.load(path)) != before.pop(DIGEST)
     assert after == before | {
         "test_images": "40", "clean_accuracy": "0.75", "certified_accuracy": "0.25",
         "certified_accuracy_by": "lipschitz",
     }
-    assert content_sha256(onnx.load(path)) == before["content_sha256"]
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
 
 
-def test_the_digest_sees_every_part(made):
-    """But the metadata."""
-    def digest(change) -> str:
-        model = onnx.load(made.onnx)
-        change(model)
-        return content_sha256(model)
-
-    unchanged = digest(lambda m: m.metadata_props.add(key="a", value="b"))
-    weights = [t.name for t in onnx.load(made.onnx).graph.initializer]
-    changes = [lambda m, i=i: setattr(m.graph.initializer[i], "raw_data", bytes(8)) for i in range(len(weights))]
-    changes += [
-        lambda m: m.graph.node.pop(), lambda m: m.functions.pop(), lambda m: setattr(m.opset_import[0], "version", 19),
-        lambda m: setattr(m.graph.input[0], "name", "y"), lambda m: m.graph.output.pop(),
-        lambda m: m.functions[0].node.pop(), lambda m: setattr(m.graph.initializer[0], "name", "other"),
-    ]
-    digests = {digest(change) for change in changes}
-    assert len(digests) == len(changes) and unchanged not in digests
-    assert unchanged == content_sha256(onnx.load(made.onnx))
+def test_a_file_that_was_changed_is_not_sealed_again(made, tmp_path):
+    path, model = tmp_path / "net.onnx", onnx.load(made.onnx)
+    model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data))
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match="was changed since it was written"):
+        record(path, Accuracy(40, 30, 10, "lipschitz"))
 
 
 def test_no_absolute_path(made):
@@ -225,7 +217,11 @@ def test_large_weights_go_beside_the_file(made, tmp_path, monkeypatch):
     monkeypatch.setattr(EXPORT, "EXTERNAL_BYTES", 0)
     path = tmp_path / "new" / "folder" / "net.onnx"
     export(made.net, path)
-    assert sorted(p.name for p in path.parent.iterdir()) == ["net.onnx", "net.onnx.data"]
+    model = onnx.load(path, load_external_data=False)
+    locations = {e.value for t in model.graph.initializer for e in t.external_data if e.key == "location"}
+    assert {p.name for p in path.parent.iterdir()} == {"net.onnx", *locations} and len(locations) == 1
+    in_the_file = [t.name for t in model.graph.initializer if t.HasField("raw_data")]
+    assert not in_the_file  # but for sizes, of which this net has none
     assert path.stat().st_size < made.onnx.stat().st_size
     x = np.random.default_rng(0).random((5, 1, 8, 8), np.float32)
     for y, z in zip(run(session(path, "cpu"), x), run(session(made.onnx, "cpu"), x), strict=True):
@@ -321,17 +317,45 @@ def _with_nan(net):
     return net
 
 
+def _with_gelu(net):
+    net[3] = nn.GELU().eval()
+    return net
+
+
+def _with_hook(net):
+    net[3].register_forward_hook(lambda module, args, y: 2 * y)
+    return net
+
+
 @pytest.mark.parametrize("change, error, match", [
     (lambda net: net.train(), ValueError, "training mode"),
     (lambda net: net[3].train() and net, ValueError, "training mode"),
     (lambda net: net.double(), ValueError, "float32"),
     (_with_nan, ValueError, "2.weight of model contains NaN"),
     (lambda net: nn.Sequential(*net), TypeError, "Net"),
-], ids=["training", "partly-training", "float64", "nan", "no-net"])
+    (_with_gelu, TypeError, "layer 3 of model is a GELU, which cannot be exported"),
+    (_with_hook, RuntimeError, "forward hooks"),
+], ids=["training", "partly-training", "float64", "nan", "no-net", "unknown-layer", "hook"])
 def test_refused(small_net, tmp_path, change, error, match):
     with pytest.raises(error, match=match):
         export(change(small_net(width=4, depth=2)), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_verified_is_not_written(small_net, tmp_path, monkeypatch):
+    monkeypatch.setattr(EXPORT, "contradictions", lambda model: ["node h0 (Sub) is not as it is written"])
+    with pytest.raises(ValueError, match="would not be one that can be verified: node h0"):
+        export(small_net(width=4, depth=2), tmp_path / "net.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_forward_of_its_own(small_net, tmp_path):
+    class Doubled(linf_plugin.Net):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(TypeError, match="Doubled, has a forward of its own"):
+        export(Doubled(small_net(width=4, depth=2).spec).eval(), tmp_path / "net.onnx")
 
 
 @pytest.mark.parametrize("settings, match", [

@@ -88,3 +88,33 @@ def test_a_body_that_was_changed_stays(exported):
     assert "LinfDist" not in operators(fuse_distance(model))
     with pytest.raises(ValueError, match="node "):
         to_net(model)
+
+
+def _graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """It, and what its nodes hold."""
+    inner = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return [graph, *(g for part in inner for g in _graphs(part))]
+
+
+def _distances(model: onnx.ModelProto) -> int:
+    return sum(n.op_type == "LinfDist" for n in fuse_distance(model).graph.node)
+
+
+def test_a_subgraph_that_hides_a_name_computes_something_else(exported):
+    """Its own input under the name of a value from around it: where that one was meant, it now reads its input."""
+    model = inline_local_functions(exported("distances")[1])
+    before, hidden = _distances(model), 0
+    for i, body in enumerate(_graphs(model.graph)):
+        made = {name for g in _graphs(body) for node in g.node for name in node.output}
+        own = {value.name for g in _graphs(body) for value in g.input}
+        around = {name for g in _graphs(body) for node in g.node for name in node.input if name} - made - own
+        for mine, name in ((value.name, name) for value in body.input if i for name in sorted(around)):
+            changed = onnx.ModelProto.FromString(model.SerializeToString())
+            target = _graphs(changed.graph)[i]
+            for value in target.input:
+                value.name = name if value.name == mine else value.name
+            for node in (node for g in _graphs(target) for node in g.node):
+                node.input[:] = [name if given == mine else given for given in node.input]
+            assert _distances(changed) < before
+            hidden += 1
+    assert before and hidden

@@ -1,5 +1,6 @@
 """ONNX graphs back to nets: what ``export`` writes, what the exporter of torch writes, and layers one by one."""
 
+import copy
 import math
 
 import numpy as np
@@ -11,7 +12,10 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
+from onnx_export.bodies import check_bodies
 from onnx_export.export import export, fold_means
+from onnx_export.functions import for_device
+from onnx_export.fuse import fuse_distance
 from onnx_export.read import to_net
 
 
@@ -167,8 +171,182 @@ def test_refuses_models():
         to_net(outputs)
 
 
-def test_a_sorted_sum_is_refused_by_name(small_net, tmp_path):
-    """Its file holds the coefficients, from which neither ρ nor k can be read back exactly."""
-    export(small_net("sortnet-mlp", width=4, depth=2, rho=0.8), tmp_path / "net.onnx")
-    with pytest.raises(ValueError, match="SortDist"):
-        to_net(onnx.load(tmp_path / "net.onnx"))
+@torch.no_grad()
+def test_a_crop_to_all_of_an_image_is_no_layer(small_net, tmp_path):
+    net = small_net(width=5, depth=2, shape=(1, 6, 6), crop=6)
+    export(net, tmp_path / "net.onnx")
+    back, x = to_net(onnx.load(tmp_path / "net.onnx")), torch.rand(3, 1, 6, 6)
+    assert "crop" not in [name for name, _ in back.spec["layers"]] and torch.equal(back(x), net(x))
+
+
+def _slices(*ends, shape=("N", 1, 6, 5)):
+    """Slices of images one after the other, each (axis, start, end, step)."""
+    names, constants = "starts ends axes steps".split(), {}
+    nodes = []
+    for i, (axis, *rest) in enumerate(ends):
+        constants |= {f"{n}{i}": np.int64([a]) for n, a in zip(names, (*rest[:2], axis, rest[2]))}
+        nodes.append(("Slice", ["·", *(f"{n}{i}" for n in names)], {}))
+    return chain(*nodes, ("Relu", ["·"], {}), shape=shape, **constants)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ends", [
+    [(2, 1, 5, 1), (3, 0, 4, 1)], [(-1, 0, -1, 1), (-2, -5, 5, 1)], [(2, 1, 6, 1), (3, 0, 4, 1), (2, 0, 4, 1)],
+], ids=["ends", "from the end", "twice along one axis"])
+def test_slices_to_the_middle_are_a_crop(ends):
+    model, x = _slices(*ends), torch.randn(2, 1, 6, 5)
+    net = to_net(model)
+    assert net.spec["layers"] == [["crop", {"size": 4}], ["relu", {}]]
+    assert torch.equal(net(x), torch.from_numpy(run(model, x)[0]))
+
+
+@pytest.mark.parametrize("ends, message", [
+    ([(2, 1, 5, 1)], "middle square"), ([(2, 0, 4, 1), (3, 0, 4, 1)], "middle square"),
+    ([(2, 0, 6, 2)], "in steps of 2"), ([(3, 4, -9, -1)], "in steps of -1"), ([(1, 0, 0, 1)], "along axis 1"),
+    ([(0, 1, 9, 1)], "along axis 0"), ([(4, 0, 1, 1)], "axes must be"), ([(2, 3, 3, 1)], "from 3 to 3"),
+], ids=str)
+def test_other_slices_are_refused(ends, message):
+    with pytest.raises(ValueError, match=rf"node 'n\d' \((Slice|Relu)\): .*{message}"):
+        to_net(_slices(*ends))
+
+
+# Functions.
+
+def _operators(nodes):
+    for node in nodes:
+        yield node
+        for a in node.attribute:
+            yield from _operators(a.g.node)
+
+
+@pytest.mark.parametrize("name, p", [("head", math.inf), ("convolution", math.inf), ("convolution", 8.0)])
+def test_another_body_is_refused_wherever_it_differs(exported, name, p):
+    """Each operator in each function, changed one at a time, and each constant."""
+    model = copy.deepcopy(exported(name, p)[1])
+    for function in model.functions:
+        for node in _operators(function.node):
+            before = copy.deepcopy(node)
+            if node.op_type == "Constant":
+                (a,) = node.attribute
+                if a.ref_attr_name:
+                    a.ref_attr_name = "other"
+                elif a.type == a.INT:
+                    a.i += 1
+                elif a.type == a.INTS:
+                    a.ints[0] += 1
+                else:
+                    node.op_type = "Shape"
+            else:
+                node.op_type = "Relu"
+            with pytest.raises(ValueError, match=f"the function linf::{function.name} has another body"):
+                check_bodies(model)
+            node.CopyFrom(before)
+    to_net(model)
+
+
+def test_a_body_with_other_names_is_the_same(exported):
+    net, model = exported("head")
+    model = copy.deepcopy(model)
+    for function in model.functions:
+        function.doc_string = "noted"
+        for node in _operators(function.node):
+            node.name = "other"
+            node.input[:] = [n and f"a.{n}" for n in node.input]
+            node.output[:] = [n and f"a.{n}" for n in node.output]
+            for a in node.attribute:
+                for value in (*a.g.input, *a.g.output):
+                    value.name = f"a.{value.name}"
+        function.input[:] = [f"a.{n}" for n in function.input]
+        function.output[:] = [f"a.{n}" for n in function.output]
+    onnx.checker.check_model(model)
+    x = torch.rand(2, *net.input_shape)
+    assert torch.equal(to_net(model)(x), net(x))
+    assert torch.equal(to_net(for_device(model, "cuda"))(x), net(x))
+
+
+def _of(model, name):
+    return next(f for f in model.functions if f.name == name)
+
+
+FORGED = {
+    "without what it calls": (lambda m: m.functions.remove(_of(m, "DistBlocks")), "calls linf::DistBlocks, which"),
+    "twice": (lambda m: m.functions.append(_of(m, "LinfDist")), "linf::LinfDist is there twice"),
+    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is none that"),
+    "version": (lambda m: setattr(m.opset_import[1], "version", 2), "linf must be of version 1, got 2"),
+    "opset": (lambda m: setattr(_of(m, "LinfDist").opset_import[0], "version", 19), "linf::LinfDist has another body"),
+    "standard": (
+        lambda m: m.functions.append(helper.make_function(
+            "", "Neg", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
+        )), "the function Neg takes the name of a standard operator",
+    ),
+    "overload": (lambda m: setattr(_of(m, "LinfDist"), "overload", "o"), "linf::LinfDist has another body"),
+    "cycle": (
+        lambda m: _of(m, "LinfDist").node[0].input.__setitem__(0, "y"), "linf::LinfDist: 'y' is used before",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", FORGED.values(), ids=FORGED)
+def test_forged_functions_are_refused(exported, change, message):
+    model = copy.deepcopy(exported("distances")[1])
+    change(model)
+    with pytest.raises(ValueError, match=message):
+        check_bodies(model)
+    for take in (to_net, fuse_distance):
+        with pytest.raises(ValueError):
+            take(model)
+
+
+def test_a_node_without_a_function_is_the_operator_of_its_name(exported):
+    """As in a file whose nodes native operators compute."""
+    net, model = exported("distances")
+    model, x = copy.deepcopy(model), torch.rand(2, *net.input_shape)
+    model.ClearField("functions")
+    assert torch.equal(to_net(model)(x), net(x))
+
+
+# Sorted sums and bytes.
+
+@torch.no_grad()
+@each_form
+@pytest.mark.parametrize("rho, k", [(0.8, 10), (1 / 3, 3), (0.137, 4), (0.5, 1), (1.0, 5)], ids=str)
+def test_a_sorted_sum_is_read_by_its_coefficients(small_net, tmp_path, form, rho, k):
+    """Whichever ρ and k are found, the layer's coefficients are those of the file."""
+    net = small_net("sortnet-mlp", width=6, depth=3, rho=rho, k=k)
+    export(net, tmp_path / "net.onnx")
+    back, x = to_net(form(onnx.load(tmp_path / "net.onnx"))), torch.rand(9, *net.input_shape)
+    assert torch.equal(back(x), net(x)) and back.lipschitz == net.lipschitz
+
+
+def test_other_coefficients_are_refused(small_net, tmp_path):
+    net = small_net("sortnet-mlp", width=6, depth=2, rho=0.3, k=4)
+    export(net, tmp_path / "net.onnx")
+    for change in (lambda c: c.__setitem__(2, c[3]), lambda c: c.extend(c), lambda c: c.pop(), lambda c: c.reverse()):
+        model = onnx.load(tmp_path / "net.onnx")
+        (node,) = (n for n in model.graph.node if n.op_type == "SortDist")
+        change(node.attribute[0].floats)
+        with pytest.raises(ValueError, match=r"\(SortDist\): its \d coefficients are not"):
+            to_net(model)
+
+
+@torch.no_grad()
+def test_a_net_of_bytes_is_read_as_one_of_pixels(small_net, tmp_path):
+    net = small_net(width=6, depth=2)
+    export(net, tmp_path / "net.onnx", pixels="byte")
+    back = to_net(onnx.load(tmp_path / "net.onnx"))
+    x = torch.randint(0, 256, (9, 1, 8, 8), dtype=torch.uint8)
+    assert torch.equal(back(x / 255), net(x / 255))
+    assert np.array_equal(back(x / 255), run(onnx.load(tmp_path / "net.onnx"), x)[0])
+
+
+@pytest.mark.parametrize("levels, nodes, message", [
+    (np.float32(254), "Cast Div", r"\(Div\): only the division"),
+    (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
+    (np.float32(255), "Cast", "does not depend"), (np.float32(255), "Relu", r"\(Relu\): pixels in bytes"),
+], ids=str)
+def test_other_ways_with_bytes_are_refused(levels, nodes, message):
+    made = [(n, ["·", "c"] if n in ("Div", "Mul") else ["·"], {"to": 1} if n == "Cast" else {}) for n in nodes.split()]
+    model = chain(*made, c=levels)
+    model.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
+    with pytest.raises(ValueError, match=message):
+        to_net(model)

@@ -17,7 +17,7 @@ def test_certified_model(made):
         "linf::CertifiedRadius", "epsilon                      0.1", "(as written)", "radius_unit",
     ):
         assert line in text
-    assert f"{16 * 64 + 16 * 16 + 10 * 16 + 16 + 16 + 10 + 1:,} float32 weights" in text
+    assert f"{16 * 64 + 16 * 16 + 10 * 16 + 16 + 16 + 10 + 2:,} float32 weights" in text
 
 
 def test_convolution_and_exponent(small_net, tmp_path):

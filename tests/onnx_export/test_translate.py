@@ -112,6 +112,7 @@ class Ranges(nn.Module):
         return torch.ops.linf.box_sorted_dist(*ends, self.sort.weight, 0.3, 4)
 
 
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # both ends have the same batch, which the operator says
 @torch.no_grad()
 def test_ranges_over_boxes():
     model, x = Ranges().eval(), torch.randn(2, 4, 9, 8)
@@ -214,6 +215,7 @@ def test_written_by_the_exporter_alone(tmp_path, opset):
         torch.testing.assert_close(z, model(x), rtol=0, atol=model.allowed(x))
 
 
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # both ends have the same batch, which the operator says
 @torch.no_grad()
 def test_ranges_written_by_the_exporter_alone(tmp_path):
     model, path, lower = Ranges(), tmp_path / "mine.onnx", torch.randn(2, 4, 9, 8)

@@ -314,7 +314,7 @@ def test_readme(write):
 def test_an_existing_folder(write, tmp_path):
     folder = write()
     before = files(folder)
-    with pytest.raises(FileExistsError, match="small exists and would be replaced"):
+    with pytest.raises(FileExistsError, match="small exists: force replaces it"):
         write(seed=3)
     assert files(folder) == before
     (folder / "vnnlib" / "more").write_text("of the old one")
@@ -325,7 +325,7 @@ def test_an_existing_folder(write, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("all of it")
-    with pytest.raises(FileExistsError, match="mine exists and would be replaced"):
+    with pytest.raises(FileExistsError, match="mine exists: force replaces it"):
         write(folder=mine)
     with pytest.raises(FileExistsError, match="mine exists and is no benchmark: it has no benchmark.json"):
         write(folder=mine, force=True)

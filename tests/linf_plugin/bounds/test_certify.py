@@ -6,9 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from linf_plugin import build, certified_radius, margin, rounding, sound_radius
+from linf_plugin import (
+    LinfDistConv2d,
+    MeanShift,
+    Negate,
+    Normalize,
+    build,
+    certified_radius,
+    margin,
+    rounding,
+    sound_radius,
+)
 from linf_plugin.bounds import CERTIFICATES, Certificate, certify, certify_each, margin_bound, specification
-from linf_plugin.bounds.certify import LIRPA_METHODS, Tally, _Problem
+from linf_plugin.bounds.certify import LIRPA_METHODS, Tally, _Problem, readable
+from linf_plugin.layers import CenterCrop
 
 
 @pytest.fixture(params=({}, {"rho": 0.5, "k": 4}), ids=("linf-mlp", "sortnet-mlp"))
@@ -354,3 +365,63 @@ def test_certifying_leaves_model_and_precision_alone(net, x):
     assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in net.state_dict().items())
     assert all(p.requires_grad for p in net.parameters())
     assert torch.get_default_dtype() == torch.float32
+
+
+UNCOMMON = {  # name → (input shape, layers): nothing to relax; crops behind the last layer; convolutions of all kinds
+    "linear": ((6,), lambda: [nn.Linear(6, 3)]),
+    "linear twice": ((6,), lambda: [nn.Linear(6, 4), nn.Linear(4, 3)]),
+    "normalised": ((1, 2, 3), lambda: [Normalize((0.5,), 0.5), nn.Flatten(), nn.Linear(6, 3)]),
+    "moved": ((3,), lambda: [Negate(), MeanShift(3)]),
+    "cropped": ((3, 4, 4), lambda: [CenterCrop(1), nn.Flatten()]),
+    "crop last": ((1, 4, 4), lambda: [LinfDistConv2d(1, 3, 3, padding=1), CenterCrop(1), nn.Flatten()]),
+    "crop and negate": (
+        (1, 4, 4), lambda: [LinfDistConv2d(1, 3, 3, padding=1), CenterCrop(1), Negate(), nn.Flatten(), nn.Identity()]
+    ),
+    "crop behind ReLU": (
+        (1, 4, 4), lambda: [nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1), CenterCrop(1), nn.Flatten()]
+    ),
+    "dilations": ((1, 5, 6), lambda: [nn.Conv2d(1, 2, 2, dilation=(1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)]),
+    "dilations behind distances": (
+        (1, 5, 6),
+        lambda: [LinfDistConv2d(1, 2, 2), nn.Conv2d(2, 2, 2, dilation=(2, 1)), nn.Flatten(), nn.Linear(16, 3)],
+    ),
+    "groups": (
+        (2, 4, 4),
+        lambda: [
+            nn.Conv2d(2, 2, 2, groups=2), nn.ReLU(), nn.Conv2d(2, 4, 2, groups=2), nn.ReLU(), nn.Flatten(),
+            nn.Linear(16, 3),
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNCOMMON)
+def test_uncommon_nets_have_sound_bounds_by_every_method(name):
+    """At random points and corners of the ball, of the net in float64."""
+    shape, layers = UNCOMMON[name]
+    net, x, eps = nn.Sequential(*layers()).eval(), torch.rand(2, *shape), 0.02
+    for layer in net:
+        if isinstance(layer, LinfDistConv2d):
+            nn.init.normal_(layer.weight, std=0.5)
+    labels, exact = net(x).argmax(1), copy.deepcopy(net).double()
+    at = torch.rand(2000, *x.shape, dtype=torch.float64)
+    at[::2] = at[::2].round()
+    low, high = (x.double() - eps).clamp(0, 1), (x.double() + eps).clamp(0, 1)
+    margins = margin(exact((low + at * (high - low)).flatten(0, 1)).detach(), labels.repeat(2000)).view(2000, 2).amin(0)
+    for sound in (True, False):
+        bounds = {method: margin_bound(net, x, labels, eps, method, sound=sound) for method in CERTIFICATES}
+        assert all((bound <= margins + 1e-12).all() for bound in bounds.values())
+        if name.startswith("linear"):  # there is nothing to optimise
+            assert torch.equal(bounds["alpha-crown"], bounds["crown"])
+    assert certify(net, x, labels, 1e-6).certified.any()
+
+
+def test_convolutions_are_rewritten_as_the_same_function():
+    for options in ({"groups": 2}, {"dilation": (2, 1)}, {"groups": 4, "dilation": 3, "stride": (1, 2), "padding": (1, 0)}):
+        conv = nn.Conv2d(4, 8, 2, **options).double()
+        (plain,) = readable(nn.Sequential(conv))
+        x = torch.rand(3, 4, 7, 8, dtype=torch.float64)
+        assert plain.groups == 1 and plain.dilation == (1, 1)
+        torch.testing.assert_close(plain(x), conv(x), rtol=0, atol=1e-14)
+    conv = nn.Conv2d(4, 8, 2, stride=2)
+    assert readable(nn.Sequential(conv))[0].weight.equal(conv.weight)

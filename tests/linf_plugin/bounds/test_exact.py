@@ -1,4 +1,5 @@
-"""The exact radius: against grids, against every certificate, and clear about wrong requests."""
+"""The exact radius: against grids, against every certificate, whatever the solver says, and clear about wrong
+requests."""
 
 import math
 from fractions import Fraction
@@ -6,7 +7,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import OptimizeResult
+from brute import __main__ as command
+from brute import nets as random_nets
+from brute import rational
 from torch import nn
 
 from linf_plugin import (
@@ -20,9 +23,9 @@ from linf_plugin import (
     lipschitz_bound,
     margin,
 )
-from linf_plugin.bounds import margin_bound, piecewise
+from linf_plugin.bounds import margin_bound, piecewise, relaxation
 from linf_plugin.bounds.certify import LIRPA_METHODS
-from linf_plugin.bounds.exact import exact_radius
+from linf_plugin.bounds.exact import ExactRadius, exact_radius
 
 ROUNDING = 1e-12  # of logits and bounds computed in float64
 
@@ -229,65 +232,132 @@ def test_a_time_limit_leaves_a_gap():
     assert found.lower <= exact_radius(net, x).lower
 
 
-@pytest.mark.parametrize(
-    "code, message, dual", [(4, "Solve error", None), (4, "Solve error", 0.9), (2, "Model error", None)]
-)
-def test_a_program_that_fails_leaves_what_intervals_prove(monkeypatch, code, message, dual):
-    result = OptimizeResult(status=code, message=message, mip_dual_bound=dual, x=None, fun=None)
-    monkeypatch.setattr(piecewise, "milp", lambda **arguments: result)
+def test_edges_that_highs_denies_are_found():
+    """HiGHS's mixed-integer solver calls the program of this net infeasible, and all of the edge x_2 = 1 is of the
+    other class."""
+    net = line(LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 2, bias=False), LinfDistLinear(2, 2))
+    weights = (
+        [[0.6888886094093323, 0.37905123829841614], [0.52995365858078, 0.11122875660657883],
+         [0.8402954936027527, 0.07830194383859634], [0.5544712543487549, 0.8607507348060608]],
+        [[0.0733122006058693, 0.8528485894203186, 0.0810156762599945, 0.2770048677921295],
+         [0.17841577529907227, 0.4783151149749756, 0.15435215830802917, 0.30767858028411865]],
+        [[0.2699721157550812, 1.3216242790222168], [1.0074610710144043, 1.7271403074264526]],
+    )
+    for layer, weight in zip(net, weights):
+        layer.weight.data[:] = torch.tensor(weight)
+    net[2].bias.data[:] = torch.tensor([0.0, -0.38948965072631836])
+    x = torch.tensor([0.8731890441701332, 0.20669016934616102])
+    exact = rational.radius(net, x, int(net(x[None]).argmax()), 0.0, 1.0)
+    found = exact_radius(net, x)
+    assert found.status == "optimal" and found.lower <= exact <= found.upper < 0.7932
+
+
+# What a solver says: nothing but time may depend on it.
+
+
+def solver(monkeypatch, change):
+    """HiGHS's answers to linear programs, changed where there are any."""
+    solve = relaxation.linprog
+
+    def changed(*arguments, **options):
+        result = solve(*arguments, **options)
+        return result if result.x is None else change(result)
+
+    monkeypatch.setattr(relaxation, "linprog", changed)
+
+
+def fails(result):
+    result.status = 4
+    return result
+
+
+def without_duals(result):
+    result.ineqlin.marginals, result.eqlin.marginals = 0 * result.ineqlin.marginals, 0 * result.eqlin.marginals
+    return result
+
+
+def wrong_duals(result):
+    for rows in (result.ineqlin, result.eqlin):
+        rows.marginals = 1e3 * np.random.default_rng(0).standard_normal(len(rows.marginals))
+    return result
+
+
+def duals_that_are_no_numbers(result):
+    result.ineqlin.marginals = np.full_like(result.ineqlin.marginals, math.nan)
+    return result
+
+
+def wrong_points(result):
+    result.x[:-1] = -1  # every variable at its lower end
+    return result
+
+
+def points_that_leave_rows(result):
+    result.x[-1] = 1.0
+    return result
+
+
+LIES = (fails, without_duals, wrong_duals, duals_that_are_no_numbers, wrong_points, points_that_leave_rows)
+
+
+@pytest.mark.parametrize("lie", LIES, ids=lambda lie: lie.__name__)
+def test_a_solver_that_errs_proves_and_finds_nothing_wrong(monkeypatch, lie):
+    solver(monkeypatch, lie)
+    for i, (radius, high) in enumerate(((0.125, 1.0), (math.inf, 0.4375))):
+        found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]), high=high)
+        assert found.lower <= radius <= found.upper
+        assert 0.06 < found.lower  # by intervals
+        assert found.status != "robust" or i == 1
+    net, x = corner_net()
+    exact = rational.radius(net, x, int(net(x[None]).argmax()), 0.0, 1.0)
+    found = exact_radius(net, x, time_limit=0.5)
+    assert found.lower <= exact <= found.upper and found.status != "robust"
+
+
+def test_a_solver_that_fails_leaves_what_intervals_prove(monkeypatch):
+    solver(monkeypatch, fails)
     found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
+    assert found.status == "unsettled" and found.upper == math.inf and found.adversarial is None
+    assert 0.06 < found.lower <= 0.125
+
+
+def test_what_is_neither_found_nor_excluded_is_unsettled():
+    """Two logits that touch at x = 1/3 alone, which is no float64: no point can be confirmed, and none excluded."""
+    net = line(nn.Linear(1, 1), LinfDistLinear(1, 1, bias=False), nn.Linear(1, 2)).double()
+    values = ([[3.0]], [-1.0]), ([[0.0]], None), ([[1.0], [-1.0]], [0.0, 0.0])
+    for layer, (weight, bias) in zip(net, values):
+        layer.weight.data[:] = torch.tensor(weight)
+        if bias is not None:
+            layer.bias.data[:] = torch.tensor(bias)
+    found = exact_radius(net, torch.tensor([0.5], dtype=torch.float64))
     assert found.status == "unsettled" and found.upper == math.inf
-    assert 0.09 < found.lower <= 0.125
+    assert found.lower == pytest.approx(1 / 6, abs=1e-6) and found.lower <= Fraction(1, 6)
 
 
-def test_a_stopped_program_contributes_its_dual_bound(monkeypatch):
-    monkeypatch.setattr(piecewise.Program, "minimise", lambda program, radius, seconds: ("time limit", 0.124, None))
-    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
-    assert found.status == "time limit" and found.upper == math.inf
-    assert found.lower == pytest.approx(0.124, abs=2 * piecewise.TOLERANCE)
+def test_random_nets_agree_with_a_search_through_all_their_pieces():
+    """A few of what ``python -m brute`` puts to it."""
+    results = command.run(seed=1, first=0, count=2 * len(random_nets.KINDS), time_limit=30.0, progress=False)
+    assert results["wrong"] == []
+    counts = [{s: of[s] for s in ("optimal", "robust")} for of in results["kinds"].values()]
+    assert min(sum(of[s] for of in counts) for s in ("optimal", "robust")) >= 8
+    assert len(results["open"]) <= 2
+    assert "Nothing is wrong." in command.table(results)
 
 
-def test_a_point_that_rational_arithmetic_refuses_is_not_reported(monkeypatch):
-    solve = piecewise.milp
-
-    def wrong(**arguments):
-        result = solve(**arguments)
-        if result.x is not None:
-            result.x = np.full_like(result.x, -1)  # every variable at its lower end
-        return result
-
-    monkeypatch.setattr(piecewise, "milp", wrong)
-    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
-    assert found.adversarial is None and found.status == "unsettled" and found.lower <= 0.125 < found.upper
-
-
-def test_an_empty_box_that_is_not_empty_makes_the_radius_unsettled(monkeypatch):
-    """HiGHS denies a solution at first, and then finds one in a larger box: its word does not count."""
-    minimise = piecewise.Program.minimise
-
-    def denies(program, radius, seconds):
-        return ("optimal", math.inf, None) if program.high[radius] < 0.2 else minimise(program, radius, seconds)
-
-    monkeypatch.setattr(piecewise.Program, "minimise", denies)
-    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
-    assert found.status == "unsettled" and found.upper == pytest.approx(0.125, abs=1e-5)
-    assert 0.09 < found.lower <= 0.125  # by intervals
-
-
-def test_a_point_that_is_far_from_the_bound_makes_the_radius_unsettled(monkeypatch):
-    minimise = piecewise.Program.minimise
-
-    def cautious(program, radius, seconds):
-        status, bound, solution = minimise(program, radius, seconds)
-        return status, bound - 0.01, solution
-
-    monkeypatch.setattr(piecewise.Program, "minimise", cautious)
-    found = exact_radius(two_points(0.25, 0.75), torch.tensor([0.375]))
-    assert found.status == "unsettled" and found.lower <= 0.125 <= found.upper < 0.126
+@pytest.mark.parametrize("change", (
+    lambda found: ExactRadius(found.lower * 1.01, found.upper, found.status, None),
+    lambda found: ExactRadius(found.lower, found.upper * 0.99, found.status, None),
+    lambda found: ExactRadius(math.inf, math.inf, "robust", None),
+    lambda found: ExactRadius(0.0, found.upper, "optimal", None),
+), ids=("lower", "upper", "robust", "optimal"))
+def test_the_search_through_all_pieces_finds_what_is_wrong(monkeypatch, change):
+    monkeypatch.setattr(command, "exact_radius", lambda *a, **o: change(exact_radius(*a, **o)))
+    results = command.run(seed=1, first=1, count=1, time_limit=30.0, progress=False)  # has a radius
+    assert len(results["wrong"]) == 1 and "**1 radii are wrong.**" in command.table(results)
 
 
 def corner_net():
-    """Two distance layers and an input for which HiGHS's presolve calls feasible programs infeasible."""
+    """Two distance layers and an input for which HiGHS calls feasible mixed-integer programs infeasible."""
     net = line(LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 3, bias=False), Negate())
     net[0].weight.data[:] = torch.tensor([
         [0.967552960, 0.235329866], [0.049577355, 0.683502614], [0.096499383, 0.309843242], [0.154712141, 0.112251461],
@@ -321,8 +391,8 @@ def scaled_net(seed):
 
 @pytest.mark.parametrize("net", ["presolve", 142, 298, 358, 390, 404, 453, 457, 531])
 def test_no_exact_counterexample_is_nearer_than_lower(net):
-    """Nets for which HiGHS was seen to err, against a grid.  float64 says which points to look at, rational arithmetic
-    which of them have another class."""
+    """Nets for whose mixed-integer programs HiGHS was seen to err, against a grid.  float64 says which points to look
+    at, rational arithmetic which of them have another class."""
     net, x = corner_net() if net == "presolve" else scaled_net(net)
     found = exact_radius(net, x)
     steps = piecewise.steps_of(net, (2,))
@@ -358,7 +428,14 @@ def test_bounds_beyond_float64_are_unsettled():
     net[0].weight.data[:], net[2].weight.data[:] = 1e200, 1e200
     net[2].weight.data[0, 0] = 2e200
     found = exact_radius(net, torch.tensor([0.5]))
-    assert found.status == "unsettled" and found.adversarial is None
+    assert found.status == "unsettled"
+    if found.adversarial is not None:
+        logits, others = (
+            piecewise.evaluate(piecewise.steps_of(net, (1,)), x.double().numpy())
+            for x in (torch.tensor([0.5]), found.adversarial)
+        )
+        label = logits.index(max(logits))
+        assert others[1 - label] >= others[label]
 
 
 class Residual(nn.Sequential):

@@ -6,8 +6,10 @@ The emulated kernels are launched by gpu.py as on a GPU, with one call replaced;
 import ctypes
 import functools
 import math
+import os
 import platform
 import re
+import struct
 import subprocess
 import sys
 import warnings
@@ -30,8 +32,10 @@ from cases import (
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import linf_plugin
-from linf_plugin import info, ops
+from linf_plugin import info
 from linf_plugin.kernels import blocked, cuda, gpu, reference
+from linf_plugin.ops.distance import kernels_for
+from linf_plugin.rounding import POWER_UNITS
 
 LARGEST, SMALL = (8, 8), (2, 2)
 MORE_EXPONENTS = (*EXPONENTS[:-1], 10.0, 24.0, 64.0, 1025.0, 1e12, INF)
@@ -51,6 +55,7 @@ def kernels(dtype: torch.dtype, exponents: tuple[float, ...], tiles: tuple[tuple
             names += [f"dist<{kind}, {power}, {tm}, {tn}, false>"] * (maximum or not largest)
             names += [f"dist<{kind}, {power}, {tm}, {tn}, true>"] * (maximum and not largest)
             names += [f"dist_vjp<{kind}, {power}, {tm}, {tn}>"] * (not maximum and not largest)
+    names += [f"again<{kind}, {power}>" for power in map(gpu._power, exponents) if power != "Maximum"]
     return [*names, f"locate<{kind}>", f"scatter<{kind}>"]
 
 
@@ -98,7 +103,8 @@ def built(tmp_path_factory):
 def emulator(built, monkeypatch):
     built.launched, built.first = [], 0
     monkeypatch.setattr(cuda, "device", lambda index: built)
-    monkeypatch.setattr(ops, "_kernels", lambda p, *tensors: gpu)
+    for module in ("distance", "conv"):
+        monkeypatch.setattr(f"linf_plugin.ops.{module}.kernels_for", lambda p, *tensors: gpu)
     return built
 
 
@@ -124,6 +130,9 @@ def _check(x, w, p, terms):
 
 cases_of_p = functools.partial(pytest.mark.parametrize, "p", ids=lambda p: f"p={p:g}")
 few_p = cases_of_p((3.0, 8.0, 100.5, INF))
+compiler = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the test extra brings NVRTC for x86-64"
+)
 each_type = pytest.mark.parametrize("dtype", gpu._TYPES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 
 
@@ -184,7 +193,7 @@ def test_a_long_sum_is_split(device, p):
     x64, w64 = x.double(), w.double()
     expected = reference.dist_vjp(grad.double(), x64, w64, reference.dist(x64, w64, p), p)
     for g, h, terms in zip(got, expected, (3, 1600)):
-        torch.testing.assert_close(g.double(), h, rtol=0, atol=gradient_tolerance(torch.float32, p, 6, terms))
+        torch.testing.assert_close(g.double(), h, rtol=0, atol=gradient_tolerance(torch.float32, p, 6, terms, device))
 
 
 @pytest.mark.parametrize("rows_, width, count, splits", (
@@ -210,15 +219,23 @@ def test_a_few_pairs_far_closer_than_the_others(device, p):
     _check(x, w, p, 40)
 
 
-@cases_of_p(EXPONENTS)
-def test_distances_that_are_subnormal(device, p):
-    """The reciprocal of one may be beyond float32: then the maximum is the least that is promised."""
-    x, w = (a * 1e-40 for a in rows((5, 6, 9), device=device))
-    y, largest = gpu.dist(x, w, p), gpu.dist(x, w, INF)
-    assert torch.equal(largest, reference.dist(x, w, INF))
-    assert (y >= largest).all() and (y <= largest * 9 ** (1 / p) * 1.00001 + 2**-149).all()
-    for g in gpu.dist_vjp(torch.ones_like(y), x, w, y, p):
-        assert g.isfinite().all()
+@cases_of_p(MORE_EXPONENTS)
+@pytest.mark.parametrize("place", (-149, -140, -128.5, -127.3, -126, -121, -118, 119, 126.9), ids="2^{}".format)
+def test_distances_near_the_ends_of_the_range(device, place, p):
+    """From the least subnormal number on; some pairs are far closer, and some differ by what others are."""
+    x, w = (a.clamp(-2, 2) / 4 for a in rows((5, 20, 9), device=device, dtype=torch.float64))
+    w[::3] = x[:1] + (w[::3] - x[:1]) * 2**-6
+    scale = 2.0**place
+    x, w = (x * scale).float(), (w * scale).float()
+    y, exact = gpu.dist(x, w, p), reference.dist(x.double(), w.double(), p)
+    far = exact < 2.0**127
+    units = 2.0**-24 if p == INF else (POWER_UNITS + 9 / p) * 2.0**-24
+    assert ((y - exact).abs() <= units * exact + 2.0**-149)[far].all()
+    if p < 2000 and far.all():  # above, what a difference is rounded by decides
+        grad = torch.rand_like(y) - 0.5
+        expected = reference.dist_vjp(grad.double(), x.double(), w.double(), y.double(), p)
+        for g, h in zip(gpu.dist_vjp(grad, x, w, y, p), expected):
+            torch.testing.assert_close(g.double(), h, rtol=0, atol=gradient_tolerance(torch.float32, p, 9, 20))
 
 
 @cases_of_p((64.0, 100.5, 1000.0))
@@ -226,7 +243,7 @@ def test_large_p_of_terms_that_are_all_visible(device, p):
     x, w = torch.zeros(3, 300, device=device), torch.randint(0, 2, (5, 300), device=device) * 2.0 - 1
     expected = torch.full((3, 5), 300 ** (1 / p), dtype=torch.float64, device=device)
     torch.testing.assert_close(
-        gpu.dist(x, w, p).double(), expected, rtol=value_tolerance(torch.float32, p, features=300), atol=0
+        gpu.dist(x, w, p).double(), expected, rtol=value_tolerance(torch.float32, p, 300, device), atol=0
     )
 
 
@@ -237,14 +254,39 @@ def test_numbers_that_are_not_finite(device, p, dtype):
     x[1, 3], x[2, 39], x[3, 5], x[4, 0] = INF, -INF, math.nan, INF
     w[7, 39], w[66, 3], w[69, 38] = -INF, INF, math.nan
     y, expected = gpu.dist(x, w, p), reference.dist(x, w, p)
-    torch.testing.assert_close(y, expected, rtol=2 * value_tolerance(dtype, p, 40), atol=0, equal_nan=True)
+    torch.testing.assert_close(y, expected, rtol=2 * value_tolerance(dtype, p, 40, device), atol=0, equal_nan=True)
     grad = torch.rand_like(y)
     grad[:, [7, 66]] = 0  # infinities of both sides: NaN for some coordinates and not for others
     for g, h in zip(gpu.dist_vjp(grad, x, w, y, p), reference.dist_vjp(grad, x, w, expected, p)):
         if p < INF:
             torch.testing.assert_close(
-                g, h, rtol=0, atol=gradient_tolerance(dtype, p, 40, 70), equal_nan=True
+                g, h, rtol=0, atol=gradient_tolerance(dtype, p, 40, 70, device), equal_nan=True
             )
+
+
+@cases_of_p((100.5, 1e9, 1e12, 1e38))
+def test_ratios_a_few_units_above_1_overflow_at_no_p(emulator, p):
+    """A GPU's reciprocal is off by up to a unit in the last place, and so is what it scales."""
+    x, w = rows((9, 20, 33))
+    for units in range(4):
+        y = gpu.dist(x, w, INF)
+        low = y.view(torch.int32).sub(units).view(torch.float32)
+        y.copy_(low)
+        packed, exponent = map(gpu._packed, (x, w)), min(p, gpu.MOST_P)
+        cuda.launch("dist<float, Real, 2, 2, false>", 1, *packed, y, None, 9, 20, 36, exponent)
+        assert (y >= low).all() and (y <= low * 33 ** (1 / p) * 1.00001).all()
+        for g, terms in zip(gpu.dist_vjp(torch.ones_like(y), x, w, low, p), (20, 9)):
+            assert (g.abs() <= terms * 1.00001).all()  # each slope is at most 1
+
+
+def test_a_nan_stays_at_every_p(emulator):
+    x, w = rows((3, 4, 5))
+    x[1, 2] = math.nan
+    for p in (1.5, 100.5, 1e12):
+        y = gpu.dist(x, w, p)
+        assert y[1].isnan().all() and y[[0, 2]].isfinite().all()
+        gx, _ = gpu.dist_vjp(torch.ones_like(y), x, w, torch.ones_like(y), p)
+        assert gx[1, 2].isnan() and gx[[0, 2]].isfinite().all()
 
 
 # p = ∞.
@@ -353,8 +395,8 @@ def test_the_tile_fits_the_chip(rows_, columns, multiprocessors, expected):
 
 @pytest.mark.parametrize("p, launched", (
     (INF, ["dist<float, Maximum, 2, 2, false>"]),
-    (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>"]),
-    (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>"]),
+    (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>", "again<float, Whole<8>>"]),
+    (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>", "again<float, Real>"]),
 ))
 def test_what_is_launched(emulator, p, launched):
     gpu.dist(*rows((3, 4, 5)), p)
@@ -401,9 +443,38 @@ def test_what_the_kernels_take(tensors, p, taken, monkeypatch):
 def test_kernels_are_available_where_one_runs(emulator, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
-    monkeypatch.setattr(torch, "zeros", lambda *shape, device: torch.full(shape, 0.0))  # not on "cuda:0"
+    monkeypatch.setattr(torch.Tensor, "to", lambda a, device: a.clone())  # not to "cuda:0"
     assert gpu.available() == gpu.available(0) == (True, "compiled for sm_90")
-    assert emulator.launched == ["scatter<float>"] * 2
+    assert emulator.launched == ["dist<float, Maximum, 2, 2, true>", "locate<float>", *["scatter<float>"] * 2] * 2
+
+
+@pytest.mark.usefixtures("poisoned_memory")
+@pytest.mark.parametrize("broken", ("locate<float>", "scatter<float>"))
+def test_kernels_that_compute_nothing_are_not_available(emulator, monkeypatch, broken):
+    run = emulator.launch
+    monkeypatch.setattr(emulator, "launch", lambda kernel, *rest: kernel == broken or run(kernel, *rest))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.Tensor, "to", lambda a, device: a.clone())
+    assert gpu.available(0) == (False, "what the kernels compute there is wrong")
+
+
+def test_the_first_distance_is_not_captured_nor_are_the_kernels_given_up_for_it(monkeypatch):
+    monkeypatch.setattr(gpu, "_usable", functools.cache(gpu._usable.__wrapped__))
+    monkeypatch.setattr(gpu, "available", lambda index: (True, "compiled for sm_90"))
+    monkeypatch.setattr(cuda, "capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="compute one before the capture"):
+        gpu.takes(INF, _tensor())
+    monkeypatch.setattr(cuda, "capturing", lambda: False)
+    assert gpu.takes(INF, _tensor())
+
+
+def test_nothing_is_compiled_while_a_graph_is_captured(monkeypatch):
+    device = object.__new__(cuda.Device)
+    device.functions, device.lock = {"locate<float>": "function"}, cuda.threading.Lock()
+    monkeypatch.setattr(cuda, "capturing", lambda: True)
+    assert device.function("locate<float>") == "function"
+    with pytest.raises(RuntimeError, match="run the same call once before"):
+        device.function("scatter<float>")
 
 
 @pytest.mark.parametrize("error, reason", (
@@ -418,13 +489,14 @@ def test_without_the_kernels_there_is_one_warning(error, reason, monkeypatch):
     monkeypatch.setattr(cuda, "device", device)
     monkeypatch.setattr(gpu, "_usable", functools.cache(gpu._usable.__wrapped__))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: False)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Some GPU")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         for _ in range(2):
             assert not gpu.takes(INF, _tensor())
-            assert ops._kernels(INF, _tensor()) is blocked
+            assert kernels_for(INF, _tensor()) is blocked
     assert [(c.category, str(c.message)) for c in caught] == [
         (RuntimeWarning, f"linf_plugin runs without its GPU kernels, many times slower: {reason}")
     ]
@@ -472,11 +544,51 @@ def test_a_launch_goes_to_the_stream_and_its_failure_is_told(monkeypatch):
     assert device.driver.calls[-1] == ("pop",)
 
 
+DRIVEN = """
+import ctypes, types, torch
+from linf_plugin.kernels import cuda
+torch.cuda.get_device_capability = lambda index: (9, 0)
+torch.cuda.get_device_properties = lambda index: types.SimpleNamespace(multi_processor_count=132)
+torch.cuda.current_stream = lambda index: types.SimpleNamespace(cuda_stream=0xABC)
+cuda.device = lambda index: device
+device, to = cuda.Device(3), torch.zeros(4)
+grad, index = torch.zeros(2, 2), torch.zeros(2, 2, dtype=torch.int32)
+cuda.launch("scatter<float>", 7, grad, None, to, 2, -3, 4, 0.5)
+try:
+    cuda.launch("scatter<float>", 99, grad, index, to, 2, -3, 4, 0.5)
+except RuntimeError as error:
+    print(error)
+print(*(a.data_ptr() for a in (grad, index, to)))
+print(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL("libcuda.so.1"), "recorded"))).decode())
+"""
+
+
+@compiler
+def test_the_driver_is_given_what_was_meant(tmp_path):
+    """Through the real cuda-bindings, to a driver library that writes down what it is given."""
+    source = Path(__file__).with_name("driver_on_cpu.c")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(library)], check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", DRIVEN], capture_output=True, text=True, check=True,
+        env={**os.environ, "LD_LIBRARY_PATH": f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"},
+        cwd=Path(linf_plugin.__file__).parents[1],
+    )
+    error, addresses, *calls = done.stdout.splitlines()
+    grad, index, to = addresses.split()
+    assert error == "scatter<float>, 99 blocks, GPU 3 (sm_90): CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"
+    assert calls[:6] == [
+        "init 0", "device 3", "retain 3", "push 0x1003", "load ELF", "function 0x2000 _Z7scatterIfEvPKT_PKiPS0_xxxd",
+    ]
+    half = str(int.from_bytes(struct.pack("<d", 0.5), "little"))
+    for first, blocks, at in ((6, "7", "0"), (9, "99", index)):
+        grid, rest = [blocks, "1", "1", "256", "1", "1"], ["0", "0xabc", "1"]  # no shared memory, stream, no extra
+        assert calls[first].split() == ["launch", "0x3000", *grid, *rest, grad, at, to, "2", "-3", "4", half]
+    assert calls[7:9] == ["pop", "push 0x1003"] and calls[10:] == ["pop", ""]
+
+
 # The compiler, which needs no GPU.
 
-compiler = pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the test extra brings NVRTC for x86-64"
-)
 COMPILED = dict.fromkeys((
     *kernels(torch.float32, (10.0, 100.5), TILES), *kernels(torch.float64, (10.0, 100.5), (SMALL,)),
     *(f"ceiling<float, {power}, false>" for power in ("Maximum", "Whole<10>", "Real")),

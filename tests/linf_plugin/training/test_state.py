@@ -75,6 +75,33 @@ def test_the_same_settings_go_on(path, whole):
     assert path.read_bytes() == whole
 
 
+def test_other_images_are_refused(path, monkeypatch):
+    monkeypatch.setitem(globals(), "X", X.flip(2))
+    with pytest.raises(ValueError, match="state.pt belongs to another run: images: [0-9a-f]{16}… there, [0-9a-f]{16}"):
+        run(path)
+
+
+def test_a_state_without_a_digest_of_the_images_goes_on_with_a_word(path):
+    content = checkpoint.read(path)
+    del content["settings"]["images"]
+    checkpoint.write(path, content)
+    with pytest.warns(UserWarning, match="state.pt is of a version that kept no digest of the images"):
+        run(path)
+
+
+def test_a_run_whose_p_has_changed_goes_on(tmp_path, monkeypatch):
+    """The text of p in a layer's state then has another length than in a new net."""
+    path, write, written = tmp_path / "state.pt", checkpoint.write, []
+    monkeypatch.setattr(checkpoint, "write", lambda p, content: (write(p, content), written.append(p.read_bytes()))[0])
+    schedule = Schedule(epochs=3, eps=0.1, p_first=8, p_last=1000, p_end=3.0)
+    torch.manual_seed(1)
+    whole = run(path, resume=False, schedule=schedule)
+    monkeypatch.undo()
+    path.write_bytes(written[0])
+    for name, a in run(path, schedule=schedule).state_dict().items():
+        assert torch.equal(a, whole.state_dict()[name])
+
+
 @pytest.mark.parametrize("part", (0.0, 0.3, 0.9, 0.999))
 def test_a_truncated_state_is_refused(part, path, whole):
     path.write_bytes(whole[: int(part * len(whole))])

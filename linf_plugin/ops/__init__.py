@@ -1,0 +1,17 @@
+"""The operators ``torch.ops.linf.*``, one family a file, and the entries ``dist``, ``sorted_dist`` and ``shift``.
+
+``dist``           (N, in) × (out, in) → (N, out)
+``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
+``sorted_dist``    as ``dist``: weighted sums of the largest coordinates
+``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box; what interval bounds need
+``shift``          (x + sign·offset)·scale, a channel at a time
+
+``operator.define`` makes each: it checks its arguments whoever calls it, and has every derivative of PyTorch.
+"""
+
+from . import conv  # noqa: F401  (defines its operators)
+from .distance import dist
+from .shifts import shift, shift_as_one_operator
+from .sorted import sorted_dist
+
+__all__ = ["dist", "shift", "shift_as_one_operator", "sorted_dist"]

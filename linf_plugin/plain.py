@@ -1,0 +1,42 @@
+"""Plain data from files of which nothing is trusted."""
+
+import json
+import re
+import reprlib
+
+DEEPEST = 100  # arrays and objects within each other
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_EDGE = re.compile(r"[\[\]{}]")
+
+
+def loads(text: str, **options):
+    """``json.loads`` of text that may be hostile.
+
+    Python ends a parser that goes too deep by RecursionError, but where auto_LiRPA was imported its limit is a million,
+    and the process dies of its stack.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than ``DEEPEST``.
+    """
+    check_nesting(text)
+    return json.loads(text, **options)
+
+
+def check_nesting(text: str, deepest: int = DEEPEST) -> None:
+    """That brackets and braces outside of texts in double quotes are not nested deeper.  Raises ValueError."""
+    depth = 0
+    for edge in _EDGE.finditer(_TEXT.sub("", text)):
+        depth += 1 if edge[0] in "[{" else -1
+        if depth > deepest:
+            raise ValueError(f"it is nested deeper than {deepest} times")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
+
+
+def shown(value) -> str:
+    """``repr`` of a value from a file, as a message shows it: short, however large and deep the value is."""
+    text = _SHORT.repr(value)
+    return text if len(text) <= 200 else text[:197] + "…"

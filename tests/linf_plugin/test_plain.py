@@ -1,0 +1,38 @@
+"""JSON of any depth is read, or refused by a sentence, also where Python's own limit on recursion is lifted."""
+
+import json
+import sys
+
+import pytest
+
+from linf_plugin import plain
+
+
+@pytest.fixture
+def no_limit():
+    """As auto_LiRPA leaves it when it is imported."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    yield
+    sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize("text", [
+    "[" * 200_000, '{"a":' * 200_000, '[{"a":' * 60 + "1", "[" * 101 + "]" * 101, '"\\""' + "[" * 200_000,
+], ids=["lists", "dicts", "both", "just too deep", "behind a text"])
+def test_deep_json_is_refused(text, no_limit):
+    with pytest.raises(ValueError, match="nested deeper than 100 times"):
+        plain.loads(text)
+
+
+@pytest.mark.parametrize("value", [
+    "[[[[" * 100, '"[' * 200, "\\[" * 200, [[["["]]], {"{": [1, 2.5, None, True]}, "\"[{'\\" * 60,
+], ids=["text", "quotes", "escapes", "lists", "dict", "all of it"])
+def test_other_json_is_read(value):
+    assert plain.loads(json.dumps(value)) == value
+
+
+@pytest.mark.parametrize("text", ["", "[", "]", '"', "nan", "9" * 10_000])
+def test_what_is_no_json_is_refused(text):
+    with pytest.raises(ValueError):
+        plain.loads(text)
