@@ -152,7 +152,7 @@ TABLE = (
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
-    Refusal("BoundLeakyRelu", VERSIONS, ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
+    Refusal("BoundLeakyRelu", ("0.3",), ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
     Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is above 1", _steepens, "use IBP"),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
     Refusal(
