@@ -102,6 +102,10 @@ def _steepens(node, perturbed) -> bool:
     return node.attr.get("alpha", 0.01) > 1
 
 
+def _pads(node, perturbed) -> bool:
+    return any(node.padding)
+
+
 def _overlaps(node, perturbed) -> bool:
     return list(node.stride) != list(node.kernel_size) or any(node.padding)
 
@@ -148,7 +152,7 @@ TABLE = (
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
-    Refusal("BoundLeakyRelu", VERSIONS, ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
+    Refusal("BoundLeakyRelu", ("0.3",), ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
     Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is above 1", _steepens, "use IBP"),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
     Refusal(
@@ -183,10 +187,8 @@ TABLE = (
     Refusal(
         "BoundMaxPool", ("0.3",), LINEAR, "windows are padded, or their stride is not their size", _overlaps, "use IBP"
     ),
-    Refusal(
-        "BoundMaxPool", ("0.7.1",), (FORWARD,), "windows are padded, or their stride is not their size", _overlaps,
-        "use CROWN",
-    ),
+    Refusal("BoundMaxPool", ("0.7.1",), LINEAR, "windows are padded", _pads, "use IBP"),
+    Refusal("BoundMaxPool", ("0.7.1",), (FORWARD,), "the stride of windows is not their size", _overlaps, "use CROWN"),
     Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal(

@@ -336,6 +336,9 @@ def _(b: Builder):
 def _(b: Builder):
     r, channels = b.r, b.shape[0]
     groups, stride = r.choice((1, 1, channels)), r.choice((1, 2))
+    if r.random() < 0.4:  # all that 0.3 takes
+        b.layer(nn.ConvTranspose2d(channels, r.randint(1, 2), r.choice((2, 3)), stride=stride, bias=r.random() < 0.6))
+        return
     b.layer(nn.ConvTranspose2d(
         channels, groups * r.randint(1, 2), _pair(r, 1, 2, 3), stride=stride, padding=r.choice((0, 0, 1)),
         output_padding=r.choice((0, stride - 1)), dilation=r.choice((1, 1, 2)), groups=groups, bias=r.random() < 0.6,
@@ -477,6 +480,7 @@ for _name in ("softmax", "log_softmax"):
     @operator(_name)
     def _(b: Builder, name=_name):
         dim = b.r.choice((1, -1))
+        b.options = b.r.choice((None, {"softmax": "simple"}))
         b.add(f"{name}({dim})", lambda h: getattr(torch, name)(h, dim=dim))
 
 

@@ -69,6 +69,7 @@ class Builder:
         self.r, self.kinds, self.p = r, kinds, p
         self.inputs, self.steps = [torch.rand(2, *shape)], []
         self.h = self.inputs[0]
+        self.options: dict | None = None  # of auto_LiRPA, where an operator asks for some
 
     @property
     def shape(self) -> tuple[int, ...]:

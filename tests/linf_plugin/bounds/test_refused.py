@@ -169,7 +169,7 @@ def test_a_weight_that_is_computed_in_the_graph(how, method):
 # What is refused.
 
 
-def refused_net(operator, version, dilation=1, slope=1.5):
+def refused_net(operator, version, dilation=1, slope=1.5, pool=None):
     """A small net for which a row of the table holds, and its inputs."""
     image, vector = torch.rand(2, 1, 4, 5), torch.rand(2, 4)
     return {
@@ -183,7 +183,7 @@ def refused_net(operator, version, dilation=1, slope=1.5):
         "BoundLeakyRelu": (nn.LeakyReLU(slope), vector),
         "BoundSin": (torch.sin, vector),
         "BoundCos": (torch.cos, vector),
-        "BoundMaxPool": (nn.MaxPool2d(2, 1) if version == "0.3" else nn.MaxPool2d(2, padding=1), image),
+        "BoundMaxPool": (pool, image),
         "BoundTile": (lambda x: x.repeat(1, 2), vector),
         "BoundAdd": (lambda x: F.conv2d(x + torch.ones(1, 1, 1), torch.ones(1, 1, 2, 2)), image),
         "BoundSub": (lambda x: F.conv2d(x - torch.ones(1, 1, 1), torch.ones(1, 1, 2, 2)), image),
@@ -198,7 +198,9 @@ ROWS = [row for row in refused.TABLE if VERSION in row.versions]
 
 def net_of(row, after):
     dilation = 1 if is_batched(row) else (1, 2) if "differ" in row.where else 2
-    function, x = refused_net(row.operator, VERSION, dilation, -0.5 if "negative" in row.where else 1.5)
+    slope = -0.5 if "negative" in row.where else 1.5
+    pool = nn.MaxPool2d(2, padding=1) if row.where == "windows are padded" else nn.MaxPool2d(2, 1)
+    function, x = refused_net(row.operator, VERSION, dilation, slope, pool)
     size = function(x).flatten(1).shape[1]
     layers = [nn.Flatten(), LinfDistLinear(size, 3) if after == "distance" else nn.Linear(size, 3)]
     net = Steps(function, *layers).eval()
