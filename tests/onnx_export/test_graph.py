@@ -144,7 +144,6 @@ def test_what_a_layer_is_now_is_exported(tmp_path):
     """And not what it was built from."""
     net, path, x = build(conv("dist_conv", padding=[1, 1])), tmp_path / "net.onnx", torch.rand(4, *SHAPE)
     net[1].stride, net[1].padding, net[0].mean[1], net[0].scale = (1, 1), (0, 1), 0.7, 2.0
-    net[0].lipschitz = 2.0
     net[3].weight = nn.Parameter(torch.randn(3, math.prod(net[1](x).shape[1:])))
     export(net, path)
     close(run(session(path, "cpu"), x.numpy())[0], net(x), True)
