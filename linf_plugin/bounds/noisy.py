@@ -18,8 +18,11 @@ def _within(x: Tensor, amount: Tensor) -> Tensor:
 
 
 def _check_within(x, amount):
-    check_operands(x=x, amount=amount)
+    check_operands(x=x)
+    check_operands(amount=amount)  # which may be of another dtype: where x is computed, it plays no part
     check_shape("amount", amount, x.shape)
+    if amount.device != x.device:
+        raise ValueError(f"amount is on {amount.device} but x is on {x.device}")
 
 
 # Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both.
