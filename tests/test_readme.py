@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from brute import __main__ as brute
 
 from comparisons import ablation, bench_report, cost_report, steps, tightness, widths
 from comparisons.existing import identity_of
@@ -18,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {  # all others are runs
     "tightness": tightness.table, "widths": widths.table, "cost": cost_report.table, "steps": steps.table,
-    "cross-check": cross_check.table, "onnx": onnx_bench.table,
+    "cross-check": cross_check.table, "onnx": onnx_bench.table, "exact": brute.table,
 }
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
