@@ -162,8 +162,34 @@ def _know_values(set_input: Callable) -> Callable:
     return set_and_know
 
 
+def _of_no_sample(init: Callable) -> Callable:
+    """0.3 takes the first dimension of what is computed from buffers for the samples, whatever it is."""
+
+    @functools.wraps(init)
+    def init_buffers(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        self.from_input = False
+
+    return init_buffers
+
+
+def _by_known_denominators(backward: Callable) -> Callable:
+    """0.3 relaxes a division by weights as if they had samples, and takes another dimension for these."""
+
+    @functools.wraps(backward)
+    def of_division(self, last_lA, last_uA, x, y):
+        if y.perturbed:
+            return backward(self, last_lA, last_uA, x, y)
+        lA, uA = (dense(a, self.output_shape) for a in (last_lA, last_uA))
+        value = y.forward_value
+        lA, uA = (None if a is None else self.broadcast_backward(a / value, x) for a in (lA, uA))
+        return [(lA, uA), (None, None)], 0, 0
+
+    return of_division
+
+
 def _mend_0_3(package: types.ModuleType) -> None:
-    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and a rule that is wrong."""
+    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and rules that are wrong."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
     parse_graph = parse.parse_graph
     parse.parse_graph = functools.wraps(parse_graph)(
@@ -181,6 +207,10 @@ def _mend_0_3(package: types.ModuleType) -> None:
 
     relu.init_opt_parameters = init_relu
     _mend_matmul(package)
+    buffers = package.bound_ops.BoundBuffers
+    buffers.__init__ = _of_no_sample(buffers.__init__)
+    division = package.bound_ops.BoundDiv
+    division.bound_backward = _by_known_denominators(division.bound_backward)
     reciprocal = package.bound_ops.BoundReciprocal
     reciprocal.bound_relax = _positive_only(reciprocal.bound_relax)
     reciprocal.interval_propagate = _reciprocals

@@ -166,6 +166,26 @@ def test_a_weight_that_is_computed_in_the_graph(how, method):
     assert found is not None or how in ("linear", "conv")
 
 
+WITH_AN_OPERAND = {
+    "add": lambda x, a: x + a, "add twice": lambda x, a: torch.add(x, a, alpha=2), "sub": lambda x, a: a - x,
+    "mul": lambda x, a: x * a, "div": lambda x, a: x / a, "div by computed": lambda x, a: x / (2 * a),
+}
+
+
+@pytest.mark.parametrize("kind", ["buffer", "parameter"])
+@pytest.mark.parametrize("operation", WITH_AN_OPERAND)
+@pytest.mark.parametrize("method", [m for m in METHODS if "Forward" not in m])
+def test_an_operand_with_as_many_channels_as_there_are_samples(operation, kind, method):
+    """auto_LiRPA 0.3 took its channels for samples."""
+    net = Steps(lambda x: WITH_AN_OPERAND[operation](x, net.operand), nn.Flatten(), LinfDistLinear(12, 3))
+    operand, x = 0.5 + torch.rand(2, 2, 3), torch.rand(2, 2, 2, 3)
+    if kind == "buffer":
+        net.register_buffer("operand", operand)
+    else:
+        net.operand = nn.Parameter(operand)
+    holds(net, (x,), *bound(net, (x,), method, conv_mode="matrix"))
+
+
 # What is refused.
 
 
