@@ -27,9 +27,13 @@ KINDS = {
     "linear/ReLU → dist": "flatten relu-linear+ dist* distances",
     "ReLU conv": "conv+ flatten relu-linear* logits",
     "ReLU": "flatten relu-linear+ logits",
+    "crops": "crop* dist-conv crop+ flatten dist* distances",
+    "linear": "flatten logits",  # where linear bounds have nothing to relax
 }
-EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0)  # in turn
-PIXELS = ((0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-10.0, 10.0), (0.1, 0.3), (-1e4, 1e4))  # low, high
+EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0, 64.55)  # in turn
+PIXELS = (  # low, high
+    (0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-10.0, 10.0), (0.1, 0.3), (-1e4, 1e4), (0.0, 1e-37),
+)
 NATURAL = "natural"  # as ``_natural`` chooses them; half of the nets
 WEIGHTS = {  # of other nets
     "unit": lambda r, a: torch.randn_like(a),
@@ -73,6 +77,8 @@ class _Stack:
         sizes = {"kernel_size": kernel, "stride": r.randint(1, 2), "padding": padding, "dilation": dilation}
         if rectangular and r.random() < 0.5:
             sizes["kernel_size"], sizes["stride"] = [r.randint(1, kernel), kernel], [r.randint(1, 2), 1]
+        if dilation == 2 and r.random() < 0.5:
+            sizes["dilation"] = r.choice(([1, 2], [2, 1]))
         return {
             "in_channels": self.shape[0], "out_channels": groups * r.randint(1, 3), "groups": groups,
             "bias": r.random() < 0.7, **sizes,
@@ -105,7 +111,12 @@ def _dist_conv(s: _Stack) -> None:
     s.shift()
 
 
+def _crop(s: _Stack) -> None:
+    s.add("crop", size=s.r.randint(max(1, min(s.shape[1:]) - 2), min(s.shape[1:])))
+
+
 STAGES = {
+    "crop": _crop,
     "flatten": lambda s: s.add("flatten"),
     "dist": lambda s: (s.fully_connected("dist", p=s.p), s.shift()),
     "sort": lambda s: (s.fully_connected("sort_dist", **s.sort()), s.shift()),
@@ -135,13 +146,14 @@ class Case:
 
 
 def _spec(r: random.Random, kind: str, p: float) -> dict:
-    images = "conv" in kind
+    images = "conv" in kind or kind == "crops"
     least = 3 if images else 1
     shape = (r.randint(1, 3), r.randint(least, 6), r.randint(least, 6))
     if not images and r.random() < 0.15:  # long sums
         shape = (1, 16, r.choice((16, 48)))
     s = _Stack(r, shape, p, classes=r.choice((2, 3, 6)))
-    mean = [r.uniform(-1, 1) for _ in range(r.choice((1, shape[0])))]
+    far = r.choice((0.0, 1.0, 1.0))
+    mean = [far * r.uniform(-1, 1) for _ in range(r.choice((1, shape[0])))]
     s.add("normalize", mean=mean, std=r.choice((1.0, 1.0, 0.3, 10 ** r.uniform(-2, 2))))
     for stage in KINDS[kind].split():
         repeats = {"*": r.randint(0, 2), "+": r.randint(1, 2)}.get(stage[-1], 1)
@@ -241,4 +253,4 @@ def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
     x = _inputs(net, r, r.choice((1, samples, samples)), low, high)
     if r.random() < 0.5:
         _almost_tie(net, x, r)
-    return Case(kind, p if "dist" in kind or kind.startswith("sort") else None, weights, net, low, high, x), r
+    return Case(kind, p if "dist" in kind or kind in ("sort", "crops") else None, weights, net, low, high, x), r
