@@ -262,6 +262,16 @@ def _for_any_shape(to_matrix: Callable) -> Callable:
     return of_a_square
 
 
+def _of_any_number(forward: Callable) -> Callable:
+    """Both versions take numbers below 1e-12 for 1e-12, and their logarithms for −27.6."""
+
+    @functools.wraps(forward)
+    def logarithm(self, x):
+        return forward(self, x) if self.loss_fusion else x.log()
+
+    return logarithm
+
+
 def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
     """In all modules of auto_LiRPA, which import names from each other."""
     modules = [m for path, m in sys.modules.items() if path.startswith(package.__name__) and hasattr(m, name)]
@@ -337,6 +347,8 @@ def import_auto_lirpa() -> types.ModuleType:
     _replace(package, "patches_to_matrix", _for_any_shape)
     pad = package.bound_ops.BoundPad
     pad.bound_backward = _keep_padding(pad.bound_backward)
+    logarithm = package.bound_ops.BoundLog
+    logarithm.forward = _of_any_number(logarithm.forward)
     _wrap_tracing(package)
     return package
 

@@ -32,7 +32,7 @@ def test_a_few_graphs_let_nothing_wrong_through(capsys):
 
 def case_of(shape, *steps):
     """A graph of these steps, functions and modules, on boxes of random points."""
-    b = Builder(random.Random(0), shape, ("buffer",), math.inf)
+    b = Builder(random.Random(0), shape, ("buffer",), math.inf, 1.0)
     for step in steps:
         if isinstance(step, nn.Module):
             b.layer(step)

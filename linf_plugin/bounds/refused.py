@@ -86,6 +86,11 @@ def _negative_power(node, perturbed) -> bool:
     return perturbed.operand(node, 1) or bool((perturbed.value(node, 1) < 0).any())
 
 
+def _even_power(node, perturbed) -> bool:
+    exponent = perturbed.value(node, 1)
+    return bool(((exponent > 2) & (exponent % 2 == 0)).any())
+
+
 def _converts(node, perturbed) -> bool:
     return node.type != perturbed.value(node, 0).dtype
 
@@ -149,11 +154,15 @@ TABLE = (
         _divides, "use 0.7.1",
     ),
     Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
+    Refusal(
+        "BoundPow", ("0.7.1",), LINEAR, "the exponent is even and above 2", _even_power, "use squares of squares, or IBP"
+    ),
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundATenHeaviside", VERSIONS, LINEAR, "always", _always, "use IBP"),
     Refusal("BoundLeakyRelu", ("0.3",), ALWAYS, "its slope is negative", _falls, "use torch.relu twice"),
     Refusal("BoundLeakyRelu", VERSIONS, LINEAR, "its slope is above 1", _steepens, "use IBP"),
+    Refusal("BoundLeakyRelu", ("0.7.1",), (FORWARD,), "always", _always, "use CROWN"),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
     Refusal(
         "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,
@@ -198,7 +207,14 @@ TABLE = (
 )
 
 # Classes of ``VERSIONS`` that no graph of the search leads to.
-NOT_SEARCHED: dict[str, tuple[str, ...]] = {"0.3": (), "0.7.1": ()}
+NOT_SEARCHED: dict[str, tuple[str, ...]] = {
+    "0.3": ("BoundATenDiag", "BoundDropout", "BoundRNN", "BoundSqr"),
+    "0.7.1": (
+        "BoundATenDiag", "BoundConcatGrad", "BoundConv2dGrad", "BoundDiv", "BoundJacobianInit", "BoundJacobianOP",
+        "BoundLayerNormalization", "BoundMultiPiecewiseNonlinear", "BoundRNN", "BoundReluGrad", "BoundSigmoidGrad",
+        "BoundSignMerge", "BoundSliceGrad", "BoundTanhGrad",
+    ),
+}
 
 
 def passes_of(method: str | None) -> tuple[str, ...]:

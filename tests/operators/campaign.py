@@ -32,6 +32,8 @@ class Tally:
         self.operators[case.operator]["graphs"] += 1
         for name in {name for f in findings for name in f.classes} & set(self.classes):
             self.classes[name]["graphs"] += 1
+        for method in {f.method for f in findings if f.alone != ERROR}:
+            self.methods[method]["graphs"] += 1
         for finding in findings:
             groups = [self.operators[case.operator], self.methods[finding.method]]
             groups += [self.classes[name] for name in finding.classes if name in self.classes]

@@ -14,6 +14,7 @@ from .steps import Builder, Graph
 
 EXPONENTS = (math.inf, math.inf, 1.0, 2.0, 8.0)
 RADII = (0.01, 0.1, 0.1, 0.3, 1.0)
+SIZES = (*[1.0] * 8, 30.0, 1000.0)  # of inputs: tables and clamps of auto_LiRPA end somewhere
 MOST_OUTPUTS = 24
 MOST_NEURONS = 400  # of one step: linear bounds keep a coefficient for each pair of neurons
 # How often a second operand comes from where.
@@ -180,7 +181,8 @@ def draw(seed: int, index: int) -> Case:
 
 def _attempt(r: random.Random, index: int, name: str) -> Case | None:
     of, add = CATALOG[name]
-    b = Builder(r, _shape(r, of if r.random() < 0.6 else "any"), KINDS[r.choice(list(KINDS))], r.choice(EXPONENTS))
+    shape, kinds = _shape(r, of if r.random() < 0.6 else "any"), KINDS[r.choice(list(KINDS))]
+    b = Builder(r, shape, kinds, r.choice(EXPONENTS), r.choice(SIZES))
     for _ in range(r.choice((0, 0, 1, 1, 2))):
         _try(b, _layer)
     _coerce(b, of)
@@ -219,7 +221,7 @@ def _case(r: random.Random, index: int, name: str, b: Builder) -> Case | None:
         if i and r.random() < 0.3:
             boxes.append(None)
             continue
-        reach = torch.full_like(x, radius)
+        reach = torch.full_like(x, radius * (1 if i else b.size))
         if r.random() < 0.15:
             reach[torch.rand_like(x) < 0.2] = 0
         boxes.append((x - reach, x + reach))

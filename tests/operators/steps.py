@@ -62,12 +62,13 @@ class Graph(nn.Module):
 class Builder:
     """A graph while it is drawn: ``h`` is what its steps make of two random inputs.
 
-    ``kinds`` says where operands may come from; ``p`` is that of every distance.
+    ``kinds`` says where operands may come from; ``p`` is that of every distance; ``size`` the first input's largest
+    number.
     """
 
-    def __init__(self, r: random.Random, shape: tuple[int, ...], kinds: tuple[str, ...], p: float):
-        self.r, self.kinds, self.p = r, kinds, p
-        self.inputs, self.steps = [torch.rand(2, *shape)], []
+    def __init__(self, r: random.Random, shape: tuple[int, ...], kinds: tuple[str, ...], p: float, size: float):
+        self.r, self.kinds, self.p, self.size = r, kinds, p, size
+        self.inputs, self.steps = [size * (torch.rand(2, *shape) if size <= 1 else 2 * torch.rand(2, *shape) - 1)], []
         self.h = self.inputs[0]
         self.options: dict | None = None  # of auto_LiRPA, where an operator asks for some
 
