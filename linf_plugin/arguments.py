@@ -191,11 +191,33 @@ def check_count(name: str, value, least: int = 1) -> None:
 
 
 def check_model(model, evaluation: bool = True) -> None:
-    """Raises TypeError unless it is a module, ValueError where it is in training mode and should not be."""
+    """Raises TypeError unless it is a module, ValueError where it, or a layer of it, is in training mode and should not
+    be."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if evaluation and model.training:
-        raise ValueError("model is in training mode: call model.eval() before")
+    for path, module in model.named_modules() if evaluation else ():
+        if module.training:
+            at = f", at layer {path!r} ({type(module).__name__})" if path else ""
+            raise ValueError(f"model is in training mode{at}: call model.eval() before")
+
+
+def check_forward(name: str, module: nn.Module) -> None:
+    """That calling a layer or a container runs the ``forward`` of its class.  Raises TypeError, RuntimeError."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise RuntimeError(
+            f"{name} has forward hooks, as also weight_norm and spectral_norm of torch.nn.utils set them, and "
+            "certificates know its class alone: remove them before certifying"
+        )
+    check_own(name, module, [a for a in vars(module) if a == "forward"])
+
+
+def check_own(name: str, module: nn.Module, own: list[str]) -> None:
+    """That there are none of these attributes in place of the class's.  Raises TypeError."""
+    if own:
+        raise TypeError(
+            f"{name} has a {own[0]} of its own in place of its class's, and certificates know the class alone: "
+            "delete it before certifying"
+        )
 
 
 def check_weights(model: nn.Module) -> None:

@@ -11,6 +11,7 @@ from . import ops
 from .arguments import (
     check_finite,
     check_k,
+    check_forward,
     check_model,
     check_p,
     check_rho,
@@ -398,8 +399,10 @@ def lipschitz_bound(module: nn.Module) -> float:
 
     Raises:
         TypeError: a layer, or a ``Sequential`` with a forward of its own, states no ``lipschitz`` and is not a stock
-            layer with a known bound.
+            layer with a known bound; or an object has another forward than its class.
+        RuntimeError: it has forward hooks, which may change what it computes.
     """
+    check_forward(f"the {type(module).__name__}", module)
     if type(module) in STOCK_LIPSCHITZ:
         return STOCK_LIPSCHITZ[type(module)](module)
     if isinstance(module, nn.Sequential) and getattr(module.forward, "__func__", None) is nn.Sequential.forward:

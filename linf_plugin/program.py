@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as every_module
 
+from .arguments import check_forward, check_own
 from .arithmetic import check_products
 from .layers import Normalize
 
@@ -14,22 +15,13 @@ SMALLEST = 2.0**-126  # below it a float32 may be flushed to zero
 
 def _check_plain(name: str, module: nn.Module) -> None:
     """That calling a layer or a container runs the ``forward`` of its class and nothing else."""
-    if module._forward_hooks or module._forward_pre_hooks:
-        raise RuntimeError(
-            f"{name} has forward hooks, as also weight_norm and spectral_norm of torch.nn.utils set them, and "
-            "certificates know its class alone: remove them before certifying"
-        )
+    check_forward(name, module)
     if module._compiled_call_impl is not None:
         raise RuntimeError(
             f"{name} was compiled in place, and a compiler may change the arithmetic: certify a model on which "
             "compile() was not called"
         )
-    own = [a for a in vars(module) if a != "_compiled_call_impl" and hasattr(type(module), a)]
-    if own:
-        raise TypeError(
-            f"{name} has a {own[0]} of its own in place of its class's, and certificates know the class alone: "
-            "delete it before certifying"
-        )
+    check_own(name, module, [a for a in vars(module) if a != "_compiled_call_impl" and hasattr(type(module), a)])
     if isinstance(module, Normalize):
         scale = module.scale
         # Not of float32, it would be one number to the program and another to its float64 copy.

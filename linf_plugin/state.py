@@ -11,6 +11,8 @@ import warnings
 import torch
 from torch import Tensor, nn
 
+from .arguments import kind
+
 KEY = "_extra_state"  # PyTorch's name of it, behind the layer's
 MOST = 1000  # bytes: Python may crash on JSON that is nested deeply
 
@@ -78,8 +80,12 @@ class Constants(nn.Module):
 
 
 def _read(state: Tensor) -> dict:
-    if not isinstance(state, Tensor) or state.dtype != torch.uint8 or state.dim() != 1:
-        raise ValueError(f"{KEY} must be a tensor of bytes, got {type(state).__name__}")
+    if not isinstance(state, Tensor) or state.dim() != 1:
+        raise ValueError(f"{KEY} must be a tensor of bytes, got {kind(state)}")
+    if state.is_floating_point() and torch.equal(state, state.byte()):  # a mean of equal states, or a converted one
+        state = state.byte()
+    if state.dtype != torch.uint8:
+        raise ValueError(f"{KEY} must be a tensor of bytes, got {kind(state)}")
     if len(state) > MOST:
         raise ValueError(f"{KEY} must have at most {MOST} bytes, got {len(state)}")
     try:

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from .. import compat, rounding
 from ..arguments import (
     check_count,
+    check_forward,
     check_labels,
     check_logits,
     check_model,
@@ -59,11 +60,15 @@ def readable(model: nn.Module) -> nn.Module:
 
     auto_LiRPA has wrong CROWN bounds of grouped convolutions behind each other, in both versions, and 0.3 fails on
     unequal dilations.
+
+    Raises:
+        RuntimeError, TypeError: such a layer has forward hooks, or a forward of its own.
     """
     model = copy.deepcopy(model)
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.Conv2d and (layer.groups > 1 or layer.dilation != (1, 1)):
+                check_forward(f"layer {name!r} (Conv2d)", layer)
                 setattr(parent, name, _plain_convolution(layer))
     return model
 
@@ -352,7 +357,7 @@ def _prepare(model, x, labels, eps, methods, skip, low, high, batch_size, sound)
 def _has_lipschitz_bound(model: nn.Module) -> bool:
     try:
         lipschitz_bound(model)
-    except TypeError:
+    except (TypeError, RuntimeError):
         return False
     return True
 

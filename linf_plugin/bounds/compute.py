@@ -94,6 +94,8 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
         (node, *node.interval) for name in scales.intervals if (node := bounded[name]).perturbed
         and isinstance(node.interval[0], Tensor) and node.interval[0].is_floating_point() and node.interval[0].numel()
     ]
+    if not ends[0].numel():
+        return True, None
     widths = [torch.stack((upper - lower).aminmax()) for _, lower, upper in [*nodes, (final, *ends)]]
     narrowest, widest = torch.stack([a.to(ends[0]) for a in widths]).unbind(1)
     finite, in_order = ((widest < torch.inf).all() & (narrowest >= 0).all()).item(), (narrowest >= 0).all().item()
@@ -139,14 +141,14 @@ def compute_bounds(
     infinite terms out.  A linear bound that is NaN says nothing, and the interval bound is returned.
 
     Raises:
-        TypeError: bounded is no BoundedModule, method no string, or C no floating-point tensor.
+        TypeError: bounded is no BoundedModule, x no tensors, method no string, or C no tensor of x's dtype.
         ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers, for every net; C has
-            another number of dimensions.
+            another shape, or there is no node ``final_node_name``.
         CrossedBounds: bounds of a node, or of the output, cross its interval bounds, by more than rounding.
         RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
             training, which change in place the parameters that both share.
     """
-    _check(bounded, C, method)
+    _check(bounded, x, C, method, options.get("final_node_name"))
     fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     check_reading(bounded)
@@ -181,19 +183,32 @@ def compute_bounds(
     return lower if bound_lower else None, upper if bound_upper else None
 
 
-def _check(bounded, C: Tensor | None, method: str) -> None:
+def _check(bounded, x: tuple, C: Tensor | None, method: str, final: str | None) -> None:
     from auto_LiRPA import BoundedModule
 
     if not isinstance(bounded, BoundedModule):
         raise TypeError(f"bounded must be a BoundedModule, got {type(bounded).__name__}")
+    if x is not None and not isinstance(x, (Tensor, tuple, list)):
+        raise TypeError(f"x must be a tuple of tensors, got {kind(x)}")
     if not isinstance(method, str):
         raise TypeError(f"method must be a string, got {method!r}")
+    names = [node.name for node in bounded._modules.values()]
+    if final is not None and final not in names:
+        raise ValueError(f"final_node_name must be one of {', '.join(names)}, got {final!r}")
     if C is None:
         return
     if not isinstance(C, Tensor) or not C.is_floating_point():
         raise TypeError(f"C must be a floating-point tensor, got {kind(C)}")
     if C.dim() != 3:
         raise ValueError(f"C must have shape (B, S, outputs), got {tuple(C.shape)}")
+    first = next((a for a in (x if isinstance(x, (tuple, list)) else (x,)) if isinstance(a, Tensor)), None)
+    if first is not None and first.is_floating_point() and C.dtype != first.dtype:
+        raise TypeError(f"C must be {first.dtype}, as x is, got {C.dtype}")
+    if first is not None and first.dim() and len(C) != len(first):
+        raise ValueError(f"C must have {len(first)} samples, as x has, got {len(C)}")
+    shape = bounded[final or bounded.final_name].output_shape
+    if len(shape) == 2 and C.shape[2] != shape[1]:
+        raise ValueError(f"C must have {shape[1]} outputs, as the net has, got {C.shape[2]}")
 
 
 @torch.no_grad()

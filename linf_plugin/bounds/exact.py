@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import INTEGERS, check_model, check_number, check_range, kind
+from ..program import check_sequence
 from .piecewise import evaluate, numbers, steps_of
 from .search import Question, Search
 
@@ -63,7 +64,9 @@ def exact_radius(
         time_limit: seconds.  Where it is reached ``lower`` stays below ``upper``; no exception.
 
     Raises:
-        TypeError: a layer cannot be encoded, x is not a floating-point tensor, label is not an integer.
+        TypeError: a layer cannot be encoded, or has a forward of its own; x is not a floating-point tensor, label is
+            not an integer.
+        RuntimeError: a layer has forward hooks.
         ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit
             it or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
     """
@@ -71,6 +74,7 @@ def exact_radius(
     if not 0 < time_limit:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
     check_model(model)
+    check_sequence(model)
     deadline = time.monotonic() + time_limit
     point = _checked_input(x, low, high)
     # Float32 compares x with the nearest float32 numbers to low and high: x itself may be slightly beyond them.

@@ -125,8 +125,21 @@ def test_what_else_is_missing_is_still_an_error():
         net.load_state_dict(old)
 
 
+def test_states_that_are_averaged_or_converted():
+    """As who averages weights by hand does with all values of a state."""
+    layer, other = LinfDistLinear(6, 5, p=3), LinfDistLinear(6, 5, p=8)
+    held = other.state_dict()
+    for converted in ({k: v.float() for k, v in held.items()}, {k: (v + v) / 2 for k, v in held.items()}):
+        layer.p = 3
+        layer.load_state_dict(converted)
+        assert layer.p == 8
+    mixed = {k: (v + held[k]) / 2 for k, v in LinfDistLinear(6, 5, p=3).state_dict().items()}
+    with pytest.raises(RuntimeError, match="_extra_state must be"):
+        layer.load_state_dict(mixed)
+
+
 @pytest.mark.parametrize("wrong, message", [
-    (torch.zeros(3), "must be a tensor of bytes"), ({"p": 8.0}, "must be a tensor of bytes"),
+    (torch.full((3,), 0.5), "must be a tensor of bytes, got torch.float32"), ({"p": 8.0}, "must be a tensor of bytes"),
     (torch.tensor(list(b"{"), dtype=torch.uint8), "must be JSON"),
     (torch.tensor(list(b"[" * 1000), dtype=torch.uint8), "must be JSON"),
     (torch.tensor(list(b"[" * 100_000), dtype=torch.uint8), "must have at most 1000 bytes, got 100000"),

@@ -61,7 +61,7 @@ def _describe(case: Case, finding: Finding) -> dict:
         "index": case.index, "operator": case.operator, "graph": str(case.graph),
         "inputs": [list(x.shape[1:]) for x in case.inputs], "perturbed": [box is not None for box in case.boxes],
         "traced": case.traced, "options": str(case.options), "method": finding.method, "mode": finding.mode,
-        "alone": finding.alone, "amount": None if math.isnan(finding.amount) else finding.amount, "node": finding.node,
+        "alone": finding.alone, "amount": finding.amount if math.isfinite(finding.amount) else None, "node": finding.node,
         "guarded": finding.guarded, "why": finding.reason or finding.error,
     }
 

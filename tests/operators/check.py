@@ -20,7 +20,7 @@ TOLERANCE = 1e-7  # of the largest number in play; bounds are in float64, where 
 STEPS = (1.0, 0.5, 0.25)  # of an ascent, in half widths of the box
 NODE_POINTS = 100  # that every node is looked at, to find the first whose bounds are wrong
 
-HOLDS, WRONG, UNKNOWN, ERROR = "holds", "wrong", "not a number", "error"  # not a number, or of another shape
+HOLDS, WRONG, UNKNOWN, ERROR = "holds", "wrong", "not a number", "error"  # wrong: or of another shape
 MISREAD, REFUSED, CROSSED = "read as another function", "refused", "crossed"
 
 
@@ -41,8 +41,9 @@ class Finding:
 
     @property
     def violation(self) -> bool:
-        """Whether a wrong bound is let through."""
-        return self.guarded in (WRONG, UNKNOWN) or (self.lets_through and self.alone in (WRONG, UNKNOWN))
+        """Whether a wrong bound is let through.  What is not a number says nothing, and only ``compute_bounds`` promises
+        numbers."""
+        return self.guarded in (WRONG, UNKNOWN) or (self.lets_through and self.alone == WRONG)
 
 
 @torch.no_grad()
@@ -94,11 +95,11 @@ def _gradients(case: Case, at: list[Tensor], direction: Tensor) -> list[Tensor |
 
 
 def wrong_by(lower: Tensor | None, upper: Tensor | None, y: Tensor) -> float:
-    """How far the least or the largest y (count, 2, *) is outside, beyond rounding; NaN where a bound is, or has
-    another shape."""
+    """How far the least or the largest y (count, 2, *) is outside, beyond rounding; NaN where a bound is, ∞ where it
+    has another shape."""
     least, most = y.amin(0), y.amax(0)
     if any(a.numel() != least.numel() for a in (lower, upper)):
-        return math.nan
+        return math.inf
     tolerance = TOLERANCE * (1 + max(least.abs().max().item(), most.abs().max().item()))
     amount = torch.stack([
         (lower.detach().reshape(least.shape) - least).max(), (most - upper.detach().reshape(most.shape)).max()

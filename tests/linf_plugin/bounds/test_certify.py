@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from linf_plugin import (
+    LinfDistLinear,
     LinfDistConv2d,
     MeanShift,
     Negate,
@@ -301,6 +302,7 @@ BAD = {  # what is wrong with the arguments: exception, what the message names
     "batch-size-0": (lambda a: a.update(batch_size=0), ValueError, "batch_size.*0"),
     "batch-size-float": (lambda a: a.update(batch_size=2.5), TypeError, "batch_size.*2.5"),
     "training": (lambda a: a["model"].train(), ValueError, "training mode"),
+    "a layer in training": (lambda a: a["model"][1].train(), ValueError, r"training mode, at layer '1' \("),
     "one-logit": (lambda a: a.update(model=nn.Sequential(nn.Flatten(), nn.Linear(16, 1)).eval()), ValueError, "model"),
 }
 
@@ -313,6 +315,18 @@ def test_wrong_arguments_are_named(x, spoil, error, names):
     for request, more in ((certify, {}), (certify_each, {}), (margin_bound, {"method": "ibp"})):
         with pytest.raises(error, match=names):
             request(**arguments, **more)
+
+
+@pytest.mark.parametrize("method", ["lipschitz", "ibp"])
+def test_hooked_layers_are_refused_where_the_class_alone_is_known(method):
+    """Not where the net itself is traced: there they are part of it."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 2, groups=2), nn.Flatten(), LinfDistLinear(36, 3)).eval()
+    x, labels = torch.rand(4, 2, 4, 4), torch.zeros(4, dtype=torch.int64)
+    margin_bound(net, x, labels, 0.1, method, sound=False)
+    net[0].register_forward_hook(lambda layer, x, y: 10 * y)
+    with pytest.raises(RuntimeError, match="Conv2d.* has forward hooks"):
+        margin_bound(net, x, labels, 0.1, method, sound=False)
+    assert "lipschitz" not in certify(net, x, labels, 0.1, skip=torch.ones(4, dtype=torch.bool), sound=False).methods
 
 
 @pytest.mark.parametrize(

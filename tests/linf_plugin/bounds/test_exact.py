@@ -467,9 +467,21 @@ def test_a_layer_that_cannot_be_encoded_is_named(kind):
         exact_radius(net, torch.rand(1, 2, 2))
 
 
+def hooked(net):
+    net[0].register_forward_hook(lambda layer, x, y: 3 * y)
+    return net
+
+
+def with_a_forward(net):
+    net[0].forward = abs
+    return net
+
+
 WRONG_MODELS = {
     "training mode": (lambda: line(nn.Linear(2, 2)).train(), "training mode"),
     "a shift in training mode": (lambda: line(LinfDistLinear(2, 2), MeanShift(2)), "training mode"),
+    "hooked": (lambda: hooked(line(LinfDistLinear(2, 2))), "layer '0' .* has forward hooks"),
+    "a forward of its own": (lambda: with_a_forward(line(nn.ReLU())), "layer '0' .* has a forward of its own"),
     "finite p": (lambda: line(LinfDistLinear(2, 2, p=8)), "p=8"),
     "not finite": (lambda: line(LinfDistLinear(2, 2)), "not finite"),
     "one class": (lambda: line(nn.Linear(2, 1)), "classes"),
@@ -486,7 +498,7 @@ def test_wrong_models_are_refused(name):
         net[1].train()
     if name == "not finite":
         net[0].weight.data[0, 0] = math.nan
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises((ValueError, TypeError, RuntimeError), match=message):
         exact_radius(net, torch.rand(2))
 
 

@@ -309,6 +309,34 @@ def test_another_version_warns_and_is_refused_where_bounds_are_to_be_sound(monke
         compute_bounds(BoundedModule(net, x), (ball(x),), None, method_of(row))
 
 
+# What is asked for wrongly.
+
+WRONG_REQUESTS = {
+    "x": ({"x": 3}, TypeError, "x must be a tuple of tensors, got int"),
+    "method": ({"method": 3}, TypeError, "method must be a string, got 3"),
+    "node": ({"final_node_name": "/nope"}, ValueError, "final_node_name must be one of /.*, got '/nope'"),
+    "C-kind": ({"C": [1.0]}, TypeError, "C must be a floating-point tensor, got list"),
+    "C-dtype": ({"C": torch.ones(2, 1, 3, dtype=torch.float32)}, TypeError, "C must be torch.float64, as x is"),
+    "C-dimensions": ({"C": torch.ones(1, 3)}, ValueError, r"C must have shape \(B, S, outputs\)"),
+    "C-samples": ({"C": torch.ones(3, 1, 3).double()}, ValueError, "C must have 2 samples, as x has, got 3"),
+    "C-outputs": ({"C": torch.ones(2, 1, 4).double()}, ValueError, "C must have 3 outputs, as the net has, got 4"),
+}
+
+
+@pytest.mark.parametrize("wrong, error, message", WRONG_REQUESTS.values(), ids=WRONG_REQUESTS)
+def test_wrong_requests_are_named(wrong, error, message):
+    net, x = nn.Sequential(LinfDistLinear(4, 3)).eval(), torch.rand(2, 4)
+    bounded = BoundedModule(net, x)
+    with pytest.raises(error, match=message):
+        compute_bounds(bounded, **{"x": (ball(x),), "method": "CROWN", **wrong})
+
+
+def test_no_samples():
+    bounded = BoundedModule(nn.Sequential(LinfDistLinear(4, 3)).eval(), torch.rand(2, 4))
+    ends = compute_bounds(bounded, (ball(torch.rand(0, 4)),), method="IBP")
+    assert [end.shape for end in ends] == [(0, 3), (0, 3)]
+
+
 # What computes another function than the net.
 
 OTHER_FUNCTIONS = {
