@@ -104,7 +104,7 @@ class Net(nn.Sequential):
 
 
 # Arguments that say how a layer starts, and what its state says.
-OF_THE_START = ("bias", "identity_init", "mean", "device", "dtype")
+OF_THE_START = ("bias", "identity_init", "mean")
 
 
 def _follow(arguments: dict, layer: nn.Module) -> None:
