@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .leaves import Content, Items, Path, Plain, Same, differing
+from .leaves import AGAIN, Content, Items, Path, Plain, Same, differing
 from .walk import walk
 
 OF_THE_NET = ("training", "sub-layers", "__class__")  # no pass is taken to write these
@@ -254,7 +254,7 @@ def _difference(path: Path, then, now) -> str:
     name, attribute, inner = path
     made = "this BoundedModule was made"
     where = "the model" if name == "" else name if name.startswith(("class ", "module ")) else f"layer {name!r}"
-    what = attribute + "".join(inner)
+    what = attribute + "".join(inner).replace(AGAIN, "")
     if attribute == "training" and then is not None and now is not None:
         mode = "training" if now.text == "True" else "evaluation"
         use = "call eval() on the model before bounding it" if mode == "training" else "make it again"

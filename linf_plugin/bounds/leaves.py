@@ -7,6 +7,7 @@ from torch import Tensor
 
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes → a dtype of as many
 
+AGAIN = "′"  # the last step of a path that is one already, of two classes of the same name for instance
 Path = tuple[str, str, tuple[str, ...]]  # of a module, of its attribute, of what is inside that
 
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import MeanShift, SortDistLinear
-from .leaves import Digest, Fixed, Items, Path, Plain, Same
+from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
 
 # What these read in training mode only.  A subclass may read it elsewhere.
 FOR_TRAINING = {
@@ -88,7 +88,7 @@ class _Walk:
 
     def add(self, path: Path, leaf) -> None:
         while path in self.found:  # classes of the same name, keys that are written alike
-            path = *path[:2], (*path[2], "′")
+            path = *path[:2], (*path[2], AGAIN)
         self.found[path] = leaf
 
     def module(self, name: str, module: nn.Module, same: type[Same]) -> None:
