@@ -1,8 +1,8 @@
 """What the function of a net depends on, found by walking it: all that Python tells of its modules, of the objects that
 they hold, and of the user's code, with the global variables that this names.
 
-Not seen are names that are made while a net runs (``getattr(self, name + "0")`` of a module's globals, ``eval``), what
-objects of compiled extensions keep to themselves, global variables of installed packages, what is kept in data sets,
+Not seen are names that are made while a net runs (``globals()[name]``, ``eval``, imports in a function), what objects
+of compiled extensions keep to themselves, global variables of installed packages, what is kept in data sets,
 optimizers and loggers (``OUTSIDE``), and PyTorch's own settings."""
 
 import collections
