@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from .walk import Content, Path, Plain, Same, walk
+from .leaves import AGAIN, Content, Items, Path, Plain, Same, differing
+from .walk import walk
 
+OF_THE_NET = ("training", "sub-layers", "__class__")  # no pass is taken to write these
 # What a tensor tells of itself, whatever it holds.
 ABOUT = {
     "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "is_contiguous",
@@ -53,13 +55,14 @@ class _Watch(TorchFunctionMode):
 
 
 def _read_as_numbers(model: nn.Module, inputs: tuple, tensors: list[Tensor]) -> set[int]:
-    """The ids of the parameters that a forward pass makes numbers of; all of them where it cannot be run.
+    """The ids of the parameters and buffers that a forward pass makes numbers of; all where it cannot be run.
 
     The pass is of another number of samples than ``inputs`` has, so that what a pass leaves behind in the net differs
     between this one and auto_LiRPA's.
     """
-    parameters = [a for a in tensors if isinstance(a, nn.Parameter)]
-    constants = [a for a in tensors if not isinstance(a, nn.Parameter)]
+    buffers = {id(a) for a in model.buffers()}
+    parameters = [a for a in tensors if isinstance(a, nn.Parameter) or id(a) in buffers]
+    constants = [a for a in tensors if not (isinstance(a, nn.Parameter) or id(a) in buffers)]
     device = next((a.device for a in (*parameters, *constants)), None)
 
     def same(a: Tensor) -> Tensor:
@@ -106,29 +109,30 @@ class Record:
 
     def __init__(self, model: nn.Module | None = None):
         self.model, self.then, self.live, self.nodes = model, {}, [], []
-        self.written, self.numbers, self.at_inputs, self.changed = set(), set(), [], None
+        self.written, self.numbers, self.baked, self.at_inputs, self.changed = set(), set(), set(), [], None
 
     @classmethod
     def before(cls, model: nn.Module, inputs) -> "Record":
         """To be called before auto_LiRPA traces the model with ``inputs``."""
         record = cls(model)
-        tensors = [leaf for _, leaf in walk(model) if isinstance(leaf, Tensor)]
+        found = walk(model)
+        tensors = [leaf for leaf in found.values() if isinstance(leaf, Tensor)]
         record.numbers = _read_as_numbers(model, inputs if isinstance(inputs, tuple) else (inputs,), tensors)
-        registered = record._registered()
+        record.baked = {path for path, leaf in found.items() if id(leaf) in record.numbers}
         record.then = {
-            path: Content(leaf).kept() if isinstance(leaf, Tensor) and id(leaf) not in registered else leaf
-            for path, leaf in walk(model)
+            path: Content(leaf).kept() if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) else leaf
+            for path, leaf in walk(model).items()
         }
         return record
 
     def complete(self, bounded: nn.Module) -> None:
         """To be called after auto_LiRPA has traced it, which has run it at least twice."""
-        now, registered = dict(walk(self.model)), self._registered()
+        now, held = walk(self.model), self._held(bounded)
         # What differs between passes is what they leave behind: a value that each of them writes.
         self.written = {
-            path for path in self.then.keys() | now.keys()
-            if path[1] not in ("training", "layers", "class") and id(now.get(path)) not in registered
-            and not _agree(self.then.get(path), now.get(path))
+            place for path in self.then.keys() | now.keys()
+            if path[1] not in OF_THE_NET and id(now.get(path)) not in held
+            for place, *_ in _differences(path, self.then.get(path), now.get(path))
         }
         self.nodes = [
             (node, node.param) for node in bounded._modules.values()
@@ -140,26 +144,37 @@ class Record:
             path: Same(leaf) if id(leaf) in read else Content(leaf).kept() if isinstance(leaf, Tensor) else leaf
             for path, leaf in now.items() if not self._is_written(path)
         }
-        self.numbers = set()
+        self.numbers, self.baked = set(), set()
         self.note_inputs()
 
-    def _registered(self) -> set[int]:
-        return {id(a) for a in (*self.model.parameters(), *self.model.buffers())}
+    def _held(self, bounded: nn.Module) -> set[int]:
+        """The ids of the parameters, and of the buffers that the graph may have read.
+
+        It names the buffers that it has copied, but not those that are not saved and those that became numbers.
+        """
+        read = {node.ori_name for node in bounded._modules.values() if hasattr(node, "buffer")}
+        buffers = {
+            id(a) for name, m in self.model.named_modules() for key, a in m._buffers.items()
+            if key in m._non_persistent_buffers_set or isinstance(m, torch.jit.ScriptModule)
+            or f"{name}.{key}".lstrip(".") in read or (name, key, ()) in self.baked
+        }
+        return buffers | {id(a) for a in self.model.parameters()}
 
     def _is_written(self, path: Path) -> bool:
         name, attribute, inner = path
         return bool(self.written) and any(
-            (name, attribute) == written[:2] and inner.startswith(written[2]) for written in self.written
+            (name, attribute, inner[:n]) in self.written for n in range(len(inner) + 1)
         )
 
     def check(self) -> None:
         """Raises RuntimeError where the net is another; the message names the layer and the attribute."""
         if self.model is None:
             return
-        now = dict(walk(self.model))
+        now = walk(self.model)
         for path, then in self.then.items():
-            if not _agree(then, now.get(path)):
-                raise RuntimeError(_difference(path, then, now.get(path)))
+            for place, *both in _differences(path, then, now.get(path)):
+                if not self._is_written(place):
+                    raise RuntimeError(_difference(place, *both))
         for path in now.keys() - self.then.keys():
             if not self._is_written(path):
                 raise RuntimeError(_difference(path, None, now[path]))
@@ -217,7 +232,7 @@ def _sums(a: Tensor) -> Tensor:
 
 
 def _agree(then, now) -> bool:
-    if type(then) is Plain or type(now) is Plain:
+    if isinstance(then, tuple) or isinstance(now, tuple):  # Plain, Items, Digest
         return then == now
     if isinstance(now, Tensor):
         now = Same(now) if isinstance(then, Same) else Content(now)
@@ -226,20 +241,29 @@ def _agree(then, now) -> bool:
     return then == now
 
 
+def _differences(path: Path, then, now) -> list[tuple[Path, object, object]]:
+    """(path, then, now) of what differs: of two containers that differ in items alone, these."""
+    if _agree(then, now):
+        return []
+    if isinstance(then, Items) and isinstance(now, Items) and then.is_alike(now):
+        return [((*path[:2], (*path[2], step)), *both) for step, *both in differing(then, now)]
+    return [(path, then, now)]
+
+
 def _difference(path: Path, then, now) -> str:
     name, attribute, inner = path
     made = "this BoundedModule was made"
-    where = "the model" if name == "" else name if name.startswith("class ") else f"layer {name!r}"
-    what = attribute + inner
+    where = "the model" if name == "" else name if name.startswith(("class ", "module ")) else f"layer {name!r}"
+    what = attribute + "".join(inner).replace(AGAIN, "")
     if attribute == "training" and then is not None and now is not None:
         mode = "training" if now.text == "True" else "evaluation"
         use = "call eval() on the model before bounding it" if mode == "training" else "make it again"
         return f"{where} is in {mode} mode, but {made} in the other: {use}"
     if then is None:
-        return f"{where} has got {what} since {made}: make it again"
+        return f"{where} has got {what} since {made}: keep that elsewhere, or make it again"
     if now is None:
         return f"{where} has lost {what} since {made}: make it again"
-    if isinstance(then, Plain) and isinstance(now, Plain):
+    if isinstance(then, (Plain, Items)) and isinstance(now, (Plain, Items)):
         return f"{where} now has {what}={now.text}, but {made} with {what}={then.text}: make it again"
     if isinstance(then, Same) and isinstance(then.value, Tensor):
         return f"the {what} of {where} is another tensor than the one that {made} with: make it again"

@@ -12,7 +12,7 @@ from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
 from . import fresh
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
-from .walk import depends_on_mode
+from .walk import depend_on_mode
 
 GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
 
@@ -53,8 +53,9 @@ def check_padding(model: nn.Module) -> None:
 
 def _check_modes(model: nn.Module) -> None:
     """Raises ValueError where the trace would be of training mode: auto_LiRPA gives all layers that of the model."""
-    for name, layer in model.named_modules():
-        if layer.training and isinstance(layer, GUARDED) or model.training and depends_on_mode(layer):
+    wrong = depend_on_mode(model) if model.training else []
+    wrong += [(name, m) for name, m in model.named_modules() if m.training and isinstance(m, GUARDED)]
+    for name, layer in wrong:
             raise ValueError(
                 f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
                 "bounding it"
@@ -280,8 +281,9 @@ def guard_bounded_module(bounded_module: type) -> None:
         if not getattr(self, "_linf_watched", False) or self._linf_checked:
             return forward(self, *args, **kwargs)
         self._linf_record.check()
+        found = forward(self, *args, **kwargs)
         self._linf_record.note_inputs()
-        return forward(self, *args, **kwargs)
+        return found
 
     @functools.wraps(compute_bounds)
     def guarded_compute_bounds(self, *args, **kwargs):
@@ -296,8 +298,6 @@ def guard_bounded_module(bounded_module: type) -> None:
             asked["x"] = (asked["x"],)
         if asked["x"] is None or asked.get("reuse_ibp"):
             self._linf_record.check_inputs()
-        else:
-            self._linf_record.note_inputs()
         if self._linf_baked:
             backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
             with torch.no_grad():
@@ -307,7 +307,10 @@ def guard_bounded_module(bounded_module: type) -> None:
             check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
-            return compute_bounds(*call.args, **call.kwargs)
+            found = compute_bounds(*call.args, **call.kwargs)
+            if asked["x"] is not None and not asked.get("reuse_ibp"):
+                self._linf_record.note_inputs()
+            return found
         finally:
             self._linf_checked = False
 

@@ -1,20 +1,28 @@
-"""All that the function of a net can depend on, found by walking it."""
+"""What the function of a net depends on, found by walking it: all that Python tells of its modules, of the objects that
+they hold, and of the user's code, with the global variables that this names.
+
+Not seen are names that are made while a net runs (``globals()[name]``, ``eval``, imports in a function), what objects
+of compiled extensions keep to themselves, global variables of installed packages, what is kept in data sets,
+optimizers and loggers (``OUTSIDE``), and PyTorch's own settings."""
 
 import collections
-import enum
+import dis
 import functools
 import hashlib
 import logging
-import os
+import pathlib
+import sys
+import sysconfig
 import types
-from collections.abc import Iterator
-from typing import NamedTuple
+import weakref
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..layers import MeanShift, SortDistLinear
+from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
 
 # What these read in training mode only.  A subclass may read it elsewhere.
 FOR_TRAINING = {
@@ -24,117 +32,237 @@ FOR_TRAINING = {
 MODULE = vars(nn.Module()).keys() | {"_compiled_call_impl"}  # what every module has
 HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # those of backward passes change no value
 PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
-SEQUENCES = (list, tuple, collections.deque)
-CODE = (types.FunctionType, types.MethodType, functools.partial)
-OUTSIDE = (logging.Logger, logging.Handler, torch.optim.Optimizer)  # these have more than the net, and are not in it
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes → a dtype of as many
+SEQUENCES, SETS = (list, tuple, collections.deque), (set, frozenset)
+MAPPINGS = (dict, types.MappingProxyType)
+CONTAINERS = {*SEQUENCES, *SETS, *MAPPINGS}  # which have entries and nothing else
+DATA = (*PLAIN, *SEQUENCES, *SETS, *MAPPINGS, Tensor, np.ndarray)  # what of a library's classes may be changed in place
+BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
+CODE = (types.FunctionType, property, staticmethod, classmethod)
 
-Path = tuple[str, str, str]  # of a module, of its attribute, of what is inside that
+# These have more than the net, change as it is trained, and no net computes with them.
+OUTSIDE = (
+    logging.Logger, logging.Handler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler,
+    torch.utils.data.Dataset, torch.utils.data.DataLoader, torch.utils.data.Sampler,
+)
+WRITERS = ("torch.utils.tensorboard.", "auto_LiRPA.")  # the same, of modules that need not be there
+# What is written in these stays as it is, but for its being replaced.
+LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "auto_LiRPA", "linf_plugin"} - {"__main__"}
+INSTALLED, STANDARD = {"site-packages", "dist-packages"}, sysconfig.get_paths()["stdlib"]
+GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME"}
 
-
-class Plain(NamedTuple):
-    """Numbers and text, compared by type and by what they are written as: NaN is NaN, 2 is not 2.0."""
-
-    kind: type
-    text: str
-
-
-class Same:
-    """Something that is compared by identity."""
-
-    def __init__(self, value):
-        self.value = value
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Same) and self.value is other.value
+# The walk: all that the function of a net can depend on, as path → Plain, Items, Digest, Same or Tensor.
 
 
-class Fixed(Same):
-    """Something that a copy of the net shares with it: a class, and what belongs to it."""
-
-    def __deepcopy__(self, memo: dict) -> "Fixed":
-        return self
-
-
-class Content:
-    """The bits of a tensor, and where they lie."""
-
-    def __init__(self, tensor: Tensor):
-        self.tensor = tensor
-
-    def kept(self) -> "Content":
-        """The same, of what the tensor holds now."""
-        return Content(self.tensor.detach().clone())
-
-    def __eq__(self, other) -> bool:
-        if not isinstance(other, Content):
-            return False
-        ours, theirs = self.tensor.detach(), other.tensor.detach()
-        return (
-            ours.dtype == theirs.dtype and ours.device == theirs.device and ours.shape == theirs.shape
-            and torch.equal(_bits(ours), _bits(theirs))
-        )
+def walk(model: nn.Module) -> dict[Path, object]:
+    """Every module, its class, children, parameters, buffers, forward hooks and further attributes, the mode of those
+    that have another function in training mode, and what the code of all these holds and names."""
+    return _Walk(model).found
 
 
-def _bits(a: Tensor) -> Tensor:
-    a = a.to_dense() if a.layout != torch.strided else a
-    a = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
-    return a.contiguous().view(INTEGERS[a.element_size()])
+def depend_on_mode(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The modules, with their names, whose ``training`` is asked for by anything that is written in Python."""
+    return _Walk(model).asking()
 
 
-# The walk: all that the function of a net can depend on, as (path, Plain, Same or Tensor).
+class _Walk:
+    """What is found, and what is still to be looked into; each object is looked into once, however it is reached.
 
+    ``same`` is ``Fixed`` for whatever is reached through code, which a copy of the net shares with it.
+    """
 
-def walk(model: nn.Module) -> Iterator[tuple[Path, object]]:
-    """Every module, its class, children, parameters, buffers, forward hooks and further attributes, and the mode of
-    those that have another function in training mode."""
-    seen, classes = {}, {}
-    yield from _module("", model, seen, classes)
-    for kind in list(classes):
-        for key, value in list(vars(kind).items()):
-            if not (key.startswith("__") and key.endswith("__")) or key == "__call__":
-                place = (f"class {kind.__qualname__}", key, "")
-                yield from _inside(place, value, seen, classes) if _is_data(value) else [(place, Fixed(value))]
+    def __init__(self, model: nn.Module):
+        self.found, self.pending = {}, collections.deque()
+        self.seen = {}  # by id; kept, so that no other object gets it during the walk
+        self.modules, self.classes, self.asked = [], {}, False
+        self.module("", model, Same)
+        while self.pending:
+            self.value(*self.pending.popleft())
+        for name, module in self.asking():
+            self.add((name, "training", ()), Plain(bool, repr(module.training)))
 
+    def asking(self) -> list[tuple[str, nn.Module]]:
+        """A function that is not of a module's class may ask any module."""
+        kinds = {type(module) for _, module in self.modules}
+        asks = {kind for kind in kinds if self.asked or any(map(_class_asks, _own_classes(kind)))}
+        return [(name, module) for name, module in self.modules if type(module) in asks]
 
-def _is_data(value) -> bool:
-    """Whether an attribute of a class is one of the numbers, tensors and containers that can be changed in place."""
-    return type(value) in PLAIN or isinstance(value, (Tensor, np.ndarray, dict, set, *SEQUENCES))
+    def add(self, path: Path, leaf) -> None:
+        while path in self.found:  # classes of the same name, keys that are written alike
+            path = *path[:2], (*path[2], AGAIN)
+        self.found[path] = leaf
 
+    def module(self, name: str, module: nn.Module, same: type[Same]) -> None:
+        """And all below it, before whatever else refers to these."""
+        for below, m in module.named_modules(prefix=name):
+            if id(m) not in self.seen:
+                self.seen[id(m)] = m
+                self.modules.append((below, m))
+                self._module(below, m, same)
 
-def _module(name: str, module: nn.Module, seen: dict, classes: dict) -> Iterator[tuple[Path, object]]:
-    if id(module) in seen:
-        return
-    seen[id(module)] = module  # kept, so that no other object gets its id during the walk
-    kind = type(module)
-    classes |= dict.fromkeys(_own_classes(kind))
-    yield (name, "class", ""), Fixed(kind)
-    if depends_on_mode(module):
-        yield (name, "training", ""), Plain(bool, repr(module.training))
-    attributes = {key: value for key, value in vars(module).items() if key not in MODULE}
-    attributes |= {slot: getattr(module, slot) for slot in _slots(kind) if hasattr(module, slot)}
-    hooks = {key: vars(module)[key] for key in HOOKS if vars(module).get(key)}
-    skipped = FOR_TRAINING.get(kind, ())
-    for part in (module._parameters, module._buffers, attributes, hooks):
-        for key, value in list(part.items()):
-            if key in skipped:
-                continue
-            path = (name, _shown(kind, key), "")
-            if type(value) in PLAIN:
-                yield path, Plain(type(value), repr(value))
+    def _module(self, name: str, module: nn.Module, same: type[Same]) -> None:
+        kind, own = type(module), vars(module)
+        self.kind(kind)
+        self.add((name, "__class__", ()), Fixed(kind))
+        children = module._modules.items()  # a ScriptModule has no more of a dictionary
+        self.add((name, "sub-layers", ()), Plain(list, repr([key for key, _ in children])))
+        for key, child in children:
+            self.add((name, "sub-layers", (f"[{key!r}]",)), same(child))
+        skipped = FOR_TRAINING.get(kind, ())
+        parts = [(key, value) for part in (module._parameters, module._buffers) for key, value in part.items()]
+        parts += [(key, value) for key, value in own.items() if key not in MODULE]
+        parts += [(slot, getattr(module, slot)) for slot in _slots(kind) if hasattr(module, slot)]
+        parts += [(key, own[key]) for key in HOOKS if own.get(key)]
+        for key, value in parts:
+            if key not in skipped:
+                path = (name, _shown(kind, key), ())
+                if type(value) in PLAIN:
+                    self.add(path, Plain(type(value), repr(value)))
+                else:
+                    self.pending.append((path, value, same))
+
+    def value(self, path: Path, value, same: type[Same]) -> None:
+        """A value, and what is inside it."""
+        kind = type(value)
+        if kind in PLAIN or isinstance(value, (np.generic, pathlib.PurePath)):
+            self.add(path, Plain(kind, repr(value)))
+        elif isinstance(value, Tensor):
+            self.add(path, value)
+            if vars(value) and id(value) not in self.seen:
+                self.seen[id(value)] = value
+                self.further(path, _attributes(value), same)
+        elif kind in CONTAINERS and _is_flat(value):
+            self.add(path, _items(value))
+        elif isinstance(value, types.FunctionType):
+            self.function(path, value)
+        elif isinstance(value, (type, types.ModuleType)):
+            self.add(path, Fixed(value))
+            self.namespace(value)
+        elif id(value) in self.seen or _is_outside(kind):
+            self.add(path, same(value))
+        elif isinstance(value, nn.Module):  # kept in a list or a function, where PyTorch does not see it
+            self.add(path, same(value))
+            self.module(f"{path[0]}.{path[1]}{''.join(path[2])}".lstrip("."), value, same)
+        else:
+            self.seen[id(value)] = value
+            self.kind(kind)
+            self.composed(path, value, same)
+
+    def further(self, path: Path, parts: Iterable[tuple[str, object]], same: type[Same]) -> None:
+        name, attribute, inner = path
+        self.pending.extend(((name, attribute, (*inner, step)), part, same) for step, part in parts)
+
+    def composed(self, path: Path, value, same: type[Same]) -> None:
+        """Something that has parts."""
+        kind = type(value)
+        if isinstance(value, (*SEQUENCES, *MAPPINGS, *SETS)):
+            if _is_flat(value):
+                self.add(path, _items(value))
             else:
-                yield from _inside(path, value, seen, classes)
-    for key, child in list(module._modules.items()):
-        below = f"{name}.{key}" if name else key
-        yield (name, "layers", f"[{key!r}]"), Same(child)
-        if child is not None:
-            yield from _module(below, child, seen, classes)
-    yield (name, "layers", ""), Plain(list, repr(list(module._modules)))
+                self.add(path, Plain(kind, f"{len(value)} items"))
+                self.further(path, _entries(value), same)
+        elif isinstance(value, np.ndarray) and value.dtype.hasobject:
+            self.further(path, [("", value.tolist())], same)
+        elif (data := _bytes(value)) is not None:
+            self.add(path, Digest(kind, hashlib.sha256(data).digest()))
+        else:
+            self.add(path, same(value))
+        self.further(path, _parts(value), same)
+
+    def function(self, path: Path, function: types.FunctionType, asks: bool = True) -> None:
+        """What it holds and, where it is the user's own, what is global under the names in it."""
+        code = function.__code__
+        self.add(path, Fixed(function))
+        self.add((*path[:2], (*path[2], ".__code__")), Fixed(code))
+        if id(function) in self.seen or _is_library(function.__module__) and "<locals>" not in function.__qualname__:
+            return
+        self.seen[id(function)] = function
+        self.asked |= asks and _code_asks(code)
+        self.further(path, _held(function), Fixed)
+        if _is_own(code.co_filename):
+            self.globals(function.__globals__, *_names(code))
+
+    def globals(self, namespace: dict, names: frozenset[str], attributes: frozenset[str]) -> None:
+        """Of a function that names them, and of the user's own modules that it names."""
+        key = f"module {namespace.get('__name__')}"
+        for name in sorted(names & namespace.keys()):
+            value = namespace[name]
+            if (id(namespace), name) not in self.seen:
+                self.seen[id(namespace), name] = namespace
+                if isinstance(value, types.ModuleType):
+                    self.add((key, name, ()), Fixed(value))
+                else:
+                    self.pending.append(((key, name, ()), value, Fixed))
+            if isinstance(value, types.ModuleType) and _is_own_module(value):
+                if (id(value), attributes) not in self.seen:
+                    self.seen[id(value), attributes] = value
+                    self.globals(vars(value), attributes, attributes)
+
+    def namespace(self, value: type | types.ModuleType) -> None:
+        """A class or a module that is used as a namespace."""
+        if isinstance(value, type):
+            self.kind(value)
+        elif id(value) not in self.seen and _is_own_module(value):
+            self.seen[id(value)] = value
+            names = frozenset(key for key in vars(value) if not _is_dunder(key))
+            self.globals(vars(value), names, frozenset())
+
+    def kind(self, kind: type) -> None:
+        """A class and its bases: all of those of modules, and otherwise those of no library."""
+        if kind in self.classes:
+            return
+        self.classes[kind] = None
+        self.asked |= _library_asks(kind)
+        for c in _own_classes(kind):
+            if c is kind or c not in self.classes:
+                self.classes[c] = None
+                self._class(c)
+        self.kind(type(kind))
+
+    def _class(self, kind: type) -> None:
+        where, library, module = f"class {kind.__qualname__}", _is_library(kind.__module__), issubclass(kind, nn.Module)
+        self.add((where, "__bases__", ()), Fixed(kind.__bases__))
+        for key, value in list(vars(kind).items()):
+            path = (where, key, ())
+            if _is_dunder(key) and not (key == "__call__" if library else isinstance(value, CODE)):
+                continue
+            if library and not isinstance(value, DATA):
+                self.add(path, Fixed(value))
+            elif isinstance(value, types.FunctionType):
+                self.function(path, value, asks=not module)
+            else:
+                self.pending.append((path, value, Fixed))
 
 
 @functools.lru_cache(1024)
 def _own_classes(kind: type) -> tuple[type, ...]:
-    return tuple(c for c in kind.__mro__ if c not in (nn.Module, object))
+    """All classes of a module, and of anything else those that are written by the user."""
+    if issubclass(kind, nn.Module):
+        return tuple(c for c in kind.__mro__ if c not in (nn.Module, object))
+    return tuple(c for c in kind.__mro__ if not _is_library(c.__module__))
+
+
+@functools.lru_cache(1024)
+def _is_outside(kind: type) -> bool:
+    return issubclass(kind, OUTSIDE) or any(f"{c.__module__}.".startswith(WRITERS) for c in kind.__mro__)
+
+
+@functools.lru_cache(4096)
+def _is_library(module: str | None) -> bool:
+    return (module or "").partition(".")[0] in LIBRARIES
+
+
+@functools.lru_cache(4096)
+def _is_own(file: str) -> bool:
+    """Whether the user's own code lies there."""
+    return not INSTALLED & set(pathlib.PurePath(file).parts) and not file.startswith((STANDARD, "<frozen"))
+
+
+def _is_own_module(module: types.ModuleType) -> bool:
+    return not _is_library(module.__name__) and _is_own(getattr(module, "__file__", None) or "")
+
+
+def _is_dunder(key: str) -> bool:
+    return key.startswith("__") and key.endswith("__")
 
 
 @functools.lru_cache(1024)
@@ -151,100 +279,112 @@ def _shown(kind: type, key: str) -> str:
     return key[1:] if key.startswith("_") and isinstance(getattr(kind, key[1:], None), property) else key
 
 
-def _inside(path: Path, value, seen: dict, classes: dict) -> Iterator[tuple[Path, object]]:
-    """A value, and what is inside it."""
-    name, attribute, inner = path
-
-    def further(step: str, part) -> Iterator[tuple[Path, object]]:
-        return _inside((name, attribute, inner + step), part, seen, classes)
-
-    kind = type(value)
-    if kind in PLAIN or isinstance(value, (np.generic, os.PathLike)):
-        yield path, Plain(kind, repr(value))
-    elif isinstance(value, Tensor):
-        yield path, value
-    elif isinstance(value, SEQUENCES) and set(map(type, value)) <= PLAIN:
-        yield path, Plain(kind, repr(value))
-    elif isinstance(value, dict) and {*map(type, value), *map(type, value.values())} <= PLAIN:
-        yield path, Plain(kind, repr(list(value.items())))
-    elif isinstance(value, (set, frozenset)):
-        yield path, Plain(kind, repr(sorted(map(repr, value))))
-    elif isinstance(value, (enum.Enum, type, types.ModuleType)):
-        yield path, Fixed(value)
-    elif isinstance(value, nn.Module):  # kept in a list or a function, where PyTorch does not see it
-        yield path, Same(value)
-        yield from _module(f"{name}.{attribute}{inner}".lstrip("."), value, seen, classes)
-    elif id(value) in seen:
-        yield path, Same(value)
-    else:
-        yield from _composed(path, value, seen, further)
+def _is_flat(value) -> bool:
+    kinds = {*map(type, value), *map(type, value.values())} if isinstance(value, MAPPINGS) else {*map(type, value)}
+    return kinds <= PLAIN
 
 
-def _composed(path: Path, value, seen: dict, further) -> Iterator[tuple[Path, object]]:
-    """Of something that has parts; each is walked once, however it is reached."""
-    seen[id(value)] = value
-    if isinstance(value, SEQUENCES):
-        yield path, Plain(type(value), f"{len(value)} items")
-        for i, part in enumerate(value):
-            yield from further(f"[{i}]", part)
-    elif isinstance(value, dict):
-        yield path, Plain(type(value), f"the keys {list(value)}")
-        for key, part in list(value.items()):
-            yield from further(f"[{key!r}]", part)
-    elif isinstance(value, np.ndarray) and value.dtype.hasobject:
-        yield from further("", value.tolist())
-    elif isinstance(value, np.ndarray):
-        yield path, Plain(np.ndarray, f"{value.dtype}{list(value.shape)} {hashlib.sha256(value.tobytes()).hexdigest()}")
-    else:
-        yield path, Same(value)
-        for step, part in _parts(value):
-            yield from further(step, part)
+def _items(value) -> Items:
+    if isinstance(value, MAPPINGS):
+        return Items(type(value), tuple(map(repr, value)), tuple(map(repr, value.values())))
+    texts = tuple(map(repr, value))
+    return Items(type(value), (), tuple(sorted(texts)) if isinstance(value, SETS) else texts)
+
+
+def _entries(value) -> Iterator[tuple[str, object]]:
+    """Of a container, in its order; a key that is an object is an entry itself."""
+    if not isinstance(value, MAPPINGS):
+        yield from ((f"[{i}]", part) for i, part in enumerate(value))
+        return
+    for i, (key, part) in enumerate(list(value.items())):
+        step = f"[{key!r}]" if type(key) in PLAIN else f"[the {type(key).__name__} {i}]"
+        yield from (((f" (key {i})", key), (step, part)))
+
+
+def _bytes(value) -> bytes | None:
+    """What lies in an array, or in whatever else has a buffer."""
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}".encode() + value.tobytes()
+    try:
+        view = memoryview(value)
+    except TypeError:
+        return None
+    return f"{view.format}{view.shape}".encode() + view.tobytes()
 
 
 def _parts(value) -> Iterator[tuple[str, object]]:
-    """Of a function, or of an object of any other class."""
+    """What objects have but for entries."""
+    if type(value) in CONTAINERS:
+        return
     if isinstance(value, functools.partial):
         yield from ((".func", value.func), (".args", value.args), (".keywords", value.keywords))
-    elif isinstance(value, types.MethodType):
-        yield from ((".__func__", value.__func__), (".__self__", value.__self__))
-    elif isinstance(value, types.FunctionType):
-        for key, cell in zip(value.__code__.co_freevars, value.__closure__ or ()):
-            try:
-                yield f" (its {key})", cell.cell_contents
-            except ValueError:  # not assigned yet
-                pass
-        yield from ((".__defaults__", value.__defaults__), (".__kwdefaults__", value.__kwdefaults__))
-        yield ".__code__", value.__code__
-    elif not isinstance(value, OUTSIDE):
-        yield from ((f".{key}", part) for key, part in list(getattr(value, "__dict__", {}).items()))
-        yield from ((f".{slot}", getattr(value, slot)) for slot in _slots(type(value)) if hasattr(value, slot))
+    elif isinstance(value, BOUND):
+        yield from ((".__func__", getattr(value, "__func__", None)), (".__self__", value.__self__))
+    elif isinstance(value, property):
+        yield from ((".fget", value.fget), (".fset", value.fset))
+    elif isinstance(value, (staticmethod, classmethod)):
+        yield ".__func__", value.__func__
+    elif isinstance(value, collections.defaultdict):
+        yield ".default_factory", value.default_factory
+    elif isinstance(value, weakref.ReferenceType):
+        yield "()", value()
+    yield from _attributes(value)
 
 
-def depends_on_mode(module: nn.Module) -> bool:
-    """Whether anything that is written in Python about a module asks for ``training``."""
-    own = [value for key, value in vars(module).items() if key not in MODULE]
-    hooks = [hook for key in HOOKS for hook in vars(module).get(key, {}).values()]
-    return _class_asks(type(module)) or any(_asks(value) for value in (*own, *hooks) if isinstance(value, CODE))
+def _attributes(value) -> Iterator[tuple[str, object]]:
+    yield from [(f".{key}", part) for key, part in getattr(value, "__dict__", {}).items()]
+    yield from ((f".{slot}", getattr(value, slot)) for slot in _slots(type(value)) if hasattr(value, slot))
 
 
-@functools.lru_cache(1024)
+def _held(function: types.FunctionType) -> Iterator[tuple[str, object]]:
+    for key, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
+        try:
+            yield f" (its {key})", cell.cell_contents
+        except ValueError:  # not assigned yet
+            pass
+    if function.__defaults__:
+        yield ".__defaults__", function.__defaults__
+    if function.__kwdefaults__:
+        yield ".__kwdefaults__", function.__kwdefaults__
+    yield from ((f".{key}", part) for key, part in list(vars(function).items()))
+
+
+# What is written in code.
+
+
+@functools.lru_cache(4096)
+def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
+    """It, and that of the functions in it."""
+    inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+    return code, *(below for c in inner for below in _codes(c))
+
+
+@functools.lru_cache(4096)
+def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
+    """The names that it reads as global ones, and all names."""
+    read = {step.argval for c in _codes(code) for step in dis.get_instructions(c) if step.opname in GLOBAL}
+    return frozenset(read), frozenset(name for c in _codes(code) for name in c.co_names if not _is_dunder(name))
+
+
+@functools.lru_cache(4096)
+def _code_asks(code: types.CodeType) -> bool:
+    return any("training" in c.co_names or "training" in c.co_consts for c in _codes(code))
+
+
 def _class_asks(kind: type) -> bool:
     if issubclass(kind, torch.jit.ScriptModule):  # what it is compiled from is not at hand
         return True
-    return any(_asks(value) for c in _own_classes(kind) for value in vars(c).values())
+    return any(map(_asks, list(vars(kind).values())))
+
+
+@functools.lru_cache(1024)
+def _library_asks(kind: type) -> bool:
+    """Whether objects of a class, such as hooks, ask a module, by what a library has written about them."""
+    return not issubclass(kind, nn.Module) and any(_class_asks(c) for c in kind.__mro__ if _is_library(c.__module__))
 
 
 def _asks(value) -> bool:
     if isinstance(value, property):
         return any(_asks(f) for f in (value.fget, value.fset) if f is not None)
-    if isinstance(value, functools.partial):
-        return _asks(value.func)
-    value = getattr(value, "__func__", value)
-    code = getattr(value, "__code__", None)
-    pending = [code] if isinstance(code, types.CodeType) else []
-    while pending:
-        code = pending.pop()
-        if "training" in code.co_names or "training" in code.co_consts:
-            return True
-        pending += [c for c in code.co_consts if isinstance(c, types.CodeType)]
-    return False
+    code = getattr(getattr(value, "__func__", value), "__code__", None)
+    return isinstance(code, types.CodeType) and _code_asks(code)

@@ -324,63 +324,6 @@ def test_what_was_kept_of_inputs_is_not_used_after_a_step(edit):
         assert (again[0] <= net(x) + 1e-5).all() and (net(x) <= again[1] + 1e-5).all()
 
 
-class Both(nn.Module):
-    """Its weight is read by the graph and, as a number, baked into it."""
-
-    def __init__(self, read):
-        super().__init__()
-        self.last, self.weight, self.read = LinfDistLinear(6, 3), nn.Parameter(torch.rand(6)), read
-
-    def forward(self, x):
-        return self.last(x + self.weight) + self.read(self.weight)
-
-
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning")
-@pytest.mark.parametrize("read", [
-    lambda w: float(w.sum()), lambda w: w.detach().numpy().max().item(), lambda w: w.tolist()[0],
-    lambda w: 1.0 if (w > 0.5).all() else 2.0, lambda w: w.data[0], lambda w: math.exp(w.detach().mean()),
-    lambda w: len(w.nonzero().tolist()), lambda w: w.max().item(),
-])
-def test_a_parameter_that_is_also_read_as_a_number_must_stay_as_it_is(read):
-    net, x = Both(read).eval(), torch.rand(2, 6)
-    bounded = bounded_module(net, x)
-    with torch.no_grad():
-        net.last.weight += 1  # which the graph reads
-        assert (bounds(bounded, x, "IBP")[0] <= net(x) + 1e-5).all()
-        net.weight += 1
-    with pytest.raises(RuntimeError, match="the weight of the model has changed"):
-        bounds(bounded, x, "IBP")
-
-
-class Leaves(nn.Module):
-    """A net that leaves things behind in itself whenever it runs, which are not what it is made of."""
-
-    def __init__(self):
-        super().__init__()
-        self.last, self.calls, self.features, self.kept = LinfDistLinear(6, 3), 0, None, []
-        self.last.register_forward_hook(lambda module, given, found: self.kept.append(found))
-        self.cache = None
-
-    def forward(self, x):
-        if self.cache is None:  # made once, and read ever after
-            self.cache = torch.ones(6)
-        self.calls += 1
-        self.features, self.samples = x * self.cache, len(x)
-        return self.last(self.features)
-
-
-def test_what_a_pass_leaves_behind_is_no_change():
-    net, x = Leaves().eval(), torch.rand(5, 6)
-    bounded = bounded_module(net, x)
-    for n in (1, 2, 5):
-        net(x[:n])
-        lower, upper = bounds(bounded, x)
-    assert (lower <= net(x)).all() and (net(x) <= upper).all() and net.samples == 5
-    net.cache = torch.full((6,), 2.0)
-    with pytest.raises(RuntimeError, match="the cache of the model has changed"):
-        bounds(bounded, x)
-
-
 def test_certificates_are_always_of_the_net_as_it_is():
     torch.manual_seed(0)
     net = build("linf-mlp", shape=(1, 3, 3), classes=3, width=6, depth=2, mean=(0.3,), std=0.5).eval()
