@@ -272,6 +272,18 @@ def _of_any_number(forward: Callable) -> Callable:
     return logarithm
 
 
+def _softmax_interval(self, *v):
+    """Both versions add 1e-12 to the denominator, and find it by a difference: wrong where one number is far above the
+    others.  Here softmax_i ≥ sigmoid(l_i − log Σ_{j≠i} exp u_j), and ≤ the same with the ends exchanged."""
+    lower, upper = (end.movedim(self.axis, -1) for end in v[0])
+    own = torch.eye(lower.shape[-1], dtype=torch.bool, device=lower.device)
+    ends = (
+        torch.sigmoid(end - other.unsqueeze(-2).masked_fill(own, -torch.inf).logsumexp(-1))
+        for end, other in ((lower, upper), (upper, lower))
+    )
+    return tuple(end.movedim(-1, self.axis) for end in ends)
+
+
 def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
     """In all modules of auto_LiRPA, which import names from each other."""
     modules = [m for path, m in sys.modules.items() if path.startswith(package.__name__) and hasattr(m, name)]
@@ -347,6 +359,7 @@ def import_auto_lirpa() -> types.ModuleType:
     _replace(package, "patches_to_matrix", _for_any_shape)
     pad = package.bound_ops.BoundPad
     pad.bound_backward = _keep_padding(pad.bound_backward)
+    package.bound_ops.BoundSoftmax.interval_propagate = _softmax_interval
     logarithm = package.bound_ops.BoundLog
     logarithm.forward = _of_any_number(logarithm.forward)
     _wrap_tracing(package)
