@@ -263,6 +263,8 @@ def _check_tensor(tensor: TensorProto, what: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         if given or tensor.data_location != TensorProto.EXTERNAL:
             raise ValueError(f"{what} is stored both in the file and beside it")
+        if not tensor.external_data:
+            raise ValueError(f"{what} says in no way where it is stored")
         return
     if given == ["raw_data"] and field != "string_data":
         have, want = len(tensor.raw_data), bytes_of(tensor)
