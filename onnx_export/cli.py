@@ -6,6 +6,7 @@ import sys
 from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
+from .arithmetic import LessThanFloat32
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
 from .session import DeviceError
 
@@ -65,6 +66,6 @@ def main(argv: list[str] | None = None) -> int:
     except OtherData as error:
         print(f"{PROG}: error: {error.what}", file=sys.stderr)
         return 2
-    except (ImportError, OSError, ValueError, TypeError, DeviceError) as error:
+    except (ImportError, OSError, ValueError, TypeError, DeviceError, LessThanFloat32) as error:
         print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

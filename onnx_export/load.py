@@ -52,7 +52,7 @@ def type_name(data_type: int) -> str:
 def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
     """An ONNX file, checked by ``check_model``, with its weights, wherever they are stored.
 
-    Nothing beyond the size of the file, and of those beside it that hold its weights, is allocated.
+    Beyond the size of the file no more is allocated than four times that of those beside it: weights may share a place.
 
     Args:
         weights: whether weights beside the file are read; if not, they are checked and stay where they are.
@@ -62,21 +62,32 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
         ValueError: it is no ONNX file, or ``check_model`` refuses it; or weights lie outside the file's folder, behind
             a link, or beyond the end of their file.  The message names the file.
     """
+    return parsed(content_of(path), path, weights=weights)
+
+
+def content_of(path: str | os.PathLike) -> bytes:
+    """The bytes of a file, for ``parsed``.  Raises as ``load`` where there is none, or where it is none that may be
+    one."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    mode = path.stat()
+    if not stat.S_ISREG(mode.st_mode):
+        raise ValueError(f"{path} cannot be read: it is no file but a folder or a device")
+    if mode.st_size >= MOST_BYTES:
+        raise ValueError(f"{path} cannot be read: it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
+    return path.read_bytes()
+
+
+def parsed(content: bytes, path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
+    """``load`` of the bytes that a file had when they were read."""
+    model = ModelProto()
     try:
-        mode = path.stat()
-        if not stat.S_ISREG(mode.st_mode):
-            raise ValueError("it is no file but a folder or a device")
-        if mode.st_size >= MOST_BYTES:
-            raise ValueError(f"it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
-        model = ModelProto()
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(content)
         if not model.HasField("graph") or not model.graph.output:
             raise DecodeError("it has no outputs")
         check_structure(model)
-        _external(model, path.parent, weights)
+        _external(model, Path(path).parent, weights)
         _check_operators(model)
     except DecodeError as error:
         raise ValueError(f"{path} is not a complete ONNX file: {first_line(error)}") from error

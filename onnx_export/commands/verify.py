@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from ..files import props_of
-from ..load import load
+from ..load import content_of, parsed
 from ..properties import FROM_RUN
-from ..verify import Verification, verify
+from ..verify import Verification, verify_content
 from .common import add_data, add_run, data_of
 
 SUMMARY = "recompute what an ONNX file certifies, from the file alone"
@@ -32,11 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    props = props_of(load(args.onnx))
+    content = content_of(args.onnx)
+    props = props_of(parsed(content, args.onnx, weights=False))
     data = data_of(args, args.onnx, props)
     images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
     print(f"{args.onnx} on {len(images)} test images of {data.name}")
-    found = verify(args.onnx, images, labels, args.device)
+    found = verify_content(content, args.onnx, images, labels, args.device)
     if found.accuracy is not None:
         print(_report(found, props))
     for failure in found.failures:

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
+from onnx_export.arithmetic import LessThanFloat32
 from onnx_export.cli import COMMANDS, main
 from onnx_export.files import props_of, seal
 
@@ -256,6 +257,17 @@ def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     for limit in ("0", "-3", "many"):
         with pytest.raises(SystemExit, match="2"):
             main(["check", str(made.onnx), "--limit", limit])
+
+
+@pytest.mark.parametrize("command", ["verify", "check", "model"])
+def test_less_than_float32_is_an_error_and_no_contradiction(command, made, tmp_path, capsys, monkeypatch):
+    def refuse(*given):
+        raise LessThanFloat32("Gemm 'a' is not computed in float32")
+
+    monkeypatch.setattr(importlib.import_module("onnx_export.session"), "check_arithmetic", refuse)
+    arguments = [made.checkpoint, "-o", tmp_path / "net.onnx"] if command == "model" else [made.onnx]
+    assert main([command, *map(str, arguments)]) == 2
+    assert capsys.readouterr().err == "linf-export: error: Gemm 'a' is not computed in float32\n"
 
 
 def test_check_of_a_foreign_file(made, foreign, capsys):
