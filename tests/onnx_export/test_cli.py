@@ -201,6 +201,22 @@ def test_model_replaces_nothing_unasked(made, tmp_path, error):
     assert onnx.load(output).graph.output[2].name == "certified_radius"
 
 
+def test_a_refused_model_leaves_what_is_there(made, small_net, tmp_path, error, any_mnist):
+    """Also where it is the data that are refused."""
+    write_mnist(tmp_path)
+    output, other = tmp_path / "net.onnx", tmp_path / "new.onnx"
+    output.write_bytes(b"old")
+    linf_plugin.save(tmp_path / "net.pt", made.net, {})
+    mnist = ["--data", "mnist", "--data-dir", tmp_path]
+    for data, words in (
+        (["--data", "none"], "none is neither a data set"), (["--data", "mnist"], "give --data-dir"),
+        (mnist, r"takes images of shape (1, 8, 8), mnist has (1, 28, 28)"),
+    ):
+        assert words in error("model", tmp_path / "net.pt", "-o", output, "--force", *data)
+        assert words in error("model", tmp_path / "net.pt", "-o", other, *data)
+        assert output.read_bytes() == b"old" and not other.exists()
+
+
 def test_model_for_bytes_with_an_interval(small_net, tmp_path, capsys):
     checkpoint, path = tmp_path / "head.pt", tmp_path / "head.onnx"
     net = small_net("linf-mlp-head", width=16, depth=2, hidden=8)
