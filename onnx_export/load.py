@@ -43,6 +43,11 @@ def said(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:77] + "…")
 
 
+def shown(text: str) -> str:
+    """Text from a file on one line of an output: what is not printable as Python writes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def type_name(data_type: int) -> str:
     """What ONNX calls a type of tensors, in lower case."""
     known = TensorProto.DataType.values()

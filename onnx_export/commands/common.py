@@ -9,6 +9,7 @@ from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset
 from linf_plugin.models import Net
 from linf_plugin.spec import values
 
+from ..load import shown
 from ..session import DEVICES
 
 
@@ -56,7 +57,7 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
         raise ValueError(f"{name} is read from a folder: give --data-dir")
     data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
-        print(f"{path} is of {named['dataset']}, and what follows is of {name}", file=sys.stderr)
+        print(f"{path} is of {shown(named['dataset'])}, and what follows is of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
         print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
     return data

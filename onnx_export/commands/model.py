@@ -9,6 +9,7 @@ from linf_plugin.files import check_absent
 
 from ..certificate import PIXELS
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
+from ..load import shown
 from ..properties import Accuracy
 from ..verify import measure
 from .common import add_data, data_of, model_of
@@ -80,7 +81,7 @@ def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
     try:
         return data_of(args, args.checkpoint, metadata)
     except OtherData as error:
-        print(f"linf-export: the accuracies are left out: {error.what}", file=sys.stderr)
+        print(f"linf-export: the accuracies are left out: {shown(error.what)}", file=sys.stderr)
         return None
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ..files import props_of
-from ..load import content_of, parsed
+from ..load import content_of, parsed, shown
 from ..properties import FROM_RUN
 from ..verify import Verification, verify_content
 from .common import add_data, add_run, data_of
@@ -36,12 +36,12 @@ def run(args: argparse.Namespace) -> int:
     props = props_of(parsed(content, args.onnx, weights=False))
     data = data_of(args, args.onnx, props)
     images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
-    print(f"{args.onnx} on {len(images)} test images of {data.name}")
+    print(f"{args.onnx} on {len(images)} test images of {shown(data.name)}")
     found = verify_content(content, args.onnx, images, labels, args.device)
     if found.accuracy is not None:
         print(_report(found, props))
     for failure in found.failures:
-        print(f"linf-export: FAILED: {failure}", file=sys.stderr)
+        print(f"linf-export: FAILED: {shown(failure)}", file=sys.stderr)
     return 1 if found.failures else 0
 
 

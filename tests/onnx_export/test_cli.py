@@ -324,6 +324,20 @@ def test_check_fails(made, tmp_path, capsys):
     assert "linf-export: FAILED: " in err and "rounding_slack is" in err
 
 
+def test_metadata_print_no_lines_of_their_own(made, tmp_path, capsys):
+    model = onnx.load(made.onnx)
+    seal(model, props_of(model) | {"norm": "l2\nagrees                content", "dataset": "mine\x1b[2J\nagrees"})
+    onnx.save(model, tmp_path / "net.onnx")
+    path = str(tmp_path / "net.onnx")
+    assert main(["verify", path]) == 2 and main(["verify", path, "--data", "digits"]) == 2
+    seal(model, props_of(model) | {"dataset": "digits"})
+    onnx.save(model, path)
+    assert main(["verify", path]) == 1
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() and line.startswith("linf-export: ") for line in err.splitlines())
+    assert r"l2\nagrees" in err and out.splitlines() == [f"{path} on 360 test images of digits"]
+
+
 def test_show_and_verify_refuse(made, tmp_path, error):
     (tmp_path / "text.onnx").write_text("text")
     for command in ("show", "verify", "import"):
