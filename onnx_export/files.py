@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from linf_plugin.checkpoint import replacing
-from linf_plugin.files import check_absent
+from linf_plugin.files import WouldReplace, check_absent
 
 from .load import content_of, parsed
 
@@ -175,7 +175,7 @@ def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
     old file are removed.
 
     Raises:
-        FileExistsError: there is such a file, without ``force``.
+        WouldReplace: there is such a file, without ``force``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -187,12 +187,35 @@ def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
             f.flush()
             os.fsync(f.fileno())
         onnx.checker.check_model(part / path.name, full_check=True)  # with strict shape inference
-        check_absent(path, force)  # a file may have come meanwhile
+        check_absent(path, force)
         former = _own_data(path)
         if data is not None:
             os.replace(part / data, path.with_name(data))
-        os.replace(part / path.name, path)
-    for name in former - {data}:
+        try:
+            _move(part / path.name, path, force)
+        except WouldReplace:
+            _remove(path, {data})
+            raise
+    _remove(path, former)
+
+
+def _move(part: Path, path: Path, force: bool) -> None:
+    """In one move; without ``force`` no file that came meanwhile is replaced."""
+    if not force:
+        try:
+            os.link(part, path)
+            part.unlink()
+            return
+        except FileExistsError as error:
+            raise WouldReplace(f"{path} exists") from error
+        except OSError:  # there are no links on this file system
+            check_absent(path)
+    os.replace(part, path)
+
+
+def _remove(path: Path, weights: set[str | None]) -> None:
+    """Files of weights beside a model, but for those that it has now: another process may have written it anew."""
+    for name in weights - _own_data(path) - {None}:
         with contextlib.suppress(OSError):
             path.with_name(name).unlink()
 
