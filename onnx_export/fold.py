@@ -134,6 +134,13 @@ class Varying:
         return self.each[0] != self.each[1]
 
 
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the initializer {said(tensor.name)} holds strings that are not UTF-8") from error
+
+
 class Constants:
     """The values of a graph that its inputs do not enter: ``known``, by name; ``varying``, those with sizes of a batch.
 
@@ -143,7 +150,7 @@ class Constants:
     def __init__(self, model: ModelProto):
         self.opsets = model.opset_import
         tensors = model.graph.initializer
-        self.known = {t.name: numpy_helper.to_array(t) for t in tensors}
+        self.known = {t.name: _array(t) for t in tensors}
         self.varying: dict[str, Varying] = {}
         self.numbers = MOST_NUMBERS + 8 * sum(map(elements_of, tensors))
         self.products, self.nodes = MOST_PRODUCTS, MOST_NODES

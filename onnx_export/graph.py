@@ -262,9 +262,8 @@ def _certified(g: _Graph, program: Program, x: str, shapes: list[tuple[int, ...]
     reach = g.constant("reach", program.reach)
     ends = g.same("Max", g.same("Sub", x, reach), zero), g.same("Min", g.same("Add", x, reach), one)
     last = layers[-1]
-    for i, (layer, by, shape) in enumerate(zip(layers, program.widenings, shapes)):
-        if layer is last and isinstance(layer, nn.Linear):
-            break
+    bounded = layers[:-1] if isinstance(last, nn.Linear) else layers
+    for i, (layer, by, shape) in enumerate(zip(bounded, program.widenings, shapes)):
         ends = ENDS[type(layer)](g, i, layer, ends, shape)
         if by:
             by = g.constant(f"{i}.widening", by)

@@ -15,6 +15,7 @@ MOST_EXTERNAL = 2**36  # bytes of weights beside a file
 MOST_NODES = 100_000  # in a file, those of functions and subgraphs included
 MOST_INLINED = 500_000  # once every call of a function is replaced by its body
 MOST_PARTS = 100_000  # inputs, weights and so on of one graph
+STANDARD = ("", "ai.onnx")  # two names of one domain
 DEEPEST = 16  # subgraphs within subgraphs; functions that call functions
 
 # Type of a tensor → field that holds its elements one by one, bits of an element, entries of the field an element.
@@ -125,7 +126,7 @@ def check_structure(model: ModelProto) -> None:
     """
     if model.training_info:
         raise ValueError("it has graphs for training, which are not supported")
-    _unique("the domain", [o.domain for o in model.opset_import], "is imported")
+    _unique("the domain", _imported(model), "is imported")
     _unique("the metadata", [p.key for p in model.metadata_props], "are there")
     _unique("the function", [f"{f.domain}::{f.name}" for f in model.functions], "is there")
     _count("functions", len(model.functions), MOST_PARTS)
@@ -135,6 +136,10 @@ def check_structure(model: ModelProto) -> None:
     _check_graph(model.graph, [])
     for function in model.functions:
         _check_function(function)
+
+
+def _imported(part: ModelProto | FunctionProto) -> list[str]:
+    return ["" if o.domain in STANDARD else o.domain for o in part.opset_import]
 
 
 def _unique(kind: str, names: Iterable[str], state: str) -> None:
@@ -219,7 +224,7 @@ def _check_function(function: FunctionProto) -> None:
         raise ValueError(f"the function {said(name)} has overloads, which are not supported")
     try:
         _unique("the input", function.input, "is there")
-        _unique("the domain", [o.domain for o in function.opset_import], "is imported")
+        _unique("the domain", _imported(function), "is imported")
         names = set(function.input)
         _check_nodes(function.node, [names], {*function.attribute, *(a.name for a in function.attribute_proto)})
         for output in function.output:

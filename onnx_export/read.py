@@ -13,12 +13,11 @@ from linf_plugin.models import Net
 from linf_plugin.spec import MOST_LAYERS, MOST_VALUES, check_size
 from linf_plugin.state import constants
 
-from .bodies import STANDARD
 from .certificate import PIXELS
 from .fold import BATCHES, Constants, Varying, attribute
 from .functions import LINF, POINTS
 from .fuse import fuse
-from .load import said, type_name
+from .load import STANDARD, said, type_name
 from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
@@ -368,7 +367,8 @@ def to_net(model: ModelProto) -> Net:
     Supported is what ``export`` writes, with distances as nodes, as inlined bodies, or in the broadcast form
     (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle
     square of an image, sums with one constant a channel and products with one positive constant.  Distances and sums
-    are the same to the bit.
+    are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which each runtime rounds in
+    its own way.
 
     A sorted sum is read with a ρ and k that have its very coefficients.  Where the input is uint8, and first divided by
     255, the ``Net`` is of what comes out of that: pixels in [0, 1].
@@ -405,7 +405,8 @@ def to_net(model: ModelProto) -> Net:
 def _build(chain: _Chain, shape: list[int]) -> Net:
     spec = {"input_shape": shape, "layers": [[name, arguments] for name, arguments, _ in chain.layers]}
     check_size(spec)
-    net = Net(spec)
+    with torch.random.fork_rng(devices=[]):
+        net = Net(spec)
     net.load_state_dict(constants(net) | {
         f"{i}.{name}": torch.from_numpy(np.array(a))
         for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()

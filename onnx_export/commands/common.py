@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
+from linf_plugin import checkpoint, plain
 from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
 from linf_plugin.models import Net
 from linf_plugin.spec import values
@@ -17,6 +17,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
     return int(text)
+
+
+def epsilon(text: str) -> float:
+    try:
+        return plain.fraction(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
 from ..load import shown
 from ..properties import Accuracy
 from ..verify import measure
-from .common import add_data, data_of, model_of
+from .common import add_data, data_of, epsilon, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
 DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
     parser.add_argument("--certificate", choices=CERTIFICATES, default="auto", help="default: auto")
-    parser.add_argument("--epsilon", type=float, help="ε of the interval bound (default: that of the checkpoint)")
+    parser.add_argument(
+        "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: that of the checkpoint)"
+    )
     parser.add_argument(
         "--pixels", choices=PIXELS, default="float",
         help="input: float32 in [0, 1], or bytes, whose radii are in grey levels (default: float)",
@@ -60,8 +62,8 @@ def run(args: argparse.Namespace) -> int:
         epsilon=args.epsilon, pixels=args.pixels, force=args.force,
     )
     if data is not None:
-        epsilon = metadata.get("epsilon") if args.epsilon is None else args.epsilon
-        accuracy = measure(args.output, data.x_test, data.y_test, epsilon)
+        eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon
+        accuracy = measure(args.output, data.x_test, data.y_test, eps)
         record(args.output, accuracy)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {model.lipschitz:g}")
     if accuracy is not None:

@@ -229,6 +229,17 @@ def test_model_for_bytes_with_an_interval(small_net, tmp_path, capsys):
     assert [o.name for o in onnx.load(path).graph.output][2:] == ["certified_radius", "certified"]
 
 
+def test_an_epsilon_may_be_a_fraction(small_net, tmp_path, capsys):
+    linf_plugin.save(tmp_path / "net.pt", small_net(width=4, depth=2), {})
+    path = tmp_path / "net.onnx"
+    assert main(["model", str(tmp_path / "net.pt"), "-o", str(path), "--epsilon", "8/255"]) == 0
+    assert props_of(onnx.load(path))["epsilon"] == str(8 / 255)
+    for command in ("model", "vnnlib", "abcrown"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, str(tmp_path / "net.pt"), "--epsilon" if command == "model" else "--eps", "8/0"])
+        assert "must be a number or a fraction such as 8/255, got '8/0'" in capsys.readouterr().err
+
+
 def test_model_of_finite_p(small_net, tmp_path, error):
     net, checkpoint = small_net(width=4, depth=2), tmp_path / "net.pt"
     linf_plugin.set_p(net, 8.0)

@@ -251,6 +251,20 @@ def test_weights_beside_a_file_of_which_nothing_is_said(tmp_path):
             read()
 
 
+def test_two_names_of_one_domain(tmp_path):
+    model = onnx_files.distances()
+    model.opset_import.add(domain="ai.onnx", version=13)
+    with pytest.raises(ValueError, match="the domain '' is imported 2 times"):
+        check_model(model)
+
+
+def test_strings_that_are_no_text():
+    model = chain(("Relu", ["·"], {}), ("Add", ["·", "s"], {}))
+    model.graph.initializer.add(name="s", data_type=TensorProto.STRING, dims=[1]).string_data.append(b"\xff")
+    with pytest.raises(ValueError, match="the initializer 's' holds strings that are not UTF-8"):
+        to_net(model)
+
+
 def test_a_name_in_a_message_is_short(tmp_path):
     model = onnx_files.distances()
     model.graph.node[5].input[1] = "ℓ" * 10_000

@@ -112,6 +112,12 @@ def test_layers(nodes, constants):
     torch.testing.assert_close(got, expected, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
 
 
+def test_reading_does_not_touch_random_numbers():
+    state = torch.get_rng_state()
+    to_net(chain(("Gemm", ["·", "w"], {"transB": 1}), w=W))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 BRANCH = helper.make_graph(
     [helper.make_node("RandomUniform", [], ["r"], shape=[1, 6])], "b", [],
     [helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 6])],
