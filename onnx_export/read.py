@@ -367,8 +367,8 @@ def to_net(model: ModelProto) -> Net:
     Supported is what ``export`` writes, with distances as nodes, as inlined bodies, or in the broadcast form
     (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle
     square of an image, sums with one constant a channel and products with one positive constant.  Distances and sums
-    are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which each runtime rounds in
-    its own way.
+    are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which each runtime rounds
+    in its own way.
 
     A sorted sum is read with a ρ and k that have its very coefficients.  Where the input is uint8, and first divided by
     255, the ``Net`` is of what comes out of that: pixels in [0, 1].

@@ -76,7 +76,7 @@ def _note(reason: str) -> None:
     """Said once a process."""
     warnings.warn(
         f"distances run as bodies in standard operators, several times slower than the native ones: {reason}",
-        RuntimeWarning, stacklevel=3,
+        RuntimeWarning, stacklevel=5,
     )
 
 
@@ -95,7 +95,7 @@ class _File:
 
 
 def _checked(content: bytes, path: Path) -> _File:
-    """Raises ValueError where the file claims a certificate and is not as it was written, weights beside it included."""
+    """Raises ValueError where a file claims a certificate and is not as it was written, its weights included."""
     try:
         stored = parse(content, path)
     except ValueError:

@@ -21,7 +21,7 @@ examples:
   linf-export verify net.onnx --data ~/data     that data set, read from ~/data
 
 exit status: 0 where all agrees; 1 where the file contradicts itself, or holds too little to be recomputed; 2 where it
-is no ONNX file, or its images are not at hand.
+is no ONNX file, its images are not at hand, or onnxruntime here cannot run it, or not in float32.
 """
 
 

@@ -164,7 +164,7 @@ def test_refuses_convolutions():
             to_net(chain(("Conv", ["·", "w"], attributes), shape=("N", 1, 5, 5), w=w))
 
     for bias in (np.ones(5, np.float32), np.ones((2, 1), np.float32)):
-        with pytest.raises(ValueError, match=r"\(Conv\): a bias of shape .* does not fit kernels of shape \(2, 1, 3, 3\)"):
+        with pytest.raises(ValueError, match=r"\(Conv\): a bias of shape .* does not fit kernels of shape \(2, 1"):
             to_net(chain(("Conv", ["·", "w", "b"], {}), shape=("N", 1, 5, 5), w=w, b=bias))
 
 
