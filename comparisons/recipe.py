@@ -5,7 +5,6 @@ import math
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
 from types import NoneType
@@ -93,15 +92,12 @@ def _eps(value, where: str) -> float:
     """The float nearest to a number or to a fraction such as "8/255"."""
     try:
         if isinstance(value, str):
-            numerator, *denominator = value.split("/", 1)
-            if denominator and "/" in denominator[0]:
-                raise ValueError
-            eps = float(Fraction(numerator) / Fraction(*denominator or (1,)))
+            eps = plain.fraction(value)
         elif _is_number(value):
             eps = float(value)
         else:
             raise ValueError
-    except (ValueError, ArithmeticError):
+    except (ValueError, OverflowError):
         raise ValueError(f'{where} must be a number or a fraction in quotes, "8/255", got {shown(value)}') from None
     if not 0 <= eps <= 1:
         raise ValueError(f"{where} must lie in the pixel range [0, 1], got {shown(value)}")

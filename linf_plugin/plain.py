@@ -3,9 +3,11 @@
 import json
 import re
 import reprlib
+from fractions import Fraction
 
 DEEPEST = 100  # arrays and objects within each other
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_PART = re.compile(r"[+-]?[\d.]{1,100}(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _EDGE = re.compile(r"[\[\]{}]")
 
 
@@ -29,6 +31,17 @@ def check_nesting(text: str, deepest: int = DEEPEST) -> None:
         depth += 1 if edge[0] in "[{" else -1
         if depth > deepest:
             raise ValueError(f"it is nested deeper than {deepest} times")
+
+
+def fraction(text: str) -> float:
+    """The float nearest to a number that is written out, or to a fraction such as 8/255.  Raises ValueError."""
+    numerator, *denominator = text.split("/", 1)
+    try:
+        if not all(_PART.fullmatch(part.strip()) for part in (numerator, *denominator)):
+            raise ValueError
+        return float(Fraction(numerator) / Fraction(*denominator or (1,)))
+    except (ValueError, ArithmeticError):
+        raise ValueError(f"must be a number or a fraction such as 8/255, got {shown(text)}") from None
 
 
 _SHORT = reprlib.Repr()

@@ -31,6 +31,10 @@ CERTIFICATES = {"certified_radius", "certified"}  # outputs that rest on the ari
 CUDA = "CUDAExecutionProvider"
 
 
+class LessThanFloat32(RuntimeError):
+    """A product would be computed with less than float32, or it cannot be seen that it is not."""
+
+
 class _Trial:
     """A node alone in a model: x → node → y, its second operand a constant of the model or an input w."""
 
@@ -74,7 +78,7 @@ def _attributes(node: onnx.NodeProto) -> dict:
 def _gemm(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int]) -> dict[str, Callable]:
     given = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node)
     if given["transA"] or given["alpha"] != 1 or len(w) != 2:
-        raise RuntimeError(f"{node.op_type} {node.name!r} has transA or alpha, which no certificate is written with")
+        raise LessThanFloat32(f"{node.op_type} {node.name!r} has transA or alpha, which no certificate is written with")
     out, features = w if given["transB"] else reversed(w)
     like = torch.empty(out, features)
     return {
@@ -89,7 +93,7 @@ def _matmul(
     node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int | None]
 ) -> dict[str, Callable]:
     if len(w) not in (2, 3):
-        raise RuntimeError(f"MatMul {node.name!r} has {len(w)} dimensions, as no certificate is written with")
+        raise LessThanFloat32(f"MatMul {node.name!r} has {len(w)} dimensions, as no certificate is written with")
     rows, (features, out) = tuple(x[1:-1]), w[-2:]
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:
@@ -107,7 +111,7 @@ def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Seque
     given = {"auto_pad": b"NOTSET", "group": 1, "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
     given |= _attributes(node)
     if given["auto_pad"] != b"NOTSET" or len(w) != 4:
-        raise RuntimeError(f"Conv {node.name!r} has auto_pad or is not of images, as no certificate is written with")
+        raise LessThanFloat32(f"Conv {node.name!r} has auto_pad or is not of images, as no certificate is written with")
     top, left, bottom, right = given["pads"]
     geometry = Geometry(given["strides"], given["dilations"], given["group"], (left, right, top, bottom))
     like, shape = torch.empty(*w), tuple(x[1:])
@@ -143,50 +147,68 @@ def _constants(graph: onnx.GraphProto) -> set[str]:
 _passed: set[tuple] = set()
 
 
+def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes whose products the certificates of a model rest on; none where it has no certificates."""
+    if CERTIFICATES.isdisjoint(o.name for o in model.graph.output):
+        return []
+    return [node for node in model.graph.node if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")]
+
+
+def unfit_for_cuda(model: onnx.ModelProto) -> str | None:
+    """Why a GPU is not to compute a model, or None."""
+    if any(node.op_type == "Conv" for node in _products(model)):
+        return (
+            "it has certificates and convolutions, which cuDNN may compute by transforms that no bound of the rounding "
+            "error covers"
+        )
+    return None
+
+
 def check_arithmetic(
-    path: str | os.PathLike, options: onnxruntime.SessionOptions, providers: Sequence[str | tuple[str, dict]]
+    path: str | os.PathLike, model: onnx.ModelProto, options: onnxruntime.SessionOptions,
+    providers: Sequence[str | tuple[str, dict]],
 ) -> None:
     """That sessions with these options and providers compute the products of a file with certificates in float32.
 
     A product is probed once in a process.  Files without certificates pass.
 
     Args:
-        path: of a model that onnxruntime loads.
-        options, providers: of the session that runs it.
+        path: of the file, for messages.
+        model: what is in it; weights may lie beside it.
+        options, providers: of the session that runs it; these providers are in use.
 
     Raises:
-        RuntimeError: a product is computed with less, or on a GPU a convolution may be; it names the node or the
+        LessThanFloat32: a product is computed with less, or on a GPU a convolution may be; it names the node or the
             variable of the environment.
     """
-    model = onnx.load(path, load_external_data=False)
-    if CERTIFICATES.isdisjoint(o.name for o in model.graph.output):
-        return
-    nodes = [node for node in model.graph.node if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")]
+    nodes = _products(model)
     if not nodes:
         return
-    cuda = any(CUDA in (p, p[0]) for p in providers)
-    if cuda:
-        check_environment("cuda", "multiply")
-        if any(node.op_type == "Conv" for node in nodes):
-            raise RuntimeError(
-                f"{path} has certificates and convolutions, which cuDNN may compute by transforms that no bound of the "
-                "rounding error covers: open it with device='cpu'"
-            )
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    if any(CUDA in (p, p[0]) for p in providers):
+        try:
+            check_environment("cuda", "multiply")
+        except RuntimeError as error:
+            raise LessThanFloat32(str(error)) from error
+        if (reason := unfit_for_cuda(model)) is not None:
+            raise LessThanFloat32(f"{path} is not computed on a GPU, {reason}: open it with device='cpu'")
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except onnx.shape_inference.InferenceError as error:
+        raise LessThanFloat32(f"the shapes in {path} are not known: {error}") from error
     shapes, constants = _shapes(graph), _constants(graph)
     open_session = functools.partial(onnxruntime.InferenceSession, sess_options=options, providers=providers)
     for node in nodes:
         x, w = (shapes.get(name) for name in node.input[:2])
         constant = node.input[1] in constants
         if x is None or w is None or None in (*x[1:], *w[not constant :]):
-            raise RuntimeError(f"the shapes of {node.op_type} {node.name!r} in {path} are not known: export it anew")
+            raise LessThanFloat32(f"the shapes of {node.op_type} {node.name!r} in {path} are not known: export it anew")
         attributes = tuple(sorted((k, str(v)) for k, v in _attributes(node).items()))
         key = node.op_type, attributes, x[1:], w[not constant :], constant, str(providers), options.intra_op_num_threads
         if key in _passed:
             continue
         trial = _Trial(node, (len(x), len(w)), constant, open_session)
         if wrong := first_wrong(PRODUCTS[node.op_type](node, trial, x, w)):
-            raise RuntimeError(
+            raise LessThanFloat32(
                 f"{node.op_type} {node.name!r} in {path} is not computed in float32 by onnxruntime "
                 f"{onnxruntime.__version__} here: {wrong}, which the certificates in the file do not cover"
             )

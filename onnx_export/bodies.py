@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
 from .functions import FUNCTIONS, LINF, STEPS, called, for_device
-
-STANDARD = ("", "ai.onnx")  # two names of one domain
+from .load import STANDARD
 
 
 def body_digests(function: FunctionProto) -> list[bytes]:

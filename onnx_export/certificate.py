@@ -174,10 +174,9 @@ def widenings(net: Net) -> list[float]:
     exact = copy.deepcopy(net).double().cpu()
     lower = torch.full((1, *net.input_shape), -BOX_ROUNDING, dtype=torch.float64)
     x, found = rounding.Reach(lower, 1 - lower, torch.zeros_like(lower)), []
-    layers = list(exact)
-    for layer in layers:
+    for i, layer in enumerate(exact):
         y = rounding.RULES[type(layer)](layer, x)
-        times = MARGIN_WIDENING if layer is layers[-1] else WIDENING
+        times = MARGIN_WIDENING if i == len(exact) - 1 else WIDENING
         by = times * float(y.error.max()) * rounding.OUTWARD if isinstance(layer, WIDENED) else 0.0
         if not by < math.inf or not y.upper.isfinite().all():
             raise ValueError("activations of model may overflow: no certificate holds")
@@ -230,9 +229,7 @@ class Program(nn.Sequential):
         layers = list(self)
         ends = (x - self.reach).clamp_min(0), (x + self.reach).clamp_max(1)
         last = layers[-1]
-        for layer, by in zip(layers, self.widenings):
-            if layer is last and isinstance(layer, nn.Linear):
-                break
+        for layer, by in zip(layers[:-1] if isinstance(last, nn.Linear) else layers, self.widenings):
             lower, upper = RULES[type(layer)](layer, ends)
             ends = (lower - by, upper + by) if by else (lower, upper)
         lower, upper = ends

@@ -11,8 +11,6 @@ from linf_plugin.certificates import certified_radius
 from linf_plugin.layers import SortDistLinear
 from linf_plugin.models import Net
 
-from .load import first_line
-from .session import LOAD_ERRORS
 from .verify import BATCH, levels_of, run_all
 
 # Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
@@ -79,7 +77,7 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
     """Runs images (N ≥ 1, C, H, W) through both, in batches, with a progress bar on a terminal.
 
     Raises:
-        ValueError: the file is not one that ``export`` wrote, or the images do not fit it.
+        ValueError: the file is not one that ``export`` wrote, the images do not fit it, or onnxruntime cannot run it.
     """
     outputs = [output.name for output in session.get_outputs()]
     if "logits" not in outputs:
@@ -87,10 +85,7 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
     levels = levels_of(session)
     if levels > 1:  # what the file makes of bytes
         images = (images * levels).round() / levels
-    try:
-        found = run_all(session, images)
-    except LOAD_ERRORS as error:
-        raise ValueError(f"onnxruntime cannot run the ONNX file: {first_line(error)}") from error
+    found = run_all(session, images)
     if tuple(images.shape[1:]) != model.input_shape:
         raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
     logits = torch.cat([model(x) for x in images.split(BATCH)]).numpy()

@@ -6,7 +6,9 @@ import sys
 from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
+from .arithmetic import LessThanFloat32
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
+from .load import shown
 from .session import DeviceError
 
 PROG = "linf-export"
@@ -63,8 +65,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{PROG}: error: {error.with_flags()}", file=sys.stderr)
         return 2
     except OtherData as error:
-        print(f"{PROG}: error: {error.what}", file=sys.stderr)
+        print(f"{PROG}: error: {shown(error.what)}", file=sys.stderr)
         return 2
-    except (ImportError, OSError, ValueError, TypeError, DeviceError) as error:
-        print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
+    except (ImportError, OSError, ValueError, TypeError, DeviceError, LessThanFloat32) as error:
+        print(f"{PROG}: error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return 2

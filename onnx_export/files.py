@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, TensorProto, helper
 
 from linf_plugin.checkpoint import replacing
-from linf_plugin.files import check_absent
+from linf_plugin.files import WouldReplace, check_absent
 
-from .load import load
+from .load import content_of, parsed
 
 FORMAT = "linf-export 2"  # of the files that this version writes, under the key ``file_format``
 DIGEST = "content_sha256"
@@ -36,28 +36,19 @@ def claims(outputs: list[str], props: dict[str, str]) -> bool:
 
 # Reading.
 
-def parse(path: str | os.PathLike) -> ModelProto:
-    """An ONNX file as it stands, without the weights that lie beside it; ``load.load`` checks it and reads them.
-
-    Raises:
-        OSError: there is no such file, or it cannot be read.
-        ValueError: it is not an ONNX file.
-    """
-    return _parsed(Path(path).read_bytes(), path)
-
-
-def _parsed(content: bytes, path: str | os.PathLike) -> ModelProto:
+def parse(content: bytes, path: str | os.PathLike) -> ModelProto:
+    """The content of an ONNX file as it stands, without the weights that lie beside it; ``load.parsed`` checks it and
+    reads them.  Raises ValueError where it is none."""
     try:
         return ModelProto.FromString(content)
     except DecodeError as error:
         raise ValueError(f"{path} is not a complete ONNX file: {error}") from error
 
 
-def stored_otherwise(path: str | os.PathLike) -> bool:
+def stored_otherwise(content: bytes, path: str | os.PathLike) -> bool:
     """Whether the bytes of a file are others than those by which what is read from it is written: with fields twice,
     which readers may take for one or for the other."""
-    content = Path(path).read_bytes()
-    return _parsed(content, path).SerializeToString() != content
+    return parse(content, path).SerializeToString() != content
 
 
 # Digests.
@@ -169,7 +160,7 @@ def _outsource(model: ModelProto, path: Path, folder: Path) -> str:
 def _own_data(path: Path) -> set[str]:
     """The files beside a model that hold its weights and bear its name, as ``save`` names them."""
     with contextlib.suppress(OSError, ValueError):
-        places = [e for t in parse(path).graph.initializer for e in t.external_data]
+        places = [e for t in parse(path.read_bytes(), path).graph.initializer for e in t.external_data]
         names = {e.value for e in places if e.key == "location" and "/" not in e.value}
         return {name for name in names if name.startswith(path.name + ".") and name.endswith(".data")}
     return set()
@@ -184,7 +175,7 @@ def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
     old file are removed.
 
     Raises:
-        FileExistsError: there is such a file, without ``force``.
+        WouldReplace: there is such a file, without ``force``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -196,20 +187,43 @@ def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
             f.flush()
             os.fsync(f.fileno())
         onnx.checker.check_model(part / path.name, full_check=True)  # with strict shape inference
-        check_absent(path, force)  # a file may have come meanwhile
+        check_absent(path, force)
         former = _own_data(path)
         if data is not None:
             os.replace(part / data, path.with_name(data))
-        os.replace(part / path.name, path)
-    for name in former - {data}:
+        try:
+            _move(part / path.name, path, force)
+        except WouldReplace:
+            _remove(path, {data})
+            raise
+    _remove(path, former)
+
+
+def _move(part: Path, path: Path, force: bool) -> None:
+    """In one move; without ``force`` no file that came meanwhile is replaced."""
+    if not force:
+        try:
+            os.link(part, path)
+            part.unlink()
+            return
+        except FileExistsError as error:
+            raise WouldReplace(f"{path} exists") from error
+        except OSError:  # there are no links on this file system
+            check_absent(path)
+    os.replace(part, path)
+
+
+def _remove(path: Path, weights: set[str | None]) -> None:
+    """Files of weights beside a model, but for those that it has now: another process may have written it anew."""
+    for name in weights - _own_data(path) - {None}:
         with contextlib.suppress(OSError):
             path.with_name(name).unlink()
 
 
 def reseal(path: str | os.PathLike, props: dict[str, str]) -> None:
     """Adds metadata to a file, in one move.  Raises ValueError where it is not as it was written, and as ``load.load``."""
-    path = Path(path)
-    stored, model = parse(path), load(path)
+    path, content = Path(path), content_of(path)
+    stored, model = parse(content, path), parsed(content, path)
     wrong = broken_seal(model)
     if wrong is not None:
         raise ValueError(f"{path}: {wrong}")

@@ -103,6 +103,25 @@ MOVES = {
 }
 
 
+def _check_agreed(node: NodeProto, values: dict[str, np.ndarray]) -> None:
+    """That ONNX's own evaluator takes the node as ONNX and onnxruntime do."""
+    a = values[node.input[0]] if node.input else np.empty(0)
+    ends = [n for n in (attribute(node, "start"), attribute(node, "end")) if n is not None]
+    axes = attribute(node, "axes") or []
+    if node.op_type == "Shape" and any(abs(n) > a.ndim for n in ends):
+        raise _NotAgreed(f"it starts or ends beyond the {a.ndim} sizes that there are")
+    if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] and (values[node.input[4]] < 0).any():
+        raise _NotAgreed("a slice in negative steps is not supported")
+    if node.op_type == "Unsqueeze" and len(axes) > 1 and (min(axes) < 0 or axes != sorted(set(axes))):
+        raise _NotAgreed(f"its axes must rise from 0 or above, got {axes[:8]}")
+    if node.op_type.startswith("Reduce") and a.size == 0:
+        raise _NotAgreed(f"it is taken over no numbers: its input has shape {a.shape}")
+
+
+class _NotAgreed(Exception):
+    pass
+
+
 class Varying:
     """An array in which some numbers are the size of the batch: how it is for each of ``BATCHES``."""
 
@@ -115,6 +134,13 @@ class Varying:
         return self.each[0] != self.each[1]
 
 
+def _array(tensor: onnx.TensorProto) -> np.ndarray:
+    try:
+        return numpy_helper.to_array(tensor)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the initializer {said(tensor.name)} holds strings that are not UTF-8") from error
+
+
 class Constants:
     """The values of a graph that its inputs do not enter: ``known``, by name; ``varying``, those with sizes of a batch.
 
@@ -124,7 +150,7 @@ class Constants:
     def __init__(self, model: ModelProto):
         self.opsets = model.opset_import
         tensors = model.graph.initializer
-        self.known = {t.name: numpy_helper.to_array(t) for t in tensors}
+        self.known = {t.name: _array(t) for t in tensors}
         self.varying: dict[str, Varying] = {}
         self.numbers = MOST_NUMBERS + 8 * sum(map(elements_of, tensors))
         self.products, self.nodes = MOST_PRODUCTS, MOST_NODES
@@ -184,9 +210,10 @@ class Constants:
         model = helper.make_model(helper.make_graph([node], "constant", types, outputs), opset_imports=self.opsets)
         try:
             self._spend(node, inputs)
+            _check_agreed(node, values)
             with np.errstate(all="ignore"):
                 found = ReferenceEvaluator(model).run(None, values)
-        except _TooMuch as error:
+        except (_NotAgreed, _TooMuch) as error:
             raise ValueError(str(error)) from error
         except Exception as error:  # it raises whatever an operator leads it to
             raise ValueError(f"its value cannot be computed: {type(error).__name__}: {error}") from error

@@ -34,12 +34,14 @@ PRODUCER = "linf-plugin"
 
 
 class _Graph:
-    """Nodes and constants so far, and of each float32 value its shape without the batch."""
+    """Nodes and constants so far; of each float32 value its shape without the first size; and of values in rows how
+    many of these a sample has, where the first size of others is the batch."""
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self.rows_each: dict[str, int] = {}
 
     def constant(self, name: str, value) -> str:
         """An initializer: float32 and int64 for numbers of Python.  What layers share is there once."""
@@ -53,10 +55,13 @@ class _Graph:
     def nodes_of(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes) -> list[str]:
         names = [f"h{len(self.nodes)}" + (f".{i}" if outputs > 1 else "") for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, names[0], domain=domain, **attributes))
+        if op != "Reshape":  # all others keep the first size
+            each = next((self.rows_each[name] for name in inputs if name in self.rows_each), 1)
+            self.rows_each |= dict.fromkeys(names, each) if each > 1 else {}
         return names
 
     def node(self, op: str, *inputs: str, shape: tuple[int, ...] | None = None, **attributes) -> str:
-        """One node with one output, of this shape for each sample where it is float32."""
+        """One node with one output, of this shape for each sample, or each row, where it is float32."""
         (name,) = self.nodes_of(op, *inputs, **attributes)
         if shape is not None:
             self.shapes[name] = shape
@@ -84,9 +89,12 @@ class _Graph:
         return self.node("Reshape", x, target, shape=shape)
 
     def rows(self, *values: str) -> list[str]:
-        """Values (N, …, in) as (rows, in)."""
+        """Values (N, …, in) as (rows, in): of a sample there are as many as its other sizes make."""
         *more, last = self.shapes[values[0]]
-        return [self.reshaped(x, [-1, last], (last,)) if more else x for x in values]
+        found = [self.reshaped(x, [-1, last], (last,)) if more else x for x in values]
+        if math.prod(more) > 1:
+            self.rows_each |= dict.fromkeys(found, math.prod(more))
+        return found
 
     def unrows(self, x: str, like: str) -> str:
         """What became of ``rows`` of a value, (rows, out), as (N, …, out)."""
@@ -254,9 +262,8 @@ def _certified(g: _Graph, program: Program, x: str, shapes: list[tuple[int, ...]
     reach = g.constant("reach", program.reach)
     ends = g.same("Max", g.same("Sub", x, reach), zero), g.same("Min", g.same("Add", x, reach), one)
     last = layers[-1]
-    for i, (layer, by, shape) in enumerate(zip(layers, program.widenings, shapes)):
-        if layer is last and isinstance(layer, nn.Linear):
-            break
+    bounded = layers[:-1] if isinstance(last, nn.Linear) else layers
+    for i, (layer, by, shape) in enumerate(zip(bounded, program.widenings, shapes)):
         ends = ENDS[type(layer)](g, i, layer, ends, shape)
         if by:
             by = g.constant(f"{i}.widening", by)
@@ -337,7 +344,8 @@ def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None
 
 def _model(g: _Graph, inputs: list[tuple], outputs: list[tuple]) -> onnx.ModelProto:
     def value(name: str, kind: int, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-        return helper.make_tensor_value_info(name, kind, ["batch", *shape])
+        rows = g.rows_each.get(name)  # under a name of their own: a runtime plans memory by what sizes are called
+        return helper.make_tensor_value_info(name, kind, [f"{rows}*batch" if rows else "batch", *shape])
 
     ends = {name for name, *_ in (*inputs, *outputs)}
     known = [(name, TensorProto.FLOAT, s) for name, s in g.shapes.items() if name not in ends and s is not None]

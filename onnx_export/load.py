@@ -15,6 +15,7 @@ MOST_EXTERNAL = 2**36  # bytes of weights beside a file
 MOST_NODES = 100_000  # in a file, those of functions and subgraphs included
 MOST_INLINED = 500_000  # once every call of a function is replaced by its body
 MOST_PARTS = 100_000  # inputs, weights and so on of one graph
+STANDARD = ("", "ai.onnx")  # two names of one domain
 DEEPEST = 16  # subgraphs within subgraphs; functions that call functions
 
 # Type of a tensor → field that holds its elements one by one, bits of an element, entries of the field an element.
@@ -43,6 +44,11 @@ def said(name: str) -> str:
     return repr(name if len(name) <= 80 else name[:77] + "…")
 
 
+def shown(text: str) -> str:
+    """Text from a file on one line of an output: what is not printable as Python writes it."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def type_name(data_type: int) -> str:
     """What ONNX calls a type of tensors, in lower case."""
     known = TensorProto.DataType.values()
@@ -52,7 +58,7 @@ def type_name(data_type: int) -> str:
 def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
     """An ONNX file, checked by ``check_model``, with its weights, wherever they are stored.
 
-    Nothing beyond the size of the file, and of those beside it that hold its weights, is allocated.
+    Beyond the size of the file no more is allocated than four times that of those beside it: weights may share a place.
 
     Args:
         weights: whether weights beside the file are read; if not, they are checked and stay where they are.
@@ -62,21 +68,32 @@ def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
         ValueError: it is no ONNX file, or ``check_model`` refuses it; or weights lie outside the file's folder, behind
             a link, or beyond the end of their file.  The message names the file.
     """
+    return parsed(content_of(path), path, weights=weights)
+
+
+def content_of(path: str | os.PathLike) -> bytes:
+    """The bytes of a file, for ``parsed``.  Raises as ``load`` where there is none, or where it is none that may be
+    one."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
+    mode = path.stat()
+    if not stat.S_ISREG(mode.st_mode):
+        raise ValueError(f"{path} cannot be read: it is no file but a folder or a device")
+    if mode.st_size >= MOST_BYTES:
+        raise ValueError(f"{path} cannot be read: it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
+    return path.read_bytes()
+
+
+def parsed(content: bytes, path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
+    """``load`` of the bytes that a file had when they were read."""
+    model = ModelProto()
     try:
-        mode = path.stat()
-        if not stat.S_ISREG(mode.st_mode):
-            raise ValueError("it is no file but a folder or a device")
-        if mode.st_size >= MOST_BYTES:
-            raise ValueError(f"it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
-        model = ModelProto()
-        model.ParseFromString(path.read_bytes())
+        model.ParseFromString(content)
         if not model.HasField("graph") or not model.graph.output:
             raise DecodeError("it has no outputs")
         check_structure(model)
-        _external(model, path.parent, weights)
+        _external(model, Path(path).parent, weights)
         _check_operators(model)
     except DecodeError as error:
         raise ValueError(f"{path} is not a complete ONNX file: {first_line(error)}") from error
@@ -109,7 +126,7 @@ def check_structure(model: ModelProto) -> None:
     """
     if model.training_info:
         raise ValueError("it has graphs for training, which are not supported")
-    _unique("the domain", [o.domain for o in model.opset_import], "is imported")
+    _unique("the domain", _imported(model), "is imported")
     _unique("the metadata", [p.key for p in model.metadata_props], "are there")
     _unique("the function", [f"{f.domain}::{f.name}" for f in model.functions], "is there")
     _count("functions", len(model.functions), MOST_PARTS)
@@ -119,6 +136,10 @@ def check_structure(model: ModelProto) -> None:
     _check_graph(model.graph, [])
     for function in model.functions:
         _check_function(function)
+
+
+def _imported(part: ModelProto | FunctionProto) -> list[str]:
+    return ["" if o.domain in STANDARD else o.domain for o in part.opset_import]
 
 
 def _unique(kind: str, names: Iterable[str], state: str) -> None:
@@ -203,7 +224,7 @@ def _check_function(function: FunctionProto) -> None:
         raise ValueError(f"the function {said(name)} has overloads, which are not supported")
     try:
         _unique("the input", function.input, "is there")
-        _unique("the domain", [o.domain for o in function.opset_import], "is imported")
+        _unique("the domain", _imported(function), "is imported")
         names = set(function.input)
         _check_nodes(function.node, [names], {*function.attribute, *(a.name for a in function.attribute_proto)})
         for output in function.output:
@@ -263,6 +284,8 @@ def _check_tensor(tensor: TensorProto, what: str) -> None:
     if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
         if given or tensor.data_location != TensorProto.EXTERNAL:
             raise ValueError(f"{what} is stored both in the file and beside it")
+        if not tensor.external_data:
+            raise ValueError(f"{what} says in no way where it is stored")
         return
     if given == ["raw_data"] and field != "string_data":
         have, want = len(tensor.raw_data), bytes_of(tensor)

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,4 +116,4 @@ def told(
 
 def is_told(key: str) -> bool:
     """Whether it is one of the keys of ``told``."""
-    return key in TOLD or key.startswith(FROM_RUN)
+    return key in TOLD or re.fullmatch(FROM_RUN + r"[\w.-]+", key) is not None

@@ -13,12 +13,11 @@ from linf_plugin.models import Net
 from linf_plugin.spec import MOST_LAYERS, MOST_VALUES, check_size
 from linf_plugin.state import constants
 
-from .bodies import STANDARD
 from .certificate import PIXELS
 from .fold import BATCHES, Constants, Varying, attribute
 from .functions import LINF, POINTS
 from .fuse import fuse
-from .load import said, type_name
+from .load import STANDARD, said, type_name
 from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
@@ -152,9 +151,16 @@ def _slice(chain: _Chain, node: NodeProto, x, starts=None, ends=None, axes=None,
     if len(chain.shape) != 4 or starts is None or ends is None:
         raise ValueError("only slices of images with constant ends are supported")
     axes = range(len(starts)) if axes is None else [axis + 4 if axis < 0 else axis for axis in axes.tolist()]
+    steps = [1] * len(starts) if steps is None else steps
+    if {len(ends), len(axes), len(steps)} != {len(starts)}:
+        raise ValueError("starts, ends, axes and steps must be as many")
     if len(set(axes)) != len(axes) or not set(axes) <= set(range(4)):
-        raise ValueError(f"axes must be different ones of 0 to 3, got {list(axes)}")
-    for axis, start, end, step in zip(axes, starts, ends, [1] * len(starts) if steps is None else steps, strict=True):
+        raise ValueError(f"axes must be different ones of 0 to 3, got {list(axes)[:8]}")
+    for axis, start, end, step in zip(axes, starts, ends, steps):
+        if axis == 0 and chain.any_batch and (start, step) == (0, 1) and end >= 2**31 - 1:
+            continue
+        if axis == 0 and chain.any_batch:
+            raise ValueError(f"a slice along axis 0 from {start} to {end} in steps of {step} is not of all of a batch")
         size = chain.shape[axis]
         start, end, step = slice(int(start), int(end), int(step)).indices(size)
         if (start, end) == (0, size) and step == 1:
@@ -211,16 +217,23 @@ def _window(chain: _Chain, node: NodeProto, w: np.ndarray | None) -> dict:
 
 
 def _conv(chain: _Chain, node: NodeProto, x, w, bias=None) -> None:
-    tensors = {"weight": w} if bias is None else {"weight": w, "bias": bias}
-    chain.add("conv", tensors, **_window(chain, node, w), bias=bias is not None)
+    window, tensors = _window(chain, node, w), {"weight": w}
+    if bias is not None:
+        if bias.shape != (len(w),):
+            raise ValueError(f"a bias of shape {bias.shape} does not fit kernels of shape {w.shape}")
+        tensors["bias"] = bias
+    chain.add("conv", tensors, **window, bias=bias is not None)
 
 
 def _check_call(node: NodeProto) -> None:
     """That a node of the domain ``linf`` gives its function what that takes."""
     body = POINTS[node.op_type].to_function_proto()
-    if {a.name for a in node.attribute} != set(body.attribute) or len(node.input) != len(body.input):
+    right = len(node.input) == len(body.input) and all(node.input) and len(node.output) == len(body.output)
+    if {a.name for a in node.attribute} != set(body.attribute) or not right:
         names = ", ".join(body.attribute) or "none"
-        raise ValueError(f"it must have {len(body.input)} inputs and the attributes {names}")
+        raise ValueError(
+            f"it must have {len(body.input)} inputs, {len(body.output)} output and the attributes {names}"
+        )
     for a in node.attribute:
         if a.type != ATTRIBUTES[a.name]:
             raise ValueError(f"its attribute {a.name} is of another type")
@@ -228,8 +241,8 @@ def _check_call(node: NodeProto) -> None:
 
 def _dist(chain: _Chain, node: NodeProto, x, w) -> None:
     p = attribute(node, "p", math.inf)
-    if not p >= 1:
-        raise ValueError(f"p must be at least 1, got {p}")
+    if node.op_type.startswith("Lp") and not 1 <= p < math.inf:
+        raise ValueError(f"p must be at least 1 and finite, got {p}")
     if node.op_type.endswith("Conv"):
         chain.add("dist_conv", {"weight": w}, **_window(chain, node, w), bias=False, p=p)
         return
@@ -354,7 +367,8 @@ def to_net(model: ModelProto) -> Net:
     Supported is what ``export`` writes, with distances as nodes, as inlined bodies, or in the broadcast form
     (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle
     square of an image, sums with one constant a channel and products with one positive constant.  Distances and sums
-    are the same to the bit.
+    are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which each runtime rounds
+    in its own way.
 
     A sorted sum is read with a ρ and k that have its very coefficients.  Where the input is uint8, and first divided by
     255, the ``Net`` is of what comes out of that: pixels in [0, 1].
@@ -391,7 +405,8 @@ def to_net(model: ModelProto) -> Net:
 def _build(chain: _Chain, shape: list[int]) -> Net:
     spec = {"input_shape": shape, "layers": [[name, arguments] for name, arguments, _ in chain.layers]}
     check_size(spec)
-    net = Net(spec)
+    with torch.random.fork_rng(devices=[]):
+        net = Net(spec)
     net.load_state_dict(constants(net) | {
         f"{i}.{name}": torch.from_numpy(np.array(a))
         for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()

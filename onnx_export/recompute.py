@@ -14,6 +14,7 @@ from linf_plugin.models import Net
 from . import record
 from .compose import VERIFIER_FLAVOURS, Settings, check_net, compose
 from .files import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from .load import said
 from .properties import MEASURED, claimed, is_told, versions
 from .read import to_net
 
@@ -157,6 +158,10 @@ def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
     found += [
         f"its metadata have {key!r}, which such a file has not" for key in props
         if key not in expected and key not in MEASURED and key != DIGEST and not is_told(key)
+    ]
+    found += [
+        f"{key} is {said(value)} in the metadata, and must be a line of text" for key, value in props.items()
+        if is_told(key) and not value.isprintable()
     ]
     return found[:MOST]
 

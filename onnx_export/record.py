@@ -24,7 +24,7 @@ from linf_plugin.layers import (
     SortDistLinear,
 )
 from linf_plugin.models import Net
-from linf_plugin.spec import check_size, check_spec, tensor_shapes
+from linf_plugin.spec import check_size, check_spec, tensor_shapes, values
 
 Layer = tuple[str, dict, dict[str, Tensor]]  # its name in a spec, its arguments, its weights
 
@@ -127,11 +127,15 @@ def make(input_shape: tuple[int, ...], layers: list[Layer]) -> Net:
 
 def fold_means(model: Net) -> Net:
     """The same float32 program at evaluation, as it is exported: on the CPU, and each mean shift as the bias of the
-    distance layer before it, if that has none: y − m = y + (−m) to the bit."""
-    layers: list[Layer] = []
-    for name, arguments, tensors in describe(model):
+    distance layer before it, if that has none: y − m = y + (−m) to the bit.
+
+    Dense distances of more than one row a sample have their bias along another axis than a mean shift: it stays."""
+    described, layers = describe(model), []
+    spec = {"input_shape": model.input_shape, "layers": [layer[:2] for layer in described]}
+    for (name, arguments, tensors), (shape, _) in zip(described, values(spec)):
         before = layers[-1] if layers else ("", {}, {})
-        if name == "mean_shift" and before[0] in ("dist", "dist_conv", "sort_dist") and not before[1]["bias"]:
+        foldable = ("dist_conv", "dist", "sort_dist") if len(shape) == 1 else ("dist_conv",)
+        if name == "mean_shift" and before[0] in foldable and not before[1]["bias"]:
             bias = -tensors["running_mean"]
             layers[-1] = before[0], before[1] | {"bias": True}, before[2] | {"bias": bias}
         else:

@@ -1,5 +1,6 @@
 """An ONNX file in some lines to read: what goes in and comes out, the layers between, what it says of itself."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from linf_plugin import plain
 
 from .files import DIGEST, FORMAT, broken_seal, props_of
 from .functions import LINF
+from .load import said, shown, type_name
 
 # What an output of a certified model means.
 OUTPUTS = {
@@ -22,10 +24,15 @@ OUTPUTS = {
 SHAPES = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # operators that mostly handle shapes
 
 
+def _name(text: str) -> str:
+    """A name from a file, in quotes where it could be taken for more than one."""
+    return text if re.fullmatch(r"[\w.:/-]+", text) else said(text)
+
+
 def _type(value: ValueInfoProto) -> str:
     tensor = value.type.tensor_type
     sizes = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
-    return f"{TensorProto.DataType.Name(tensor.elem_type).lower()} ({sizes})"
+    return f"{type_name(tensor.elem_type)} ({sizes})"
 
 
 def _attributes(node: NodeProto) -> str:
@@ -50,7 +57,7 @@ def _nodes(graph: GraphProto) -> list[str]:
             continue
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         weights = " ".join(shapes[i] for i in node.input if i in shapes)
-        lines.append(f"{name:<22} {weights}{_attributes(node)}".rstrip())
+        lines.append(f"{_name(name):<22} {weights}{_attributes(node)}".rstrip())
     counted = []
     for line in lines:
         if counted and counted[-1][0] == line:
@@ -78,7 +85,7 @@ def _metadata(model: ModelProto) -> list[str]:
             value = _layers(value)
         elif key == DIGEST:
             value += " (as written)" if broken_seal(model) is None else " (CHANGED since it was written)"
-        lines.append(f"{key:<28} {value}")
+        lines.append(f"{_name(key):<28} {value}")
     return lines
 
 
@@ -90,24 +97,24 @@ def _versions(value: str) -> str:
 
 
 def _section(title: str, lines: list[str]) -> list[str]:
-    return ["", title, *(f"  {line}" for line in lines)] if lines else []
+    return ["", title, *(f"  {shown(line)}" for line in lines)] if lines else []
 
 
 def summary(model: ModelProto, path: str | Path = "") -> str:
     """What ``linf-export show`` prints of a model with its weights."""
     graph, kinds = model.graph, Counter(node.op_type for node in model.graph.node)
     numbers = sum(len(t.raw_data) // 4 for t in graph.initializer if t.data_type == TensorProto.FLOAT)
-    opsets = ", ".join(f"{o.domain or 'default'} {o.version}" for o in model.opset_import)
+    opsets = ", ".join(f"{_name(o.domain or 'default')} {o.version}" for o in model.opset_import)
     inputs = [i for i in graph.input if i.name not in {t.name for t in graph.initializer}]
     lines = [
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
-        *_section("input", [f"{i.name:<18} {_type(i)}" for i in inputs]),
+        *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
         *_section("outputs", [
-            f"{o.name:<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output
+            f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output
         ]),
         *_section("graph, without what handles shapes", _nodes(graph)),
         *_section("functions, in standard operators where no native one takes over", [
-            f"{f.domain}::{f.name:<18} {len(f.node)} nodes" for f in model.functions if f.domain == LINF.domain
+            f"{f.domain}::{_name(f.name):<18} {len(f.node)} nodes" for f in model.functions if f.domain == LINF.domain
         ]),
         *_section("metadata", _metadata(model)),
     ]

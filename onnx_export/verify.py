@@ -13,10 +13,10 @@ from tqdm import tqdm
 from .certificate import PIXELS
 from .compose import VERIFIER_FLAVOURS
 from .files import props_of, stored_otherwise
-from .load import load as load_model
+from .load import content_of, parsed
 from .properties import MEASURED, Accuracy, accuracy_properties
 from .recompute import contradictions, settings_of
-from .session import run, session
+from .session import run, session, session_of
 
 BATCH = 128
 
@@ -153,16 +153,29 @@ def verify(
         device: as ``session`` takes it.
 
     Raises:
-        FileNotFoundError, ValueError, DeviceError: as ``load.load``, ``session`` and ``run``.
+        FileNotFoundError, ValueError, DeviceError, LessThanFloat32: as ``load.load``, ``session`` and ``run``; labels
+            are not one for each image.
     """
-    model = load_model(path)
+    return verify_content(content_of(path), path, images, labels, device, progress)
+
+
+def verify_content(
+    content: bytes, path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto",
+    progress: bool = True,
+) -> Verification:
+    """``verify`` of the bytes that a file had when they were read."""
+    if len(images) == 0 or labels.shape != (len(images),):
+        raise ValueError(
+            f"labels must have shape (N,) for N ≥ 1 images, got {tuple(labels.shape)} for {len(images)} images"
+        )
+    model = parsed(content, path)
     wrong = contradictions(model)
-    if not wrong and stored_otherwise(path):
+    if not wrong and stored_otherwise(content, path):
         wrong = ["it is not stored in the way in which this program stores files"]
     if wrong:
         return Verification(None, None, failures=[f"{os.fspath(path)}: {a}" for a in wrong])
     props, settings = props_of(model), settings_of(model)
-    s = session(path, device)
+    s = session_of(content, path, device)
     outputs = run_all(s, images, progress)
     found = Verification(accuracy_of(outputs, labels, settings.epsilon, levels_of(s)), settings.epsilon)
     _say(model, found)

@@ -6,7 +6,7 @@ from pathlib import Path
 from linf_plugin.datasets import SOURCES
 
 from ..abcrown import write_abcrown
-from .common import positive
+from .common import epsilon, positive
 
 SUMMARY = "write a checkpoint as a problem for the verifier α,β-CROWN"
 DESCRIPTION = "Writes problem.py and config.yaml: does any of the first test images change class within ε?"
@@ -22,7 +22,7 @@ Then, where linf-plugin is installed beside α,β-CROWN:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
-    parser.add_argument("--eps", type=float, required=True, help="ε in the pixel range, in (0, 1]")
+    parser.add_argument("--eps", type=epsilon, required=True, help="ε in (0, 1], as 0.1 or 8/255")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the two files go")
     parser.add_argument("--data", choices=SOURCES, help="data set, if it is not the one that CHECKPOINT names")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")

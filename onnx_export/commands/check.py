@@ -9,7 +9,7 @@ import onnxruntime
 
 from ..check import Comparison, compare
 from ..fold import check_sizes
-from ..load import load
+from ..load import load, shown
 from ..properties import file_sha256
 from ..session import session
 from .common import add_data, add_run, data_of, model_of
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     images = data.x_test[: args.limit]
     provider = onnx_session.get_providers()[0]
     where = f"onnxruntime {onnxruntime.__version__}, {provider}"
-    print(f"{args.onnx} ({where}) on {len(images)} test images of {data.name}")
+    print(f"{args.onnx} ({where}) on {len(images)} test images of {shown(data.name)}")
     result = compare(onnx_session, model, images)
     print(_report(result))
     for failure in result.failures:

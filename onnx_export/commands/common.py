@@ -4,11 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin import checkpoint
+from linf_plugin import checkpoint, plain
 from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
 from linf_plugin.models import Net
 from linf_plugin.spec import values
 
+from ..load import shown
 from ..session import DEVICES
 
 
@@ -16,6 +17,13 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
     return int(text)
+
+
+def epsilon(text: str) -> float:
+    try:
+        return plain.fraction(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +64,7 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
         raise ValueError(f"{name} is read from a folder: give --data-dir")
     data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
-        print(f"{path} is of {named['dataset']}, and what follows is of {name}", file=sys.stderr)
+        print(f"{path} is of {shown(named['dataset'])}, and what follows is of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
         print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
     return data

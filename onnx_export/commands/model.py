@@ -4,13 +4,15 @@ import argparse
 import sys
 from pathlib import Path
 
-from linf_plugin.datasets import SOURCES, OtherData
+from linf_plugin.datasets import SOURCES, Dataset, OtherData
+from linf_plugin.files import check_absent
 
 from ..certificate import PIXELS
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
+from ..load import shown
 from ..properties import Accuracy
 from ..verify import measure
-from .common import add_data, data_of, model_of
+from .common import add_data, data_of, epsilon, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
 DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
@@ -37,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
     parser.add_argument("--certificate", choices=CERTIFICATES, default="auto", help="default: auto")
-    parser.add_argument("--epsilon", type=float, help="ε of the interval bound (default: that of the checkpoint)")
+    parser.add_argument(
+        "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: that of the checkpoint)"
+    )
     parser.add_argument(
         "--pixels", choices=PIXELS, default="float",
         help="input: float32 in [0, 1], or bytes, whose radii are in grey levels (default: float)",
@@ -47,13 +51,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    check_absent(args.output, args.force)
     model, metadata = model_of(args.checkpoint)
+    data, accuracy = _data(args, metadata), None  # before a file is written: what is refused leaves none
+    if data is not None and tuple(data.x_test.shape[1:]) != model.input_shape:
+        shape = tuple(data.x_test.shape[1:])
+        raise ValueError(f"{args.checkpoint} takes images of shape {model.input_shape}, {data.name} has {shape}")
     export(
         model, args.output, metadata, args.checkpoint, flavour=args.flavour, certificate=args.certificate,
         epsilon=args.epsilon, pixels=args.pixels, force=args.force,
     )
-    accuracy = _measured(args, metadata)
-    if accuracy is not None:
+    if data is not None:
+        eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon
+        accuracy = measure(args.output, data.x_test, data.y_test, eps)
         record(args.output, accuracy)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {model.lipschitz:g}")
     if accuracy is not None:
@@ -61,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
-    """Of the file that was written; None where it is for verifiers, or the data set is not known, not at hand, or not
-    the checkpoint's."""
+def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
+    """What the file is to be measured on; None where it is for verifiers, or the data set is not known, not at hand, or
+    not the checkpoint's."""
     if args.flavour in VERIFIER_FLAVOURS:
         return None
     if args.data is None and args.data_dir is None:
@@ -71,12 +81,10 @@ def _measured(args: argparse.Namespace, metadata: dict) -> Accuracy | None:
         if name not in SOURCES or SOURCES[name].files:
             return None
     try:
-        data = data_of(args, args.checkpoint, metadata)
+        return data_of(args, args.checkpoint, metadata)
     except OtherData as error:
-        print(f"linf-export: the accuracies are left out: {error.what}", file=sys.stderr)
+        print(f"linf-export: the accuracies are left out: {shown(error.what)}", file=sys.stderr)
         return None
-    epsilon = metadata.get("epsilon") if args.epsilon is None else args.epsilon
-    return measure(args.output, data.x_test, data.y_test, epsilon)
 
 
 def _sentence(accuracy: Accuracy) -> str:

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from ..files import props_of
-from ..load import load
+from ..load import content_of, parsed, shown
 from ..properties import FROM_RUN
-from ..verify import Verification, verify
+from ..verify import Verification, verify_content
 from .common import add_data, add_run, data_of
 
 SUMMARY = "recompute what an ONNX file certifies, from the file alone"
@@ -21,7 +21,7 @@ examples:
   linf-export verify net.onnx --data ~/data     that data set, read from ~/data
 
 exit status: 0 where all agrees; 1 where the file contradicts itself, or holds too little to be recomputed; 2 where it
-is no ONNX file, or its images are not at hand.
+is no ONNX file, its images are not at hand, or onnxruntime here cannot run it, or not in float32.
 """
 
 
@@ -32,15 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    props = props_of(load(args.onnx))
+    content = content_of(args.onnx)
+    props = props_of(parsed(content, args.onnx, weights=False))
     data = data_of(args, args.onnx, props)
     images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
-    print(f"{args.onnx} on {len(images)} test images of {data.name}")
-    found = verify(args.onnx, images, labels, args.device)
+    print(f"{args.onnx} on {len(images)} test images of {shown(data.name)}")
+    found = verify_content(content, args.onnx, images, labels, args.device)
     if found.accuracy is not None:
         print(_report(found, props))
     for failure in found.failures:
-        print(f"linf-export: FAILED: {failure}", file=sys.stderr)
+        print(f"linf-export: FAILED: {shown(failure)}", file=sys.stderr)
     return 1 if found.failures else 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..export import VERIFIER_FLAVOURS
 from ..generate_properties import KINDS
 from ..vnnlib import write_benchmark
-from .common import add_data, data_of, model_of, positive
+from .common import add_data, data_of, epsilon, model_of, positive
 
 SUMMARY = "write a checkpoint and test images as a benchmark folder in VNN-COMP's layout"
 DESCRIPTION = (
@@ -24,7 +24,7 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="that training wrote, of a net at p = ∞")
     parser.add_argument(
-        "--eps", type=float, action="append", required=True, help="ε in the pixel range, in (0, 1]; again for more"
+        "--eps", type=epsilon, action="append", required=True, help="ε in (0, 1], as 0.1 or 8/255; again for more"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
     parser.add_argument("--name", help="of the nets and properties (default: that of FOLDER)")

@@ -32,6 +32,22 @@ def test_other_json_is_read(value):
     assert plain.loads(json.dumps(value)) == value
 
 
+@pytest.mark.parametrize("text, value", [
+    ("8/255", 8 / 255), ("0.1", 0.1), ("1e-3", 1e-3), (" 8.8 / 255 ", 88 / 2550), ("-.5", -0.5), ("1/3", 1 / 3),
+])
+def test_fractions(text, value):
+    assert plain.fraction(text) == value
+
+
+@pytest.mark.parametrize("text", [
+    "", "/", "1/0", "1/2/3", "nan", "inf", "1e999999999", "1e-999999999", "1/1e9999", "9" * 1000, "١", "1_0", "0x1",
+    ".",
+])
+def test_what_is_no_fraction_is_refused(text):
+    with pytest.raises(ValueError, match="must be a number or a fraction such as 8/255, got "):
+        plain.fraction(text)
+
+
 @pytest.mark.parametrize("text", ["", "[", "]", '"', "nan", "9" * 10_000])
 def test_what_is_no_json_is_refused(text):
     with pytest.raises(ValueError):

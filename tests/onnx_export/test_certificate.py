@@ -17,6 +17,7 @@ from onnx_export.certificate import (
     wants_interval,
     widenings,
 )
+from onnx_export.graph import graph_of
 
 COLOUR = {"shape": (3, 8, 8), "mean": (0.3, 0.2, 0.1), "std": 0.2}
 NETS = {
@@ -181,3 +182,19 @@ def test_every_layer_has_a_rule():
         a, **{"shape": (1, 8, 8), "classes": 10} | arguments
     )}
     assert kinds <= RULES.keys() and nn.Tanh in kinds and nn.Conv2d in kinds
+
+
+@torch.no_grad()
+def test_a_layer_that_comes_twice():
+    """The last one is told by its place."""
+    torch.manual_seed(0)
+    spec = {"input_shape": [4], "layers": [["linear", {"in_features": 4, "out_features": 4}], ["relu", {}]] * 2}
+    spec["layers"] = spec["layers"][:3]
+    shared, apart = (linf_plugin.Net(spec).eval() for _ in range(2))
+    shared[2] = shared[0]
+    apart.load_state_dict(shared.state_dict())
+    x = torch.rand(50, 4)
+    for eps in (0.01, 0.05, 0.2):
+        assert widenings(shared) == widenings(apart)
+        assert torch.equal(Program(shared, eps)(x)[1], Program(apart, eps)(x)[1])
+    assert graph_of(shared, "float", None, 0.05) == graph_of(apart, "float", None, 0.05)

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
+from onnx_export.arithmetic import LessThanFloat32
 from onnx_export.cli import COMMANDS, main
 from onnx_export.files import props_of, seal
 
@@ -200,6 +201,22 @@ def test_model_replaces_nothing_unasked(made, tmp_path, error):
     assert onnx.load(output).graph.output[2].name == "certified_radius"
 
 
+def test_a_refused_model_leaves_what_is_there(made, small_net, tmp_path, error, any_mnist):
+    """Also where it is the data that are refused."""
+    write_mnist(tmp_path)
+    output, other = tmp_path / "net.onnx", tmp_path / "new.onnx"
+    output.write_bytes(b"old")
+    linf_plugin.save(tmp_path / "net.pt", made.net, {})
+    mnist = ["--data", "mnist", "--data-dir", tmp_path]
+    for data, words in (
+        (["--data", "none"], "none is neither a data set"), (["--data", "mnist"], "give --data-dir"),
+        (mnist, r"takes images of shape (1, 8, 8), mnist has (1, 28, 28)"),
+    ):
+        assert words in error("model", tmp_path / "net.pt", "-o", output, "--force", *data)
+        assert words in error("model", tmp_path / "net.pt", "-o", other, *data)
+        assert output.read_bytes() == b"old" and not other.exists()
+
+
 def test_model_for_bytes_with_an_interval(small_net, tmp_path, capsys):
     checkpoint, path = tmp_path / "head.pt", tmp_path / "head.onnx"
     net = small_net("linf-mlp-head", width=16, depth=2, hidden=8)
@@ -210,6 +227,17 @@ def test_model_for_bytes_with_an_interval(small_net, tmp_path, capsys):
     assert "at ε = 0.001, by interval" in capsys.readouterr().out
     assert main(["check", str(path), "--device", "cpu"]) == 0
     assert [o.name for o in onnx.load(path).graph.output][2:] == ["certified_radius", "certified"]
+
+
+def test_an_epsilon_may_be_a_fraction(small_net, tmp_path, capsys):
+    linf_plugin.save(tmp_path / "net.pt", small_net(width=4, depth=2), {})
+    path = tmp_path / "net.onnx"
+    assert main(["model", str(tmp_path / "net.pt"), "-o", str(path), "--epsilon", "8/255"]) == 0
+    assert props_of(onnx.load(path))["epsilon"] == str(8 / 255)
+    for command in ("model", "vnnlib", "abcrown"):
+        with pytest.raises(SystemExit, match="2"):
+            main([command, str(tmp_path / "net.pt"), "--epsilon" if command == "model" else "--eps", "8/0"])
+        assert "must be a number or a fraction such as 8/255, got '8/0'" in capsys.readouterr().err
 
 
 def test_model_of_finite_p(small_net, tmp_path, error):
@@ -258,6 +286,17 @@ def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
             main(["check", str(made.onnx), "--limit", limit])
 
 
+@pytest.mark.parametrize("command", ["verify", "check", "model"])
+def test_less_than_float32_is_an_error_and_no_contradiction(command, made, tmp_path, capsys, monkeypatch):
+    def refuse(*given):
+        raise LessThanFloat32("Gemm 'a' is not computed in float32")
+
+    monkeypatch.setattr(importlib.import_module("onnx_export.session"), "check_arithmetic", refuse)
+    arguments = [made.checkpoint, "-o", tmp_path / "net.onnx"] if command == "model" else [made.onnx]
+    assert main([command, *map(str, arguments)]) == 2
+    assert capsys.readouterr().err == "linf-export: error: Gemm 'a' is not computed in float32\n"
+
+
 def test_check_of_a_foreign_file(made, foreign, capsys):
     assert main(["check", str(foreign), "--checkpoint", str(made.checkpoint), "--data", "digits"]) == 2
     assert "must have an output logits; it has x" in capsys.readouterr().err
@@ -294,6 +333,20 @@ def test_check_fails(made, tmp_path, capsys):
     assert main(["verify", str(path), "--device", "cpu"]) == 1
     err = capsys.readouterr().err
     assert "linf-export: FAILED: " in err and "rounding_slack is" in err
+
+
+def test_metadata_print_no_lines_of_their_own(made, tmp_path, capsys):
+    model = onnx.load(made.onnx)
+    seal(model, props_of(model) | {"norm": "l2\nagrees                content", "dataset": "mine\x1b[2J\nagrees"})
+    onnx.save(model, tmp_path / "net.onnx")
+    path = str(tmp_path / "net.onnx")
+    assert main(["verify", path]) == 2 and main(["verify", path, "--data", "digits"]) == 2
+    seal(model, props_of(model) | {"dataset": "digits"})
+    onnx.save(model, path)
+    assert main(["verify", path]) == 1
+    out, err = capsys.readouterr()
+    assert all(line.isprintable() and line.startswith("linf-export: ") for line in err.splitlines())
+    assert r"l2\nagrees" in err and out.splitlines() == [f"{path} on 360 test images of digits"]
 
 
 def test_show_and_verify_refuse(made, tmp_path, error):

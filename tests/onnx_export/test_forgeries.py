@@ -18,6 +18,7 @@ from onnx_export.recompute import contradictions
 from onnx_export.session import run, session
 from onnx_export.verify import constants_of, verify
 
+FILES = importlib.import_module("onnx_export.files")
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
 
 # Fields of which every one is forged, and not one of each kind: constants, nodes, metadata.
@@ -218,6 +219,43 @@ def test_killed_between_weights_and_file(beside, small_net, monkeypatch, moves):
         export(small_net(width=5, depth=2), path, force=True)
     monkeypatch.undo()
     assert path.read_bytes() == before and contradictions(load(path)) == []
+
+
+def test_written_by_two_at_once(beside, small_net, monkeypatch):
+    """The weights of the file that is there in the end stay, whoever removes those of the one before."""
+    path, data, _ = beside
+    first, second, remove = small_net(width=5, depth=2), load(path), FILES._remove
+
+    def late(*given):
+        monkeypatch.setattr(FILES, "_remove", remove)
+        FILES.save(second, path, True, 0)  # another process puts the former file back
+        remove(*given)
+
+    monkeypatch.setattr(FILES, "_remove", late)
+    export(first, path, force=True)
+    assert contradictions(load(path)) == [] and sorted(path.parent.glob("a.onnx.*.data")) == [data]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_comes_meanwhile_is_kept(beside, small_net, monkeypatch, links):
+    path, own = beside[0].with_name("new.onnx"), FILES._own_data
+
+    def late(path):
+        path.write_bytes(b"precious")
+        return own(path)
+
+    def no_links(a, b):
+        raise PermissionError
+
+    if not links:
+        monkeypatch.setattr(os, "link", no_links)
+    export(small_net(width=5, depth=2), path)
+    assert contradictions(load(path)) == []
+    monkeypatch.setattr(FILES, "_own_data", late)
+    path = path.with_name("newer.onnx")
+    with pytest.raises(FileExistsError, match="newer.onnx exists"):
+        export(small_net(width=5, depth=2), path)
+    assert path.read_bytes() == b"precious" and not list(path.parent.glob("newer.onnx.*"))
 
 
 # Sessions.

@@ -67,6 +67,22 @@ CASES = {  # layers after normalisation, whether logits are exact
         [["sort_dist", {"in_features": 6, "out_features": 5, "rho": 0.5}], ["flatten", {}],
          ["dist", {"in_features": 70, "out_features": 3}]], False,
     ),
+    "rows of images, mean of as many channels": (
+        [["dist", {"in_features": 6, "out_features": 2, "bias": False}], ["mean_shift", {"num_features": 2}],
+         ["flatten", {}], ["dist", {"in_features": 28, "out_features": 3}]], True,
+    ),
+    "rows of images, sorted, mean of other channels": (
+        [["crop", {"size": 3}], ["sort_dist", {"in_features": 3, "out_features": 4, "rho": 0.5, "bias": False}],
+         ["mean_shift", {"num_features": 2}], ["flatten", {}], ["dist", {"in_features": 24, "out_features": 3}]], False,
+    ),
+    "one number a row": (
+        [["dist", {"in_features": 6, "out_features": 1}], ["flatten", {}],
+         ["dist", {"in_features": 14, "out_features": 3}]], True,
+    ),
+    "one number a row, linear": (
+        [["linear", {"in_features": 6, "out_features": 1}], ["flatten", {}],
+         ["linear", {"in_features": 14, "out_features": 3}]], False,
+    ),
     "flat pixels": (
         [["flatten", {"start_dim": 2}], ["dist", {"in_features": 42, "out_features": 5}], ["flatten", {}],
          ["dist", {"in_features": 10, "out_features": 3}]], True,

@@ -49,9 +49,9 @@ REFUSED = {
     "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'", "no output": r"node 'd' \(LinfDist\) has no output",
     "no input": r"'d' \(LinfDist\)", "two inputs": "one input, it has 2",
     "weights as the moving part": r"'d' \(LinfDist\): a layer whose weights are computed from the input",
-    "three inputs": r"'d' \(LinfDist\): it must have 2 inputs and the attributes none",
+    "three inputs": r"'d' \(LinfDist\): it must have 2 inputs, 1 output and the attributes none",
     "p": "the attribute 'p' is there 2 times",
-    "NaN as p": r"'f' \(LpDist\): p must be at least 1, got nan",
+    "NaN as p": r"'f' \(LpDist\): p must be at least 1 and finite, got nan",
     "strides of 0": r"'b' \(LinfDistConv\): stride must be two",
     "dilations of 0": r"\(LinfDistConv\): dilation must be two",
     "negative pads": r"'b' \(LinfDistConv\): padding must be",
@@ -159,6 +159,26 @@ def test_small_constants_are_folded_still():
     assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))
 
 
+@pytest.mark.parametrize("op, inputs, attributes, opset, message", [
+    ("Shape", ["b"], {"end": -3}, 18, r"'c' \(Shape\): it starts or ends beyond the 2 sizes"),
+    ("Shape", ["b"], {"start": 3}, 18, r"\(Shape\): it starts or ends beyond"),
+    ("Slice", ["b", "last", "last", "one", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
+    ("Slice", ["b", "last", "last", "", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
+    ("Unsqueeze", ["b"], {"axes": [1, 0]}, 12, r"\(Unsqueeze\): its axes must rise from 0 or above, got \[1, 0\]"),
+    ("Unsqueeze", ["b"], {"axes": [-2, -1]}, 12, r"\(Unsqueeze\): its axes must rise"),
+    ("ReduceMean", ["none"], {}, 17, r"\(ReduceMean\): it is taken over no numbers: its input has shape \(0, 3\)"),
+    ("ReduceMin", ["none", "one"], {}, 18, r"\(ReduceMin\): it is taken over no numbers"),
+], ids=str)
+def test_what_evaluators_do_not_agree_on_is_not_computed(op, inputs, attributes, opset, message):
+    model = chain(
+        ("Add", ["x", "c"], {}), opset=opset, b=np.float32([[1, 2, 3]]), one=np.int64([1]), last=np.int64([-9]),
+        none=np.zeros((0, 3), np.float32),
+    )
+    model.graph.node.insert(0, helper.make_node(op, inputs, ["c"], **attributes))
+    with pytest.raises(ValueError, match=message):
+        to_net(model)
+
+
 # The size of a batch.
 
 def _flattened(*nodes, **constants):
@@ -219,6 +239,30 @@ def test_names_of_outer_values_are_not_taken_within():
         else:
             with pytest.raises(ValueError, match=message):
                 check_model(model)
+
+
+def test_weights_beside_a_file_of_which_nothing_is_said(tmp_path):
+    model = onnx_files.distances()
+    model.graph.initializer[3].ClearField("raw_data")
+    model.graph.initializer[3].data_location = TensorProto.EXTERNAL
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    for read in (lambda: load(tmp_path / "net.onnx"), lambda: check_model(model), lambda: to_net(model)):
+        with pytest.raises(ValueError, match="the initializer 'w' says in no way where it is stored"):
+            read()
+
+
+def test_two_names_of_one_domain(tmp_path):
+    model = onnx_files.distances()
+    model.opset_import.add(domain="ai.onnx", version=13)
+    with pytest.raises(ValueError, match="the domain '' is imported 2 times"):
+        check_model(model)
+
+
+def test_strings_that_are_no_text():
+    model = chain(("Relu", ["·"], {}), ("Add", ["·", "s"], {}))
+    model.graph.initializer.add(name="s", data_type=TensorProto.STRING, dims=[1]).string_data.append(b"\xff")
+    with pytest.raises(ValueError, match="the initializer 's' holds strings that are not UTF-8"):
+        to_net(model)
 
 
 def test_a_name_in_a_message_is_short(tmp_path):

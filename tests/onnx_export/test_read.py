@@ -112,6 +112,12 @@ def test_layers(nodes, constants):
     torch.testing.assert_close(got, expected, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-6)
 
 
+def test_reading_does_not_touch_random_numbers():
+    state = torch.get_rng_state()
+    to_net(chain(("Gemm", ["·", "w"], {"transB": 1}), w=W))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 BRANCH = helper.make_graph(
     [helper.make_node("RandomUniform", [], ["r"], shape=[1, 6])], "b", [],
     [helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 6])],
@@ -156,6 +162,22 @@ def test_refuses_convolutions():
     for attributes in ({"pads": [0, 0, 1, 1]}, {"auto_pad": "SAME_UPPER"}):
         with pytest.raises(ValueError, match="same padding on both sides"):
             to_net(chain(("Conv", ["·", "w"], attributes), shape=("N", 1, 5, 5), w=w))
+
+    for bias in (np.ones(5, np.float32), np.ones((2, 1), np.float32)):
+        with pytest.raises(ValueError, match=r"\(Conv\): a bias of shape .* does not fit kernels of shape \(2, 1"):
+            to_net(chain(("Conv", ["·", "w", "b"], {}), shape=("N", 1, 5, 5), w=w, b=bias))
+
+
+@pytest.mark.parametrize("op, inputs, outputs, p, message", [
+    ("LinfDist", ["x", ""], ["y"], {}, r"'d' \(LinfDist\): it must have 2 inputs, 1 output and the attributes none"),
+    ("LinfDist", ["x", "w"], ["y", "z"], {}, r"\(LinfDist\): it must have 2 inputs, 1 output"),
+    ("LpDist", ["x", "w"], ["y"], {"p": math.inf}, r"\(LpDist\): p must be at least 1 and finite, got inf"),
+], ids=["no weight", "two outputs", "p = ∞"])
+def test_refuses_distances(op, inputs, outputs, p, message):
+    model = model_of([helper.make_node(op, inputs, outputs, "d", domain="linf", **p)], opset=20, w=W)
+    model.opset_import.append(helper.make_opsetid("linf", 1))
+    with pytest.raises(ValueError, match=message):
+        to_net(model)
 
 
 def test_refuses_models():
@@ -208,6 +230,26 @@ def test_slices_to_the_middle_are_a_crop(ends):
 def test_other_slices_are_refused(ends, message):
     with pytest.raises(ValueError, match=rf"node 'n\d' \((Slice|Relu)\): .*{message}"):
         to_net(_slices(*ends))
+
+
+@pytest.mark.parametrize("start, end, right", [
+    (0, 2**31 - 1, True), (0, 2**63 - 1, True), (0, 7919, False), (0, 2**31 - 2, False), (-8000, 2**63 - 1, False),
+])
+def test_of_a_batch_of_any_size_all_is_taken(start, end, right):
+    """And not as many as stand for it here."""
+    model = _slices((0, start, end, 1))
+    if right:
+        assert to_net(model).spec["layers"] == [["relu", {}]]
+    else:
+        with pytest.raises(ValueError, match="along axis 0 from .* is not of all of a batch"):
+            to_net(model)
+    assert to_net(_slices((0, 0, 5, 1), shape=(5, 1, 6, 5))).spec["layers"] == [["relu", {}]]
+
+
+def test_slices_of_unequal_lists_are_refused():
+    model = chain(("Slice", ["·", "a", "b"], {}), shape=("N", 1, 6, 5), a=np.int64([0, 0]), b=np.int64([1]))
+    with pytest.raises(ValueError, match="starts, ends, axes and steps must be as many"):
+        to_net(model)
 
 
 # Functions.

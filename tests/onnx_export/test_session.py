@@ -2,11 +2,13 @@
 
 import ctypes
 import importlib
+from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from graphs import chain
 
 from onnx_export.export import export
 from onnx_export.session import DeviceError, run, session
@@ -31,28 +33,59 @@ def driver(request, monkeypatch):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Sessions get no further than the providers that they are asked for, of which the CPU is in use."""
+    """Sessions get no further than the providers that they are asked for; ``asked.taken``: those that are in use."""
+    asked = SimpleNamespace(taken={"CUDAExecutionProvider", "CPUExecutionProvider"}, registered=[])
 
     class Session:
         def __init__(self, model, options, providers):
             self.asked, self.model, self.options = providers, model, options
 
         def get_providers(self):
-            return ["CPUExecutionProvider"]
+            return [name for p in self.asked if (name := p if isinstance(p, str) else p[0]) in asked.taken]
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
     monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(SESSION, "register", lambda options: None)
+    monkeypatch.setattr(SESSION, "register", asked.registered.append)
+    return asked
 
 
-CUDA_THEN_CPU = [("CUDAExecutionProvider", {"use_tf32": 0}), "CPUExecutionProvider"]
+CPU = ["CPUExecutionProvider"]
+CUDA_THEN_CPU = [("CUDAExecutionProvider", {"use_tf32": 0}), *CPU]
 
 
 def test_providers(made, driver, asked):
-    assert session(made.onnx).asked == (CUDA_THEN_CPU if driver else ["CPUExecutionProvider"])
-    assert session(made.onnx, "cpu").asked == ["CPUExecutionProvider"]
-    with pytest.raises(DeviceError, match="device is cuda"):  # no driver; or a driver, but not in use
+    assert session(made.onnx).asked == (CUDA_THEN_CPU if driver else CPU)
+    assert session(made.onnx, "cpu").asked == CPU
+    if driver:
+        assert session(made.onnx, "cuda").asked == CUDA_THEN_CPU
+    else:
+        with pytest.raises(DeviceError, match="device is cuda"):
+            session(made.onnx, "cuda")
+
+
+def test_a_gpu_that_is_not_taken(made, asked, monkeypatch):
+    """The CPU in its place has the native operators, and its arithmetic is checked."""
+    checked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(SESSION, "check_arithmetic", lambda *given: checked.append(given[-1]))
+    asked.taken = {"CPUExecutionProvider"}
+    with pytest.warns(RuntimeWarning, match="net.onnx runs on the CPU and not on the GPU: onnxruntime only took CPU"):
+        found = session(made.onnx)
+    assert found.asked == CPU and asked.registered[0] is found.options and checked == [CPU]
+    with pytest.raises(DeviceError, match="device is cuda, but onnxruntime only took CPUExecutionProvider"):
         session(made.onnx, "cuda")
+
+
+def test_certified_convolutions_are_left_to_the_cpu(small_net, asked, monkeypatch, tmp_path):
+    net, path = small_net("relu-conv", channels=(2,), strides=(2,), width=4), tmp_path / "net.onnx"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(SESSION, "check_arithmetic", lambda *given: None)
+    export(net, path)
+    with pytest.warns(RuntimeWarning, match="not on the GPU: it has certificates and convolutions, which cuDNN"):
+        found = session(path)
+    assert found.asked == CPU and asked.registered[0] is found.options
+    export(net, path, certificate="none", force=True)
+    assert session(path).asked == CUDA_THEN_CPU  # nothing rests on it
 
 
 def test_bodies_for_a_gpu(made, asked, monkeypatch, tmp_path):
@@ -69,9 +102,9 @@ def test_bodies_for_a_gpu(made, asked, monkeypatch, tmp_path):
 def test_bodies_for_a_gpu_on_a_cpu(made, tmp_path, monkeypatch):
     monkeypatch.setattr(EXPORT, "EXTERNAL_BYTES", 0)
     export(made.net, tmp_path / "net.onnx")
-    options, x = onnxruntime.SessionOptions(), GOOD + np.random.default_rng(0).random(GOOD.shape, np.float32) / 2
-    model = SESSION._on_cuda(tmp_path / "net.onnx", options)
-    s = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    path, x = tmp_path / "net.onnx", GOOD + np.random.default_rng(0).random(GOOD.shape, np.float32) / 2
+    monkeypatch.setattr(SESSION, "PROVIDERS", dict.fromkeys(("cuda", "cpu"), CPU))
+    s = SESSION._open(SESSION._checked(path.read_bytes(), path), "cuda", onnxruntime.SessionOptions())
     for y, z in zip(run(s, x), run(session(made.onnx, "cpu"), x), strict=True):
         assert np.array_equal(y, z)
 
@@ -162,6 +195,42 @@ def test_weights_that_are_missing(made, tmp_path, monkeypatch):
     data.write_bytes((tmp_path / "elsewhere").read_bytes()[:100])
     with pytest.raises(ValueError, match="net.onnx cannot be read: .* beyond the end of"):
         session(tmp_path / "net.onnx", "cpu")
+
+
+def test_what_was_checked_is_run(made, tmp_path, monkeypatch):
+    """Not what lies there later, the weights beside the file included."""
+    path, x = tmp_path / "net.onnx", GOOD + np.random.default_rng(0).random(GOOD.shape, np.float32) / 2
+    check = SESSION.broken_seal
+
+    def replaced(model):
+        for part in tmp_path.iterdir():
+            part.write_bytes(bytes(part.stat().st_size))
+        return check(model)
+
+    for beside in (1 << 30, 0):
+        monkeypatch.setattr(EXPORT, "EXTERNAL_BYTES", beside)
+        export(made.net, path, force=True)
+        expected = run(session(path, "cpu"), x)
+        monkeypatch.setattr(SESSION, "broken_seal", replaced)
+        for y, z in zip(run(session(path, "cpu"), x), expected, strict=True):
+            assert np.array_equal(y, z)
+        monkeypatch.setattr(SESSION, "broken_seal", check)
+
+
+def test_what_onnxruntime_cannot_run_is_one_sentence(tmp_path):
+    """Loads, since its shapes are not known before it runs."""
+    model = chain(("MatMul", ["·", "w"], {}), shape=("N", "F"), w=np.ones((6, 2), np.float32))
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="onnxruntime cannot run the ONNX file: .*MatMul") as error:
+        run(session(tmp_path / "net.onnx", "cpu"), np.ones((3, 5), np.float32))
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("name", ["net.json", "net.onnxtxt", "net.pbtxt", "net"])
+def test_a_file_is_what_is_in_it(made, tmp_path, name):
+    """Whatever it is called."""
+    (tmp_path / name).write_bytes(made.onnx.read_bytes())
+    assert len(run(session(tmp_path / name, "cpu"), GOOD)) == 3
 
 
 def test_any_layout(made):

@@ -44,3 +44,16 @@ def test_foreign_file(metadata):
     text = summary(model)
     assert [line.split() for line in text.splitlines() if "Relu" in line] == [["Relu", "(3", "times)"]]
     assert ("metadata" in text) == bool(metadata)
+
+
+def test_names_in_a_file_look_like_nothing_else(made):
+    """No line, and no column, that is not the file's own."""
+    model = onnx.load(made.onnx)
+    model.metadata_props.add(key="seed\ncontent_sha256", value="0 (as written)")
+    model.metadata_props.add(key="epsilon                      0.9", value="\x1b[2J\u202e")
+    model.graph.output[0].name, model.graph.output[0].type.tensor_type.elem_type = "a\nb", 99
+    text = summary(model)
+    lines, right = text.splitlines(), summary(onnx.load(made.onnx)).splitlines()
+    assert len(lines) == len(right) + 2 and all(line.isprintable() for line in lines)
+    assert r"  'seed\ncontent_sha256'       0 (as written)" in lines
+    assert r"'epsilon                      0.9' \x1b[2J\u202e" in text and r"'a\nb'             type 99 (" in text

@@ -1,5 +1,6 @@
 """What ``verify`` finds in files that are right, and in files that contradict themselves."""
 
+import importlib
 import re
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx_export.session import session
 from onnx_export.show import summary
 from onnx_export.verify import accuracy_of, constants_of, measure, verify
 
+VERIFY = importlib.import_module("onnx_export.verify")
 IMAGES = torch.rand(150, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
@@ -109,6 +111,10 @@ def test_other_images_are_a_failure(file, labels):
     (lambda m: None, {"epsilon": "a tenth"}, "its epsilon is 'a tenth', and must be a number in"),
     (lambda m: None, {"epsilon": "nan"}, "its epsilon is 'nan'"),
     (lambda m: None, {"sound": "yes"}, "its metadata have 'sound', which such a file has not"),
+    (lambda m: None, {"run_x\nagrees": "1"}, r"its metadata have 'run_x\\nagrees', which such a file has not"),
+    (lambda m: None, {"run_": "1"}, "its metadata have 'run_', which such a file has not"),
+    (lambda m: None, {"run_x": "1\nagrees"}, r"run_x is '1\\nagrees' in the metadata, and must be a line of text"),
+    (lambda m: None, {"method": "\x1b[2J"}, r"method is '\\x1b\[2J' in the metadata, and must be a line of text"),
     (lambda m: None, {"net": "{}"}, "it does not describe its net"),
     (lambda m: None, {"file_format": "linf-export 3"}, "its format is 'linf-export 3' and this version's is"),
     (lambda m: None, {"versions": '{"onnx": "1.0"}', "norm": "l2"}, r"it was written with onnx 1.0 \(here"),
@@ -233,6 +239,25 @@ def test_files_of_the_version_before(file, labels):
     onnx.save(model, file)
     with pytest.raises(ValueError, match="it was changed since it was written"):
         session(file, "cpu")
+
+
+def test_one_label_for_each_image(file, labels):
+    for y, shape in ((labels[:, None], r"\(150, 1\) for 150"), (labels[:1], r"\(1,\) for 150")):
+        with pytest.raises(ValueError, match=f"labels must have shape .* got {shape} images"):
+            verify(file, IMAGES, y, "cpu")
+    with pytest.raises(ValueError, match=r"labels must have shape .* got \(0,\) for 0 images"):
+        verify(file, IMAGES[:0], labels[:0], "cpu")
+
+
+def test_the_file_is_read_once(file, labels, monkeypatch):
+    """What is compared is what is run, whatever lies there meanwhile."""
+    def replaced(model):
+        file.write_bytes(b"another")
+        return contradictions(model)
+
+    monkeypatch.setattr(VERIFY, "contradictions", replaced)
+    found = verify(file, IMAGES, labels, "cpu")
+    assert found.failures == [] and found.accuracy.correct == 120 and file.read_bytes() == b"another"
 
 
 def test_files_of_others(labels, tmp_path):
