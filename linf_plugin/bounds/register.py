@@ -5,7 +5,7 @@ import math
 
 import torch
 
-from .. import compat, ops
+from .. import compat, mended, ops
 from ..kernels import windows
 from . import alpha, interval, linear
 from .compute import cut_to_intervals
@@ -75,7 +75,7 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
 
         def bound_backward(self, last_lA, last_uA, x, *weights, start_node=None, unstable_idx=None, **kwargs):
             self._check()
-            lA, uA = (compat.dense(a, self.output_shape) for a in (last_lA, last_uA))
+            lA, uA = (mended.dense(a, self.output_shape) for a in (last_lA, last_uA))
             blocks = self.blocks(x, *(w.forward_value for w in weights))
             shares = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
             flat = (None if a is None else a.flatten(2) for a in (lA, uA))
@@ -123,7 +123,7 @@ def _shift_class(package):
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
             constant = ops.shift(zero, offset.forward_value, self.sign, self.scale)
-            lA, uA = (compat.scaled(a, self.scale) for a in (last_lA, last_uA))
+            lA, uA = (mended.scaled(a, self.scale) for a in (last_lA, last_uA))
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
         def bound_forward(self, dim_in, x, offset):
