@@ -3,12 +3,14 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from operators import __main__ as command
-from operators import campaign, check, draw, report
+from operators import campaign, check, draw, registry, report
+from operators.catalog import CATALOG
 from operators.steps import Builder, Graph
 from torch import nn
 
@@ -18,6 +20,7 @@ from linf_plugin.bounds import refused
 import auto_LiRPA  # isort: skip
 
 VERSION = auto_LiRPA.__version__
+RESULTS = Path(__file__).parents[1] / "docs/results/operators"
 FEW = 12
 quietly = pytest.mark.filterwarnings("ignore")  # of auto_LiRPA, of tracing and of torch
 
@@ -130,3 +133,20 @@ def test_counts_of_a_tally():
     assert tally.violations[0]["method"] == "CROWN" and tally.violations[0]["amount"] == 0.5
     counts = tally.classes["BoundRelu"]
     assert (counts["graphs"], counts["holds"], counts["wrong"], counts["let through"]) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("version", refused.VERSIONS)
+def test_the_committed_search_let_nothing_through(version):
+    found = json.loads((RESULTS / f"{version}.json").read_text(encoding="utf-8"))
+    assert found["versions"]["auto_LiRPA"] == version and found["guarded"]
+    assert found["graphs"] >= 2000 and found["points"] >= 2000 and found["violations"] == []
+    assert (RESULTS / f"{version}.md").read_text(encoding="utf-8") == report.table(found)
+    assert set(found["operators"]) == set(CATALOG) and set(found["methods"]) == set(check.METHODS)
+    assert set(found["not_reached"]) == set(refused.NOT_SEARCHED[version])
+
+
+def test_every_operator_that_is_claimed_was_searched_or_is_refused():
+    found = json.loads((RESULTS / f"{VERSION}.json").read_text(encoding="utf-8"))
+    reached = {name for name, group in found["classes"].items() if group["graphs"]}
+    claimed = registry.classes() - set(command.LEAVES)
+    assert claimed - reached == set(refused.NOT_SEARCHED[VERSION])
