@@ -48,7 +48,8 @@ def _largest(end) -> float:
 
 def _check_order(node, method: str, lower: Tensor, upper: Tensor, scale: float, other: str) -> None:
     """Raises CrossedBounds where lower > upper by more than rounding: bounds of a point may cross by that."""
-    wrong = lower > upper + torch.finfo(lower.dtype).eps ** 0.5 * (1 + scale)
+    size = torch.maximum(*(end.detach().nan_to_num(0.0, 0.0, 0.0).abs() for end in (lower, upper)))
+    wrong = lower > upper + torch.finfo(lower.dtype).eps ** 0.5 * (1 + scale + size)
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
         raise CrossedBounds(

@@ -1,5 +1,6 @@
 """What auto_LiRPA bounds wrongly: mended, refused by name, or stopped where bounds contradict each other."""
 
+import contextlib
 import math
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import nn
 
 import linf_plugin as lp
 from linf_plugin import LinfDistConv2d, LinfDistLinear, compat
-from linf_plugin.bounds import certify, compute_bounds, margin_bound, refused
+from linf_plugin.bounds import certify, compute, compute_bounds, margin_bound, refused
 from linf_plugin.bounds.compute import CrossedBounds
 
 import auto_LiRPA  # isort: skip
@@ -434,6 +435,18 @@ def test_intervals_that_are_crossed_stop(monkeypatch):
     net, x = small_net()
     with pytest.raises(CrossedBounds, match="the IBP bounds of node .* cross each other"):
         compute_bounds(BoundedModule(net, x), (ball(x),), None, "IBP")
+
+
+@pytest.mark.parametrize("lower, upper, crossed", [
+    (1.0, 1.0 - 1e-9, False), (1.0, 1.0 - 1e-6, True), (-1e68, -1e68 * (1 + 1e-15), False), (1e68, 0.9e68, True),
+    (math.inf, 5.0, True), (5.0, -math.inf, True), (-math.inf, 5.0, False), (-math.inf, math.inf, False),
+])
+def test_how_far_bounds_may_cross(lower, upper, crossed):
+    """By rounding of numbers as large as they are, whatever they come from."""
+    node, ends = nn.ReLU(), [torch.tensor([end]) for end in (lower, upper)]
+    node.name = "y"
+    with pytest.raises(CrossedBounds) if crossed else contextlib.nullcontext():
+        compute._check_order(node, "CROWN", *ends, 0.0, "its interval bounds")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
