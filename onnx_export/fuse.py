@@ -55,12 +55,13 @@ class _Scope:
 
     def __init__(self, pattern: Mapping[str, NodeProto], graph: Mapping[str, NodeProto], inputs: dict[str, str]):
         self.pattern, self.graph, self.names = pattern, graph, dict(inputs)
-        self.ours, self.theirs = {*pattern, *inputs}, {*graph, *inputs.values()}
+        # Nothing is copied of the graph, which may be large, and has a scope for each of its nodes.
+        self.ours, self.theirs = (pattern, inputs.keys()), (graph, set(inputs.values()))
 
 
 def _level(scopes: tuple[_Scope, ...], side: str, name: str) -> int:
     """The innermost scope that has a name; the outermost has those that nothing produces."""
-    return max((i for i, scope in enumerate(scopes) if name in getattr(scope, side)), default=0)
+    return max((i for i, scope in enumerate(scopes) if any(name in part for part in getattr(scope, side))), default=0)
 
 
 class _Match:
@@ -130,6 +131,8 @@ def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
     for name in POINTS:
         (pattern, last), match = _pattern(name), _Match()
+        if output not in producers or producers[output].op_type != pattern[last].op_type:
+            continue  # as almost all values of a large graph
         outermost = _Scope(pattern, producers, {})
         if match.value((outermost,), last, output):
             names = [outermost.names["x"], outermost.names["w"]]
