@@ -15,7 +15,6 @@ from tqdm import tqdm
 from .. import compat, rounding
 from ..arguments import (
     check_count,
-    check_forward,
     check_labels,
     check_logits,
     check_model,
@@ -31,6 +30,7 @@ from ..layers import lipschitz_bound
 from . import noisy
 from .compute import compute_bounds
 from .guard import check_padding, default_options
+from .readable import readable
 from .refused import check_version
 
 # name → auto_LiRPA's method; in order of cost
@@ -53,41 +53,6 @@ def specification(labels: Tensor, classes: int, dtype: torch.dtype = torch.float
     rows = eye[labels].unsqueeze(1) - eye.unsqueeze(0)
     others = torch.arange(classes, device=labels.device) != labels.unsqueeze(1)
     return rows[others].view(len(labels), classes - 1, classes)
-
-
-def readable(model: nn.Module) -> nn.Module:
-    """A copy that computes the same, in which every ``nn.Conv2d`` has one group and dilation 1, with zeros between.
-
-    auto_LiRPA has wrong CROWN bounds of grouped convolutions behind each other, in both versions, and 0.3 fails on
-    unequal dilations.
-
-    Raises:
-        RuntimeError, TypeError: such a layer has forward hooks, or a forward of its own.
-    """
-    model = copy.deepcopy(model)
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if type(layer) is nn.Conv2d and (layer.groups > 1 or layer.dilation != (1, 1)):
-                check_forward(f"layer {name!r} (Conv2d)", layer)
-                setattr(parent, name, _plain_convolution(layer))
-    return model
-
-
-@torch.no_grad()
-def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
-    (height, width), (down, right) = layer.kernel_size, layer.dilation
-    kernel = ((height - 1) * down + 1, (width - 1) * right + 1)
-    plain = nn.Conv2d(
-        layer.in_channels, layer.out_channels, kernel, layer.stride, layer.padding, bias=layer.bias is not None,
-        device=layer.weight.device, dtype=layer.weight.dtype,
-    ).train(layer.training).requires_grad_(False)
-    plain.weight.zero_()
-    of_group, groups = layer.in_channels // layer.groups, layer.weight.chunk(layer.groups)
-    for i, (to, weight) in enumerate(zip(plain.weight.chunk(layer.groups), groups)):
-        to[:, i * of_group : (i + 1) * of_group, ::down, ::right] = weight
-    if layer.bias is not None:
-        plain.bias.copy_(layer.bias)
-    return plain
 
 
 class _Problem:

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 VERSIONS = ("0.3", "0.7.1")  # that have been searched

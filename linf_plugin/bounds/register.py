@@ -1,7 +1,6 @@
 """auto_LiRPA's side: how the operators are traced, and the Bound classes that call the rules."""
 
 import functools
-import math
 
 import torch
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from linf_plugin import (
-    LinfDistLinear,
     LinfDistConv2d,
+    LinfDistLinear,
     MeanShift,
     Negate,
     Normalize,
@@ -19,7 +19,8 @@ from linf_plugin import (
     sound_radius,
 )
 from linf_plugin.bounds import CERTIFICATES, Certificate, certify, certify_each, margin_bound, specification
-from linf_plugin.bounds.certify import LIRPA_METHODS, Tally, _Problem, readable
+from linf_plugin.bounds.certify import LIRPA_METHODS, Tally, _Problem
+from linf_plugin.bounds.readable import readable
 from linf_plugin.layers import CenterCrop
 
 

@@ -14,8 +14,8 @@ from torch import nn
 
 import linf_plugin as lp
 from linf_plugin import LinfDistConv2d, LinfDistLinear, compat
-from linf_plugin.bounds import certify, compute, compute_bounds, margin_bound, refused
-from linf_plugin.bounds.compute import CrossedBounds
+from linf_plugin.bounds import certify, compute_bounds, margin_bound, refused
+from linf_plugin.bounds.compute import CrossedBounds, _check_order
 
 import auto_LiRPA  # isort: skip
 
@@ -446,7 +446,7 @@ def test_how_far_bounds_may_cross(lower, upper, crossed):
     node, ends = nn.ReLU(), [torch.tensor([end]) for end in (lower, upper)]
     node.name = "y"
     with pytest.raises(CrossedBounds) if crossed else contextlib.nullcontext():
-        compute._check_order(node, "CROWN", *ends, 0.0, "its interval bounds")
+        _check_order(node, "CROWN", *ends, 0.0, "its interval bounds")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
