@@ -15,8 +15,18 @@ from setuptools.command.build_ext import build_ext
 
 KERNELS = Path("linf_plugin/kernels")
 FLAGS = [
-    "-std=c++17", "-O2", "-g0", "-fPIC", "-fvisibility=hidden", "-pthread", "-fno-math-errno", "-fno-trapping-math",
-    "-Wno-psabi", "-Wno-ignored-attributes", "-Wno-uninitialized", "-Wno-maybe-uninitialized",  # intrinsics' own
+    "-std=c++17",
+    "-O2",
+    "-g0",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-pthread",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-Wno-psabi",
+    "-Wno-ignored-attributes",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",  # intrinsics' own
 ]
 FLAGS += os.environ.get("LINF_CXXFLAGS", "").split()  # `make sanitize` instruments the kernels
 LEVELS = {"baseline": []}  # what cpu_kernels.cpp is compiled for; cpu.cpp picks one at run time
@@ -36,8 +46,11 @@ class BuildKernels(build_ext):
     def build_extension(self, ext):
         def compile_for(name, level, flags):
             return self.compiler.compile(
-                [str(KERNELS / name)], output_dir=str(Path(self.build_temp) / level), depends=ext.depends,
-                macros=[("LINF_TABLE", f"linf_{level}")], extra_postargs=FLAGS + flags,
+                [str(KERNELS / name)],
+                output_dir=str(Path(self.build_temp) / level),
+                depends=ext.depends,
+                macros=[("LINF_TABLE", f"linf_{level}")],
+                extra_postargs=FLAGS + flags,
             )
 
         jobs = [(name, "interface", []) for name in ("cpu.cpp", "cpu_windows.cpp", "cpu_onnx.cpp")]
@@ -60,6 +73,7 @@ sources = [str(KERNELS / "cpu.cpp"), *map(str, sorted({*KERNELS.glob("cpu_*.cpp"
 setup(
     # Windows has no compiler that takes this source; optional: without a compiler the package installs too.
     ext_modules=[Extension("linf_plugin.kernels.libcpu", sources[:1], depends=sources, optional=True)]
-    if sys.platform != "win32" else [],
+    if sys.platform != "win32"
+    else [],
     cmdclass={"build_ext": BuildKernels, "bdist_wheel": AnyPython},
 )

@@ -118,8 +118,15 @@ def load(name: str) -> Ablation:
 
 
 def measure(
-    ablation: Ablation, data: Dataset, out: Path, seeds: list[int], changes: list[str], *, force: bool = False,
-    ranks: Ranks = Ranks(), progress: bool = True,
+    ablation: Ablation,
+    data: Dataset,
+    out: Path,
+    seeds: list[int],
+    changes: list[str],
+    *,
+    force: bool = False,
+    ranks: Ranks = Ranks(),
+    progress: bool = True,
 ) -> dict:
     """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it.
 
@@ -152,19 +159,29 @@ def measure(
         if any((r["change"], r["seed"]) == (change, seed) for r in results["runs"]):
             continue
         with tempfile.TemporaryDirectory() as folder:
-            found = run(
-                recipe, data, folder, seed=seed, held_out=ablation.held_out, progress=progress, ranks=ranks,
-            )
+            found = run(recipe, data, folder, seed=seed, held_out=ablation.held_out, progress=progress, ranks=ranks)
         measured, eps = found["methods"][ablation.method], eps_key(recipe.eps)
-        results["runs"].append({
-            **key, "why": ablation.changes[change].why, "clean": measured["clean"],
-            "certified": measured["certified"]["best"][eps], "loss": measured["loss"][-1],
-            "train_seconds": measured["train_seconds"], "epochs": measured["epochs"],
-            "parameters": measured["parameters"], "settings": described[change], "data": measured["data"],
-        })
+        results["runs"].append(
+            {
+                **key,
+                "why": ablation.changes[change].why,
+                "clean": measured["clean"],
+                "certified": measured["certified"]["best"][eps],
+                "loss": measured["loss"][-1],
+                "train_seconds": measured["train_seconds"],
+                "epochs": measured["epochs"],
+                "parameters": measured["parameters"],
+                "settings": described[change],
+                "data": measured["data"],
+            }
+        )
         results |= {
-            "recipe": recipe.name, "dataset": data.name, "eps": recipe.eps, "device": found["device"],
-            "images": found["test_samples"], "versions": found["versions"],
+            "recipe": recipe.name,
+            "dataset": data.name,
+            "eps": recipe.eps,
+            "device": found["device"],
+            "images": found["test_samples"],
+            "versions": found["versions"],
         }
         write_json(path, results)
     if lost:
@@ -220,38 +237,49 @@ def table(results: dict) -> str:
         gain = statistics.fmean(100 * (r["certified"] - b["certified"]) for r, b in pairs) if pairs else None
         seconds, of_base = (sum(r["train_seconds"] for r in side) for side in zip(*pairs)) if pairs else (0, 1)
         cost = seconds / of_base if pairs else None
-        rows.append([
-            change, runs[0]["why"] or "the recipe, shortened", str(len(runs)), percent(mean(runs, "clean")),
-            percent(mean(runs, "certified")),
-            "–" if change == BASE or gain is None else f"{gain:+.2f}", "–" if cost is None else f"{cost:.2f}",
-        ])
+        rows.append(
+            [
+                change,
+                runs[0]["why"] or "the recipe, shortened",
+                str(len(runs)),
+                percent(mean(runs, "clean")),
+                percent(mean(runs, "certified")),
+                "–" if change == BASE or gain is None else f"{gain:+.2f}",
+                "–" if cost is None else f"{cost:.2f}",
+            ]
+        )
     spread = ""
     if len(base) > 1:
         deviation = 100 * statistics.stdev(r["certified"] for r in base)
         spread = f" Its certified accuracy has a standard deviation of {deviation:.2f} over {len(base)} seeds."
-    return "\n\n".join([
-        f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
-        f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
-        f"{eps_text(results['eps'])}. \"{BASE}\" takes {mean(base, 'train_seconds') / 60:.1f} minutes of training."
-        f"{spread} Gain: of certified accuracy, same seeds. Time: of training, as a multiple. {results['device']}."
-        if base else f"Percent of {results['images']} held-out training images.",
-        markdown_rows(["change", "what", "seeds", "clean", "certified", "gain", "time"], rows),
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
+                f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
+                f'{eps_text(results["eps"])}. "{BASE}" takes {mean(base, "train_seconds") / 60:.1f} minutes of training.'
+                f"{spread} Gain: of certified accuracy, same seeds. Time: of training, as a multiple. {results['device']}."
+                if base
+                else f"Percent of {results['images']} held-out training images.",
+                markdown_rows(["change", "what", "seeds", "clean", "certified", "gain", "time"], rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m comparisons.ablation", description=DESCRIPTION,
+        prog="python -m comparisons.ablation",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"])
-    )
+    parser.add_argument("ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"]))
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for linf-compare run")
     parser.add_argument("--data-name", metavar="NAME", help="as for linf-compare run")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/ablations/ABLATION")
-    parser.add_argument("--changes", metavar="A,B", help=f"names of changes, \"{BASE}\" among them; default: all")
+    parser.add_argument("--changes", metavar="A,B", help=f'names of changes, "{BASE}" among them; default: all')
     parser.add_argument("--seeds", default="0", metavar="0,1", help="default: 0")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
     parser.add_argument("--force", action="store_true", help="drop runs of other settings or other data")
@@ -267,9 +295,7 @@ def main(argv: list[str] | None = None) -> int:
         data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
         out = args.out or Path("results/ablations") / ablation.name
         ranks = Ranks(device=torch.device(args.device))
-        results = measure(
-            ablation, data, out, seeds, changes, force=args.force, ranks=ranks, progress=not args.quiet
-        )
+        results = measure(ablation, data, out, seeds, changes, force=args.force, ranks=ranks, progress=not args.quiet)
     except WouldReplace as error:
         print(f"{parser.prog}: error: {error.with_flags()}", file=sys.stderr)
         return 2

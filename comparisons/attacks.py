@@ -40,8 +40,15 @@ def _inside(x: Tensor, adversarial: Tensor, eps: float) -> Tensor:
 
 
 def pgd_survives(
-    model: nn.Module, x: Tensor, labels: Tensor, eps: float, *,
-    steps: int = 20, restarts: int = 2, seed: int = 0, batch_size: int = 512,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    batch_size: int = 512,
 ) -> Tensor:
     """Which samples are classified correctly, unperturbed and after every attack.
 
@@ -103,12 +110,22 @@ def _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size) -> T
     try:
         for target in _targets(model):
             classifier = PyTorchClassifier(
-                target, loss=nn.CrossEntropyLoss(), input_shape=tuple(x.shape[1:]), nb_classes=model(x[:1]).shape[1],
-                clip_values=(0.0, 1.0), device_type="cpu" if x.device.type == "cpu" else "gpu",
+                target,
+                loss=nn.CrossEntropyLoss(),
+                input_shape=tuple(x.shape[1:]),
+                nb_classes=model(x[:1]).shape[1],
+                clip_values=(0.0, 1.0),
+                device_type="cpu" if x.device.type == "cpu" else "gpu",
             )
             attack = ProjectedGradientDescentPyTorch(
-                classifier, norm=math.inf, eps=eps, eps_step=eps / 4, max_iter=steps, num_random_init=restarts,
-                batch_size=batch_size, verbose=False,
+                classifier,
+                norm=math.inf,
+                eps=eps,
+                eps_step=eps / 4,
+                max_iter=steps,
+                num_random_init=restarts,
+                batch_size=batch_size,
+                verbose=False,
             )
             rows = survives.nonzero().squeeze(1)
             if len(rows) == 0:

@@ -24,8 +24,9 @@ class BoundedCrossEntropy:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, eps_max: float, crown: bool, kappa: float = 0.5):
-        import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable)
         from auto_LiRPA import BoundedModule
+
+        import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable)
 
         self.bounded = BoundedModule(model, example, device=example.device)
         self.eps_max, self.crown, self.kappa = eps_max, crown, kappa

@@ -48,6 +48,7 @@ CHECK_PAIRS = 1 << 22  # coordinate pairs compared with the specification
 
 # The competitors.
 
+
 class _Formula(torch.autograd.Function):
     """A distance and its gradient, functions with the signatures of ``reference``, made differentiable."""
 
@@ -85,23 +86,30 @@ def _over_windows(distance: Callable, x: Tensor, w: Tensor, p: float) -> Tensor:
 # pair, where a peer materialises them.
 PEERS = {
     "ours": {
-        "title": "ours", "dense": lambda x, w, p: ops.dist(x, w, p),
+        "title": "ours",
+        "dense": lambda x, w, p: ops.dist(x, w, p),
         "conv": lambda x, w, p: torch.ops.linf.dist_conv2d(x, w, p, [1, 1], [w.shape[-1] // 2] * 2, [1, 1], 1),
     },
     "cdist": {
-        "title": "torch.cdist", "dense": lambda x, w, p: torch.cdist(x, w, p), "slow": True,
+        "title": "torch.cdist",
+        "dense": lambda x, w, p: torch.cdist(x, w, p),
+        "slow": True,
         "bytes": lambda p, direction, device: 4 * (direction == "backward" and device == "cuda"),
     },
     "blocked": {
-        "title": "blocked", "slow": True,
+        "title": "blocked",
+        "slow": True,
         "dense": functools.partial(_Formula.apply, blocked.dist, blocked.dist_vjp),
     },
     "compile": {
-        "title": "torch.compile", "dense": lambda x, w, p: _compiled()(x, w, p), "slow": True,
+        "title": "torch.compile",
+        "dense": lambda x, w, p: _compiled()(x, w, p),
+        "slow": True,
         "bytes": lambda p, direction, device: 4 * (direction == "backward" and p == math.inf),
     },
     "matmul": {
-        "title": "matrix product", "dense": lambda x, w, p: F.linear(x, w),
+        "title": "matrix product",
+        "dense": lambda x, w, p: F.linear(x, w),
         "conv": lambda x, w, p: F.conv2d(x, w, padding=w.shape[-1] // 2),
     },
 }
@@ -114,6 +122,7 @@ def _function(peer: str, case: dict) -> Callable:
 
 
 # The problem.
+
 
 def size_of(case: dict) -> str:
     if "pixels" in case:
@@ -176,6 +185,7 @@ def deviation(case: dict, p: float, device: str) -> str | None:
 
 
 # The clock.
+
 
 def _free_bytes(device: str) -> float:
     """Memory that can still be had: of the GPU, or of the machine and the container this runs in."""
@@ -265,12 +275,15 @@ def _measure(
             readings.append(spent / number)
     for peer, job in jobs.items():
         readings = job["readings"][1:] or job["readings"]
-        low, median, high = (
-            _whole(q, job, case["batch"]) for q in np.quantile(readings, (0.25, 0.5, 0.75)).tolist()
-        )
+        low, median, high = (_whole(q, job, case["batch"]) for q in np.quantile(readings, (0.25, 0.5, 0.75)).tolist())
         times[peer] = {
-            "median": median, "quartiles": [low, high], "readings": readings, "rows": job["rows"],
-            "first": job["first"], "scaled": job["rows"] < case["batch"], "finite": job["finite"],
+            "median": median,
+            "quartiles": [low, high],
+            "readings": readings,
+            "rows": job["rows"],
+            "first": job["first"],
+            "scaled": job["rows"] < case["batch"],
+            "finite": job["finite"],
         }
     return {peer: times[peer] for peer in peers}
 
@@ -291,16 +304,27 @@ def _machine(device: str) -> dict:
         processor = platform.processor() or platform.machine()
     usable, kernels = KERNELS[device].available()
     return {
-        "device": device, "processor": torch.cuda.get_device_name() if device == "cuda" else processor,
-        "kernels": kernels if usable else f"blocked PyTorch ({kernels})", "threads": torch.get_num_threads(),
-        "torch": torch.__version__, "python": platform.python_version(), "system": platform.system(),
+        "device": device,
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor,
+        "kernels": kernels if usable else f"blocked PyTorch ({kernels})",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
     }
 
 
 def run(
-    cases: list[dict], exponents: list[float], *, sweeps: bool = False, device: str = "cpu", seconds: float = 0.5,
-    full: bool = False, progress: bool = True, peers: tuple[str, ...] | None = None,
+    cases: list[dict],
+    exponents: list[float],
+    *,
+    sweeps: bool = False,
+    device: str = "cpu",
+    seconds: float = 0.5,
+    full: bool = False,
+    progress: bool = True,
+    peers: tuple[str, ...] | None = None,
 ) -> dict:
     """A row for each p, case and direction, and what was refused as wrong: plain data.
 
@@ -310,7 +334,11 @@ def run(
     if sweeps:
         work += [(kind, case, SWEEP_PEERS) for kind, sweep in SWEEPS.items() for case in sweep]
     results = {
-        "machine": _machine(device), "seconds": seconds, "full": full, "wrong": [], "rows": [],
+        "machine": _machine(device),
+        "seconds": seconds,
+        "full": full,
+        "wrong": [],
+        "rows": [],
         "titles": {peer: about["title"] for peer, about in PEERS.items()},
     }
     # Buffers that a compiled backward pass gives away could not be used a second time.
@@ -328,11 +356,17 @@ def run(
                     if direction == "training" and (p < math.inf or kind != "table"):
                         continue  # the same as forward
                     some = ("ours",) if direction == "training" else beside
-                    results["rows"].append({
-                        "kind": kind, "p": f"{p:g}", "size": size_of(case), "case": case, "direction": direction,
-                        "pairs": case["batch"] * _counts(case)[2],
-                        "times": _measure(some, case, p, direction, device, seconds, full),
-                        "ceiling": _ceiling(p, direction, device),
-                    })
+                    results["rows"].append(
+                        {
+                            "kind": kind,
+                            "p": f"{p:g}",
+                            "size": size_of(case),
+                            "case": case,
+                            "direction": direction,
+                            "pairs": case["batch"] * _counts(case)[2],
+                            "times": _measure(some, case, p, direction, device, seconds, full),
+                            "ceiling": _ceiling(p, direction, device),
+                        }
+                    )
                 bar.update()
     return results

@@ -64,6 +64,4 @@ def table(results: dict) -> str:
     head = f"{about['processor']}; kernels: {about['kernels']}; {threads}; torch {about['torch']}"
     marks = [meaning for mark, meaning in MARKS.items() if any(mark in line for line in lines)]
     notes = [*missing, *results["wrong"]]
-    return "\n".join([head, *lines, "", *(
-        textwrap.fill(text, WIDTH) for text in (" ".join([LEGEND, *marks]), *notes)
-    )])
+    return "\n".join([head, *lines, "", *(textwrap.fill(text, WIDTH) for text in (" ".join([LEGEND, *marks]), *notes))])

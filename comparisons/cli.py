@@ -74,24 +74,31 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser(
-        "run", help="train, certify, attack, compare", description=DESCRIPTION, epilog=RUN_EPILOG,
+        "run",
+        help="train, certify, attack, compare",
+        description=DESCRIPTION,
+        epilog=RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     run.add_argument("recipe", metavar="RECIPE", help="a name of `linf-compare list`, or the path of a TOML file")
     run.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw, FashionMNIST/raw, …")
     run.add_argument(
-        "--data-name", metavar="NAME", help="what the data are called where they are not the published ones",
+        "--data-name", metavar="NAME", help="what the data are called where they are not the published ones"
     )
     run.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     run.add_argument("--methods", metavar="A,B", help="methods of the recipe, separated by commas; default: all")
     run.add_argument("--out", type=Path, metavar="DIR", help="default: results/RECIPE")
     run.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     run.add_argument(
-        "--held-out", type=float, default=0.0, metavar="PART",
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="PART",
         help="measure on this part of the training set, left out of training, not on the test set: to choose a recipe",
     )
     run.add_argument(
-        "--budget", metavar="TIME",
+        "--budget",
+        metavar="TIME",
         help="fit each method's schedule to this time on this machine (90s, 20m, 1h30m): some iterations are timed "
         "first, then all epochs are stretched or shrunk in proportion. Covers training and choosing the model, not "
         "certificates and attacks at the end. A resumed method keeps what was fitted",
@@ -101,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="no progress bars")
 
     report = commands.add_parser(
-        "report", help="table and picture from results.json",
+        "report",
+        help="table and picture from results.json",
         description="Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: "
         "writes comparison.md and comparison.png, with a panel each, to the first; runs that differ in their seed "
         "alone are also averaged.",
@@ -113,13 +121,17 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--force", action="store_true", help="replace a table and a picture of other runs")
 
     results = commands.add_parser(
-        "results", help="our results beside the published ones",
+        "results",
+        help="our results beside the published ones",
         description="Writes a page of published rows and ours from result files: copies of results.json, a file a "
         "seed. Runs that differ in their seed alone are averaged; recipes without a file are shown as not run. A file "
         "of held-out images, or with a contradicted certificate, is listed apart, and the status is 1.",
     )
     results.add_argument(
-        "folders", nargs="*", type=Path, metavar="FOLDER",
+        "folders",
+        nargs="*",
+        type=Path,
+        metavar="FOLDER",
         help="with .json files at any depth, or such a file; default: docs/results/recipes, …/digits, …/mnist-tiny",
     )
     page = Path("docs/results.md")
@@ -132,7 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     bench = commands.add_parser(
-        "bench", help="time the operators beside their peers", description=BENCH_DESCRIPTION, epilog=BENCH_EPILOG,
+        "bench",
+        help="time the operators beside their peers",
+        description=BENCH_DESCRIPTION,
+        epilog=BENCH_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     bench.add_argument("--p", default="inf,8,100.5", metavar="A,B", help="exponents; default: inf,8,100.5")
@@ -211,8 +226,17 @@ def _run(args: argparse.Namespace) -> int:
     data = load_own(recipe.dataset, args.data_dir, args.data_name)
     with join(device) as ranks:
         results = run(
-            recipe, data, out, methods=methods, seed=args.seed, held_out=args.held_out, budget=budget,
-            resume=args.resume, force=args.force, progress=not args.quiet, ranks=ranks,
+            recipe,
+            data,
+            out,
+            methods=methods,
+            seed=args.seed,
+            held_out=args.held_out,
+            budget=budget,
+            resume=args.resume,
+            force=args.force,
+            progress=not args.quiet,
+            ranks=ranks,
         )
     if not ranks.main:
         return 0
@@ -230,7 +254,8 @@ def _say_what_has_no_digest(runs: list[dict]) -> None:
     if without:
         print(
             f"linf-compare: {without} results are of a version that kept no digest of the data: they could not be "
-            "compared, and are taken to be of the published images", file=sys.stderr,
+            "compared, and are taken to be of the published images",
+            file=sys.stderr,
         )
 
 
@@ -319,8 +344,13 @@ def _bench(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads or threads)
     try:
         results = bench.run(
-            [bench.CASES[c] for c in cases], exponents, sweeps=args.plot is not None, device=device,
-            seconds=args.seconds, full=args.full, progress=not args.quiet,
+            [bench.CASES[c] for c in cases],
+            exponents,
+            sweeps=args.plot is not None,
+            device=device,
+            seconds=args.seconds,
+            full=args.full,
+            progress=not args.quiet,
         )
     finally:
         torch.set_num_threads(threads)

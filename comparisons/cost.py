@@ -205,9 +205,19 @@ def run_cascade(model: Net, data: Dataset) -> dict:
             if costly[method]["seconds_each"] > PATIENCE:
                 break
     return {
-        **data.identity, "test_images": len(x), "eps": eps, "attack": ATTACK, "correct": int(correct.sum()),
-        "survives": int(survives.sum()), "certified": int(certificate.certified.sum()), "tallies": _tally(certificate),
-        "seconds": seconds, "undecided": len(undecided), "costly": costly, "asked": 120.0, "asked_share": SHARE,
+        **data.identity,
+        "test_images": len(x),
+        "eps": eps,
+        "attack": ATTACK,
+        "correct": int(correct.sum()),
+        "survives": int(survives.sum()),
+        "certified": int(certificate.certified.sum()),
+        "tallies": _tally(certificate),
+        "seconds": seconds,
+        "undecided": len(undecided),
+        "costly": costly,
+        "asked": 120.0,
+        "asked_share": SHARE,
     }
 
 
@@ -237,7 +247,8 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
         return F.cross_entropy(model(x), y)
 
     for name, layers, loss, lr in (
-        ("ℓ∞-dist net", spec["layers"], hinge, 0.03), ("ℓ∞-dist features and Linear", linear, cross_entropy, 0.02),
+        ("ℓ∞-dist net", spec["layers"], hinge, 0.03),
+        ("ℓ∞-dist features and Linear", linear, cross_entropy, 0.02),
     ):
         torch.manual_seed(0)
         model = nets[name] = Net({**spec, "layers": layers})
@@ -263,7 +274,14 @@ def digits_accuracies() -> dict:
     for name, model in digits_nets(data).items():
         certified = {eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values}
         nets[name] = {"clean": int((model(x).argmax(1) == y).sum()), "certified": certified}
-    return {**data.identity, "images": len(x), "eps": DIGITS_EPS, "epochs": DIGITS_EPOCHS, "width": DIGITS_WIDTH, "nets": nets}
+    return {
+        **data.identity,
+        "images": len(x),
+        "eps": DIGITS_EPS,
+        "epochs": DIGITS_EPOCHS,
+        "width": DIGITS_WIDTH,
+        "nets": nets,
+    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -28,8 +28,12 @@ def _interval_bounds(part: dict) -> list[str]:
 def _memory(part: dict) -> list[str]:
     rows = [
         [
-            LIRPA_LABELS.get(r["method"], r["method"]), f"784-{r['width']}×{r['depth'] - 1}-10", str(r["batch"]),
-            f"{r['idle'] / 1e6:.0f}", f"{r['peak'] / 1e6:.0f}", f"{r['seconds']:.2f}",
+            LIRPA_LABELS.get(r["method"], r["method"]),
+            f"784-{r['width']}×{r['depth'] - 1}-10",
+            str(r["batch"]),
+            f"{r['idle'] / 1e6:.0f}",
+            f"{r['peak'] / 1e6:.0f}",
+            f"{r['seconds']:.2f}",
         ]
         for r in part["rows"]
     ]
@@ -37,7 +41,8 @@ def _memory(part: dict) -> list[str]:
     asked = "; ".join(
         f"{r['method']} on the smallest net less than {part['asked'][r['method']] / 1e6:.0f} MB, reached "
         f"{r['peak'] / 1e6:.0f} MB"
-        for r in part["rows"] if r["width"] == small and r["method"] in part["asked"]
+        for r in part["rows"]
+        if r["width"] == small and r["method"] in part["asked"]
     )
     most = max(r["idle"] + r["peak"] for r in part["rows"])
     return [
@@ -52,8 +57,13 @@ def _memory(part: dict) -> list[str]:
 def _cascade(part: dict) -> list[str]:
     t, total = part["training"], part["survives"]
     rows = [
-        [CERTIFICATE_LABELS[m], str(each["tried"]), str(each["certified"]), f"{each['seconds']:.1f}",
-         f"{each['seconds'] / each['tried']:.4f}" if each["tried"] else "–"]
+        [
+            CERTIFICATE_LABELS[m],
+            str(each["tried"]),
+            str(each["certified"]),
+            f"{each['seconds']:.1f}",
+            f"{each['seconds'] / each['tried']:.4f}" if each["tried"] else "–",
+        ]
         for m, each in [*part["tallies"].items(), *part["costly"].items()]
     ]
     share = part["tallies"]["lipschitz"]["certified"] / total if total else 0
@@ -79,10 +89,14 @@ def _digits(part: dict) -> list[str]:
     ]
     for name, net in part["nets"].items():
         rows = [
-            [eps, str(found["lipschitz"]), *(
-                f"**{found[m]}**" if found[m] > found["lipschitz"] else str(found[m])
-                for m in (*CERTIFICATES[1:], "best")
-            )]
+            [
+                eps,
+                str(found["lipschitz"]),
+                *(
+                    f"**{found[m]}**" if found[m] > found["lipschitz"] else str(found[m])
+                    for m in (*CERTIFICATES[1:], "best")
+                ),
+            ]
             for eps, found in net["certified"].items()
         ]
         header = ["ε", *(CERTIFICATE_LABELS[m] for m in (*CERTIFICATES, "best"))]

@@ -35,7 +35,11 @@ def identity_of(
     """
     text = json.dumps(settings_of(recipe, key), sort_keys=True)
     return {
-        "recipe": recipe.name, "dataset": dataset or recipe.dataset, "method": key, "seed": seed, "held_out": held_out,
+        "recipe": recipe.name,
+        "dataset": dataset or recipe.dataset,
+        "method": key,
+        "seed": seed,
+        "held_out": held_out,
         **({} if budget is None else {"budget": budget}),
         "settings": hashlib.sha256(text.encode()).hexdigest(),
     }
@@ -79,10 +83,15 @@ class Wanted:
     def of_all(self) -> dict:
         """What results.json says once, for all methods."""
         recipe = {key: getattr(self.recipe, key) for key in ("eps", "eps_values", "attack")}
-        return _plain({
-            "recipe": self.recipe.name, "dataset": self.data["dataset"], **recipe, "seed": self.seed,
-            "held_out": self.held_out,
-        })
+        return _plain(
+            {
+                "recipe": self.recipe.name,
+                "dataset": self.data["dataset"],
+                **recipe,
+                "seed": self.seed,
+                "held_out": self.held_out,
+            }
+        )
 
     def identity(self, key: str) -> dict:
         return identity_of(self.recipe, key, self.seed, self.held_out, self.budget, self.data["dataset"])
@@ -97,9 +106,11 @@ class Wanted:
         lines = changes({**old, "settings": None}, {**new, "settings": None})
         if old["settings"] != new["settings"]:
             ours = _plain(settings_of(self.recipe, key))
-            lines += changes(entry["settings"], ours) if "settings" in entry else [
-                "settings: others, which an earlier version did not keep"
-            ]
+            lines += (
+                changes(entry["settings"], ours)
+                if "settings" in entry
+                else ["settings: others, which an earlier version did not keep"]
+            )
         if "data" in entry:
             lines += self._changed_data(entry["data"])
         return lines

@@ -149,8 +149,14 @@ LOSSES = {
 
 
 def _distance_adam(
-    model: Net, loss, lr: float, scalar_lr: float = 0.0, head_decay: float = 0.0, scalar_decay: float = 0.0,
-    beta1: float = 0.9, beta2: float = 0.99,
+    model: Net,
+    loss,
+    lr: float,
+    scalar_lr: float = 0.0,
+    head_decay: float = 0.0,
+    scalar_decay: float = 0.0,
+    beta1: float = 0.9,
+    beta2: float = 0.99,
 ):
     module = loss if isinstance(loss, nn.Module) else None
     return adam(model, lr, module, scalar_lr, head_decay, scalar_decay, betas=(beta1, beta2))

@@ -5,10 +5,18 @@ from pathlib import Path
 from linf_plugin.checkpoint import replacing
 
 COLORS = {
-    "linf-dist": "#d62728", "linf-dist-mlp": "#ff7f0e", "ibp": "#1f77b4", "crown-ibp": "#2ca02c",
-    "sortnet": "#9467bd", "sortnet-mlp": "#8c564b", "linf-dist-v2": "#e377c2", "linf-conv-mlp": "#bcbd22",
+    "linf-dist": "#d62728",
+    "linf-dist-mlp": "#ff7f0e",
+    "ibp": "#1f77b4",
+    "crown-ibp": "#2ca02c",
+    "sortnet": "#9467bd",
+    "sortnet-mlp": "#8c564b",
+    "linf-dist-v2": "#e377c2",
+    "linf-conv-mlp": "#bcbd22",
     "linf-dist-clip": "#17becf",
-    "ours": "#d62728", "cdist": "#1f77b4", "matmul": "0.45",
+    "ours": "#d62728",
+    "cdist": "#1f77b4",
+    "matmul": "0.45",
 }
 FAMILIES = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 SWEEPS = (("width", "in", "batch", 2), ("batch", "batch", "in", 1))  # what varies: its key; the fixed one; slope
@@ -35,9 +43,7 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
     from .runner import eps_key
 
     plt = _pyplot()
-    figure, axes = plt.subplots(
-        1, len(results), figsize=(6.4 * len(results), 4.4), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(1, len(results), figsize=(6.4 * len(results), 4.4), squeeze=False, layout="constrained")
     for axis, run in zip(axes[0], results):
         values = [0.0, *(e for e in run["eps_values"] if e > 0)]
         for key, m in run["methods"].items():
@@ -49,7 +55,10 @@ def certified_against_eps(results: list[dict], path: str | Path) -> None:
             axis.plot(values, [100 * a for a in attacked], "--", color=color, linewidth=1, alpha=0.7)
         axis.axvline(run["eps"], color="0.6", linewidth=1, linestyle=":")
         axis.set(
-            xlabel="ε (pixel range [0, 1])", ylabel="accuracy (%)", ylim=(0, 101), xlim=(0, None),
+            xlabel="ε (pixel range [0, 1])",
+            ylabel="accuracy (%)",
+            ylim=(0, 101),
+            xlim=(0, None),
             title=f"{run['dataset']}, {images(run)}, seed {run['seed']}",
         )
         axis.grid(alpha=0.3)
@@ -86,9 +95,7 @@ def standing(panels: list[dict], path: str | Path) -> None:
             (clean, across), (certified, up) = ours["clean"], ours["certified"]
             left.errorbar(clean, certified, xerr=across, yerr=up, **style)
             right.errorbar(ours["minutes"], certified, yerr=up, **style)
-            right.annotate(
-                ours["recipe"], (ours["minutes"], certified), (5, 4), textcoords="offset points", fontsize=7
-            )
+            right.annotate(ours["recipe"], (ours["minutes"], certified), (5, 4), textcoords="offset points", fontsize=7)
         left.set_title(panel["title"], loc="left", fontsize=10.5)
         left.set(xlabel="clean accuracy (%)", ylabel="certified (%)")
         right.set(xlabel="minutes of training", xscale="log")
@@ -115,8 +122,7 @@ def cost(results: dict, path: str | Path) -> None:
     exponents = list(dict.fromkeys(row["p"] for row in results["rows"]))
     peers = [peer for peer in results["titles"] if peer in COLORS]
     figure, axes = plt.subplots(
-        len(exponents), 2, figsize=(10, 1 + 3.4 * len(exponents)), sharey="row", squeeze=False,
-        layout="constrained",
+        len(exponents), 2, figsize=(10, 1 + 3.4 * len(exponents)), sharey="row", squeeze=False, layout="constrained"
     )
     for panels, p in zip(axes, exponents):
         for axis, (kind, size, fixed, slope) in zip(panels, SWEEPS):
@@ -124,10 +130,16 @@ def cost(results: dict, path: str | Path) -> None:
             sizes = sorted({row["case"][size] for row in rows})
             for peer in peers:
                 for direction in ("forward", "backward"):
-                    _times(axis, [
-                        (row["case"][size], row["times"][peer]) for row in rows
-                        if row["direction"] == direction and row["times"][peer]["median"]
-                    ], direction, COLORS[peer])
+                    _times(
+                        axis,
+                        [
+                            (row["case"][size], row["times"][peer])
+                            for row in rows
+                            if row["direction"] == direction and row["times"][peer]["median"]
+                        ],
+                        direction,
+                        COLORS[peer],
+                    )
             if sizes:
                 _guide(axis, sizes, slope, f"∝ {kind}{'²' * (slope == 2)}")
                 about = f"{'width' if fixed == 'in' else fixed} {rows[0]['case'][fixed]}"
@@ -146,7 +158,9 @@ def cost(results: dict, path: str | Path) -> None:
     about = results["machine"]
     figure.supxlabel(
         f"{about['processor']}, {about['kernels']}, {about['threads']} thread{'s' * (about['threads'] != 1)}, "
-        f"torch {about['torch']}", fontsize=8, color="0.4",
+        f"torch {about['torch']}",
+        fontsize=8,
+        color="0.4",
     )
     _save(figure, path, 130)
     plt.close(figure)
@@ -166,7 +180,7 @@ def _times(axis, times: list[tuple[int, dict]], direction: str, color: str) -> N
 
 def _guide(axis, sizes: list[int], slope: int, label: str) -> None:
     """A grey line of this slope below the right half of the panel's lines."""
-    sizes = sizes[len(sizes) // 2:]
+    sizes = sizes[len(sizes) // 2 :]
     last = (line.get_xydata()[-1] for line in axis.lines if len(line.get_xdata()))
     least = min(seconds / size**slope for size, seconds in last)
     seconds = [least / 4 * size**slope for size in sizes]

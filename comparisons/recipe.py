@@ -247,9 +247,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     if table["dataset"] not in SOURCES:
         raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(table['dataset'])}")
     if not set(table["certificates"]) <= set(CERTIFICATES):
-        raise ValueError(
-            f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}"
-        )
+        raise ValueError(f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}")
     if table["eps"] not in table["eps_values"]:
         raise ValueError(f"{where}: eps_values must contain eps={table['eps']}, got {table['eps_values']}")
     if not methods:

@@ -11,7 +11,11 @@ from .existing import digests_of
 from .runner import RESULTS, eps_key
 
 CERTIFICATE_LABELS = {
-    "lipschitz": "Lipschitz", "ibp": "interval", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "α-CROWN",
+    "lipschitz": "Lipschitz",
+    "ibp": "interval",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha-crown": "α-CROWN",
     "best": "best of all",
 }
 
@@ -75,9 +79,15 @@ def table(results: dict) -> str:
             ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
             [
                 [
-                    m["label"], percent(m["clean"]), percent(m["pgd"][eps]), percent(m["certified"]["best"][eps]),
-                    count(m["parameters"]), count(m["pairs_per_sample"]), f"{m['seconds_per_epoch']:.2f}",
-                    str(m["epochs"]), f"{m['certify_seconds']:.1f}",
+                    m["label"],
+                    percent(m["clean"]),
+                    percent(m["pgd"][eps]),
+                    percent(m["certified"]["best"][eps]),
+                    count(m["parameters"]),
+                    count(m["pairs_per_sample"]),
+                    f"{m['seconds_per_epoch']:.2f}",
+                    str(m["epochs"]),
+                    f"{m['certify_seconds']:.1f}",
                 ]
                 for m in methods
             ],
@@ -98,7 +108,8 @@ def table(results: dict) -> str:
     ]
     broken = sum(m["contradictions"] for m in methods)
     parts.append(
-        "No image is certified at an ε at which PGD broke it." if broken == 0
+        "No image is certified at an ε at which PGD broke it."
+        if broken == 0
         else f"**{broken} certificates are contradicted by PGD: a bound is wrong.**"
     )
     return "\n\n".join(parts) + "\n"
@@ -128,11 +139,17 @@ def over_seeds(runs: list[dict]) -> str:
     for group in groups.values():
         run, first = next(iter(group.values()))
         eps, measured = eps_key(run["eps"]), [m for _, m in group.values()]
-        rows.append([
-            f"{run['recipe']}: {first['label']}", eps_text(run["eps"]), ", ".join(map(str, group)), images(run),
-            mean([m["clean"] for m in measured]), mean([m["pgd"][eps] for m in measured]),
-            mean([m["certified"]["best"][eps] for m in measured]),
-            f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
-        ])
+        rows.append(
+            [
+                f"{run['recipe']}: {first['label']}",
+                eps_text(run["eps"]),
+                ", ".join(map(str, group)),
+                images(run),
+                mean([m["clean"] for m in measured]),
+                mean([m["pgd"][eps] for m in measured]),
+                mean([m["certified"]["best"][eps] for m in measured]),
+                f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
+            ]
+        )
     header = ["recipe: method", "ε", "seeds", "of", "clean %", "PGD %", "certified %", "s/epoch"]
     return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"

@@ -49,7 +49,9 @@ def _versions() -> dict[str, str]:
 
     found = {name: of(name) for name in ("torch", "numpy", "adversarial-robustness-toolbox")}
     return {
-        "linf-plugin": linf_plugin.__version__, "auto_LiRPA": auto_LiRPA.__version__, **found,
+        "linf-plugin": linf_plugin.__version__,
+        "auto_LiRPA": auto_LiRPA.__version__,
+        **found,
         "python": platform.python_version(),
     }
 
@@ -70,8 +72,17 @@ def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> N
 
 
 def train(
-    recipe: Recipe, key: str, data: Dataset, out: Path, *, seed: int, held_out: float, budget: float | None,
-    ranks: Ranks, resume: bool, progress: bool,
+    recipe: Recipe,
+    key: str,
+    data: Dataset,
+    out: Path,
+    *,
+    seed: int,
+    held_out: float,
+    budget: float | None,
+    ranks: Ranks,
+    resume: bool,
+    progress: bool,
 ) -> tuple[Net, Trained]:
     """Trains one method.  Its state is kept in ``out/KEY.state.pt`` while it runs; an epoch is a line of
     ``out/KEY.log.jsonl`` and a point in ``out/tensorboard/KEY``."""
@@ -80,7 +91,11 @@ def train(
         data = hold_out(data, settings.select)  # its test set now is what chooses the model
     torch.manual_seed(seed)
     model = linf_plugin.build(
-        settings.architecture["name"], shape=data.shape, classes=data.classes, mean=data.mean, std=data.std,
+        settings.architecture["name"],
+        shape=data.shape,
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
         **_without_name(settings.architecture),
     ).to(device)
     loss = LOSSES[settings.loss["name"]](model.eval(), settings.schedule, **_without_name(settings.loss))
@@ -90,7 +105,10 @@ def train(
     augment = validate = None
     if settings.shift or settings.flip:
         augment = partial(
-            shift_and_flip, pixels=settings.shift, flip=settings.flip, padding=settings.padding,
+            shift_and_flip,
+            pixels=settings.shift,
+            flip=settings.flip,
+            padding=settings.padding,
             share=settings.shift_share,
         )
     if settings.select:
@@ -100,12 +118,27 @@ def train(
         state.unlink(missing_ok=True)
     with Log(out / f"{key}.log.jsonl", out / "tensorboard" / key) as log:
         trained = fit(
-            model, loss, optimizer, settings.schedule, data.x_train.to(device), data.y_train.to(device),
-            batch_size=settings.batch_size, seed=seed, augment=augment,
+            model,
+            loss,
+            optimizer,
+            settings.schedule,
+            data.x_train.to(device),
+            data.y_train.to(device),
+            batch_size=settings.batch_size,
+            seed=seed,
+            augment=augment,
             after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
-            average=settings.average, validate=validate, validate_every=settings.validate_every, budget=budget,
-            state_path=state, resume=resume, identity={"recipe": settings_of(recipe, key), "held_out": held_out},
-            log=log, ranks=ranks, description=METHODS[key].label, progress=progress,
+            average=settings.average,
+            validate=validate,
+            validate_every=settings.validate_every,
+            budget=budget,
+            state_path=state,
+            resume=resume,
+            identity={"recipe": settings_of(recipe, key), "held_out": held_out},
+            log=log,
+            ranks=ranks,
+            description=METHODS[key].label,
+            progress=progress,
         )
     return model, trained
 
@@ -116,7 +149,9 @@ def _report_of(trained: Trained) -> dict:
     seconds = sum(h["seconds"] for h in history)
     memory = [h["peak_memory_mib"] for h in history if h["peak_memory_mib"] is not None]
     return {
-        "epochs": len(history), "seconds_per_epoch": seconds / len(history), "loss": [h["loss"] for h in history],
+        "epochs": len(history),
+        "seconds_per_epoch": seconds / len(history),
+        "loss": [h["loss"] for h in history],
         "train_seconds": seconds + sum(h.get("validation_seconds", 0.0) for h in history),
         "images_per_second": statistics.median(h["images_per_second"] for h in history),
         "peak_memory_mib": max(memory, default=None),
@@ -126,9 +161,7 @@ def _report_of(trained: Trained) -> dict:
     }
 
 
-def evaluate(
-    recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool
-) -> dict:
+def evaluate(recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool) -> dict:
     """Clean, attacked and certified accuracy on (x, y): fractions in [0, 1], per ε."""
     with torch.no_grad():
         clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
@@ -148,15 +181,28 @@ def evaluate(
         pgd[eps_key(eps)] = survives.double().mean().item()
         contradictions += int((proofs["best"] & ~survives).sum())
     return {
-        "clean": clean.double().mean().item(), "pgd": pgd, "certified": certified, "contradictions": contradictions,
-        "certify_seconds": certify_seconds, "attack_seconds": attack_seconds,
+        "clean": clean.double().mean().item(),
+        "pgd": pgd,
+        "certified": certified,
+        "contradictions": contradictions,
+        "certify_seconds": certify_seconds,
+        "attack_seconds": attack_seconds,
     }
 
 
 def run(
-    recipe: Recipe, data: Dataset, out: str | Path, *, methods: list[str] | None = None, seed: int = 0,
-    held_out: float = 0.0, budget: float | None = None, resume: bool = False, force: bool = False,
-    progress: bool = True, ranks: Ranks = Ranks(),
+    recipe: Recipe,
+    data: Dataset,
+    out: str | Path,
+    *,
+    methods: list[str] | None = None,
+    seed: int = 0,
+    held_out: float = 0.0,
+    budget: float | None = None,
+    resume: bool = False,
+    force: bool = False,
+    progress: bool = True,
+    ranks: Ranks = Ranks(),
 ) -> dict:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
@@ -204,8 +250,10 @@ def run(
     if held_out:
         data = hold_out(data, held_out)
     results = {
-        **wanted.of_all(), "description": recipe.description,
-        "train_samples": len(data.x_train), "test_samples": len(data.x_test),
+        **wanted.of_all(),
+        "description": recipe.description,
+        "train_samples": len(data.x_train),
+        "test_samples": len(data.x_test),
         "versions": _versions(),
         "device": device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""),
         "methods": {},
@@ -213,7 +261,15 @@ def run(
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
     for key, goes_on in found.do.items():
         model, trained = train(
-            recipe, key, data, out, seed=seed, held_out=held_out, budget=budget, ranks=ranks, resume=goes_on,
+            recipe,
+            key,
+            data,
+            out,
+            seed=seed,
+            held_out=held_out,
+            budget=budget,
+            ranks=ranks,
+            resume=goes_on,
             progress=progress,
         )
         if ranks.main:
@@ -221,16 +277,27 @@ def run(
             with torch.backends.cudnn.flags(enabled=False):
                 measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
             entry = {
-                "label": METHODS[key].label, **measured,
+                "label": METHODS[key].label,
+                **measured,
                 "parameters": sum(p.numel() for p in model.parameters()),
                 "pairs_per_sample": model.pairs_per_sample(),
-                **_report_of(trained), "device": results["device"], "versions": results["versions"],
-                "select": recipe.methods[key].select, "checkpoint": f"{key}.pt", "data": wanted.data,
-                "identity": wanted.identity(key), "settings": settings_of(recipe, key),
+                **_report_of(trained),
+                "device": results["device"],
+                "versions": results["versions"],
+                "select": recipe.methods[key].select,
+                "checkpoint": f"{key}.pt",
+                "data": wanted.data,
+                "identity": wanted.identity(key),
+                "settings": settings_of(recipe, key),
             }
             metadata = {
-                **wanted.data, "method": key, "recipe": recipe.name, "epsilon": recipe.eps,
-                "seed": seed, "versions": results["versions"], **({"held_out": held_out} if held_out else {}),
+                **wanted.data,
+                "method": key,
+                "recipe": recipe.name,
+                "epsilon": recipe.eps,
+                "seed": seed,
+                "versions": results["versions"],
+                **({"held_out": held_out} if held_out else {}),
                 **({} if held_out else {"results": measured}),  # of the test set only
             }
             _store(out, found, wanted, results, key, entry, model.cpu(), metadata)

@@ -68,7 +68,8 @@ class Group:
         """Clean, PGD and certified, as cells."""
         key, found = eps_key(self.eps), [m for _, m in self.runs.values()]
         return [
-            mean([m["clean"] for m in found]), mean([m["pgd"][key] for m in found]),
+            mean([m["clean"] for m in found]),
+            mean([m["pgd"][key] for m in found]),
             mean([m["certified"]["best"][key] for m in found]),
         ]
 
@@ -144,7 +145,8 @@ def _missing(groups: list[Group], recipes: dict, dataset: str, eps: float) -> li
     there = {(g.recipe, g.method) for g in groups}
     missing = {
         name: [label for key, label in labels.items() if (name, key) not in there]
-        for name, (its_dataset, its_eps, labels) in recipes.items() if (its_dataset, its_eps) == (dataset, eps)
+        for name, (its_dataset, its_eps, labels) in recipes.items()
+        if (its_dataset, its_eps) == (dataset, eps)
     }
     return [(name, ", ".join(labels)) for name, labels in missing.items() if labels]
 
@@ -163,9 +165,13 @@ def _cite(row: published.Row, known: Published) -> str:
 
 def _published_row(row: published.Row, known: Published) -> list[str]:
     return [
-        row.method, ", ".join(filter(None, (row.net, row.flops and f"{row.flops} FLOPs"))) or NONE,
-        *_published_accuracies(row), NONE if row.seconds is None else str(row.seconds), NONE,
-        row.hardware or NONE, _cite(row, known),
+        row.method,
+        ", ".join(filter(None, (row.net, row.flops and f"{row.flops} FLOPs"))) or NONE,
+        *_published_accuracies(row),
+        NONE if row.seconds is None else str(row.seconds),
+        NONE,
+        row.hardware or NONE,
+        _cite(row, known),
     ]
 
 
@@ -173,8 +179,11 @@ def _our_row(group: Group) -> list[str]:
     run, m = next(iter(group.runs.values()))
     attack = run["attack"]
     return [
-        f"**{group.label}**", f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs", *group.accuracies(),
-        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}", f"{group.minutes():.1f}",
+        f"**{group.label}**",
+        f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs",
+        *group.accuracies(),
+        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}",
+        f"{group.minutes():.1f}",
         "; ".join(dict.fromkeys(m.get("device", run["device"]) for run, m in group.runs.values())),
         f"recipe `{group.recipe}`, {group.seeds()}, PGD {attack['steps']} × {attack['restarts']}",
     ]
@@ -211,10 +220,14 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
             for name, labels in _missing(groups, recipes, dataset, eps)
         ]
         parts += [f"## {_title(dataset, eps, known)}", markdown_rows(HEADER, rows, TEXT)]
-    parts += ["## Published rows", "\n".join(
-        f"- [{s['arxiv']}](https://arxiv.org/abs/{s['arxiv']}): {s['title']}. [Repository]({s['repository']})."
-        + (f" {s['note']}" if "note" in s else "") for s in known.sources.values()
-    )]
+    parts += [
+        "## Published rows",
+        "\n".join(
+            f"- [{s['arxiv']}](https://arxiv.org/abs/{s['arxiv']}): {s['title']}. [Repository]({s['repository']})."
+            + (f" {s['note']}" if "note" in s else "")
+            for s in known.sources.values()
+        ),
+    ]
     if refused:
         parts += ["## Refused", "\n".join(f"- `{name}`: {reason}." for name, reason in refused)]
     return "\n\n".join(parts) + "\n"
@@ -228,9 +241,7 @@ def short(groups: list[Group], known: Published) -> str:
         there = sorted(known.at(dataset, eps), key=lambda row: row.certified, reverse=True)
         best = [row for row in there if row.family == "distance"][:1]
         interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # best of each name
-        lines = [
-            [row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)
-        ]
+        lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
         lines += [[f"**{g.label}**", *g.accuracies(), f"recipe `{g.recipe}`, {g.seeds()}"] for g in ours]
         if not ours:
@@ -246,14 +257,17 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
     for dataset, (_, headline) in known.datasets.items():
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, float(headline))]
         if ours:
-            found.append({
-                "title": _title(dataset, float(headline), known),
-                "published": [
-                    {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
-                    for row in known.at(dataset, float(headline)) if row.family != "other"
-                ],
-                "ours": [_point(g) for g in ours],
-            })
+            found.append(
+                {
+                    "title": _title(dataset, float(headline), known),
+                    "published": [
+                        {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
+                        for row in known.at(dataset, float(headline))
+                        if row.family != "other"
+                    ],
+                    "ours": [_point(g) for g in ours],
+                }
+            )
     return found
 
 
@@ -265,9 +279,13 @@ def _point(group: Group) -> dict:
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     return {
-        "method": group.method, "label": group.label, "recipe": group.recipe, "minutes": group.minutes(),
+        "method": group.method,
+        "label": group.label,
+        "recipe": group.recipe,
+        "minutes": group.minutes(),
         "device": next(m.get("device", run["device"]) for run, m in group.runs.values()),
-        "clean": spread(lambda m: m["clean"]), "certified": spread(lambda m: m["certified"]["best"][key]),
+        "clean": spread(lambda m: m["clean"]),
+        "certified": spread(lambda m: m["certified"]["best"][key]),
     }
 
 

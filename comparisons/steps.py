@@ -74,7 +74,9 @@ def variants(width: int, depth: int, batch: int, p: float, device: str) -> dict[
         return one
 
     return {
-        "plain": make(False, False), "torch.compile": make(True, False), "fused Adam": make(False, True),
+        "plain": make(False, False),
+        "torch.compile": make(True, False),
+        "fused Adam": make(False, True),
         "both": make(True, True),
     }
 
@@ -99,18 +101,16 @@ def measure(steps: dict[str, Callable[[], None]], device: str, rounds: int) -> d
 
 def run(out: Path, device: str, rounds: int, nets: list[str], progress: bool) -> dict:
     """Measures every net at every exponent and writes ``out/results.json``."""
-    results = {
-        "device": device_name(torch.device(device)), "torch": torch.__version__, "rounds": rounds, "rows": []
-    }
+    results = {"device": device_name(torch.device(device)), "torch": torch.__version__, "rounds": rounds, "rows": []}
     cases = [(net, p) for net in nets for p in EXPONENTS]
     for net, p in tqdm(cases, desc="steps", unit="case", disable=not progress):
         seconds = measure(variants(*NETS[net], p, device), device, rounds)
         ratios = {
             name: statistics.median(a / b for a, b in zip(taken, seconds["plain"])) for name, taken in seconds.items()
         }
-        results["rows"].append({
-            "net": net, "p": repr(p), "plain_seconds": statistics.median(seconds["plain"]), "ratios": ratios
-        })
+        results["rows"].append(
+            {"net": net, "p": repr(p), "plain_seconds": statistics.median(seconds["plain"]), "ratios": ratios}
+        )
         out.mkdir(parents=True, exist_ok=True)
         write_json(out / RESULTS, results)
     return results
@@ -120,22 +120,32 @@ def table(results: dict) -> str:
     """Markdown; nothing is computed anew."""
     names = [name for name in results["rows"][0]["ratios"] if name != "plain"]
     rows = [
-        [row["net"], "∞" if row["p"] == "inf" else row["p"].removesuffix(".0"), f"{1e3 * row['plain_seconds']:.1f}",
-         *(f"{row['ratios'][name]:.2f}" for name in names)]
+        [
+            row["net"],
+            "∞" if row["p"] == "inf" else row["p"].removesuffix(".0"),
+            f"{1e3 * row['plain_seconds']:.1f}",
+            *(f"{row['ratios'][name]:.2f}" for name in names),
+        ]
         for row in results["rows"]
     ]
-    return "\n\n".join([
-        "## A training step",
-        f"Milliseconds of a plain step, and the time of other forms as multiples of it: medians of {results['rounds']} "
-        f"rounds in which all took turns. {results['device']}, torch {results['torch']}.",
-        markdown_rows(["ℓ∞-dist net", "p", "plain, ms", *names], rows),
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "## A training step",
+                f"Milliseconds of a plain step, and the time of other forms as multiples of it: medians of {results['rounds']} "
+                f"rounds in which all took turns. {results['device']}, torch {results['torch']}.",
+                markdown_rows(["ℓ∞-dist net", "p", "plain, ms", *names], rows),
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, or 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m comparisons.steps", description=DESCRIPTION,
+        prog="python -m comparisons.steps",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/steps"), help="default: results/steps")

@@ -78,9 +78,7 @@ def _interval(model: Net, data: Dataset, seed: int) -> None:
 
 def _two_layers(name: str) -> Callable[[Dataset], Net]:
     def make(data: Dataset) -> Net:
-        return build(
-            name, shape=data.shape, classes=data.classes, width=WIDTH, depth=2, mean=data.mean, std=data.std
-        )
+        return build(name, shape=data.shape, classes=data.classes, width=WIDTH, depth=2, mean=data.mean, std=data.std)
 
     return make
 
@@ -117,9 +115,7 @@ CASES = {
 def small_digits() -> Dataset:
     """The digits, averaged over 2×2 pixels: (N, 1, 4, 4)."""
     data = load_dataset("digits")
-    return replace(
-        data, name="digits, 4×4", x_train=F.avg_pool2d(data.x_train, 2), x_test=F.avg_pool2d(data.x_test, 2)
-    )
+    return replace(data, name="digits, 4×4", x_train=F.avg_pool2d(data.x_train, 2), x_test=F.avg_pool2d(data.x_test, 2))
 
 
 def largest_radii(
@@ -163,6 +159,7 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
     with torch.no_grad():
         certified = {"lipschitz": certified_radius(double(x.double()), labels, lipschitz_bound(double)).tolist()}
     for method in LIRPA_METHODS:
+
         def holds(eps: float, rows: Tensor, method: str = method) -> Tensor:
             # like the others, of exact logits
             return margin_bound(model, x[rows], labels[rows], eps, method, sound=False) > 0
@@ -170,8 +167,11 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
         best = torch.tensor(list(certified.values()), dtype=torch.float64).amax(0)
         certified[method] = largest_radii(holds, top, best, PRECISIONS.get(method, PRECISION)).tolist()
     return {
-        "lower": [e.lower for e in exact], "upper": [e.upper for e in exact], "status": [e.status for e in exact],
-        "seconds": seconds, "certified": certified,
+        "lower": [e.lower for e in exact],
+        "upper": [e.upper for e in exact],
+        "status": [e.status for e in exact],
+        "seconds": seconds,
+        "certified": certified,
     }
 
 
@@ -179,9 +179,14 @@ def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -
     """Trains and measures every case, writes ``out/results.json`` after each net, and returns what it holds."""
     data = small_digits()
     results = {
-        **data.identity, "eps": EPS, "images": images, "seeds": seeds, "time_limit": time_limit,
+        **data.identity,
+        "eps": EPS,
+        "images": images,
+        "seeds": seeds,
+        "time_limit": time_limit,
         "precision": {method: PRECISIONS.get(method, PRECISION) for method in LIRPA_METHODS},
-        "versions": {"scipy": scipy.__version__, "torch": torch.__version__}, "cases": {},
+        "versions": {"scipy": scipy.__version__, "torch": torch.__version__},
+        "cases": {},
     }
     out.mkdir(parents=True, exist_ok=True)
     total = len(CASES) * seeds * images
@@ -196,10 +201,14 @@ def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -
                 with torch.no_grad():
                     right = model(data.x_test).argmax(1) == data.y_test
                 rows = right.nonzero().squeeze(1)[:images]
-                runs["runs"].append({
-                    "seed": seed, "clean": right.double().mean().item(), "rows": rows.tolist(),
-                    **measure(model, data.x_test[rows], data.y_test[rows], time_limit, bar),
-                })
+                runs["runs"].append(
+                    {
+                        "seed": seed,
+                        "clean": right.double().mean().item(),
+                        "rows": rows.tolist(),
+                        **measure(model, data.x_test[rows], data.y_test[rows], time_limit, bar),
+                    }
+                )
                 write_json(out / RESULTS, results)
     return results
 
@@ -221,8 +230,10 @@ def beyond(results: dict) -> int:
     """Certified radii that are larger than the distance of an input that provably has another class."""
     return sum(
         radius > upper * (1 + ROUNDING)
-        for case in results["cases"].values() for measured in case["runs"]
-        for radii in measured["certified"].values() for radius, upper in zip(radii, measured["upper"])
+        for case in results["cases"].values()
+        for measured in case["runs"]
+        for radii in measured["certified"].values()
+        for radius, upper in zip(radii, measured["upper"])
     )
 
 
@@ -248,31 +259,42 @@ def table(results: dict) -> str:
         runs = case["runs"]
         exact = [u for m in runs for u, status in zip(m["upper"], m["status"]) if status == "optimal"]
         total = sum(len(m["rows"]) for m in runs)
-        rows.append([
-            case["label"], f"{100 * statistics.fmean(m['clean'] for m in runs):.1f}", f"{len(exact)} of {total}",
-            f"{statistics.fmean(exact):.3f}" if exact else "–",
-            *(_mean_and_least(of.get(c, [])) for c in certificates),
-            f"{statistics.fmean(s for m in runs for s in m['seconds']):.2f}",
-        ])
+        rows.append(
+            [
+                case["label"],
+                f"{100 * statistics.fmean(m['clean'] for m in runs):.1f}",
+                f"{len(exact)} of {total}",
+                f"{statistics.fmean(exact):.3f}" if exact else "–",
+                *(_mean_and_least(of.get(c, [])) for c in certificates),
+                f"{statistics.fmean(s for m in runs for s in m['seconds']):.2f}",
+            ]
+        )
     labels = [CERTIFICATE_LABELS.get(c, c) for c in certificates]
     header = ["net", "clean %", "solved", "exact radius", *labels, "s/image, exact"]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     wrong = beyond(results)
-    return "\n\n".join([
-        f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
-        f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
-        "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
-        f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
-        "No certificate reaches beyond the exact radius." if wrong == 0
-        else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
+                f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
+                "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
+                f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                "No certificate reaches beyond the exact radius."
+                if wrong == 0
+                else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a certificate is contradicted, 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m comparisons.tightness", description=DESCRIPTION,
+        prog="python -m comparisons.tightness",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

@@ -25,8 +25,12 @@ EPS = 0.1
 EXPONENTS = (math.inf, 8.0, 2.0)
 INPUTS = {"uniform": (torch.rand, "U[0, 1]"), "normal": (torch.randn, "N(0, 1)")}  # key → (draw, label)
 METHODS = {  # auto_LiRPA's method → label; interval bounds first
-    "IBP": "IBP", "CROWN-IBP": "CROWN-IBP", "CROWN": "CROWN", "Forward": "Forward",
-    "Forward+Backward": "Forward+Backward", "CROWN-Optimized": "α-CROWN",
+    "IBP": "IBP",
+    "CROWN-IBP": "CROWN-IBP",
+    "CROWN": "CROWN",
+    "Forward": "Forward",
+    "Forward+Backward": "Forward+Backward",
+    "CROWN-Optimized": "α-CROWN",
 }
 ASKED = {"CROWN": 0.85, "CROWN-Optimized": 0.70}  # of the mean ratio at p = ∞ on uniform inputs
 
@@ -69,7 +73,9 @@ def measure(net: nn.Sequential, x: Tensor) -> dict:
     least, most = found["IBP"]
     width = (most - least).mean().item()
     return {
-        "width": width, "bounds": 2 * least.numel(), "iterations": iterations,
+        "width": width,
+        "bounds": 2 * least.numel(),
+        "iterations": iterations,
         "ratios": {method: (upper - lower).mean().item() / width for method, (lower, upper) in found.items()},
         "looser": {
             method: int((~(lower >= least)).sum() + (~(upper <= most)).sum())
@@ -83,8 +89,13 @@ def run(out: Path, images: int, seeds: int, progress: bool) -> dict:
     import auto_LiRPA
 
     results = {
-        "sizes": SIZES, "eps": EPS, "images": images, "seeds": seeds, "asked": ASKED,
-        "versions": {"auto_LiRPA": auto_LiRPA.__version__, "torch": torch.__version__}, "cases": [],
+        "sizes": SIZES,
+        "eps": EPS,
+        "images": images,
+        "seeds": seeds,
+        "asked": ASKED,
+        "versions": {"auto_LiRPA": auto_LiRPA.__version__, "torch": torch.__version__},
+        "cases": [],
     }
     out.mkdir(parents=True, exist_ok=True)
     total = len(EXPONENTS) * len(INPUTS) * seeds
@@ -127,7 +138,8 @@ def table(results: dict) -> str:
     """Markdown: mean, least and largest ratio over the seeds, a row for each p and kind of input."""
     rows = [
         [
-            INPUTS[case["inputs"]][1], "∞" if case["p"] == "inf" else case["p"],
+            INPUTS[case["inputs"]][1],
+            "∞" if case["p"] == "inf" else case["p"],
             f"{statistics.fmean(m['width'] for m in case['runs']):.3f}",
             *(_spread(_ratios(case, method)) for method in METHODS),
         ]
@@ -139,22 +151,29 @@ def table(results: dict) -> str:
     )
     runs = [measured for case in results["cases"] for measured in case["runs"]]
     bounded, wrong = len(METHODS) * sum(measured["bounds"] for measured in runs), looser(results)
-    return "\n\n".join([
-        f"## Width of output bounds as a part of IBP's (nets {'-'.join(map(str, results['sizes']))}, "
-        f"ε = {results['eps']:g})",
-        f"Mean (least–largest) over nets of {results['seeds']} seeds, each of the mean over {results['images']} inputs "
-        "and all outputs. Distance layers with weights N(0, 1), then Linear; ℓ∞ balls, not cut to a pixel range; "
-        f"float64; α-CROWN with {runs[0]['iterations']} iterations. Of U[0, 1] at p = ∞: {asked}.",
-        markdown_rows(["inputs", "p", "width by IBP", *METHODS.values()], rows),
-        f"None of {bounded} output bounds is looser than the interval bound." if wrong == 0
-        else f"**{wrong} of {bounded} output bounds are looser than interval bounds.**",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"## Width of output bounds as a part of IBP's (nets {'-'.join(map(str, results['sizes']))}, "
+                f"ε = {results['eps']:g})",
+                f"Mean (least–largest) over nets of {results['seeds']} seeds, each of the mean over {results['images']} inputs "
+                "and all outputs. Distance layers with weights N(0, 1), then Linear; ℓ∞ balls, not cut to a pixel range; "
+                f"float64; α-CROWN with {runs[0]['iterations']} iterations. Of U[0, 1] at p = ∞: {asked}.",
+                markdown_rows(["inputs", "p", "width by IBP", *METHODS.values()], rows),
+                f"None of {bounded} output bounds is looser than the interval bound."
+                if wrong == 0
+                else f"**{wrong} of {bounded} output bounds are looser than interval bounds.**",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a bound is looser than the interval bound, 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m comparisons.widths", description=DESCRIPTION,
+        prog="python -m comparisons.widths",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(

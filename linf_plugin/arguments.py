@@ -79,7 +79,12 @@ def check_exponent(p: float) -> None:
 
 
 def check_windows(
-    x: tuple[int, ...], w: tuple[int, ...], stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    x: tuple[int, ...],
+    w: tuple[int, ...],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
     name: str = "x",
 ) -> None:
     """Raises ValueError unless kernels of shape w slide over images of shape x, at least one window of each."""
@@ -88,7 +93,10 @@ def check_windows(
     if len(w) != 4:
         raise ValueError(f"w must have shape (out, C/groups, kh, kw), got {tuple(w)}")
     for what, numbers, least in (
-        ("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1), ("the kernel of w", w[2:], 1)
+        ("stride", stride, 1),
+        ("padding", padding, 0),
+        ("dilation", dilation, 1),
+        ("the kernel of w", w[2:], 1),
     ):
         if len(numbers) != 2 or min(numbers) < least or max(numbers) >= MOST_STEP:
             raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")

@@ -226,7 +226,9 @@ def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dt
                 errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(
                     convolution_error,
                     lambda x, w, layout=layout: layer._conv_forward(x.contiguous(memory_format=layout), w, bias),
-                    geometry, (n, *shape), like,
+                    geometry,
+                    (n, *shape),
+                    like,
                 )
     return first_wrong(errors)
 
@@ -243,9 +245,14 @@ def _settings() -> tuple:
     """What libraries look at, beside sizes, when they choose what to run."""
     precisions = (value for cuda in (False, True) for _, value in _precisions(nn.Conv2d, cuda))  # all there are
     return (
-        torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.mkldnn.deterministic,
-        torch._C._get_nnpack_enabled(), torch.backends.cudnn.enabled, torch.are_deterministic_algorithms_enabled(),
-        torch._C._get_blas_preferred_backend(), *precisions,
+        torch.get_num_threads(),
+        torch.backends.mkldnn.enabled,
+        torch.backends.mkldnn.deterministic,
+        torch._C._get_nnpack_enabled(),
+        torch.backends.cudnn.enabled,
+        torch.are_deterministic_algorithms_enabled(),
+        torch._C._get_blas_preferred_backend(),
+        *precisions,
     )
 
 

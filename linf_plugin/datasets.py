@@ -77,9 +77,7 @@ def _digits(_: Path | None) -> tuple:
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
-    x_train, x_test, y_train, y_test = train_test_split(
-        images, labels, test_size=0.2, stratify=labels, random_state=0
-    )
+    x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)
     return tuple(
         (torch.from_numpy(x.reshape(-1, 1, 8, 8)).float() / 16, torch.from_numpy(y).long())
         for x, y in ((x_train, y_train), (x_test, y_test))
@@ -106,8 +104,10 @@ def _idx_folder(folder: str) -> Callable[[Path], tuple]:
     def read(root: Path) -> tuple:
         raw = root / folder / "raw"
         return tuple(
-            (_idx(raw / f"{part}-images-idx3-ubyte").unsqueeze(1).float() / 255,
-             _idx(raw / f"{part}-labels-idx1-ubyte").long())
+            (
+                _idx(raw / f"{part}-images-idx3-ubyte").unsqueeze(1).float() / 255,
+                _idx(raw / f"{part}-labels-idx1-ubyte").long(),
+            )
             for part in ("train", "t10k")
         )
 
@@ -175,7 +175,8 @@ def _tiny_imagenet(root: Path) -> tuple:
         raise ValueError(f"{annotations} is empty")
     most = max(len(paths) for paths in images)  # each class has 500
     missing = [
-        f"{most - len(paths) or 'all'} images of {folder}" for folder, paths in zip(folders, images)
+        f"{most - len(paths) or 'all'} images of {folder}"
+        for folder, paths in zip(folders, images)
         if len(paths) < max(most, 1)
     ]
     missing += [str(path) for path, _ in test if not path.exists()]
@@ -210,9 +211,12 @@ def _md5(path: Path) -> str:
 
 _IDX_FILES = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 _CIFAR_FILES = {  # name → MD5, as torchvision has it
-    "data_batch_1": "c99cafc152244af753f735de768cd75f", "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
-    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751", "data_batch_4": "634d18415352ddfa80567beed471001a",
-    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb", "test_batch": "40351d587109b95175f43aff81a1287e",
+    "data_batch_1": "c99cafc152244af753f735de768cd75f",
+    "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+    "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+    "data_batch_4": "634d18415352ddfa80567beed471001a",
+    "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    "test_batch": "40351d587109b95175f43aff81a1287e",
 }
 
 
@@ -238,19 +242,31 @@ def _torchvision(name: str) -> str:
 
 
 SOURCES = {
-    "digits": _Source(_digits, (0.3053,), 0.3760, published=(
-        "fa95fdb2c4cb78f05d6651dc0f9ba4868a69b50488d4440bec46b5c5bb9dcb48",
-        "72a2f8c857ace037257e54bf4f4d36badbb58838c0cf8458f9507e6ea63ff63e",
-    )),
+    "digits": _Source(
+        _digits,
+        (0.3053,),
+        0.3760,
+        published=(
+            "fa95fdb2c4cb78f05d6651dc0f9ba4868a69b50488d4440bec46b5c5bb9dcb48",
+            "72a2f8c857ace037257e54bf4f4d36badbb58838c0cf8458f9507e6ea63ff63e",
+        ),
+    ),
     "mnist": _Source(
-        _idx_folder("MNIST"), (0.1307,), 0.3081, tuple(f"MNIST/raw/{f}" for f in _IDX_FILES), _torchvision("MNIST"),
+        _idx_folder("MNIST"),
+        (0.1307,),
+        0.3081,
+        tuple(f"MNIST/raw/{f}" for f in _IDX_FILES),
+        _torchvision("MNIST"),
         published=(
             "6fd296f12fe62c21827e3b474a225b6936de0af01544563597d063d5b89e348f",
             "308387a4cc259c422027ef155435a011962fef831669766d2004761fc59159ab",
         ),
     ),
     "fashion-mnist": _Source(
-        _idx_folder("FashionMNIST"), (0.2860,), 0.3520, tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
+        _idx_folder("FashionMNIST"),
+        (0.2860,),
+        0.3520,
+        tuple(f"FashionMNIST/raw/{f}" for f in _IDX_FILES),
         _torchvision("FashionMNIST"),
         published=(
             "a49f55c5e37e3579d7eff38f71733e7378d26da22787224438f893944933536f",
@@ -258,11 +274,17 @@ SOURCES = {
         ),
     ),
     "cifar10": _Source(
-        _cifar10, (0.4914, 0.4822, 0.4465), 0.2009, tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR_FILES),
-        _torchvision("CIFAR10"), md5={f"cifar-10-batches-py/{f}": md5 for f, md5 in _CIFAR_FILES.items()},
+        _cifar10,
+        (0.4914, 0.4822, 0.4465),
+        0.2009,
+        tuple(f"cifar-10-batches-py/{f}" for f in _CIFAR_FILES),
+        _torchvision("CIFAR10"),
+        md5={f"cifar-10-batches-py/{f}": md5 for f, md5 in _CIFAR_FILES.items()},
     ),
     "tinyimagenet": _Source(
-        _tiny_imagenet, (0.4802, 0.4481, 0.3975), 0.2276,
+        _tiny_imagenet,
+        (0.4802, 0.4481, 0.3975),
+        0.2276,
         tuple(f"tiny-imagenet-200/{f}" for f in ("wnids.txt", "val/val_annotations.txt")),
         "This fetches it:\n  cd '{root}' && curl -O http://cs231n.stanford.edu/tiny-imagenet-200.zip "
         "&& unzip -q tiny-imagenet-200.zip",
@@ -298,7 +320,9 @@ def load_dataset(name: str, data_dir: str | Path | None = None, own_name: str | 
     if missing:
         raise FileNotFoundError(
             f"{name} is not complete under {root}. Missing:\n  "
-            + "\n  ".join(map(str, missing)) + "\n" + source.fetch.format(root=root)
+            + "\n  ".join(map(str, missing))
+            + "\n"
+            + source.fetch.format(root=root)
         )
     train, test = source.read(root)
     for x, y in (train, test):
@@ -327,7 +351,8 @@ def check_published(data: Dataset) -> None:
             raise OtherData(
                 f"the {part} images and labels given as {data.name} are "
                 + (f"those of {same[0]}" if same else "not the published ones")
-                + f" (SHA-256 {found[:16]}…, published {published[i][:16]}…)", OWN_NAME,
+                + f" (SHA-256 {found[:16]}…, published {published[i][:16]}…)",
+                OWN_NAME,
             )
 
 

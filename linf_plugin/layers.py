@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from . import ops
 from .arguments import (
     check_finite,
-    check_k,
     check_forward,
+    check_k,
     check_model,
     check_p,
     check_rho,
@@ -107,8 +107,15 @@ class LinfDistLinear(_DistanceLinear):
     """
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, p: float = math.inf, *,
-        identity_init: bool = False, device=None, dtype=None,
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = math.inf,
+        *,
+        identity_init: bool = False,
+        device=None,
+        dtype=None,
     ):
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
 
@@ -141,8 +148,18 @@ class SortDistLinear(_DistanceLinear):
     compared = ("rho", "k")
 
     def __init__(
-        self, in_features: int, out_features: int, bias: bool = True, p: float = math.inf, *, rho: float,
-        k: int = 10, group: int = 32, identity_init: bool = False, device=None, dtype=None,
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = math.inf,
+        *,
+        rho: float,
+        k: int = 10,
+        group: int = 32,
+        identity_init: bool = False,
+        device=None,
+        dtype=None,
     ):
         _check_positive(group=group)
         self.rho, self.k, self.group = check_rho(rho), check_k(k), group
@@ -160,10 +177,12 @@ class SortDistLinear(_DistanceLinear):
         check_rows(x, self.weight)
         groups = x.split(self.group)
         keep = random_subsets(len(groups), self.in_features, self.rho)
-        return torch.cat([
-            ops.dist(rows.index_select(1, kept), self.weight.index_select(1, kept), self.p)
-            for rows, kept in zip(groups, (a.nonzero().squeeze(1).to(x.device) for a in keep))
-        ])
+        return torch.cat(
+            [
+                ops.dist(rows.index_select(1, kept), self.weight.index_select(1, kept), self.p)
+                for rows, kept in zip(groups, (a.nonzero().squeeze(1).to(x.device) for a in keep))
+            ]
+        )
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rho={self.rho}, k={self.k}, group={self.group}"
@@ -194,16 +213,24 @@ class LinfDistConv2d(_Distance):
     compared = ("stride", "padding", "dilation", "groups")
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
-        stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
-        dilation: int | tuple[int, int] = 1, groups: int = 1, bias: bool = True, p: float = math.inf, *,
-        identity_init: bool = False, device=None, dtype=None,
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        p: float = math.inf,
+        *,
+        identity_init: bool = False,
+        device=None,
+        dtype=None,
     ):
         _check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
-            raise ValueError(
-                f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}"
-            )
+            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _pair("kernel_size", kernel_size, 1)
         self.stride = _pair("stride", stride, 1)

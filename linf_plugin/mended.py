@@ -71,9 +71,7 @@ def _hold_beyond_limit(relax: Callable) -> Callable:
         relax(self, x, func, dfunc)
         beyond = (x.lower < -self.x_limit) | (x.upper > self.x_limit)
         self.lw, self.uw = (torch.where(beyond, 0, slope) for slope in (self.lw, self.uw))
-        self.lb, self.ub = (
-            torch.where(beyond, func(end), b) for end, b in ((x.lower, self.lb), (x.upper, self.ub))
-        )
+        self.lb, self.ub = (torch.where(beyond, func(end), b) for end, b in ((x.lower, self.lb), (x.upper, self.ub)))
 
     return relax_everywhere
 

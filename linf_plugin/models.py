@@ -182,15 +182,18 @@ def _features(spec: dict) -> int:
 def _dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:
     for width in widths:
         _append(
-            spec, layer, in_features=_features(spec), out_features=width, bias=False, identity_init=identity_init,
+            spec,
+            layer,
+            in_features=_features(spec),
+            out_features=width,
+            bias=False,
+            identity_init=identity_init,
             **arguments,
         )
         _append(spec, "mean_shift", num_features=width)
 
 
-def _head(
-    spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments
-) -> None:
+def _head(spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments) -> None:
     """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal``
     has start as ``Net`` describes."""
     features = _features(spec)
@@ -215,7 +218,7 @@ def _check_strides(channels, strides) -> None:
 
 
 def linf_mlp(
-    shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0, clip: float = 0.0,
+    shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0, clip: float = 0.0
 ) -> dict:
     """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
     spec = _start(shape, mean, std, crop, clip)
@@ -226,7 +229,14 @@ def linf_mlp(
 
 
 def linf_mlp_head(
-    shape, classes: int, width: int, depth: int, hidden: int, mean=(0.0,), std=1.0, normal_head: bool = False,
+    shape,
+    classes: int,
+    width: int,
+    depth: int,
+    hidden: int,
+    mean=(0.0,),
+    std=1.0,
+    normal_head: bool = False,
     crop: int = 0,
 ) -> dict:
     """ℓ∞-dist net+MLP: depth × [distance, mean shift], then Linear–tanh–Linear."""
@@ -238,9 +248,16 @@ def linf_mlp_head(
 
 
 def linf_conv(
-    shape, classes: int, mean=(0.0,), std=1.0, channels: tuple[int, ...] = (96, 96, 192, 192, 192),
-    strides: tuple[int, ...] = (1, 1, 2, 1, 1), width: int = 1024, hidden: int | None = None,
-    normal_head: bool = False, crop: int = 0,
+    shape,
+    classes: int,
+    mean=(0.0,),
+    std=1.0,
+    channels: tuple[int, ...] = (96, 96, 192, 192, 192),
+    strides: tuple[int, ...] = (1, 1, 2, 1, 1),
+    width: int = 1024,
+    hidden: int | None = None,
+    normal_head: bool = False,
+    crop: int = 0,
 ) -> dict:
     """Convolutional ℓ∞-dist net: 3×3 distances with mean shift, one wide distance layer, then logits."""
     _check_strides(channels, strides)
@@ -248,8 +265,15 @@ def linf_conv(
     before = shape[0]
     for after, stride in zip(channels, strides):
         _append(
-            spec, "dist_conv", in_channels=before, out_channels=after, kernel_size=3, stride=stride, padding=1,
-            bias=False, identity_init=True,
+            spec,
+            "dist_conv",
+            in_channels=before,
+            out_channels=after,
+            kernel_size=3,
+            stride=stride,
+            padding=1,
+            bias=False,
+            identity_init=True,
         )
         _append(spec, "mean_shift", num_features=after)
         before = after
@@ -260,9 +284,20 @@ def linf_conv(
 
 
 def sortnet_mlp(
-    shape, classes: int, width: int, depth: int, rho: float, k: int = 10, group: int = 32,
-    identity_init: bool = False, hidden: int | None = None, mean=(0.0,), std=1.0, identity_first: bool = True,
-    normal_head: bool = False, crop: int = 0,
+    shape,
+    classes: int,
+    width: int,
+    depth: int,
+    rho: float,
+    k: int = 10,
+    group: int = 32,
+    identity_init: bool = False,
+    hidden: int | None = None,
+    mean=(0.0,),
+    std=1.0,
+    identity_first: bool = True,
+    normal_head: bool = False,
+    crop: int = 0,
 ) -> dict:
     """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
     inputs are pixels.  Zhang et al. (arXiv 2210.01787).
@@ -293,8 +328,15 @@ def relu_mlp(shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, 
 
 
 def relu_conv(
-    shape, classes: int, channels: tuple[int, ...], strides: tuple[int, ...], width: int,
-    mean=(0.0,), std=1.0, kernel: int | None = None, crop: int = 0,
+    shape,
+    classes: int,
+    channels: tuple[int, ...],
+    strides: tuple[int, ...],
+    width: int,
+    mean=(0.0,),
+    std=1.0,
+    kernel: int | None = None,
+    crop: int = 0,
 ) -> dict:
     """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is their size; without it they
     are 3×3, and 4×4 where the stride is 2."""
@@ -303,7 +345,12 @@ def relu_conv(
     before = shape[0]
     for after, stride in zip(channels, strides):
         _append(
-            spec, "conv", in_channels=before, out_channels=after, kernel_size=kernel or 2 + stride, stride=stride,
+            spec,
+            "conv",
+            in_channels=before,
+            out_channels=after,
+            kernel_size=kernel or 2 + stride,
+            stride=stride,
             padding=1,
         )
         _append(spec, "relu")

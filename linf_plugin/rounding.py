@@ -294,9 +294,7 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     return amounts
 
 
-def box(
-    x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf
-) -> tuple[Tensor, Tensor]:
+def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
     """The ℓ∞ ball around x within [low, high], in float64 and never too small, also for the rounding of sums over
     x in float64.  radius: one, or one a sample."""
     x = x.double()

@@ -15,6 +15,7 @@ MOST_PAIRS = 2**33  # coordinate pairs a sample
 
 # What arguments may be.  Each raises TypeError or ValueError; the message begins after the argument's name.
 
+
 def _count(value, least: int = 1) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"must be an int, got {type(value).__name__}")
@@ -153,6 +154,7 @@ def _check_layer(i: int, name, arguments: dict) -> None:
 
 
 # Sizes.
+
 
 def _both(value) -> tuple[int, int]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value, value)

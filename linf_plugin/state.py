@@ -107,7 +107,8 @@ def _warn_once(name: str, attributes: tuple[str, ...], call: list) -> None:
         warnings.warn(
             f"the state says nothing of {', '.join(attributes)} of {name}, nor perhaps of other layers: it was not "
             "written by this version.  They stay as they are; check that they are those of the net that was saved",
-            StateWarning, stacklevel=2,
+            StateWarning,
+            stacklevel=2,
         )
 
 

@@ -98,8 +98,14 @@ def _relative(path: str | os.PathLike, folder: Path) -> str:
 
 @torch.no_grad()
 def write_abcrown(
-    checkpoint: str | os.PathLike, folder: str | os.PathLike, eps: float, *, dataset: str | None = None,
-    data_dir: str | os.PathLike | None = None, samples: int = 100, force: bool = False,
+    checkpoint: str | os.PathLike,
+    folder: str | os.PathLike,
+    eps: float,
+    *,
+    dataset: str | None = None,
+    data_dir: str | os.PathLike | None = None,
+    samples: int = 100,
+    force: bool = False,
 ) -> tuple[Path, Path]:
     """Writes ``problem.py`` and ``config.yaml``; ``python abcrown.py --config …/config.yaml`` then verifies.
 
@@ -133,8 +139,11 @@ def write_abcrown(
     name = dataset or metadata.get("dataset")
     if name not in SOURCES:
         known = ", ".join(SOURCES)
-        raise ValueError(f"{checkpoint} names no data set: give one of {known}" if name is None else
-                         f"data set must be one of {known}, got {name!r}")
+        raise ValueError(
+            f"{checkpoint} names no data set: give one of {known}"
+            if name is None
+            else f"data set must be one of {known}, got {name!r}"
+        )
     own = own_name(metadata)
     data = load_dataset(name, data_dir, own)
     if dataset is None or own is not None:
@@ -150,15 +159,29 @@ def write_abcrown(
 
     verifier, solver = SETTINGS["distance" if distance_layers(model) else "ordinary"]
     needs_folder = SOURCES[name].files and data_dir is not None
-    write_text(problem, _PROBLEM.format(
-        config=CONFIG, checkpoint=_relative(checkpoint, folder), dataset=name, own=own, digest=data.digests[1],
-        folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None, samples=samples,
-        rounding=ROUNDING,
-    ))
-    write_text(config, _CONFIG.format(
-        config=CONFIG, problem=PROBLEM, device="cuda" if torch.cuda.is_available() else "cpu",
-        verifier=verifier, classes=model(data.x_test[:1].to(next(model.parameters()).dtype)).shape[1],
-        eps=format(Decimal(repr(float(eps))), "f"),  # YAML takes 1e-05 for a string
-        solver=solver,
-    ))
+    write_text(
+        problem,
+        _PROBLEM.format(
+            config=CONFIG,
+            checkpoint=_relative(checkpoint, folder),
+            dataset=name,
+            own=own,
+            digest=data.digests[1],
+            folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None,
+            samples=samples,
+            rounding=ROUNDING,
+        ),
+    )
+    write_text(
+        config,
+        _CONFIG.format(
+            config=CONFIG,
+            problem=PROBLEM,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            verifier=verifier,
+            classes=model(data.x_test[:1].to(next(model.parameters()).dtype)).shape[1],
+            eps=format(Decimal(repr(float(eps))), "f"),  # YAML takes 1e-05 for a string
+            solver=solver,
+        ),
+    )
     return paths

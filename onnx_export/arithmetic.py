@@ -165,7 +165,9 @@ def unfit_for_cuda(model: onnx.ModelProto) -> str | None:
 
 
 def check_arithmetic(
-    path: str | os.PathLike, model: onnx.ModelProto, options: onnxruntime.SessionOptions,
+    path: str | os.PathLike,
+    model: onnx.ModelProto,
+    options: onnxruntime.SessionOptions,
     providers: Sequence[str | tuple[str, dict]],
 ) -> None:
     """That sessions with these options and providers compute the products of a file with certificates in float32.

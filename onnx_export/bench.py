@@ -74,14 +74,19 @@ SHAPE, CLASSES = (1, 28, 28), 10
 CHECKED_PAIRS = 1 << 22  # coordinate pairs that the specification computes
 
 ASKED = {  # at p = ∞
-    "native over broadcast": 20, "body over broadcast": 3, "native over linf_plugin": 0.8, "body bytes": 20e6,
-    "export seconds": 60, "export bytes": 3e9,
+    "native over broadcast": 20,
+    "body over broadcast": 3,
+    "native over linf_plugin": 0.8,
+    "body bytes": 20e6,
+    "export seconds": 60,
+    "export bytes": 3e9,
 }
 WAYS = {"broadcast": "broadcast", "body": "body", "native": "compiled", "torch": "linf_plugin", "cdist": "torch.cdist"}
 IN_ONNX = ("broadcast", "body", "native")
 
 
 # The ways.
+
 
 def _tensors(case: dict) -> tuple[Tensor, Tensor]:
     """x and w, normally distributed."""
@@ -116,7 +121,8 @@ def model(way: str, case: dict, w: Tensor) -> onnx.ModelProto:
     nodes, constants = _nodes(way, case)
     sizes = [case["pixels"]] * 2 if "pixels" in case else []
     graph = helper.make_graph(
-        nodes, "distance",
+        nodes,
+        "distance",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", case["in"], *sizes])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", case["out"], *sizes])],
         [numpy_helper.from_array(np.asarray(a), key) for key, a in {"w": w.numpy(), **constants}.items()],
@@ -165,6 +171,7 @@ def call(way: str, case: dict, w: Tensor, threads: int) -> Callable[[Tensor], np
 
 # Whether they are right.
 
+
 def size_of(case: dict) -> str:
     if "pixels" in case:
         return f"conv {case['batch']}×{case['in']}→{case['out']}, {case['pixels']}², k{case['kernel']}"
@@ -206,6 +213,7 @@ def deviation(case: dict, y: np.ndarray, expected: Tensor) -> str | None:
 
 
 # The clock.
+
 
 def _free_bytes() -> float:
     try:
@@ -301,6 +309,7 @@ def measure_memory(way: str, case: dict) -> dict:
 
 # The export of a large net.
 
+
 def _peak() -> int | None:
     try:
         return 1024 * int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
@@ -327,7 +336,11 @@ def export_net(sizes: dict) -> dict:
         logits = session.run(None, {"x": x.numpy()})[0]
     bits = logits.view(np.uint32), net(x).numpy().view(np.uint32)
     return {
-        "weights": weights, "seconds": seconds, "started": started, "peak": peak, "bit_equal": np.array_equal(*bits),
+        "weights": weights,
+        "seconds": seconds,
+        "started": started,
+        "peak": peak,
+        "bit_equal": np.array_equal(*bits),
         "native": reason is None,
     }
 
@@ -339,6 +352,7 @@ def measure_export(sizes: dict) -> dict:
 
 # All of it.
 
+
 def _machine() -> dict:
     """What the times depend on."""
     try:
@@ -347,8 +361,11 @@ def _machine() -> dict:
         processor = platform.processor() or platform.machine()
     usable, reason = native.available()
     return {
-        "processor": processor, "cores": os.cpu_count(), "system": platform.system(),
-        "native": reason if usable else f"none ({reason})", "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
+        "processor": processor,
+        "cores": os.cpu_count(),
+        "system": platform.system(),
+        "native": reason if usable else f"none ({reason})",
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY"),
     }
 
 
@@ -357,8 +374,13 @@ def run(cases: tuple[dict, ...], sizes: dict, repeats: int = REPEATS, progress: 
     before = torch.get_num_threads()
     versions = {m.__name__: m.__version__ for m in (linf_plugin, torch, onnx, onnxruntime)}
     results = {
-        "machine": _machine(), "versions": {**versions, "python": platform.python_version()}, "asked": ASKED,
-        "repeats": repeats, "dist": [], "memory": {}, "export": None,
+        "machine": _machine(),
+        "versions": {**versions, "python": platform.python_version()},
+        "asked": ASKED,
+        "repeats": repeats,
+        "dist": [],
+        "memory": {},
+        "export": None,
     }
     work = [functools.partial(measure_memory, way, cases[0]) for way in IN_ONNX]
     disable = None if progress is None else not progress
@@ -387,13 +409,16 @@ def wrong(results: dict) -> list[str]:
     """What did not give the right numbers, in words."""
     found = [
         f"{WAYS[way]}, threads: {threads}, p = {row['case']['p']}, {row['size']}: {times['wrong']}; not timed"
-        for row in results["dist"] for threads, ways in row["threads"].items() for way, times in ways.items()
+        for row in results["dist"]
+        for threads, ways in row["threads"].items()
+        for way, times in ways.items()
         if "wrong" in times
     ]
     return found + ([] if results["export"]["bit_equal"] else ["the exported net's logits are not PyTorch's"])
 
 
 # The table.
+
 
 def _number(a: float) -> str:
     return f"{a:.0f}" if a >= 100 else f"{a:.3g}"
@@ -422,7 +447,8 @@ def _asked(results: dict) -> list[str]:
     asked, lines, (row, *_) = results["asked"], [], results["dist"]
     for threads, ways in row["threads"].items():
         for text, way, other in (
-            ("native over broadcast", "native", "broadcast"), ("body over broadcast", "body", "broadcast"),
+            ("native over broadcast", "native", "broadcast"),
+            ("body over broadcast", "body", "broadcast"),
             ("native over linf_plugin", "native", "torch"),
         ):
             if "median" in ways[way] and "median" in ways[other]:
@@ -443,23 +469,35 @@ def table(results: dict) -> str:
     machine, versions, made = results["machine"], results["versions"], results["export"]
     memory = [
         f"{WAYS[way]} {_number(m['bytes'] / 1e6)} MB" + (f" ({m['rows']} rows)" if way == "broadcast" else "")
-        if "bytes" in m else f"{WAYS[way]} – ({m['reason']})"
+        if "bytes" in m
+        else f"{WAYS[way]} – ({m['reason']})"
         for way, m in results["memory"].items()
     ]
     same = "the same bits as PyTorch" if made["bit_equal"] else "other bits than PyTorch"
     lines = [
-        "# Distances in onnxruntime", "",
+        "# Distances in onnxruntime",
+        "",
         f"{machine['processor']}, {machine['cores']} cores; compiled operator: {machine['native']}; "
-        + ", ".join(f"{name} {version}" for name, version in versions.items()) + ".", "",
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+        + ".",
+        "",
         f"Milliseconds, medians of {results['repeats']} in turns, and × how many times as fast as the first of "
-        "broadcast and torch.cdist; ~ in proportion to a part of the batch. Sizes are batch×in×out.", "",
-        "| distance | threads | " + " | ".join(WAYS.values()) + " |", "| --- | ---: |" + " ---: |" * len(WAYS),
-        *_rows_of(results), "",
-        f"Memory beyond the session's, {results['dist'][0]['size']}, one thread: {', '.join(memory)}.", "",
+        "broadcast and torch.cdist; ~ in proportion to a part of the batch. Sizes are batch×in×out.",
+        "",
+        "| distance | threads | " + " | ".join(WAYS.values()) + " |",
+        "| --- | ---: |" + " ---: |" * len(WAYS),
+        *_rows_of(results),
+        "",
+        f"Memory beyond the session's, {results['dist'][0]['size']}, one thread: {', '.join(memory)}.",
+        "",
         f"Export of a linf-mlp of depth {made['depth']}, width {made['width']} ({made['weights'] / 1e6:.0f} MB): "
-        f"{made['seconds']:.3g} s" + (f", peak {made['peak'] / 1e9:.3g} GB" if made["peak"] else "")
-        + f"; one image in onnxruntime gives {same}.", "",
-        "| | asked | reached |", "| --- | ---: | ---: |", *_asked(results),
+        f"{made['seconds']:.3g} s"
+        + (f", peak {made['peak'] / 1e9:.3g} GB" if made["peak"] else "")
+        + f"; one image in onnxruntime gives {same}.",
+        "",
+        "| | asked | reached |",
+        "| --- | ---: | ---: |",
+        *_asked(results),
     ]
     if found := wrong(results):
         lines += ["", *(f"Wrong: {text}." for text in found)]

@@ -77,8 +77,12 @@ def _attribute(a: AttributeProto, values: dict[str, bytes], depth: int) -> bytes
 def _signature(function: FunctionProto) -> tuple:
     opsets = {o.domain if o.domain not in STANDARD else "": o.version for o in function.opset_import}
     return (
-        len(function.input), sorted(function.attribute), [a.name for a in function.attribute_proto], function.overload,
-        sorted(opsets.items()), body_digests(function),
+        len(function.input),
+        sorted(function.attribute),
+        [a.name for a in function.attribute_proto],
+        function.overload,
+        sorted(opsets.items()),
+        body_digests(function),
     )
 
 

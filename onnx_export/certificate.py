@@ -104,6 +104,7 @@ Ends = tuple[Tensor, Tensor]
 
 def _of_rows(rule: Callable) -> Callable:
     """A rule for (rows, in) as one for (N, …, in)."""
+
     def of_rows(layer: nn.Module, ends: Ends) -> Ends:
         rows = tuple(a.reshape(-1, a.shape[-1]) for a in ends)
         return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in rule(layer, rows))

@@ -42,13 +42,18 @@ changes the predicted class. onnx_export.session("net.onnx") runs it several tim
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
-        PROG, description="Writes checkpoints as ONNX files, checks and reads these; writes problems for verifiers.",
-        epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter,
+        PROG,
+        description="Writes checkpoints as ONNX files, checks and reads these; writes problems for verifiers.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         q = commands.add_parser(
-            name, help=command.SUMMARY, description=command.DESCRIPTION, epilog=command.EPILOG,
+            name,
+            help=command.SUMMARY,
+            description=command.DESCRIPTION,
+            epilog=command.EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(q)

@@ -117,8 +117,15 @@ def _exact_radius(net: Net):
 
 @torch.no_grad()
 def cross_check(
-    net: Net, images: Tensor, labels: Tensor, flavour: str = "maxpool", *, radii: Tensor | None = None,
-    time_limit: float = 30.0, count: int | None = None, progress: bool = True,
+    net: Net,
+    images: Tensor,
+    labels: Tensor,
+    flavour: str = "maxpool",
+    *,
+    radii: Tensor | None = None,
+    time_limit: float = 30.0,
+    count: int | None = None,
+    progress: bool = True,
 ) -> list[dict]:
     """Puts certificates to Marabou 2.0: of each image that the net classifies correctly with a positive radius,
 
@@ -165,8 +172,13 @@ def cross_check(
         x, label, radius = images[row], int(labels[row]), float(radii[row])
         eps = INSIDE * radius
         result = {
-            "row": row, "label": label, "radius": radius, "promised": 2 * net.lipschitz * (radius - eps),
-            "exact": None, "inside": verifier.ask(x, label, eps), "beyond": None,
+            "row": row,
+            "label": label,
+            "radius": radius,
+            "promised": 2 * net.lipschitz * (radius - eps),
+            "exact": None,
+            "inside": verifier.ask(x, label, eps),
+            "beyond": None,
         }
         if exact_radius is not None:
             found = exact_radius(net, x, label, time_limit=time_limit)
@@ -193,7 +205,7 @@ def contradictions(results: Iterable[dict]) -> int:
 
 
 def _verdicts(answers: list[dict], expected: str) -> list[str]:
-    """"20 of 24", and the median of their seconds."""
+    """ "20 of 24", and the median of their seconds."""
     seconds = [a["seconds"] for a in answers if a["verdict"] == expected]
     return [f"{len(seconds)} of {len(answers)}", f"{statistics.median(seconds):.2f}" if seconds else "–"]
 
@@ -207,25 +219,37 @@ def table(measured: dict) -> str:
             inside = [r["inside"] for r in results]
             beyond = [r["beyond"] for r in results if r["beyond"] is not None]
             largest += [a["margin"] for a in beyond if "margin" in a]
-            rows.append([
-                case["label"], flavour, f"{100 * case['clean']:.1f}",
-                f"{statistics.fmean(r['radius'] for r in results):.3f}" if results else "–",
-                *_verdicts(inside, "unsat"), *_verdicts(beyond, "sat"), str(contradictions(results)),
-            ])
+            rows.append(
+                [
+                    case["label"],
+                    flavour,
+                    f"{100 * case['clean']:.1f}",
+                    f"{statistics.fmean(r['radius'] for r in results):.3f}" if results else "–",
+                    *_verdicts(inside, "unsat"),
+                    *_verdicts(beyond, "sat"),
+                    str(contradictions(results)),
+                ]
+            )
     wrong = sum(int(row[-1]) for row in rows)
     lines = [header, ["---", "---"] + ["---:"] * (len(header) - 2), *rows]
     limit = f"{measured['time_limit']:g}"
-    return "\n\n".join([
-        f"## Certificates put to Marabou {measured['versions']['maraboupy']}",
-        f"Correctly classified test images of the digits with a positive certified radius. Inside: within {INSIDE} × "
-        "the certified radius, where no input may change the class. Beyond: within "
-        f"{BEYOND} × the exact radius, where one does. Radii in the pixel range; s: median of the seconds of such "
-        f"verdicts, reading the file apart. What is missing Marabou left open: at {limit} seconds, or it gave up before.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
-        f"The points found beyond have float32 margins of at most {max(largest):.1g}.",
-        "No verdict contradicts a certificate or an exact radius." if wrong == 0
-        else f"**{wrong} verdicts contradict a certificate or an exact radius.**",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"## Certificates put to Marabou {measured['versions']['maraboupy']}",
+                f"Correctly classified test images of the digits with a positive certified radius. Inside: within {INSIDE} × "
+                "the certified radius, where no input may change the class. Beyond: within "
+                f"{BEYOND} × the exact radius, where one does. Radii in the pixel range; s: median of the seconds of such "
+                f"verdicts, reading the file apart. What is missing Marabou left open: at {limit} seconds, or it gave up before.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                f"The points found beyond have float32 margins of at most {max(largest):.1g}.",
+                "No verdict contradicts a certificate or an exact radius."
+                if wrong == 0
+                else f"**{wrong} verdicts contradict a certificate or an exact radius.**",
+            ]
+        )
+        + "\n"
+    )
 
 
 # The measurement.
@@ -249,17 +273,12 @@ class Case:
 
 
 # Marabou decides next to nothing about 64-16-10 in ReLUs.
-CASES = (
-    Case("16-16-10", True, 0.05, 0.5, 200, tuple(FLAVOURS)),
-    Case("64-16-10", False, 0.15, 0.05, 60, ("maxpool",)),
-)
+CASES = (Case("16-16-10", True, 0.05, 0.5, 200, tuple(FLAVOURS)), Case("64-16-10", False, 0.15, 0.05, 60, ("maxpool",)))
 
 
 def _trained(case: Case, data: Dataset) -> Net:
     torch.manual_seed(0)
-    net = build(
-        "linf-mlp", shape=data.shape, classes=data.classes, width=16, depth=2, mean=data.mean, std=data.std
-    )
+    net = build("linf-mlp", shape=data.shape, classes=data.classes, width=16, depth=2, mean=data.mean, std=data.std)
 
     def loss(net, x, y, step):
         return clipped_hinge(net(x), y, radius=step.eps / data.std, weight=case.weight * 0.004**step.progress)
@@ -274,8 +293,13 @@ def measure(out: Path, count: int, time_limit: float, progress: bool) -> dict:
     _marabou()  # before any training
     packages = ("maraboupy", "onnx", "torch")
     measured = {
-        "dataset": "digits", "inside": INSIDE, "beyond": BEYOND, "count": count, "time_limit": time_limit,
-        "versions": {p: importlib.metadata.version(p) for p in packages}, "cases": [],
+        "dataset": "digits",
+        "inside": INSIDE,
+        "beyond": BEYOND,
+        "count": count,
+        "time_limit": time_limit,
+        "versions": {p: importlib.metadata.version(p) for p in packages},
+        "cases": [],
     }
     for case in CASES:
         data = load_dataset("digits")
@@ -296,14 +320,13 @@ def measure(out: Path, count: int, time_limit: float, progress: bool) -> dict:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit status: 0, 1 where a certificate is contradicted, 2 for a wrong request."""
     parser = argparse.ArgumentParser(
-        prog="python -m onnx_export.cross_check", description=DESCRIPTION,
+        prog="python -m onnx_export.cross_check",
+        description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, metavar="DIR", required=True)
     parser.add_argument("--count", type=int, default=24, metavar="N", help="images of each net; default: 24")
-    parser.add_argument(
-        "--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one query; default: 30"
-    )
+    parser.add_argument("--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one query; default: 30")
     add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)

@@ -255,9 +255,7 @@ def LinfBoxDist(lower, upper, w):
         def over_blocks(lb, ub):  # (rows, 1, in)
             above = lb - wt
             below = ub - wt
-            near_b = op.Max(
-                op.ReduceMax(above, [-1], keepdims=0), -op.ReduceMin(below, [-1], keepdims=0), 0.0
-            )
+            near_b = op.Max(op.ReduceMax(above, [-1], keepdims=0), -op.ReduceMin(below, [-1], keepdims=0), 0.0)
             far_b = op.Max(op.ReduceMax(below, [-1], keepdims=0), -op.ReduceMin(above, [-1], keepdims=0))
             return near_b, far_b
 

@@ -10,8 +10,8 @@ from .certificate import PIXELS, check_certifiable, wants_interval
 from .compose import VERIFIER_FLAVOURS, Settings, check_net, compose
 from .files import reseal, save, seal
 from .properties import Accuracy, accuracy_properties, told
-from .record import fold_means
 from .recompute import contradictions
+from .record import fold_means
 
 EXTERNAL_BYTES = 1_500_000_000  # of weights; a protobuf message ends at 2 GiB
 FLAVOURS = {
@@ -34,9 +34,16 @@ def _choose(name: str, value: str, known: dict) -> None:
 
 
 def export(
-    model: Net, path: str | os.PathLike, metadata: dict | None = None,
-    checkpoint: str | os.PathLike | None = None, *, flavour: str = "function", certificate: str = "auto",
-    epsilon: float | None = None, pixels: str = "float", force: bool = False,
+    model: Net,
+    path: str | os.PathLike,
+    metadata: dict | None = None,
+    checkpoint: str | os.PathLike | None = None,
+    *,
+    flavour: str = "function",
+    certificate: str = "auto",
+    epsilon: float | None = None,
+    pixels: str = "float",
+    force: bool = False,
 ) -> None:
     """Writes a net with its certificates as an ONNX file, in one move once it is complete and checked.
 
@@ -76,7 +83,9 @@ def export(
     path, metadata = Path(path), metadata or {}
     check_absent(path, force)
     for name, value, known in (
-        ("flavour", flavour, FLAVOURS), ("certificate", certificate, CERTIFICATES), ("pixels", pixels, PIXELS)
+        ("flavour", flavour, FLAVOURS),
+        ("certificate", certificate, CERTIFICATES),
+        ("pixels", pixels, PIXELS),
     ):
         _choose(name, value, known)
     check_net(model)

@@ -19,7 +19,13 @@ FORMAT = "linf-export 2"  # of the files that this version writes, under the key
 DIGEST = "content_sha256"
 # Metadata and outputs by which a file claims a certificate, which must then be bound to its content.
 CLAIMS = (
-    DIGEST, "certificate", "lipschitz", "rounding_slack", "radius_unit", "certified_accuracy", "certified_accuracy_by",
+    DIGEST,
+    "certificate",
+    "lipschitz",
+    "rounding_slack",
+    "radius_unit",
+    "certified_accuracy",
+    "certified_accuracy_by",
 )
 CLAIMED_OUTPUTS = ("certified_radius", "certified")
 
@@ -35,6 +41,7 @@ def claims(outputs: list[str], props: dict[str, str]) -> bool:
 
 
 # Reading.
+
 
 def parse(content: bytes, path: str | os.PathLike) -> ModelProto:
     """The content of an ONNX file as it stands, without the weights that lie beside it; ``load.parsed`` checks it and
@@ -52,6 +59,7 @@ def stored_otherwise(content: bytes, path: str | os.PathLike) -> bool:
 
 
 # Digests.
+
 
 def content_sha256(model: ModelProto) -> str:
     """A SHA-256 of everything in a model with its weights, but for the digest itself: graph, functions, metadata, and
@@ -80,7 +88,8 @@ def former_sha256(model: ModelProto) -> str:
     """
     graph = model.graph
     for name, parts in (
-        ("sparse initializers", graph.sparse_initializer), ("training", model.training_info),
+        ("sparse initializers", graph.sparse_initializer),
+        ("training", model.training_info),
         ("quantization annotations", graph.quantization_annotation),
     ):
         if parts:
@@ -92,8 +101,12 @@ def former_sha256(model: ModelProto) -> str:
         total.update(content)
 
     for kind, parts in (
-        ("opset", model.opset_import), ("function", model.functions), ("node", graph.node), ("input", graph.input),
-        ("output", graph.output), ("value", graph.value_info),
+        ("opset", model.opset_import),
+        ("function", model.functions),
+        ("node", graph.node),
+        ("input", graph.input),
+        ("output", graph.output),
+        ("value", graph.value_info),
     ):
         for part in parts:
             feed(kind, part.SerializeToString(deterministic=True))
@@ -131,6 +144,7 @@ def broken_seal(model: ModelProto) -> str | None:
 
 
 # Writing.
+
 
 def _outsource(model: ModelProto, path: Path, folder: Path) -> str:
     """Moves the numbers of a model into a file in ``folder``, with none between them; returns its name, which is of

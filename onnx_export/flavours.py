@@ -21,15 +21,7 @@ from torch import Tensor, nn
 
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.kernels.windows import output_shape
-from linf_plugin.layers import (
-    CenterCrop,
-    LinfDistConv2d,
-    LinfDistLinear,
-    MeanShift,
-    Negate,
-    Normalize,
-    SortDistLinear,
-)
+from linf_plugin.layers import CenterCrop, LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, SortDistLinear
 from linf_plugin.models import Net
 from linf_plugin.state import tensors
 
@@ -93,8 +85,14 @@ class _Graph:
         kernel = weight.shape[2:]
         size = [(size[i] + pads[i] + pads[i + 2] - kernel[i]) // strides[i] + 1 for i in (0, 1)]
         return self.node(
-            "Conv", name, (len(weight), *size), weight, *(() if bias is None else (bias,)), kernel_shape=kernel,
-            strides=strides, pads=pads,
+            "Conv",
+            name,
+            (len(weight), *size),
+            weight,
+            *(() if bias is None else (bias,)),
+            kernel_shape=kernel,
+            strides=strides,
+            pads=pads,
         )
 
     def model(self, classes: int) -> onnx.ModelProto:
@@ -102,7 +100,9 @@ class _Graph:
         value = helper.make_tensor_value_info
         types = {"f": np.float32, "i": np.int64}
         graph = helper.make_graph(
-            self.nodes, "net", [value("x", TensorProto.FLOAT, (1, *self.shapes["x"]))],
+            self.nodes,
+            "net",
+            [value("x", TensorProto.FLOAT, (1, *self.shapes["x"]))],
             [value("logits", TensorProto.FLOAT, (1, classes))],
             [numpy_helper.from_array(a.astype(types[a.dtype.kind]), name) for name, a in self.constants.items()],
         )
@@ -145,9 +145,7 @@ def _settled(graph: _Graph, value: _Value, scale: float) -> _Value:
 # Output k is about x_k − w_k, where x_k is the sum of v's parts with coefficients select[k].
 
 
-def _pooled(
-    graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray
-) -> tuple[str, np.ndarray]:
+def _pooled(graph: _Graph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray) -> tuple[str, np.ndarray]:
     """max_i |x_ki − w_ki| by one MaxPool over both signs and all i, (out, 1, windows)."""
     out, (_, features, windows) = len(weight), shape
     signs = np.array([1.0, -1.0])

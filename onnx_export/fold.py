@@ -23,6 +23,7 @@ def attribute(node: NodeProto, name: str, default=None):
 
 # How many numbers an operator gives, at most, of its inputs; any of these may be wrong for it.
 
+
 def _as_many(node: NodeProto, *inputs: np.ndarray) -> int:
     return sum(a.size for a in inputs) + 1
 
@@ -83,24 +84,84 @@ def _matmul(node: NodeProto, a: np.ndarray, b: np.ndarray) -> int:
 
 
 # The operators that are computed: what exporters make of weights and of shapes.
-BOUNDS: dict[str, Callable[..., int]] = {
-    "Constant": _constant, "Shape": _shape, "Size": _shape, "Gather": _gather, "Expand": _expand, "Tile": _tile,
-    "ConstantOfShape": _filled, "Range": _range, "Pad": _pad, "MatMul": _matmul,
-} | dict.fromkeys((
-    "Abs", "Cast", "CastLike", "Ceil", "Concat", "Exp", "Flatten", "Floor", "Identity", "Log", "Neg", "Not",
-    "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "Reshape", "Slice", "Split",
-    "Sqrt", "Squeeze", "Transpose", "Unsqueeze",
-), _as_many) | dict.fromkeys((
-    "Add", "And", "Clip", "Div", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "Mod",
-    "Mul", "Or", "Pow", "Sub", "Sum", "Where",
-), _broadcast)
+BOUNDS: dict[str, Callable[..., int]] = (
+    {
+        "Constant": _constant,
+        "Shape": _shape,
+        "Size": _shape,
+        "Gather": _gather,
+        "Expand": _expand,
+        "Tile": _tile,
+        "ConstantOfShape": _filled,
+        "Range": _range,
+        "Pad": _pad,
+        "MatMul": _matmul,
+    }
+    | dict.fromkeys(
+        (
+            "Abs",
+            "Cast",
+            "CastLike",
+            "Ceil",
+            "Concat",
+            "Exp",
+            "Flatten",
+            "Floor",
+            "Identity",
+            "Log",
+            "Neg",
+            "Not",
+            "Reciprocal",
+            "ReduceMax",
+            "ReduceMean",
+            "ReduceMin",
+            "ReduceProd",
+            "ReduceSum",
+            "Reshape",
+            "Slice",
+            "Split",
+            "Sqrt",
+            "Squeeze",
+            "Transpose",
+            "Unsqueeze",
+        ),
+        _as_many,
+    )
+    | dict.fromkeys(
+        (
+            "Add",
+            "And",
+            "Clip",
+            "Div",
+            "Equal",
+            "Greater",
+            "GreaterOrEqual",
+            "Less",
+            "LessOrEqual",
+            "Max",
+            "Min",
+            "Mod",
+            "Mul",
+            "Or",
+            "Pow",
+            "Sub",
+            "Sum",
+            "Where",
+        ),
+        _broadcast,
+    )
+)
 RANDOM = {
-    "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike",
+    "Bernoulli",
+    "Dropout",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
 }
 # Operators that move numbers about and compute none: how many of their first inputs they move (0: all).
-MOVES = {
-    "Concat": 0, "Flatten": 1, "Gather": 1, "Identity": 1, "Reshape": 1, "Slice": 1, "Squeeze": 1, "Unsqueeze": 1,
-}
+MOVES = {"Concat": 0, "Flatten": 1, "Gather": 1, "Identity": 1, "Reshape": 1, "Slice": 1, "Squeeze": 1, "Unsqueeze": 1}
 
 
 def _check_agreed(node: NodeProto, values: dict[str, np.ndarray]) -> None:

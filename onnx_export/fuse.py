@@ -21,6 +21,7 @@ SMALL = 64  # numbers in a constant that shapes may be made of
 
 # Patterns.
 
+
 def _producers(graph: GraphProto) -> dict[str, NodeProto]:
     return {name: node for node in graph.node for name in node.output if name}
 
@@ -33,7 +34,10 @@ def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
 
 # Attributes of the distance operators in the inlined body that serves as pattern, told by their values.
 _SENTINELS = {
-    "p": 1234567.0, "coefficients": [1234567.0, 7654321.0], "strides": [901, 902], "pads": [903, 904, 905, 906],
+    "p": 1234567.0,
+    "coefficients": [1234567.0, 7654321.0],
+    "strides": [901, 902],
+    "pads": [903, 904, 905, 906],
     "dilations": [907, 908],
 }
 
@@ -144,6 +148,7 @@ def _broadcast(
     producers: dict[str, NodeProto], constants: Constants, shapes: Callable[[], dict], output: str
 ) -> tuple[str, np.ndarray] | None:
     """x and the weight (out, in) where a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1)."""
+
     def producer(name: str, op_type: str) -> NodeProto | None:
         node = producers.get(name)
         return node if node is not None and (node.domain, node.op_type) == ("", op_type) else None
@@ -170,6 +175,7 @@ def _broadcast(
 
 
 # Graphs.
+
 
 def _names(nodes) -> set[str]:
     """Every value that nodes read, those that their subgraphs read included."""
@@ -202,7 +208,8 @@ def _shapes(model: ModelProto) -> dict[str, tuple]:
         return {}
     return {
         v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
-        for v in (*inferred.input, *inferred.value_info, *inferred.output) if v.type.tensor_type.HasField("shape")
+        for v in (*inferred.input, *inferred.value_info, *inferred.output)
+        if v.type.tensor_type.HasField("shape")
     }
 
 

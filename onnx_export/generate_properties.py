@@ -48,6 +48,7 @@ HOURS = 6  # what VNN-COMP's rules allow a benchmark, all time-outs together
 
 # The settings and the pool
 
+
 def _whole(value) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -60,8 +61,12 @@ def _list_of(holds):
 def _tensor(holds):
     """Whether a value describes a tensor with a batch of 1 whose other sizes are such."""
     return lambda v: (
-        isinstance(v, dict) and isinstance(v.get("name"), str) and isinstance(v.get("shape"), list)
-        and all(_whole(n) and n > 0 for n in v["shape"]) and v["shape"][:1] == [1] and holds(v["shape"][1:])
+        isinstance(v, dict)
+        and isinstance(v.get("name"), str)
+        and isinstance(v.get("shape"), list)
+        and all(_whole(n) and n > 0 for n in v["shape"])
+        and v["shape"][:1] == [1]
+        and holds(v["shape"][1:])
     )
 
 
@@ -162,6 +167,7 @@ def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np
 
 # The properties
 
+
 def _inward(bound: Fraction, towards: float) -> np.float32:
     """The float32 number nearest to the bound on that side."""
     nearest = np.float32(float(bound))
@@ -228,8 +234,11 @@ def version_2(settings: dict, lower: np.ndarray, upper: np.ndarray, label: int, 
     x, y = ([f"{name}{list(i)}".replace(" ", "") for i in np.ndindex(*shape)] for name, shape in zip("XY", shapes))
     sizes = [",".join(map(str, shape)) for shape in shapes]
     lines = [
-        "(vnnlib-version <2.0>)", "(declare-network N", f"    (declare-input X real [{sizes[0]}])",
-        f"    (declare-output Y real [{sizes[1]}])", ")",
+        "(vnnlib-version <2.0>)",
+        "(declare-network N",
+        f"    (declare-input X real [{sizes[0]}])",
+        f"    (declare-output Y real [{sizes[1]}])",
+        ")",
     ]
     lines += _bounds(x, lower, upper)
     wins = [f"(>= {y[j]} {y[label]})" for j in wrong]
@@ -238,6 +247,7 @@ def version_2(settings: dict, lower: np.ndarray, upper: np.ndarray, label: int, 
 
 
 # The folder
+
 
 def _stored(name: str, settings: dict) -> str:
     return name + ".gz" if settings["compress"] else name
@@ -331,8 +341,10 @@ def main(argv: "list[str] | None" = None) -> int:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     hours = sum(seconds for _, _, seconds in rows) / 3600
-    print(f"{len(rows)} instances, {len({row[1] for row in rows})} properties in each syntax, up to {hours:.3g} hours"
-          + (f": more than the {HOURS} that VNN-COMP allows" if hours > HOURS else ""))
+    print(
+        f"{len(rows)} instances, {len({row[1] for row in rows})} properties in each syntax, up to {hours:.3g} hours"
+        + (f": more than the {HOURS} that VNN-COMP allows" if hours > HOURS else "")
+    )
     return 0
 
 

@@ -15,15 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from linf_plugin.kernels.reference import coefficients
-from linf_plugin.layers import (
-    CenterCrop,
-    LinfDistConv2d,
-    LinfDistLinear,
-    MeanShift,
-    Negate,
-    Normalize,
-    SortDistLinear,
-)
+from linf_plugin.layers import CenterCrop, LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, SortDistLinear
 from linf_plugin.models import Net
 
 from .certificate import PIXELS, Program
@@ -105,6 +97,7 @@ class _Graph:
 
 # Layers: (graph, index, layer, value, shape of the output) → value of the output.
 
+
 def _biased(g: _Graph, i: int, layer: nn.Module, y: str) -> str:
     return y if layer.bias is None else g.shifted("Add", y, f"{i}.bias", layer.bias)
 
@@ -180,8 +173,16 @@ def _convolution(g: _Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias:
             wider = (*sizes[: axis - 1], sizes[axis - 1] + sum(around), *sizes[axis:])
             x, pads = g.node("Gather", x, index, axis=axis, shape=wider), [0] * 4
     return g.node(
-        "Conv", x, weight, *(_bias(g, i, layer) if bias else ()), shape=shape, group=layer.groups,
-        kernel_shape=layer.kernel_size, strides=layer.stride, pads=pads, dilations=layer.dilation,
+        "Conv",
+        x,
+        weight,
+        *(_bias(g, i, layer) if bias else ()),
+        shape=shape,
+        group=layer.groups,
+        kernel_shape=layer.kernel_size,
+        strides=layer.stride,
+        pads=pads,
+        dilations=layer.dilation,
     )
 
 
@@ -214,6 +215,7 @@ POINTS: dict[type, Callable] = {
 
 # Ends of intervals: (graph, index, layer, (lower, upper), shape of the output) → (lower, upper), as
 # ``certificate.RULES``.
+
 
 def _rising(g, i, layer, ends, shape):
     return tuple(POINTS[type(layer)](g, i, layer, x, shape) for x in ends)
@@ -350,7 +352,10 @@ def _model(g: _Graph, inputs: list[tuple], outputs: list[tuple]) -> onnx.ModelPr
     ends = {name for name, *_ in (*inputs, *outputs)}
     known = [(name, TensorProto.FLOAT, s) for name, s in g.shapes.items() if name not in ends and s is not None]
     graph = helper.make_graph(
-        g.nodes, "net", [value(*a) for a in inputs], [value(*a) for a in outputs],
+        g.nodes,
+        "net",
+        [value(*a) for a in inputs],
+        [value(*a) for a in outputs],
         [numpy_helper.from_array(np.asarray(a), name) for name, a in g.constants.items()],
         value_info=[value(*a) for a in known],
     )

@@ -21,20 +21,34 @@ DEEPEST = 16  # subgraphs within subgraphs; functions that call functions
 # Type of a tensor → field that holds its elements one by one, bits of an element, entries of the field an element.
 _INT32 = ("int32_data", 1)
 KINDS = {
-    TensorProto.FLOAT: ("float_data", 1, 32), TensorProto.DOUBLE: ("double_data", 1, 64),
-    TensorProto.COMPLEX64: ("float_data", 2, 64), TensorProto.COMPLEX128: ("double_data", 2, 128),
-    TensorProto.INT64: ("int64_data", 1, 64), TensorProto.UINT64: ("uint64_data", 1, 64),
-    TensorProto.UINT32: ("uint64_data", 1, 32), TensorProto.STRING: ("string_data", 1, 0),
-    TensorProto.INT32: (*_INT32, 32), TensorProto.INT16: (*_INT32, 16), TensorProto.UINT16: (*_INT32, 16),
-    TensorProto.INT8: (*_INT32, 8), TensorProto.UINT8: (*_INT32, 8), TensorProto.BOOL: (*_INT32, 8),
-    TensorProto.FLOAT16: (*_INT32, 16), TensorProto.BFLOAT16: (*_INT32, 16),
+    TensorProto.FLOAT: ("float_data", 1, 32),
+    TensorProto.DOUBLE: ("double_data", 1, 64),
+    TensorProto.COMPLEX64: ("float_data", 2, 64),
+    TensorProto.COMPLEX128: ("double_data", 2, 128),
+    TensorProto.INT64: ("int64_data", 1, 64),
+    TensorProto.UINT64: ("uint64_data", 1, 64),
+    TensorProto.UINT32: ("uint64_data", 1, 32),
+    TensorProto.STRING: ("string_data", 1, 0),
+    TensorProto.INT32: (*_INT32, 32),
+    TensorProto.INT16: (*_INT32, 16),
+    TensorProto.UINT16: (*_INT32, 16),
+    TensorProto.INT8: (*_INT32, 8),
+    TensorProto.UINT8: (*_INT32, 8),
+    TensorProto.BOOL: (*_INT32, 8),
+    TensorProto.FLOAT16: (*_INT32, 16),
+    TensorProto.BFLOAT16: (*_INT32, 16),
 }
 FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data", "raw_data")
 
 # Type of an attribute → the field that holds it.
 ATTRIBUTES = {
-    AttributeProto.FLOAT: "f", AttributeProto.INT: "i", AttributeProto.STRING: "s", AttributeProto.TENSOR: "t",
-    AttributeProto.GRAPH: "g", AttributeProto.FLOATS: "floats", AttributeProto.INTS: "ints",
+    AttributeProto.FLOAT: "f",
+    AttributeProto.INT: "i",
+    AttributeProto.STRING: "s",
+    AttributeProto.TENSOR: "t",
+    AttributeProto.GRAPH: "g",
+    AttributeProto.FLOATS: "floats",
+    AttributeProto.INTS: "ints",
     AttributeProto.STRINGS: "strings",
 }
 
@@ -113,6 +127,7 @@ def check_model(model: ModelProto) -> None:
 
 
 # Structure.
+
 
 def check_structure(model: ModelProto) -> None:
     """That names are unique, values are computed before they are used, tensors have the size that they state, functions
@@ -312,8 +327,10 @@ def bytes_of(tensor: TensorProto) -> int:
 
 # Weights beside the file.
 
+
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
     """All tensors of a model, those in attributes included."""
+
     def of_nodes(nodes) -> Iterator[TensorProto]:
         for node in nodes:
             for a in node.attribute:
@@ -384,6 +401,7 @@ PLACE = {"location", "offset", "length", "checksum", "basepath"}
 
 # Operators.
 
+
 def skeleton(model: ModelProto, keep: int = 0) -> ModelProto:
     """A copy of a model in which weights of more than ``keep`` elements are inputs: all that onnx needs to check
     operators and to infer shapes, and none of what would not fit a message."""
@@ -392,9 +410,14 @@ def skeleton(model: ModelProto, keep: int = 0) -> ModelProto:
     large = [t for t in graph.initializer if elements_of(t) > keep and t.name not in given]
     inputs = [helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in large]
     return ModelProto(
-        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions,
+        ir_version=model.ir_version,
+        opset_import=model.opset_import,
+        functions=model.functions,
         graph=GraphProto(
-            name=graph.name or "graph", node=graph.node, initializer=small, input=[*graph.input, *inputs],
+            name=graph.name or "graph",
+            node=graph.node,
+            initializer=small,
+            input=[*graph.input, *inputs],
             output=graph.output,
         ),
     )

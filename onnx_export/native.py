@@ -26,7 +26,8 @@ def _probe(options: onnxruntime.SessionOptions) -> str | None:
     x, w = torch.linspace(-2, 3, 5 * 37).sin().view(5, 37), torch.linspace(1, 9, 11 * 37).cos().view(11, 37)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("LinfDist", ["x", "w"], ["y"], domain=LINF.domain)], "probe",
+        [helper.make_node("LinfDist", ["x", "w"], ["y"], domain=LINF.domain)],
+        "probe",
         [value("x", TensorProto.FLOAT, x.shape), value("w", TensorProto.FLOAT, w.shape)],
         [value("y", TensorProto.FLOAT, [len(x), len(w)])],
     )

@@ -80,7 +80,12 @@ def versions() -> dict[str, str]:
 
 
 def claimed(
-    net: Net | None, *, flavour: str, pixels: str, constants: RadiusConstants | None, interval: bool,
+    net: Net | None,
+    *,
+    flavour: str,
+    pixels: str,
+    constants: RadiusConstants | None,
+    interval: bool,
     epsilon: float | None,
 ) -> dict[str, str]:
     """The metadata that a certificate rests on: ``verify`` computes them anew.  net: None where it is not recorded."""
@@ -90,16 +95,16 @@ def claimed(
     if constants is not None:
         props |= {
             "certificate": "lipschitz, interval" if interval else "lipschitz",
-            "lipschitz": constants.lipschitz, "rounding_slack": constants.slack, "radius_unit": PIXELS[pixels][0],
+            "lipschitz": constants.lipschitz,
+            "rounding_slack": constants.slack,
+            "radius_unit": PIXELS[pixels][0],
         }
     if epsilon is not None:
         props["epsilon"] = float(epsilon)
     return {key: str(value) for key, value in props.items()}
 
 
-def told(
-    metadata: dict, checkpoint: str | os.PathLike | None = None, folder: Path = Path(),
-) -> dict[str, str]:
+def told(metadata: dict, checkpoint: str | os.PathLike | None = None, folder: Path = Path()) -> dict[str, str]:
     """The metadata of a file in ``folder`` that no certificate rests on; what is not known is left out.
 
     Accuracies that begin with ``run_`` are what the training run reported of the net, by certificates of its own.

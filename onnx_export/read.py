@@ -22,8 +22,11 @@ from .sorted_sums import rho_and_k
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
 ATTRIBUTES = {  # of the distance operators
-    "p": AttributeProto.FLOAT, "coefficients": AttributeProto.FLOATS, "strides": AttributeProto.INTS,
-    "pads": AttributeProto.INTS, "dilations": AttributeProto.INTS,
+    "p": AttributeProto.FLOAT,
+    "coefficients": AttributeProto.FLOATS,
+    "strides": AttributeProto.INTS,
+    "pads": AttributeProto.INTS,
+    "dilations": AttributeProto.INTS,
 }
 
 
@@ -194,9 +197,7 @@ def _window(chain: _Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     pads = list(attribute(node, "pads", [0] * 4))
     same = len(pads) == 4 and pads[:2] == pads[2:] and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
     if w is None or w.ndim != 4 or not same:
-        raise ValueError(
-            "only two-dimensional convolutions with constant kernels and the same padding on both sides"
-        )
+        raise ValueError("only two-dimensional convolutions with constant kernels and the same padding on both sides")
     channels = chain.shape[1]
     if len(chain.shape) != 4 or w.shape[1] < 1 or channels % w.shape[1]:
         raise ValueError(f"kernels of shape {w.shape} do not fit a value of shape {chain.shape}")
@@ -206,8 +207,10 @@ def _window(chain: _Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     if list(attribute(node, "kernel_shape", w.shape[2:])) != list(w.shape[2:]):
         raise ValueError(f"the kernels have shape {w.shape}, which is not what the node says")
     conv = {
-        "stride": list(attribute(node, "strides", [1, 1])), "padding": pads[:2],
-        "dilation": list(attribute(node, "dilations", [1, 1])), "groups": groups,
+        "stride": list(attribute(node, "strides", [1, 1])),
+        "padding": pads[:2],
+        "dilation": list(attribute(node, "dilations", [1, 1])),
+        "groups": groups,
     }
     for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
         if len(conv[name]) != 2 or min(conv[name]) < least:
@@ -231,9 +234,7 @@ def _check_call(node: NodeProto) -> None:
     right = len(node.input) == len(body.input) and all(node.input) and len(node.output) == len(body.output)
     if {a.name for a in node.attribute} != set(body.attribute) or not right:
         names = ", ".join(body.attribute) or "none"
-        raise ValueError(
-            f"it must have {len(body.input)} inputs, {len(body.output)} output and the attributes {names}"
-        )
+        raise ValueError(f"it must have {len(body.input)} inputs, {len(body.output)} output and the attributes {names}")
     for a in node.attribute:
         if a.type != ATTRIBUTES[a.name]:
             raise ValueError(f"its attribute {a.name} is of another type")
@@ -272,10 +273,20 @@ def _plain(layer: str) -> Callable:
 
 # (domain, operator) → reads a node; its inputs come as constants, None where the chain enters
 READERS = {
-    ("", "Sub"): _sub, ("", "Add"): _add, ("", "Mul"): _mul, ("", "Cast"): _cast, ("", "Div"): _div,
-    ("", "Slice"): _slice, ("", "Reshape"): _flatten, ("", "Flatten"): _flatten,
-    ("", "Gemm"): _linear, ("", "MatMul"): _linear, ("", "Conv"): _conv,
-    ("", "Neg"): _plain("negate"), ("", "Relu"): _plain("relu"), ("", "Tanh"): _plain("tanh"),
+    ("", "Sub"): _sub,
+    ("", "Add"): _add,
+    ("", "Mul"): _mul,
+    ("", "Cast"): _cast,
+    ("", "Div"): _div,
+    ("", "Slice"): _slice,
+    ("", "Reshape"): _flatten,
+    ("", "Flatten"): _flatten,
+    ("", "Gemm"): _linear,
+    ("", "MatMul"): _linear,
+    ("", "Conv"): _conv,
+    ("", "Neg"): _plain("negate"),
+    ("", "Relu"): _plain("relu"),
+    ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
 } | {(LINF.domain, name): _dist for name in POINTS}
 EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any of their inputs, or they say why not
@@ -407,8 +418,12 @@ def _build(chain: _Chain, shape: list[int]) -> Net:
     check_size(spec)
     with torch.random.fork_rng(devices=[]):
         net = Net(spec)
-    net.load_state_dict(constants(net) | {
-        f"{i}.{name}": torch.from_numpy(np.array(a))
-        for i, (*_, tensors) in enumerate(chain.layers) for name, a in tensors.items()
-    })
+    net.load_state_dict(
+        constants(net)
+        | {
+            f"{i}.{name}": torch.from_numpy(np.array(a))
+            for i, (*_, tensors) in enumerate(chain.layers)
+            for name, a in tensors.items()
+        }
+    )
     return net.eval()

@@ -138,9 +138,7 @@ def _versions(props: dict[str, str]) -> str | None:
     except (TypeError, ValueError):
         return None
     now = versions()
-    others = [
-        f"{a} {then[a]} (here {now[a]})" for a in WRITERS if a in then and a in now and then[a] != now[a]
-    ]
+    others = [f"{a} {then[a]} (here {now[a]})" for a in WRITERS if a in then and a in now and then[a] != now[a]]
     if not others:
         return None
     return (
@@ -153,14 +151,17 @@ def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
     """The metadata of a file against those that its net and settings have."""
     found = [
         f"{key} is {_short(props.get(key))} in the metadata, and must be {_short(value)}"
-        for key, value in expected.items() if props.get(key) != value
+        for key, value in expected.items()
+        if props.get(key) != value
     ]
     found += [
-        f"its metadata have {key!r}, which such a file has not" for key in props
+        f"its metadata have {key!r}, which such a file has not"
+        for key in props
         if key not in expected and key not in MEASURED and key != DIGEST and not is_told(key)
     ]
     found += [
-        f"{key} is {said(value)} in the metadata, and must be a line of text" for key, value in props.items()
+        f"{key} is {said(value)} in the metadata, and must be a line of text"
+        for key, value in props.items()
         if is_told(key) and not value.isprintable()
     ]
     return found[:MOST]

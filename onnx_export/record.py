@@ -14,15 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin import plain
-from linf_plugin.layers import (
-    CenterCrop,
-    LinfDistConv2d,
-    LinfDistLinear,
-    MeanShift,
-    Negate,
-    Normalize,
-    SortDistLinear,
-)
+from linf_plugin.layers import CenterCrop, LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize, SortDistLinear
 from linf_plugin.models import Net
 from linf_plugin.spec import check_size, check_spec, tensor_shapes, values
 
@@ -44,8 +36,13 @@ def _conv(layer: LinfDistConv2d | nn.Conv2d) -> dict:
     pairs = {name: a if isinstance(a, str) else list(a) for name, a in pairs.items()}
     mode = getattr(layer, "padding_mode", "zeros")
     return {
-        "in_channels": depth * layer.groups, "out_channels": out, "kernel_size": kernel, **pairs,
-        "groups": layer.groups, "bias": layer.bias is not None, **({} if mode == "zeros" else {"padding_mode": mode}),
+        "in_channels": depth * layer.groups,
+        "out_channels": out,
+        "kernel_size": kernel,
+        **pairs,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        **({} if mode == "zeros" else {"padding_mode": mode}),
     }
 
 
@@ -156,6 +153,7 @@ def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
     Raises:
         ValueError: the text is no such description, or the weights do not fit it.
     """
+
     def refuse(constant: str):
         raise ValueError(f"{constant} is no size")
 
@@ -168,7 +166,8 @@ def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
     for i, (name, arguments) in enumerate(spec["layers"]):
         tensors = {
             key: torch.from_numpy(np.array(a.reshape(-1) if key in FLAT else a))
-            for key in TENSORS if (a := arrays.get(f"{i}.{key}")) is not None
+            for key in TENSORS
+            if (a := arrays.get(f"{i}.{key}")) is not None
         }
         found.append((name, arguments, tensors))
     return make(tuple(spec["input_shape"]), found)

@@ -30,8 +30,15 @@ PROVIDERS = {"cuda": [CUDA, CPU], "cpu": [CPU]}
 
 
 LOAD_ERRORS = (
-    errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented, errors.InvalidArgument,
-    errors.NoModel, errors.RuntimeException, errors.EPFail, DecodeError,
+    errors.Fail,
+    errors.InvalidGraph,
+    errors.InvalidProtobuf,
+    errors.NotImplemented,
+    errors.InvalidArgument,
+    errors.NoModel,
+    errors.RuntimeException,
+    errors.EPFail,
+    DecodeError,
 )
 
 
@@ -67,7 +74,8 @@ def _warn_of_two_packages() -> None:
         warnings.warn(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then "
             "install the one you want",
-            RuntimeWarning, stacklevel=4,
+            RuntimeWarning,
+            stacklevel=4,
         )
 
 
@@ -76,7 +84,8 @@ def _note(reason: str) -> None:
     """Said once a process."""
     warnings.warn(
         f"distances run as bodies in standard operators, several times slower than the native ones: {reason}",
-        RuntimeWarning, stacklevel=5,
+        RuntimeWarning,
+        stacklevel=5,
     )
 
 

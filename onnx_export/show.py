@@ -109,13 +109,18 @@ def summary(model: ModelProto, path: str | Path = "") -> str:
     lines = [
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
         *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
-        *_section("outputs", [
-            f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output
-        ]),
+        *_section(
+            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output]
+        ),
         *_section("graph, without what handles shapes", _nodes(graph)),
-        *_section("functions, in standard operators where no native one takes over", [
-            f"{f.domain}::{_name(f.name):<18} {len(f.node)} nodes" for f in model.functions if f.domain == LINF.domain
-        ]),
+        *_section(
+            "functions, in standard operators where no native one takes over",
+            [
+                f"{f.domain}::{_name(f.name):<18} {len(f.node)} nodes"
+                for f in model.functions
+                if f.domain == LINF.domain
+            ],
+        ),
         *_section("metadata", _metadata(model)),
     ]
     return "\n".join(lines)

@@ -26,13 +26,19 @@ _ATTRIBUTES = {
 def _node(name: str) -> Op:
     """An operator without a body: the exporter inlines every function whose body it knows."""
     body = BODIES[name].to_function_proto()
-    return Op(LINF, name, OpSchema(
-        name, LINF.domain, LINF.version,
-        inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
-        outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
-        type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
-        attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
-    ))
+    return Op(
+        LINF,
+        name,
+        OpSchema(
+            name,
+            LINF.domain,
+            LINF.version,
+            inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
+            outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
+            type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
+            attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
+        ),
+    )
 
 
 _NODES = {name: _node(name) for name in BODIES}
@@ -59,9 +65,7 @@ def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[in
     return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
 
 
-def _dist_conv2d(
-    x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
-):
+def _dist_conv2d(x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int):
     conv = _window(stride, padding, dilation)
     if p == math.inf:
         return _NODES["LinfDistConv"](x, w, **conv)
@@ -101,6 +105,7 @@ TRANSLATIONS = {
 
 def _with_body(translation: Callable) -> Callable:
     """The same translation, which leaves the body of its node with the exporter."""
+
     @functools.wraps(translation)
     def translate(*args, **kwargs):
         y = translation(*args, **kwargs)

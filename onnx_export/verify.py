@@ -160,8 +160,7 @@ def verify(
 
 
 def verify_content(
-    content: bytes, path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto",
-    progress: bool = True,
+    content: bytes, path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto", progress: bool = True
 ) -> Verification:
     """``verify`` of the bytes that a file had when they were read."""
     if len(images) == 0 or labels.shape != (len(images),):

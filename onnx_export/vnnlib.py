@@ -109,19 +109,35 @@ def _readme(
 ) -> str:
     return _README.format(
         **settings | {"kinds": " ".join(_KINDS[kind] for kind in settings["kinds"])},
-        dataset=data.name, layers=", ".join(layer for layer, _ in net.spec["layers"]),
-        parameters=sum(p.numel() for p in net.parameters()), lipschitz=net.lipschitz, pool=pool, seed=seed,
+        dataset=data.name,
+        layers=", ".join(layer for layer, _ in net.spec["layers"]),
+        parameters=sum(p.numel() for p in net.parameters()),
+        lipschitz=net.lipschitz,
+        pool=pool,
+        seed=seed,
         written=", ".join(script.written(eps) for eps in settings["epsilons"]),
-        instances=len(rows), hours=len(rows) * settings["timeout"] / 3600,
+        instances=len(rows),
+        hours=len(rows) * settings["timeout"] / 3600,
         files="\n".join(f"- `{script.ONNX}/{file}`: {_operators(model)}" for file, model in models.items()),
         unpack=_UNPACK if settings["compress"] else "",
     )
 
 
 def write_benchmark(
-    net: Net, folder: str | os.PathLike, data: Dataset, epsilons: Sequence[float], *, count: int, seed: int = 0,
-    pool: int = 1000, timeout: int = 300, flavours: Sequence[str] = ("maxpool", "relu"),
-    kinds: Sequence[str] = ("any",), name: str, compress: bool = True, force: bool = False,
+    net: Net,
+    folder: str | os.PathLike,
+    data: Dataset,
+    epsilons: Sequence[float],
+    *,
+    count: int,
+    seed: int = 0,
+    pool: int = 1000,
+    timeout: int = 300,
+    flavours: Sequence[str] = ("maxpool", "relu"),
+    kinds: Sequence[str] = ("any",),
+    name: str,
+    compress: bool = True,
+    force: bool = False,
 ) -> Path:
     """Writes a benchmark of local robustness: each chosen image with each ε and kind is a property, and each
     property with each net is an instance.
@@ -157,8 +173,14 @@ def write_benchmark(
     models = {f"{name}_{flavour}.onnx": verifier_model(net, flavour) for flavour in flavours}
     graph = models[f"{name}_{flavours[0]}.onnx"].graph
     settings = {
-        "name": name, "nets": list(models), "input": _value(graph.input[0]), "output": _value(graph.output[0]),
-        "epsilons": [float(eps) for eps in epsilons], "count": count, "kinds": list(kinds), "timeout": timeout,
+        "name": name,
+        "nets": list(models),
+        "input": _value(graph.input[0]),
+        "output": _value(graph.output[0]),
+        "epsilons": [float(eps) for eps in epsilons],
+        "count": count,
+        "kinds": list(kinds),
+        "timeout": timeout,
         "compress": compress,
     }
     script.check_settings(settings)

@@ -216,9 +216,7 @@ def assert_agrees(
     g_theirs = torch.autograd.grad(expected, theirs, [g.to(exact) for g in grads])
     for g, h in zip(g_ours, g_theirs, strict=True):
         assert g.dtype == dtype
-        torch.testing.assert_close(
-            g.to(exact), h, rtol=0, atol=gradient_tolerance(dtype, p, features, terms, device)
-        )
+        torch.testing.assert_close(g.to(exact), h, rtol=0, atol=gradient_tolerance(dtype, p, features, terms, device))
 
 
 class Calls(TorchDispatchMode):

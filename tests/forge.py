@@ -30,22 +30,34 @@ from onnx_export.verify import Verification, check_accuracies
 
 # Nets of every layer that is exported, as small as can be, and how they are written.
 SPECS = {
-    "distances": ([
-        ["normalize", {"mean": [0.3], "std": 0.4}], ["crop", {"size": 2}], ["flatten", {}],
-        ["dist", {"in_features": 4, "out_features": 2, "bias": False}], ["mean_shift", {"num_features": 2}],
-        ["dist", {"in_features": 2, "out_features": 2}], ["negate", {}],
-    ], {}),
-    "interval": ([
-        ["dist_conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "bias": False}], ["relu", {}],
-        ["conv", {"in_channels": 2, "out_channels": 2, "kernel_size": 2, "groups": 2, "padding": 1}],
-        ["flatten", {}], ["tanh", {}], ["linear", {"in_features": 18, "out_features": 2}],
-    ], {"certificate": "interval", "epsilon": 0.03, "pixels": "byte"}),
-    "sorted": ([
-        ["flatten", {}], ["sort_dist", {"in_features": 9, "out_features": 3, "rho": 0.5, "k": 3}],
-    ], {"certificate": "interval", "epsilon": 0.1}),
-    "inlined": ([
-        ["flatten", {}], ["dist", {"in_features": 9, "out_features": 2}],
-    ], {"flavour": "inlined"}),
+    "distances": (
+        [
+            ["normalize", {"mean": [0.3], "std": 0.4}],
+            ["crop", {"size": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 4, "out_features": 2, "bias": False}],
+            ["mean_shift", {"num_features": 2}],
+            ["dist", {"in_features": 2, "out_features": 2}],
+            ["negate", {}],
+        ],
+        {},
+    ),
+    "interval": (
+        [
+            ["dist_conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "bias": False}],
+            ["relu", {}],
+            ["conv", {"in_channels": 2, "out_channels": 2, "kernel_size": 2, "groups": 2, "padding": 1}],
+            ["flatten", {}],
+            ["tanh", {}],
+            ["linear", {"in_features": 18, "out_features": 2}],
+        ],
+        {"certificate": "interval", "epsilon": 0.03, "pixels": "byte"},
+    ),
+    "sorted": (
+        [["flatten", {}], ["sort_dist", {"in_features": 9, "out_features": 3, "rho": 0.5, "k": 3}]],
+        {"certificate": "interval", "epsilon": 0.1},
+    ),
+    "inlined": ([["flatten", {}], ["dist", {"in_features": 9, "out_features": 2}]], {"flavour": "inlined"}),
 }
 SHAPE = [1, 3, 3]
 
@@ -133,8 +145,11 @@ def harmless(forgery: "Forgery", interval: bool) -> str | None:
 
 
 NUMBERS = {
-    FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT32,
-    FieldDescriptor.CPPTYPE_UINT64, FieldDescriptor.CPPTYPE_ENUM,
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+    FieldDescriptor.CPPTYPE_ENUM,
 }
 FLOATS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
 
@@ -296,7 +311,9 @@ def tried(path: Path, chosen=lambda where, kind: True) -> Tried:
     for forgery in forgeries(model, chosen):
         forged += 1
         for digest, other in (
-            ("left", forgery.model), ("recomputed", resealed(forgery.model)), ("deleted", unsealed(forgery.model)),
+            ("left", forgery.model),
+            ("recomputed", resealed(forgery.model)),
+            ("deleted", unsealed(forgery.model)),
         ):
             if other.SerializeToString() == original or verifier.failures(other):
                 continue

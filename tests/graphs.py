@@ -36,7 +36,9 @@ def operators(model: onnx.ModelProto) -> list[str]:
 
 def model_of(nodes, opset=18, shape=("N", 6), outputs=("y",), **constants) -> onnx.ModelProto:
     graph = helper.make_graph(
-        nodes, "g", [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info(o, TensorProto.FLOAT, None) for o in outputs],
         [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
     )
@@ -49,9 +51,11 @@ def distance(x, w, y, opset, order=1, axis=1, last=-1) -> list[onnx.NodeProto]:
     pair = [f"{y}.x", w][::order]
     return [
         node("Unsqueeze", [x], [f"{y}.x"], axes=[axis]) if opset < 13 else node("Unsqueeze", [x, "one"], [f"{y}.x"]),
-        node("Sub", pair, [f"{y}.t"]), node("Abs", [f"{y}.t"], [f"{y}.z"]),
-        node("ReduceMax", [f"{y}.z"], [y], keepdims=0, axes=[last]) if opset < 18 else
-        node("ReduceMax", [f"{y}.z", "last"], [y], keepdims=0),
+        node("Sub", pair, [f"{y}.t"]),
+        node("Abs", [f"{y}.t"], [f"{y}.z"]),
+        node("ReduceMax", [f"{y}.z"], [y], keepdims=0, axes=[last])
+        if opset < 18
+        else node("ReduceMax", [f"{y}.z", "last"], [y], keepdims=0),
     ]
 
 

@@ -9,7 +9,7 @@ from torch import nn
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, build, set_p
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
+from auto_LiRPA import BoundedTensor, PerturbationLpNorm  # isort: skip
 
 NETS = {  # name → (input shape, net)
     "mlp": ((1, 5, 5), lambda: build("linf-mlp", shape=(1, 5, 5), classes=4, width=12, depth=3, mean=(0.3,), std=0.4)),
@@ -19,9 +19,7 @@ NETS = {  # name → (input shape, net)
     ),
     "sortnet": (
         (1, 5, 5),
-        lambda: build(
-            "sortnet-mlp", shape=(1, 5, 5), classes=4, width=12, depth=3, rho=0.5, k=4, mean=(0.3,), std=0.4
-        ),
+        lambda: build("sortnet-mlp", shape=(1, 5, 5), classes=4, width=12, depth=3, rho=0.5, k=4, mean=(0.3,), std=0.4),
     ),
     "sortnet-head": (
         (1, 5, 5),
@@ -32,41 +30,64 @@ NETS = {  # name → (input shape, net)
     "distance-conv": (
         (3, 6, 6),
         lambda: build(
-            "linf-conv", shape=(3, 6, 6), classes=4, channels=(5, 6), strides=(1, 2), width=8, hidden=5,
-            mean=(0.1, 0.2, 0.3), std=0.25,
+            "linf-conv",
+            shape=(3, 6, 6),
+            classes=4,
+            channels=(5, 6),
+            strides=(1, 2),
+            width=8,
+            hidden=5,
+            mean=(0.1, 0.2, 0.3),
+            std=0.25,
         ),
     ),
     "crop": (
         (3, 6, 7),
         lambda: build(
-            "linf-mlp-head", shape=(3, 6, 7), classes=4, width=12, depth=2, hidden=6, crop=3, mean=(0.1, 0.2, 0.3),
+            "linf-mlp-head",
+            shape=(3, 6, 7),
+            classes=4,
+            width=12,
+            depth=2,
+            hidden=6,
+            crop=3,
+            mean=(0.1, 0.2, 0.3),
             std=0.25,
         ),
     ),
     "clip": (
         (2, 3, 3),
-        lambda: build(
-            "linf-mlp", shape=(2, 3, 3), classes=4, width=12, depth=3, clip=0.3, mean=(0.1, 0.4), std=0.25,
-        ),
+        lambda: build("linf-mlp", shape=(2, 3, 3), classes=4, width=12, depth=3, clip=0.3, mean=(0.1, 0.4), std=0.25),
     ),
     "conv-distance": (
         (2, 5, 5),
         lambda: nn.Sequential(
-            nn.Conv2d(2, 3, 3, padding=1), nn.ReLU(), nn.Flatten(), LinfDistLinear(75, 7), MeanShift(7),
+            nn.Conv2d(2, 3, 3, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            LinfDistLinear(75, 7),
+            MeanShift(7),
             LinfDistLinear(7, 4),
         ),
     ),
     "conv-distance-conv": (
         (2, 5, 5),
         lambda: nn.Sequential(
-            nn.Conv2d(2, 3, 3), LinfDistConv2d(3, 4, 2, padding=1), MeanShift(4), nn.ReLU(), nn.Conv2d(4, 2, 2),
-            nn.ReLU(), nn.Flatten(), nn.Linear(18, 4),
+            nn.Conv2d(2, 3, 3),
+            LinfDistConv2d(3, 4, 2, padding=1),
+            MeanShift(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 2, 2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(18, 4),
         ),
     ),
     "groups": (
         (4, 5, 6),
         lambda: nn.Sequential(
-            LinfDistConv2d(4, 6, (2, 3), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2), nn.Flatten(),
+            LinfDistConv2d(4, 6, (2, 3), stride=(2, 1), padding=(1, 0), dilation=(1, 2), groups=2),
+            nn.Flatten(),
             nn.Linear(36, 4),
         ),
     ),

@@ -58,7 +58,10 @@ def _serve(connection, path: str, rank: int, folder: str) -> None:
     warnings.simplefilter("error")
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", store=dist.FileStore(str(Path(folder) / "store"), WORLD), rank=rank, world_size=WORLD,
+        "gloo",
+        store=dist.FileStore(str(Path(folder) / "store"), WORLD),
+        rank=rank,
+        world_size=WORLD,
         timeout=timedelta(seconds=30),  # a rank that waits in vain is a failure, not a hang
     )
     joined = Joined(rank, WORLD, torch.device("cpu"), dist.group.WORLD, dist.group.WORLD)

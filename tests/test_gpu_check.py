@@ -20,8 +20,20 @@ from linf_plugin.kernels import gpu
 
 ROOT = Path(__file__).parents[1]
 ABSENT = (
-    "pytest", "tqdm", "scipy", "appdirs", "sklearn", "matplotlib", "PIL", "art", "onnx", "onnxscript", "onnxruntime",
-    "auto_LiRPA", "cuda", "tensorboard",
+    "pytest",
+    "tqdm",
+    "scipy",
+    "appdirs",
+    "sklearn",
+    "matplotlib",
+    "PIL",
+    "art",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "auto_LiRPA",
+    "cuda",
+    "tensorboard",
 )
 
 
@@ -32,7 +44,10 @@ def record(tmp_path):
 
 def check(*arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "gpu_check", *arguments], capture_output=True, text=True, cwd=ROOT,
+        [sys.executable, "-m", "gpu_check", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"tests{os.pathsep}.", "CUDA_VISIBLE_DEVICES": "", **environment},
     )
 
@@ -57,10 +72,13 @@ def test_marked_tests_are_left_out_without_a_gpu(tmp_path):
     assert found["parts"]["tests"]["found"]["counts"]["skipped"] > 50
 
 
-@pytest.mark.parametrize("arguments, words", (
-    (["--parts", "device,speed"], "--parts: 'speed' is none of device, kernels"),
-    (["--seconds", "0"], "--seconds must"),
-))
+@pytest.mark.parametrize(
+    "arguments, words",
+    (
+        (["--parts", "device,speed"], "--parts: 'speed' is none of device, kernels"),
+        (["--seconds", "0"], "--seconds must"),
+    ),
+)
 def test_a_wrong_request_is_one_line(arguments, words, capsys):
     assert command.main(arguments) == conduct.WRONG == 2
     error = capsys.readouterr().err
@@ -106,7 +124,11 @@ def test_no_part_takes_the_others_along(children, capsys):
     found = json.loads(children.read_text(encoding="utf-8"))
     said = {name: (content["status"], content["line"]) for name, content in found["parts"].items()}
     assert found["status"] == FAILED and {name: status for name, (status, _) in said.items()} == {
-        "passes": PASSED, "fails": FAILED, "is left out": LEFT_OUT, "raises": FAILED, "is killed": FAILED,
+        "passes": PASSED,
+        "fails": FAILED,
+        "is left out": LEFT_OUT,
+        "raises": FAILED,
+        "is killed": FAILED,
     }
     assert said["raises"][1] == "ended with status 1: RuntimeError: CUDA error: an illegal memory access"
     assert said["is killed"][1] == "ended with signal 11: it printed nothing"
@@ -124,10 +146,14 @@ def test_a_part_that_overruns_is_ended_with_what_it_started(tmp_path, monkeypatc
     child = f"import time; time.sleep(4); open({str(late)!r}, 'w')"
 
     def run(part, device, seconds, quick, out):
-        return [sys.executable, "-c", (
-            f"OUT = {str(out)!r}\n{CHILD}put(status='running', line='', failures=[], found={{'until': 'then'}})\n"
-            f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
-        )]
+        return [
+            sys.executable,
+            "-c",
+            (
+                f"OUT = {str(out)!r}\n{CHILD}put(status='running', line='', failures=[], found={{'until': 'then'}})\n"
+                f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {child!r}])\ntime.sleep(60)"
+            ),
+        ]
 
     monkeypatch.setattr(conduct, "command", run)
     content = conduct.run(conduct.Part("x", "", 1.0, ""), "cpu", 2.0, False, seen.append)
@@ -148,10 +174,18 @@ def test_an_older_file_is_put_aside(children):
 # The parts.
 
 
-@pytest.mark.parametrize("part, words", (
-    (device, "product 23"), (kernels, "comparisons"), (operators, "comparisons"), (training, "images/s"),
-    (exported, "onnxruntime"), (timing, "ms"),
-), ids=lambda part: getattr(part, "__name__", ""))
+@pytest.mark.parametrize(
+    "part, words",
+    (
+        (device, "product 23"),
+        (kernels, "comparisons"),
+        (operators, "comparisons"),
+        (training, "images/s"),
+        (exported, "onnxruntime"),
+        (timing, "ms"),
+    ),
+    ids=lambda part: getattr(part, "__name__", ""),
+)
 def test_a_part_passes_on_the_cpu(part, words, record):
     line = part.run(record)
     assert words in line and "\n" not in line and not record.failures
@@ -159,10 +193,13 @@ def test_a_part_passes_on_the_cpu(part, words, record):
     assert json.loads(record.path.read_text(encoding="utf-8"))["found"] == json.loads(json.dumps(record.found))
 
 
-@pytest.mark.parametrize("wrong, groups", (
-    (lambda y, p: y * (1 + 1e-5), {"sizes", "strides", "magnitudes", "accuracy"}),
-    (lambda y, p: y * float("nan"), {"sizes", "strides", "magnitudes", "accuracy", "again", "not finite"}),
-))
+@pytest.mark.parametrize(
+    "wrong, groups",
+    (
+        (lambda y, p: y * (1 + 1e-5), {"sizes", "strides", "magnitudes", "accuracy"}),
+        (lambda y, p: y * float("nan"), {"sizes", "strides", "magnitudes", "accuracy", "again", "not finite"}),
+    ),
+)
 def test_a_wrong_distance_is_found(record, monkeypatch, wrong, groups):
     right = linf_plugin.dist
     monkeypatch.setattr(linf_plugin, "dist", lambda x, w, p: wrong(right(x, w, p), p))
@@ -181,10 +218,16 @@ def test_a_wrong_gradient_is_found(record):
     assert found["value 0"] <= 1 and found["gradient 0"] > 1 and found["gradient 1"] > 1
 
 
-@pytest.mark.parametrize("got, allowed, share", (
-    ([1.0, 2.0], 0.0, 0.0), ([1.0, 2.5], 1.0, 0.5), ([1.0, float("nan")], 1.0, float("inf")),
-    ([1.0], 1.0, float("inf")), ([1.0, 2.1], 0.0, float("inf")),
-))
+@pytest.mark.parametrize(
+    "got, allowed, share",
+    (
+        ([1.0, 2.0], 0.0, 0.0),
+        ([1.0, 2.5], 1.0, 0.5),
+        ([1.0, float("nan")], 1.0, float("inf")),
+        ([1.0], 1.0, float("inf")),
+        ([1.0, 2.1], 0.0, float("inf")),
+    ),
+)
 def test_shares(got, allowed, share):
     assert compare.share(torch.tensor(got), torch.tensor([1.0, 2.0]), allowed) == pytest.approx(share, rel=1e-6)
 
@@ -231,13 +274,19 @@ def test_torch_and_numpy_are_enough(tmp_path):
         f"run_part(name, Path({str(out)!r} + name), 'cpu', 60, True)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
         env={**os.environ, "PYTHONPATH": f"tests{os.pathsep}."},
     )
     assert done.returncode == 0, done.stderr
     found = {path.name.removeprefix(out.name): json.loads(path.read_text()) for path in tmp_path.iterdir()}
     assert {name: content["status"] for name, content in found.items()} == {
-        "marked": LEFT_OUT, "exported": LEFT_OUT, "training": PASSED, "timing": PASSED,
+        "marked": LEFT_OUT,
+        "exported": LEFT_OUT,
+        "training": PASSED,
+        "timing": PASSED,
     }, found
     assert found["marked"]["line"] == "not installed: pytest"
     assert found["exported"]["line"] == "not installed: onnx, onnxscript, onnxruntime"
@@ -269,9 +318,7 @@ def test_an_error_is_a_failure_of_its_own_and_the_rest_goes_on(record):
         raise ValueError("first line\nsecond")
 
     compare.group(record, "group", [("a", broken), ("b", lambda: {"value": 0.5}), ("c", lambda: {"value": 2.0})])
-    assert record.failures == [
-        "group, a: ValueError: first line", "group, c: value is off by 2 times what is allowed",
-    ]
+    assert record.failures == ["group, a: ValueError: first line", "group, c: value is off by 2 times what is allowed"]
     assert record.found["group"]["comparisons"] == 3 and record.found["group"]["worst"] == 2.0
     with pytest.raises(LeftOut):
         attempt(record, "x", absent.need, "no_such_package")
@@ -295,14 +342,17 @@ def test_the_files_of_marked_tests_are_found():
     assert {"test_gpu.py", "test_ops.py", "test_loop.py"} <= set(names)
 
 
-@pytest.mark.parametrize("text, package", (
-    ("E   ModuleNotFoundError: No module named 'scipy.sparse'", "scipy"),
-    ("E   ImportError: linf_plugin.bounds needs auto_LiRPA. Install it with", "auto_LiRPA"),
-    ("E   ModuleNotFoundError: No module named 'linf_plugin.speed'", None),
-    ("E   ModuleNotFoundError: No module named 'cases'", None),
-    ("E   ImportError: cannot import name 'gpu' from 'linf_plugin.kernels'", None),
-    ("E   SyntaxError: invalid syntax", None),
-))
+@pytest.mark.parametrize(
+    "text, package",
+    (
+        ("E   ModuleNotFoundError: No module named 'scipy.sparse'", "scipy"),
+        ("E   ImportError: linf_plugin.bounds needs auto_LiRPA. Install it with", "auto_LiRPA"),
+        ("E   ModuleNotFoundError: No module named 'linf_plugin.speed'", None),
+        ("E   ModuleNotFoundError: No module named 'cases'", None),
+        ("E   ImportError: cannot import name 'gpu' from 'linf_plugin.kernels'", None),
+        ("E   SyntaxError: invalid syntax", None),
+    ),
+)
 def test_a_package_that_is_absent_is_told_from_a_fault(text, package):
     assert marked.absent(text) == package
 

@@ -8,11 +8,15 @@ from hostile import __main__ as command
 from hostile import campaign, child, report
 
 SAMPLE = [
-    campaign.Case("ONNX", "import", "ConstantOfShape"), campaign.Case("ONNX", "import", "many constants"),
-    campaign.Case("ONNX", "import", "a longer chain"), campaign.Case("ONNX", "import", "weights beside"),
+    campaign.Case("ONNX", "import", "ConstantOfShape"),
+    campaign.Case("ONNX", "import", "many constants"),
+    campaign.Case("ONNX", "import", "a longer chain"),
+    campaign.Case("ONNX", "import", "weights beside"),
     campaign.Case("ONNX", "import", "batch as a number"),
-    campaign.Case("ONNX", "show", "functions of functions"), campaign.Case("checkpoint", "load", "a net of 1 GB"),
-    campaign.Case("checkpoint", "load", "bytearray"), campaign.Case("checkpoint", "load", "parts within parts"),
+    campaign.Case("ONNX", "show", "functions of functions"),
+    campaign.Case("checkpoint", "load", "a net of 1 GB"),
+    campaign.Case("checkpoint", "load", "bytearray"),
+    campaign.Case("checkpoint", "load", "parts within parts"),
     *(campaign.Case("ONNX", "import", i) for i in range(6)),
     *(campaign.Case("checkpoint", "load", i) for i in range(6)),
     *(campaign.Case("state", "resume", i) for i in range(3)),

@@ -109,7 +109,10 @@ def test_an_operator_that_was_not_searched_is_refused_by_name(monkeypatch):
     for missing in refused.NOT_SEARCHED[VERSION]:
         renamed = type(missing, (type(relu),), {"__module__": type(relu).__module__})
         relu.__class__ = renamed
-        bounded.input_name, box = bounded.input_name, auto_LiRPA.BoundedTensor(x, auto_LiRPA.PerturbationLpNorm(eps=0.1))
+        bounded.input_name, box = (
+            bounded.input_name,
+            auto_LiRPA.BoundedTensor(x, auto_LiRPA.PerturbationLpNorm(eps=0.1)),
+        )
         assert "have not been searched" in refused.reason(bounded, (box,), "IBP")
 
 
@@ -125,7 +128,13 @@ def test_counts_of_a_tally():
         case = draw.draw(0, 0)
     holds = check.Finding("IBP", "patches", alone=check.HOLDS, guarded=check.HOLDS, classes=["BoundRelu"])
     wrong = check.Finding(
-        "CROWN", "patches", alone=check.WRONG, amount=0.5, guarded=check.CROSSED, lets_through=True, classes=["BoundRelu"]
+        "CROWN",
+        "patches",
+        alone=check.WRONG,
+        amount=0.5,
+        guarded=check.CROSSED,
+        lets_through=True,
+        classes=["BoundRelu"],
     )
     caught = check.Finding("CROWN-IBP", "patches", alone=check.WRONG, amount=0.5, guarded=check.REFUSED)
     tally.add(case, [holds, wrong, caught])

@@ -29,7 +29,9 @@ COMMANDS = {  # main, arguments with {} for a folder, files in it
     "export import": (export.main, ["import", "{}/none.onnx", "-o", "{}/a.pt"], ("a.pt",)),
     "export vnnlib": (export.main, ["vnnlib", "{}/small.pt", "--eps", "0.1", "--out", "{}/folder"], ("folder",)),
     "export abcrown": (
-        export.main, ["abcrown", "{}/small.pt", "--eps", "0.1", "--out", "{}"], ("problem.py", "config.yaml")
+        export.main,
+        ["abcrown", "{}/small.pt", "--eps", "0.1", "--out", "{}"],
+        ("problem.py", "config.yaml"),
     ),
     "export cross-check": (export.main, ["cross-check", "{}/small.pt", "--json", "{}/a.json"], ("a.json",)),
     "export bench": (export.main, ["bench", "--out", "{}"], TABLE),

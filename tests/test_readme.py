@@ -18,8 +18,13 @@ cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for na
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {  # all others are runs
-    "tightness": tightness.table, "widths": widths.table, "cost": cost_report.table, "steps": steps.table,
-    "cross-check": cross_check.table, "onnx": onnx_bench.table, "exact": brute.table,
+    "tightness": tightness.table,
+    "widths": widths.table,
+    "cost": cost_report.table,
+    "steps": steps.table,
+    "cross-check": cross_check.table,
+    "onnx": onnx_bench.table,
+    "exact": brute.table,
 }
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]

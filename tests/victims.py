@@ -71,8 +71,18 @@ def train(folder: Path, epochs: int, resume: bool, slow: bool) -> None:
         return {"certified": (model(x[64:]).argmax(1) == y[64:]).double().mean().item()}
 
     fit(
-        model, loss, adam(model, 0.05), Schedule(epochs=epochs, eps=0.1, p_end=0.8 * epochs), x[:64], y[:64],
-        batch_size=16, seed=2, average=0.9, validate=validate, state_path=folder / "state.pt", resume=resume,
+        model,
+        loss,
+        adam(model, 0.05),
+        Schedule(epochs=epochs, eps=0.1, p_end=0.8 * epochs),
+        x[:64],
+        y[:64],
+        batch_size=16,
+        seed=2,
+        average=0.9,
+        validate=validate,
+        state_path=folder / "state.pt",
+        resume=resume,
         progress=False,
     )
     checkpoint.write(folder / "done", model.state_dict())

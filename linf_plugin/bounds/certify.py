@@ -59,8 +59,15 @@ class _Problem:
     """A net, samples and a ball around each; what the methods share is made once."""
 
     def __init__(
-        self, model: nn.Module, x: Tensor, labels: Tensor, eps: float, low: float, high: float,
-        batch_size: int | None, sound: bool,
+        self,
+        model: nn.Module,
+        x: Tensor,
+        labels: Tensor,
+        eps: float,
+        low: float,
+        high: float,
+        batch_size: int | None,
+        sound: bool,
     ):
         _check_arguments(model, x, eps, low, high, batch_size)
         if sound:
@@ -144,8 +151,17 @@ def _bar(progress: bool) -> tqdm:
 
 @torch.no_grad()
 def margin_bound(
-    model: nn.Module, x: Tensor, labels: Tensor, eps: float, method: str, *,
-    low: float = 0.0, high: float = 1.0, batch_size: int | None = None, progress: bool = False, sound: bool = True,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    method: str,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    batch_size: int | None = None,
+    progress: bool = False,
+    sound: bool = True,
 ) -> Tensor:
     """A lower bound of min_{j≠y} (z_y − z_j) over all inputs within eps of x, in float64.
 
@@ -248,9 +264,18 @@ class Certificate:
 
 @torch.no_grad()
 def certify(
-    model: nn.Module, x: Tensor, labels: Tensor, eps: float, methods: Iterable[str] | None = None, *,
-    skip: Tensor | None = None, low: float = 0.0, high: float = 1.0, batch_size: int | None = None,
-    progress: bool = False, sound: bool = True,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    methods: Iterable[str] | None = None,
+    *,
+    skip: Tensor | None = None,
+    low: float = 0.0,
+    high: float = 1.0,
+    batch_size: int | None = None,
+    progress: bool = False,
+    sound: bool = True,
 ) -> Certificate:
     """Certifies each sample by the cheapest method that can: its prediction is right, and the same everywhere
     within eps.
@@ -289,8 +314,17 @@ def certify(
 
 @torch.no_grad()
 def certify_each(
-    model: nn.Module, x: Tensor, labels: Tensor, eps: float, methods: Iterable[str] | None = None, *,
-    low: float = 0.0, high: float = 1.0, batch_size: int | None = None, progress: bool = False, sound: bool = True,
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    methods: Iterable[str] | None = None,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    batch_size: int | None = None,
+    progress: bool = False,
+    sound: bool = True,
 ) -> dict[str, Tensor]:
     """Which samples each method certifies by itself: to compare methods.  ``certify`` finds the same best for less.
 

@@ -92,8 +92,12 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
         CrossedBounds: a lower bound is above the upper one.
     """
     nodes = [
-        (node, *node.interval) for name in scales.intervals if (node := bounded[name]).perturbed
-        and isinstance(node.interval[0], Tensor) and node.interval[0].is_floating_point() and node.interval[0].numel()
+        (node, *node.interval)
+        for name in scales.intervals
+        if (node := bounded[name]).perturbed
+        and isinstance(node.interval[0], Tensor)
+        and node.interval[0].is_floating_point()
+        and node.interval[0].numel()
     ]
     if not ends[0].numel():
         return True, None
@@ -115,8 +119,15 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
 
 
 def compute_bounds(
-    bounded, x: tuple, C: Tensor | None = None, method: str = "CROWN", *, bound_lower: bool = True,
-    bound_upper: bool = True, output_only: bool = False, **options,
+    bounded,
+    x: tuple,
+    C: Tensor | None = None,
+    method: str = "CROWN",
+    *,
+    bound_lower: bool = True,
+    bound_upper: bool = True,
+    output_only: bool = False,
+    **options,
 ) -> tuple[Tensor | None, Tensor | None]:
     """The better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and at the output.
 
@@ -218,8 +229,10 @@ def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final
     compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
     return {
         node.name: [node.lower, node.upper]
-        for reader in bounded._modules.values() if reader.perturbed and compat.reads_bounds(reader)
-        for node in reader.inputs if node.perturbed and not compat.is_input(node)
+        for reader in bounded._modules.values()
+        if reader.perturbed and compat.reads_bounds(reader)
+        for node in reader.inputs
+        if node.perturbed and not compat.is_input(node)
     }
 
 

@@ -40,8 +40,13 @@ class ExactRadius:
 @torch.no_grad()
 @np.errstate(over="ignore", invalid="ignore")  # such nets are "unsettled"
 def exact_radius(
-    model: nn.Module, x: Tensor, label: int | None = None, *,
-    low: float = 0.0, high: float = 1.0, time_limit: float = 60.0,
+    model: nn.Module,
+    x: Tensor,
+    label: int | None = None,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    time_limit: float = 60.0,
 ) -> ExactRadius:
     """The distance from x to the nearest input of another class: the least ‖x′ − x‖∞ with low ≤ x′ ≤ high and
     z_j(x′) ≥ z_y(x′) for some j ≠ y.  For nets of about 16-16-10.

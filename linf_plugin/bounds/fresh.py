@@ -21,9 +21,32 @@ from .walk import walk
 OF_THE_NET = ("training", "sub-layers", "__class__")  # no pass is taken to write these
 # What a tensor tells of itself, whatever it holds.
 ABOUT = {
-    "size", "dim", "ndimension", "numel", "nelement", "stride", "storage_offset", "element_size", "is_contiguous",
-    "is_floating_point", "is_complex", "is_signed", "get_device", "data_ptr", "is_pinned", "is_same_size", "type",
-    "__len__", "__hash__", "is_inference", "is_conj", "is_neg", "has_names", "is_set_to", "result_type", "can_cast",
+    "size",
+    "dim",
+    "ndimension",
+    "numel",
+    "nelement",
+    "stride",
+    "storage_offset",
+    "element_size",
+    "is_contiguous",
+    "is_floating_point",
+    "is_complex",
+    "is_signed",
+    "get_device",
+    "data_ptr",
+    "is_pinned",
+    "is_same_size",
+    "type",
+    "__len__",
+    "__hash__",
+    "is_inference",
+    "is_conj",
+    "is_neg",
+    "has_names",
+    "is_set_to",
+    "result_type",
+    "can_cast",
 }
 
 
@@ -130,19 +153,22 @@ class Record:
         now, held = walk(self.model), self._held(bounded)
         # What differs between passes is what they leave behind: a value that each of them writes.
         self.written = {
-            place for path in self.then.keys() | now.keys()
+            place
+            for path in self.then.keys() | now.keys()
             if path[1] not in OF_THE_NET and id(now.get(path)) not in held
             for place, *_ in _differences(path, self.then.get(path), now.get(path))
         }
         self.nodes = [
-            (node, node.param) for node in bounded._modules.values()
+            (node, node.param)
+            for node in bounded._modules.values()
             if isinstance(getattr(node, "param", None), nn.Parameter)
         ]
         read = {id(a) for _, a in self.nodes} - self.numbers
         self.live = list({id(a): a for a in now.values() if id(a) in read}.values())
         self.then = {
             path: Same(leaf) if id(leaf) in read else Content(leaf).kept() if isinstance(leaf, Tensor) else leaf
-            for path, leaf in now.items() if not self._is_written(path)
+            for path, leaf in now.items()
+            if not self._is_written(path)
         }
         self.numbers, self.baked = set(), set()
         self.note_inputs()
@@ -154,17 +180,19 @@ class Record:
         """
         read = {node.ori_name for node in bounded._modules.values() if hasattr(node, "buffer")}
         buffers = {
-            id(a) for name, m in self.model.named_modules() for key, a in m._buffers.items()
-            if key in m._non_persistent_buffers_set or isinstance(m, torch.jit.ScriptModule)
-            or f"{name}.{key}".lstrip(".") in read or (name, key, ()) in self.baked
+            id(a)
+            for name, m in self.model.named_modules()
+            for key, a in m._buffers.items()
+            if key in m._non_persistent_buffers_set
+            or isinstance(m, torch.jit.ScriptModule)
+            or f"{name}.{key}".lstrip(".") in read
+            or (name, key, ()) in self.baked
         }
         return buffers | {id(a) for a in self.model.parameters()}
 
     def _is_written(self, path: Path) -> bool:
         name, attribute, inner = path
-        return bool(self.written) and any(
-            (name, attribute, inner[:n]) in self.written for n in range(len(inner) + 1)
-        )
+        return bool(self.written) and any((name, attribute, inner[:n]) in self.written for n in range(len(inner) + 1))
 
     def check(self) -> None:
         """Raises RuntimeError where the net is another; the message names the layer and the attribute."""

@@ -18,8 +18,17 @@ GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
 
 # auto_LiRPA's names of methods, in lower case as it compares them; both versions, but for dynamic-forward.
 METHODS = (
-    "ibp", "crown-ibp", "ibp+backward", "ibp+crown", "crown", "backward", "crown-optimized", "alpha-crown",
-    "forward", "forward+backward", "forward+crown",
+    "ibp",
+    "crown-ibp",
+    "ibp+backward",
+    "ibp+crown",
+    "crown",
+    "backward",
+    "crown-optimized",
+    "alpha-crown",
+    "forward",
+    "forward+backward",
+    "forward+crown",
 )
 WITHOUT_RULES = {  # name → what to use instead
     "forward-optimized": "CROWN-Optimized",  # no net runs with it: auto_LiRPA forgets the α of forward mode
@@ -56,10 +65,10 @@ def _check_modes(model: nn.Module) -> None:
     wrong = depend_on_mode(model) if model.training else []
     wrong += [(name, m) for name, m in model.named_modules() if m.training and isinstance(m, GUARDED)]
     for name, layer in wrong:
-            raise ValueError(
-                f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
-                "bounding it"
-            )
+        raise ValueError(
+            f"model is in training mode, at layer {name!r} ({type(layer).__name__}): call model.eval() before "
+            "bounding it"
+        )
 
 
 def default_options(model: nn.Module) -> dict:
@@ -158,8 +167,7 @@ def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
     if wrong.any():
         at = _first(wrong)
         raise ValueError(
-            f"the box of {name} must have {low} ≤ {high}, "
-            f"got {lower[at].item()} and {upper[at].item()} at {list(at)}"
+            f"the box of {name} must have {low} ≤ {high}, got {lower[at].item()} and {upper[at].item()} at {list(at)}"
         )
     return lower, upper
 
@@ -272,7 +280,7 @@ def guard_bounded_module(bounded_module: type) -> None:
         record.complete(self)
         self._linf_baked, self._linf_checked = guarded or has_our_operators(self), False
         self._linf_record, self._linf_watched = record, guarded or fresh.has_ours(model, *self._modules.values())
-        self._linf_unread = model,  # what check_reading compares the graph with, once
+        self._linf_unread = (model,)  # what check_reading compares the graph with, once
         if has_our_operators(self):
             check_reading(self)
 

@@ -81,7 +81,9 @@ class Content:
             return False
         ours, theirs = self.tensor.detach(), other.tensor.detach()
         return (
-            ours.dtype == theirs.dtype and ours.device == theirs.device and ours.shape == theirs.shape
+            ours.dtype == theirs.dtype
+            and ours.device == theirs.device
+            and ours.shape == theirs.shape
             and torch.equal(_bits(ours), _bits(theirs))
         )
 

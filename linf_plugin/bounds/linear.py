@@ -36,9 +36,9 @@ class Block(NamedTuple):
         """The same, at most so many neurons at a time."""
         for k in range(0, len(self.neurons), most):
             part = slice(k, k + most)
-            yield Block(self.neurons[part], *(
-                Side(*(None if a is None else a[:, part] for a in side)) for side in self[1:]
-            ))
+            yield Block(
+                self.neurons[part], *(Side(*(None if a is None else a[:, part] for a in side)) for side in self[1:])
+            )
 
 
 class Blocks(NamedTuple):
@@ -83,9 +83,9 @@ def _windows(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tens
         else:
             window = torch.arange(len(place), device=place.device).repeat(batch)[:, None, None]
             index = place[window, side.index]
-        return Side(index.reshape(batch, neurons, index.shape[-1]), *(
-            a.reshape(batch, neurons, *a.shape[2:]) for a in side[1:]
-        ))
+        return Side(
+            index.reshape(batch, neurons, index.shape[-1]), *(a.reshape(batch, neurons, *a.shape[2:]) for a in side[1:])
+        )
 
     each = max(1, batch * fan_in * lower.element_size())
     window_step = max(1, min(count, BLOCK_BYTES // each))
@@ -143,7 +143,11 @@ class Memory:
     def recall(self, blocks: Blocks, *key: Tensor) -> Blocks:
         """``blocks``, or those of the last call if it had the same ``key``, the tensors that decide them, by value."""
         differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in key)
-        if differentiable or not blocks.small or max(len(key[0]) * blocks.neurons, *(a.numel() for a in key)) > MOST_KEPT:
+        if (
+            differentiable
+            or not blocks.small
+            or max(len(key[0]) * blocks.neurons, *(a.numel() for a in key)) > MOST_KEPT
+        ):
             return blocks
         if len(key) != len(self._key) or not all(map(_same, key, self._key)):
             self._key, self._kept = [a.detach().clone() for a in key], {}
@@ -233,10 +237,12 @@ def starting_weights(blocks: Blocks) -> tuple[Tensor, int]:
     """Weights of the default candidates: (J, B, neurons), those below and then those above; and how many are below."""
     found, below = None, 0
     for block in blocks.walk(True):
-        one_hot = torch.cat([
-            F.one_hot(side.default, side.consts.shape[2]).to(side.consts).movedim(2, 0)
-            for side in (block.below, block.above)
-        ])
+        one_hot = torch.cat(
+            [
+                F.one_hot(side.default, side.consts.shape[2]).to(side.consts).movedim(2, 0)
+                for side in (block.below, block.above)
+            ]
+        )
         found = one_hot.new_zeros(*one_hot.shape[:2], blocks.neurons) if found is None else found
         found[..., block.neurons] = one_hot
         below = block.below.consts.shape[2]

@@ -203,9 +203,7 @@ def _ordered(t: Tensor, w: Tensor, c: tuple[float, ...]) -> tuple[Tensor, Tensor
     return g, -(g * w).sum(-1)
 
 
-def sorted_sum(
-    lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int, many: bool = False
-) -> tuple[Side, Side]:
+def sorted_sum(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int, many: bool = False) -> tuple[Side, Side]:
     """Below and above a sorted sum y = Σ_j c_j·z_(j), z_i = |x_i − w_i|.
 
     Below: the order and signs of the box's point nearest to w; every term attains its least value there, so the

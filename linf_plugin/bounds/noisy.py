@@ -27,8 +27,12 @@ def _check_within(x, amount):
 
 # Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both.
 within = define(
-    _within, tensors=2, check=_check_within, shapes=lambda x, amount: torch.empty_like(x),
-    composed=lambda x, amount: x.clone(), rows=2,
+    _within,
+    tensors=2,
+    check=_check_within,
+    shapes=lambda x, amount: torch.empty_like(x),
+    composed=lambda x, amount: x.clone(),
+    rows=2,
 )
 
 
@@ -82,10 +86,16 @@ def register() -> None:
     compat.register_symbolic("linf::within", _symbolic)
     package.register_custom_op("linf::Within", BoundWithin)
     compat.register_symbolic("linf::tanh", lambda g, x: g.op("linf::Tanh", x).setType(x.type()))
-    package.register_custom_op("linf::Tanh", relaxed_class(
-        package, "BoundLinfTanh", torch.ops.linf.tanh, lambda lower, upper: (lower.tanh(), upper.tanh()),
-        linear.tanh_blocks,
-    ))
+    package.register_custom_op(
+        "linf::Tanh",
+        relaxed_class(
+            package,
+            "BoundLinfTanh",
+            torch.ops.linf.tanh,
+            lambda lower, upper: (lower.tanh(), upper.tanh()),
+            linear.tanh_blocks,
+        ),
+    )
 
 
 class Noises(NamedTuple):

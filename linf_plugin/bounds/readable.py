@@ -30,10 +30,20 @@ def readable(model: nn.Module) -> nn.Module:
 def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
     (height, width), (down, right) = layer.kernel_size, layer.dilation
     kernel = ((height - 1) * down + 1, (width - 1) * right + 1)
-    plain = nn.Conv2d(
-        layer.in_channels, layer.out_channels, kernel, layer.stride, layer.padding, bias=layer.bias is not None,
-        device=layer.weight.device, dtype=layer.weight.dtype,
-    ).train(layer.training).requires_grad_(False)
+    plain = (
+        nn.Conv2d(
+            layer.in_channels,
+            layer.out_channels,
+            kernel,
+            layer.stride,
+            layer.padding,
+            bias=layer.bias is not None,
+            device=layer.weight.device,
+            dtype=layer.weight.dtype,
+        )
+        .train(layer.training)
+        .requires_grad_(False)
+    )
     plain.weight.zero_()
     of_group, groups = layer.in_channels // layer.groups, layer.weight.chunk(layer.groups)
     for i, (to, weight) in enumerate(zip(plain.weight.chunk(layer.groups), groups)):

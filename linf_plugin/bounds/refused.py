@@ -149,12 +149,21 @@ def _repeats_blocks(node, perturbed) -> bool:
 TABLE = (
     Refusal("BoundSqrt", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal(
-        "BoundDiv", ("0.3",), ALWAYS, "the denominator depends on the input, and the numerator may be negative",
-        _divides, "use 0.7.1",
+        "BoundDiv",
+        ("0.3",),
+        ALWAYS,
+        "the denominator depends on the input, and the numerator may be negative",
+        _divides,
+        "use 0.7.1",
     ),
     Refusal("BoundPow", ("0.3",), ALWAYS, "the exponent is negative", _negative_power, "use torch.reciprocal"),
     Refusal(
-        "BoundPow", ("0.7.1",), LINEAR, "the exponent is even and above 2", _even_power, "use squares of squares, or IBP"
+        "BoundPow",
+        ("0.7.1",),
+        LINEAR,
+        "the exponent is even and above 2",
+        _even_power,
+        "use squares of squares, or IBP",
     ),
     Refusal("BoundSin", ("0.3",), LINEAR, "always", _always, "use IBP"),
     Refusal("BoundCos", ("0.3",), LINEAR, "always", _always, "use IBP"),
@@ -164,33 +173,63 @@ TABLE = (
     Refusal("BoundLeakyRelu", ("0.7.1",), (FORWARD,), "always", _always, "use CROWN"),
     Refusal("BoundCast", VERSIONS, LINEAR, "the result has another dtype", _converts, "use IBP"),
     Refusal(
-        "BoundLinear", VERSIONS, (BACKWARD,), "its product is scaled (alpha of torch.addmm)", _scaled,
+        "BoundLinear",
+        VERSIONS,
+        (BACKWARD,),
+        "its product is scaled (alpha of torch.addmm)",
+        _scaled,
         "scale the weights",
     ),
     Refusal(
-        "BoundConv", VERSIONS, (BACKWARD,), "its two dilations differ", _dilates_unequally, "use IBP, or equal dilations"
+        "BoundConv",
+        VERSIONS,
+        (BACKWARD,),
+        "its two dilations differ",
+        _dilates_unequally,
+        "use IBP, or equal dilations",
     ),
     Refusal(
-        "BoundConv", VERSIONS, (BACKWARD,), "in patches mode, it has groups or a dilation", _groups_or_dilates, MATRIX_MODE
+        "BoundConv",
+        VERSIONS,
+        (BACKWARD,),
+        "in patches mode, it has groups or a dilation",
+        _groups_or_dilates,
+        MATRIX_MODE,
     ),
     Refusal(
-        "BoundConv", ("0.3",), (BACKWARD,), "in patches mode, bound_opts have a crown_batch_size", _batched_patches,
+        "BoundConv",
+        ("0.3",),
+        (BACKWARD,),
+        "in patches mode, bound_opts have a crown_batch_size",
+        _batched_patches,
         f"leave crown_batch_size out, or {MATRIX_MODE}",
     ),
     *(
         Refusal(
-            name, VERSIONS, (BACKWARD,), "in patches mode, an operand of an image is broadcast", _broadcasts_patches,
+            name,
+            VERSIONS,
+            (BACKWARD,),
+            "in patches mode, an operand of an image is broadcast",
+            _broadcasts_patches,
             f"{MATRIX_MODE}, or use linf_plugin.ops.shift",
-        ) for name in ("BoundAdd", "BoundSub")
+        )
+        for name in ("BoundAdd", "BoundSub")
     ),
     Refusal(
-        "BoundAveragePool", ("0.3",), LINEAR,
+        "BoundAveragePool",
+        ("0.3",),
+        LINEAR,
         "windows are padded, their stride is not their size, or an image that is not square is no multiple of them",
-        _overlaps_or_leaves_over, "use a convolution",
+        _overlaps_or_leaves_over,
+        "use a convolution",
     ),
     Refusal(
-        "BoundAveragePool", ("0.7.1",), LINEAR, "an image that is not square is no multiple of the windows",
-        _leaves_over, "crop the image before the pool",
+        "BoundAveragePool",
+        ("0.7.1",),
+        LINEAR,
+        "an image that is not square is no multiple of the windows",
+        _leaves_over,
+        "crop the image before the pool",
     ),
     Refusal(
         "BoundMaxPool", ("0.3",), LINEAR, "windows are padded, or their stride is not their size", _overlaps, "use IBP"
@@ -200,7 +239,11 @@ TABLE = (
     Refusal("BoundGather", ("0.3",), LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal("BoundGatherElements", VERSIONS, LINEAR, "an index comes twice", _repeats, "use torch.cat of slices"),
     Refusal(
-        "BoundTile", ("0.7.1",), (BACKWARD,), "a dimension of more than one number is repeated", _repeats_blocks,
+        "BoundTile",
+        ("0.7.1",),
+        (BACKWARD,),
+        "a dimension of more than one number is repeated",
+        _repeats_blocks,
         "use torch.cat",
     ),
 )
@@ -209,9 +252,20 @@ TABLE = (
 NOT_SEARCHED: dict[str, tuple[str, ...]] = {
     "0.3": ("BoundATenDiag", "BoundDropout", "BoundRNN", "BoundSqr"),
     "0.7.1": (
-        "BoundATenDiag", "BoundConcatGrad", "BoundConv2dGrad", "BoundDiv", "BoundJacobianInit", "BoundJacobianOP",
-        "BoundLayerNormalization", "BoundMultiPiecewiseNonlinear", "BoundRNN", "BoundReluGrad", "BoundSigmoidGrad",
-        "BoundSignMerge", "BoundSliceGrad", "BoundTanhGrad",
+        "BoundATenDiag",
+        "BoundConcatGrad",
+        "BoundConv2dGrad",
+        "BoundDiv",
+        "BoundJacobianInit",
+        "BoundJacobianOP",
+        "BoundLayerNormalization",
+        "BoundMultiPiecewiseNonlinear",
+        "BoundRNN",
+        "BoundReluGrad",
+        "BoundSigmoidGrad",
+        "BoundSignMerge",
+        "BoundSliceGrad",
+        "BoundTanhGrad",
     ),
 }
 

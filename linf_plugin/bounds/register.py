@@ -146,14 +146,21 @@ def register() -> None:
     compat.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
     compat.register_symbolic("linf::shift", _symbolic_shift)
     distances = {
-        "linf::LinfDist": (
-            "BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.dist_blocks, ("p",)),
+        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.dist_blocks, ("p",)),
         "linf::LinfDistConv2d": (
-            "BoundLinfDistConv2d", torch.ops.linf.dist_conv2d, interval.dist_conv2d, linear.dist_conv2d_blocks,
-            ("p", *CONV)),
+            "BoundLinfDistConv2d",
+            torch.ops.linf.dist_conv2d,
+            interval.dist_conv2d,
+            linear.dist_conv2d_blocks,
+            ("p", *CONV),
+        ),
         "linf::SortedDist": (
-            "BoundSortedDist", torch.ops.linf.sorted_dist, interval.sorted_dist, linear.sorted_dist_blocks,
-            ("rho", "k")),
+            "BoundSortedDist",
+            torch.ops.linf.sorted_dist,
+            interval.sorted_dist,
+            linear.sorted_dist_blocks,
+            ("rho", "k"),
+        ),
     }
     for node, row in distances.items():
         package.register_custom_op(node, relaxed_class(package, *row))

@@ -106,10 +106,16 @@ class Relaxation:
         price = sparse.csr_array(-np.ones((int((~equations).sum()), 1)))
         nothing = sparse.csr_array((int(equations.sum()), 1))
         result = linprog(
-            cost, sparse.hstack([rows[~equations], price], "csr"), most[~equations],
-            sparse.hstack([rows[equations], nothing], "csr"), most[equations], ends, "highs-ds",
+            cost,
+            sparse.hstack([rows[~equations], price], "csr"),
+            most[~equations],
+            sparse.hstack([rows[equations], nothing], "csr"),
+            most[equations],
+            ends,
+            "highs-ds",
             options={
-                "time_limit": max(seconds, 0.0), "primal_feasibility_tolerance": TOLERANCE,
+                "time_limit": max(seconds, 0.0),
+                "primal_feasibility_tolerance": TOLERANCE,
                 "dual_feasibility_tolerance": TOLERANCE,
             },
         )

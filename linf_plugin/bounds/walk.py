@@ -25,10 +25,7 @@ from ..layers import MeanShift, SortDistLinear
 from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
 
 # What these read in training mode only.  A subclass may read it elsewhere.
-FOR_TRAINING = {
-    SortDistLinear: {"_p", "group"},
-    MeanShift: {"momentum", "samples_seen", "sum_over_ranks"},
-}
+FOR_TRAINING = {SortDistLinear: {"_p", "group"}, MeanShift: {"momentum", "samples_seen", "sum_over_ranks"}}
 MODULE = vars(nn.Module()).keys() | {"_compiled_call_impl"}  # what every module has
 HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # those of backward passes change no value
 PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
@@ -41,8 +38,13 @@ CODE = (types.FunctionType, property, staticmethod, classmethod)
 
 # These have more than the net, change as it is trained, and no net computes with them.
 OUTSIDE = (
-    logging.Logger, logging.Handler, torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler,
-    torch.utils.data.Dataset, torch.utils.data.DataLoader, torch.utils.data.Sampler,
+    logging.Logger,
+    logging.Handler,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+    torch.utils.data.Dataset,
+    torch.utils.data.DataLoader,
+    torch.utils.data.Sampler,
 )
 WRITERS = ("torch.utils.tensorboard.", "auto_LiRPA.")  # the same, of modules that need not be there
 # What is written in these stays as it is, but for its being replaced.

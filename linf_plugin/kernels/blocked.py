@@ -221,10 +221,18 @@ def _box_vjp(lower: Tensor, upper: Tensor, w: Tensor, slopes: Callable) -> tuple
 
 
 def box_dist_vjp(
-    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
+    grad_lower: Tensor,
+    grad_upper: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    near: Tensor,
+    far: Tensor,
+    p: float,
+    wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
+
     def slopes(i, k, nearest, farthest):
         return (
             norm_vjp_(grad_lower[i, k], nearest, near[i, k], p),
@@ -250,9 +258,8 @@ def box_sorted_dist_vjp(
     grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp`` in bounded memory."""
+
     def slopes(i, j, nearest, farthest):
-        return (
-            sorted_sum_vjp_(grad_lower[i, j], nearest, rho, k), sorted_sum_vjp_(grad_upper[i, j], farthest, rho, k)
-        )
+        return (sorted_sum_vjp_(grad_lower[i, j], nearest, rho, k), sorted_sum_vjp_(grad_upper[i, j], farthest, rho, k))
 
     return _box_vjp(lower, upper, w, slopes)

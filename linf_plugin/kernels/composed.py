@@ -86,13 +86,13 @@ def _joined(parts: list[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, .
     """Each of the results over all parts: one row after the other, the last ``summed`` added up."""
     if len(parts) == 1:
         return parts[0]
-    *columns, = zip(*parts)
+    (*columns,) = zip(*parts)
     first = len(columns) - summed
     return *(torch.cat(c) for c in columns[:first]), *(sum(c[1:], c[0]) for c in columns[first:])
 
 
 def _of_rows(rows: tuple[Tensor, ...], w: Tensor, measure: Callable) -> Tensor:
-    return _joined([(measure((a[:, None] - w).abs()),) for a, in _differences(rows, w)])[0]
+    return _joined([(measure((a[:, None] - w).abs()),) for (a,) in _differences(rows, w)])[0]
 
 
 def _vjp_of_rows(rows: tuple[Tensor, ...], w: Tensor, slopes: Callable) -> tuple[Tensor, Tensor]:
@@ -121,7 +121,7 @@ def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         y = dist(x, w, math.inf)
         return y, torch.full_like(y.detach(), -1, dtype=torch.int32)
     parts = []
-    for part, in _differences((x,), w):
+    for (part,) in _differences((x,), w):
         t = part[:, None] - w
         at = t.detach().abs().max(-1, keepdim=True).indices
         sign = t.detach().gather(-1, at).sign()
@@ -191,6 +191,7 @@ def box_dist_vjp(
     grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, far: Tensor, p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_dist_vjp``."""
+
     def slopes(nearest, farthest, grad_near, grad_far, near, far):
         return norm_vjp(grad_near, nearest, near, p), norm_vjp(grad_far, farthest, far, p)
 
@@ -206,6 +207,7 @@ def box_sorted_dist_vjp(
     grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp``."""
+
     def slopes(nearest, farthest, grad_near, grad_far):
         return sorted_sum_vjp(grad_near, nearest, rho, k), sorted_sum_vjp(grad_far, farthest, rho, k)
 
@@ -236,4 +238,3 @@ def vjp_by_windows(
     per_group = [fn([a[g] for a in rows], [a[g] for a in windows], flat[g]) for g in range(groups)]
     *columns, g_w = (torch.stack(a) for a in zip(*per_group))
     return *(fold_composed(a, x_shape, w_shape, conv) for a in columns), g_w.reshape(w_shape)
-

@@ -26,7 +26,11 @@ REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
 _POINTERS = {  # function: how many tensors it takes after its sizes
-    "linf_dist": 4, "linf_dist_vjp": 6, "linf_scatter": 4, "linf_box_dist": 5, "linf_box_dist_vjp": 10,
+    "linf_dist": 4,
+    "linf_dist_vjp": 6,
+    "linf_scatter": 4,
+    "linf_box_dist": 5,
+    "linf_box_dist_vjp": 10,
 }
 
 
@@ -44,7 +48,10 @@ class _Kernels:
         for name, pointers in _POINTERS.items():
             p = [] if name == "linf_scatter" else [ctypes.c_double]
             getattr(self.lib, name).argtypes = [
-                *[ctypes.c_int] * 3, *[ctypes.c_int64] * 3, *p, *[ctypes.c_void_p] * pointers,
+                *[ctypes.c_int] * 3,
+                *[ctypes.c_int64] * 3,
+                *p,
+                *[ctypes.c_void_p] * pointers,
             ]
         for name in ("linf_unfold", "linf_add_folded"):
             function = getattr(self.lib, name)
@@ -142,7 +149,11 @@ def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors
     """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
     kernels = _load()
     failed = kernels.functions[name](
-        kernels.levels[kernels.level], _DTYPES[tensors[0].dtype], torch.get_num_threads(), *sizes, *p,
+        kernels.levels[kernels.level],
+        _DTYPES[tensors[0].dtype],
+        torch.get_num_threads(),
+        *sizes,
+        *p,
         *[None if a is None else a.data_ptr() for a in tensors],
     )
     if failed == 2:
@@ -207,8 +218,15 @@ def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor,
 
 
 def box_dist_vjp(
-    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float, wanted: tuple[bool, bool, bool] = (True, True, True),
+    grad_lower: Tensor,
+    grad_upper: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    near: Tensor,
+    far: Tensor,
+    p: float,
+    wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """``reference.box_dist_vjp``; None for a gradient that is not wanted."""
     tensors = [a.contiguous() for a in (grad_lower, grad_upper, lower, upper, w, near, far)]
@@ -236,9 +254,7 @@ def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, row
     return columns
 
 
-def add_folded(
-    gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice
-) -> None:
+def add_folded(gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> None:
     """``windows.add_folded``; gx is contiguous."""
     columns = columns.contiguous()
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1

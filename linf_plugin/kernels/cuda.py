@@ -86,9 +86,11 @@ class Device:
         stream = torch.cuda.current_stream(self.index).cuda_stream
         _checked(self.driver.cuCtxPushCurrent(self.context))
         try:
-            _checked(self.driver.cuLaunchKernel(
-                self.function(kernel), blocks, 1, 1, THREADS, 1, 1, 0, stream, ctypes.addressof(parameters), 0
-            ))
+            _checked(
+                self.driver.cuLaunchKernel(
+                    self.function(kernel), blocks, 1, 1, THREADS, 1, 1, 0, stream, ctypes.addressof(parameters), 0
+                )
+            )
         except RuntimeError as error:
             raise RuntimeError(f"{kernel}, {blocks} blocks, GPU {self.index} ({self.target}): {error}") from None
         finally:
@@ -104,7 +106,10 @@ def launch(kernel: str, blocks: int, *arguments: Tensor | int | float | None) ->
     """Tensors become pointers, None a null pointer, other numbers 64 bits wide."""
     tensor = next(a for a in arguments if isinstance(a, Tensor))
     values = [
-        ctypes.c_double(a) if isinstance(a, float) else ctypes.c_int64(a) if isinstance(a, int)
+        ctypes.c_double(a)
+        if isinstance(a, float)
+        else ctypes.c_int64(a)
+        if isinstance(a, int)
         else ctypes.c_void_p(None if a is None else a.data_ptr())
         for a in arguments
     ]

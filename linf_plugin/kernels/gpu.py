@@ -24,10 +24,7 @@ MOST_BLOCKS, LEAST_PART = 256, 512  # where ``_splits`` splits a sum
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
 # Results a thread computes: estimated time a pair, relative to the arithmetic's.  Smaller tiles read more often.
-TILES = {
-    torch.float32: {(8, 8): 1.08, (8, 4): 1.15, (4, 4): 1.4, (2, 2): 2.5},
-    torch.float64: {(2, 2): 2.5},
-}
+TILES = {torch.float32: {(8, 8): 1.08, (8, 4): 1.15, (4, 4): 1.4, (2, 2): 2.5}, torch.float64: {(2, 2): 2.5}}
 
 
 def available(index: int | None = None) -> tuple[bool, str]:
@@ -74,9 +71,12 @@ def takes(p: float, *tensors: Tensor) -> bool:
     """Whether the kernels take these tensors: of one GPU, float32 or float64, and they can be compiled."""
     first = tensors[0]
     return (
-        first.device.type == "cuda" and first.dtype in _TYPES
+        first.device.type == "cuda"
+        and first.dtype in _TYPES
         and all(a.device == first.device and a.dtype == first.dtype for a in tensors)
-        and p >= 1 and first.shape[-1] < MOST_FEATURES and _usable(first.device.index)
+        and p >= 1
+        and first.shape[-1] < MOST_FEATURES
+        and _usable(first.device.index)
     )
 
 

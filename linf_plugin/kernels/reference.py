@@ -166,8 +166,7 @@ def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor,
 
 
 def box_dist_vjp(
-    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float,
+    grad_lower: Tensor, grad_upper: Tensor, lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, far: Tensor, p: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of ``box_dist`` with respect to lower, upper and w; near and far are its outputs.
 

@@ -95,9 +95,7 @@ def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], conv: tuple, row
     gx[:, :, band] += part
 
 
-def _folded(
-    columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice
-) -> tuple[slice, Tensor]:
+def _folded(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> tuple[slice, Tensor]:
     """The rows of images of shape x that the windows of these rows of the output touch, and what they add there."""
     stride, padding, dilation, groups = conv
     n, _, height, width = x
@@ -106,7 +104,7 @@ def _folded(
     band, (above, below) = _band(height, w[2], conv, rows)
     size = above + max(0, band.stop - band.start) + below
     folded = F.fold(columns, (size, width), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride)
-    return band, folded[:, :, above:size - below]
+    return band, folded[:, :, above : size - below]
 
 
 def fold_composed(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> Tensor:
@@ -162,8 +160,13 @@ def apply(
 
 
 def apply_vjp(
-    fn: Callable, maps: tuple[Tensor, ...], inputs: tuple[Tensor, ...], w: Tensor | None, shapes: tuple,
-    conv: tuple, wanted: tuple[bool, ...],
+    fn: Callable,
+    maps: tuple[Tensor, ...],
+    inputs: tuple[Tensor, ...],
+    w: Tensor | None,
+    shapes: tuple,
+    conv: tuple,
+    wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``apply`` for every input and for w; None for one that is not wanted.
 

@@ -33,12 +33,22 @@ def _check_with_index(x, w, *conv):
     check_operands(x=x, w=w)
     check_windows(x.shape, w.shape, *conv)
     if math.prod(w.shape[1:]) >= MOST_FEATURES:
-        raise ValueError(f"a window must have fewer than {MOST_FEATURES} coordinates for an index, got {tuple(w.shape)}")
+        raise ValueError(
+            f"a window must have fewer than {MOST_FEATURES} coordinates for an index, got {tuple(w.shape)}"
+        )
 
 
 def _index_conv2d_backward(
-    grad: Tensor, index: Tensor, image: list[int], kernel: list[int], stride: list[int], padding: list[int],
-    dilation: list[int], groups: int, need_x: bool = True, need_w: bool = True,
+    grad: Tensor,
+    index: Tensor,
+    image: list[int],
+    kernel: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    need_x: bool = True,
+    need_w: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """image: (C, H, W).  kernel: (C/groups, kh, kw)."""
     kernels, wanted = kernels_for(math.inf, grad), (need_x, need_w)
@@ -78,7 +88,9 @@ def _composed_index_backward(grad, index, image, kernel, *conv_and_wanted):
 
 
 index_conv2d_backward = define(
-    _index_conv2d_backward, tensors=2, check=_check_index_backward,
+    _index_conv2d_backward,
+    tensors=2,
+    check=_check_index_backward,
     shapes=lambda grad, index, image, kernel, *conv: some(
         conv[4:], tuple(map(grad.new_empty, _shapes(grad, image, kernel))), grad
     ),
@@ -110,9 +122,13 @@ def _index_grads(ctx, grad, index):
 
 
 dist_conv2d_with_index = define(
-    _dist_conv2d_with_index, tensors=2, check=_check_with_index,
+    _dist_conv2d_with_index,
+    tensors=2,
+    check=_check_with_index,
     shapes=lambda x, w, *conv: (_empty_maps(x, w, *conv), _empty_maps(x, w, *conv).to(torch.int32)),
-    composed=lambda x, w, *conv: composed.by_windows(composed.dist_with_index, (x,), w, conv), reverse=_WithIndex, rows=1,
+    composed=lambda x, w, *conv: composed.by_windows(composed.dist_with_index, (x,), w, conv),
+    reverse=_WithIndex,
+    rows=1,
 )
 
 
@@ -120,8 +136,17 @@ dist_conv2d_with_index = define(
 
 
 def _dist_conv2d_backward(
-    grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, stride: list[int], padding: list[int],
-    dilation: list[int], groups: int, need_x: bool = True, need_w: bool = True,
+    grad: Tensor,
+    x: Tensor,
+    w: Tensor,
+    y: Tensor,
+    p: float,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    need_x: bool = True,
+    need_w: bool = True,
 ) -> tuple[Tensor, Tensor]:
     kernels, wanted = kernels_for(p, x, w, grad, y), (need_x, need_w)
 
@@ -151,8 +176,11 @@ def _composed_backward(grad, x, w, y, p, *conv_and_wanted):
 
 
 dist_conv2d_backward = define(
-    _dist_conv2d_backward, tensors=4, check=_check_backward,
-    shapes=lambda grad, x, w, y, p, *conv: some(conv[4:], like(x, w), x), composed=_composed_backward,
+    _dist_conv2d_backward,
+    tensors=4,
+    check=_check_backward,
+    shapes=lambda grad, x, w, y, p, *conv: some(conv[4:], like(x, w), x),
+    composed=_composed_backward,
 )
 
 
@@ -198,8 +226,14 @@ class _DistConv2d(Reverse):
 
 
 dist_conv2d_operator = define(
-    _dist_conv2d, tensors=2, check=_check, shapes=lambda x, w, p, *conv: _empty_maps(x, w, *conv),
-    composed=_composed_dist, reverse=_DistConv2d, rows=1, float32=True,
+    _dist_conv2d,
+    tensors=2,
+    check=_check,
+    shapes=lambda x, w, p, *conv: _empty_maps(x, w, *conv),
+    composed=_composed_dist,
+    reverse=_DistConv2d,
+    rows=1,
+    float32=True,
 )
 
 
@@ -207,9 +241,21 @@ dist_conv2d_operator = define(
 
 
 def _box_conv2d_backward(
-    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, near: Tensor, far: Tensor,
-    p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int,
-    need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
+    grad_near: Tensor,
+    grad_far: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    near: Tensor,
+    far: Tensor,
+    p: float,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+    need_lower: bool = True,
+    need_upper: bool = True,
+    need_w: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     maps, wanted = (grad_near, grad_far, near, far), (need_lower, need_upper, need_w)
     kernels = kernels_for(p, lower, upper, w, *maps)
@@ -246,15 +292,23 @@ def _composed_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *
 
 
 box_conv2d_backward = define(
-    _box_conv2d_backward, tensors=7, check=_check_box_backward,
+    _box_conv2d_backward,
+    tensors=7,
+    check=_check_box_backward,
     shapes=lambda gn, gf, lower, upper, w, near, far, p, *conv: some(conv[4:], like(lower, upper, w), w),
     composed=_composed_box_backward,
 )
 
 
 def _box_conv2d(
-    lower: Tensor, upper: Tensor, w: Tensor, p: float,
-    stride: list[int], padding: list[int], dilation: list[int], groups: int,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    p: float,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
 ) -> tuple[Tensor, Tensor]:
     fn = partial(kernels_for(p, lower, upper, w).box_dist, p=p)
     return windows.apply(fn, (lower, upper), w, (stride, padding, dilation, groups), (w.dtype, w.dtype))
@@ -267,10 +321,14 @@ def _check_box(lower, upper, w, p, *conv):
 
 
 box_conv2d_operator = define(
-    _box_conv2d, tensors=3, check=_check_box,
+    _box_conv2d,
+    tensors=3,
+    check=_check_box,
     shapes=lambda lower, upper, w, p, *conv: (_empty_maps(lower, w, *conv), _empty_maps(lower, w, *conv)),
     composed=lambda lower, upper, w, p, *conv: composed.by_windows(
         partial(composed.box_dist, p=p), (lower, upper), w, conv
     ),
-    reverse=reverse_of(box_conv2d_backward, 3), rows=2, float32=True,
+    reverse=reverse_of(box_conv2d_backward, 3),
+    rows=2,
+    float32=True,
 )

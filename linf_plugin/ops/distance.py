@@ -64,7 +64,9 @@ def _check_index_backward(grad, index, features, *wanted):
 
 
 index_backward = define(
-    _index_backward, tensors=2, check=_check_index_backward,
+    _index_backward,
+    tensors=2,
+    check=_check_index_backward,
     shapes=lambda grad, index, features, *wanted: some(
         wanted, tuple(grad.new_empty(rows, features) for rows in grad.shape), grad
     ),
@@ -96,9 +98,13 @@ def _index_grads(ctx, grad, index, features):
 
 
 dist_with_index = define(
-    _dist_with_index, tensors=2, check=_check_with_index,
+    _dist_with_index,
+    tensors=2,
+    check=_check_with_index,
     shapes=lambda x, w: (empty_pairs(x, w), empty_pairs(x, w).to(torch.int32)),
-    composed=composed.dist_with_index, reverse=_WithIndex, rows=1,
+    composed=composed.dist_with_index,
+    reverse=_WithIndex,
+    rows=1,
 )
 
 
@@ -121,7 +127,9 @@ def _check_backward(grad, x, w, y, p, *wanted):
 
 
 dist_backward = define(
-    _dist_backward, tensors=4, check=_check_backward,
+    _dist_backward,
+    tensors=4,
+    check=_check_backward,
     shapes=lambda grad, x, w, y, p, *wanted: some(wanted, like(x, w), x),
     composed=lambda grad, x, w, y, p, *wanted: some(wanted, composed.dist_vjp(grad, x, w, y, p), x),
 )
@@ -161,8 +169,14 @@ class _Dist(Reverse):
 
 
 dist_operator = define(
-    _dist, tensors=2, check=_check, shapes=lambda x, w, p: empty_pairs(x, w), composed=composed.dist, reverse=_Dist,
-    rows=1, float32=True,
+    _dist,
+    tensors=2,
+    check=_check,
+    shapes=lambda x, w, p: empty_pairs(x, w),
+    composed=composed.dist,
+    reverse=_Dist,
+    rows=1,
+    float32=True,
 )
 
 
@@ -170,8 +184,17 @@ dist_operator = define(
 
 
 def _box_dist_backward(
-    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor,
-    near: Tensor, far: Tensor, p: float, need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
+    grad_near: Tensor,
+    grad_far: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    near: Tensor,
+    far: Tensor,
+    p: float,
+    need_lower: bool = True,
+    need_upper: bool = True,
+    need_w: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     tensors = (grad_near, grad_far, lower, upper, w, near, far)
     wanted = (need_lower, need_upper, need_w)
@@ -199,7 +222,9 @@ def _check_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *wan
 
 
 box_dist_backward = define(
-    _box_dist_backward, tensors=7, check=_check_box_backward,
+    _box_dist_backward,
+    tensors=7,
+    check=_check_box_backward,
     shapes=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(wanted, like(lower, upper, w), w),
     composed=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(
         wanted, composed.box_dist_vjp(gn, gf, lower, upper, w, near, far, p), w
@@ -212,9 +237,14 @@ def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor
 
 
 box_dist_operator = define(
-    _box_dist, tensors=3, check=_check_box,
+    _box_dist,
+    tensors=3,
+    check=_check_box,
     shapes=lambda lower, upper, w, p: (empty_pairs(lower, w), empty_pairs(lower, w)),
-    composed=composed.box_dist, reverse=reverse_of(box_dist_backward, 3), rows=2, float32=True,
+    composed=composed.box_dist,
+    reverse=reverse_of(box_dist_backward, 3),
+    rows=2,
+    float32=True,
 )
 
 

@@ -40,8 +40,15 @@ def run(below, op, *args):
 
 
 def define(
-    kernel: Callable, *, tensors: int, check: Callable, shapes: Callable, composed: Callable,
-    reverse: type[Reverse] | None = None, rows: int = 0, float32: bool = False,
+    kernel: Callable,
+    *,
+    tensors: int,
+    check: Callable,
+    shapes: Callable,
+    composed: Callable,
+    reverse: type[Reverse] | None = None,
+    rows: int = 0,
+    float32: bool = False,
 ):
     """Registers the operator ``linf::<kernel's name without a leading underscore>``, and returns it.
 
@@ -63,7 +70,7 @@ def define(
     defaults = tuple(a.default for a in parameters)
 
     def whole(args: tuple) -> tuple:  # the dispatcher leaves arguments out that are the schema's default
-        return args if len(args) == len(defaults) else args + defaults[len(args):]
+        return args if len(args) == len(defaults) else args + defaults[len(args) :]
 
     def checked(*args):
         args = whole(args)
@@ -125,8 +132,9 @@ def _batched(op, rows: int, size: int, in_dims: tuple, args: tuple):
 
 def _at(args: tuple, dims: list, index: int | None) -> list:
     """The arguments at one index of the batch; at None, zeros of their shapes, for a batch without elements."""
+
     def one(a: Tensor, d: int) -> Tensor:
-        return a.new_zeros(a.shape[:d] + a.shape[d + 1:]) if index is None else a.select(d, index)
+        return a.new_zeros(a.shape[:d] + a.shape[d + 1 :]) if index is None else a.select(d, index)
 
     return [a if d is None else one(a, d) for a, d in zip(args, dims)]
 

@@ -55,8 +55,13 @@ class _Shift(Reverse):
 
 
 shift_operator = define(
-    _shift, tensors=2, check=_check, shapes=lambda x, offset, sign, scale: x.new_empty(x.shape), composed=_shifted,
-    reverse=_Shift, rows=1,
+    _shift,
+    tensors=2,
+    check=_check,
+    shapes=lambda x, offset, sign, scale: x.new_empty(x.shape),
+    composed=_shifted,
+    reverse=_Shift,
+    rows=1,
 )
 
 _as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=False)

@@ -27,7 +27,9 @@ def _check_backward(grad, x, w, rho, k, *wanted):
 
 
 sorted_dist_backward = define(
-    _sorted_dist_backward, tensors=3, check=_check_backward,
+    _sorted_dist_backward,
+    tensors=3,
+    check=_check_backward,
     shapes=lambda grad, x, w, rho, k, *wanted: some(wanted, like(x, w), x),
     composed=lambda grad, x, w, rho, k, *wanted: some(wanted, composed.sorted_dist_vjp(grad, x, w, rho, k), x),
 )
@@ -44,14 +46,28 @@ def _check(x, w, rho, k):
 
 
 sorted_dist_operator = define(
-    _sorted_dist, tensors=2, check=_check, shapes=lambda x, w, rho, k: empty_pairs(x, w),
-    composed=composed.sorted_dist, reverse=reverse_of(sorted_dist_backward, 2, save_outputs=False), rows=1, float32=True,
+    _sorted_dist,
+    tensors=2,
+    check=_check,
+    shapes=lambda x, w, rho, k: empty_pairs(x, w),
+    composed=composed.sorted_dist,
+    reverse=reverse_of(sorted_dist_backward, 2, save_outputs=False),
+    rows=1,
+    float32=True,
 )
 
 
 def _box_sorted_dist_backward(
-    grad_near: Tensor, grad_far: Tensor, lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int,
-    need_lower: bool = True, need_upper: bool = True, need_w: bool = True,
+    grad_near: Tensor,
+    grad_far: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    rho: float,
+    k: int,
+    need_lower: bool = True,
+    need_upper: bool = True,
+    need_w: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor]:
     wanted = (need_lower, need_upper, need_w)
     return some(wanted, blocked.box_sorted_dist_vjp(grad_near, grad_far, lower, upper, w, rho, k), w)
@@ -66,7 +82,9 @@ def _check_box_backward(grad_near, grad_far, lower, upper, w, rho, k, *wanted):
 
 
 box_sorted_dist_backward = define(
-    _box_sorted_dist_backward, tensors=5, check=_check_box_backward,
+    _box_sorted_dist_backward,
+    tensors=5,
+    check=_check_box_backward,
     shapes=lambda gn, gf, lower, upper, w, rho, k, *wanted: some(wanted, like(lower, upper, w), w),
     composed=lambda gn, gf, lower, upper, w, rho, k, *wanted: some(
         wanted, composed.box_sorted_dist_vjp(gn, gf, lower, upper, w, rho, k), w
@@ -85,9 +103,13 @@ def _check_box(lower, upper, w, rho, k):
 
 
 box_sorted_dist_operator = define(
-    _box_sorted_dist, tensors=3, check=_check_box,
+    _box_sorted_dist,
+    tensors=3,
+    check=_check_box,
     shapes=lambda lower, upper, w, rho, k: (empty_pairs(lower, w), empty_pairs(lower, w)),
-    composed=composed.box_sorted_dist, reverse=reverse_of(box_sorted_dist_backward, 3, save_outputs=False), rows=2,
+    composed=composed.box_sorted_dist,
+    reverse=reverse_of(box_sorted_dist_backward, 3, save_outputs=False),
+    rows=2,
     float32=True,
 )
 

@@ -8,7 +8,16 @@ from .optim import adam
 from .schedule import Schedule, Step
 
 __all__ = [
-    "Log", "Schedule", "Step", "Trained", "adam", "clipped_hinge", "fit", "hinge", "interval_cross_entropy",
-    "interval_hinge", "ramp",
+    "Log",
+    "Schedule",
+    "Step",
+    "Trained",
+    "adam",
+    "clipped_hinge",
+    "fit",
+    "hinge",
+    "interval_cross_entropy",
+    "interval_hinge",
+    "ramp",
     "shift_and_flip",
 ]

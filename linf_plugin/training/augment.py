@@ -10,7 +10,11 @@ PADDINGS = {"edge": "replicate", "zero": "constant"}  # → mode of F.pad
 
 
 def shift_and_flip(
-    x: Tensor, generator: torch.Generator, pixels: int = 0, flip: bool = False, padding: str = "edge",
+    x: Tensor,
+    generator: torch.Generator,
+    pixels: int = 0,
+    flip: bool = False,
+    padding: str = "edge",
     share: float = 1.0,
 ) -> Tensor:
     """Moves images by up to ``pixels`` in each direction and mirrors half of them.

@@ -29,8 +29,10 @@ Box = tuple[Tensor, Tensor, Tensor]  # a value, and the ends between which it st
 def _distance(layer: LinfDistLinear | LinfDistConv2d, box: Box) -> Box:
     value, lower, upper = box
     conv = () if isinstance(layer, LinfDistLinear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
-    dist, box_dist = (torch.ops.linf.dist_conv2d, torch.ops.linf.box_conv2d) if conv else (
-        torch.ops.linf.dist, torch.ops.linf.box_dist
+    dist, box_dist = (
+        (torch.ops.linf.dist_conv2d, torch.ops.linf.box_conv2d)
+        if conv
+        else (torch.ops.linf.dist, torch.ops.linf.box_dist)
     )
     y = dist(value, layer.weight, layer.p, *conv)
     near, far = box_dist(lower, upper, layer.weight, math.inf, *conv)

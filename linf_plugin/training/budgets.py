@@ -56,8 +56,14 @@ def in_words(seconds: float) -> str:
 
 
 def fit_schedule(
-    iterate: Iteration, parts: dict, budget: float, seed: int, *, began: float,
-    each_epoch: dict[Callable, float], once: dict[Callable, float],
+    iterate: Iteration,
+    parts: dict,
+    budget: float,
+    seed: int,
+    *,
+    began: float,
+    each_epoch: dict[Callable, float],
+    once: dict[Callable, float],
 ) -> Fitted:
     """The schedule of ``iterate``, scaled to the epochs that a budget has room for.
 

@@ -78,7 +78,8 @@ def _summary_writer(folder: Path):
     except ImportError:
         print(
             "TensorBoard's files are not written: the package tensorboard is not installed "
-            "(pip install 'linf-plugin[tensorboard]')", file=sys.stderr,
+            "(pip install 'linf-plugin[tensorboard]')",
+            file=sys.stderr,
         )
         return None
     return SummaryWriter(str(folder), flush_secs=10)

@@ -114,15 +114,34 @@ def fit(
     ranks.start_alike(model, *([loss] if isinstance(loss, nn.Module) else []))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(average)) if average else None
     iterate = Iteration(
-        model, loss, optimizer, schedule, x, y, batch_size, [group["lr"] for group in optimizer.param_groups],
-        augment, after_backward, averaged, ranks,
+        model,
+        loss,
+        optimizer,
+        schedule,
+        x,
+        y,
+        batch_size,
+        [group["lr"] for group in optimizer.param_groups],
+        augment,
+        after_backward,
+        averaged,
+        ranks,
     )
     parts = {"model": model, "optimizer": optimizer, "average": averaged, "loss": loss}
     parts = {name: part for name, part in parts.items() if hasattr(part, "state_dict")}
     weights = {"last": model} if averaged is None else {"last": model, "average": averaged.module}
-    settings = None if state_path is None else state.settings_of(
-        iterate, identity, seed=seed, average=average, budget=budget, validate_every=validate_every,
-        validated=validate is not None,
+    settings = (
+        None
+        if state_path is None
+        else state.settings_of(
+            iterate,
+            identity,
+            seed=seed,
+            average=average,
+            budget=budget,
+            validate_every=validate_every,
+            validated=validate is not None,
+        )
     )
     lines, best = [], None  # a JSON text an epoch: to write all of them once more costs next to nothing
     if ranks.agree(resume and state_path is not None and Path(state_path).exists()):
@@ -130,6 +149,7 @@ def fit(
         if not ranks.alike(len(lines)):
             raise ValueError(f"{state_path} is not the same file for every process: all must see the same folder")
     elif budget is not None:
+
         def save() -> None:
             trial = Path(f"{state_path}.trial")
             state.write(trial, settings, parts, schedule, lines, best)
@@ -147,7 +167,12 @@ def fit(
         if validate is not None:
             each_epoch[measure] = 1 / validate_every
         fitted = budgets.fit_schedule(
-            iterate, parts, budget, seed, began=began, each_epoch=each_epoch,
+            iterate,
+            parts,
+            budget,
+            seed,
+            began=began,
+            each_epoch=each_epoch,
             once={last_means: len(x) / selection.BATCH},
         )
         if ranks.main:
@@ -161,8 +186,13 @@ def fit(
 
     steps = iterate.steps
     bar = tqdm(
-        total=schedule.epochs * steps, initial=len(history) * steps, desc=description,
-        disable=not (progress and ranks.main), unit="step", dynamic_ncols=True, mininterval=0.5,
+        total=schedule.epochs * steps,
+        initial=len(history) * steps,
+        desc=description,
+        disable=not (progress and ranks.main),
+        unit="step",
+        dynamic_ncols=True,
+        mininterval=0.5,
     )
     with bar:
         for epoch in range(len(history), schedule.epochs):
@@ -181,10 +211,16 @@ def fit(
             seconds = time.perf_counter() - epoch_began
             shares = torch.tensor([len(rows) for rows in batches]) / len(x)
             record = {
-                "epoch": epoch, "steps": (epoch + 1) * steps, "loss": (losses.cpu().double() @ shares.double()).item(),
-                "p": "inf" if step.p == math.inf else step.p, "eps": step.eps, "lr": iterate.lr[0] * step.lr_factor,
-                "seconds": seconds, "images_per_second": len(x) / seconds,
-                "peak_memory_mib": peak_memory_mib(x.device), "time": time.time(),
+                "epoch": epoch,
+                "steps": (epoch + 1) * steps,
+                "loss": (losses.cpu().double() @ shares.double()).item(),
+                "p": "inf" if step.p == math.inf else step.p,
+                "eps": step.eps,
+                "lr": iterate.lr[0] * step.lr_factor,
+                "seconds": seconds,
+                "images_per_second": len(x) / seconds,
+                "peak_memory_mib": peak_memory_mib(x.device),
+                "time": time.time(),
             }
             due = (epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs
             if validate is not None and due and ranks.main:
@@ -212,8 +248,15 @@ def fit(
 
 
 def _check(
-    model: nn.Module, x: Tensor, y: Tensor, batch_size: int, seed: int, average: float, validate_every: int,
-    budget: float | None, ranks: Ranks,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    batch_size: int,
+    seed: int,
+    average: float,
+    validate_every: int,
+    budget: float | None,
+    ranks: Ranks,
 ) -> None:
     check_model(model, evaluation=False)
     check_samples(x, model)

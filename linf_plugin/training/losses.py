@@ -155,8 +155,7 @@ def interval_cross_entropy(
 
 
 def interval_hinge(
-    head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, weight: float,
-    scalar: Tensor | float = 1.0,
+    head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, weight: float, scalar: Tensor | float = 1.0
 ) -> Tensor:
     """mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), c_n = 1 where sample n is classified correctly, else
     0, with the margins m of ``head_margins``.

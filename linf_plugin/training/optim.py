@@ -10,8 +10,14 @@ from ..layers import distance_layers
 
 
 def adam(
-    model: nn.Module, lr: float, loss: nn.Module | None = None, scalar_lr: float = 0.0, head_decay: float = 0.0,
-    scalar_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-10,
+    model: nn.Module,
+    lr: float,
+    loss: nn.Module | None = None,
+    scalar_lr: float = 0.0,
+    head_decay: float = 0.0,
+    scalar_decay: float = 0.0,
+    betas: tuple[float, float] = (0.9, 0.99),
+    eps: float = 1e-10,
     fused: bool = True,
 ) -> torch.optim.AdamW:
     """Adam with an eps so small that the tiny gradients of a large p still move weights.

@@ -81,7 +81,9 @@ class Schedule:
             return self
         times = ("p_start", "p_end", "eps_start", "eps_end", "lr_start", "average_start")
         return replace(
-            self, epochs=epochs, lr_drops=tuple(drop * epochs / self.epochs for drop in self.lr_drops),
+            self,
+            epochs=epochs,
+            lr_drops=tuple(drop * epochs / self.epochs for drop in self.lr_drops),
             **{name: getattr(self, name) * epochs / self.epochs for name in times},
         )
 

@@ -25,9 +25,13 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
         for group in iterate.optimizer.param_groups
     ]
     settings = {
-        "identity": identity, "schedule": dataclasses.asdict(iterate.schedule), "batch_size": iterate.batch_size,
-        "samples": len(iterate.x), "labels": checkpoint.digest(iterate.y.cpu()),
-        "images": checkpoint.digest(iterate.x.cpu()), **options,
+        "identity": identity,
+        "schedule": dataclasses.asdict(iterate.schedule),
+        "batch_size": iterate.batch_size,
+        "samples": len(iterate.x),
+        "labels": checkpoint.digest(iterate.y.cpu()),
+        "images": checkpoint.digest(iterate.x.cpu()),
+        **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
         "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in tensors(iterate.model).items()},
     }
@@ -38,7 +42,8 @@ def differing(theirs, ours, where: str = "") -> list[tuple[str, object, object]]
     """(name, their value, our value) of each thing in which nested dicts and lists differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return [
-            each for key in {**theirs, **ours}
+            each
+            for key in {**theirs, **ours}
             for each in differing(theirs.get(key), ours.get(key), f"{where}.{key}" if where else str(key))
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
@@ -71,15 +76,20 @@ def write(
     path: str | Path, settings: dict, parts: dict, schedule: Schedule, history: list[str], best: Best | None
 ) -> None:
     """Saves a run between two epochs; ``history`` has a JSON text an epoch.  Raises as ``checkpoint.write``."""
-    checkpoint.write(path, {
-        "kind": KIND, "settings": settings, "parts": {k: part.state_dict() for k, part in parts.items()},
-        "epochs": schedule.epochs, "history": "\n".join(history), "best": best and dataclasses.asdict(best),
-    })
+    checkpoint.write(
+        path,
+        {
+            "kind": KIND,
+            "settings": settings,
+            "parts": {k: part.state_dict() for k, part in parts.items()},
+            "epochs": schedule.epochs,
+            "history": "\n".join(history),
+            "best": best and dataclasses.asdict(best),
+        },
+    )
 
 
-def load(
-    path: str | Path, settings: dict, parts: dict, schedule: Schedule
-) -> tuple[Schedule, list[str], Best | None]:
+def load(path: str | Path, settings: dict, parts: dict, schedule: Schedule) -> tuple[Schedule, list[str], Best | None]:
     """Restores ``parts`` and returns what else ``write`` was given; the schedule as it ran is ``schedule``, scaled.
 
     Raises:

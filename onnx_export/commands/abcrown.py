@@ -32,7 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     _, config = write_abcrown(
-        args.checkpoint, args.out, args.eps, dataset=args.data, data_dir=args.data_dir, samples=args.samples,
+        args.checkpoint,
+        args.out,
+        args.eps,
+        dataset=args.data,
+        data_dir=args.data_dir,
+        samples=args.samples,
         force=args.force,
     )
     print(f"{config}: now  python abcrown.py --config {config}")

@@ -30,7 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file that this program wrote")
     add_data(parser)
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="CHECKPOINT",
+        "--checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
         help="where the checkpoint is, if it is no longer where FILE says",
     )
     add_run(parser)

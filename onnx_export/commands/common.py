@@ -29,7 +29,8 @@ def epsilon(text: str) -> float:
 def add_data(parser: argparse.ArgumentParser) -> None:
     """Arguments ``data`` and ``data_dir``."""
     parser.add_argument(
-        "--data", metavar="NAME|FOLDER",
+        "--data",
+        metavar="NAME|FOLDER",
         help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names; for data of "
         "your own the one whose layout they have",
     )
@@ -97,8 +98,12 @@ def _is_text(value) -> bool:
 
 # What the commands read of a checkpoint's metadata.
 METADATA = {
-    "dataset": _is_text, "method": _is_text, "recipe": _is_text, "seed": lambda a: isinstance(a, int),
-    "epsilon": lambda a: _is_number(a) and 0 < a <= 1, "results": lambda a: a is None or _are_results(a),
+    "dataset": _is_text,
+    "method": _is_text,
+    "recipe": _is_text,
+    "seed": lambda a: isinstance(a, int),
+    "epsilon": lambda a: _is_number(a) and 0 < a <= 1,
+    "results": lambda a: a is None or _are_results(a),
 }
 
 

@@ -42,9 +42,7 @@ def run(args: argparse.Namespace) -> int:
         check_absent(args.json, args.force)
     net, metadata = model_of(args.checkpoint)
     data = data_of(args, args.checkpoint, metadata, others=True)
-    results = cross_check(
-        net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count
-    )
+    results = cross_check(net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count)
     print(f"{'image':>7} {'radius':>9}  {'within it':<10} {'exact':>9}  beyond that")
     for r in results:
         exact = f"{r['exact']['upper']:9.5f}" if r["exact"] else f"{'–':>9}"

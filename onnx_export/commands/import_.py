@@ -69,7 +69,11 @@ def _seed(text: str) -> int:
 
 
 IMPORTED = {  # metadata that a file may hold
-    "method": _name, "dataset": _name, **dict.fromkeys(DIGESTS, _name), "epsilon": _epsilon, "seed": _seed,
+    "method": _name,
+    "dataset": _name,
+    **dict.fromkeys(DIGESTS, _name),
+    "epsilon": _epsilon,
+    "seed": _seed,
 }
 
 

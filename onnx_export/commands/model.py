@@ -28,10 +28,12 @@ examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
   linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
-""".format(**{
-    name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
-    for name, known in (("flavours", FLAVOURS), ("certificates", CERTIFICATES))
-})
+""".format(
+    **{
+        name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
+        for name, known in (("flavours", FLAVOURS), ("certificates", CERTIFICATES))
+    }
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: that of the checkpoint)"
     )
     parser.add_argument(
-        "--pixels", choices=PIXELS, default="float",
+        "--pixels",
+        choices=PIXELS,
+        default="float",
         help="input: float32 in [0, 1], or bytes, whose radii are in grey levels (default: float)",
     )
     add_data(parser)
@@ -58,8 +62,15 @@ def run(args: argparse.Namespace) -> int:
         shape = tuple(data.x_test.shape[1:])
         raise ValueError(f"{args.checkpoint} takes images of shape {model.input_shape}, {data.name} has {shape}")
     export(
-        model, args.output, metadata, args.checkpoint, flavour=args.flavour, certificate=args.certificate,
-        epsilon=args.epsilon, pixels=args.pixels, force=args.force,
+        model,
+        args.output,
+        metadata,
+        args.checkpoint,
+        flavour=args.flavour,
+        certificate=args.certificate,
+        epsilon=args.epsilon,
+        pixels=args.pixels,
+        force=args.force,
     )
     if data is not None:
         eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon

@@ -29,14 +29,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the benchmark")
     parser.add_argument("--name", help="of the nets and properties (default: that of FOLDER)")
     parser.add_argument("--count", type=positive, default=20, metavar="N", help="images (default: 20)")
-    parser.add_argument("--pool", type=positive, default=1000, metavar="N", help="to choose images from (default: 1000)")
+    parser.add_argument(
+        "--pool", type=positive, default=1000, metavar="N", help="to choose images from (default: 1000)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="chooses the images (default: 0)")
     parser.add_argument("--timeout", type=positive, default=300, metavar="SECONDS", help="default: 300")
     parser.add_argument(
         "--flavour", choices=VERIFIER_FLAVOURS, action="append", help="of the nets; again for more (default: both)"
     )
     parser.add_argument(
-        "--kind", choices=KINDS, action="append",
+        "--kind",
+        choices=KINDS,
+        action="append",
         help="of the properties: against any other class, or against one chosen by the seed (default: any)",
     )
     parser.add_argument("--plain", action="store_true", help="files as they are, not gzipped")
@@ -48,9 +52,18 @@ def run(args: argparse.Namespace) -> int:
     net, metadata = model_of(args.checkpoint)
     data = data_of(args, args.checkpoint, metadata, others=True)
     folder = write_benchmark(
-        net, args.out, data, args.eps, count=args.count, seed=args.seed,
-        pool=args.pool, timeout=args.timeout, flavours=tuple(args.flavour or VERIFIER_FLAVOURS),
-        kinds=tuple(args.kind or ("any",)), name=args.name or args.out.resolve().name, compress=not args.plain,
+        net,
+        args.out,
+        data,
+        args.eps,
+        count=args.count,
+        seed=args.seed,
+        pool=args.pool,
+        timeout=args.timeout,
+        flavours=tuple(args.flavour or VERIFIER_FLAVOURS),
+        kinds=tuple(args.kind or ("any",)),
+        name=args.name or args.out.resolve().name,
+        compress=not args.plain,
         force=args.force,
     )
     instances = len((folder / "instances.csv").read_text().splitlines())

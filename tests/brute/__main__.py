@@ -53,8 +53,13 @@ def check(seed: int, index: int, time_limit: float) -> dict:
     x = case.x.double()
     farthest = float(torch.maximum(x - case.low, case.high - x).max())
     return {
-        "index": index, "kind": case.kind, "status": found.status, "wrong": wrong(found, radius, farthest),
-        "radius": None if radius is None else float(radius), "lower": _plain(found.lower), "upper": _plain(found.upper),
+        "index": index,
+        "kind": case.kind,
+        "status": found.status,
+        "wrong": wrong(found, radius, farthest),
+        "radius": None if radius is None else float(radius),
+        "lower": _plain(found.lower),
+        "upper": _plain(found.upper),
         "seconds": seconds,
     }
 
@@ -71,14 +76,19 @@ def run(seed: int, first: int, count: int, time_limit: float, progress: bool) ->
     for kind in nets.KINDS:
         of = [c for c in checked if c["kind"] == kind]
         kinds[kind] = {
-            "nets": len(of), "with a radius": sum(c["radius"] is not None for c in of),
+            "nets": len(of),
+            "with a radius": sum(c["radius"] is not None for c in of),
             **{status: sum(c["status"] == status for c in of) for status in STATUSES},
             "wrong": sum(c["wrong"] for c in of),
             "median seconds": statistics.median([c["seconds"] for c in of]) if of else None,
         }
     return {
-        "seed": seed, "first": first, "count": count, "time_limit": time_limit,
-        "versions": {"scipy": scipy.__version__, "torch": torch.__version__}, "kinds": kinds,
+        "seed": seed,
+        "first": first,
+        "count": count,
+        "time_limit": time_limit,
+        "versions": {"scipy": scipy.__version__, "torch": torch.__version__},
+        "kinds": kinds,
         "wrong": [c for c in checked if c["wrong"]],
         "open": [c for c in checked if c["status"] in ("unsettled", "time limit")],
     }
@@ -94,15 +104,20 @@ def table(results: dict) -> str:
     total = ["all", *(str(sum(of[c] for of in results["kinds"].values())) for c in header[1:-1]), ""]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows, total]
     count = len(results["wrong"])
-    return "\n\n".join([
-        f"## Exact radii of {results['count']} random nets against a search through all their pieces",
-        "Two inputs, up to two hidden layers of up to four neurons, up to three classes. With a radius: an input in "
-        "range changes or ties the class. Values: thin, hardly an input does, or just none; grid, few values and many "
-        "ties; tiny and huge, all in units of 1e-38 and 1e30; mixed, every layer of a magnitude of its own. Unsettled: "
-        f"nothing is said beyond the two ends. Time limit: {results['time_limit']:g} s. s: median, of one core.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
-        "Nothing is wrong." if count == 0 else f"**{count} radii are wrong.**",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"## Exact radii of {results['count']} random nets against a search through all their pieces",
+                "Two inputs, up to two hidden layers of up to four neurons, up to three classes. With a radius: an input in "
+                "range changes or ties the class. Values: thin, hardly an input does, or just none; grid, few values and many "
+                "ties; tiny and huge, all in units of 1e-38 and 1e30; mixed, every layer of a magnitude of its own. Unsettled: "
+                f"nothing is said beyond the two ends. Time limit: {results['time_limit']:g} s. s: median, of one core.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                "Nothing is wrong." if count == 0 else f"**{count} radii are wrong.**",
+            ]
+        )
+        + "\n"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

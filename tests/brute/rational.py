@@ -38,9 +38,7 @@ def clip(polygon: list[Point], f: Function) -> list[Point]:
 def flat(polygon: list[Point]) -> bool:
     """Whether it has no inside."""
     (x, y), *rest = polygon
-    return len(rest) < 2 or all(
-        (a[0] - x) * (b[1] - y) == (b[0] - x) * (a[1] - y) for a, b in zip(rest, rest[1:])
-    )
+    return len(rest) < 2 or all((a[0] - x) * (b[1] - y) == (b[0] - x) * (a[1] - y) for a, b in zip(rest, rest[1:]))
 
 
 def split(polygon: list[Point], options: list[Function]) -> list[tuple[list[Point], Function]]:
@@ -110,8 +108,7 @@ def step(layer: nn.Module, polygon: list[Point], functions: list[Function]):
     pieces = [(polygon, [])]
     for options, c in zip(maxima, bias):
         pieces = [
-            (part, [*found, scaled(f, Fraction(1), c)])
-            for whole, found in pieces for part, f in split(whole, options)
+            (part, [*found, scaled(f, Fraction(1), c)]) for whole, found in pieces for part, f in split(whole, options)
         ]
     return pieces
 

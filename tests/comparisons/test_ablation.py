@@ -82,7 +82,10 @@ def test_runs_are_measured_kept_and_tabled(path, tmp_path, monkeypatch):
     arguments = dict(seeds=[0, 1], changes=[BASE, "p from 3"], progress=False)
     results = measure(ablation, data, out, **arguments)
     assert [(r["change"], r["seed"]) for r in results["runs"]] == [
-        (BASE, 0), ("p from 3", 0), (BASE, 1), ("p from 3", 1)
+        (BASE, 0),
+        ("p from 3", 0),
+        (BASE, 1),
+        ("p from 3", 1),
     ]
     assert all(r["epochs"] == 2 and 0 <= r["certified"] <= r["clean"] <= 1 for r in results["runs"])
     assert results["images"] == 360 and json.loads((out / "results.json").read_text()) == results
@@ -154,18 +157,21 @@ def test_the_first_form_is_the_recipe(name):
         assert ablation.build(BASE).methods == {key: method}
 
 
-@pytest.mark.parametrize(("old", "new", "message"), [
-    ("held_out = 0.25", "held_out = 0.0", "held_out must lie in .0, 1., got 0"),
-    ("held_out = 0.25", "held_out = 0", "held_out must be a float, got 0"),
-    ("short = {", "short = 3 #", "short must be a dict, got 3"),
-    ('method = "linf-dist"', 'method = ["linf-dist"]', "method must be a str"),
-    ("[changes.hinge]", '[changes."as it is"]', "'as it is' is the name of what is not changed"),
-    ("p_first = 3.0", "p_begin = 3.0", "changes.p from 3.*unknown key 'p_begin'"),
-    ("why = \"a first p of 3\"", "", "why"),
-    ("held_out", "heldout", "held_out"),
-    ('"linf-dist"', '"ibp"', "has no method 'ibp'"),
-    ("[changes.hinge]", "changes.hinge", "needs recipe, method"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("held_out = 0.25", "held_out = 0.0", "held_out must lie in .0, 1., got 0"),
+        ("held_out = 0.25", "held_out = 0", "held_out must be a float, got 0"),
+        ("short = {", "short = 3 #", "short must be a dict, got 3"),
+        ('method = "linf-dist"', 'method = ["linf-dist"]', "method must be a str"),
+        ("[changes.hinge]", '[changes."as it is"]', "'as it is' is the name of what is not changed"),
+        ("p_first = 3.0", "p_begin = 3.0", "changes.p from 3.*unknown key 'p_begin'"),
+        ('why = "a first p of 3"', "", "why"),
+        ("held_out", "heldout", "held_out"),
+        ('"linf-dist"', '"ibp"', "has no method 'ibp'"),
+        ("[changes.hinge]", "changes.hinge", "needs recipe, method"),
+    ],
+)
 def test_mistakes_are_named(path, capsys, old, new, message):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))

@@ -27,10 +27,11 @@ def tiny(monkeypatch):
     monkeypatch.setitem(bench.COMPILER, "backend", "eager")
     bench._compiled.cache_clear()
     monkeypatch.setattr(bench, "CASES", TINY)
-    monkeypatch.setattr(bench, "SWEEPS", {
-        "width": [{"batch": 3, "in": n, "out": n} for n in (4, 8)],
-        "batch": [DENSE | {"batch": n} for n in (1, 5)],
-    })
+    monkeypatch.setattr(
+        bench,
+        "SWEEPS",
+        {"width": [{"batch": 3, "in": n, "out": n} for n in (4, 8)], "batch": [DENSE | {"batch": n} for n in (1, 5)]},
+    )
     yield
     bench._compiled.cache_clear()
 
@@ -56,6 +57,7 @@ def results():
 
 
 # The competitors and the gate.
+
 
 @each_case
 @few_p
@@ -157,13 +159,17 @@ def test_the_command_fails_where_an_operator_is_wrong(monkeypatch, capsys):
 
 # The figures.
 
+
 def test_results_have_every_field(results):
     assert {"processor", "kernels", "threads", "torch", "device"} <= set(results["machine"])
     assert results["wrong"] == [] and results["full"] is False
     rows = [row for row in results["rows"] if row["kind"] == "table"]
     assert [(row["p"], row["size"], row["direction"]) for row in rows] == [
-        (p, size, direction) for p in ("inf", "8") for size in ("6×7×3", "conv 4×2→5, 4², k3")
-        for direction in ("forward", "training", "backward") if p == "inf" or direction != "training"
+        (p, size, direction)
+        for p in ("inf", "8")
+        for size in ("6×7×3", "conv 4×2→5, 4², k3")
+        for direction in ("forward", "training", "backward")
+        if p == "inf" or direction != "training"
     ]
     for row in results["rows"]:
         if row["kind"] == "table":
@@ -248,7 +254,9 @@ def test_a_peer_that_would_exceed_the_memory_is_not_run(monkeypatch):
     found = run(DENSE, INF, 8.0)
     missing = [
         (row["p"], row["direction"], peer, time["reason"])
-        for row in found["rows"] for peer, time in row["times"].items() if time["median"] is None
+        for row in found["rows"]
+        for peer, time in row["times"].items()
+        if time["median"] is None
     ]
     assert missing == [("inf", "backward", "compile", "needs 0 GB of memory, 0 GB are free")]
     text = table(json.loads(json.dumps(found)))
@@ -295,6 +303,7 @@ def test_without_kernels_there_is_no_ceiling(monkeypatch):
 
 # The table and the picture.
 
+
 def test_the_table_is_narrow_and_says_what_was_measured(results):
     lines = table(results).splitlines()
     assert max(map(len, lines)) <= WIDTH
@@ -312,10 +321,20 @@ def test_the_table_is_narrow_and_says_what_was_measured(results):
         assert text[0] == sign and float(text[1:]) == pytest.approx(ratio, rel=6e-3, abs=6e-3)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (4.2e-6, "4.20 µs"), (36.24e-6, "36.2 µs"), (999.4e-6, "999 µs"), (999.7e-6, "1.00 ms"), (0.0131, "13.1 ms"),
-    (8.98, "8.98 s"), (9.996, "10.0 s"), (190.2, "190 s"), (1234.0, "1234 s"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (4.2e-6, "4.20 µs"),
+        (36.24e-6, "36.2 µs"),
+        (999.4e-6, "999 µs"),
+        (999.7e-6, "1.00 ms"),
+        (0.0131, "13.1 ms"),
+        (8.98, "8.98 s"),
+        (9.996, "10.0 s"),
+        (190.2, "190 s"),
+        (1234.0, "1234 s"),
+    ],
+)
 def test_durations_have_three_digits(seconds, text):
     from comparisons.bench_report import _duration
 
@@ -327,7 +346,11 @@ def test_the_table_fits_slow_scaled_results():
         return {"median": median, "scaled": True, "finite": False} | marks
 
     row = {
-        "p": "100.5", "size": "512×5120×5120", "direction": "backward", "kind": "table", "pairs": 13_421_772_800,
+        "p": "100.5",
+        "size": "512×5120×5120",
+        "direction": "backward",
+        "kind": "table",
+        "pairs": 13_421_772_800,
         "ceiling": 16.7e12,
         "times": {"ours": time(0.9876), **{peer: time(1234.5) for peer in bench.PEERS if peer != "ours"}},
     }
@@ -352,6 +375,7 @@ def test_a_picture_of_nothing_but_refused_cases_is_drawn(results, tmp_path):
 
 
 # The command.
+
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
     threads = torch.get_num_threads()
@@ -381,18 +405,21 @@ def test_help_names_every_case(monkeypatch, capsys):
     assert all(bench.size_of(case) in text for case in bench.CASES.values() if "pixels" not in case)
 
 
-@pytest.mark.parametrize(("arguments", "words"), [
-    (["--p", "0.5"], "at least 1"),
-    (["--p", "nan"], "at least 1"),
-    (["--p", "8,x"], "--p 8,x"),
-    (["--cases", "dense,huge"], "dense, conv"),
-    (["--cases", ","], "dense, conv"),
-    (["--seconds", "-1"], "--seconds"),
-    (["--seconds", "nan"], "--seconds"),
-    (["--threads", "0"], "--threads"),
-    (["--plot", "nowhere/cost.png"], "nowhere"),
-    (["--json", "nowhere/bench.json"], "nowhere"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--p", "0.5"], "at least 1"),
+        (["--p", "nan"], "at least 1"),
+        (["--p", "8,x"], "--p 8,x"),
+        (["--cases", "dense,huge"], "dense, conv"),
+        (["--cases", ","], "dense, conv"),
+        (["--seconds", "-1"], "--seconds"),
+        (["--seconds", "nan"], "--seconds"),
+        (["--threads", "0"], "--threads"),
+        (["--plot", "nowhere/cost.png"], "nowhere"),
+        (["--json", "nowhere/bench.json"], "nowhere"),
+    ],
+)
 def test_a_wrong_request_is_one_line_that_names_it(arguments, words, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["bench", *arguments]) == 2

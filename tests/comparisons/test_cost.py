@@ -14,10 +14,19 @@ from linf_plugin.training import Schedule
 def small(monkeypatch):
     """Every part on small nets and few images."""
     for name, value in {
-        "TIMED": {"small": ("linf-mlp", {"width": 8, "depth": 2})}, "TIMED_BATCH": 4, "REPEATS": 2,
-        "MEMORY": [("CROWN", 8, 2, 1)], "CASCADE": {**cost.CASCADE, "width": 8, "depth": 2, "images": 60},
-        "CASCADE_SCHEDULE": Schedule(epochs=3, eps=0.1, p_end=2), "TRIALS": 3, "TEST_IMAGES": 40, "UNDECIDED": 3,
-        "DIGITS_EPOCHS": 3, "DIGITS_WIDTH": 8, "DIGITS_IMAGES": 8, "MULTIPLES": (0.1, 0.5),
+        "TIMED": {"small": ("linf-mlp", {"width": 8, "depth": 2})},
+        "TIMED_BATCH": 4,
+        "REPEATS": 2,
+        "MEMORY": [("CROWN", 8, 2, 1)],
+        "CASCADE": {**cost.CASCADE, "width": 8, "depth": 2, "images": 60},
+        "CASCADE_SCHEDULE": Schedule(epochs=3, eps=0.1, p_end=2),
+        "TRIALS": 3,
+        "TEST_IMAGES": 40,
+        "UNDECIDED": 3,
+        "DIGITS_EPOCHS": 3,
+        "DIGITS_WIDTH": 8,
+        "DIGITS_IMAGES": 8,
+        "MULTIPLES": (0.1, 0.5),
     }.items():
         monkeypatch.setattr(cost, name, value)
 
@@ -89,10 +98,13 @@ def test_the_table_shows_what_is_beyond_the_lipschitz_bound():
     assert "| 0.1 | 5 | **6** | 5 | 4 | **7** | **7** |" in cost_report.table({"d": part})
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["--parts", "a,e"], "--parts must be among a, b, c, d, got 'e'"),
-    (["--parts", "c"], "data_dir is needed for mnist"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--parts", "a,e"], "--parts must be among a, b, c, d, got 'e'"),
+        (["--parts", "c"], "data_dir is needed for mnist"),
+    ],
+)
 def test_wrong_requests_measure_nothing(arguments, message, tmp_path, capsys):
     assert cost.main(["--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err

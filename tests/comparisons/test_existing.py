@@ -113,11 +113,15 @@ def test_a_finished_run_is_left_as_it_is(folder, trained, flags, capsys):
     assert "IBP: already in" in captured.err and "| IBP |" in captured.out
 
 
-@pytest.mark.parametrize("edit, reason", (
-    (("clip = 10", "clip = 11"), "clip: 10 → 11"),
-    (("batch_size = 512\nclip = 10", "batch_size = 256\nclip = 10"), "batch_size: 512 → 256"),
-    (('loss = { name = "ibp" }', 'loss = { name = "crown-ibp" }'), "loss.name: ibp → crown-ibp"),
-), ids=("clip", "batch_size", "loss"))
+@pytest.mark.parametrize(
+    "edit, reason",
+    (
+        (("clip = 10", "clip = 11"), "clip: 10 → 11"),
+        (("batch_size = 512\nclip = 10", "batch_size = 256\nclip = 10"), "batch_size: 512 → 256"),
+        (('loss = { name = "ibp" }', 'loss = { name = "crown-ibp" }'), "loss.name: ibp → crown-ibp"),
+    ),
+    ids=("clip", "batch_size", "loss"),
+)
 @pytest.mark.parametrize("flags", ([], ["--resume"]), ids=("plain", "resume"))
 def test_what_an_edited_recipe_would_replace_is_said(folder, trained, edit, reason, flags, capsys):
     before = folder.content()
@@ -128,10 +132,16 @@ def test_what_an_edited_recipe_would_replace_is_said(folder, trained, edit, reas
     assert trained == [] and folder.content() == before
 
 
-@pytest.mark.parametrize("flags, reason", (
-    (["--seed", "1"], "seed: 0 → 1"), (["--held-out", "0.25"], "held_out: 0.0 → 0.25"),
-    (["--budget", "9s"], "budget: none → 9.0"), (["--data-name", "mine"], "dataset: digits → mine"),
-), ids=("seed", "held-out", "budget", "data"))
+@pytest.mark.parametrize(
+    "flags, reason",
+    (
+        (["--seed", "1"], "seed: 0 → 1"),
+        (["--held-out", "0.25"], "held_out: 0.0 → 0.25"),
+        (["--budget", "9s"], "budget: none → 9.0"),
+        (["--data-name", "mine"], "dataset: digits → mine"),
+    ),
+    ids=("seed", "held-out", "budget", "data"),
+)
 def test_a_run_asked_for_otherwise_replaces_nothing(folder, trained, flags, reason, capsys):
     before = folder.content()
     assert folder.run(*flags) == 2
@@ -216,9 +226,7 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path, trained):
         comparisons.runner.run(recipe, data, folder.out, progress=False)
     for change, name in (({"x_train": data.x_train.flip(0)}, "images"), ({"y_train": data.y_train.flip(0)}, "labels")):
         with pytest.raises(ValueError, match=f"ibp.state.pt belongs to another run: {name}: .* there, .* here$"):
-            comparisons.runner.run(
-                recipe, dataclasses.replace(data, **change), folder.out, progress=False, resume=True
-            )
+            comparisons.runner.run(recipe, dataclasses.replace(data, **change), folder.out, progress=False, resume=True)
 
 
 def test_finished_results_of_other_data_are_replaced_by_force_alone(tmp_path):
@@ -250,6 +258,7 @@ def test_methods_of_another_run_do_not_stand_beside_those_of_this_one(folder, tr
 
 def test_figures_never_lie_beside_another_model(folder, monkeypatch):
     """A kill at each write of a run that replaces another: what the file tells of is there, all of one run."""
+
     def killed_at(write: int):
         count = iter(range(99))
 
@@ -308,10 +317,14 @@ def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
     assert {k: m for k, m in folder.results["methods"].items() if k != "crown-ibp"} == results["methods"]
 
 
-@pytest.mark.parametrize("damage, reason", (
-    (lambda out: (out / "ibp.pt").unlink(), "ibp (finished, but ibp.pt is missing)"),
-    (lambda out: (out / "results.json").unlink(), "ibp (ibp.pt is there and results.json tells nothing of it)"),
-), ids=("checkpoint", "results"))
+@pytest.mark.parametrize(
+    "damage, reason",
+    (
+        (lambda out: (out / "ibp.pt").unlink(), "ibp (finished, but ibp.pt is missing)"),
+        (lambda out: (out / "results.json").unlink(), "ibp (ibp.pt is there and results.json tells nothing of it)"),
+    ),
+    ids=("checkpoint", "results"),
+)
 def test_half_a_result_is_not_replaced(folder, trained, damage, reason, capsys):
     damage(folder.out)
     before = folder.content()

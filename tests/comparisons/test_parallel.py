@@ -43,11 +43,28 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
     """Two processes that write to ``folder/out``."""
     (folder / "pair.toml").write_text(RECIPE)
     command = [
-        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-        "-m", "comparisons", "run", "pair.toml", "--out", "out", "--device", "cpu", *arguments,
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        "-m",
+        "comparisons",
+        "run",
+        "pair.toml",
+        "--out",
+        "out",
+        "--device",
+        "cpu",
+        *arguments,
     ]
     return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        command,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )
 

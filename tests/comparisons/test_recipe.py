@@ -71,9 +71,9 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "attack": ("restarts = 1", "restart = 1", "attack: unknown key 'restart'; known: batch_size, restarts, steps"),
     "attack value": ("steps = 2", "steps = 0", "attack: steps must be a whole number ≥ 1, got 0"),
     "method": ("methods.ibp]", "methods.sabr]", "unknown method; known: linf-dist"),
-    "no method": (GOOD[GOOD.index("[methods"):], "", "no .methods"),
-    "method type": (GOOD[GOOD.index("[methods"):], "[methods]\nibp = 1\n", "methods.ibp must be a table, got 1"),
-    "methods type": (GOOD[GOOD.index("[methods"):], "methods = 1\n", "methods must be a table, got 1"),
+    "no method": (GOOD[GOOD.index("[methods") :], "", "no .methods"),
+    "method type": (GOOD[GOOD.index("[methods") :], "[methods]\nibp = 1\n", "methods.ibp must be a table, got 1"),
+    "methods type": (GOOD[GOOD.index("[methods") :], "methods = 1\n", "methods must be a table, got 1"),
     "defaults type": ("[methods", "defaults = 1\n[methods", "defaults must be a table, got 1"),
     "defaults key": ("[methods", "[defaults]\nflips = true\n[methods", "methods.ibp.: unknown key 'flips'"),
     "method key": ("batch_size = 64", "batch = 64", "methods.ibp.: unknown key 'batch'; known: arch.*batch_size"),
@@ -87,16 +87,20 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "architecture": ('"relu-mlp"', '"resnet"', "architecture needs a name among linf-mlp"),
     "no architecture": ("architecture", "architectur", "unknown key 'architectur'"),
     "architecture key": (
-        "depth = 2", "depths = 2", "architecture 'relu-mlp': unknown key 'depths'; known: crop, depth, width$",
+        "depth = 2",
+        "depths = 2",
+        "architecture 'relu-mlp': unknown key 'depths'; known: crop, depth, width$",
     ),
     "architecture value": ("width = 8", "width = 0", "width must be a whole number ≥ 1, got 0"),
     "architecture given": ("width = 8", "width = 8, classes = 9", "unknown key 'classes'"),
     "strides": (
-        '"relu-mlp", width = 8, depth = 2', '"relu-conv", width = 8, channels = [2], strides = [1, 2]',
+        '"relu-mlp", width = 8, depth = 2',
+        '"relu-conv", width = 8, channels = [2], strides = [1, 2]',
         "methods.ibp.: strides must be as many as channels",
     ),
     "channels": (
-        '"relu-mlp", width = 8, depth = 2', '"relu-conv", width = 8, channels = [0], strides = [1]',
+        '"relu-mlp", width = 8, depth = 2',
+        '"relu-conv", width = 8, channels = [0], strides = [1]',
         "channels must be a list of whole numbers ≥ 1",
     ),
     "loss": ('"ibp" }', '"trades" }', "loss needs a name among clipped-hinge"),
@@ -134,10 +138,18 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("text, eps", [
-    ('"8/255"', 8 / 255), ('"1/255"', 1 / 255), ('"8.8/255"', float(Fraction(88, 2550))), ('"0.1"', 0.1),
-    ("0", 0.0), ("1", 1.0), ('"1/3"', 1 / 3),
-])
+@pytest.mark.parametrize(
+    "text, eps",
+    [
+        ('"8/255"', 8 / 255),
+        ('"1/255"', 1 / 255),
+        ('"8.8/255"', float(Fraction(88, 2550))),
+        ('"0.1"', 0.1),
+        ("0", 0.0),
+        ("1", 1.0),
+        ('"1/3"', 1 / 3),
+    ],
+)
 def test_an_eps_is_the_float_nearest_to_its_fraction(tmp_path, text, eps):
     recipe = load_recipe(write(tmp_path, GOOD.replace("0.1", text)))
     assert recipe.eps == recipe.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
@@ -184,9 +196,9 @@ def test_whatever_stands_in_a_file_is_taken_or_refused_by_name():
             assert str(error).startswith("mine.toml") and len(str(error).splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", [
-    "a = " + "[" * 100_000, "eps = " + "[" * 50_000 + "]" * 50_000, "a." * 5_000 + "b = 1",
-], ids=len)
+@pytest.mark.parametrize(
+    "text", ["a = " + "[" * 100_000, "eps = " + "[" * 50_000 + "]" * 50_000, "a." * 5_000 + "b = 1"], ids=len
+)
 def test_deep_files_are_refused(tmp_path, text):
     with pytest.raises(ValueError, match="mine.toml") as error:
         load_recipe(write(tmp_path, text))

@@ -14,8 +14,11 @@ from linf_plugin.datasets import SOURCES, Dataset
 from linf_plugin.layers import distance_layers
 
 SHAPES = {  # (C, H, W), classes
-    "digits": ((1, 8, 8), 10), "mnist": ((1, 28, 28), 10), "fashion-mnist": ((1, 28, 28), 10),
-    "cifar10": ((3, 32, 32), 10), "tinyimagenet": ((3, 64, 64), 200),
+    "digits": ((1, 8, 8), 10),
+    "mnist": ((1, 28, 28), 10),
+    "fashion-mnist": ((1, 28, 28), 10),
+    "cifar10": ((3, 32, 32), 10),
+    "tinyimagenet": ((3, 64, 64), 200),
 }
 EPOCHS, BATCH, BATCHES = 3, 3, 3
 SMALL = {"width": 8, "hidden": 5}
@@ -50,12 +53,12 @@ def miniature(recipe: Recipe) -> Recipe:
             elif name == "channels" and name in architecture:
                 architecture[name] = [2] * len(architecture[name])
         methods[key] = dataclasses.replace(
-            method, architecture=architecture, batch_size=BATCH,
+            method,
+            architecture=architecture,
+            batch_size=BATCH,
             schedule=dataclasses.replace(s, epochs=EPOCHS, lr_drops=drops, **scaled),
         )
-    return dataclasses.replace(
-        recipe, methods=methods, eps_values=(recipe.eps,), attack={"steps": 1, "restarts": 1}
-    )
+    return dataclasses.replace(recipe, methods=methods, eps_values=(recipe.eps,), attack={"steps": 1, "restarts": 1})
 
 
 # The published settings as the authors' programs take them: five epochs, ε in training, learning rate, decay.

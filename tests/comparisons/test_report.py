@@ -8,9 +8,18 @@ from comparisons.report import eps_text, markdown_rows, mean, over_seeds, table
 @pytest.mark.parametrize(
     ("eps", "text"),
     [
-        (8 / 255, "8/255"), (1 / 255, "1/255"), (16 / 255, "16/255"), (24 / 255, "24/255"),
-        (0.3, "0.3"), (0.1, "0.1"), (0.2, "0.2"), (0.4, "0.4"),  # 0.2 is 51/255 and 0.4 is 102/255
-        (0.0, "0.0"), (1.0, "1.0"), (0.03137, "0.03137"), (0.0313725490196, "0.0313725490196"),
+        (8 / 255, "8/255"),
+        (1 / 255, "1/255"),
+        (16 / 255, "16/255"),
+        (24 / 255, "24/255"),
+        (0.3, "0.3"),
+        (0.1, "0.1"),
+        (0.2, "0.2"),
+        (0.4, "0.4"),  # 0.2 is 51/255 and 0.4 is 102/255
+        (0.0, "0.0"),
+        (1.0, "1.0"),
+        (0.03137, "0.03137"),
+        (0.0313725490196, "0.0313725490196"),
     ],
 )
 def test_epsilon_is_shown_as_its_shorter_form_and_never_rounded(eps, text):
@@ -30,14 +39,30 @@ def test_one_figure_has_no_spread():
 def _run(seed: int, clean: float) -> dict:
     key = repr(8 / 255)
     return {
-        "recipe": "r", "dataset": "cifar10", "eps": 8 / 255, "eps_values": [8 / 255, 0.1], "seed": seed,
-        "held_out": 0.0, "test_samples": 10, "attack": {"steps": 3, "restarts": 1}, "device": "cpu",
-        "methods": {"ibp": {
-            "label": "IBP", "clean": clean, "pgd": {key: 0.4, "0.1": 0.2}, "contradictions": 0,
-            "certified": {"ibp": {key: 0.3, "0.1": 0.1}, "best": {key: 0.3, "0.1": 0.1}},
-            "parameters": 5, "pairs_per_sample": 5, "epochs": 2, "seconds_per_epoch": 1.0, "certify_seconds": 1.0,
-            "identity": {"recipe": "r", "seed": seed},
-        }},
+        "recipe": "r",
+        "dataset": "cifar10",
+        "eps": 8 / 255,
+        "eps_values": [8 / 255, 0.1],
+        "seed": seed,
+        "held_out": 0.0,
+        "test_samples": 10,
+        "attack": {"steps": 3, "restarts": 1},
+        "device": "cpu",
+        "methods": {
+            "ibp": {
+                "label": "IBP",
+                "clean": clean,
+                "pgd": {key: 0.4, "0.1": 0.2},
+                "contradictions": 0,
+                "certified": {"ibp": {key: 0.3, "0.1": 0.1}, "best": {key: 0.3, "0.1": 0.1}},
+                "parameters": 5,
+                "pairs_per_sample": 5,
+                "epochs": 2,
+                "seconds_per_epoch": 1.0,
+                "certify_seconds": 1.0,
+                "identity": {"recipe": "r", "seed": seed},
+            }
+        },
     }
 
 

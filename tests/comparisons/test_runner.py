@@ -2,8 +2,8 @@
 
 import dataclasses
 import json
-import shutil
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -267,9 +267,7 @@ def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_
         comparisons.runner.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"])
     assert list(results(tmp_path)["methods"]) == ["ibp"]
     assert not (tmp_path / "ibp.state.pt").exists() and (tmp_path / "crown-ibp.state.pt").exists()
-    comparisons.runner.run(
-        recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"], resume=True
-    )
+    comparisons.runner.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"], resume=True)
     assert trained == ["IBP", "CROWN-IBP", "CROWN-IBP"]
     for key in ("ibp", "crown-ibp"):
         ours, whole = (load(folder / f"{key}.pt")[0].state_dict() for folder in (tmp_path, out))
@@ -339,7 +337,8 @@ def test_results_of_earlier_versions_are_still_shown(name):
 
 def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        comparisons.runner, "certify_each",
+        comparisons.runner,
+        "certify_each",
         lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
     )
     arguments = ["run", str(recipe_path), "--methods", "ibp", "--out", str(tmp_path), "--quiet"]

@@ -28,7 +28,9 @@ def test_every_form_takes_the_same_step(monkeypatch, p):
         for one, other in zip(nets[0].parameters(), net.parameters()):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
     assert list(forms) == ["plain", "torch.compile", "fused Adam", "both"] and len(nets) == 4
-    assert not torch.equal(nets[0][2].weight, build("linf-mlp", shape=(1, 28, 28), classes=10, width=8, depth=2)[2].weight)
+    assert not torch.equal(
+        nets[0][2].weight, build("linf-mlp", shape=(1, 28, 28), classes=10, width=8, depth=2)[2].weight
+    )
 
 
 def test_it_is_measured_and_tabled(tiny, monkeypatch, tmp_path, capsys):

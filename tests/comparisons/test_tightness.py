@@ -33,8 +33,14 @@ def test_bisection_finds_where_each_sample_stops():
 
 def case(upper, status, **certified):
     measured = {
-        "seed": 0, "clean": 0.9, "rows": list(range(len(upper))), "lower": upper, "upper": upper, "status": status,
-        "seconds": [0.5] * len(upper), "certified": certified,
+        "seed": 0,
+        "clean": 0.9,
+        "rows": list(range(len(upper))),
+        "lower": upper,
+        "upper": upper,
+        "status": status,
+        "seconds": [0.5] * len(upper),
+        "certified": certified,
     }
     return {"label": "a net", "runs": [measured]}
 

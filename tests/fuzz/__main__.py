@@ -38,8 +38,10 @@ def run(seed: int, first: int, count: int, points: int, attacks: int, progress: 
         violations += campaign.fuzz_net(seed, index, -(-points // count), -(-attacks // count), tally)
         indices.set_postfix_str(f"{len(violations)} violations")
     versions = {
-        "linf-plugin": linf_plugin.__version__, "torch": torch.__version__,
-        "auto_LiRPA": compat.import_auto_lirpa().__version__, "kernels": cpu.available()[1],
+        "linf-plugin": linf_plugin.__version__,
+        "torch": torch.__version__,
+        "auto_LiRPA": compat.import_auto_lirpa().__version__,
+        "kernels": cpu.available()[1],
     }
     return {"seed": seed, "first": first, "versions": versions, "groups": tally.groups, "violations": violations}
 

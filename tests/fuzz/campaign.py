@@ -45,9 +45,7 @@ class Ball:
 
 
 def _bound(case: nets.Case, x: Tensor, labels: Tensor, eps: float, method: str, batch_size: int = 256) -> Tensor:
-    return margin_bound(
-        case.net, x, labels, eps, method, low=case.low, high=case.high, batch_size=batch_size
-    )
+    return margin_bound(case.net, x, labels, eps, method, low=case.low, high=case.high, batch_size=batch_size)
 
 
 def _limit(case: nets.Case, x: Tensor, label: Tensor, method: str) -> float:
@@ -146,20 +144,36 @@ def _plain(value):
 
 def _describe(case, ball, method, i, moved, logits, program: Program) -> dict:
     """Everything about a violation."""
-    return _plain({
-        "method": method, "kind": case.kind, "p": case.p, "weights": case.weights, "eps": ball.eps[i],
-        "low": case.low, "high": case.high, "label": ball.labels[i], "claim": ball.claims[method][i],
-        "logits": logits, "program": program.describe(), "x": case.x[i], "moved": moved,
-        "spec": case.net.spec, "state": tensors(case.net),
-    })
+    return _plain(
+        {
+            "method": method,
+            "kind": case.kind,
+            "p": case.p,
+            "weights": case.weights,
+            "eps": ball.eps[i],
+            "low": case.low,
+            "high": case.high,
+            "label": ball.labels[i],
+            "claim": ball.claims[method][i],
+            "logits": logits,
+            "program": program.describe(),
+            "x": case.x[i],
+            "moved": moved,
+            "spec": case.net.spec,
+            "state": tensors(case.net),
+        }
+    )
 
 
 def rebuild(violation: dict) -> Net:
     """The net of a violation, from its JSON."""
-    spec = {**violation["spec"], "layers": [
-        [name, {key: float(v) if key == "p" else v for key, v in arguments.items()}]
-        for name, arguments in violation["spec"]["layers"]
-    ]}
+    spec = {
+        **violation["spec"],
+        "layers": [
+            [name, {key: float(v) if key == "p" else v for key, v in arguments.items()}]
+            for name, arguments in violation["spec"]["layers"]
+        ],
+    }
     net = Net(spec).eval().requires_grad_(False)
     given = {name: torch.tensor(values) for name, values in violation["state"].items()}
     net.load_state_dict(constants(net) | given)  # the spec says the constants

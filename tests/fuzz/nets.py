@@ -32,7 +32,14 @@ KINDS = {
 }
 EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0, 64.55)  # in turn
 PIXELS = (  # low, high
-    (0.0, 1.0), (0.0, 1.0), (-1.0, 1.0), (0.0, 255.0), (-10.0, 10.0), (0.1, 0.3), (-1e4, 1e4), (0.0, 1e-37),
+    (0.0, 1.0),
+    (0.0, 1.0),
+    (-1.0, 1.0),
+    (0.0, 255.0),
+    (-10.0, 10.0),
+    (0.1, 0.3),
+    (-1e4, 1e4),
+    (0.0, 1e-37),
 )
 NATURAL = "natural"  # as ``_natural`` chooses them; half of the nets
 WEIGHTS = {  # of other nets
@@ -80,8 +87,11 @@ class _Stack:
         if dilation == 2 and r.random() < 0.5:
             sizes["dilation"] = r.choice(([1, 2], [2, 1]))
         return {
-            "in_channels": self.shape[0], "out_channels": groups * r.randint(1, 3), "groups": groups,
-            "bias": r.random() < 0.7, **sizes,
+            "in_channels": self.shape[0],
+            "out_channels": groups * r.randint(1, 3),
+            "groups": groups,
+            "bias": r.random() < 0.7,
+            **sizes,
         }
 
 

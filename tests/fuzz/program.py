@@ -67,8 +67,11 @@ def _without_mkldnn():
 
 def draw_program(r: random.Random) -> Program:
     return Program(
-        threads=r.choice((1, 1, 1, 2)), level=r.choice(cpu.levels() or [None]), channels_last=r.random() < 0.2,
-        flush=r.random() < 0.2, mkldnn=r.random() < 0.7,
+        threads=r.choice((1, 1, 1, 2)),
+        level=r.choice(cpu.levels() or [None]),
+        channels_last=r.random() < 0.2,
+        flush=r.random() < 0.2,
+        mkldnn=r.random() < 0.7,
     )
 
 

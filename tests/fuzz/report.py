@@ -1,6 +1,12 @@
 """The table of a campaign, from its JSON alone."""
 
-TITLES = {"lipschitz": "Lipschitz", "ibp": "interval", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "α-CROWN"}
+TITLES = {
+    "lipschitz": "Lipschitz",
+    "ibp": "interval",
+    "crown-ibp": "CROWN-IBP",
+    "crown": "CROWN",
+    "alpha-crown": "α-CROWN",
+}
 
 
 def _exponent(name: str) -> float:
@@ -33,15 +39,20 @@ def table(results: dict) -> str:
     )
     verdict = "No margin is below what is claimed of it." if wrong == 0 else f"**{wrong:,} margins are below a claim.**"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n\n".join([
-        "## Certificates against the float32 program",
-        f"`python -m fuzz --seed {results['seed']} --nets {everything['nets']}`: random nets; balls around "
-        f"{everything['balls']:,} inputs; in each ball points and attacks (starts of projected gradient descent), "
-        f"run as users do, and each float32 margin compared exactly with what each method claims of the ball: "
-        f"{checks:,} comparisons. A method's column: the share of its balls that it certifies, of how many.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
-        f"{verdict} The nearest margin above a claim, in units of 2⁻²⁴ of the largest logit: {nearest}. "
-        f"{everything['flipped']:,} times another class reached the label's logit within a ball at whose centre "
-        "it does not.",
-        f"Run with {versions}.",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "## Certificates against the float32 program",
+                f"`python -m fuzz --seed {results['seed']} --nets {everything['nets']}`: random nets; balls around "
+                f"{everything['balls']:,} inputs; in each ball points and attacks (starts of projected gradient descent), "
+                f"run as users do, and each float32 margin compared exactly with what each method claims of the ball: "
+                f"{checks:,} comparisons. A method's column: the share of its balls that it certifies, of how many.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                f"{verdict} The nearest margin above a claim, in units of 2⁻²⁴ of the largest logit: {nearest}. "
+                f"{everything['flipped']:,} times another class reached the label's logit within a ball at whose centre "
+                "it does not.",
+                f"Run with {versions}.",
+            ]
+        )
+        + "\n"
+    )

@@ -47,19 +47,20 @@ def main(argv: list[str] | None = None) -> int:
         prog="python -m gpu_check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.json", default=Path("results/gpu-check.json"),
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        default=Path("results/gpu-check.json"),
         help="default: results/gpu-check.json",
     )
+    parser.add_argument("--parts", default=",".join(PARTS), metavar="A,B", help="which, in this order; default: all")
     parser.add_argument(
-        "--parts", default=",".join(PARTS), metavar="A,B", help="which, in this order; default: all",
-    )
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default="cuda",
+        "--device",
+        choices=("cuda", "cpu"),
+        default="cuda",
         help="cpu: the same with the CPU's kernels, to see that all runs; default: cuda",
     )
-    parser.add_argument(
-        "--seconds", type=float, default=570, metavar="N", help="for all parts together; default: 570"
-    )
+    parser.add_argument("--seconds", type=float, default=570, metavar="N", help="for all parts together; default: 570")
     parser.add_argument("--quick", action="store_true", help="a few cases of each part")
     parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)  # runs one part, for the process above
     args = parser.parse_args(argv)

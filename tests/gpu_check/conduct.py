@@ -34,22 +34,35 @@ class Part:
     about: str
 
 
-PARTS = {part.name: part for part in (
-    Part("device", "device", 40, "the GPU, its kernels, and how it multiplies: settings and what a product keeps"),
-    Part("kernels", "kernels", 140, "our kernels against the reference: each p, type, size, tile and layout"),
-    Part("operators", "operators", 70, "boxes, sorted sums, convolutions and layers against the reference"),
-    Part("training", "training", 60, "three epochs of the digits recipe and of a small convolution; certificates"),
-    Part("onnx", "exported", 40, "export, and a session on the GPU (onnx, onnxscript, onnxruntime)"),
-    Part("benchmark", "timing", 90, "four cases against their peers; torch.compile last"),
-    Part("tests", "marked", 130, "the tests marked gpu (pytest)"),
-)}
+PARTS = {
+    part.name: part
+    for part in (
+        Part("device", "device", 40, "the GPU, its kernels, and how it multiplies: settings and what a product keeps"),
+        Part("kernels", "kernels", 140, "our kernels against the reference: each p, type, size, tile and layout"),
+        Part("operators", "operators", 70, "boxes, sorted sums, convolutions and layers against the reference"),
+        Part("training", "training", 60, "three epochs of the digits recipe and of a small convolution; certificates"),
+        Part("onnx", "exported", 40, "export, and a session on the GPU (onnx, onnxscript, onnxruntime)"),
+        Part("benchmark", "timing", 90, "four cases against their peers; torch.compile last"),
+        Part("tests", "marked", 130, "the tests marked gpu (pytest)"),
+    )
+}
 
 
 def command(part: Part, device: str, seconds: float, quick: bool, out: Path) -> list[str]:
     """What runs a part."""
     return [
-        sys.executable, "-m", "gpu_check", "--child", part.name, "--device", device, "--seconds", f"{seconds:.1f}",
-        "--out", str(out), *(["--quick"] if quick else []),
+        sys.executable,
+        "-m",
+        "gpu_check",
+        "--child",
+        part.name,
+        "--device",
+        device,
+        "--seconds",
+        f"{seconds:.1f}",
+        "--out",
+        str(out),
+        *(["--quick"] if quick else []),
     ]
 
 
@@ -84,8 +97,13 @@ def run(part: Part, device: str, seconds: float, quick: bool, seen: Callable[[di
         out, printed = Path(folder) / "found.json", Path(folder) / "printed"
         with open(printed, "wb") as log:
             process = subprocess.Popen(
-                command(part, device, seconds, quick, out), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                env=_environment(), cwd=ROOT, process_group=0,
+                command(part, device, seconds, quick, out),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=_environment(),
+                cwd=ROOT,
+                process_group=0,
             )
             try:
                 before = None

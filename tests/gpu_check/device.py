@@ -11,10 +11,20 @@ from linf_plugin.kernels import cpu, gpu
 from .record import Record, attempt
 
 SETTINGS = (  # of the environment: what decides about devices, arithmetic and memory
-    "CUDA_VISIBLE_DEVICES", "CUDA_LAUNCH_BLOCKING", "CUDA_MODULE_LOADING", "CUBLAS_WORKSPACE_CONFIG",
-    "CUBLAS_EMULATE_SINGLE_PRECISION", "NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE",
-    "OMP_NUM_THREADS", "OMP_WAIT_POLICY", "LINF_CPU_LEVEL",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "CUDA_MODULE_LOADING",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "CUBLAS_EMULATE_SINGLE_PRECISION",
+    "NVIDIA_TF32_OVERRIDE",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "LINF_CPU_LEVEL",
 )
 WHOLE = 23  # bits after the point of a float32
 SIDE = 256  # of the matrices, large enough for the units that multiply in less
@@ -38,22 +48,31 @@ def _versions() -> dict:
 
 def _gpus() -> list[dict]:
     about = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
-    return [{
-        "name": gpu.name, "capability": f"{gpu.major}.{gpu.minor}", "multiprocessors": gpu.multi_processor_count,
-        "memory_gib": round(gpu.total_memory / 2**30, 1),
-    } for gpu in about]
+    return [
+        {
+            "name": gpu.name,
+            "capability": f"{gpu.major}.{gpu.minor}",
+            "multiprocessors": gpu.multi_processor_count,
+            "memory_gib": round(gpu.total_memory / 2**30, 1),
+        }
+        for gpu in about
+    ]
 
 
 def _settings() -> dict:
     """What torch says of float32 products."""
     found = {"float32_matmul_precision": torch.get_float32_matmul_precision()}
     for name, settings in (
-        ("cuda.matmul", torch.backends.cuda.matmul), ("cudnn.conv", torch.backends.cudnn.conv),
-        ("mkldnn.matmul", torch.backends.mkldnn.matmul), ("mkldnn.conv", torch.backends.mkldnn.conv),
+        ("cuda.matmul", torch.backends.cuda.matmul),
+        ("cudnn.conv", torch.backends.cudnn.conv),
+        ("mkldnn.matmul", torch.backends.mkldnn.matmul),
+        ("mkldnn.conv", torch.backends.mkldnn.conv),
     ):
         found[f"{name}.fp32_precision"] = settings.fp32_precision
-    return found | {"cudnn.enabled": torch.backends.cudnn.enabled, "deterministic":
-                    torch.are_deterministic_algorithms_enabled()}
+    return found | {
+        "cudnn.enabled": torch.backends.cudnn.enabled,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 def bits_kept(product, device: str) -> int | None:

@@ -32,8 +32,11 @@ def _export(record: Record, name: str, folder: Path, device: str) -> dict:
     for failure in comparison.failures:
         record.fail(f"{name}: {failure}")
     return {
-        "providers": session.get_providers(), "same bits": comparison.bit_equal, "logit error": comparison.logit_error,
-        "allowed": comparison.allowed_error, "radius error": comparison.radius_error,
+        "providers": session.get_providers(),
+        "same bits": comparison.bit_equal,
+        "logit error": comparison.logit_error,
+        "allowed": comparison.allowed_error,
+        "radius error": comparison.radius_error,
     }
 
 

@@ -19,11 +19,19 @@ from .record import Record
 EXPONENTS = (1.0, 2.0, 3.0, 8.0, 5.5, 100.5, INF)
 FEW = (3.0, 5.5, INF)
 ODD = {  # (N, out, in): more than one tile, stage and chunk
-    "63-500-33": (63, 500, 33), "500-33-63": (500, 33, 63), "33-63-500": (33, 63, 500), "130-140-100": (130, 140, 100),
-    "5-200-70": (5, 200, 70), "150-3-129": (150, 3, 129),
+    "63-500-33": (63, 500, 33),
+    "500-33-63": (500, 33, 63),
+    "33-63-500": (33, 63, 500),
+    "130-140-100": (130, 140, 100),
+    "5-200-70": (5, 200, 70),
+    "150-3-129": (150, 3, 129),
 }
 DECADES = {  # the first and the last coordinate's
-    "1e-30": (-30, -30), "1e30": (30, 30), "both": (-30, 30), "near the smallest": (-37, -37), "large": (36, 36),
+    "1e-30": (-30, -30),
+    "1e30": (30, 30),
+    "both": (-30, 30),
+    "near the smallest": (-37, -37),
+    "large": (36, 36),
 }
 ACCURACY = ((64, 64, 1), (64, 64, 33), (64, 64, 500))
 
@@ -35,8 +43,7 @@ def _name(p: float, dtype: torch.dtype) -> str:
 def _check(x: Tensor, w: Tensor, p: float) -> dict[str, float]:
     assert (gpu if x.is_cuda else cpu).takes(p, x, w) or not x.is_cuda, "the kernels do not take these tensors"
     return shares(
-        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, x.shape[1],
-        max(len(x), len(w)),
+        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, x.shape[1], max(len(x), len(w))
     )
 
 
@@ -51,6 +58,7 @@ def _sizes(record: Record) -> Iterator:
 
 def _tiles(record: Record) -> Iterator:
     """Each tile whatever the sizes: a thread's results depend on it, the results must not."""
+
     def check(tile: tuple[int, int], shape: tuple[int, int, int], p: float) -> dict[str, float]:
         with mock.patch.dict(gpu.TILES, {torch.float32: {tile: 1.0, (2, 2): 1e6}}):
             return _check(*rows(shape, device=record.device), p)
@@ -63,6 +71,7 @@ def _tiles(record: Record) -> Iterator:
 
 def _strides(record: Record) -> Iterator:
     """Tensors that are not contiguous, and gradients that are not."""
+
     def check(layout, p: float) -> dict[str, float]:
         x, w = rows((9, 20, 17), device=record.device)
         return _check(layout(x), layout(w), p)
@@ -74,6 +83,7 @@ def _strides(record: Record) -> Iterator:
 
 def _magnitudes(record: Record) -> Iterator:
     """No power over- or underflows; a few pairs are far closer than the others; a p beyond all that is finite."""
+
     def check(decades: tuple[int, int], p: float) -> dict[str, float]:
         scale = torch.logspace(*decades, 70, dtype=torch.float64).float().to(record.device)
         return _check(*(a * scale for a in rows((9, 20, 70), device=record.device)), p)
@@ -112,6 +122,7 @@ def _backward(x: Tensor, w: Tensor, y: Tensor, p: float, grad: Tensor) -> tuple[
 
 def _index(record: Record) -> Iterator:
     """The coordinate of each maximum, ties and NaN among them, and what the gradient makes of it, bit by bit."""
+
     def check(shape: tuple[int, int, int], dtype: torch.dtype, ties: bool) -> dict[str, float]:
         x, w = rows(shape, dtype=dtype, device=record.device)
         if ties:
@@ -125,7 +136,8 @@ def _index(record: Record) -> Iterator:
         gradients = torch.ops.linf.index_backward(grad.to(record.device), index, shape[2])
         exact = blocked.index_vjp(grad, expected, shape[2])
         return {
-            "value": share(y.nan_to_num(-1), y_exact.nan_to_num(-1), 0.0), "index": share(index, expected, 0.0),
+            "value": share(y.nan_to_num(-1), y_exact.nan_to_num(-1), 0.0),
+            "index": share(index, expected, 0.0),
             **{f"gradient {i}": share(g, h, 0.0) for i, (g, h) in enumerate(zip(gradients, exact))},
         }
 
@@ -150,6 +162,7 @@ def _not_finite(record: Record) -> Iterator:
 
 def _again(record: Record) -> Iterator:
     """The same bits in a second run, and where a long sum is split."""
+
     def check(p: float) -> dict[str, float]:
         x, w = rows((1600, 3, 6), device=record.device)
         y = linf_plugin.dist(x, w, p)
@@ -182,6 +195,7 @@ def _accuracy(record: Record) -> Iterator:
 
 def _streams(record: Record) -> Iterator:
     """What only a GPU can show: streams, graphs, a second GPU."""
+
     def stream(p: float) -> dict[str, float]:
         x, w = rows((512, 256, 300), device="cuda")
         expected = linf_plugin.dist(x, w, p).cpu()

@@ -76,8 +76,20 @@ def run(record: Record) -> str:
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # other plugins warn, and here warnings are errors
     collector = _Collector(record)
     pytest.main(
-        ["-m", "gpu", "-q", "--tb=short", "-p", "no:cacheprovider", "--continue-on-collection-errors",
-         "--rootdir", str(ROOT), "-c", str(ROOT / "setup.cfg"), *(files()[:1] if record.quick else files())],
+        [
+            "-m",
+            "gpu",
+            "-q",
+            "--tb=short",
+            "-p",
+            "no:cacheprovider",
+            "--continue-on-collection-errors",
+            "--rootdir",
+            str(ROOT),
+            "-c",
+            str(ROOT / "setup.cfg"),
+            *(files()[:1] if record.quick else files()),
+        ],
         plugins=[collector],
     )
     record.found["seconds"] = dict(sorted(record.found["seconds"].items(), key=lambda item: -item[1])[:20])

@@ -39,16 +39,25 @@ def _boxes(record: Record) -> Iterator:
 
 def _sorted(record: Record) -> Iterator:
     """Terms are rounded in a fixed order, so that every bit agrees."""
+
     def check(dtype: torch.dtype, shape: tuple[int, int, int], rho: float, k: int) -> dict[str, float]:
         x, w = rows(shape, dtype=dtype, device=record.device)
         terms = 2 * max(shape[:2])
         points = shares(
-            lambda x, w: linf_plugin.sorted_dist(x, w, rho, k), lambda x, w: sorted_dist(x, w, rho, k), (x, w), INF,
-            shape[2], terms,
+            lambda x, w: linf_plugin.sorted_dist(x, w, rho, k),
+            lambda x, w: sorted_dist(x, w, rho, k),
+            (x, w),
+            INF,
+            shape[2],
+            terms,
         )
         ranges = shares(
-            lambda *t: linf.box_sorted_dist(*t, rho, k), lambda *t: box_sorted_dist(*t, rho, k), (*box(x), w), INF,
-            shape[2], terms,
+            lambda *t: linf.box_sorted_dist(*t, rho, k),
+            lambda *t: box_sorted_dist(*t, rho, k),
+            (*box(x), w),
+            INF,
+            shape[2],
+            terms,
         )
         return points | {f"box, {part}": value for part, value in ranges.items()}
 
@@ -67,11 +76,18 @@ def _convolutions(record: Record) -> Iterator:
         terms = 2 * max(n * size[0] * size[1], out * w_shape[2] * w_shape[3])
         points = shares(
             lambda x, w: linf.dist_conv2d(x, w, p, *conv),
-            lambda x, w: by_windows(partial(_dist, p=p), (x,), w, conv), (x, w), p, features, terms,
+            lambda x, w: by_windows(partial(_dist, p=p), (x,), w, conv),
+            (x, w),
+            p,
+            features,
+            terms,
         )
         ranges = shares(
             lambda *t: linf.box_conv2d(*t, p, *conv),
-            lambda low, high, w: by_windows(partial(_box_dist, p=p), (low, high), w, conv), (*box(x), w), p, features,
+            lambda low, high, w: by_windows(partial(_box_dist, p=p), (low, high), w, conv),
+            (*box(x), w),
+            p,
+            features,
             terms,
         )
         return points | {f"box, {part}": value for part, value in ranges.items()}
@@ -91,6 +107,7 @@ def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor
 def _layers(record: Record) -> Iterator:
     """At p = ∞ a net is the same float32 program on every device, so its logits are the same bits; in windows of
     many images and of one, under autocast too."""
+
     def net(name: str, **arguments) -> dict[str, float]:
         model = linf_plugin.build(name, shape=(3, 12, 12), classes=7, mean=(0.5,), std=0.25, **arguments).eval()
         x = torch.rand(70, 3, 12, 12)

@@ -42,6 +42,7 @@ def run(record: Record) -> str:
         record.save()
     largest = max(results["rows"], key=lambda row: row["pairs"])["size"]
     return "; ".join(
-        _words(row) for row in results["rows"]
+        _words(row)
+        for row in results["rows"]
         if row["size"] == largest and row["direction"] == "forward" and "matmul" in row["times"]
     )

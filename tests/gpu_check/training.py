@@ -14,15 +14,16 @@ from .record import Record, attempt
 absent.stand_in()
 
 import linf_plugin  # noqa: E402
-from linf_plugin.training import Schedule, fit  # noqa: E402
 from comparisons.methods import LOSSES, OPTIMIZERS  # noqa: E402
+from linf_plugin.training import Schedule, fit  # noqa: E402
 
 RECIPE = Path(__file__).resolve().parents[2] / "comparisons" / "recipes" / "digits.toml"
 EPOCHS = 3
 IMAGES = 1500  # of the synthetic data
 CONVOLUTION = {"name": "linf-conv", "channels": (16, 16), "strides": (1, 2), "width": 64}
 RUNS = {  # name: (method of the recipe, its architecture or another)
-    "linf-dist": ("linf-dist", None), "convolution": ("linf-dist", CONVOLUTION),
+    "linf-dist": ("linf-dist", None),
+    "convolution": ("linf-dist", CONVOLUTION),
     "linf-dist-mlp": ("linf-dist-mlp", None),
 }
 
@@ -53,15 +54,17 @@ def _train(record: Record, name: str, data: tuple[Tensor, ...]) -> dict | None:
     def trained(device: str, epochs: Schedule) -> tuple[linf_plugin.Net, list[dict]]:
         torch.manual_seed(0)
         model = linf_plugin.build(
-            architecture["name"], shape=(1, 8, 8), classes=10, mean=(0.3053,), std=0.376,
+            architecture["name"],
+            shape=(1, 8, 8),
+            classes=10,
+            mean=(0.3053,),
+            std=0.376,
             **{key: value for key, value in architecture.items() if key != "name"},
         ).to(device)
         loss = LOSSES[table["loss"]["name"]](model.eval(), epochs, **arguments["loss"]).to(device)
         optimizer = OPTIMIZERS[table["optimizer"]["name"]](model, loss, **arguments["optimizer"])
         x, y = (a.to(device) for a in data[:2])
-        history = fit(
-            model, loss, optimizer, epochs, x, y, batch_size=table["batch_size"], progress=False,
-        ).history
+        history = fit(model, loss, optimizer, epochs, x, y, batch_size=table["batch_size"], progress=False).history
         return model, history
 
     began = time.perf_counter()
@@ -72,7 +75,9 @@ def _train(record: Record, name: str, data: tuple[Tensor, ...]) -> dict | None:
     if not losses[0] > 0:
         record.fail(f"{name}: the loss of the first epoch is {losses[0]}")
     record.found[name] = {
-        "loss": losses, "loss on the CPU": [h["loss"] for h in on_cpu], "seconds": seconds,
+        "loss": losses,
+        "loss on the CPU": [h["loss"] for h in on_cpu],
+        "seconds": seconds,
         "images_per_second": [h["images_per_second"] for h in history],
         "peak_memory_mib": history[-1]["peak_memory_mib"],
         **_certified(record, name, model, *data[2:]),
@@ -89,12 +94,14 @@ def _certified(record: Record, name: str, model: linf_plugin.Net, x: Tensor, y: 
     exact, expected = on_cpu(x), linf_plugin.sound_radius(on_cpu, x)
     allowed = 1e-5 * exact.abs().amax() if heads else 0.0
     for what, got, want, most in (
-        ("logits", logits, exact, allowed), ("radii", radii, expected, 1e-6 * expected + allowed / model.lipschitz),
+        ("logits", logits, exact, allowed),
+        ("radii", radii, expected, 1e-6 * expected + allowed / model.lipschitz),
     ):
         if share(got, want, most) > 1:
             record.fail(f"{name}: the {what} are not those that the CPU gets from the same weights")
     return {
-        "accuracy": (logits.argmax(1).cpu() == y).double().mean().item(), "median radius": radii.median().item(),
+        "accuracy": (logits.argmax(1).cpu() == y).double().mean().item(),
+        "median radius": radii.median().item(),
         "largest difference of logits from the CPU's": (logits.cpu() - exact).abs().max().item(),
         "largest difference of radii from the CPU's": (radii.cpu() - expected).abs().max().item(),
     }

@@ -41,7 +41,9 @@ def run(count: int, seed: int, progress: bool, exports: bool = True) -> dict:
         failed += bool(found["failures"])
         bar.set_postfix_str(f"{failed} failures")
     versions = {
-        "linf-plugin": linf_plugin.__version__, "torch": torch.__version__, "onnx": onnx.__version__,
+        "linf-plugin": linf_plugin.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
         "onnxruntime": onnxruntime.__version__,
     }
     limits = {"seconds": campaign.MOST_SECONDS, "mb": campaign.MOST_MB}

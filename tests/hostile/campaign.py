@@ -117,6 +117,12 @@ def run(chosen: list[Case], seed: int, exports: bool = True) -> Iterator[dict]:
         failures = wrong(found)
         said = {key: (found[key] or "").replace(folder, "…")[:400] for key in ("stderr", "remark")}
         yield {
-            "kind": case.kind, "action": case.action, "name": case.name, "what": what, "bytes": size, **found, **said,
+            "kind": case.kind,
+            "action": case.action,
+            "name": case.name,
+            "what": what,
+            "bytes": size,
+            **found,
+            **said,
             "failures": failures,
         }

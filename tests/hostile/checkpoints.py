@@ -19,22 +19,28 @@ from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 X, Y = torch.linspace(0, 1, 20 * 9).sin().abs().view(20, 1, 3, 3), torch.arange(20) % 2
 METADATA = {
-    "dataset": "digits", "epsilon": 0.1, "seed": 0, "results": {"clean": 0.5, "certified": {"best": {"0.1": 0.2}}},
+    "dataset": "digits",
+    "epsilon": 0.1,
+    "seed": 0,
+    "results": {"clean": 0.5, "certified": {"best": {"0.1": 0.2}}},
 }
 
 
 def content_of(name: str) -> dict:
     """What a whole checkpoint holds."""
     torch.manual_seed(0)
-    net = linf_plugin.build(*{
-        "mlp": ("linf-mlp-head",), "conv": ("linf-conv",), "sortnet": ("sortnet-mlp",),
-    }[name], **{
-        "mlp": {"shape": (1, 4, 4), "classes": 3, "width": 5, "depth": 2, "hidden": 4, "crop": 2},
-        "conv": {"shape": (2, 6, 6), "classes": 3, "channels": (3, 2), "strides": (1, 2), "width": 5},
-        "sortnet": {"shape": (1, 3, 3), "classes": 3, "width": 5, "depth": 2, "rho": 0.3, "k": 3},
-    }[name])
+    net = linf_plugin.build(
+        *{"mlp": ("linf-mlp-head",), "conv": ("linf-conv",), "sortnet": ("sortnet-mlp",)}[name],
+        **{
+            "mlp": {"shape": (1, 4, 4), "classes": 3, "width": 5, "depth": 2, "hidden": 4, "crop": 2},
+            "conv": {"shape": (2, 6, 6), "classes": 3, "channels": (3, 2), "strides": (1, 2), "width": 5},
+            "sortnet": {"shape": (1, 3, 3), "classes": 3, "width": 5, "depth": 2, "rho": 0.3, "k": 3},
+        }[name],
+    )
     return {
-        "format": checkpoint.FORMAT, "spec": net.spec, "state": dict(net.state_dict()),
+        "format": checkpoint.FORMAT,
+        "spec": net.spec,
+        "state": dict(net.state_dict()),
         "metadata": copy.deepcopy(METADATA),
     }
 
@@ -47,10 +53,19 @@ def train(path: Path, resume: bool) -> None:
     torch.manual_seed(0)
     model = linf_plugin.build("linf-mlp", shape=(1, 3, 3), classes=2, width=4, depth=2)
     fit(
-        model, lambda net, x, y, step: clipped_hinge(net(x), y, 0.1, 0.1), adam(model, 0.05),
-        Schedule(epochs=2, eps=0.1, p_end=1.5), X, Y, batch_size=10, average=0.5, seed=0, state_path=path,
+        model,
+        lambda net, x, y, step: clipped_hinge(net(x), y, 0.1, 0.1),
+        adam(model, 0.05),
+        Schedule(epochs=2, eps=0.1, p_end=1.5),
+        X,
+        Y,
+        batch_size=10,
+        average=0.5,
+        seed=0,
+        state_path=path,
         resume=resume,
-        validate=lambda net: {"certified": 0.5}, progress=False,
+        validate=lambda net: {"certified": 0.5},
+        progress=False,
     )
 
 
@@ -68,9 +83,33 @@ def sealed(content) -> bytes:
 # Changes of one part, chosen by a seed.
 
 VALUES = (
-    0, 1, -1, 3, 2**31, 2**63, 10**18, 0.0, -0.5, 1e300, math.nan, math.inf, True, None, "", "dist", "ℓ" * 10_000, [],
-    {}, [1, 2], (),
-    [[]], {"a": 1}, torch.ones(2), torch.tensor(1.0), torch.ones(1).expand(10), torch.ones(2, 3, dtype=torch.int8),
+    0,
+    1,
+    -1,
+    3,
+    2**31,
+    2**63,
+    10**18,
+    0.0,
+    -0.5,
+    1e300,
+    math.nan,
+    math.inf,
+    True,
+    None,
+    "",
+    "dist",
+    "ℓ" * 10_000,
+    [],
+    {},
+    [1, 2],
+    (),
+    [[]],
+    {"a": 1},
+    torch.ones(2),
+    torch.tensor(1.0),
+    torch.ones(1).expand(10),
+    torch.ones(2, 3, dtype=torch.int8),
 )
 
 
@@ -104,9 +143,14 @@ def change_a_part(content: dict, rng: random.Random) -> str:
 
 
 SPOILT = (
-    ("of NaN", lambda a: a * math.nan), ("infinite", lambda a: a + math.inf), ("of float64", lambda a: a.double()),
-    ("of float16", lambda a: a.half()), ("of int64", lambda a: a.long()), ("complex", lambda a: a.to(torch.complex64)),
-    ("of bool", lambda a: a > 0), ("flat", lambda a: a.flatten()),
+    ("of NaN", lambda a: a * math.nan),
+    ("infinite", lambda a: a + math.inf),
+    ("of float64", lambda a: a.double()),
+    ("of float16", lambda a: a.half()),
+    ("of int64", lambda a: a.long()),
+    ("complex", lambda a: a.to(torch.complex64)),
+    ("of bool", lambda a: a > 0),
+    ("flat", lambda a: a.flatten()),
     ("with one more", lambda a: torch.cat([a.flatten(), a.flatten()])),
     ("without elements", lambda a: a.flatten()[:0]),
     ("transposed", lambda a: a.T.contiguous().T if a.dim() == 2 else a),
@@ -115,6 +159,7 @@ SPOILT = (
 
 
 # Kinds that do harm: each gives the bytes of a file.
+
 
 def _archive(program: bytes, parts: dict[str, bytes] | None = None, compress=False, byteorder=b"little") -> bytes:
     file = io.BytesIO()
@@ -159,10 +204,14 @@ FLOATS = _storage("FloatStorage", "0", 4)
 
 
 def _spec(layers: list, shape=(1, 3, 3), state: dict | None = None, **more) -> bytes:
-    return sealed({
-        "format": checkpoint.FORMAT, "spec": {"input_shape": list(shape), "layers": layers, **more},
-        "state": state or {}, "metadata": {},
-    })
+    return sealed(
+        {
+            "format": checkpoint.FORMAT,
+            "spec": {"input_shape": list(shape), "layers": layers, **more},
+            "state": state or {},
+            "metadata": {},
+        }
+    )
 
 
 def _of(name: str, change: Callable[[dict], None]) -> bytes:
@@ -197,16 +246,19 @@ def _legacy() -> bytes:
 
 
 TABLE: dict[str, Callable[[], bytes]] = {
-    "empty": lambda: b"", "text": lambda: b"hello\n", "a zip's header": lambda: b"PK\3\4",
+    "empty": lambda: b"",
+    "text": lambda: b"hello\n",
+    "a zip's header": lambda: b"PK\3\4",
     "a list": lambda: pickle.dumps([1], 2),
-    "of an older torch": _legacy, "with a comment": _twice,
-    "a net of 1 GB": lambda: _spec([
-        ["flatten", {}], ["dist", {"in_features": 16384, "out_features": 16384}]
-    ], (1, 128, 128)),
+    "of an older torch": _legacy,
+    "with a comment": _twice,
+    "a net of 1 GB": lambda: _spec(
+        [["flatten", {}], ["dist", {"in_features": 16384, "out_features": 16384}]], (1, 128, 128)
+    ),
     "a net of 1 TB": lambda: _spec([["linear", {"in_features": 2**19, "out_features": 2**19}]], (2**19,)),
-    "a convolution of 1 GB": lambda: _spec([
-        ["conv", {"in_channels": 16384, "out_channels": 16384, "kernel_size": 1}]
-    ], (16384, 1, 1)),
+    "a convolution of 1 GB": lambda: _spec(
+        [["conv", {"in_channels": 16384, "out_channels": 16384, "kernel_size": 1}]], (16384, 1, 1)
+    ),
     "layers that do not fit": lambda: _spec([["dist", {"in_features": 4, "out_features": 4}]]),
     "a huge image": lambda: _spec([["relu", {}]], (1, 2**20, 2**20)),
     "a huge padding": lambda: _of("conv", lambda c: c["spec"]["layers"][1][1].update(padding=2**15)),
@@ -218,7 +270,8 @@ TABLE: dict[str, Callable[[], bytes]] = {
     "negative sizes": lambda: _spec([["dist", {"in_features": -1, "out_features": 3}]]),
     "sizes of text": lambda: _spec([["dist", {"in_features": "9", "out_features": 3}]]),
     "a device": lambda: _spec([["dist", {"in_features": 9, "out_features": 3, "device": "cuda"}]]),
-    "unknown layer": lambda: _spec([["Dropout", {}]]), "layers of text": lambda: _spec(["relu"]),
+    "unknown layer": lambda: _spec([["Dropout", {}]]),
+    "layers of text": lambda: _spec(["relu"]),
     "p below 1": lambda: _of("mlp", lambda c: c["spec"]["layers"][3][1].update(p=0.5)),
     "NaN as p": lambda: _of("mlp", lambda c: c["spec"]["layers"][3][1].update(p=math.nan)),
     "rho of 2": lambda: _of("sortnet", lambda c: c["spec"]["layers"][4][1].update(rho=2.0)),
@@ -253,12 +306,25 @@ TABLE: dict[str, Callable[[], bytes]] = {
     "a huge memo": lambda: _archive(b"\x80\x02Nr\xff\xff\xff\x7f."),
     "a text that ends": lambda: _archive(b"\x80\x02X\xff\xff\xff\x7fabc."),
     "a long number": lambda: _archive(b"\x80\x02" + b"\x8b\xff\xff\0\0" + b"\1" * 65535 + b"."),
-    "a set as a key": lambda: _archive(b"\x80\x02}]K\1s."), "no stack": lambda: _archive(b"\x80\x02."),
+    "a set as a key": lambda: _archive(b"\x80\x02}]K\1s."),
+    "no stack": lambda: _archive(b"\x80\x02."),
     "bytes of protocol 5": lambda: _archive(b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"a."),
-    "bytearray": lambda: _harm("builtins", "bytearray", 2**38), "torch.Tensor": lambda: _harm("torch", "Tensor", 2**36),
-    "os.mkdir": lambda: _harm("os", "mkdir", "harm"), "Counter": lambda: _harm("collections", "Counter", {"a": 1}),
-    "expand by name": lambda: _harm("torch", "zeros", 2**36), "a state for a tensor": lambda: _archive(
-        b"\x80\x02" + _tensor(FLOATS, (4,), (1,)) + b"(" + FLOATS + _int(0) + b"(" + _int(2**40) + b"t(" + _int(1)
-        + b"ttb.", {"data/0": bytes(16)},
+    "bytearray": lambda: _harm("builtins", "bytearray", 2**38),
+    "torch.Tensor": lambda: _harm("torch", "Tensor", 2**36),
+    "os.mkdir": lambda: _harm("os", "mkdir", "harm"),
+    "Counter": lambda: _harm("collections", "Counter", {"a": 1}),
+    "expand by name": lambda: _harm("torch", "zeros", 2**36),
+    "a state for a tensor": lambda: _archive(
+        b"\x80\x02"
+        + _tensor(FLOATS, (4,), (1,))
+        + b"("
+        + FLOATS
+        + _int(0)
+        + b"("
+        + _int(2**40)
+        + b"t("
+        + _int(1)
+        + b"ttb.",
+        {"data/0": bytes(16)},
     ),
 }

@@ -109,10 +109,19 @@ def _work(action: str, path: Path, report: Path) -> None:
             status = CRASHED
             traceback.print_exc()
     used = resource.getrusage(resource.RUSAGE_SELF)
-    report.write_text(json.dumps({
-        "status": status, "seconds": time.monotonic() - began, "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_mb": used.ru_maxrss / 1024, "stderr": said.getvalue()[-2000:], "remark": remark,
-    }), encoding="utf-8")
+    report.write_text(
+        json.dumps(
+            {
+                "status": status,
+                "seconds": time.monotonic() - began,
+                "cpu_seconds": used.ru_utime + used.ru_stime,
+                "peak_mb": used.ru_maxrss / 1024,
+                "stderr": said.getvalue()[-2000:],
+                "remark": remark,
+            }
+        ),
+        encoding="utf-8",
+    )
 
 
 def give(action: str, path: Path) -> dict:
@@ -127,7 +136,11 @@ def give(action: str, path: Path) -> dict:
         process.join()
     if not report.exists():
         return {
-            "status": process.exitcode, "seconds": time.monotonic() - began, "cpu_seconds": None, "peak_mb": None,
-            "stderr": f"the process ended with {process.exitcode}", "remark": None,
+            "status": process.exitcode,
+            "seconds": time.monotonic() - began,
+            "cpu_seconds": None,
+            "peak_mb": None,
+            "stderr": f"the process ended with {process.exitcode}",
+            "remark": None,
         }
     return json.loads(report.read_text(encoding="utf-8"))

@@ -23,6 +23,7 @@ DATA = "weights.bin"  # beside a file
 
 # Whole files.
 
+
 def _array(*shape: int) -> np.ndarray:
     return np.random.default_rng(sum(shape)).standard_normal(shape).astype(np.float32)
 
@@ -30,7 +31,10 @@ def _array(*shape: int) -> np.ndarray:
 def _model(nodes, shape, constants: dict, opset: int = 20, kind: int = TensorProto.FLOAT) -> ModelProto:
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        nodes, "g", [value("x", kind, ("N", *shape))], [value("y", TensorProto.FLOAT, ("N", None))],
+        nodes,
+        "g",
+        [value("x", kind, ("N", *shape))],
+        [value("y", TensorProto.FLOAT, ("N", None))],
         [numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items()],
     )
     opsets = [helper.make_opsetid("", opset), helper.make_opsetid("linf", 1)]
@@ -44,67 +48,122 @@ def _linf(name: str, x: str, w: str, y: str, **attributes):
 def distances() -> ModelProto:
     """Normalisation, flattening by a computed shape, a distance, a mean, a sorted sum, a linear layer."""
     node = helper.make_node
-    return attach(_model([
-        node("Shape", ["x"], ["n"], start=0, end=1), node("Concat", ["n", "rest"], ["s"], axis=0),
-        node("Sub", ["x", "mean"], ["a"]), node("Mul", ["a", "scale"], ["b"]), node("Reshape", ["b", "s"], ["c"]),
-        _linf("LinfDist", "c", "w", "d"), node("Add", ["d", "bias"], ["e"]),
-        _linf("SortDist", "e", "v", "f", coefficients=coefficients(0.3, 3, 6)),
-        node("Gemm", ["f", "u", "t"], ["y"], transB=1),
-    ], (2, 3, 3), {
-        "rest": np.int64([-1]), "mean": np.float32([0.2, 0.3]).reshape(2, 1, 1), "scale": np.float32(4),
-        "w": _array(6, 18),
-        "bias": _array(6), "v": _array(5, 6), "u": _array(4, 5), "t": _array(4),
-    }))
+    return attach(
+        _model(
+            [
+                node("Shape", ["x"], ["n"], start=0, end=1),
+                node("Concat", ["n", "rest"], ["s"], axis=0),
+                node("Sub", ["x", "mean"], ["a"]),
+                node("Mul", ["a", "scale"], ["b"]),
+                node("Reshape", ["b", "s"], ["c"]),
+                _linf("LinfDist", "c", "w", "d"),
+                node("Add", ["d", "bias"], ["e"]),
+                _linf("SortDist", "e", "v", "f", coefficients=coefficients(0.3, 3, 6)),
+                node("Gemm", ["f", "u", "t"], ["y"], transB=1),
+            ],
+            (2, 3, 3),
+            {
+                "rest": np.int64([-1]),
+                "mean": np.float32([0.2, 0.3]).reshape(2, 1, 1),
+                "scale": np.float32(4),
+                "w": _array(6, 18),
+                "bias": _array(6),
+                "v": _array(5, 6),
+                "u": _array(4, 5),
+                "t": _array(4),
+            },
+        )
+    )
 
 
 def convolution() -> ModelProto:
     node, window = helper.make_node, {"strides": [2, 1], "pads": [1, 1, 1, 1], "dilations": [1, 1]}
-    return attach(_model([
-        node("Slice", ["x", "from", "to", "axes"], ["a"]), _linf("LinfDistConv", "a", "w", "b", **window),
-        node("Relu", ["b"], ["c"]), node("Conv", ["c", "k", "t"], ["d"], pads=[1, 1, 1, 1]),
-        node("Flatten", ["d"], ["e"]),
-        _linf("LpDist", "e", "v", "f", p=8.0), node("Neg", ["f"], ["y"]),
-    ], (2, 6, 7), {
-        "from": np.int64([1, 1]), "to": np.int64([5, 5]), "axes": np.int64([2, 3]), "w": _array(3, 2, 3, 3),
-        "k": _array(2, 3, 3, 3),
-        "t": _array(2), "v": _array(4, 16),
-    }))
+    return attach(
+        _model(
+            [
+                node("Slice", ["x", "from", "to", "axes"], ["a"]),
+                _linf("LinfDistConv", "a", "w", "b", **window),
+                node("Relu", ["b"], ["c"]),
+                node("Conv", ["c", "k", "t"], ["d"], pads=[1, 1, 1, 1]),
+                node("Flatten", ["d"], ["e"]),
+                _linf("LpDist", "e", "v", "f", p=8.0),
+                node("Neg", ["f"], ["y"]),
+            ],
+            (2, 6, 7),
+            {
+                "from": np.int64([1, 1]),
+                "to": np.int64([5, 5]),
+                "axes": np.int64([2, 3]),
+                "w": _array(3, 2, 3, 3),
+                "k": _array(2, 3, 3, 3),
+                "t": _array(2),
+                "v": _array(4, 16),
+            },
+        )
+    )
 
 
 def broadcast() -> ModelProto:
     node = helper.make_node
-    return _model([
-        node("Transpose", ["w"], ["t"], perm=[1, 0]), node("Unsqueeze", ["t", "zero"], ["u"]),
-        node("Unsqueeze", ["x", "one"], ["a"]), node("Sub", ["a", "u"], ["b"]), node("Abs", ["b"], ["c"]),
-        node("ReduceMax", ["c", "last"], ["d"], keepdims=0), node("MatMul", ["d", "m"], ["e"]),
-        node("Tanh", ["e"], ["y"]),
-    ], (6,), {"w": _array(6, 5), "m": _array(5, 3), "zero": np.int64([0]), "one": np.int64([1]),
-    "last": np.int64([-1])}, 18)
+    return _model(
+        [
+            node("Transpose", ["w"], ["t"], perm=[1, 0]),
+            node("Unsqueeze", ["t", "zero"], ["u"]),
+            node("Unsqueeze", ["x", "one"], ["a"]),
+            node("Sub", ["a", "u"], ["b"]),
+            node("Abs", ["b"], ["c"]),
+            node("ReduceMax", ["c", "last"], ["d"], keepdims=0),
+            node("MatMul", ["d", "m"], ["e"]),
+            node("Tanh", ["e"], ["y"]),
+        ],
+        (6,),
+        {"w": _array(6, 5), "m": _array(5, 3), "zero": np.int64([0]), "one": np.int64([1]), "last": np.int64([-1])},
+        18,
+    )
 
 
 def of_bytes() -> ModelProto:
     node = helper.make_node
-    return attach(_model([
-        node("Cast", ["x"], ["a"], to=TensorProto.FLOAT), node("Div", ["a", "levels"], ["b"]),
-        node("Flatten", ["b"], ["c"]), _linf("LinfDist", "c", "w", "y"),
-    ], (1, 3, 3), {"levels": np.float32(255), "w": _array(4, 9)}, kind=TensorProto.UINT8))
+    return attach(
+        _model(
+            [
+                node("Cast", ["x"], ["a"], to=TensorProto.FLOAT),
+                node("Div", ["a", "levels"], ["b"]),
+                node("Flatten", ["b"], ["c"]),
+                _linf("LinfDist", "c", "w", "y"),
+            ],
+            (1, 3, 3),
+            {"levels": np.float32(255), "w": _array(4, 9)},
+            kind=TensorProto.UINT8,
+        )
+    )
 
 
 def whole(folder: Path, exports: bool) -> dict[str, ModelProto]:
     """Files that are as they should be, by name; with ``exports`` also some that ``export`` writes."""
     found = {
-        "distances": distances(), "inlined": inline_local_functions(distances()), "convolution": convolution(),
-        "inlined convolution": inline_local_functions(convolution()), "broadcast": broadcast(), "bytes": of_bytes(),
+        "distances": distances(),
+        "inlined": inline_local_functions(distances()),
+        "convolution": convolution(),
+        "inlined convolution": inline_local_functions(convolution()),
+        "broadcast": broadcast(),
+        "bytes": of_bytes(),
     }
     if exports:
         torch.manual_seed(0)
         for name, net, options in (
-            ("exported", linf_plugin.build(
-                "linf-mlp-head", shape=(2, 5, 6), classes=4, width=6, depth=2, hidden=5, crop=3, mean=(0.1, 0.2)
-            ), {"epsilon": 0.1, "certificate": "interval"}),
-            ("exported for verifiers", linf_plugin.build(
-                "linf-mlp", shape=(1, 3, 3), classes=4, width=6, depth=2
-            ), {"flavour": "maxpool"}),
+            (
+                "exported",
+                linf_plugin.build(
+                    "linf-mlp-head", shape=(2, 5, 6), classes=4, width=6, depth=2, hidden=5, crop=3, mean=(0.1, 0.2)
+                ),
+                {"epsilon": 0.1, "certificate": "interval"},
+            ),
+            (
+                "exported for verifiers",
+                linf_plugin.build("linf-mlp", shape=(1, 3, 3), classes=4, width=6, depth=2),
+                {"flavour": "maxpool"},
+            ),
         ):
             path = folder / f"{name}.onnx"
             export(net.eval(), path, {"dataset": "digits", "seed": 1, "epsilon": 0.1}, force=True, **options)
@@ -140,8 +199,10 @@ def _other(field, rng: random.Random, names: list[str]):
             return rng.randbytes(rng.choice((0, 1, 8, 1000)))
         return rng.choice([*names, "", "ℓ" * 10_000, "../x", "Loop", "linf", "\0"])
     low, high = {
-        field.CPPTYPE_INT32: (-(2**31), 2**31 - 1), field.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
-        field.CPPTYPE_UINT64: (0, 2**64 - 1), field.CPPTYPE_UINT32: (0, 2**32 - 1),
+        field.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
+        field.CPPTYPE_INT64: (-(2**63), 2**63 - 1),
+        field.CPPTYPE_UINT64: (0, 2**64 - 1),
+        field.CPPTYPE_UINT32: (0, 2**32 - 1),
     }[kind]
     return max(low, min(high, rng.choice(NUMBERS)))
 
@@ -193,13 +254,19 @@ def change_bytes(content: bytes, rng: random.Random) -> tuple[bytes, str]:
 
 # Kinds that are known to do harm: each returns a model, or bytes, and may write files beside.
 
+
 def _bomb(op_type: str, inputs: list[str], constants: dict[str, np.ndarray], **attributes) -> ModelProto:
     """A constant that is as large as it pleases, in the way to the output."""
     node = helper.make_node
-    return _model([
-        node(op_type, inputs, ["big"], **attributes), node("ReduceMax", ["big"], ["m"], keepdims=0),
-        node("Add", ["x", "m"], ["y"]),
-    ], (6,), constants)
+    return _model(
+        [
+            node(op_type, inputs, ["big"], **attributes),
+            node("ReduceMax", ["big"], ["m"], keepdims=0),
+            node("Add", ["x", "m"], ["y"]),
+        ],
+        (6,),
+        constants,
+    )
 
 
 def _constant(change: Callable[[TensorProto], None]) -> ModelProto:
@@ -224,6 +291,7 @@ def _nan(tensor, value=np.nan):
 
 def _deep(depth: int) -> bytes:
     """Messages within messages: a node with a graph with a node …"""
+
     def field(number: int, content: bytes) -> bytes:
         size, count = b"", len(content)
         while count > 127:
@@ -286,9 +354,11 @@ def many_constants(count: int) -> ModelProto:
 def _batch(*nodes) -> ModelProto:
     """A value that is computed from the size of the batch, added to x."""
     node = helper.make_node
-    return _model([
-        node("Shape", ["x"], ["n"], start=0, end=1), *nodes, node("Add", ["x", "b"], ["y"]),
-    ], (6,), {"seven": np.int64([7]), "zero": np.int64([0])})
+    return _model(
+        [node("Shape", ["x"], ["n"], start=0, end=1), *nodes, node("Add", ["x", "b"], ["y"])],
+        (6,),
+        {"seven": np.int64([7]), "zero": np.int64([0])},
+    )
 
 
 def _branch(name: str) -> onnx.GraphProto:
@@ -304,6 +374,7 @@ def _body(change: Callable[[onnx.FunctionProto], None], name: str = "LinfDist") 
 
 def _outside(location: str, offset: int = 0, length: int | None = 432, write: int = 432, link=False) -> Callable:
     """Weights beside the file, at a place of the file's choosing."""
+
     def make(folder: Path) -> ModelProto:
         model = distances()
         w = next(t for t in model.graph.initializer if t.name == "w")
@@ -325,6 +396,7 @@ def _outside(location: str, offset: int = 0, length: int | None = 432, write: in
 
 def _with_ints(attribute: int, numbers: list[int]) -> Callable:
     """A distance of windows with these dilations (0), pads (1) or strides (2)."""
+
     def make() -> ModelProto:
         model = convolution()
         model.graph.node[1].attribute[attribute].ints[:] = numbers
@@ -339,8 +411,11 @@ def _channels(model: ModelProto):
 
 E = helper.make_node
 TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
-    "empty": lambda: b"", "text": lambda: b"hello, world\n", "zeros": lambda: bytes(1000),
-    "only a length": lambda: b"\x3a\xff\xff\xff\xff\x07", "deep": lambda: _deep(2000),
+    "empty": lambda: b"",
+    "text": lambda: b"hello, world\n",
+    "zeros": lambda: bytes(1000),
+    "only a length": lambda: b"\x3a\xff\xff\xff\xff\x07",
+    "deep": lambda: _deep(2000),
     "deep as protobuf allows": lambda: _deep(30),
     "ConstantOfShape": lambda: _bomb("ConstantOfShape", ["s"], {"s": np.int64([2**32])}),
     "ConstantOfShape in many sizes": lambda: _bomb("ConstantOfShape", ["s"], {"s": np.int64([2**20] * 6)}),
@@ -358,11 +433,15 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
         "Resize", ["c", "", "", "s"], {"c": _array(1, 1, 2, 2), "s": np.int64([1, 1, 2**16, 2**16])}
     ),
     "Einsum": lambda: _bomb("Einsum", ["a", "b"], {"a": _array(4000), "b": _array(4001)}, equation="i,j->ij"),
-    "many nodes": lambda: many(200_000), "a long chain": lambda: many(5_000),
+    "many nodes": lambda: many(200_000),
+    "a long chain": lambda: many(5_000),
     "many constants": lambda: many_constants(3_900),
-    "very many constants": lambda: many_constants(30_000), "a longer chain": lambda: many(90_000),
-    "functions of functions": lambda: _called(12, 10), "recursive functions": _recursive,
-    "NaN": lambda: _constant(_nan), "infinite": lambda: _constant(lambda t: _nan(t, np.inf)),
+    "very many constants": lambda: many_constants(30_000),
+    "a longer chain": lambda: many(90_000),
+    "functions of functions": lambda: _called(12, 10),
+    "recursive functions": _recursive,
+    "NaN": lambda: _constant(_nan),
+    "infinite": lambda: _constant(lambda t: _nan(t, np.inf)),
     "complex": lambda: _constant(lambda t: _set(t, np.zeros((6, 18), np.complex64))),
     "float16": lambda: _constant(lambda t: _set(t, np.zeros((6, 18), np.float16))),
     "float64": lambda: _constant(lambda t: _set(t, np.zeros((6, 18)))),
@@ -378,10 +457,15 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "data twice": lambda: _constant(lambda t: t.float_data.extend([0.0] * 108)),
     "segment": lambda: _constant(lambda t: setattr(t.segment, "begin", 0)),
     "type 99": lambda: _constant(lambda t: setattr(t, "data_type", 99)),
-    "sparse": lambda: _nodes(lambda m: m.graph.sparse_initializer.append(onnx.SparseTensorProto(
-        values=numpy_helper.from_array(np.float32([5]), "w"), indices=numpy_helper.from_array(np.int64([0])),
-        dims=[6, 18]
-    ))),
+    "sparse": lambda: _nodes(
+        lambda m: m.graph.sparse_initializer.append(
+            onnx.SparseTensorProto(
+                values=numpy_helper.from_array(np.float32([5]), "w"),
+                indices=numpy_helper.from_array(np.int64([0])),
+                dims=[6, 18],
+            )
+        )
+    ),
     "weights twice": lambda: _nodes(lambda m: m.graph.initializer.append(m.graph.initializer[3])),
     "weights that a node computes": lambda: _nodes(_before(lambda m: None, E("Neg", ["v"], ["w"]))),
     "weights named as the input": lambda: _nodes(lambda m: setattr(m.graph.initializer[3], "name", "x")),
@@ -397,17 +481,20 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "NaN as p": lambda: _nodes(lambda m: setattr(m.graph.node[5].attribute[0], "f", float("nan")), convolution),
     "dilations of 0": _with_ints(0, [0, 0]),
     "negative pads": _with_ints(1, [-3] * 4),
-    "huge pads": _with_ints(1, [2**40] * 4), "strides of 0": _with_ints(2, [0, 0]),
+    "huge pads": _with_ints(1, [2**40] * 4),
+    "strides of 0": _with_ints(2, [0, 0]),
     "group": lambda: _nodes(lambda m: m.graph.node[3].attribute.append(helper.make_attribute("group", 3)), convolution),
     "unknown operator": lambda: _nodes(lambda m: setattr(m.graph.node[6], "op_type", "Adding")),
     "unknown domain": lambda: _nodes(lambda m: setattr(m.graph.node[6], "domain", "com.example")),
-    "If": lambda: _nodes(_before(
-        lambda m: (
-            m.graph.node[3].input.__setitem__(0, "chosen"),
-            m.graph.initializer.append(numpy_helper.from_array(np.bool_(True), "yes")),
-        ),
-        E("If", ["yes"], ["chosen"], then_branch=_branch("one"), else_branch=_branch("two")),
-    )),
+    "If": lambda: _nodes(
+        _before(
+            lambda m: (
+                m.graph.node[3].input.__setitem__(0, "chosen"),
+                m.graph.initializer.append(numpy_helper.from_array(np.bool_(True), "yes")),
+            ),
+            E("If", ["yes"], ["chosen"], then_branch=_branch("one"), else_branch=_branch("two")),
+        )
+    ),
     "opset 6": lambda: _nodes(lambda m: setattr(m.opset_import[0], "version", 6)),
     "opset 999": lambda: _nodes(lambda m: setattr(m.opset_import[0], "version", 999)),
     "opset -1": lambda: _nodes(lambda m: setattr(m.opset_import[0], "version", -1)),
@@ -433,18 +520,25 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
     "a body with a cycle": lambda: _body(lambda f: f.node[0].input.__setitem__(0, "y")),
     "no body of what is called": lambda: _nodes(lambda m: m.functions.remove(m.functions[0])),
     "no bodies": lambda: _nodes(lambda m: m.ClearField("functions")),
-    "Neg as a function": lambda: _nodes(lambda m: m.functions.append(helper.make_function(
-        "", "Neg", ["x"], ["y"], [E("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
-    ))),
+    "Neg as a function": lambda: _nodes(
+        lambda m: m.functions.append(
+            helper.make_function("", "Neg", ["x"], ["y"], [E("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)])
+        )
+    ),
     "coefficients": lambda: _nodes(lambda m: m.graph.node[7].attribute[0].floats.__setitem__(0, 9.0)),
-    "weights beside": _outside(DATA), "weights elsewhere": _outside("/etc/hostname"),
+    "weights beside": _outside(DATA),
+    "weights elsewhere": _outside("/etc/hostname"),
     "weights above": _outside("../../" + DATA),
-    "weights behind a link": _outside(DATA, link=True), "weights missing": _outside("nowhere"),
+    "weights behind a link": _outside(DATA, link=True),
+    "weights missing": _outside("nowhere"),
     "weights cut off": _outside(DATA, write=100),
-    "weights beyond the end": _outside(DATA, offset=2**40), "a huge length": _outside(DATA, length=2**62),
-    "a negative offset": _outside(DATA, offset=-4), "no length": _outside(DATA, length=None),
+    "weights beyond the end": _outside(DATA, offset=2**40),
+    "a huge length": _outside(DATA, length=2**62),
+    "a negative offset": _outside(DATA, offset=-4),
+    "no length": _outside(DATA, length=None),
     "the folder": _outside("."),
-    "a device": _outside("/dev/zero"), "no location": _outside(""),
+    "a device": _outside("/dev/zero"),
+    "no location": _outside(""),
 }
 
 
@@ -453,5 +547,3 @@ def written(name: str, folder: Path) -> bytes:
     make = TABLE[name]
     made = make(folder) if make.__code__.co_argcount else make()
     return made if isinstance(made, bytes) else made.SerializeToString()
-
-

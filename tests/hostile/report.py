@@ -21,13 +21,18 @@ def table(results: dict) -> str:
     failed = [f for f in files if f["failures"]]
     verdict = "No file led to a traceback, or beyond the limits." if not failed else f"**{len(failed)} files failed.**"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n\n".join([
-        "## Hostile files",
-        f"`python -m hostile --files {results['count']} --seed {results['seed']}`: ONNX files, checkpoints and states of "
-        "runs, each changed on purpose, each given to its reader in a process of its own. A file must be read, or refused "
-        f"in one sentence, within {results['limits']['seconds']} s of processor time and {results['limits']['mb']} MB, of "
-        f"which the process has {results['idle_mb']:.0f} MB before it starts. A net that was read from an ONNX file must "
-        "compute what onnxruntime computes of that file.",
-        "\n".join("| " + " | ".join(line) + " |" for line in lines),
-        f"{verdict} {versions}.",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                "## Hostile files",
+                f"`python -m hostile --files {results['count']} --seed {results['seed']}`: ONNX files, checkpoints and states of "
+                "runs, each changed on purpose, each given to its reader in a process of its own. A file must be read, or refused "
+                f"in one sentence, within {results['limits']['seconds']} s of processor time and {results['limits']['mb']} MB, of "
+                f"which the process has {results['idle_mb']:.0f} MB before it starts. A net that was read from an ONNX file must "
+                "compute what onnxruntime computes of that file.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                f"{verdict} {versions}.",
+            ]
+        )
+        + "\n"
+    )

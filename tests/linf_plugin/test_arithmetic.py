@@ -40,9 +40,11 @@ def fresh(monkeypatch):
 
 def _keeping(bits):
     """Numbers rounded to so many bits, as bfloat16 (8), TF32 (11) and float16 (11) keep."""
+
     def rounded(a):
         mantissa, exponent = torch.frexp(a)
         return torch.ldexp((mantissa * 2.0**bits).round() / 2.0**bits, exponent)
+
     return rounded
 
 
@@ -59,8 +61,12 @@ def _in_two_parts(a):
 
 
 LESS = {
-    "bfloat16": _keeping(8), "tf32": _keeping(11), "float16": lambda a: a.half().to(a.dtype), "22-bits": _keeping(22),
-    "two-bfloat16": _in_two_parts, "one-exponent": _block,
+    "bfloat16": _keeping(8),
+    "tf32": _keeping(11),
+    "float16": lambda a: a.half().to(a.dtype),
+    "22-bits": _keeping(22),
+    "two-bfloat16": _in_two_parts,
+    "one-exponent": _block,
 }
 WHICH = {  # what is rounded: x, w or the result
     "x": lambda less, f: lambda x, w, b, *a: f(less(x), w, b, *a),
@@ -139,18 +145,22 @@ def test_convolutions_by_transforms_are_seen(transform, monkeypatch):
 
 def test_a_product_by_fewer_products_is_seen(monkeypatch):
     """Strassen: sums of blocks are multiplied, and an output has an error of the size of another."""
+
     def multiply(x, w, b):
         if x.dim() != 2 or len(x) % 2:
             return LINEAR(x, w, b)
         (p, q), (r, s) = (a.chunk(2, 1) for a in x.chunk(2))
         (e, g), (f, h) = (a.chunk(2, 1) for a in w.chunk(2))  # w is transposed
-        m = [LINEAR(u, v.contiguous()) for u, v in (
-            (p + s, e + h), (r + s, e), (p, f - h), (s, g - e), (p + q, h), (r - p, e + f), (q - s, g + h),
-        )]
-        return torch.cat((
-            torch.cat((m[0] + m[3] - m[4] + m[6], m[2] + m[4]), 1),
-            torch.cat((m[1] + m[3], m[0] - m[1] + m[2] + m[5]), 1),
-        ))
+        m = [
+            LINEAR(u, v.contiguous())
+            for u, v in ((p + s, e + h), (r + s, e), (p, f - h), (s, g - e), (p + q, h), (r - p, e + f), (q - s, g + h))
+        ]
+        return torch.cat(
+            (
+                torch.cat((m[0] + m[3] - m[4] + m[6], m[2] + m[4]), 1),
+                torch.cat((m[1] + m[3], m[0] - m[1] + m[2] + m[5]), 1),
+            )
+        )
 
     net, x = _dense()
     some = torch.rand(4, 40), net[1].weight.detach(), None
@@ -177,10 +187,18 @@ def test_what_nnpack_does_is_seen(convolve, monkeypatch):
 
 
 GEOMETRIES = {
-    "plain": {}, "no-bias": {"bias": False}, "stride": {"stride": (2, 1)}, "dilation": {"dilation": 2},
-    "groups": {"groups": 3}, "one-pixel": {"kernel_size": 1, "padding": 0}, "oblong": {"kernel_size": (1, 3)},
-    "even": {"kernel_size": (4, 2)}, "large": {"kernel_size": 7, "padding": 3}, "same": {"padding": "same"},
-    "reflect": {"padding_mode": "reflect"}, "circular": {"padding_mode": "circular"},
+    "plain": {},
+    "no-bias": {"bias": False},
+    "stride": {"stride": (2, 1)},
+    "dilation": {"dilation": 2},
+    "groups": {"groups": 3},
+    "one-pixel": {"kernel_size": 1, "padding": 0},
+    "oblong": {"kernel_size": (1, 3)},
+    "even": {"kernel_size": (4, 2)},
+    "large": {"kernel_size": 7, "padding": 3},
+    "same": {"padding": "same"},
+    "reflect": {"padding_mode": "reflect"},
+    "circular": {"padding_mode": "circular"},
     "whole-image": {"kernel_size": 8, "padding": 0},
 }
 
@@ -255,7 +273,8 @@ def test_a_precision_of_16_bits_is_refused_at_every_level(name):
 
 VARIABLES = [
     (device, name, harmless)
-    for device, names in arithmetic.ENVIRONMENT.items() for name, (harmless, _) in names.items()
+    for device, names in arithmetic.ENVIRONMENT.items()
+    for name, (harmless, _) in names.items()
 ]
 
 
@@ -322,7 +341,10 @@ print((error > 144 * UNIT * F.conv2d(x.abs(), w.abs(), padding=1)).any().item())
 def test_the_variable_of_onednn_is_refused_and_what_it_does_here_is_seen():
     """On a processor that multiplies bfloat16 numbers; elsewhere oneDNN ignores it, and the probe finds nothing."""
     done = subprocess.run(
-        [sys.executable, "-c", SEEN], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "-c", SEEN],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
         env={**os.environ, "ONEDNN_DEFAULT_FPMATH_MODE": "BF16"},
     )
     by_name, by_probe, less = done.stdout.split("\n")[:3]

@@ -100,8 +100,11 @@ ROUNDING = {  # rows of logits
 
 
 @pytest.mark.parametrize("lipschitz", (1.0, 3.0, 0.7, 1 / 0.3081, 1e-3, 1e6), ids=lambda v: f"L={v:.3g}")
-@pytest.mark.parametrize("dtype", (torch.float32, torch.float64, torch.float16, torch.bfloat16),
-                         ids=lambda dtype: str(dtype).removeprefix("torch."))
+@pytest.mark.parametrize(
+    "dtype",
+    (torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    ids=lambda dtype: str(dtype).removeprefix("torch."),
+)
 @pytest.mark.parametrize("make", ROUNDING.values(), ids=ROUNDING)
 def test_radius_is_margin_over_2_lipschitz_rounded_down(make, dtype, lipschitz):
     logits = make(200).to(dtype)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import victims
 from torch import nn
 
-import victims
 from linf_plugin import build, checkpoint, load, save, set_p
 from linf_plugin.state import tensors
 
@@ -68,9 +68,11 @@ def test_makes_folders_and_takes_strings(net, path):
     assert os.listdir(deep.parent) == ["net.pt"]
 
 
-@pytest.mark.parametrize("value", (
-    [1, "a", None, True], {1, 2}, torch.float32, np.float64(0.5), np.int64(3), Path("a"),
-), ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    ([1, "a", None, True], {1, 2}, torch.float32, np.float64(0.5), np.int64(3), Path("a")),
+    ids=lambda value: type(value).__name__,
+)
 def test_what_save_accepts_load_reads(value, net, path):
     try:
         save(path, net, {"value": value})
@@ -93,11 +95,15 @@ class _Harm:
         return os.mkdir, (self.folder,)
 
 
-@pytest.mark.parametrize("write", (
-    lambda path, content: torch.save(content, path),
-    lambda path, content: torch.save(content, path, _use_new_zipfile_serialization=False),
-    lambda path, content: path.write_bytes(pickle.dumps(content, protocol=2)),
-), ids=("torch", "torch-legacy", "pickle"))
+@pytest.mark.parametrize(
+    "write",
+    (
+        lambda path, content: torch.save(content, path),
+        lambda path, content: torch.save(content, path, _use_new_zipfile_serialization=False),
+        lambda path, content: path.write_bytes(pickle.dumps(content, protocol=2)),
+    ),
+    ids=("torch", "torch-legacy", "pickle"),
+)
 @pytest.mark.parametrize("place", ("alone", "metadata", "state"))
 def test_code_in_a_file_does_not_run(place, write, net, path, tmp_path):
     harm = _Harm(tmp_path / "harm")
@@ -150,15 +156,26 @@ def _without(key):
     return lambda content: {k: v for k, v in content.items() if k != key}
 
 
-@pytest.mark.parametrize("change", (
-    lambda content: [1, 2],
-    lambda content: content | {"format": 99},
-    lambda content: content | {"format": torch.ones(2)},
-    lambda content: content | {"spec": {"input_shape": [1]}},
-    *map(_without, ("format", "spec", "state", "metadata")),
-), ids=(
-    "list", "other-format", "tensor-format", "spec-without-layers", "no-format", "no-spec", "no-state", "no-metadata",
-))
+@pytest.mark.parametrize(
+    "change",
+    (
+        lambda content: [1, 2],
+        lambda content: content | {"format": 99},
+        lambda content: content | {"format": torch.ones(2)},
+        lambda content: content | {"spec": {"input_shape": [1]}},
+        *map(_without, ("format", "spec", "state", "metadata")),
+    ),
+    ids=(
+        "list",
+        "other-format",
+        "tensor-format",
+        "spec-without-layers",
+        "no-format",
+        "no-spec",
+        "no-state",
+        "no-metadata",
+    ),
+)
 def test_other_content_is_refused(change, net, path):
     content = {"format": checkpoint.FORMAT, "spec": net.spec, "state": net.state_dict(), "metadata": {}}
     checkpoint.write(path, change(content))
@@ -178,9 +195,11 @@ def _half(content, file):
     _fail()
 
 
-@pytest.mark.parametrize("module, name, replacement", (
-    (torch, "save", _half), (os, "fsync", _fail), (os, "replace", _fail),
-), ids=("save", "fsync", "replace"))
+@pytest.mark.parametrize(
+    "module, name, replacement",
+    ((torch, "save", _half), (os, "fsync", _fail), (os, "replace", _fail)),
+    ids=("save", "fsync", "replace"),
+)
 def test_a_failed_write_keeps_the_old_file(module, name, replacement, net, path, monkeypatch):
     save(path, net, {"run": 1})
     monkeypatch.setattr(module, name, replacement)

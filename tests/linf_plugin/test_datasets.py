@@ -64,7 +64,9 @@ def _write_cifar(folder, dump=pickle.dumps) -> dict[str, dict]:
     rng, batches = np.random.default_rng(0), {}
     for name in CIFAR_NAMES:
         batches[name] = {
-            "batch_label": name, "filenames": ["a.png", "b.png"], "labels": rng.integers(0, 10, 2).tolist(),
+            "batch_label": name,
+            "filenames": ["a.png", "b.png"],
+            "labels": rng.integers(0, 10, 2).tolist(),
             "data": rng.integers(0, 256, (2, 3072), dtype=np.uint8),
         }
         (folder / name).write_bytes(dump(batches[name]))
@@ -85,9 +87,11 @@ def test_idx(name, packed, tmp_path):
     assert (data.mean, data.std) == (SOURCES[name].mean, SOURCES[name].std)
 
 
-@pytest.mark.parametrize("dump", (
-    _python_2_pickle, *(partial(pickle.dumps, protocol=protocol) for protocol in (2, 4, 5)),
-), ids=("python-2", "protocol-2", "protocol-4", "protocol-5"))
+@pytest.mark.parametrize(
+    "dump",
+    (_python_2_pickle, *(partial(pickle.dumps, protocol=protocol) for protocol in (2, 4, 5))),
+    ids=("python-2", "protocol-2", "protocol-4", "protocol-5"),
+)
 def test_cifar10(dump, tmp_path):
     batches = _write_cifar(tmp_path / FOLDERS["cifar10"], dump)
     data = load_dataset("cifar10", tmp_path, own_name="a few of mine")
@@ -136,7 +140,9 @@ def test_digests_are_of_the_content():
         content += b"tensor torch.int64 (%d,):%s" % (n, labels.tobytes())
         assert digest == hashlib.sha256(content).hexdigest()
     assert data.identity == {
-        "dataset": "toy", "train_data_sha256": data.digests[0], "test_data_sha256": data.digests[1]
+        "dataset": "toy",
+        "train_data_sha256": data.digests[0],
+        "test_data_sha256": data.digests[1],
     }
 
 
@@ -263,12 +269,16 @@ def test_one_missing_file_is_the_only_one_listed(tmp_path):
     assert [name for name in IDX_NAMES if name in str(error.value)] == [IDX_NAMES[3]]
 
 
-@pytest.mark.parametrize("arguments, error, names", (
-    (("tinyimagenet",), ValueError, "data_dir is needed for tinyimagenet: a folder with tiny-imagenet-200/wnids"),
-    (("imagenet",), ValueError, "name must be one of digits, mnist.*'imagenet'"),
-    (("mnist",), ValueError, "data_dir"),
-    (("cifar10", None), ValueError, "data_dir"),
-), ids=("data_dir-tiny", "name", "data_dir", "data_dir-none"))
+@pytest.mark.parametrize(
+    "arguments, error, names",
+    (
+        (("tinyimagenet",), ValueError, "data_dir is needed for tinyimagenet: a folder with tiny-imagenet-200/wnids"),
+        (("imagenet",), ValueError, "name must be one of digits, mnist.*'imagenet'"),
+        (("mnist",), ValueError, "data_dir"),
+        (("cifar10", None), ValueError, "data_dir"),
+    ),
+    ids=("data_dir-tiny", "name", "data_dir", "data_dir-none"),
+)
 def test_bad_input_is_named(arguments, error, names):
     with pytest.raises(error, match=names):
         load_dataset(*arguments)
@@ -411,31 +421,38 @@ DAMAGED_TINY = {  # what is done to the folder, error, what it names
     "class-twice": (lambda f: (f / "wnids.txt").write_text("n002\nn001\nn002\nn003"), ValueError, "stands there twice"),
     "no-test": (lambda f: (f / NOTES).write_text(""), ValueError, "val_annotations.txt is empty"),
     "class": (
-        lambda f: (f / NOTES).write_text("val_0.JPEG n001\nval_1.JPEG n009\n"), ValueError,
+        lambda f: (f / NOTES).write_text("val_0.JPEG n001\nval_1.JPEG n009\n"),
+        ValueError,
         "val_annotations.txt is damaged: line 2 names no class .*n009",
     ),
     "line": (lambda f: (f / NOTES).write_text("val_0.JPEG\n"), ValueError, "line 1 names no class"),
     "annotations": (
-        lambda f: (f / NOTES).unlink(), FileNotFoundError,
+        lambda f: (f / NOTES).unlink(),
+        FileNotFoundError,
         "(?s)Missing:\n  [^\n]*val_annotations.txt\nThis fetches it:.*tiny-imagenet-200.zip",
     ),
     "test-image": (lambda f: (f / "val/images/val_2.JPEG").unlink(), FileNotFoundError, "Missing:\n .*val_2.JPEG"),
     "training-image": (
-        lambda f: (f / "train/n001/images/n001_0.JPEG").unlink(), FileNotFoundError, "  1 images of .*n001",
+        lambda f: (f / "train/n001/images/n001_0.JPEG").unlink(),
+        FileNotFoundError,
+        "  1 images of .*n001",
     ),
     "training-class": (
-        lambda f: [path.unlink() for path in (f / "train/n003/images").iterdir()], FileNotFoundError,
+        lambda f: [path.unlink() for path in (f / "train/n003/images").iterdir()],
+        FileNotFoundError,
         "  2 images of .*n003",
     ),
     "all-training": (
-        lambda f: [path.unlink() for path in f.glob("train/*/images/*")], FileNotFoundError,
+        lambda f: [path.unlink() for path in f.glob("train/*/images/*")],
+        FileNotFoundError,
         "  all images of .*n002",
     ),
     "text": (lambda f: (f / "val/images/val_1.JPEG").write_text("hello"), ValueError, "val_1.JPEG is damaged"),
     "empty": (lambda f: (f / "train/n001/images/n001_1.JPEG").write_text(""), ValueError, "n001_1.JPEG is dama"),
     "cut": (lambda f: _cut(f / "train/n001/images/n001_1.JPEG"), ValueError, "n001_1.JPEG is damaged"),
     "size": (
-        lambda f: Image.new("RGB", (64, 32)).save(f / "val/images/val_1.JPEG"), ValueError,
+        lambda f: Image.new("RGB", (64, 32)).save(f / "val/images/val_1.JPEG"),
+        ValueError,
         r"val_1.JPEG must have 64×64 pixels, has \(32, 64\)",
     ),
 }

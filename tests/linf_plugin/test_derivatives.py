@@ -57,6 +57,7 @@ def _like(y: Tensor) -> Tensor:
 def _of_outputs(backward: Callable, forward: Callable, *constants) -> Callable:
     """A backward operator of boxes.  At p = ∞ it looks for the coordinate where the outputs were attained, so that
     they are no variables of their own."""
+
     def function(grad_near, grad_far, lower, upper, w, *outputs):
         outputs = outputs or forward(lower, upper, w, *constants)
         return backward(grad_near, grad_far, lower, upper, w, *outputs, *constants)
@@ -73,7 +74,10 @@ def _cases() -> dict[str, Case]:
     conv = GEOMETRY
     for p in (1.0, 1.5, 8.0, math.inf):
         y, (near, far) = linf.dist(x, w, p), linf.box_dist(lower, upper, far_w, p)
-        maps, (nears, fars) = linf.dist_conv2d(images, kernels, p, *conv), linf.box_conv2d(low, high, far_kernels, p, *conv)
+        maps, (nears, fars) = (
+            linf.dist_conv2d(images, kernels, p, *conv),
+            linf.box_conv2d(low, high, far_kernels, p, *conv),
+        )
         found |= {
             f"dist-{p:g}": Case(lambda x, w, p=p: linf.dist(x, w, p), (x, w)),
             f"dist_backward-{p:g}": Case(lambda *a, p=p: linf.dist_backward(*a, p), (_like(y), x, w, y)),
@@ -100,9 +104,7 @@ def _cases() -> dict[str, Case]:
         "dist_with_index": Case(lambda x, w: linf.dist_with_index(x, w)[0], (x, w)),
         "index_backward": Case(lambda g: linf.index_backward(g, index, 5), (_like(y),)),
         "dist_conv2d_with_index": Case(lambda x, w: linf.dist_conv2d_with_index(x, w, *conv)[0], (images, kernels)),
-        "index_conv2d_backward": Case(
-            lambda g: linf.index_conv2d_backward(g, places, *sizes, *conv), (_like(maps),)
-        ),
+        "index_conv2d_backward": Case(lambda g: linf.index_conv2d_backward(g, places, *sizes, *conv), (_like(maps),)),
         "sorted_dist": Case(lambda x, w: linf.sorted_dist(x, w, *sort), (x, w)),
         "sorted_dist_backward": Case(lambda *a: linf.sorted_dist_backward(*a, *sort), (_like(y), x, w)),
         "box_sorted_dist": Case(lambda *a: linf.box_sorted_dist(*a, *sort), (lower, upper, far_w)),
@@ -157,8 +159,9 @@ def test_forward_mode_is_the_difference_quotient(case):
         duals = [forward_ad.make_dual(a, t) for a, t in zip(case.tensors, tangents)]
         assert_close(tuple(forward_ad.unpack_dual(a).tangent for a in _tuple(case.function(*duals))), expected)
     for i, tangent in enumerate(tangents):  # of one tensor alone
+
         def of_one(a, i=i):
-            return _tuple(case.function(*case.tensors[:i], a, *case.tensors[i + 1:]))
+            return _tuple(case.function(*case.tensors[:i], a, *case.tensors[i + 1 :]))
 
         assert_close(jvp(of_one, (case.tensors[i],), (tangent,))[1], _quotient(of_one, (case.tensors[i],), (tangent,)))
 
@@ -222,9 +225,7 @@ def _batches(tensors: tuple[Tensor, ...], in_dims: tuple) -> tuple[Tensor, ...]:
 
 
 def _loop(function: Callable, tensors: tuple[Tensor, ...], in_dims: tuple) -> tuple[Tensor, ...]:
-    each = [
-        _tuple(function(*(a if d is None else a.select(d, i) for a, d in zip(tensors, in_dims)))) for i in range(3)
-    ]
+    each = [_tuple(function(*(a if d is None else a.select(d, i) for a, d in zip(tensors, in_dims)))) for i in range(3)]
     return tuple(map(torch.stack, zip(*each)))
 
 
@@ -259,7 +260,7 @@ def test_vmap_and_derivatives_commute_with_loops(case):
             return sum(y.sum() for y in _tuple(case.function(*a)))
 
         def derivative(*a):
-            return jvp(total, a[: len(arguments)], a[len(arguments):])[1]
+            return jvp(total, a[: len(arguments)], a[len(arguments) :])[1]
 
         both = (*tensors, *directions)
         assert_close(vmap(grad(total, arguments), in_dims)(*tensors), _loop(grad(total, arguments), tensors, in_dims))
@@ -289,9 +290,8 @@ def test_jacobians_and_hessians_agree_however_they_are_made(p):
     assert_close(*first)
     for vectorize, strategy in ((False, "reverse-mode"), (True, "reverse-mode"), (True, "forward-mode")):
         assert_close(
-            torch.autograd.functional.jacobian(
-                lambda x: linf.dist(x, w, p), x, vectorize=vectorize, strategy=strategy
-            ), first[0],
+            torch.autograd.functional.jacobian(lambda x: linf.dist(x, w, p), x, vectorize=vectorize, strategy=strategy),
+            first[0],
         )
     expected = hessian(f)(x)
     for outer, inner in itertools.product(MODES.values(), repeat=2):
@@ -315,16 +315,24 @@ def test_gradgradcheck(case):
 @pytest.mark.parametrize("kind", ("equal", "ties", "one-agrees", "boxes"))
 def test_at_kinks_all_modes_are_reverse_mode_and_finite(kind, p):
     x = torch.tensor([[1.0, -2.0, 3.0, 0.5]], dtype=torch.float64)
-    w = x + {
-        "equal": torch.zeros(4), "ties": torch.tensor([1.0, -1.0, 1.0, 0.25]),
-        "one-agrees": torch.tensor([0.0, 1.0, -0.5, 0.0]), "boxes": torch.tensor([0.5, -0.5, 1.0, 0.0]),
-    }[kind].double()
+    w = (
+        x
+        + {
+            "equal": torch.zeros(4),
+            "ties": torch.tensor([1.0, -1.0, 1.0, 0.25]),
+            "one-agrees": torch.tensor([0.0, 1.0, -0.5, 0.0]),
+            "boxes": torch.tensor([0.5, -0.5, 1.0, 0.0]),
+        }[kind].double()
+    )
     if kind == "boxes":  # a weight on an end, in the middle, outside
+
         def f(x, w):
             return torch.cat(linf.box_dist(x - 0.5, x + 0.5, w, p)).sum()
     else:
+
         def f(x, w):
             return torch.cat((linf.dist(x, w, p), linf.sorted_dist(x, w, 0.5, 2))).sum()
+
     leaves = x.clone().requires_grad_(), w.clone().requires_grad_()
     expected = torch.autograd.grad(f(*leaves), leaves)
     for mode in MODES.values():
@@ -339,7 +347,8 @@ def test_nothing_has_the_derivatives_of_nothing():
         for p in (3.0, math.inf):
             x, w = rows((n, out, features), dtype=torch.float64)
             for function in (
-                lambda x, w: linf.dist(x, w, p), lambda x, w: linf.sorted_dist(x, w, 0.5, 3),
+                lambda x, w: linf.dist(x, w, p),
+                lambda x, w: linf.sorted_dist(x, w, 0.5, 3),
                 lambda x, w: linf.box_dist(x, x, w, p)[1],
             ):
                 y, tangent = jvp(function, (x, w), (x, w))
@@ -379,7 +388,9 @@ def test_nets_under_torch_func(make):
 
     per_sample = vmap(grad(loss), (None, 0, 0))(parameters, x, labels)
     for i in range(len(x)):
-        expected = torch.autograd.grad(nn.functional.cross_entropy(net(x[i : i + 1]), labels[i : i + 1]), net.parameters())
+        expected = torch.autograd.grad(
+            nn.functional.cross_entropy(net(x[i : i + 1]), labels[i : i + 1]), net.parameters()
+        )
         for name, g in zip(parameters, expected):
             torch.testing.assert_close(per_sample[name][i], g, rtol=1e-9, atol=1e-12)
     stacked, more = torch.func.stack_module_state(nets)
@@ -415,7 +426,8 @@ def test_one_call_serves_a_batch_of_rows():
     """Where the batch can join the rows: per-sample evaluation costs no loop."""
     x, w = torch.rand(50, 2, 5), torch.rand(4, 5)
     for function in (
-        lambda x: linf.dist(x, w, math.inf), lambda x: linf.sorted_dist(x, w, 0.5, 3),
+        lambda x: linf.dist(x, w, math.inf),
+        lambda x: linf.sorted_dist(x, w, 0.5, 3),
         lambda x: linf.box_dist(*box(x), w, 3.0)[0],
     ):
         with Calls() as calls:
@@ -427,6 +439,7 @@ def test_transforms_compile():
     torch._dynamo.reset()
     x, w = _apart((3, 5), (4, 5))
     for p in (3.0, math.inf):
+
         def f(x):
             return linf.dist(x, w, p).pow(2).sum()
 
@@ -435,7 +448,9 @@ def test_transforms_compile():
             assert_close(torch.compile(made, backend="aot_eager")(x), made(x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # of compiled autograd
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning"
+)  # of compiled autograd
 @pytest.mark.filterwarnings("ignore:Attempted to insert a get_attr Node:UserWarning")  # of linearize, for any operator
 @pytest.mark.parametrize("p", (3.0, math.inf), ids=lambda p: f"p={p:g}")
 def test_other_ways_into_a_derivative(p):
@@ -454,7 +469,7 @@ def test_other_ways_into_a_derivative(p):
     assert torch.equal(torch.func.functionalize(f)(x), f(x))
     assert_close(make_fx(grad(total))(x)(x), grad(total)(x))
     leaf = x.clone().requires_grad_()
-    expected, = torch.autograd.grad(total(leaf), leaf)
+    (expected,) = torch.autograd.grad(total(leaf), leaf)
     assert_close(torch.autograd.grad(checkpoint(total, leaf, use_reentrant=False), leaf)[0], expected)
     torch._dynamo.reset()
     with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager")):

@@ -7,8 +7,16 @@ from pathlib import Path
 import linf_plugin
 
 HEAVY = (
-    "auto_LiRPA", "art", "matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn",
-    "linf_plugin.bounds", "linf_plugin.training", "linf_plugin.compat",
+    "auto_LiRPA",
+    "art",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "sklearn",
+    "linf_plugin.bounds",
+    "linf_plugin.training",
+    "linf_plugin.compat",
 )
 
 

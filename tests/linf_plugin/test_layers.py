@@ -43,9 +43,7 @@ LAYERS = {  # layer for a given p, shape of one sample
     "sorted-all": (lambda p: SortDistLinear(3, 5, p=p, rho=0.7, identity_init=True).eval(), (3,)),
     "sorted-rho-1": (lambda p: SortDistLinear(6, 5, p=p, rho=1).eval(), (6,)),
     "conv": (lambda p: LinfDistConv2d(2, 3, 3, p=p), (2, 4, 5)),
-    "conv-everything": (
-        lambda p: LinfDistConv2d(4, 6, (2, 3), (1, 2), (1, 0), (2, 1), groups=2, p=p), (4, 5, 6),
-    ),
+    "conv-everything": (lambda p: LinfDistConv2d(4, 6, (2, 3), (1, 2), (1, 0), (2, 1), groups=2, p=p), (4, 5, 6)),
     "mean-shift": (lambda p: _shifted(3, [0.5, -2.0, 0.0]), (3, 2, 2)),
     "normalize": (lambda p: Normalize([0.1, 0.2, 0.3], 0.25), (3, 2, 2)),
     "crop": (lambda p: CenterCrop(2), (3, 4, 5)),
@@ -211,8 +209,7 @@ def test_identity_init_needs_as_many_outputs_as_inputs():
 
 def test_set_p_reaches_every_distance_layer():
     net = nn.Sequential(
-        LinfDistLinear(4, 4), nn.Sequential(LinfDistConv2d(1, 1, 1), nn.Linear(4, 4)),
-        SortDistLinear(4, 4, rho=0.5),
+        LinfDistLinear(4, 4), nn.Sequential(LinfDistConv2d(1, 1, 1), nn.Linear(4, 4)), SortDistLinear(4, 4, rho=0.5)
     )
     set_p(net, 8)
     assert [layer.p for layer in layers.distance_layers(net)] == [8.0, 8.0, 8.0]
@@ -339,7 +336,7 @@ def test_mean_shift_of_nothing_leaves_the_mean(shape):
 def test_mean_shift_gradient_goes_through_the_batch_mean():
     x, grad = torch.randn(5, 3, 2, dtype=torch.float64, requires_grad=True), torch.randn(5, 3, 2).double()
     shift = MeanShift(3).double()
-    g, = torch.autograd.grad(shift(x), x, grad)
+    (g,) = torch.autograd.grad(shift(x), x, grad)
     torch.testing.assert_close(g, grad - grad.mean((0, 2), keepdim=True), rtol=0, atol=1e-15)
     assert torch.equal(torch.autograd.grad(shift.eval()(x), x, grad)[0], grad)
 
@@ -402,8 +399,9 @@ def test_normalize():
 
 
 @each_layer
-@pytest.mark.parametrize("duplicate", (copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))),
-                         ids=("deepcopy", "pickle"))
+@pytest.mark.parametrize(
+    "duplicate", (copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))), ids=("deepcopy", "pickle")
+)
 def test_copies_are_equal_and_independent(duplicate, make, shape):
     layer, x = make(3.0), torch.rand(2, *shape)
     before = layer(x)

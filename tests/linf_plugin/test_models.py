@@ -206,19 +206,26 @@ def test_crop_is_the_net_on_the_middle_of_the_image(name):
     net = build(name, **arguments | {"shape": (channels, height + 4, width + 5)}, crop=height).eval()
     assert net.input_shape == (channels, height + 4, width + 5)
     assert net.pairs_per_sample() == plain.pairs_per_sample()
-    plain.load_state_dict(constants(plain) | {  # the crop stands behind the normalisation
-        ".".join((str(int(at) - (int(at) > 0)), rest)): value
-        for (at, _, rest), value in ((key.partition("."), value) for key, value in tensors(net).items())
-    })
+    plain.load_state_dict(
+        constants(plain)
+        | {  # the crop stands behind the normalisation
+            ".".join((str(int(at) - (int(at) > 0)), rest)): value
+            for (at, _, rest), value in ((key.partition("."), value) for key, value in tensors(net).items())
+        }
+    )
     x = torch.rand(3, *net.input_shape)
     assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3])) and net.lipschitz == plain.lipschitz
 
 
-@pytest.mark.parametrize("name, more", (
-    ("linf-mlp-head", dict(width=300, depth=1, hidden=400)),
-    ("sortnet-mlp", dict(width=300, depth=1, hidden=400, rho=0.5)),
-    ("linf-conv", dict(channels=(3,), strides=(1,), width=300, hidden=400)),
-), ids=("mlp", "sortnet", "conv"))
+@pytest.mark.parametrize(
+    "name, more",
+    (
+        ("linf-mlp-head", dict(width=300, depth=1, hidden=400)),
+        ("sortnet-mlp", dict(width=300, depth=1, hidden=400, rho=0.5)),
+        ("linf-conv", dict(channels=(3,), strides=(1,), width=300, hidden=400)),
+    ),
+    ids=("mlp", "sortnet", "conv"),
+)
 def test_a_normal_head_starts_with_the_variance_of_a_scaled_one(name, more):
     torch.manual_seed(0)
     net = build(name, shape=(1, 4, 4), classes=10, normal_head=True, **more)
@@ -246,23 +253,33 @@ def test_kernels_of_the_convolutional_baseline():
 
 
 def test_logits_are_negated_distances():
-    net = Net({"input_shape": [1, 1, 2], "layers": [
-        ["flatten", {}], ["dist", {"in_features": 2, "out_features": 2}], ["negate", {}],
-    ]})
+    net = Net(
+        {
+            "input_shape": [1, 1, 2],
+            "layers": [["flatten", {}], ["dist", {"in_features": 2, "out_features": 2}], ["negate", {}]],
+        }
+    )
     net[1].weight.data = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
     assert net(torch.tensor([[[[0.25, 0.5]]]])).tolist() == [[-0.5, -0.75]]
     assert isinstance(net[1], LinfDistLinear) and net[1].p == INF
 
 
-@pytest.mark.parametrize("call, error, names", (
-    (lambda: build("resnet", shape=(1, 4, 4)), ValueError, "name must be one of linf-mlp.*'resnet'"),
-    (lambda: build("linf-mlp", shape=(1, 4, 4), classes=3, width=8), TypeError, "depth"),
-    (lambda: build("linf-mlp", **NETS["linf-mlp"], dropout=0.5), TypeError, "dropout"),
-    (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides"),
-    (lambda: Net({"input_shape": [1], "layers": [["pool", {}]]}), ValueError, "unknown layer 'pool'"),
-    (lambda: Net({"input_shape": [1], "layers": [["dist", {"in_features": 0, "out_features": 1}]]}),
-     ValueError, "in_features"),
-), ids=("name", "missing", "unknown", "strides", "layer", "layer-argument"))
+@pytest.mark.parametrize(
+    "call, error, names",
+    (
+        (lambda: build("resnet", shape=(1, 4, 4)), ValueError, "name must be one of linf-mlp.*'resnet'"),
+        (lambda: build("linf-mlp", shape=(1, 4, 4), classes=3, width=8), TypeError, "depth"),
+        (lambda: build("linf-mlp", **NETS["linf-mlp"], dropout=0.5), TypeError, "dropout"),
+        (lambda: build("linf-conv", shape=(1, 8, 8), classes=3, channels=(2,), strides=(1, 2)), ValueError, "strides"),
+        (lambda: Net({"input_shape": [1], "layers": [["pool", {}]]}), ValueError, "unknown layer 'pool'"),
+        (
+            lambda: Net({"input_shape": [1], "layers": [["dist", {"in_features": 0, "out_features": 1}]]}),
+            ValueError,
+            "in_features",
+        ),
+    ),
+    ids=("name", "missing", "unknown", "strides", "layer", "layer-argument"),
+)
 def test_bad_input_is_named(call, error, names):
     with pytest.raises(error, match=names):
         call()

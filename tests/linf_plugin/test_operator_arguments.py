@@ -42,7 +42,16 @@ def _arguments() -> dict[str, tuple]:
         "dist_conv2d": (images, kernels, 3.0, *conv),
         "dist_conv2d_with_index": (images, kernels, *conv),
         "index_conv2d_backward": (maps, places, *sizes, *conv, True, True),
-        "dist_conv2d_backward": (maps, images, kernels, linf.dist_conv2d(images, kernels, 3.0, *conv), 3.0, *conv, True, True),
+        "dist_conv2d_backward": (
+            maps,
+            images,
+            kernels,
+            linf.dist_conv2d(images, kernels, 3.0, *conv),
+            3.0,
+            *conv,
+            True,
+            True,
+        ),
         "box_conv2d": (low, high, kernels, 3.0, *conv),
         "box_conv2d_backward": (nears, fars, low, high, kernels, nears, fars, 3.0, *conv, True, True, True),
         "sorted_dist": (x, w, 0.5, 3),
@@ -60,22 +69,34 @@ GOOD = _arguments()
 
 def _changed_tensor(a: Tensor) -> dict[str, Tensor]:
     changes = {
-        "float64": a.double(), "float16": a.half(), "int32": a.int(), "complex": a.to(torch.complex64),
-        "bool": a.bool(), "meta": a.to("meta"), "sparse": a.to_sparse(), "scalar": a.new_zeros(()),
-        "one more dimension": a[None], "one dimension less": a[0], "nothing": a.new_zeros(0),
+        "float64": a.double(),
+        "float16": a.half(),
+        "int32": a.int(),
+        "complex": a.to(torch.complex64),
+        "bool": a.bool(),
+        "meta": a.to("meta"),
+        "sparse": a.to_sparse(),
+        "scalar": a.new_zeros(()),
+        "one more dimension": a[None],
+        "one dimension less": a[0],
+        "nothing": a.new_zeros(0),
     }
     for d in range(a.dim()):
-        for name, size in (("longer", a.shape[d] + 1), ("much longer", 4000), ("shorter", a.shape[d] - 1), ("empty", 0)):
+        for name, size in (
+            ("longer", a.shape[d] + 1),
+            ("much longer", 4000),
+            ("shorter", a.shape[d] - 1),
+            ("empty", 0),
+        ):
             shape = list(a.shape)
             shape[d] = size
             changes[f"{name} in {d}"] = a.new_zeros(shape)
     if a.dtype == torch.int32:
-        changes |= {
-            f"index {i}": a.clone().fill_(i) for i in (20, 1 << 20, 2**31 - 1, 4 * 2**29 - 4)
-        }
-        changes["one index"] = a.clone().index_put_((torch.tensor(a.numel() // 2),) if a.dim() == 1 else tuple(
-            torch.tensor(s // 2) for s in a.shape
-        ), torch.tensor(2**31 - 1, dtype=torch.int32))
+        changes |= {f"index {i}": a.clone().fill_(i) for i in (20, 1 << 20, 2**31 - 1, 4 * 2**29 - 4)}
+        changes["one index"] = a.clone().index_put_(
+            (torch.tensor(a.numel() // 2),) if a.dim() == 1 else tuple(torch.tensor(s // 2) for s in a.shape),
+            torch.tensor(2**31 - 1, dtype=torch.int32),
+        )
     return changes
 
 
@@ -100,7 +121,9 @@ def _agrees_with_blocked(name: str, arguments: tuple, monkeypatch) -> None:
     with monkeypatch.context() as without:
         without.setattr(cpu, "takes", lambda p, *tensors: False)
         expected = getattr(linf, name)(*arguments)
-    for y, z in zip((got,) if isinstance(got, Tensor) else got, (expected,) if isinstance(expected, Tensor) else expected):
+    for y, z in zip(
+        (got,) if isinstance(got, Tensor) else got, (expected,) if isinstance(expected, Tensor) else expected
+    ):
         torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
@@ -148,9 +171,7 @@ def _refused_or_right(name: str, place: int, value, monkeypatch) -> None:
                 getattr(linf, name)(*metas)
         else:
             getattr(linf, name)(*metas)
-    leaves = [
-        a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments
-    ]
+    leaves = [a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
     without_data = (name, place) == ("index_backward", 2)  # of no coordinates, where nothing is scattered
     if refused and not without_data and any(isinstance(a, Tensor) and a.requires_grad for a in leaves):
         # What an index points at, PyTorch's own scatter checks on this way.
@@ -180,7 +201,10 @@ FAULTS = {
     "rows of other columns": (lambda: linf.dist(torch.rand(2, 4), torch.rand(3, 5), math.inf), "w has 5 columns"),
     "two dtypes": (lambda: linf.dist(torch.rand(2, 4), torch.rand(3, 4).double(), math.inf), "w is torch.float64"),
     "p below 1": (lambda: linf.dist(torch.rand(2, 4), torch.rand(3, 4), 0.5), "p must"),
-    "unequal ends": (lambda: linf.box_dist(torch.rand(2, 4), torch.rand(1, 4), torch.rand(3, 4), math.inf), "upper must"),
+    "unequal ends": (
+        lambda: linf.box_dist(torch.rand(2, 4), torch.rand(1, 4), torch.rand(3, 4), math.inf),
+        "upper must",
+    ),
 }
 
 

@@ -49,8 +49,12 @@ poisoned = pytest.mark.usefixtures("poisoned_memory")
 def test_dist(shape, p, dtype, device):
     tensors = rows(shape, dtype=dtype, device=device)
     assert_agrees(
-        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), tensors,
-        p, features=shape[2], terms=max(shape[:2]),
+        lambda x, w: linf_plugin.dist(x, w, p),
+        lambda x, w: dist(x, w, p),
+        tensors,
+        p,
+        features=shape[2],
+        terms=max(shape[:2]),
     )
 
 
@@ -62,8 +66,12 @@ def test_dist(shape, p, dtype, device):
 def test_box_dist(shape, p, dtype, device):
     x, w = rows(shape, dtype=dtype, device=device)
     assert_agrees(
-        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (*box(x), w),
-        p, features=shape[2], terms=2 * max(shape[:2]),
+        lambda *a: linf.box_dist(*a, p),
+        lambda *a: box_dist(*a, p),
+        (*box(x), w),
+        p,
+        features=shape[2],
+        terms=2 * max(shape[:2]),
     )
 
 
@@ -73,9 +81,7 @@ def test_box_dist(shape, p, dtype, device):
 @each_layout
 def test_any_strides(layout, p, device):
     x, w = (layout(a) for a in rows((3, 5, 7), dtype=torch.float64, device=device))
-    assert_agrees(
-        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, features=7, terms=5
-    )
+    assert_agrees(lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), (x, w), p, features=7, terms=5)
     lower, upper = (layout(a) for a in box(x))
     assert_agrees(
         lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (lower, upper, w), p, features=7, terms=10
@@ -97,9 +103,7 @@ def test_rows_against_themselves(p, device):
 def test_no_power_over_or_underflows(decades, p, dtype, device):
     scale = torch.logspace(*decades, 65, dtype=torch.float64).to(device, dtype)
     tensors = tuple(a * scale for a in rows((3, 5, 65), dtype=dtype, device=device))
-    assert_agrees(
-        lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), tensors, p, features=65, terms=5
-    )
+    assert_agrees(lambda x, w: linf_plugin.dist(x, w, p), lambda x, w: dist(x, w, p), tensors, p, features=65, terms=5)
 
 
 @each_device
@@ -110,9 +114,7 @@ def test_box_dist_at_the_kinks(where, p, device):
     centre, width = torch.randint(-4, 5, (3, 7)).double(), torch.randint(0, 3, (3, 7)).double()
     place = {"inside": width / 2, "ends": width, "middle": 0 * width, "outside": width + 1}[where]
     tensors = [a.to(device) for a in (centre - width, centre + width, torch.cat((centre + place, centre - place)))]
-    assert_agrees(
-        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), tensors, p, features=7, terms=12
-    )
+    assert_agrees(lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), tensors, p, features=7, terms=12)
 
 
 def _conv_terms(w, y) -> int:
@@ -132,12 +134,19 @@ def test_conv2d(conv_case, p, device):
     features, terms = w[0].numel(), _conv_terms(w, y)
     assert_agrees(
         lambda x, w: linf.dist_conv2d(x, w, p, *conv),
-        lambda x, w: by_windows(lambda a, b: dist(a, b, p), (x,), w, conv), (x, w), p, features, terms,
+        lambda x, w: by_windows(lambda a, b: dist(a, b, p), (x,), w, conv),
+        (x, w),
+        p,
+        features,
+        terms,
     )
     assert_agrees(
         lambda lower, upper, w: linf.box_conv2d(lower, upper, w, p, *conv),
         lambda lower, upper, w: by_windows(lambda *a: box_dist(*a, p), (lower, upper), w, conv),
-        (*box(x), w), p, features, terms,
+        (*box(x), w),
+        p,
+        features,
+        terms,
     )
 
 
@@ -152,8 +161,11 @@ def test_conv2d_any_strides(strides):
     assert not x.is_contiguous() and not w.is_contiguous()
     assert_agrees(
         lambda x, w: linf.dist_conv2d(x, w, 3.0, *conv),
-        lambda x, w: by_windows(lambda a, b: dist(a, b, 3.0), (x,), w, conv), (x, w),
-        3.0, w[0].numel(), _conv_terms(w, linf.dist_conv2d(x, w, 3.0, *conv)),
+        lambda x, w: by_windows(lambda a, b: dist(a, b, 3.0), (x,), w, conv),
+        (x, w),
+        3.0,
+        w[0].numel(),
+        _conv_terms(w, linf.dist_conv2d(x, w, 3.0, *conv)),
     )
 
 
@@ -287,7 +299,7 @@ def test_a_box_of_width_0_is_its_point(p, device):
     grad = torch.rand_like(y)
     for end in (near, far):  # one alone: the other's gradient is not given
         g_box = sum(torch.autograd.grad(end, (lower, upper), grad, retain_graph=True))
-        g_point, = torch.autograd.grad(y, x, grad, retain_graph=True)
+        (g_point,) = torch.autograd.grad(y, x, grad, retain_graph=True)
         tolerance = gradient_tolerance(torch.float64, p, features=6, terms=4)
         torch.testing.assert_close(g_box, g_point, rtol=0, atol=tolerance)
 
@@ -337,9 +349,7 @@ PARTIAL = {  # function of tensors
     "box_dist": (lambda a, b, w: torch.stack(linf.box_dist(a, b, w, 3.0)), (*box(LINEAR[0]), LINEAR[1])),
     "dist_conv2d": (lambda x, w: linf.dist_conv2d(x, w, 3.0, *GEOMETRY), IMAGES),
     "dist_conv2d-index": (lambda x, w: linf.dist_conv2d(x, w, INF, *GEOMETRY), IMAGES),
-    "box_conv2d": (
-        lambda a, b, w: torch.stack(linf.box_conv2d(a, b, w, 3.0, *GEOMETRY)), (*box(IMAGES[0]), IMAGES[1])
-    ),
+    "box_conv2d": (lambda a, b, w: torch.stack(linf.box_conv2d(a, b, w, 3.0, *GEOMETRY)), (*box(IMAGES[0]), IMAGES[1])),
 }
 
 
@@ -351,14 +361,16 @@ def test_gradients_that_are_not_wanted_are_not_computed(function, tensors, monke
     everything = torch.autograd.grad(function(*inputs), inputs, grad)
     asked = []
     for name in ("dist_vjp", "index_vjp", "box_dist_vjp"):
+
         def recorded(*args, original=getattr(cpu, name), **options):
             grads = original(*args, **options)
             asked.append([g is not None for g in grads])
             return grads
+
         monkeypatch.setattr(cpu, name, recorded)
     for wanted in range(len(tensors)):
         inputs = [a.clone().requires_grad_(i == wanted) for i, a in enumerate(tensors)]
-        g, = torch.autograd.grad(function(*inputs), inputs[wanted], grad)
+        (g,) = torch.autograd.grad(function(*inputs), inputs[wanted], grad)
         assert torch.equal(g, everything[wanted])
         assert asked and all(made == [i == wanted for i in range(len(tensors))] for made in asked)
         asked.clear()
@@ -375,12 +387,20 @@ def test_gradients_that_are_not_wanted_are_not_computed(function, tensors, monke
 def test_sorted_dist(shape, sort, dtype, device):
     x, w = rows(shape, dtype=dtype, device=device)
     assert_agrees(
-        lambda x, w: linf_plugin.sorted_dist(x, w, *sort), lambda x, w: sorted_dist(x, w, *sort), (x, w),
-        INF, features=shape[2], terms=max(shape[:2]),
+        lambda x, w: linf_plugin.sorted_dist(x, w, *sort),
+        lambda x, w: sorted_dist(x, w, *sort),
+        (x, w),
+        INF,
+        features=shape[2],
+        terms=max(shape[:2]),
     )
     assert_agrees(
-        lambda *a: linf.box_sorted_dist(*a, *sort), lambda *a: box_sorted_dist(*a, *sort), (*box(x), w),
-        INF, features=shape[2], terms=2 * max(shape[:2]),
+        lambda *a: linf.box_sorted_dist(*a, *sort),
+        lambda *a: box_sorted_dist(*a, *sort),
+        (*box(x), w),
+        INF,
+        features=shape[2],
+        terms=2 * max(shape[:2]),
     )
 
 
@@ -391,12 +411,15 @@ def test_sorted_dist_of_any_strides(layout, device):
     x, w = (layout(a) for a in rows((3, 5, 7), dtype=torch.float64, device=device))
     ends = [layout(a) for a in box(x)]
     assert_agrees(
-        lambda x, w: linf.sorted_dist(x, w, 0.4, 4), lambda x, w: sorted_dist(x, w, 0.4, 4), (x, w),
-        INF, 7, terms=5,
+        lambda x, w: linf.sorted_dist(x, w, 0.4, 4), lambda x, w: sorted_dist(x, w, 0.4, 4), (x, w), INF, 7, terms=5
     )
     assert_agrees(
-        lambda *a: linf.box_sorted_dist(*a, 0.4, 4), lambda *a: box_sorted_dist(*a, 0.4, 4), (*ends, w),
-        INF, 7, terms=10,
+        lambda *a: linf.box_sorted_dist(*a, 0.4, 4),
+        lambda *a: box_sorted_dist(*a, 0.4, 4),
+        (*ends, w),
+        INF,
+        7,
+        terms=10,
     )
 
 
@@ -408,8 +431,11 @@ def test_a_sum_of_one_is_the_distance_at_infinity(sort, dtype, device):
     lower, upper = (a.detach().requires_grad_() for a in box(x.detach()))
     for ours, theirs, tensors in (
         (linf.sorted_dist(x, w, *sort), linf.dist(x, w, INF), (x, w)),
-        (torch.cat(linf.box_sorted_dist(lower, upper, w, *sort)), torch.cat(linf.box_dist(lower, upper, w, INF)),
-         (lower, upper, w)),
+        (
+            torch.cat(linf.box_sorted_dist(lower, upper, w, *sort)),
+            torch.cat(linf.box_dist(lower, upper, w, INF)),
+            (lower, upper, w),
+        ),
     ):
         assert torch.equal(ours, theirs)
         grad = torch.rand_like(ours)
@@ -435,7 +461,7 @@ def test_ties_of_a_sorted_sum_are_in_order_of_index(features, dtype, device):
     upper = torch.ones_like(w).requires_grad_()
     near, far = linf.box_sorted_dist(x - 1, upper, torch.zeros_like(w), 0.4, 3)
     assert near.item() == 0
-    g, = torch.autograd.grad(far.sum(), upper)
+    (g,) = torch.autograd.grad(far.sum(), upper)
     assert g[0, :4].tolist() == [a, b, c, 0] and not g[0, 4:].any()
 
 
@@ -534,15 +560,17 @@ OPCHECKS = {  # operator, its arguments
     "dist-no-rows": (linf.dist, lambda: (*rows((0, 4, 5)), INF)),
     "dist_backward": (linf.dist_backward, lambda: (torch.rand(3, 4), *rows((3, 4, 5)), torch.rand(3, 4), 3.0)),
     "box_dist": (linf.box_dist, lambda: (*box(torch.rand(3, 5)), torch.rand(4, 5), 3.0)),
-    "box_dist_backward": (linf.box_dist_backward, lambda: (
-        *torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), *torch.rand(2, 3, 4), 3.0,
-    )),
+    "box_dist_backward": (
+        linf.box_dist_backward,
+        lambda: (*torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), *torch.rand(2, 3, 4), 3.0),
+    ),
     "dist_conv2d": (linf.dist_conv2d, lambda: _images("everything", 1)),
     "dist_conv2d-no-images": (linf.dist_conv2d, lambda: _images("no-images", 1)),
     "dist_conv2d_backward": (linf.dist_conv2d_backward, lambda: _images("everything", 1, 1)),
-    "dist_conv2d_backward-strided": (linf.dist_conv2d_backward, lambda: tuple(
-        _strided(a) if isinstance(a, torch.Tensor) else a for a in _images("one-pixel", 1, 1)
-    )),
+    "dist_conv2d_backward-strided": (
+        linf.dist_conv2d_backward,
+        lambda: tuple(_strided(a) if isinstance(a, torch.Tensor) else a for a in _images("one-pixel", 1, 1)),
+    ),
     "dist_with_index": (linf.dist_with_index, lambda: rows((3, 4, 5))),
     "index_backward": (linf.index_backward, lambda: (torch.rand(3, 4), _index(3, 4), 5)),
     "dist_conv2d_with_index": (linf.dist_conv2d_with_index, lambda: _indexed_images()[0]),
@@ -554,9 +582,10 @@ OPCHECKS = {  # operator, its arguments
     "sorted_dist-no-rows": (linf.sorted_dist, lambda: (*rows((0, 4, 5)), 0.5, 3)),
     "sorted_dist_backward": (linf.sorted_dist_backward, lambda: (torch.rand(3, 4), *rows((3, 4, 5)), 0.5, 3)),
     "box_sorted_dist": (linf.box_sorted_dist, lambda: (*box(torch.rand(3, 5)), torch.rand(4, 5), 0.5, 3)),
-    "box_sorted_dist_backward": (linf.box_sorted_dist_backward, lambda: (
-        *torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), 0.5, 3,
-    )),
+    "box_sorted_dist_backward": (
+        linf.box_sorted_dist_backward,
+        lambda: (*torch.rand(2, 3, 4), *box(torch.rand(3, 5)), torch.rand(4, 5), 0.5, 3),
+    ),
     "shift": (linf.shift, lambda: (torch.rand(2, 3, 4, 5), torch.rand(3), -1.0, 2.0)),
     "shift-strided": (linf.shift, lambda: (_strided(torch.rand(2, 3, 4, 5)), torch.rand(3), -1.0, 2.0)),
 }
@@ -566,9 +595,10 @@ OPCHECKS = {  # operator, its arguments
 def test_opcheck(op, arguments):
     """Schema, fake shapes and strides, autograd registration, dynamic shapes."""
     differentiable = not str(op).endswith(("_backward", "_with_index"))
-    torch.library.opcheck(op.default, tuple(
-        a.detach().requires_grad_(differentiable) if isinstance(a, torch.Tensor) else a for a in arguments()
-    ))
+    torch.library.opcheck(
+        op.default,
+        tuple(a.detach().requires_grad_(differentiable) if isinstance(a, torch.Tensor) else a for a in arguments()),
+    )
 
 
 NETS = {  # name, arguments
@@ -618,9 +648,9 @@ def test_exports_with_a_dynamic_batch(name):
         assert torch.equal(program.module()(x), net(x))
 
 
-@pytest.mark.parametrize("device, half", (
-    ("cpu", torch.bfloat16), pytest.param("cuda", torch.float16, marks=pytest.mark.gpu),
-))
+@pytest.mark.parametrize(
+    "device, half", (("cpu", torch.bfloat16), pytest.param("cuda", torch.float16, marks=pytest.mark.gpu))
+)
 def test_autocast_computes_in_float32(device, half):
     x, w = rows((2, 3, 4), device=device)
     x_half = x.to(half).requires_grad_()
@@ -628,8 +658,10 @@ def test_autocast_computes_in_float32(device, half):
     conv = CONVS["plain"][2]
     with torch.autocast(device, half):
         outputs = [
-            linf_plugin.dist(x_half, w, 8), *linf.box_dist(x_half, x_half, w, 8.0),
-            linf.dist_conv2d(image, kernels, 8.0, *conv), *linf.box_conv2d(image, image, kernels, 8.0, *conv),
+            linf_plugin.dist(x_half, w, 8),
+            *linf.box_dist(x_half, x_half, w, 8.0),
+            linf.dist_conv2d(image, kernels, 8.0, *conv),
+            *linf.box_conv2d(image, image, kernels, 8.0, *conv),
         ]
         sums = [linf_plugin.sorted_dist(x_half, w, 0.5), *linf.box_sorted_dist(x_half, x_half, w, 0.5, 10)]
     for y in sums:
@@ -637,9 +669,7 @@ def test_autocast_computes_in_float32(device, half):
     expected = linf_plugin.dist(x_half.float(), w, 8)
     for y in outputs:
         assert y.dtype == torch.float32
-        torch.testing.assert_close(
-            y.flatten(1), expected, rtol=value_tolerance(torch.float32, 8, features=4), atol=0
-        )
+        torch.testing.assert_close(y.flatten(1), expected, rtol=value_tolerance(torch.float32, 8, features=4), atol=0)
         assert torch.autograd.grad(y.sum(), x_half, retain_graph=True)[0].dtype == half
 
 

@@ -112,9 +112,11 @@ def _exact(layer, x, number):
 
 
 def _exact_outputs(net, x):
-    number = mpmath.mpf if any(
-        isinstance(layer, nn.Tanh) or getattr(layer, "p", INF) != INF for layer in layers(net)
-    ) else Fraction
+    number = (
+        mpmath.mpf
+        if any(isinstance(layer, nn.Tanh) or getattr(layer, "p", INF) != INF for layer in layers(net))
+        else Fraction
+    )
     outputs = []
     for sample in x:
         y = _numbers(sample, number)
@@ -131,9 +133,7 @@ NETS = {
     "conv": dict(
         name="linf-conv", shape=(2, 4, 4), classes=3, channels=(3, 4), strides=(1, 2), width=5, mean=(0.2, 0.4)
     ),
-    "sort": dict(
-        name="sortnet-mlp", shape=(1, 2, 3), classes=4, width=7, depth=3, rho=0.4, k=5, mean=(0.5,), std=0.3
-    ),
+    "sort": dict(name="sortnet-mlp", shape=(1, 2, 3), classes=4, width=7, depth=3, rho=0.4, k=5, mean=(0.5,), std=0.3),
     "sort-all": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=4, rho=0.01, std=0.3),
     "sort-one": dict(name="sortnet-mlp", shape=(1, 2, 2), classes=3, width=5, depth=2, rho=1.0),
     "crop": dict(name="linf-mlp", shape=(2, 4, 5), classes=3, width=5, depth=2, crop=2, mean=(0.2, 0.4), std=0.3),
@@ -292,9 +292,7 @@ def _gradient_steps(net, x, labels, radius):
 
 
 @pytest.mark.parametrize("scale", (1.0, 1e3, 1e-3), ids=lambda s: f"scale={s}")
-@pytest.mark.parametrize(
-    "arguments", [*NETS.values(), *HIGH_PRECISION.values()], ids=[*NETS, *HIGH_PRECISION]
-)
+@pytest.mark.parametrize("arguments", [*NETS.values(), *HIGH_PRECISION.values()], ids=[*NETS, *HIGH_PRECISION])
 def test_float32_keeps_its_prediction_within_the_radius(arguments, scale):
     net = _net(arguments, scale)
     x = torch.rand(40, *net.input_shape)
@@ -314,9 +312,7 @@ def test_float32_keeps_its_prediction_within_the_radius(arguments, scale):
 
 
 @pytest.mark.parametrize("scale", (1.0, 1e3, 1e-3), ids=lambda s: f"scale={s}")
-@pytest.mark.parametrize(
-    "arguments", [*NETS.values(), *HIGH_PRECISION.values()], ids=[*NETS, *HIGH_PRECISION]
-)
+@pytest.mark.parametrize("arguments", [*NETS.values(), *HIGH_PRECISION.values()], ids=[*NETS, *HIGH_PRECISION])
 def test_no_float32_margin_is_below_its_bound(arguments, scale):
     """In balls that a bound just certifies, where rounding matters, in one of 0.01, and at x alone."""
     net = _net(arguments, scale)
@@ -475,6 +471,7 @@ def _hooked(where):
     def spoil(net):
         where(net).register_forward_hook(lambda module, inputs, y: -y)
         return net
+
     return spoil
 
 
@@ -482,6 +479,7 @@ def _shadowed(attribute, value):
     def spoil(net):
         net[-1].__dict__[attribute] = value
         return net
+
     return spoil
 
 
@@ -499,6 +497,7 @@ def _scaled(**values):
     def spoil(net):
         vars(net[0]).update(values)
         return net
+
     return spoil
 
 
@@ -511,6 +510,7 @@ def _normed(normalise):
     def spoil(net):
         normalise(net[-1])
         return net.eval()
+
     return spoil
 
 
@@ -527,7 +527,9 @@ NO_SEQUENCE = {  # nets that are not the sequence of their layers, or whose laye
     "hook": (_hooked(lambda net: net[1]), RuntimeError, "layer '1'.*hooks"),
     "hook-of-model": (_hooked(lambda net: net), RuntimeError, "Sequential has forward hooks"),
     "hook-of-container": (
-        lambda net: nn.Sequential(_hooked(lambda net: net)(net)), RuntimeError, "layer '0' .Sequential. has.*hooks"
+        lambda net: nn.Sequential(_hooked(lambda net: net)(net)),
+        RuntimeError,
+        "layer '0' .Sequential. has.*hooks",
     ),
     "pre-hook": (_pre_hooked, RuntimeError, "layer '2'.*hooks"),
     "weight_norm": (_normed(nn.utils.weight_norm), RuntimeError, "Linear.*hooks.*weight_norm"),
@@ -539,7 +541,9 @@ NO_SEQUENCE = {  # nets that are not the sequence of their layers, or whose laye
     "compile": (_compiled, RuntimeError, "layer '2'.*compiled in place"),
     "torch.compile": (lambda net: torch.compile(net, backend="eager"), TypeError, "the model is compiled"),
     "layer-compiled": (
-        lambda net: nn.Sequential(*net[:2], torch.compile(net[2], backend="eager"), *net[3:]), TypeError, "Optimized"
+        lambda net: nn.Sequential(*net[:2], torch.compile(net[2], backend="eager"), *net[3:]),
+        TypeError,
+        "Optimized",
     ),
     "scale": (_scaled(scale=1 / 3), TypeError, "scale of layer '0'.*float32"),
     "tiny-scale": (_scaled(scale=2.0**-130), TypeError, "scale of layer '0'.*normal"),

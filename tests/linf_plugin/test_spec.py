@@ -16,7 +16,8 @@ NETS = {
     "linf-mlp-head": {"width": 4, "depth": 2, "hidden": 3, "normal_head": True},
     "linf-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4},
     "sortnet-mlp": {"width": 4, "depth": 2, "rho": 0.3},
-    "relu-mlp": {"width": 4, "depth": 2}, "relu-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4},
+    "relu-mlp": {"width": 4, "depth": 2},
+    "relu-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4},
 }
 
 
@@ -44,12 +45,16 @@ def test_every_argument_of_a_layer_is_known(name):
 
 
 WRONG = [
-    ("spec", [], "spec must be a dict"), ("spec", {"layers": []}, "input_shape and layers"),
-    ("shape", [], "input_shape of spec"), ("shape", [0], "input_shape of spec must be at least 1"),
-    ("shape", [True], "input_shape of spec must be an int"), ("shape", "3", "input_shape of spec must be a list"),
+    ("spec", [], "spec must be a dict"),
+    ("spec", {"layers": []}, "input_shape and layers"),
+    ("shape", [], "input_shape of spec"),
+    ("shape", [0], "input_shape of spec must be at least 1"),
+    ("shape", [True], "input_shape of spec must be an int"),
+    ("shape", "3", "input_shape of spec must be a list"),
     ("layers", {}, "layers of spec must be a list"),
     ("layers", [["relu"]], "layer 0 of spec must be a name and a dict"),
-    ("layers", [["relu", []]], "layer 0 of spec must be a name and a dict"), ("layers", [[3, {}]], "unknown layer '3'"),
+    ("layers", [["relu", []]], "layer 0 of spec must be a name and a dict"),
+    ("layers", [[3, {}]], "unknown layer '3'"),
     ("layers", [["relu", {"slope": 1}]], "layer 0 of spec, relu, has the unknown argument 'slope'"),
     ("layers", [["dist", {"in_features": 3}]], "layer 0 of spec, dist, lacks the argument 'out_features'"),
     ("layers", [["crop", {"size": 2.0}]], "size of layer 0 of spec, crop, must be an int, got float"),
@@ -58,9 +63,16 @@ WRONG = [
     ("layers", [["mean_shift", {"num_features": 3, "momentum": 0}]], "momentum of layer 0 of spec, mean_shift, must"),
     ("layers", [["flatten", {"start_dim": "1"}]], "start_dim of layer 0 of spec, flatten, must be a dimension"),
     ("layers", [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": [1, 2, 3]}]], "kernel_size of layer 0"),
-    ("layers", [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding_mode": "mirror"}]],
-     "padding_mode of layer 0"),
-    ("layers", [["linear", {"in_features": 1, "out_features": 1, "bias": 1}]], "bias of layer 0 of spec, linear, must be"),
+    (
+        "layers",
+        [["conv", {"in_channels": 1, "out_channels": 1, "kernel_size": 1, "padding_mode": "mirror"}]],
+        "padding_mode of layer 0",
+    ),
+    (
+        "layers",
+        [["linear", {"in_features": 1, "out_features": 1, "bias": 1}]],
+        "bias of layer 0 of spec, linear, must be",
+    ),
     ("more", {"heads": 3}, "spec has the unknown part 'heads'"),
     ("more", {"normal_head": "yes"}, "normal_head of spec must be True or False"),
 ]

@@ -29,14 +29,13 @@ CHANGED = {  # a layer, the same with another constant, and what the message say
     "rho": (lambda: SortDistLinear(6, 5, rho=0.5), lambda: SortDistLinear(6, 5, rho=0.25), "rho=0.5 there, 0.25 here"),
     "k": (lambda: SortDistLinear(6, 5, rho=0.5, k=3), lambda: SortDistLinear(6, 5, rho=0.5, k=4), "k=3 there, 4 here"),
     "stride": (
-        lambda: LinfDistConv2d(2, 4, 2, stride=(2, 1)), lambda: LinfDistConv2d(2, 4, 2, stride=2),
+        lambda: LinfDistConv2d(2, 4, 2, stride=(2, 1)),
+        lambda: LinfDistConv2d(2, 4, 2, stride=2),
         r"stride=\[2, 1\] there, \[2, 2\] here",
     ),
     "padding": (lambda: LinfDistConv2d(2, 4, 2), lambda: LinfDistConv2d(2, 4, 2, padding=1), "padding=.* there"),
     "dilation": (lambda: LinfDistConv2d(2, 4, 2), lambda: LinfDistConv2d(2, 4, 2, dilation=2), "dilation=.* there"),
-    "groups": (
-        lambda: LinfDistConv2d(2, 4, 2, groups=2), lambda: LinfDistConv2d(1, 4, 2), "groups=2 there, 1 here",
-    ),
+    "groups": (lambda: LinfDistConv2d(2, 4, 2, groups=2), lambda: LinfDistConv2d(1, 4, 2), "groups=2 there, 1 here"),
     "scale": (lambda: Normalize((0.5,), 0.25), lambda: Normalize((0.5,), 0.5), "scale=4.0 there, 2.0 here"),
     "size": (lambda: CenterCrop(4), lambda: CenterCrop(3), "size=4 there, 3 here"),
 }
@@ -87,12 +86,22 @@ def test_every_argument_of_a_layer_is_in_its_state_or_changes_no_function():
     """An argument that is added to a layer has to be put in one of the two."""
     of_training = {"identity_init", "momentum", "group", "device", "dtype"}
     in_shapes = {
-        "in_features", "out_features", "in_channels", "out_channels", "kernel_size", "bias", "num_features", "mean",
+        "in_features",
+        "out_features",
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "bias",
+        "num_features",
+        "mean",
     }
     said = {"std": "scale"}
     kinds = [
-        kind for kind in vars(layers).values()
-        if inspect.isclass(kind) and issubclass(kind, nn.Module) and kind.__module__ == layers.__name__
+        kind
+        for kind in vars(layers).values()
+        if inspect.isclass(kind)
+        and issubclass(kind, nn.Module)
+        and kind.__module__ == layers.__name__
         and not kind.__name__.startswith("_")
     ]
     assert {LinfDistLinear, LinfDistConv2d, SortDistLinear, Normalize, CenterCrop} <= set(kinds)
@@ -138,19 +147,23 @@ def test_states_that_are_averaged_or_converted():
         layer.load_state_dict(mixed)
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (torch.full((3,), 0.5), "must be a tensor of bytes, got torch.float32"), ({"p": 8.0}, "must be a tensor of bytes"),
-    (torch.tensor(list(b"{"), dtype=torch.uint8), "must be JSON"),
-    (torch.tensor(list(b"[" * 1000), dtype=torch.uint8), "must be JSON"),
-    (torch.tensor(list(b"[" * 100_000), dtype=torch.uint8), "must have at most 1000 bytes, got 100000"),
-    (torch.tensor([255], dtype=torch.uint8), "must be JSON"),
-    (torch.tensor(list(b"[8]"), dtype=torch.uint8), "must be a JSON object"),
-    (torch.tensor(list(b"{}"), dtype=torch.uint8), "it says nothing, but must say p"),
-    (torch.tensor(list(b'{"p": 8, "q": 1}'), dtype=torch.uint8), "it says p, q, but must say p"),
-    (torch.tensor(list(b'{"p": 0.5}'), dtype=torch.uint8), "p must be at least 1"),
-    (torch.tensor(list(b'{"p": NaN}'), dtype=torch.uint8), "p must be at least 1"),
-    (torch.tensor(list(b'{"p": "8"}'), dtype=torch.uint8), "p must be a number"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (torch.full((3,), 0.5), "must be a tensor of bytes, got torch.float32"),
+        ({"p": 8.0}, "must be a tensor of bytes"),
+        (torch.tensor(list(b"{"), dtype=torch.uint8), "must be JSON"),
+        (torch.tensor(list(b"[" * 1000), dtype=torch.uint8), "must be JSON"),
+        (torch.tensor(list(b"[" * 100_000), dtype=torch.uint8), "must have at most 1000 bytes, got 100000"),
+        (torch.tensor([255], dtype=torch.uint8), "must be JSON"),
+        (torch.tensor(list(b"[8]"), dtype=torch.uint8), "must be a JSON object"),
+        (torch.tensor(list(b"{}"), dtype=torch.uint8), "it says nothing, but must say p"),
+        (torch.tensor(list(b'{"p": 8, "q": 1}'), dtype=torch.uint8), "it says p, q, but must say p"),
+        (torch.tensor(list(b'{"p": 0.5}'), dtype=torch.uint8), "p must be at least 1"),
+        (torch.tensor(list(b'{"p": NaN}'), dtype=torch.uint8), "p must be at least 1"),
+        (torch.tensor(list(b'{"p": "8"}'), dtype=torch.uint8), "p must be a number"),
+    ],
+)
 def test_a_state_that_is_not_as_written_is_refused(wrong, message):
     layer = LinfDistLinear(6, 5, p=3)
     with pytest.raises(RuntimeError, match=message):
@@ -236,7 +249,8 @@ def test_a_spec_holds_the_windows_that_layers_have_now():
 
 def test_a_net_whose_layers_were_exchanged_is_not_saved(tmp_path):
     for alter in (
-        lambda net: net.append(nn.Tanh()), lambda net: net.__setitem__(2, nn.Linear(16, 6)),
+        lambda net: net.append(nn.Tanh()),
+        lambda net: net.__setitem__(2, nn.Linear(16, 6)),
         lambda net: net.__delitem__(5),
     ):
         net = NETS["mlp"]()

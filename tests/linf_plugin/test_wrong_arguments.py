@@ -69,9 +69,7 @@ def _samples():
 
 FUNCTIONS = {  # name → the function, and right arguments
     "margin": (margin, lambda: {"logits": torch.rand(N, 3), "labels": labels()}),
-    "certified_radius": (
-        certified_radius, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "lipschitz": 2.0}
-    ),
+    "certified_radius": (certified_radius, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "lipschitz": 2.0}),
     "sound_radius": (sound_radius, lambda: {**_samples(), "batch_size": 2}),
     "check_program": (rounding.check_program, lambda: {"model": net(), "x": x()}),
     "sound_margin": (
@@ -79,26 +77,31 @@ FUNCTIONS = {  # name → the function, and right arguments
         lambda: {"exact": net().double(), "x": x(), "labels": labels(), "eps": 0.1, "low": 0.0, "high": 1.0},
     ),
     "reach": (
-        rounding.reach, lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1}
+        rounding.reach,
+        lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
     ),
     "noise": (
-        rounding.noise, lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1}
+        rounding.noise,
+        lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
     ),
     "margin_bound": (margin_bound, lambda: {**_samples(), "eps": 0.1, "method": "crown-ibp", "batch_size": 2}),
     "certify": (certify, lambda: {**_samples(), "eps": 0.1, "methods": ["lipschitz", "crown-ibp"], "batch_size": 2}),
     "certify_each": (certify_each, lambda: {**_samples(), "eps": 0.1, "methods": ["lipschitz", "ibp"]}),
     "specification": (specification, lambda: {"labels": labels(), "classes": 3}),
     "exact_radius": (
-        exact_radius, lambda: {"model": net(), "x": x()[0], "label": None, "low": 0.0, "high": 1.0, "time_limit": 60.0}
+        exact_radius,
+        lambda: {"model": net(), "x": x()[0], "label": None, "low": 0.0, "high": 1.0, "time_limit": 60.0},
     ),
     "reestimate_means": (reestimate_means, lambda: {"model": net(), "batches": [x()]}),
     "pgd_survives": (
-        pgd_survives, lambda: {**_samples(), "eps": 0.1, "steps": 1, "restarts": 1, "seed": 0, "batch_size": 2}
+        pgd_survives,
+        lambda: {**_samples(), "eps": 0.1, "steps": 1, "restarts": 1, "seed": 0, "batch_size": 2},
     ),
     "fit": (_fit, lambda: {"model": net(), "x": x(), "y": labels(), "batch_size": 2, "seed": 0}),
     "hinge": (hinge, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "radius": 0.1, "mix": 0.5}),
     "clipped_hinge": (
-        clipped_hinge, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "radius": 0.1, "weight": 0.5}
+        clipped_hinge,
+        lambda: {"logits": torch.rand(N, 3), "labels": labels(), "radius": 0.1, "weight": 0.5},
     ),
     "ramp": (ramp, lambda: {"worst": torch.rand(N, 3), "labels": labels(), "width": 0.1}),
     "interval_cross_entropy": (
@@ -111,9 +114,7 @@ FUNCTIONS = {  # name → the function, and right arguments
     ),
     "Schedule": (Schedule, lambda: {"epochs": 2, "eps": 0.1, "p_first": 8.0, "p_end": 1.0}),
     "adam": (adam, lambda: {"model": net(), "lr": 0.1}),
-    "shift_and_flip": (
-        shift_and_flip, lambda: {"x": x(), "generator": torch.Generator(), "pixels": 1, "share": 0.5}
-    ),
+    "shift_and_flip": (shift_and_flip, lambda: {"x": x(), "generator": torch.Generator(), "pixels": 1, "share": 0.5}),
 }
 
 
@@ -129,28 +130,48 @@ def _spoilt(a, value):
 
 
 NUMBERS = {
-    "a string": lambda a: "0.1", "a bool": lambda a: True, "a tensor": lambda a: torch.tensor(0.1),
-    "NaN": lambda a: math.nan, "infinite": lambda a: math.inf, "None": lambda a: None,
+    "a string": lambda a: "0.1",
+    "a bool": lambda a: True,
+    "a tensor": lambda a: torch.tensor(0.1),
+    "NaN": lambda a: math.nan,
+    "infinite": lambda a: math.inf,
+    "None": lambda a: None,
 }
 NEGATIVE = {"negative": lambda a: -0.1}
 COUNTS = {
-    "a string": lambda a: "2", "a bool": lambda a: True, "a fraction": lambda a: 2.5, "negative": lambda a: -1,
+    "a string": lambda a: "2",
+    "a bool": lambda a: True,
+    "a fraction": lambda a: 2.5,
+    "negative": lambda a: -1,
     "a list": lambda a: [],
 }
 LABELS = {
-    "a list": lambda a: a.tolist(), "floats": lambda a: a.float(), "bools": lambda a: a.bool(),
-    "twice as many": lambda a: torch.cat([a, a]), "too few": lambda a: a[:-1], "two dimensions": lambda a: a[:, None],
+    "a list": lambda a: a.tolist(),
+    "floats": lambda a: a.float(),
+    "bools": lambda a: a.bool(),
+    "twice as many": lambda a: torch.cat([a, a]),
+    "too few": lambda a: a[:-1],
+    "two dimensions": lambda a: a[:, None],
     "elsewhere": lambda a: a.to("meta"),
 }
 RANGED = {"negative": lambda a: a - 1, "too high": lambda a: a + 3}
 SAMPLES = {
-    "a list": lambda a: a.tolist(), "an array": lambda a: a.numpy(), "integers": lambda a: a.long(),
-    "without a batch": lambda a: a[0], "a vector": lambda a: a.flatten(), "a number": lambda a: a.sum(),
-    "another shape": lambda a: a.flatten(1), "no values": lambda a: a[:, :, :0], "NaN": lambda a: _spoilt(a, math.nan),
-    "infinite": lambda a: _spoilt(a, math.inf), "elsewhere": lambda a: a.to("meta"),
+    "a list": lambda a: a.tolist(),
+    "an array": lambda a: a.numpy(),
+    "integers": lambda a: a.long(),
+    "without a batch": lambda a: a[0],
+    "a vector": lambda a: a.flatten(),
+    "a number": lambda a: a.sum(),
+    "another shape": lambda a: a.flatten(1),
+    "no values": lambda a: a[:, :, :0],
+    "NaN": lambda a: _spoilt(a, math.nan),
+    "infinite": lambda a: _spoilt(a, math.inf),
+    "elsewhere": lambda a: a.to("meta"),
 }
 LOGITS = {
-    "a list": lambda a: a.tolist(), "integers": lambda a: a.long(), "one dimension": lambda a: a[0],
+    "a list": lambda a: a.tolist(),
+    "integers": lambda a: a.long(),
+    "one dimension": lambda a: a[0],
     "three dimensions": lambda a: a[None],
 }
 MODELS = {"a function": lambda a: torch.relu, "a class": lambda a: nn.ReLU}
@@ -160,19 +181,26 @@ EVALUATED = {
     "NaN weights": lambda a: (a[2].weight.data.view(-1)[0].fill_(math.nan), a)[1],
 }
 ENDS = {
-    "a list": lambda a: a.tolist(), "float32": lambda a: a.float(), "a vector": lambda a: a.flatten(),
-    "other samples": lambda a: a[:-1], "NaN": lambda a: _spoilt(a, math.nan),
+    "a list": lambda a: a.tolist(),
+    "float32": lambda a: a.float(),
+    "a vector": lambda a: a.flatten(),
+    "other samples": lambda a: a[:-1],
+    "NaN": lambda a: _spoilt(a, math.nan),
 }
 WRONG = {  # function → argument → kinds of wrong values
     "margin": {"logits": LOGITS, "labels": LABELS | RANGED},
     "certified_radius": {"logits": LOGITS, "labels": LABELS | RANGED, "lipschitz": NUMBERS | NEGATIVE},
     "sound_radius": {
-        "model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED,
+        "model": MODELS | EVALUATED,
+        "x": SAMPLES,
+        "labels": LABELS | RANGED,
         "batch_size": COUNTS | {"zero": lambda a: 0},
     },
     "check_program": {"model": MODELS, "x": {k: v for k, v in SAMPLES.items() if k not in ("NaN", "infinite")}},
     "sound_margin": {
-        "exact": {"in training mode": EVALUATED["in training mode"]}, "x": SAMPLES, "labels": LABELS | RANGED,
+        "exact": {"in training mode": EVALUATED["in training mode"]},
+        "x": SAMPLES,
+        "labels": LABELS | RANGED,
         "eps": NUMBERS | NEGATIVE,
         "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
         "high": {"a bool": lambda a: True},
@@ -182,11 +210,16 @@ WRONG = {  # function → argument → kinds of wrong values
     "exact_radius": {
         "model": MODELS | EVALUATED,
         "label": {
-            "a string": lambda a: "1", "a bool": lambda a: True, "negative": lambda a: -1, "too high": lambda a: 3,
-            "a float": lambda a: torch.tensor(1.0), "two": lambda a: torch.tensor([0, 1]),
+            "a string": lambda a: "1",
+            "a bool": lambda a: True,
+            "negative": lambda a: -1,
+            "too high": lambda a: 3,
+            "a float": lambda a: torch.tensor(1.0),
+            "two": lambda a: torch.tensor([0, 1]),
         },
         "x": {k: v for k, v in SAMPLES.items() if k in ("a list", "an array", "integers", "NaN", "infinite", "vector")},
-        "low": NUMBERS | {"above": lambda a: 2.0}, "high": NUMBERS | {"below": lambda a: -1.0},
+        "low": NUMBERS | {"above": lambda a: 2.0},
+        "high": NUMBERS | {"below": lambda a: -1.0},
         "time_limit": {k: v for k, v in (NUMBERS | NEGATIVE).items() if k != "infinite"},
     },
     "specification": {
@@ -199,43 +232,61 @@ WRONG = {  # function → argument → kinds of wrong values
         | {k: lambda a, v=v: [v(a[0])] for k, v in SAMPLES.items()},
     },
     "fit": {
-        "model": MODELS, "x": SAMPLES,
+        "model": MODELS,
+        "x": SAMPLES,
         "y": {k: v for k, v in LABELS.items()} | {"negative": lambda a: a - 1},
-        "batch_size": COUNTS | {"zero": lambda a: 0}, "seed": COUNTS,
+        "batch_size": COUNTS | {"zero": lambda a: 0},
+        "seed": COUNTS,
     },
     "hinge": {
-        "logits": LOGITS, "labels": LABELS, "radius": NUMBERS | NEGATIVE, "mix": NUMBERS | {"above": lambda a: 1.1}
+        "logits": LOGITS,
+        "labels": LABELS,
+        "radius": NUMBERS | NEGATIVE,
+        "mix": NUMBERS | {"above": lambda a: 1.1},
     },
     "clipped_hinge": {
-        "logits": LOGITS, "labels": LABELS, "radius": NUMBERS | NEGATIVE | {"zero": lambda a: 0.0}, "weight": NUMBERS
+        "logits": LOGITS,
+        "labels": LABELS,
+        "radius": NUMBERS | NEGATIVE | {"zero": lambda a: 0.0},
+        "weight": NUMBERS,
     },
     "ramp": {"worst": LOGITS, "labels": LABELS, "width": NUMBERS | NEGATIVE | {"zero": lambda a: 0.0}},
     "interval_cross_entropy": {
-        "head": {"one layer": lambda a: a[0], "no tanh": lambda a: a[::2]}, "features": LOGITS, "labels": LABELS,
-        "radius": {k: v for k, v in NUMBERS.items() if k != "a tensor"}, "kappa": NUMBERS,
+        "head": {"one layer": lambda a: a[0], "no tanh": lambda a: a[::2]},
+        "features": LOGITS,
+        "labels": LABELS,
+        "radius": {k: v for k, v in NUMBERS.items() if k != "a tensor"},
+        "kappa": NUMBERS,
     },
     "interval_hinge": {
-        "head": {"one layer": lambda a: a[0]}, "features": LOGITS, "labels": LABELS,
-        "radius": {k: v for k, v in NUMBERS.items() if k != "a tensor"}, "weight": NUMBERS,
+        "head": {"one layer": lambda a: a[0]},
+        "features": LOGITS,
+        "labels": LABELS,
+        "radius": {k: v for k, v in NUMBERS.items() if k != "a tensor"},
+        "weight": NUMBERS,
     },
     "Schedule": {
-        "epochs": COUNTS | {"zero": lambda a: 0}, "eps": NUMBERS | NEGATIVE, "p_first": NUMBERS, "p_end": NUMBERS,
+        "epochs": COUNTS | {"zero": lambda a: 0},
+        "eps": NUMBERS | NEGATIVE,
+        "p_first": NUMBERS,
+        "p_end": NUMBERS,
     },
     "adam": {"model": MODELS, "lr": NUMBERS | NEGATIVE},
     "shift_and_flip": {
         "x": {k: SAMPLES[k] for k in ("a list", "an array", "integers", "without a batch", "another shape")},
-        "generator": {"a number": lambda a: 3}, "pixels": COUNTS, "share": NUMBERS,
+        "generator": {"a number": lambda a: 3},
+        "pixels": COUNTS,
+        "share": NUMBERS,
     },
     "pgd_survives": {
-        "model": MODELS | {k: EVALUATED[k] for k in ("in training mode", "one class")}, "x": SAMPLES,
-        "labels": LABELS | RANGED, "eps": NUMBERS | NEGATIVE,
+        "model": MODELS | {k: EVALUATED[k] for k in ("in training mode", "one class")},
+        "x": SAMPLES,
+        "labels": LABELS | RANGED,
+        "eps": NUMBERS | NEGATIVE,
         **{name: COUNTS for name in ("steps", "restarts", "seed", "batch_size")},
     },
 }
-_BALLS = {
-    "model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED,
-    "eps": NUMBERS | NEGATIVE,
-}
+_BALLS = {"model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED, "eps": NUMBERS | NEGATIVE}
 _METHODS = {"unknown": lambda a: ["ipb"], "a number": lambda a: 3}
 WRONG |= {
     "margin_bound": _BALLS | {"batch_size": COUNTS, "method": {"unknown": lambda a: "ipb", "a number": lambda a: 3}},
@@ -245,7 +296,9 @@ WRONG |= {
 NAMES = {"exact": "model", "batches": "batches", "methods": "methods?"}
 REQUESTS = [
     pytest.param(function, argument, spoil, id=f"{function}-{argument}-{how}".replace(" ", "-"))
-    for function, arguments in WRONG.items() for argument, kinds in arguments.items() for how, spoil in kinds.items()
+    for function, arguments in WRONG.items()
+    for argument, kinds in arguments.items()
+    for how, spoil in kinds.items()
 ]
 
 
@@ -273,7 +326,11 @@ def test_what_does_not_return_logits_is_named(sound):
 @pytest.mark.parametrize(
     "wrong",
     (
-        {"bounded": net()}, {"method": 3}, {"method": None}, {"C": [[[1.0, 0.0, 0.0]]]}, {"C": torch.eye(3)},
+        {"bounded": net()},
+        {"method": 3},
+        {"method": None},
+        {"C": [[[1.0, 0.0, 0.0]]]},
+        {"C": torch.eye(3)},
         {"C": torch.eye(3, dtype=torch.long)[None]},
     ),
     ids=lambda wrong: next(iter(wrong)),

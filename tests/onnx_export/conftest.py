@@ -17,10 +17,15 @@ from linf_plugin.layers import MeanShift
 from onnx_export.export import export
 
 METADATA = {
-    "dataset": "digits", **dict(zip(DIGESTS, SOURCES["digits"].published)),
-    "method": "linf-dist", "recipe": "digits", "epsilon": 0.1, "seed": 3,
+    "dataset": "digits",
+    **dict(zip(DIGESTS, SOURCES["digits"].published)),
+    "method": "linf-dist",
+    "recipe": "digits",
+    "epsilon": 0.1,
+    "seed": 3,
     "results": {
-        "clean": 0.25, "pgd": {"0.1": 0.125},
+        "clean": 0.25,
+        "pgd": {"0.1": 0.125},
         "certified": {"lipschitz": {"0.05": 0.5, "0.1": 0.0625}, "best": {"0.1": 0.09375}, "ibp": {"0.2": 0.0}},
     },
     "versions": {"torch": "0.0"},
@@ -63,6 +68,7 @@ def made(small_net, tmp_path_factory) -> SimpleNamespace:
 def exported(small_net, tmp_path_factory):
     """``exported(name, p)``: a net of ``graphs.NETS`` and the file that ``export`` writes, parsed; not to be
     changed."""
+
     @functools.cache
     def make(name: str, p: float = math.inf):
         architecture, arguments = graphs.NETS[name]

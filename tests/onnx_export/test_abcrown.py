@@ -98,7 +98,9 @@ NETS = {  # architecture, arguments → kind of net
 
 SOLVERS = {
     "distance": {
-        "bound_prop_method": "alpha-crown", "early_stop_patience": 50, "crown": {"compare_crown_with_ibp": True},
+        "bound_prop_method": "alpha-crown",
+        "early_stop_patience": 50,
+        "crown": {"compare_crown_with_ibp": True},
         "alpha-crown": {"iteration": 50, "lr_alpha": 0.5, "share_alphas": True},
     },
     "ordinary": {"bound_prop_method": "alpha-crown"},
@@ -189,12 +191,11 @@ def test_refuses(made, tmp_path):
 
 # linf-export import
 
+
 def test_import(made, tmp_path, capsys):
     path = tmp_path / "net.pt"
     assert main(["import", str(made.onnx), "-o", str(path)]) == 0
-    assert "normalize, flatten, dist, dist, dist, negate; Lipschitz bound 2.5" in (
-        capsys.readouterr().out
-    )
+    assert "normalize, flatten, dist, dist, dist, negate; Lipschitz bound 2.5" in (capsys.readouterr().out)
     net, metadata = linf_plugin.load(path)
     x = torch.rand(3, 1, 8, 8)
     assert torch.equal(net(x), made.net(x))

@@ -123,8 +123,10 @@ def test_bodies_of_finite_p_err_as_assumed_near_the_ends_of_the_range(p, flush):
     """docs/math.md, assumption 4."""
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
-        [helper.make_node("LpDist", ["x", "w"], ["y"], domain="linf", p=p)], "distance",
-        [value(name, TensorProto.FLOAT, [None, None]) for name in "xw"], [value("y", TensorProto.FLOAT, None)],
+        [helper.make_node("LpDist", ["x", "w"], ["y"], domain="linf", p=p)],
+        "distance",
+        [value(name, TensorProto.FLOAT, [None, None]) for name in "xw"],
+        [value("y", TensorProto.FLOAT, None)],
     )
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("linf", 1)]
     model = attach(helper.make_model(graph, opset_imports=opsets, ir_version=10))

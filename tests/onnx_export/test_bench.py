@@ -74,12 +74,16 @@ def test_each_way_gives_distances(case):
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda y: np.nextafter(y, 9, dtype=np.float32), "off by up to"),
-    (lambda y: np.where(y == y.max(), np.float32(np.nan), y), "off by up to nan"),
-    (lambda y: y[:-1], r"float32 of shape \(4, 7\)"),
-    (lambda y: y.astype(np.float64), r"float64 of shape \(5, 7\)"),
-], ids=["one-bit", "nan", "a-row-less", "float64"])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda y: np.nextafter(y, 9, dtype=np.float32), "off by up to"),
+        (lambda y: np.where(y == y.max(), np.float32(np.nan), y), "off by up to nan"),
+        (lambda y: y[:-1], r"float32 of shape \(4, 7\)"),
+        (lambda y: y.astype(np.float64), r"float64 of shape \(5, 7\)"),
+    ],
+    ids=["one-bit", "nan", "a-row-less", "float64"],
+)
 def test_deviations(change, words):
     case = bench.QUICK_CASES[0]
     y = reference.dist(*bench._tensors(case), math.inf)
@@ -134,19 +138,34 @@ def test_memory_is_of_one_run():
 
 RESULTS = {
     "machine": {"processor": "an abacus", "cores": 2, "system": "Linux", "native": "avx2", "OMP_WAIT_POLICY": None},
-    "versions": {"torch": "2"}, "asked": bench.ASKED, "repeats": 9,
-    "dist": [{
-        "case": {"p": "inf", "batch": 4, "in": 3, "out": 2}, "size": "4×3×2",
-        "threads": {"1": {
-            "broadcast": {"rows": 2, "readings": [0.3], "median": 0.3},
-            "body": {"rows": 4, "readings": [0.1], "median": 0.1}, "native": {"reason": "none"},
-            "torch": {"rows": 4, "readings": [0.01], "median": 0.01}, "cdist": {"wrong": "off by up to 1"},
-        }},
-    }],
+    "versions": {"torch": "2"},
+    "asked": bench.ASKED,
+    "repeats": 9,
+    "dist": [
+        {
+            "case": {"p": "inf", "batch": 4, "in": 3, "out": 2},
+            "size": "4×3×2",
+            "threads": {
+                "1": {
+                    "broadcast": {"rows": 2, "readings": [0.3], "median": 0.3},
+                    "body": {"rows": 4, "readings": [0.1], "median": 0.1},
+                    "native": {"reason": "none"},
+                    "torch": {"rows": 4, "readings": [0.01], "median": 0.01},
+                    "cdist": {"wrong": "off by up to 1"},
+                }
+            },
+        }
+    ],
     "memory": {"broadcast": {"bytes": 2e9, "rows": 2}, "body": {"bytes": 4e6, "rows": 4}, "native": {"reason": "none"}},
     "export": {
-        "depth": 5, "width": 9, "weights": 330e6, "seconds": 12.34, "started": 5e8, "peak": 2.5e9,
-        "bit_equal": True, "native": False,
+        "depth": 5,
+        "width": 9,
+        "weights": 330e6,
+        "seconds": 12.34,
+        "started": 5e8,
+        "peak": 2.5e9,
+        "bit_equal": True,
+        "native": False,
     },
 }
 

@@ -9,14 +9,7 @@ from torch import nn
 import linf_plugin
 from linf_plugin import rounding
 from linf_plugin.bounds import certify_each
-from onnx_export.certificate import (
-    RULES,
-    Program,
-    check_certifiable,
-    radius_constants,
-    wants_interval,
-    widenings,
-)
+from onnx_export.certificate import RULES, Program, check_certifiable, radius_constants, wants_interval, widenings
 from onnx_export.graph import graph_of
 
 COLOUR = {"shape": (3, 8, 8), "mean": (0.3, 0.2, 0.1), "std": 0.2}
@@ -178,9 +171,11 @@ def test_finite_p_is_refused(small_net):
 
 
 def test_every_layer_has_a_rule():
-    kinds = {type(layer) for a, arguments in NETS.values() for layer in linf_plugin.build(
-        a, **{"shape": (1, 8, 8), "classes": 10} | arguments
-    )}
+    kinds = {
+        type(layer)
+        for a, arguments in NETS.values()
+        for layer in linf_plugin.build(a, **{"shape": (1, 8, 8), "classes": 10} | arguments)
+    }
     assert kinds <= RULES.keys() and nn.Tanh in kinds and nn.Conv2d in kinds
 
 

@@ -209,7 +209,8 @@ def test_a_refused_model_leaves_what_is_there(made, small_net, tmp_path, error, 
     linf_plugin.save(tmp_path / "net.pt", made.net, {})
     mnist = ["--data", "mnist", "--data-dir", tmp_path]
     for data, words in (
-        (["--data", "none"], "none is neither a data set"), (["--data", "mnist"], "give --data-dir"),
+        (["--data", "none"], "none is neither a data set"),
+        (["--data", "mnist"], "give --data-dir"),
         (mnist, r"takes images of shape (1, 8, 8), mnist has (1, 28, 28)"),
     ):
         assert words in error("model", tmp_path / "net.pt", "-o", output, "--force", *data)

@@ -22,23 +22,50 @@ each_flavour = pytest.mark.parametrize("flavour", FLAVOURS)
 
 CONV = {"kernel_size": [2, 1], "stride": [1, 2], "padding": [1, 0], "dilation": [2, 1], "groups": 2}
 READ = {  # input shape, layers: everything that Marabou's reader may take for something else
-    "dist-conv": ((2, 3, 3), [
-        ["mean_shift", {"num_features": 2}], ["dist_conv", {"in_channels": 2, "out_channels": 4} | CONV],
-        ["mean_shift", {"num_features": 4}], ["flatten", {}], ["dist", {"in_features": 24, "out_features": 2}],
-    ]),
-    "conv": ((2, 3, 3), [
-        ["conv", {"in_channels": 2, "out_channels": 4} | CONV], ["mean_shift", {"num_features": 4}], ["relu", {}],
-        ["flatten", {}], ["linear", {"in_features": 24, "out_features": 3}],
-    ]),
-    "sorted-sums": ((1, 3, 1), [
-        ["flatten", {}], ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 3}], ["negate", {}],
-        ["mean_shift", {"num_features": 3}], ["relu", {}],
-        ["sort_dist", {"in_features": 3, "out_features": 2, "rho": 0.4, "k": 2}],
-    ]),
-    "crop": ((1, 4, 4), [
-        ["normalize", {"mean": [0.3], "std": 0.4}], ["relu", {}], ["negate", {}], ["mean_shift", {"num_features": 1}],
-        ["relu", {}], ["crop", {"size": 2}], ["flatten", {}], ["dist", {"in_features": 4, "out_features": 2}],
-    ]),
+    "dist-conv": (
+        (2, 3, 3),
+        [
+            ["mean_shift", {"num_features": 2}],
+            ["dist_conv", {"in_channels": 2, "out_channels": 4} | CONV],
+            ["mean_shift", {"num_features": 4}],
+            ["flatten", {}],
+            ["dist", {"in_features": 24, "out_features": 2}],
+        ],
+    ),
+    "conv": (
+        (2, 3, 3),
+        [
+            ["conv", {"in_channels": 2, "out_channels": 4} | CONV],
+            ["mean_shift", {"num_features": 4}],
+            ["relu", {}],
+            ["flatten", {}],
+            ["linear", {"in_features": 24, "out_features": 3}],
+        ],
+    ),
+    "sorted-sums": (
+        (1, 3, 1),
+        [
+            ["flatten", {}],
+            ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 3}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 3}],
+            ["relu", {}],
+            ["sort_dist", {"in_features": 3, "out_features": 2, "rho": 0.4, "k": 2}],
+        ],
+    ),
+    "crop": (
+        (1, 4, 4),
+        [
+            ["normalize", {"mean": [0.3], "std": 0.4}],
+            ["relu", {}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 1}],
+            ["relu", {}],
+            ["crop", {"size": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 4, "out_features": 2}],
+        ],
+    ),
 }
 
 
@@ -172,30 +199,51 @@ def test_without_marabou(tiny, monkeypatch, tmp_path, capsys):
 
 def _result(inside="unsat", beyond="sat", **more):
     return {
-        "row": 0, "label": 1, "radius": 0.1, "promised": 0.01,
+        "row": 0,
+        "label": 1,
+        "radius": 0.1,
+        "promised": 0.01,
         "exact": {"lower": 0.1, "upper": 0.1, "status": "optimal"},
         "inside": {"eps": 0.099, "verdict": inside, "seconds": 0.5} | more,
         "beyond": None if beyond is None else {"eps": 0.101, "verdict": beyond, "seconds": 2.0, "margin": -2e-7},
     }
 
 
-@pytest.mark.parametrize("result, wrong", [
-    (_result(), 0), (_result(beyond=None), 0), (_result("timeout", "timeout"), 0), (_result("unknown", "error"), 0),
-    (_result("sat", margin=-0.1), 1), (_result("sat", margin=1e-7), 1), (_result("sat", margin=0.00999), 0),
-    (_result(beyond="unsat"), 1), (_result("timeout", "unsat"), 1), (_result("sat", "unsat", margin=0.0), 1),
-])
+@pytest.mark.parametrize(
+    "result, wrong",
+    [
+        (_result(), 0),
+        (_result(beyond=None), 0),
+        (_result("timeout", "timeout"), 0),
+        (_result("unknown", "error"), 0),
+        (_result("sat", margin=-0.1), 1),
+        (_result("sat", margin=1e-7), 1),
+        (_result("sat", margin=0.00999), 0),
+        (_result(beyond="unsat"), 1),
+        (_result("timeout", "unsat"), 1),
+        (_result("sat", "unsat", margin=0.0), 1),
+    ],
+)
 def test_contradictions(result, wrong):
     """A point that is of another class by Marabou's tolerance alone, and keeps what was promised, is none."""
     assert contradictions([result]) == wrong
 
 
 MEASURED = {
-    "dataset": "digits", "inside": 0.99, "beyond": 1.01, "count": 3, "time_limit": 7.0,
+    "dataset": "digits",
+    "inside": 0.99,
+    "beyond": 1.01,
+    "count": 3,
+    "time_limit": 7.0,
     "versions": {"maraboupy": "2.0.0", "onnx": "1", "torch": "2"},
-    "cases": [{
-        "label": "4-4-3", "eps": 0.1, "clean": 0.875,
-        "results": {"maxpool": [_result(), _result(beyond=None), _result("timeout", "timeout")], "relu": []},
-    }],
+    "cases": [
+        {
+            "label": "4-4-3",
+            "eps": 0.1,
+            "clean": 0.875,
+            "results": {"maxpool": [_result(), _result(beyond=None), _result("timeout", "timeout")], "relu": []},
+        }
+    ],
 }
 
 

@@ -156,13 +156,21 @@ def test_metadata(made):
     assert props.pop(DIGEST) == content_sha256(onnx.load(made.onnx))
     assert props.pop("net") == written(fold_means(made.net))
     assert props == {
-        "file_format": "linf-export 2", "norm": "linf", "flavour": "function", "certificate": "lipschitz",
+        "file_format": "linf-export 2",
+        "norm": "linf",
+        "flavour": "function",
+        "certificate": "lipschitz",
         "radius_unit": "pixel value, images in [0, 1]",
         **load_dataset("digits").identity,
-        "method": "linf-dist", "recipe": "digits", "epsilon": "0.1", "seed": "3",
-        "run_clean_accuracy": "0.25", "run_certified_accuracy_lipschitz": "0.0625",
+        "method": "linf-dist",
+        "recipe": "digits",
+        "epsilon": "0.1",
+        "seed": "3",
+        "run_clean_accuracy": "0.25",
+        "run_certified_accuracy_lipschitz": "0.0625",
         "run_certified_accuracy_best": "0.09375",
-        "checkpoint": "../run/net.pt", "checkpoint_sha256": file_sha256(made.checkpoint),
+        "checkpoint": "../run/net.pt",
+        "checkpoint_sha256": file_sha256(made.checkpoint),
     }
     assert session(made.onnx, "cpu").get_modelmeta().custom_metadata_map["epsilon"] == "0.1"
 
@@ -182,7 +190,9 @@ def test_accuracies_are_recorded(made, tmp_path):
     before, after = ({p.key: p.value for p in onnx.load(p).metadata_props} for p in (made.onnx, path))
     assert after.pop(DIGEST) == content_sha256(onnx.load(path)) != before.pop(DIGEST)
     assert after == before | {
-        "test_images": "40", "clean_accuracy": "0.75", "certified_accuracy": "0.25",
+        "test_images": "40",
+        "clean_accuracy": "0.75",
+        "certified_accuracy": "0.25",
         "certified_accuracy_by": "lipschitz",
     }
     assert [p.name for p in tmp_path.iterdir()] == ["net.onnx"]
@@ -258,9 +268,12 @@ def test_means_become_biases(small_net):
     folded, x = fold_means(net), torch.rand(9, 1, 8, 8)
     assert torch.equal(folded(x), net(x))
     assert not any(isinstance(layer, MeanShift) for layer in folded) and len(folded) == len(net) - 2
-    biased = linf_plugin.Net({"input_shape": [3], "layers": [
-        ["dist", {"in_features": 3, "out_features": 2}], ["mean_shift", {"num_features": 2}],
-    ]}).eval()
+    biased = linf_plugin.Net(
+        {
+            "input_shape": [3],
+            "layers": [["dist", {"in_features": 3, "out_features": 2}], ["mean_shift", {"num_features": 2}]],
+        }
+    ).eval()
     assert [type(layer) for layer in fold_means(biased)] == [type(layer) for layer in biased]
 
 
@@ -327,15 +340,19 @@ def _with_hook(net):
     return net
 
 
-@pytest.mark.parametrize("change, error, match", [
-    (lambda net: net.train(), ValueError, "training mode"),
-    (lambda net: net[3].train() and net, ValueError, "training mode"),
-    (lambda net: net.double(), ValueError, "float32"),
-    (_with_nan, ValueError, "2.weight of model contains NaN"),
-    (lambda net: nn.Sequential(*net), TypeError, "Net"),
-    (_with_gelu, TypeError, "layer 3 of model is a GELU, which cannot be exported"),
-    (_with_hook, RuntimeError, "forward hooks"),
-], ids=["training", "partly-training", "float64", "nan", "no-net", "unknown-layer", "hook"])
+@pytest.mark.parametrize(
+    "change, error, match",
+    [
+        (lambda net: net.train(), ValueError, "training mode"),
+        (lambda net: net[3].train() and net, ValueError, "training mode"),
+        (lambda net: net.double(), ValueError, "float32"),
+        (_with_nan, ValueError, "2.weight of model contains NaN"),
+        (lambda net: nn.Sequential(*net), TypeError, "Net"),
+        (_with_gelu, TypeError, "layer 3 of model is a GELU, which cannot be exported"),
+        (_with_hook, RuntimeError, "forward hooks"),
+    ],
+    ids=["training", "partly-training", "float64", "nan", "no-net", "unknown-layer", "hook"],
+)
 def test_refused(small_net, tmp_path, change, error, match):
     with pytest.raises(error, match=match):
         export(change(small_net(width=4, depth=2)), tmp_path / "net.onnx")
@@ -358,17 +375,20 @@ def test_a_forward_of_its_own(small_net, tmp_path):
         export(Doubled(small_net(width=4, depth=2).spec).eval(), tmp_path / "net.onnx")
 
 
-@pytest.mark.parametrize("settings, match", [
-    ({"flavour": "gemm"}, "flavour must be one of function, inlined, maxpool, relu, got 'gemm'"),
-    ({"certificate": "crown"}, "certificate must be one of auto, lipschitz, interval, none, got 'crown'"),
-    ({"pixels": "grey"}, "pixels must be one of float, byte, got 'grey'"),
-    ({"certificate": "interval"}, "epsilon must be given"),
-    ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
-    ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
-    ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
-    ({"flavour": "relu", "pixels": "byte"}, "flavour relu has neither certificates nor bytes"),
-    ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool has neither certificates nor bytes"),
-])
+@pytest.mark.parametrize(
+    "settings, match",
+    [
+        ({"flavour": "gemm"}, "flavour must be one of function, inlined, maxpool, relu, got 'gemm'"),
+        ({"certificate": "crown"}, "certificate must be one of auto, lipschitz, interval, none, got 'crown'"),
+        ({"pixels": "grey"}, "pixels must be one of float, byte, got 'grey'"),
+        ({"certificate": "interval"}, "epsilon must be given"),
+        ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
+        ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
+        ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
+        ({"flavour": "relu", "pixels": "byte"}, "flavour relu has neither certificates nor bytes"),
+        ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool has neither certificates nor bytes"),
+    ],
+)
 def test_refused_settings(small_net, tmp_path, settings, match):
     with pytest.raises(ValueError, match=match):
         export(small_net(width=4, depth=2), tmp_path / "net.onnx", **settings)

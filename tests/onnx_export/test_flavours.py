@@ -40,38 +40,73 @@ ARCHITECTURES = {
 EVERYTHING = {"kernel_size": [2, 3], "stride": [2, 1], "padding": [1, 2], "dilation": [2, 1], "groups": 2}
 FLAT = ["flatten", {}]
 SPECS = {  # input shape, layers
-    "dist-conv-everything": ((4, 7, 5), [
-        ["mean_shift", {"num_features": 4}], ["dist_conv", {"in_channels": 4, "out_channels": 6} | EVERYTHING],
-        ["mean_shift", {"num_features": 6}], ["relu", {}], ["negate", {}], FLAT,
-        ["linear", {"in_features": 168, "out_features": 3}],
-    ]),
-    "dist-conv-depthwise": ((3, 4, 4), [
-        ["normalize", {"mean": [0.1, 0.2, 0.3], "std": 0.5}],
-        ["dist_conv", {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "groups": 3}],
-        ["mean_shift", {"num_features": 6}], ["dist_conv", {"in_channels": 6, "out_channels": 2, "kernel_size": 2}],
-        FLAT,
-    ]),
+    "dist-conv-everything": (
+        (4, 7, 5),
+        [
+            ["mean_shift", {"num_features": 4}],
+            ["dist_conv", {"in_channels": 4, "out_channels": 6} | EVERYTHING],
+            ["mean_shift", {"num_features": 6}],
+            ["relu", {}],
+            ["negate", {}],
+            FLAT,
+            ["linear", {"in_features": 168, "out_features": 3}],
+        ],
+    ),
+    "dist-conv-depthwise": (
+        (3, 4, 4),
+        [
+            ["normalize", {"mean": [0.1, 0.2, 0.3], "std": 0.5}],
+            ["dist_conv", {"in_channels": 3, "out_channels": 6, "kernel_size": 3, "groups": 3}],
+            ["mean_shift", {"num_features": 6}],
+            ["dist_conv", {"in_channels": 6, "out_channels": 2, "kernel_size": 2}],
+            FLAT,
+        ],
+    ),
     "dist-conv-one-pixel": ((2, 1, 1), [["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 1}], FLAT]),
-    "conv-everything": ((4, 7, 5), [
-        ["dist_conv", {"in_channels": 4, "out_channels": 4, "kernel_size": 1}], ["negate", {}],
-        ["mean_shift", {"num_features": 4}], ["conv", {"in_channels": 4, "out_channels": 6} | EVERYTHING],
-        ["mean_shift", {"num_features": 6}], ["negate", {}], ["tanh", {}],
-        ["conv", {"in_channels": 6, "out_channels": 2, "kernel_size": 3, "bias": False}], ["relu", {}], ["relu", {}],
-        FLAT,
-    ]),
-    "crop-inside": ((2, 5, 6), [
-        ["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 1}], ["crop", {"size": 3}],
-        ["mean_shift", {"num_features": 3}], ["crop", {"size": 3}], FLAT, ["mean_shift", {"num_features": 27}],
-        ["tanh", {}], ["dist", {"in_features": 27, "out_features": 2, "bias": False}],
-    ]),
-    "sorted-then-tanh": ((1, 3, 3), [
-        FLAT, ["sort_dist", {"in_features": 9, "out_features": 5, "rho": 0.3, "k": 4}], ["negate", {}],
-        ["mean_shift", {"num_features": 5}], ["tanh", {}],
-        ["sort_dist", {"in_features": 5, "out_features": 2, "rho": 0.3, "k": 5}],
-    ]),
-    "linear-after": ((1, 2, 2), [
-        FLAT, ["linear", {"in_features": 4, "out_features": 3}], ["mean_shift", {"num_features": 3}], ["negate", {}],
-    ]),
+    "conv-everything": (
+        (4, 7, 5),
+        [
+            ["dist_conv", {"in_channels": 4, "out_channels": 4, "kernel_size": 1}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 4}],
+            ["conv", {"in_channels": 4, "out_channels": 6} | EVERYTHING],
+            ["mean_shift", {"num_features": 6}],
+            ["negate", {}],
+            ["tanh", {}],
+            ["conv", {"in_channels": 6, "out_channels": 2, "kernel_size": 3, "bias": False}],
+            ["relu", {}],
+            ["relu", {}],
+            FLAT,
+        ],
+    ),
+    "crop-inside": (
+        (2, 5, 6),
+        [
+            ["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 1}],
+            ["crop", {"size": 3}],
+            ["mean_shift", {"num_features": 3}],
+            ["crop", {"size": 3}],
+            FLAT,
+            ["mean_shift", {"num_features": 27}],
+            ["tanh", {}],
+            ["dist", {"in_features": 27, "out_features": 2, "bias": False}],
+        ],
+    ),
+    "sorted-then-tanh": (
+        (1, 3, 3),
+        [
+            FLAT,
+            ["sort_dist", {"in_features": 9, "out_features": 5, "rho": 0.3, "k": 4}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 5}],
+            ["tanh", {}],
+            ["sort_dist", {"in_features": 5, "out_features": 2, "rho": 0.3, "k": 5}],
+        ],
+    ),
+    "linear-after": (
+        (1, 2, 2),
+        [FLAT, ["linear", {"in_features": 4, "out_features": 3}], ["mean_shift", {"num_features": 3}], ["negate", {}]],
+    ),
     "pixels": ((2, 1, 2), [FLAT]),
 }
 each_flavour = pytest.mark.parametrize("flavour", FLAVOURS)
@@ -151,8 +186,16 @@ def test_few_nodes(small_net):
     assert operators(pooled) == [*layer, "MaxPool", *layer, "MaxPool", "Reshape", "Gemm"]
     compared = operators(verifier_model(net, "relu"))
     assert compared == [
-        *layer[:3], "Relu", "Reshape", *["Conv", "Relu"] * 10, *layer[:3], "Relu", "Reshape", *["Conv", "Relu"] * 4,
-        "Reshape", "Gemm",
+        *layer[:3],
+        "Relu",
+        "Reshape",
+        *["Conv", "Relu"] * 10,
+        *layer[:3],
+        "Relu",
+        "Reshape",
+        *["Conv", "Relu"] * 4,
+        "Reshape",
+        "Gemm",
     ]
 
 
@@ -199,14 +242,18 @@ def _with_p(net, p=8.0):
     return net
 
 
-@pytest.mark.parametrize("change, error, match", [
-    (lambda net: net.train(), ValueError, "net is in training mode"),
-    (lambda net: net[3].train() and net, ValueError, "training mode"),
-    (lambda net: net.double(), ValueError, "float32"),
-    (_with_nan, ValueError, "2.weight of net contains NaN"),
-    (_with_p, ValueError, "LinfDistLinear has p=8"),
-    (lambda net: nn.Sequential(*net), TypeError, "net must be a linf_plugin.Net"),
-], ids=["training", "partly-training", "float64", "nan", "p", "no-net"])
+@pytest.mark.parametrize(
+    "change, error, match",
+    [
+        (lambda net: net.train(), ValueError, "net is in training mode"),
+        (lambda net: net[3].train() and net, ValueError, "training mode"),
+        (lambda net: net.double(), ValueError, "float32"),
+        (_with_nan, ValueError, "2.weight of net contains NaN"),
+        (_with_p, ValueError, "LinfDistLinear has p=8"),
+        (lambda net: nn.Sequential(*net), TypeError, "net must be a linf_plugin.Net"),
+    ],
+    ids=["training", "partly-training", "float64", "nan", "p", "no-net"],
+)
 @each_flavour
 def test_refused(small_net, flavour, change, error, match):
     with pytest.raises(error, match=match):
@@ -218,14 +265,18 @@ def test_refused_flavour(small_net):
         verifier_model(small_net(width=4, depth=2), "max")
 
 
-@pytest.mark.parametrize("layers, match", [
-    ([["dist_conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "p": 3.0}], FLAT], "Conv2d has p=3"),
-    ([["dist", {"in_features": 4, "out_features": 2}], FLAT], "LinfDistLinear takes flat values"),
-    ([FLAT, ["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2}]], r"Conv2d takes images \(C, H, W\)"),
-    ([["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 1, "padding": "same"}], FLAT], "in numbers"),
-    ([["flatten", {"start_dim": 2}]], "must flatten all"),
-    ([["relu", {}]], r"net must give logits \(N, classes\), gives \('N', 1, 4, 4\)"),
-], ids=["p", "dist-of-image", "conv-of-flat", "padding", "flatten", "image"])
+@pytest.mark.parametrize(
+    "layers, match",
+    [
+        ([["dist_conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2, "p": 3.0}], FLAT], "Conv2d has p=3"),
+        ([["dist", {"in_features": 4, "out_features": 2}], FLAT], "LinfDistLinear takes flat values"),
+        ([FLAT, ["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2}]], r"Conv2d takes images \(C, H, W\)"),
+        ([["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 1, "padding": "same"}], FLAT], "in numbers"),
+        ([["flatten", {"start_dim": 2}]], "must flatten all"),
+        ([["relu", {}]], r"net must give logits \(N, classes\), gives \('N', 1, 4, 4\)"),
+    ],
+    ids=["p", "dist-of-image", "conv-of-flat", "padding", "flatten", "image"],
+)
 def test_refused_layers(layers, match):
     with pytest.raises(ValueError, match=match):
         verifier_model(from_spec((1, 4, 4), layers), "maxpool")

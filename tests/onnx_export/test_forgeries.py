@@ -23,8 +23,12 @@ EXPORT = importlib.import_module("onnx_export.export")  # the package has a func
 
 # Fields of which every one is forged, and not one of each kind: constants, nodes, metadata.
 EVERY = (
-    "graph/initializer/raw_data: last number", "graph/initializer/raw_data: zeros", "graph/node/op_type: longer",
-    "graph/node/input: reversed", "metadata_props/value: empty", "metadata_props/value: doubled",
+    "graph/initializer/raw_data: last number",
+    "graph/initializer/raw_data: zeros",
+    "graph/node/op_type: longer",
+    "graph/node/input: reversed",
+    "metadata_props/value: empty",
+    "metadata_props/value: doubled",
     "metadata_props/unknown field: is there",
 )
 
@@ -44,11 +48,16 @@ def test_no_forgery_verifies(tmp_path):
         forged, why = forged + found.forged, why | found.let_through.keys()
     assert forged >= 700
     assert why == {
-        "the order of metadata", "the weights of another net, of which the file says what is right",
-        "what a file tells of its making: run_", "what a file tells of its making: versions",
-        "what a file tells of its making: method", "what a file tells of its making: dataset",
-        "what a file tells of its making: seed", "what a file tells of its making: recipe",
-        "what a file tells of its making: checkpoint", "what a file tells of its making: checkpoint_sha256",
+        "the order of metadata",
+        "the weights of another net, of which the file says what is right",
+        "what a file tells of its making: run_",
+        "what a file tells of its making: versions",
+        "what a file tells of its making: method",
+        "what a file tells of its making: dataset",
+        "what a file tells of its making: seed",
+        "what a file tells of its making: recipe",
+        "what a file tells of its making: checkpoint",
+        "what a file tells of its making: checkpoint_sha256",
         "the ε at which certified accuracy is recomputed, by the radii, when the file is run",
     }
 
@@ -57,13 +66,18 @@ def test_what_is_never_written_is_forged_too(made):
     kinds = set()
     assert not list(forge.forgeries(onnx.load(made.onnx), lambda where, kind: kinds.add(kind)))
     for kind in (
-        "/training_info: one more", "graph/sparse_initializer: one more", "graph/quantization_annotation: one more",
-        "/functions: one more", "/unknown field: is there", "graph/unknown field: is there",
+        "/training_info: one more",
+        "graph/sparse_initializer: one more",
+        "graph/quantization_annotation: one more",
+        "/functions: one more",
+        "/unknown field: is there",
+        "graph/unknown field: is there",
     ):
         assert kind in kinds
 
 
 # Weights beside the file.
+
 
 @pytest.fixture
 def beside(small_net, tmp_path, monkeypatch):
@@ -159,20 +173,24 @@ def placed(path, **entries):
     path.write_bytes(model.SerializeToString())
 
 
-@pytest.mark.parametrize("entries, match", [
-    ({"location": "../a.data"}, "'../a.data', which is not within the folder of the file"),
-    ({"location": "/etc/hostname"}, "'/etc/hostname', which is not within the folder"),
-    ({"location": "other/../../a"}, "which is not within the folder"),
-    ({"location": "..\\a"}, "which is not within the folder"),
-    ({"location": ""}, "which is no file"),
-    ({"location": None}, "says in no known way where it is stored"),
-    ({"location": "none.data"}, "none.data, where the tensor .* is stored, is missing"),
-    ({"offset": "-4"}, "which are no numbers"),
-    ({"offset": "٣"}, "which are no numbers"),
-    ({"offset": "99999999"}, "beyond the end"),
-    ({"length": "3"}, "and is stored in 3 bytes"),
-    ({"part": "3"}, "says in no known way where it is stored"),
-], ids=lambda a: "" if isinstance(a, str) else str(a))
+@pytest.mark.parametrize(
+    "entries, match",
+    [
+        ({"location": "../a.data"}, "'../a.data', which is not within the folder of the file"),
+        ({"location": "/etc/hostname"}, "'/etc/hostname', which is not within the folder"),
+        ({"location": "other/../../a"}, "which is not within the folder"),
+        ({"location": "..\\a"}, "which is not within the folder"),
+        ({"location": ""}, "which is no file"),
+        ({"location": None}, "says in no known way where it is stored"),
+        ({"location": "none.data"}, "none.data, where the tensor .* is stored, is missing"),
+        ({"offset": "-4"}, "which are no numbers"),
+        ({"offset": "٣"}, "which are no numbers"),
+        ({"offset": "99999999"}, "beyond the end"),
+        ({"length": "3"}, "and is stored in 3 bytes"),
+        ({"part": "3"}, "says in no known way where it is stored"),
+    ],
+    ids=lambda a: "" if isinstance(a, str) else str(a),
+)
 def test_where_weights_may_not_lie(beside, entries, match):
     path, *_ = beside
     placed(path, **entries)
@@ -260,8 +278,10 @@ def test_a_file_that_comes_meanwhile_is_kept(beside, small_net, monkeypatch, lin
 
 # Sessions.
 
+
 def test_claims_are_checked_and_other_files_run(made, tmp_path):
     """Whatever of a claim is left in a file, it must be as it was written."""
+
     def written(change):
         model = onnx.load(made.onnx)
         change(model)
@@ -300,7 +320,10 @@ def test_the_digest_does_not_depend_on_where_weights_lie(beside, made):
     model = load(path)
     assert props_of(model)[DIGEST] == content_sha256(model)
     model = onnx.load(made.onnx)
-    digests = {content_sha256(f.model) for f in forge.forgeries(
-        model, lambda where, kind: kind.startswith("graph/initializer/") and where[-1] != "data_location"
-    )}
+    digests = {
+        content_sha256(f.model)
+        for f in forge.forgeries(
+            model, lambda where, kind: kind.startswith("graph/initializer/") and where[-1] != "data_location"
+        )
+    }
     assert len(digests) > 100 and content_sha256(model) not in digests

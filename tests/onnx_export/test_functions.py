@@ -38,7 +38,8 @@ def one_node(
     """A checked model of one node: ``inputs`` (a batch of each) and ``constants`` are arrays, in order."""
     dtype = helper.np_dtype_to_tensor_dtype(next(iter(inputs.values())).dtype)
     graph = helper.make_graph(
-        [helper.make_node(name, [*inputs, *constants], outputs, domain=LINF.domain, **attributes)], "g",
+        [helper.make_node(name, [*inputs, *constants], outputs, domain=LINF.domain, **attributes)],
+        "g",
         [helper.make_tensor_value_info(key, dtype, ["n", *a.shape[1:]]) for key, a in inputs.items()],
         [helper.make_tensor_value_info(key, dtype, ["n", *shape[1:]]) for key in outputs],
         [numpy_helper.from_array(a, key) for key, a in constants.items()],
@@ -87,8 +88,14 @@ def conv_model(x, w, p: float, conv: tuple, shape: tuple) -> onnx.ModelProto:
     stride, padding, dilation, _ = conv
     name, attributes = exponent(p)
     return one_node(
-        f"{name}DistConv", {"x": x.numpy()}, {"w": w.numpy()}, shape,
-        strides=stride, pads=[*padding, *padding], dilations=dilation, **attributes,
+        f"{name}DistConv",
+        {"x": x.numpy()},
+        {"w": w.numpy()},
+        shape,
+        strides=stride,
+        pads=[*padding, *padding],
+        dilations=dilation,
+        **attributes,
     )
 
 
@@ -113,7 +120,8 @@ def test_dist(shape, p, dtype):
 
 @few_p
 @pytest.mark.parametrize(
-    "shape", [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1), (257, 33, 65)],
+    "shape",
+    [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1), (257, 33, 65)],
     ids=["several-tiles", "several-blocks", "row-beyond-a-block", "one-row-short"],
 )
 def test_dist_in_blocks(shape, p):
@@ -309,7 +317,8 @@ def test_box_conv(conv_case, dtype):
 
 
 @pytest.mark.parametrize(
-    "shape", [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1)],
+    "shape",
+    [(3, 300, 2000), (700, 10, 1000), (2, 2, BLOCK + 1)],
     ids=["several-tiles", "several-blocks", "row-beyond-a-block"],
 )
 def test_boxes_in_blocks(shape):
@@ -343,9 +352,10 @@ def test_evaluator_agrees_on_boxes():
     assert_ranges(ends, torch.ops.linf.box_conv2d(lower, upper, w, INF, *conv))
 
 
-@pytest.mark.parametrize("bad_lower, bad_upper", [
-    (math.nan, 0.5), (0.5, math.nan), (math.nan, math.nan), (-INF, 0.5), (0.5, INF), (-INF, INF), (INF, INF),
-])
+@pytest.mark.parametrize(
+    "bad_lower, bad_upper",
+    [(math.nan, 0.5), (0.5, math.nan), (math.nan, math.nan), (-INF, 0.5), (0.5, INF), (-INF, INF), (INF, INF)],
+)
 def test_not_finite_boxes(bad_lower, bad_upper):
     """As PyTorch: NaN in either end reaches both ends of its row and nothing else; a box may be all numbers."""
     features = 19
@@ -418,9 +428,7 @@ KINDS = {  # the shape of x, a model for any number of them
     "conv": ((16, 32, 32), lambda x: conv_model(x, torch.randn(2, 16, 3, 3), INF, CONV, (1, 2, 32, 32))),
     "box-linear": ((512,), lambda x: box_dist_model(x, x, torch.randn(512, 512))),
     "box-sorted": ((512,), lambda x: box_sort_model(x, x, torch.randn(512, 512), 0.5, 3)),
-    "box-conv": (
-        (16, 32, 32), lambda x: box_conv_model(x, x, torch.randn(2, 16, 3, 3), CONV, (1, 2, 32, 32))
-    ),
+    "box-conv": ((16, 32, 32), lambda x: box_conv_model(x, x, torch.randn(2, 16, 3, 3), CONV, (1, 2, 32, 32))),
 }
 
 
@@ -550,7 +558,9 @@ def test_steps(tmp_path, device):
     x, w = rows((70, 30, 1000))
     model = for_device(dist_model(x, w, INF), device)
     graph = helper.make_graph(
-        [helper.make_node("DistBlocks", ["x", "w"], ["xs", "ws"], domain=LINF.domain)], "g", model.graph.input,
+        [helper.make_node("DistBlocks", ["x", "w"], ["xs", "ws"], domain=LINF.domain)],
+        "g",
+        model.graph.input,
         [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("xs", "ws")],
         model.graph.initializer,
     )

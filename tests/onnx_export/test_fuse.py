@@ -46,7 +46,8 @@ def test_weights_that_are_computed():
     """A constant by way of nodes: what exporters make of ``w[None]`` or of a transposed weight."""
     nodes = [
         helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(W.T.copy())),
-        helper.make_node("Transpose", ["c"], ["t"]), helper.make_node("Unsqueeze", ["t", "zero"], ["w"]),
+        helper.make_node("Transpose", ["c"], ["t"]),
+        helper.make_node("Unsqueeze", ["t", "zero"], ["w"]),
     ] + distance("x", "w", "y", 18)
     model = model_of(nodes, one=np.int64([1]), last=np.int64([-1]), zero=np.int64([0]))
     fused = fuse_distance(model)
@@ -56,6 +57,7 @@ def test_weights_that_are_computed():
 
 def look_alikes():
     """name → (nodes, shape of x): not a distance of rows, though nearly."""
+
     def change(i, op_type=None, **attributes):
         nodes = distance("x", "w", "y", 18)
         nodes[i] = helper.make_node(op_type or nodes[i].op_type, nodes[i].input, nodes[i].output, **attributes)

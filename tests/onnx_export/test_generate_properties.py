@@ -15,9 +15,15 @@ import pytest
 from onnx_export import generate_properties as script
 
 SETTINGS = {
-    "name": "small", "nets": ["a.onnx", "b.onnx"], "input": {"name": "x", "shape": [1, 2, 1, 3]},
-    "output": {"name": "logits", "shape": [1, 4]}, "epsilons": [0.25, 1e-5], "count": 3, "kinds": ["any"],
-    "timeout": 20, "compress": True,
+    "name": "small",
+    "nets": ["a.onnx", "b.onnx"],
+    "input": {"name": "x", "shape": [1, 2, 1, 3]},
+    "output": {"name": "logits", "shape": [1, 4]},
+    "epsilons": [0.25, 1e-5],
+    "count": 3,
+    "kinds": ["any"],
+    "timeout": 20,
+    "compress": True,
 }
 
 
@@ -29,6 +35,7 @@ def images(n: int = 8) -> dict[str, np.ndarray]:
 @pytest.fixture
 def folder(tmp_path):
     """``folder(key=value, …)``: a folder with all that is read; with other settings, or arrays ``pool={…}``."""
+
     def make(pool=None, **changes) -> Path:
         settings = SETTINGS | changes
         path = tmp_path / "benchmark"
@@ -60,6 +67,7 @@ def test_the_box_is_what_float32_images_within_epsilon_fill(eps):
     exact = Fraction(Decimal(repr(eps)))
     for pixel, *bounds in zip(x, *script.box(x, eps)):
         for bound, outwards in zip(bounds, (-1, 2)):
+
             def inside(v):
                 return abs(Fraction(float(v)) - Fraction(float(pixel))) <= exact and 0 <= v <= 1
 
@@ -96,27 +104,44 @@ def test_version_1():
     lines = script.version_1(SETTINGS, *BOUNDS, 1, [0, 2, 3]).splitlines()
     assert lines[0] == "(declare-const X_0 Real)" and lines[9] == "(declare-const Y_3 Real)"
     assert lines[10:14] == [
-        "(assert (<= X_0 0.5))", "(assert (>= X_0 0.0))", "(assert (<= X_1 0.75))", "(assert (>= X_1 0.25))",
+        "(assert (<= X_0 0.5))",
+        "(assert (>= X_0 0.0))",
+        "(assert (<= X_1 0.75))",
+        "(assert (>= X_1 0.25))",
     ]
     assert lines[22:] == [
-        "(assert (or", "    (and (>= Y_0 Y_1))", "    (and (>= Y_2 Y_1))", "    (and (>= Y_3 Y_1))", "))",
+        "(assert (or",
+        "    (and (>= Y_0 Y_1))",
+        "    (and (>= Y_2 Y_1))",
+        "    (and (>= Y_3 Y_1))",
+        "))",
     ]
 
 
 def test_version_2():
     lines = script.version_2(SETTINGS, *BOUNDS, 1, [0, 2, 3]).splitlines()
     assert lines[:7] == [
-        "(vnnlib-version <2.0>)", "(declare-network N", "    (declare-input X real [1,2,1,3])",
-        "    (declare-output Y real [1,4])", ")", "(assert (<= X[0,0,0,0] 0.5))", "(assert (>= X[0,0,0,0] 0.0))",
+        "(vnnlib-version <2.0>)",
+        "(declare-network N",
+        "    (declare-input X real [1,2,1,3])",
+        "    (declare-output Y real [1,4])",
+        ")",
+        "(assert (<= X[0,0,0,0] 0.5))",
+        "(assert (>= X[0,0,0,0] 0.0))",
     ]
     assert lines[15] == "(assert (<= X[0,1,0,2] 1.0))"
     assert lines[17:] == [
-        "(assert (or", "    (>= Y[0,0] Y[0,1])", "    (>= Y[0,2] Y[0,1])", "    (>= Y[0,3] Y[0,1])", "))",
+        "(assert (or",
+        "    (>= Y[0,0] Y[0,1])",
+        "    (>= Y[0,2] Y[0,1])",
+        "    (>= Y[0,3] Y[0,1])",
+        "))",
     ]
     assert script.version_2(SETTINGS, *BOUNDS, 1, [3]).splitlines()[17:] == ["(assert (>= Y[0,3] Y[0,1]))"]
 
 
 # The folder
+
 
 def test_layout(folder):
     path = folder()
@@ -128,7 +153,12 @@ def test_layout(folder):
     copies = {f"vnnlib2/onnx/{net}.gz" for net in SETTINGS["nets"]}
     assert set(files(path)) - before == made | copies | {"instances.csv", "vnnlib2/instances.csv"}
     assert {p.name for p in path.iterdir()} == {
-        "benchmark.json", "images.npz", "instances.csv", "onnx", "vnnlib", "vnnlib2",
+        "benchmark.json",
+        "images.npz",
+        "instances.csv",
+        "onnx",
+        "vnnlib",
+        "vnnlib2",
     }
     text = (path / "instances.csv").read_text()
     assert text == "".join(f"{net},{property},20\n" for net, property, _ in rows)
@@ -152,6 +182,7 @@ def test_a_seed_gives_its_bytes(folder):
 
 def test_the_choice_is_fixed_and_grows_with_the_count(folder):
     """It depends on no random generator, which may differ between versions."""
+
     def chosen(count, seed):
         rows = script.generate(folder(count=count, epsilons=[0.5]), seed)
         return [int(property.split("_")[1]) for _, property, _ in rows[::2]]
@@ -208,11 +239,31 @@ def test_what_was_there_stays_where_writing_fails(folder, monkeypatch):
 BAD_SETTINGS = {
     "name": [None, "", "a b", "a,b", "../a", "-a", 3],
     "nets": [None, [], "a.onnx", ["a b.onnx"], ["a"], ["onnx/a.onnx"], ["a.onnx", "a.onnx"]],
-    "input": [None, "x", {"name": "x"}, {"name": "x", "shape": []}, {"name": "x", "shape": [1]},
-              {"name": "x", "shape": [2, 6]}, {"name": "x", "shape": [1, 0]}, {"shape": [1, 6]}],
+    "input": [
+        None,
+        "x",
+        {"name": "x"},
+        {"name": "x", "shape": []},
+        {"name": "x", "shape": [1]},
+        {"name": "x", "shape": [2, 6]},
+        {"name": "x", "shape": [1, 0]},
+        {"shape": [1, 6]},
+    ],
     "output": [None, {"name": "y", "shape": [1, 1]}, {"name": "y", "shape": [4]}, {"name": "y", "shape": [1, 2, 2]}],
-    "epsilons": [None, [], 0.1, [0], [-0.1], [1.5], [float("nan")], [float("inf")], ["0.1"], [True], [0.1, 0.1],
-                 [1, 1.0]],
+    "epsilons": [
+        None,
+        [],
+        0.1,
+        [0],
+        [-0.1],
+        [1.5],
+        [float("nan")],
+        [float("inf")],
+        ["0.1"],
+        [True],
+        [0.1, 0.1],
+        [1, 1.0],
+    ],
     "count": [None, 0, -1, 1.5, True, "3", 9],
     "kinds": [None, [], "any", ["all"], ["any", "any"], [["any"]]],
     "timeout": [None, 0, 1.5, "300"],
@@ -228,12 +279,18 @@ def test_settings_that_will_not_do(folder, key, value):
 
 BAD_POOLS = {
     r"x must be \(N, C, H, W\), float32 in \[0, 1\]": [
-        {"x": images()["x"].astype(np.float64)}, {"x": images()["x"][0]}, {"x": images()["x"] + 1},
-        {"x": images()["x"] * np.float32("nan")}, {"x": images()["x"] - 1},
+        {"x": images()["x"].astype(np.float64)},
+        {"x": images()["x"][0]},
+        {"x": images()["x"] + 1},
+        {"x": images()["x"] * np.float32("nan")},
+        {"x": images()["x"] - 1},
     ],
     r"shape \(2, 1, 2\) do not fit the nets' input \(1, 2, 1, 3\)": [{"x": images()["x"][..., :2]}],
     "y must be one whole number, at least 0, for each of the 8 images": [
-        {"y": np.arange(7)}, {"y": np.zeros(8)}, {"y": np.full(8, -1)}, {"y": np.zeros((8, 1), int)},
+        {"y": np.arange(7)},
+        {"y": np.zeros(8)},
+        {"y": np.full(8, -1)},
+        {"y": np.zeros((8, 1), int)},
     ],
     "the label 4 is none of the 4 classes": [{"y": np.full(8, 4)}],
     "index must be one whole number": [{"index": np.arange(9)}],
@@ -284,6 +341,7 @@ def test_damaged_files(folder):
 
 
 # Alone
+
 
 def run(path: Path, *arguments: str) -> subprocess.CompletedProcess:
     """The copy in the folder, in a process with none of this repository on its path, from another directory."""

@@ -14,8 +14,8 @@ from onnx_export.certificate import RULES, Program
 from onnx_export.export import export
 from onnx_export.graph import ENDS, POINTS
 from onnx_export.load import load
-from onnx_export.record import DESCRIBED, fold_means, make, read, written
 from onnx_export.recompute import contradictions, net_of, read_back
+from onnx_export.record import DESCRIBED, fold_means, make, read, written
 from onnx_export.session import run, session
 
 SHAPE = [2, 7, 6]
@@ -37,10 +37,18 @@ CASES = {  # layers after normalisation, whether logits are exact
     "crop": ([["crop", {"size": 4}], ["flatten", {}], ["dist", {"in_features": 32, "out_features": 3}]], True),
     "convolution": (conv("dist_conv"), True),
     "strides, padding, dilation, groups": (
-        conv("dist_conv", stride=[2, 1], padding=[1, 0], dilation=[2, 2], groups=2, bias=False), True,
+        conv("dist_conv", stride=[2, 1], padding=[1, 0], dilation=[2, 2], groups=2, bias=False),
+        True,
     ),
-    "linear": ([["flatten", {}], ["linear", {"in_features": 84, "out_features": 4}], ["tanh", {}],
-                ["linear", {"in_features": 4, "out_features": 3, "bias": False}]], False),
+    "linear": (
+        [
+            ["flatten", {}],
+            ["linear", {"in_features": 84, "out_features": 4}],
+            ["tanh", {}],
+            ["linear", {"in_features": 4, "out_features": 3, "bias": False}],
+        ],
+        False,
+    ),
     "products": (conv("conv", bias=False), False),
     "products with all": (conv("conv", stride=[2, 1], padding=[1, 0], dilation=[2, 2], groups=2), False),
     "same padding": (conv("conv", (3, 3), dilation=2, padding="same"), False),
@@ -51,45 +59,91 @@ CASES = {  # layers after normalisation, whether logits are exact
     "relu": ([["relu", {}], *HEAD], True),
     "sorted": ([["flatten", {}], ["sort_dist", {"in_features": 84, "out_features": 3, "rho": 0.4, "k": 5}]], False),
     "sorted, of few": (
-        [["flatten", {}], ["dist", {"in_features": 84, "out_features": 3}],
-         ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 9}]], False,
+        [
+            ["flatten", {}],
+            ["dist", {"in_features": 84, "out_features": 3}],
+            ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 9}],
+        ],
+        False,
     ),
     "sorted, all kept": ([["flatten", {}], ["sort_dist", {"in_features": 84, "out_features": 3, "rho": 1.0}]], True),
     "rows of images": (
-        [["dist", {"in_features": 6, "out_features": 5}], ["flatten", {}],
-         ["dist", {"in_features": 70, "out_features": 3}]], True,
+        [
+            ["dist", {"in_features": 6, "out_features": 5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 70, "out_features": 3}],
+        ],
+        True,
     ),
     "rows of images, linear": (
-        [["linear", {"in_features": 6, "out_features": 5}], ["mean_shift", {"num_features": 2}], ["flatten", {}],
-         ["linear", {"in_features": 70, "out_features": 3}]], False,
+        [
+            ["linear", {"in_features": 6, "out_features": 5}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["linear", {"in_features": 70, "out_features": 3}],
+        ],
+        False,
     ),
     "rows of images, sorted": (
-        [["sort_dist", {"in_features": 6, "out_features": 5, "rho": 0.5}], ["flatten", {}],
-         ["dist", {"in_features": 70, "out_features": 3}]], False,
+        [
+            ["sort_dist", {"in_features": 6, "out_features": 5, "rho": 0.5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 70, "out_features": 3}],
+        ],
+        False,
     ),
     "rows of images, mean of as many channels": (
-        [["dist", {"in_features": 6, "out_features": 2, "bias": False}], ["mean_shift", {"num_features": 2}],
-         ["flatten", {}], ["dist", {"in_features": 28, "out_features": 3}]], True,
+        [
+            ["dist", {"in_features": 6, "out_features": 2, "bias": False}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 28, "out_features": 3}],
+        ],
+        True,
     ),
     "rows of images, sorted, mean of other channels": (
-        [["crop", {"size": 3}], ["sort_dist", {"in_features": 3, "out_features": 4, "rho": 0.5, "bias": False}],
-         ["mean_shift", {"num_features": 2}], ["flatten", {}], ["dist", {"in_features": 24, "out_features": 3}]], False,
+        [
+            ["crop", {"size": 3}],
+            ["sort_dist", {"in_features": 3, "out_features": 4, "rho": 0.5, "bias": False}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 24, "out_features": 3}],
+        ],
+        False,
     ),
     "one number a row": (
-        [["dist", {"in_features": 6, "out_features": 1}], ["flatten", {}],
-         ["dist", {"in_features": 14, "out_features": 3}]], True,
+        [
+            ["dist", {"in_features": 6, "out_features": 1}],
+            ["flatten", {}],
+            ["dist", {"in_features": 14, "out_features": 3}],
+        ],
+        True,
     ),
     "one number a row, linear": (
-        [["linear", {"in_features": 6, "out_features": 1}], ["flatten", {}],
-         ["linear", {"in_features": 14, "out_features": 3}]], False,
+        [
+            ["linear", {"in_features": 6, "out_features": 1}],
+            ["flatten", {}],
+            ["linear", {"in_features": 14, "out_features": 3}],
+        ],
+        False,
     ),
     "flat pixels": (
-        [["flatten", {"start_dim": 2}], ["dist", {"in_features": 42, "out_features": 5}], ["flatten", {}],
-         ["dist", {"in_features": 10, "out_features": 3}]], True,
+        [
+            ["flatten", {"start_dim": 2}],
+            ["dist", {"in_features": 42, "out_features": 5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 10, "out_features": 3}],
+        ],
+        True,
     ),
     "flat rows": (
-        [["flatten", {"start_dim": 1, "end_dim": 2}], ["dist", {"in_features": 6, "out_features": 2}], ["flatten", {}],
-         ["dist", {"in_features": 28, "out_features": 3}]], True,
+        [
+            ["flatten", {"start_dim": 1, "end_dim": 2}],
+            ["dist", {"in_features": 6, "out_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 28, "out_features": 3}],
+        ],
+        True,
     ),
 }
 

@@ -18,36 +18,53 @@ from onnx_export.read import to_net
 
 # Name in ``onnx_files.TABLE`` → what the message says.
 REFUSED = {
-    "empty": "no outputs", "text": "not a complete ONNX file", "deep": "not a complete ONNX file",
-    "no outputs": "not a complete ONNX file: it has no outputs", "only a length": "not a complete ONNX file",
+    "empty": "no outputs",
+    "text": "not a complete ONNX file",
+    "deep": "not a complete ONNX file",
+    "no outputs": "not a complete ONNX file: it has no outputs",
+    "only a length": "not a complete ONNX file",
     "ConstantOfShape": r"'big' \(ConstantOfShape\): its value has up to 4,294,967,296 numbers",
     "ConstantOfShape in many sizes": "too many for a file of this size",
     "ConstantOfShape, negative": "too many|cannot be computed",
-    "Expand": r"'big' \(Expand\): .* too many", "Tile": r"'big' \(Tile\): .* too many",
+    "Expand": r"'big' \(Expand\): .* too many",
+    "Tile": r"'big' \(Tile\): .* too many",
     "Range": r"'big' \(Range\): .* too many",
-    "Range without end": r"'big' \(Range\): its value cannot be computed", "Pad": r"'big' \(Pad\): .* too many",
-    "Gather": r"'big' \(Gather\): .* too many", "MatMul": r"'big' \(MatMul\): .* too many",
+    "Range without end": r"'big' \(Range\): its value cannot be computed",
+    "Pad": r"'big' \(Pad\): .* too many",
+    "Gather": r"'big' \(Gather\): .* too many",
+    "MatMul": r"'big' \(MatMul\): .* too many",
     "Where": r"'big' \(Add\): .* too many",
-    "Resize": r"\(Resize\): this operator is not supported on constants", "Einsum": r"\(Einsum\): this operator is not",
-    "many nodes": "200,000 nodes; at most 100,000", "functions of functions": "once its functions are inlined",
-    "recursive functions": "calls itself", "NaN": r"node 'd' \(LinfDist\): the constant 'w' contains NaN",
+    "Resize": r"\(Resize\): this operator is not supported on constants",
+    "Einsum": r"\(Einsum\): this operator is not",
+    "many nodes": "200,000 nodes; at most 100,000",
+    "functions of functions": "once its functions are inlined",
+    "recursive functions": "calls itself",
+    "NaN": r"node 'd' \(LinfDist\): the constant 'w' contains NaN",
     "infinite": "'w' contains NaN or inf",
-    "complex": "'w' must be float32, got complex64", "float16": "'w' must be float32, got float16",
-    "float64": "'w' must be float32, got float64", "int8": "'w' must be float32, got int8",
+    "complex": "'w' must be float32, got complex64",
+    "float16": "'w' must be float32, got float16",
+    "float64": "'w' must be float32, got float64",
+    "int8": "'w' must be float32, got int8",
     "strings": "'w' must be float32, got object",
-    "float8": "the initializer 'w' is of float8e4m3fn", "another shape": r"weight of shape \(6, 17\) does not fit",
-    "no rows": r"'w' is empty: it has shape \(0, 18\)", "more dimensions": r"\(6, 18, 1\) does not fit",
-    "negative dims": r"'w' has negative sizes", "dims that overflow": "'w' has sizes .* and does not hold as many",
+    "float8": "the initializer 'w' is of float8e4m3fn",
+    "another shape": r"weight of shape \(6, 17\) does not fit",
+    "no rows": r"'w' is empty: it has shape \(0, 18\)",
+    "more dimensions": r"\(6, 18, 1\) does not fit",
+    "negative dims": r"'w' has negative sizes",
+    "dims that overflow": "'w' has sizes .* and does not hold as many",
     "dims beyond the data": "'w' has sizes .* and does not hold as many",
     "data twice": "'w' is stored as float_data and raw_data",
-    "segment": "'w' comes in segments", "type 99": "'w' is of type 99",
+    "segment": "'w' comes in segments",
+    "type 99": "'w' is of type 99",
     "sparse": "the sparse initializer 'w' is not supported",
     "weights twice": "the initializer 'w' is there 2 times",
     "weights that a node computes": "'w' is the name of two values",
     "weights named as the input": "reads 'w', which nothing before it computes",
     "cycle": r"node 'a' \(Sub\) reads 'y', which nothing",
-    "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'", "no output": r"node 'd' \(LinfDist\) has no output",
-    "no input": r"'d' \(LinfDist\)", "two inputs": "one input, it has 2",
+    "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'",
+    "no output": r"node 'd' \(LinfDist\) has no output",
+    "no input": r"'d' \(LinfDist\)",
+    "two inputs": "one input, it has 2",
     "weights as the moving part": r"'d' \(LinfDist\): a layer whose weights are computed from the input",
     "three inputs": r"'d' \(LinfDist\): it must have 2 inputs, 1 output and the attributes none",
     "p": "the attribute 'p' is there 2 times",
@@ -56,18 +73,24 @@ REFUSED = {
     "dilations of 0": r"\(LinfDistConv\): dilation must be two",
     "negative pads": r"'b' \(LinfDistConv\): padding must be",
     "huge pads": r"'b' \(LinfDistConv\): its value would have more than",
-    "group": r"'d' \(Conv\): kernels of shape .* in its groups", "unknown operator": "No Op registered for Adding",
-    "unknown domain": "domain 'com.example'", "If": r"'chosen' \(If\): this operator is not supported",
+    "group": r"'d' \(Conv\): kernels of shape .* in its groups",
+    "unknown operator": "No Op registered for Adding",
+    "unknown domain": "domain 'com.example'",
+    "If": r"'chosen' \(If\): this operator is not supported",
     "opset 6": "onnx refuses it",
-    "opset 999": "onnx refuses it", "opset -1": "onnx refuses it", "no opset": "onnx refuses it",
+    "opset 999": "onnx refuses it",
+    "opset -1": "onnx refuses it",
+    "no opset": "onnx refuses it",
     "IR 99": "onnx refuses it",
-    "a huge image": "the input 'x' has 9,895,604,649,984 numbers", "a negative image": "the input 'x' must have sizes",
+    "a huge image": "the input 'x' has 9,895,604,649,984 numbers",
+    "a negative image": "the input 'x' must have sizes",
     "input of strings": "the input 'x' must be float32, or uint8 pixels, got string",
     "metadata twice": "the metadata 'epsilon' are there",
     "batch as a number": r"'b' \(Cast\): its value depends on the size of the batch",
     "batch in a product": r"'m' \(Mul\): its value depends on the size of the batch",
     "batch as a size": r"'m' \(Expand\): its value depends on the size of the batch",
-    "a body that doubles": "the function linf::LinfDist has another body", "a body of another": "linf::DistJoin",
+    "a body that doubles": "the function linf::LinfDist has another body",
+    "a body of another": "linf::DistJoin",
     "a body with a cycle": "linf::LinfDist.* reads 'y', which nothing",
     "no body of what is called": "calls linf::DistBlocks, which",
     "Neg as a function": "the function Neg takes the name of a standard operator",
@@ -76,8 +99,11 @@ REFUSED = {
     "weights above": r"'\.\./\.\./weights\.bin', which is not within",
     "weights behind a link": "'weights.bin', which is a link",
     "weights cut off": "'w' is stored beyond the end of 'weights.bin'",
-    "weights beyond the end": "stored beyond the end", "a huge length": r"'w' has sizes \[6, 18\] and is stored in",
-    "a negative offset": "'-4'", "the folder": "which is no file", "a device": "which is not within",
+    "weights beyond the end": "stored beyond the end",
+    "a huge length": r"'w' has sizes \[6, 18\] and is stored in",
+    "a negative offset": "'-4'",
+    "the folder": "which is no file",
+    "a device": "which is not within",
     "no location": "which is no file",
 }
 
@@ -147,9 +173,7 @@ def test_many_steps_on_constants_end(monkeypatch):
 
 def test_small_constants_are_folded_still():
     """A mean that is computed from other numbers, as exporters leave it."""
-    nodes = [
-        ("Add", ["·", "mean"], {}), ("Relu", ["·"], {}),
-    ]
+    nodes = [("Add", ["·", "mean"], {}), ("Relu", ["·"], {})]
     model = chain(*nodes, a=np.float32([1, 2, 3, 4, 5, 6]), s=np.int64([1, 6]))
     computed = [helper.make_node("Sqrt", ["a"], ["b"]), helper.make_node("Expand", ["b", "s"], ["mean"])]
     kept = [*computed, *model.graph.node]
@@ -159,19 +183,27 @@ def test_small_constants_are_folded_still():
     assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))
 
 
-@pytest.mark.parametrize("op, inputs, attributes, opset, message", [
-    ("Shape", ["b"], {"end": -3}, 18, r"'c' \(Shape\): it starts or ends beyond the 2 sizes"),
-    ("Shape", ["b"], {"start": 3}, 18, r"\(Shape\): it starts or ends beyond"),
-    ("Slice", ["b", "last", "last", "one", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
-    ("Slice", ["b", "last", "last", "", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
-    ("Unsqueeze", ["b"], {"axes": [1, 0]}, 12, r"\(Unsqueeze\): its axes must rise from 0 or above, got \[1, 0\]"),
-    ("Unsqueeze", ["b"], {"axes": [-2, -1]}, 12, r"\(Unsqueeze\): its axes must rise"),
-    ("ReduceMean", ["none"], {}, 17, r"\(ReduceMean\): it is taken over no numbers: its input has shape \(0, 3\)"),
-    ("ReduceMin", ["none", "one"], {}, 18, r"\(ReduceMin\): it is taken over no numbers"),
-], ids=str)
+@pytest.mark.parametrize(
+    "op, inputs, attributes, opset, message",
+    [
+        ("Shape", ["b"], {"end": -3}, 18, r"'c' \(Shape\): it starts or ends beyond the 2 sizes"),
+        ("Shape", ["b"], {"start": 3}, 18, r"\(Shape\): it starts or ends beyond"),
+        ("Slice", ["b", "last", "last", "one", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
+        ("Slice", ["b", "last", "last", "", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
+        ("Unsqueeze", ["b"], {"axes": [1, 0]}, 12, r"\(Unsqueeze\): its axes must rise from 0 or above, got \[1, 0\]"),
+        ("Unsqueeze", ["b"], {"axes": [-2, -1]}, 12, r"\(Unsqueeze\): its axes must rise"),
+        ("ReduceMean", ["none"], {}, 17, r"\(ReduceMean\): it is taken over no numbers: its input has shape \(0, 3\)"),
+        ("ReduceMin", ["none", "one"], {}, 18, r"\(ReduceMin\): it is taken over no numbers"),
+    ],
+    ids=str,
+)
 def test_what_evaluators_do_not_agree_on_is_not_computed(op, inputs, attributes, opset, message):
     model = chain(
-        ("Add", ["x", "c"], {}), opset=opset, b=np.float32([[1, 2, 3]]), one=np.int64([1]), last=np.int64([-9]),
+        ("Add", ["x", "c"], {}),
+        opset=opset,
+        b=np.float32([[1, 2, 3]]),
+        one=np.int64([1]),
+        last=np.int64([-9]),
         none=np.zeros((0, 3), np.float32),
     )
     model.graph.node.insert(0, helper.make_node(op, inputs, ["c"], **attributes))
@@ -180,6 +212,7 @@ def test_what_evaluators_do_not_agree_on_is_not_computed(op, inputs, attributes,
 
 
 # The size of a batch.
+
 
 def _flattened(*nodes, **constants):
     node = helper.make_node
@@ -194,20 +227,32 @@ N = helper.make_node
 BATCHES = {
     "first size": ([N("Gather", ["n", "zero"], ["b"], axis=0), N("Concat", ["b", "rest"], ["s"], axis=0)], True),
     "by slice": ([N("Slice", ["n", "zero", "one"], ["b"]), N("Concat", ["b", "six"], ["s"], axis=0)], True),
-    "a product of the other sizes": ([
-        N("Slice", ["n", "one", "three"], ["c"]), N("ReduceProd", ["c"], ["d"], keepdims=1),
-        N("Concat", ["rest", "d"], ["s"], axis=0),
-    ], True),
+    "a product of the other sizes": (
+        [
+            N("Slice", ["n", "one", "three"], ["c"]),
+            N("ReduceProd", ["c"], ["d"], keepdims=1),
+            N("Concat", ["rest", "d"], ["s"], axis=0),
+        ],
+        True,
+    ),
     "not the first": ([N("Gather", ["n", "zero"], ["b"], axis=0), N("Concat", ["six", "b"], ["s"], axis=0)], False),
-    "a product with it": ([
-        N("Gather", ["n", "zero"], ["b"], axis=0), N("Mul", ["b", "one"], ["d"]),
-        N("Concat", ["d", "rest"], ["s"], axis=0),
-    ], False),
+    "a product with it": (
+        [
+            N("Gather", ["n", "zero"], ["b"], axis=0),
+            N("Mul", ["b", "one"], ["d"]),
+            N("Concat", ["d", "rest"], ["s"], axis=0),
+        ],
+        False,
+    ),
     "the number that stands for it": ([N("Concat", ["any", "six"], ["s"], axis=0)], False),
-    "as an index": ([
-        N("Gather", ["n", "zero"], ["b"], axis=0), N("Gather", ["many", "b"], ["d"], axis=0),
-        N("Concat", ["d", "rest"], ["s"], axis=0),
-    ], False),
+    "as an index": (
+        [
+            N("Gather", ["n", "zero"], ["b"], axis=0),
+            N("Gather", ["many", "b"], ["d"], axis=0),
+            N("Concat", ["d", "rest"], ["s"], axis=0),
+        ],
+        False,
+    ),
 }
 
 
@@ -215,8 +260,14 @@ BATCHES = {
 @pytest.mark.parametrize("nodes, right", BATCHES.values(), ids=BATCHES)
 def test_the_size_of_a_batch_is_only_moved(nodes, right):
     model = _flattened(
-        *nodes, zero=np.int64([0]), one=np.int64([1]), three=np.int64([3]), rest=np.int64([-1]), six=np.int64([6]),
-        any=np.int64([fold.BATCHES[0]]), many=np.zeros(8000, np.int64),
+        *nodes,
+        zero=np.int64([0]),
+        one=np.int64([1]),
+        three=np.int64([3]),
+        rest=np.int64([-1]),
+        six=np.int64([6]),
+        any=np.int64([fold.BATCHES[0]]),
+        many=np.zeros(8000, np.int64),
     )
     if right:
         x = torch.randn(5, 2, 3)
@@ -227,6 +278,7 @@ def test_the_size_of_a_batch_is_only_moved(nodes, right):
 
 
 # What a model must be.
+
 
 def test_names_of_outer_values_are_not_taken_within():
     for inner, message in (("r", None), ("x", "'x' is the name of two values")):

@@ -34,8 +34,14 @@ def built():
 
 
 def one_node(
-    name: str, inputs: tuple[str, ...], dtype: torch.dtype = torch.float32, outputs: tuple[str, ...] = ("y",),
-    after: str | None = None, sizes: dict | None = None, constants: dict | None = None, **attributes,
+    name: str,
+    inputs: tuple[str, ...],
+    dtype: torch.dtype = torch.float32,
+    outputs: tuple[str, ...] = ("y",),
+    after: str | None = None,
+    sizes: dict | None = None,
+    constants: dict | None = None,
+    **attributes,
 ) -> onnx.ModelProto:
     """A model without bodies; ``after`` names an operator that takes its output, which is declared nowhere."""
     nodes, last = [helper.make_node(name, inputs, outputs, domain="linf", **attributes)], outputs
@@ -43,7 +49,8 @@ def one_node(
         nodes, last = [*nodes, helper.make_node(after, outputs, ["last"])], ("last",)
     sizes, constants = sizes or {}, constants or {}
     graph = helper.make_graph(
-        nodes, "g",
+        nodes,
+        "g",
         [helper.make_tensor_value_info(i, TYPES[dtype], sizes.get(i)) for i in inputs if i not in constants],
         [helper.make_tensor_value_info(o, TYPES[dtype], None) for o in last],
         [numpy_helper.from_array(a, key) for key, a in constants.items()],
@@ -162,10 +169,18 @@ def test_a_body_gives_way(p, dtype, tmp_path):
 def test_inside_the_body_of_a_convolution(conv_case, dtype, tmp_path):
     x_shape, w_shape, (stride, padding, dilation, groups) = conv_case
     x, w = torch.randn(x_shape, dtype=dtype), torch.randn(w_shape, dtype=dtype)
-    model = attach(one_node(
-        "LinfDistConv", ("x", "w"), dtype, sizes={"x": ["n", *x_shape[1:]]}, constants={"w": w.numpy()},
-        strides=stride, pads=[*padding, *padding], dilations=dilation,
-    ))
+    model = attach(
+        one_node(
+            "LinfDistConv",
+            ("x", "w"),
+            dtype,
+            sizes={"x": ["n", *x_shape[1:]]},
+            constants={"w": w.numpy()},
+            strides=stride,
+            pads=[*padding, *padding],
+            dilations=dilation,
+        )
+    )
     names = executed(model, tmp_path)
     assert "LinfDist" in names and "ReduceMax" not in names
     (expected,) = by_windows(lambda a, b: reference.dist(a, b, INF), (x,), w, conv_case[2])
@@ -193,13 +208,16 @@ def test_constants_are_folded(tmp_path):
 # What they refuse.
 
 
-@pytest.mark.parametrize("shapes, message", [
-    (((3, 4), (5, 3)), "w must have as many columns as x, 4, got 3"),
-    (((3, 4), (5, 0)), "w must have as many columns as x, 4, got 0"),
-    (((1, 3, 4), (5, 4)), "x must have 2 dimensions, got 3"),
-    (((3, 4), (4,)), "w must have 2 dimensions, got 1"),
-    (((), (5, 4)), "x must have 2 dimensions, got 0"),
-])
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        (((3, 4), (5, 3)), "w must have as many columns as x, 4, got 3"),
+        (((3, 4), (5, 0)), "w must have as many columns as x, 4, got 0"),
+        (((1, 3, 4), (5, 4)), "x must have 2 dimensions, got 3"),
+        (((3, 4), (4,)), "w must have 2 dimensions, got 1"),
+        (((), (5, 4)), "x must have 2 dimensions, got 0"),
+    ],
+)
 def test_refused_shapes(shapes, message):
     session = load(dist_model(INF))
     with pytest.raises(Exception, match=message):
@@ -209,12 +227,15 @@ def test_refused_shapes(shapes, message):
     assert np.array_equal(y, reference.dist(x, w, INF).numpy())
 
 
-@pytest.mark.parametrize("shapes, message", [
-    (((3, 4), (2, 4), (5, 4)), "upper must have the shape of lower"),
-    (((3, 4), (3, 5), (5, 4)), "upper must have the shape of lower"),
-    (((3, 4), (3, 4), (5, 5)), "w must have as many columns as lower, 4, got 5"),
-    (((3, 4), (3,), (5, 4)), "upper must have 2 dimensions, got 1"),
-])
+@pytest.mark.parametrize(
+    "shapes, message",
+    [
+        (((3, 4), (2, 4), (5, 4)), "upper must have the shape of lower"),
+        (((3, 4), (3, 5), (5, 4)), "upper must have the shape of lower"),
+        (((3, 4), (3, 4), (5, 5)), "w must have as many columns as lower, 4, got 5"),
+        (((3, 4), (3,), (5, 4)), "upper must have 2 dimensions, got 1"),
+    ],
+)
 def test_refused_boxes(shapes, message):
     names = ("lower", "upper", "w")
     session = load(one_node("LinfBoxDist", names, outputs=("near", "far")))
@@ -316,11 +337,15 @@ void* RegisterCustomOps(void* options, void* base) { return 0; }
 """
 
 
-@pytest.mark.parametrize("source, reason", [
-    ("int nothing;", "libcpu.so was built without the operators for onnxruntime; reinstall the package"),
-    (REFUSES, "refuses it: .*not today"),
-    (FAILS, "refuses it: .*LinfDist"),
-], ids=["no-operators", "another-interface", "registers-nothing"])
+@pytest.mark.parametrize(
+    "source, reason",
+    [
+        ("int nothing;", "libcpu.so was built without the operators for onnxruntime; reinstall the package"),
+        (REFUSES, "refuses it: .*not today"),
+        (FAILS, "refuses it: .*LinfDist"),
+    ],
+    ids=["no-operators", "another-interface", "registers-nothing"],
+)
 def test_another_library(source, reason, tmp_path, monkeypatch, fresh):
     monkeypatch.setattr(cpu, "LIBRARY", _compiled(source, tmp_path))
     usable, text = native.available()

@@ -65,6 +65,7 @@ def test_bounds_are_those_of_the_net(exported, name):
 @torch.no_grad()
 def test_by_the_exporter():
     """A module that knows nothing of this package, with a flattening whose shape is computed."""
+
     class Broadcast(torch.nn.Module):
         def __init__(self):
             super().__init__()
@@ -119,7 +120,9 @@ def test_reading_does_not_touch_random_numbers():
 
 
 BRANCH = helper.make_graph(
-    [helper.make_node("RandomUniform", [], ["r"], shape=[1, 6])], "b", [],
+    [helper.make_node("RandomUniform", [], ["r"], shape=[1, 6])],
+    "b",
+    [],
     [helper.make_tensor_value_info("r", TensorProto.FLOAT, [1, 6])],
 )
 WRONG = {
@@ -132,17 +135,23 @@ WRONG = {
     "alpha": ([("Gemm", ["·", "w"], {"transB": 1, "alpha": 2.0})], {"w": W}, "x·W"),
     "weights that do not fit": ([("Gemm", ["·", "w"], {})], {"w": W}, r"does not fit a value of shape"),
     "a bias for each sample": (
-        [("Gemm", ["·", "w", "b"], {"transB": 1})], {"w": W, "b": W[:, :1].copy()}, "not one number a channel",
+        [("Gemm", ["·", "w", "b"], {"transB": 1})],
+        {"w": W, "b": W[:, :1].copy()},
+        "not one number a channel",
     ),
     "a random constant": (
-        [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})], {},
+        [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})],
+        {},
         r"node 'n0' \(RandomUniform\): .* random",
     ),
     "random numbers like a constant": (
-        [("RandomNormalLike", ["b"], {}), ("Add", ["x", "·"], {})], {"b": W[0]}, r"\(RandomNormalLike\): .* random",
+        [("RandomNormalLike", ["b"], {}), ("Add", ["x", "·"], {})],
+        {"b": W[0]},
+        r"\(RandomNormalLike\): .* random",
     ),
     "a constant with a branch": (
-        [("If", ["b"], {"then_branch": BRANCH, "else_branch": BRANCH}), ("Add", ["x", "·"], {})], {"b": np.bool_(True)},
+        [("If", ["b"], {"then_branch": BRANCH, "else_branch": BRANCH}), ("Add", ["x", "·"], {})],
+        {"b": np.bool_(True)},
         r"node 'n0' \(If\): this operator",
     ),
     "reshape": ([("Reshape", ["·", "s"], {})], {"s": np.int64([-1, 3])}, "other than flattening"),
@@ -168,11 +177,21 @@ def test_refuses_convolutions():
             to_net(chain(("Conv", ["·", "w", "b"], {}), shape=("N", 1, 5, 5), w=w, b=bias))
 
 
-@pytest.mark.parametrize("op, inputs, outputs, p, message", [
-    ("LinfDist", ["x", ""], ["y"], {}, r"'d' \(LinfDist\): it must have 2 inputs, 1 output and the attributes none"),
-    ("LinfDist", ["x", "w"], ["y", "z"], {}, r"\(LinfDist\): it must have 2 inputs, 1 output"),
-    ("LpDist", ["x", "w"], ["y"], {"p": math.inf}, r"\(LpDist\): p must be at least 1 and finite, got inf"),
-], ids=["no weight", "two outputs", "p = ∞"])
+@pytest.mark.parametrize(
+    "op, inputs, outputs, p, message",
+    [
+        (
+            "LinfDist",
+            ["x", ""],
+            ["y"],
+            {},
+            r"'d' \(LinfDist\): it must have 2 inputs, 1 output and the attributes none",
+        ),
+        ("LinfDist", ["x", "w"], ["y", "z"], {}, r"\(LinfDist\): it must have 2 inputs, 1 output"),
+        ("LpDist", ["x", "w"], ["y"], {"p": math.inf}, r"\(LpDist\): p must be at least 1 and finite, got inf"),
+    ],
+    ids=["no weight", "two outputs", "p = ∞"],
+)
 def test_refuses_distances(op, inputs, outputs, p, message):
     model = model_of([helper.make_node(op, inputs, outputs, "d", domain="linf", **p)], opset=20, w=W)
     model.opset_import.append(helper.make_opsetid("linf", 1))
@@ -212,9 +231,11 @@ def _slices(*ends, shape=("N", 1, 6, 5)):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("ends", [
-    [(2, 1, 5, 1), (3, 0, 4, 1)], [(-1, 0, -1, 1), (-2, -5, 5, 1)], [(2, 1, 6, 1), (3, 0, 4, 1), (2, 0, 4, 1)],
-], ids=["ends", "from the end", "twice along one axis"])
+@pytest.mark.parametrize(
+    "ends",
+    [[(2, 1, 5, 1), (3, 0, 4, 1)], [(-1, 0, -1, 1), (-2, -5, 5, 1)], [(2, 1, 6, 1), (3, 0, 4, 1), (2, 0, 4, 1)]],
+    ids=["ends", "from the end", "twice along one axis"],
+)
 def test_slices_to_the_middle_are_a_crop(ends):
     model, x = _slices(*ends), torch.randn(2, 1, 6, 5)
     net = to_net(model)
@@ -222,19 +243,29 @@ def test_slices_to_the_middle_are_a_crop(ends):
     assert torch.equal(net(x), torch.from_numpy(run(model, x)[0]))
 
 
-@pytest.mark.parametrize("ends, message", [
-    ([(2, 1, 5, 1)], "middle square"), ([(2, 0, 4, 1), (3, 0, 4, 1)], "middle square"),
-    ([(2, 0, 6, 2)], "in steps of 2"), ([(3, 4, -9, -1)], "in steps of -1"), ([(1, 0, 0, 1)], "along axis 1"),
-    ([(0, 1, 9, 1)], "along axis 0"), ([(4, 0, 1, 1)], "axes must be"), ([(2, 3, 3, 1)], "from 3 to 3"),
-], ids=str)
+@pytest.mark.parametrize(
+    "ends, message",
+    [
+        ([(2, 1, 5, 1)], "middle square"),
+        ([(2, 0, 4, 1), (3, 0, 4, 1)], "middle square"),
+        ([(2, 0, 6, 2)], "in steps of 2"),
+        ([(3, 4, -9, -1)], "in steps of -1"),
+        ([(1, 0, 0, 1)], "along axis 1"),
+        ([(0, 1, 9, 1)], "along axis 0"),
+        ([(4, 0, 1, 1)], "axes must be"),
+        ([(2, 3, 3, 1)], "from 3 to 3"),
+    ],
+    ids=str,
+)
 def test_other_slices_are_refused(ends, message):
     with pytest.raises(ValueError, match=rf"node 'n\d' \((Slice|Relu)\): .*{message}"):
         to_net(_slices(*ends))
 
 
-@pytest.mark.parametrize("start, end, right", [
-    (0, 2**31 - 1, True), (0, 2**63 - 1, True), (0, 7919, False), (0, 2**31 - 2, False), (-8000, 2**63 - 1, False),
-])
+@pytest.mark.parametrize(
+    "start, end, right",
+    [(0, 2**31 - 1, True), (0, 2**63 - 1, True), (0, 7919, False), (0, 2**31 - 2, False), (-8000, 2**63 - 1, False)],
+)
 def test_of_a_batch_of_any_size_all_is_taken(start, end, right):
     """And not as many as stand for it here."""
     model = _slices((0, start, end, 1))
@@ -253,6 +284,7 @@ def test_slices_of_unequal_lists_are_refused():
 
 
 # Functions.
+
 
 def _operators(nodes):
     for node in nodes:
@@ -317,14 +349,15 @@ FORGED = {
     "version": (lambda m: setattr(m.opset_import[1], "version", 2), "linf must be of version 1, got 2"),
     "opset": (lambda m: setattr(_of(m, "LinfDist").opset_import[0], "version", 19), "linf::LinfDist has another body"),
     "standard": (
-        lambda m: m.functions.append(helper.make_function(
-            "", "Neg", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
-        )), "the function Neg takes the name of a standard operator",
+        lambda m: m.functions.append(
+            helper.make_function(
+                "", "Neg", ["x"], ["y"], [helper.make_node("Identity", ["x"], ["y"])], [helper.make_opsetid("", 20)]
+            )
+        ),
+        "the function Neg takes the name of a standard operator",
     ),
     "overload": (lambda m: setattr(_of(m, "LinfDist"), "overload", "o"), "linf::LinfDist has another body"),
-    "cycle": (
-        lambda m: _of(m, "LinfDist").node[0].input.__setitem__(0, "y"), "linf::LinfDist: 'y' is used before",
-    ),
+    "cycle": (lambda m: _of(m, "LinfDist").node[0].input.__setitem__(0, "y"), "linf::LinfDist: 'y' is used before"),
 }
 
 
@@ -348,6 +381,7 @@ def test_a_node_without_a_function_is_the_operator_of_its_name(exported):
 
 
 # Sorted sums and bytes.
+
 
 @torch.no_grad()
 @each_form
@@ -381,11 +415,16 @@ def test_a_net_of_bytes_is_read_as_one_of_pixels(small_net, tmp_path):
     assert np.array_equal(back(x / 255), run(onnx.load(tmp_path / "net.onnx"), x)[0])
 
 
-@pytest.mark.parametrize("levels, nodes, message", [
-    (np.float32(254), "Cast Div", r"\(Div\): only the division"),
-    (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
-    (np.float32(255), "Cast", "does not depend"), (np.float32(255), "Relu", r"\(Relu\): pixels in bytes"),
-], ids=str)
+@pytest.mark.parametrize(
+    "levels, nodes, message",
+    [
+        (np.float32(254), "Cast Div", r"\(Div\): only the division"),
+        (np.float32(255), "Cast Mul", r"\(Mul\): pixels in bytes"),
+        (np.float32(255), "Cast", "does not depend"),
+        (np.float32(255), "Relu", r"\(Relu\): pixels in bytes"),
+    ],
+    ids=str,
+)
 def test_other_ways_with_bytes_are_refused(levels, nodes, message):
     made = [(n, ["·", "c"] if n in ("Div", "Mul") else ["·"], {"to": 1} if n == "Cast" else {}) for n in nodes.split()]
     model = chain(*made, c=levels)

@@ -171,15 +171,19 @@ def _with(value: float) -> np.ndarray:
     return x
 
 
-@pytest.mark.parametrize("x, error, match", [
-    (torch.from_numpy(GOOD), TypeError, "x must be a numpy.ndarray, got Tensor"),
-    (GOOD.astype(np.float64), TypeError, "x must be float32, got float64"),
-    (GOOD[0], ValueError, r"x must have shape \(batch, 1, 8, 8\), got \(1, 8, 8\)"),
-    (GOOD[..., :7], ValueError, r"x must have shape \(batch, 1, 8, 8\), got \(3, 1, 8, 7\)"),
-    (GOOD[:0], ValueError, "x must hold at least one image"),
-    (_with(np.nan), ValueError, "x contains NaN"),
-    (_with(-np.inf), ValueError, "x contains NaN or infinite"),
-], ids=["tensor", "float64", "one-image", "narrow", "empty", "nan", "inf"])
+@pytest.mark.parametrize(
+    "x, error, match",
+    [
+        (torch.from_numpy(GOOD), TypeError, "x must be a numpy.ndarray, got Tensor"),
+        (GOOD.astype(np.float64), TypeError, "x must be float32, got float64"),
+        (GOOD[0], ValueError, r"x must have shape \(batch, 1, 8, 8\), got \(1, 8, 8\)"),
+        (GOOD[..., :7], ValueError, r"x must have shape \(batch, 1, 8, 8\), got \(3, 1, 8, 7\)"),
+        (GOOD[:0], ValueError, "x must hold at least one image"),
+        (_with(np.nan), ValueError, "x contains NaN"),
+        (_with(-np.inf), ValueError, "x contains NaN or infinite"),
+    ],
+    ids=["tensor", "float64", "one-image", "narrow", "empty", "nan", "inf"],
+)
 def test_refused_batches(made, x, error, match):
     with pytest.raises(error, match=match):
         run(session(made.onnx, "cpu"), x)

@@ -13,8 +13,13 @@ def test_certified_model(made):
     text = summary(onnx.load(made.onnx), "net.onnx")
     assert text.startswith("net.onnx: ") and "opsets: default 20, linf 1" in text.splitlines()[0]
     for line in (
-        "x                  float (batch, 1, 8, 8)", "certified_radius   float (batch)", "linf::LinfDist         16×64",
-        "linf::CertifiedRadius", "epsilon                      0.1", "(as written)", "radius_unit",
+        "x                  float (batch, 1, 8, 8)",
+        "certified_radius   float (batch)",
+        "linf::LinfDist         16×64",
+        "linf::CertifiedRadius",
+        "epsilon                      0.1",
+        "(as written)",
+        "radius_unit",
     ):
         assert line in text
     assert f"{16 * 64 + 16 * 16 + 10 * 16 + 16 + 16 + 10 + 2:,} float32 weights" in text

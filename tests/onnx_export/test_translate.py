@@ -92,8 +92,11 @@ def test_a_sorted_sum_of_an_open_number_of_coordinates_is_refused():
 
     with pytest.raises(Exception, match="fixed number of columns"):
         torch.onnx.export(
-            Both().eval(), (torch.rand(3, 5), torch.rand(4, 5)), dynamic_shapes=({1: "in"}, {1: "in"}),
-            verbose=False, **linf_onnx_kwargs(inline=False),
+            Both().eval(),
+            (torch.rand(3, 5), torch.rand(4, 5)),
+            dynamic_shapes=({1: "in"}, {1: "in"}),
+            verbose=False,
+            **linf_onnx_kwargs(inline=False),
         )
 
 
@@ -112,12 +115,18 @@ class Ranges(nn.Module):
         return torch.ops.linf.box_sorted_dist(*ends, self.sort.weight, 0.3, 4)
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # both ends have the same batch, which the operator says
+@pytest.mark.filterwarnings(
+    "ignore:# The axis name:UserWarning"
+)  # both ends have the same batch, which the operator says
 @torch.no_grad()
 def test_ranges_over_boxes():
     model, x = Ranges().eval(), torch.randn(2, 4, 9, 8)
     program = torch.onnx.export(
-        model, (x, x + 1), input_names=["lower", "upper"], dynamic_shapes=({0: "n"}, {0: "n"}), verbose=False,
+        model,
+        (x, x + 1),
+        input_names=["lower", "upper"],
+        dynamic_shapes=({0: "n"}, {0: "n"}),
+        verbose=False,
         **linf_onnx_kwargs(inline=False),
     )
     onnx_model = attach(program.model_proto)
@@ -190,7 +199,11 @@ class Mixed(nn.Module):
 def written(model: nn.Module, given: tuple[torch.Tensor, ...], path, **arguments) -> onnx.ModelProto:
     """By the exporter alone, with a batch of any size; checked."""
     torch.onnx.export(
-        model.eval(), given, path, dynamic_shapes=tuple({0: "n"} for _ in given), verbose=False,
+        model.eval(),
+        given,
+        path,
+        dynamic_shapes=tuple({0: "n"} for _ in given),
+        verbose=False,
         **linf_onnx_kwargs() | arguments,
     )
     onnx_model = onnx.load(path)
@@ -215,7 +228,9 @@ def test_written_by_the_exporter_alone(tmp_path, opset):
         torch.testing.assert_close(z, model(x), rtol=0, atol=model.allowed(x))
 
 
-@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")  # both ends have the same batch, which the operator says
+@pytest.mark.filterwarnings(
+    "ignore:# The axis name:UserWarning"
+)  # both ends have the same batch, which the operator says
 @torch.no_grad()
 def test_ranges_written_by_the_exporter_alone(tmp_path):
     model, path, lower = Ranges(), tmp_path / "mine.onnx", torch.randn(2, 4, 9, 8)
@@ -230,8 +245,10 @@ def test_ranges_written_by_the_exporter_alone(tmp_path):
 @torch.no_grad()
 def test_what_the_exporter_alone_wrote_is_read_and_attach_leaves_it(tmp_path):
     layers = [
-        ["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 3}], ["mean_shift", {"num_features": 3}],
-        ["flatten", {}], ["dist", {"in_features": 48, "out_features": 4, "p": 3.0}],
+        ["dist_conv", {"in_channels": 2, "out_channels": 3, "kernel_size": 3}],
+        ["mean_shift", {"num_features": 3}],
+        ["flatten", {}],
+        ["dist", {"in_features": 48, "out_features": 4, "p": 3.0}],
     ]
     model, x = Net({"input_shape": [2, 6, 6], "layers": layers}).eval(), torch.randn(3, 2, 6, 6)
     onnx_model = written(model, (x,), tmp_path / "mine.onnx")

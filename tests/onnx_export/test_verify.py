@@ -63,15 +63,29 @@ def test_right_file(file, labels):
     assert (accuracy.images, accuracy.correct, accuracy.certificate) == (150, 120, "lipschitz")
     assert 0 < accuracy.certified < 120
     text = "; ".join(found.checks)
-    for part in ("content as it was written", "what this net is written as", "are the weights'", "no radius is above",
-                 "clean accuracy recorded", "certified accuracy recorded"):
+    for part in (
+        "content as it was written",
+        "what this net is written as",
+        "are the weights'",
+        "no radius is above",
+        "clean accuracy recorded",
+        "certified accuracy recorded",
+    ):
         assert part in text
 
 
-@pytest.mark.parametrize("settings", [
-    {"flavour": "inlined"}, {"pixels": "byte"}, {"certificate": "none"}, {"flavour": "relu"},
-    {"certificate": "interval", "epsilon": 0.02}, {"pixels": "byte", "certificate": "interval", "epsilon": 0.02},
-], ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"flavour": "inlined"},
+        {"pixels": "byte"},
+        {"certificate": "none"},
+        {"flavour": "relu"},
+        {"certificate": "interval", "epsilon": 0.02},
+        {"pixels": "byte", "certificate": "interval", "epsilon": 0.02},
+    ],
+    ids=lambda s: "-".join(map(str, s.values())),
+)
 def test_other_right_files(made, labels, tmp_path, settings):
     path = tmp_path / "net.onnx"
     export(made.net, path, {"epsilon": 0.02}, **settings)
@@ -86,39 +100,40 @@ def test_other_right_files(made, labels, tmp_path, settings):
 def test_other_images_are_a_failure(file, labels):
     """What is recorded was not recomputed, and must not seem to have been."""
     (failure,) = verify(file, IMAGES[:20], labels[:20], "cpu").failures
-    assert failure == (
-        "accuracies recorded in the file are of 150 images, and these are 20: they are not recomputed"
-    )
+    assert failure == ("accuracies recorded in the file are of 150 images, and these are 20: they are not recomputed")
 
 
-@pytest.mark.parametrize("change, props, match", [
-    (constant("2.weight", 1.5), {}, "rounding_slack is .* in the metadata, and must be"),
-    (constant("lipschitz", 0.5), {}, "initializer lipschitz is not as it is written"),
-    (constant("lipschitz", 2), {}, "initializer lipschitz is not as it is written"),
-    (constant("slack", 0.5), {}, "initializer slack is not as it is written"),
-    (constant("most", 2.0), {}, "initializer most is not as it is written"),
-    (lambda m: None, {"lipschitz": "0.001"}, "lipschitz is 0.001 in the metadata, and must be 2.5"),
-    (lambda m: None, {"epsilon": "0.05"}, "certified_accuracy: recorded is"),
-    (lambda m: None, {"epsilon": "0.3"}, "certified_accuracy: recorded is"),
-    (lambda m: None, {"clean_accuracy": "0.9"}, "clean_accuracy: recorded is 0.9, recomputed 0.8"),
-    (lambda m: None, {"test_images": "151"}, "recorded in the file are of 151 images"),
-    (lambda m: None, {"certified_accuracy_by": "interval"}, "certified_accuracy_by: recorded is interval"),
-    (lambda m: None, {"norm": "l2"}, "norm is l2"),
-    (lambda m: None, {"radius_unit": "inch"}, "radius_unit is inch"),
-    (lambda m: None, {"flavour": "relu"}, "it claims a certificate, which such a file has not"),
-    (lambda m: None, {"flavour": "plain"}, "its flavour is 'plain'"),
-    (lambda m: None, {"certificate": "crown"}, "its certificate is 'crown'"),
-    (lambda m: None, {"epsilon": "a tenth"}, "its epsilon is 'a tenth', and must be a number in"),
-    (lambda m: None, {"epsilon": "nan"}, "its epsilon is 'nan'"),
-    (lambda m: None, {"sound": "yes"}, "its metadata have 'sound', which such a file has not"),
-    (lambda m: None, {"run_x\nagrees": "1"}, r"its metadata have 'run_x\\nagrees', which such a file has not"),
-    (lambda m: None, {"run_": "1"}, "its metadata have 'run_', which such a file has not"),
-    (lambda m: None, {"run_x": "1\nagrees"}, r"run_x is '1\\nagrees' in the metadata, and must be a line of text"),
-    (lambda m: None, {"method": "\x1b[2J"}, r"method is '\\x1b\[2J' in the metadata, and must be a line of text"),
-    (lambda m: None, {"net": "{}"}, "it does not describe its net"),
-    (lambda m: None, {"file_format": "linf-export 3"}, "its format is 'linf-export 3' and this version's is"),
-    (lambda m: None, {"versions": '{"onnx": "1.0"}', "norm": "l2"}, r"it was written with onnx 1.0 \(here"),
-])
+@pytest.mark.parametrize(
+    "change, props, match",
+    [
+        (constant("2.weight", 1.5), {}, "rounding_slack is .* in the metadata, and must be"),
+        (constant("lipschitz", 0.5), {}, "initializer lipschitz is not as it is written"),
+        (constant("lipschitz", 2), {}, "initializer lipschitz is not as it is written"),
+        (constant("slack", 0.5), {}, "initializer slack is not as it is written"),
+        (constant("most", 2.0), {}, "initializer most is not as it is written"),
+        (lambda m: None, {"lipschitz": "0.001"}, "lipschitz is 0.001 in the metadata, and must be 2.5"),
+        (lambda m: None, {"epsilon": "0.05"}, "certified_accuracy: recorded is"),
+        (lambda m: None, {"epsilon": "0.3"}, "certified_accuracy: recorded is"),
+        (lambda m: None, {"clean_accuracy": "0.9"}, "clean_accuracy: recorded is 0.9, recomputed 0.8"),
+        (lambda m: None, {"test_images": "151"}, "recorded in the file are of 151 images"),
+        (lambda m: None, {"certified_accuracy_by": "interval"}, "certified_accuracy_by: recorded is interval"),
+        (lambda m: None, {"norm": "l2"}, "norm is l2"),
+        (lambda m: None, {"radius_unit": "inch"}, "radius_unit is inch"),
+        (lambda m: None, {"flavour": "relu"}, "it claims a certificate, which such a file has not"),
+        (lambda m: None, {"flavour": "plain"}, "its flavour is 'plain'"),
+        (lambda m: None, {"certificate": "crown"}, "its certificate is 'crown'"),
+        (lambda m: None, {"epsilon": "a tenth"}, "its epsilon is 'a tenth', and must be a number in"),
+        (lambda m: None, {"epsilon": "nan"}, "its epsilon is 'nan'"),
+        (lambda m: None, {"sound": "yes"}, "its metadata have 'sound', which such a file has not"),
+        (lambda m: None, {"run_x\nagrees": "1"}, r"its metadata have 'run_x\\nagrees', which such a file has not"),
+        (lambda m: None, {"run_": "1"}, "its metadata have 'run_', which such a file has not"),
+        (lambda m: None, {"run_x": "1\nagrees"}, r"run_x is '1\\nagrees' in the metadata, and must be a line of text"),
+        (lambda m: None, {"method": "\x1b[2J"}, r"method is '\\x1b\[2J' in the metadata, and must be a line of text"),
+        (lambda m: None, {"net": "{}"}, "it does not describe its net"),
+        (lambda m: None, {"file_format": "linf-export 3"}, "its format is 'linf-export 3' and this version's is"),
+        (lambda m: None, {"versions": '{"onnx": "1.0"}', "norm": "l2"}, r"it was written with onnx 1.0 \(here"),
+    ],
+)
 def test_contradictions(file, labels, change, props, match):
     failures = "; ".join(verify(rewritten(file, change, props), IMAGES, labels, "cpu").failures)
     assert re.search(match, failures)
@@ -147,6 +162,7 @@ def test_a_smaller_bound_of_a_crop(small_net, tmp_path):
 
 def test_a_body_that_native_operators_hide(file, labels):
     """Twice the distance: native operators compute it as it should be, stock onnxruntime does not."""
+
     def double(model):
         (body,) = (f for f in model.functions if f.name == "LinfDist")
         result, body.node[-1].output[0] = body.output[0], "half"
@@ -158,6 +174,7 @@ def test_a_body_that_native_operators_hide(file, labels):
 
 def test_a_sparse_initializer_of_an_existing_name(file, labels):
     """onnxruntime takes it instead of the dense one."""
+
     def add(model):
         values = helper.make_tensor("lipschitz", onnx.TensorProto.DOUBLE, [1], [1e-6])
         index = helper.make_tensor("index", onnx.TensorProto.INT64, [1], [0])
@@ -251,6 +268,7 @@ def test_one_label_for_each_image(file, labels):
 
 def test_the_file_is_read_once(file, labels, monkeypatch):
     """What is compared is what is run, whatever lies there meanwhile."""
+
     def replaced(model):
         file.write_bytes(b"another")
         return contradictions(model)

@@ -122,10 +122,17 @@ def stand_in(monkeypatch):
 @pytest.fixture
 def write(net, data, tmp_path):
     """``write(**changes)``: a small benchmark in a folder that does not exist yet."""
+
     def make(**changes) -> Path:
         usual = {
-            "net": net, "folder": tmp_path / "a" / "small", "data": data, "epsilons": [0.1, 1e-5], "count": 3,
-            "seed": 2, "timeout": 30, "name": "small",
+            "net": net,
+            "folder": tmp_path / "a" / "small",
+            "data": data,
+            "epsilons": [0.1, 1e-5],
+            "count": 3,
+            "seed": 2,
+            "timeout": 30,
+            "name": "small",
         }
         return write_benchmark(**usual | changes)
 
@@ -138,6 +145,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 # The folder
 
+
 def test_layout(write):
     folder = write(kinds=("any", "one"))
     with open(folder / "instances.csv", newline="") as f:
@@ -145,10 +153,16 @@ def test_layout(write):
     assert len(rows) == 3 * 2 * 2 * 2 and {row[2] for row in rows} == {"30"}
     names = {name + ".gz" for row in rows for name in row[:2]}
     assert {name for name in names if name.startswith("onnx")} == {
-        "onnx/small_maxpool.onnx.gz", "onnx/small_relu.onnx.gz",
+        "onnx/small_maxpool.onnx.gz",
+        "onnx/small_relu.onnx.gz",
     }
     assert set(files(folder)) == names | {f"vnnlib2/{name}" for name in names} | {
-        "instances.csv", "vnnlib2/instances.csv", "README.md", "benchmark.json", "generate_properties.py", "images.npz",
+        "instances.csv",
+        "vnnlib2/instances.csv",
+        "README.md",
+        "benchmark.json",
+        "generate_properties.py",
+        "images.npz",
     }
     assert [p.name for p in folder.parent.iterdir()] == ["small"]  # nothing else is left
     assert (folder / "generate_properties.py").read_bytes() == Path(script.__file__).read_bytes()
@@ -196,6 +210,7 @@ def test_onnx_files(write, net, data):
 
 
 # What the parsers read
+
 
 @pytest.mark.parametrize("tree", PARSERS)
 def test_parsers_read_what_was_meant(write, tree):
@@ -263,6 +278,7 @@ def test_parsers_read_two_classes(write, data, tree, monkeypatch):
 
 # Again, elsewhere, and in the place of another
 
+
 def test_the_same_arguments_give_the_same_bytes(write, tmp_path):
     first, second = write(), write(folder=tmp_path / "second")
     assert files(first) == files(second)
@@ -299,10 +315,16 @@ def test_one_flavour(write):
 def test_readme(write):
     text = (write(kinds=["any"]) / "README.md").read_text()
     for words in (
-        "# small\n", "trained on noise: flatten, linear;\n52 parameters", "| 0.1, 0.00001 |",
+        "# small\n",
+        "trained on noise: flatten, linear;\n52 parameters",
+        "| 0.1, 0.00001 |",
         "12, 30 s each, 0.1 hours",
-        "3 of the 30 in `images.npz`, chosen by the seed; here 2", "`x` | [1, 2, 3, 2]", "`logits` | [1, 4]",
-        "- `onnx/small_relu.onnx`: 2 nodes, Flatten, Gemm", "python generate_properties.py SEED", "gunzip",
+        "3 of the 30 in `images.npz`, chosen by the seed; here 2",
+        "`x` | [1, 2, 3, 2]",
+        "`logits` | [1, 4]",
+        "- `onnx/small_relu.onnx`: 2 nodes, Flatten, Gemm",
+        "python generate_properties.py SEED",
+        "gunzip",
         "The wrong class may be any.",
     ):
         assert words in text, words

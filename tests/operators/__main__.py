@@ -34,7 +34,12 @@ STEP = 100  # graphs after which what was found is written, and the rest may be 
 
 # What is never perturbed: constants, weights, and the shape of a tensor.
 LEAVES = (
-    "BoundConstant", "BoundPrimConstant", "BoundConstantOfShape", "BoundRange", "BoundParams", "BoundBuffers",
+    "BoundConstant",
+    "BoundPrimConstant",
+    "BoundConstantOfShape",
+    "BoundRange",
+    "BoundParams",
+    "BoundBuffers",
     "BoundShape",
 )
 
@@ -56,12 +61,20 @@ def _results(tally: campaign.Tally, seed: int, first: int, points: int, guarded:
     version = compat.import_auto_lirpa().__version__
     missing = sorted(name for name, group in tally.classes.items() if not group["graphs"] and name not in LEAVES)
     return {
-        "seed": seed, "first": first, "points": points, "guarded": guarded,
-        "graphs": tally.graphs, "drawn": tally.drawn,
+        "seed": seed,
+        "first": first,
+        "points": points,
+        "guarded": guarded,
+        "graphs": tally.graphs,
+        "drawn": tally.drawn,
         "versions": {"linf-plugin": linf_plugin.__version__, "torch": torch.__version__, "auto_LiRPA": version},
-        "not_reached": missing, "unknown": sorted(set(missing) - set(refused.NOT_SEARCHED.get(version, ()))),
-        "methods": tally.methods, "classes": tally.classes, "operators": tally.operators,
-        "violations": tally.violations if guarded else tally.wrong, "wrong": tally.wrong if guarded else [],
+        "not_reached": missing,
+        "unknown": sorted(set(missing) - set(refused.NOT_SEARCHED.get(version, ()))),
+        "methods": tally.methods,
+        "classes": tally.classes,
+        "operators": tally.operators,
+        "violations": tally.violations if guarded else tally.wrong,
+        "wrong": tally.wrong if guarded else [],
     }
 
 
@@ -76,7 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first graph; default: 0")
     parser.add_argument("--guard", choices=("on", "off"), default="on", help="default: on")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.json", default=Path("results/operators.json"),
+        "--out",
+        type=Path,
+        metavar="FILE.json",
+        default=Path("results/operators.json"),
         help="default: results/operators.json; the table is written beside it",
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

@@ -58,11 +58,20 @@ def _counts() -> dict[str, int]:
 def _describe(case: Case, finding: Finding) -> dict:
     """What is to be seen of a graph; its number and the seed make it again."""
     return {
-        "index": case.index, "operator": case.operator, "graph": str(case.graph),
-        "inputs": [list(x.shape[1:]) for x in case.inputs], "perturbed": [box is not None for box in case.boxes],
-        "traced": case.traced, "options": str(case.options), "method": finding.method, "mode": finding.mode,
-        "alone": finding.alone, "amount": finding.amount if math.isfinite(finding.amount) else None, "node": finding.node,
-        "guarded": finding.guarded, "why": finding.reason or finding.error,
+        "index": case.index,
+        "operator": case.operator,
+        "graph": str(case.graph),
+        "inputs": [list(x.shape[1:]) for x in case.inputs],
+        "perturbed": [box is not None for box in case.boxes],
+        "traced": case.traced,
+        "options": str(case.options),
+        "method": finding.method,
+        "mode": finding.mode,
+        "alone": finding.alone,
+        "amount": finding.amount if math.isfinite(finding.amount) else None,
+        "node": finding.node,
+        "guarded": finding.guarded,
+        "why": finding.reason or finding.error,
     }
 
 

@@ -33,15 +33,45 @@ def _elementwise(name, function, of="any"):
 
 
 for _name, _function in {
-    "relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "softplus": F.softplus, "abs": torch.abs,
-    "neg": torch.neg, "sin": torch.sin, "cos": torch.cos, "atan": torch.atan, "exp": torch.exp, "erf": torch.erf,
-    "square": lambda h: h * h, "pow2": lambda h: h**2, "sqr": torch.square, "identity": nn.Identity(),
-    "floor": torch.floor, "ceil": torch.ceil, "round": torch.round, "sign": torch.sign, "elu": F.elu, "selu": F.selu,
-    "silu": F.silu, "mish": F.mish, "hardswish": F.hardswish, "hardsigmoid": F.hardsigmoid, "relu6": F.relu6,
-    "softsign": F.softsign, "logsigmoid": F.logsigmoid, "gelu": F.gelu, "tanhshrink": lambda h: h - torch.tanh(h),
-    "gelu_tanh": lambda h: F.gelu(h, approximate="tanh"), "hardtanh": F.hardtanh, "detach": torch.detach,
-    "clone": torch.clone, "contiguous": lambda h: h.contiguous(), "dropout": nn.Dropout(0.5).eval(),
-    "celu": F.celu, "softshrink": F.softshrink, "hardshrink": F.hardshrink,
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "atan": torch.atan,
+    "exp": torch.exp,
+    "erf": torch.erf,
+    "square": lambda h: h * h,
+    "pow2": lambda h: h**2,
+    "sqr": torch.square,
+    "identity": nn.Identity(),
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "round": torch.round,
+    "sign": torch.sign,
+    "elu": F.elu,
+    "selu": F.selu,
+    "silu": F.silu,
+    "mish": F.mish,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "relu6": F.relu6,
+    "softsign": F.softsign,
+    "logsigmoid": F.logsigmoid,
+    "gelu": F.gelu,
+    "tanhshrink": lambda h: h - torch.tanh(h),
+    "gelu_tanh": lambda h: F.gelu(h, approximate="tanh"),
+    "hardtanh": F.hardtanh,
+    "detach": torch.detach,
+    "clone": torch.clone,
+    "contiguous": lambda h: h.contiguous(),
+    "dropout": nn.Dropout(0.5).eval(),
+    "celu": F.celu,
+    "softshrink": F.softshrink,
+    "hardshrink": F.hardshrink,
 }.items():
     _elementwise(_name, _function)
 
@@ -84,9 +114,14 @@ def _positive(b: Builder) -> float:
 
 
 for _name, _function in {
-    "log": torch.log, "sqrt": torch.sqrt, "reciprocal": torch.reciprocal, "one over": lambda h: 1 / h,
-    "rsqrt": torch.rsqrt, "log1p": torch.log1p,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "reciprocal": torch.reciprocal,
+    "one over": lambda h: 1 / h,
+    "rsqrt": torch.rsqrt,
+    "log1p": torch.log1p,
 }.items():
+
     @operator(_name)
     def _(b: Builder, name=_name, function=_function):
         _positive(b)
@@ -132,14 +167,20 @@ def _shapes(b: Builder) -> list[tuple[int, ...]]:
 
 
 for _name, _function in {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "max of two": torch.maximum, "min of two": torch.minimum,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "max of two": torch.maximum,
+    "min of two": torch.minimum,
 }.items():
+
     @operator(_name)
     def _(b: Builder, name=_name, function=_function):
         swapped = b.r.random() < 0.3
         b.add(
             f"{name}{' swapped' if swapped else ''}",
-            lambda h, other: function(other, h) if swapped else function(h, other), b.operand(*_shapes(b)),
+            lambda h, other: function(other, h) if swapped else function(h, other),
+            b.operand(*_shapes(b)),
         )
 
 
@@ -181,8 +222,11 @@ def _(b: Builder):
 def _(b: Builder):
     mask = torch.rand(b.shape) < 0.5
     swapped = b.r.random() < 0.5
-    b.add("where", lambda h, other: torch.where(mask, other, h) if swapped else torch.where(mask, h, other),
-          b.operand(b.shape, ()))
+    b.add(
+        "where",
+        lambda h, other: torch.where(mask, other, h) if swapped else torch.where(mask, h, other),
+        b.operand(b.shape, ()),
+    )
 
 
 @operator("masked_fill")
@@ -276,8 +320,10 @@ def _(b: Builder):
     alpha, beta = b.r.choice((1, 2, 0.5)), b.r.choice((1, 3, 0.5))
     kinds = ("buffer", "parameter", "computed")
     b.add(
-        f"addmm({beta=}, {alpha=})", lambda h, c, w: torch.addmm(c, h, w, beta=beta, alpha=alpha),
-        b.operand((3,), kinds=kinds), b.operand((b.shape[0], 3), kinds=kinds),
+        f"addmm({beta=}, {alpha=})",
+        lambda h, c, w: torch.addmm(c, h, w, beta=beta, alpha=alpha),
+        b.operand((3,), kinds=kinds),
+        b.operand((b.shape[0], 3), kinds=kinds),
     )
 
 
@@ -298,10 +344,18 @@ def _pair(r, *choices):
 def _(b: Builder):
     r, channels = b.r, b.shape[0]
     groups = r.choice((1, 1, 1, channels))
-    b.layer(nn.Conv2d(
-        channels, groups * r.randint(1, 2), _pair(r, 1, 2, 3), stride=_pair(r, 1, 1, 2), padding=_pair(r, 0, 1, 2),
-        dilation=r.choice((1, 1, 1, 2)), groups=groups, bias=r.random() < 0.6,
-    ))
+    b.layer(
+        nn.Conv2d(
+            channels,
+            groups * r.randint(1, 2),
+            _pair(r, 1, 2, 3),
+            stride=_pair(r, 1, 1, 2),
+            padding=_pair(r, 0, 1, 2),
+            dilation=r.choice((1, 1, 1, 2)),
+            groups=groups,
+            bias=r.random() < 0.6,
+        )
+    )
 
 
 @operator("conv2d twice", of="image")
@@ -328,8 +382,11 @@ def _(b: Builder):
 @operator("conv1d", of="sequence")
 def _(b: Builder):
     r = b.r
-    b.layer(nn.Conv1d(b.shape[0], 2, r.choice((1, 2)), stride=r.choice((1, 2)), padding=r.choice((0, 1)),
-                      bias=r.random() < 0.6))
+    b.layer(
+        nn.Conv1d(
+            b.shape[0], 2, r.choice((1, 2)), stride=r.choice((1, 2)), padding=r.choice((0, 1)), bias=r.random() < 0.6
+        )
+    )
 
 
 @operator("conv transpose", of="image")
@@ -339,10 +396,19 @@ def _(b: Builder):
     if r.random() < 0.4:  # all that 0.3 takes
         b.layer(nn.ConvTranspose2d(channels, r.randint(1, 2), r.choice((2, 3)), stride=stride, bias=r.random() < 0.6))
         return
-    b.layer(nn.ConvTranspose2d(
-        channels, groups * r.randint(1, 2), _pair(r, 1, 2, 3), stride=stride, padding=r.choice((0, 0, 1)),
-        output_padding=r.choice((0, stride - 1)), dilation=r.choice((1, 1, 2)), groups=groups, bias=r.random() < 0.6,
-    ))
+    b.layer(
+        nn.ConvTranspose2d(
+            channels,
+            groups * r.randint(1, 2),
+            _pair(r, 1, 2, 3),
+            stride=stride,
+            padding=r.choice((0, 0, 1)),
+            output_padding=r.choice((0, stride - 1)),
+            dilation=r.choice((1, 1, 2)),
+            groups=groups,
+            bias=r.random() < 0.6,
+        )
+    )
 
 
 @operator("conv transpose 1d", of="sequence")
@@ -372,8 +438,15 @@ def _(b: Builder):
     r = b.r
     kernel = _pair(r, 1, 2, 3)
     half = kernel // 2 if isinstance(kernel, int) else min(kernel) // 2
-    b.layer(nn.MaxPool2d(kernel, stride=r.choice((None, 1, 2)), padding=r.choice((0, 0, half)),
-                         dilation=r.choice((1, 1, 1, 2)), ceil_mode=r.random() < 0.2))
+    b.layer(
+        nn.MaxPool2d(
+            kernel,
+            stride=r.choice((None, 1, 2)),
+            padding=r.choice((0, 0, half)),
+            dilation=r.choice((1, 1, 1, 2)),
+            ceil_mode=r.random() < 0.2,
+        )
+    )
 
 
 @operator("avg_pool2d", of="image")
@@ -381,10 +454,16 @@ def _(b: Builder):
     r = b.r
     kernel = _pair(r, 1, 2, 3)
     half = kernel // 2 if isinstance(kernel, int) else min(kernel) // 2
-    b.layer(nn.AvgPool2d(
-        kernel, stride=r.choice((None, 1, 2)), padding=r.choice((0, 0, half)), ceil_mode=r.random() < 0.2,
-        count_include_pad=r.random() < 0.7, divisor_override=r.choice((None, None, None, 2)),
-    ))
+    b.layer(
+        nn.AvgPool2d(
+            kernel,
+            stride=r.choice((None, 1, 2)),
+            padding=r.choice((0, 0, half)),
+            ceil_mode=r.random() < 0.2,
+            count_include_pad=r.random() < 0.7,
+            divisor_override=r.choice((None, None, None, 2)),
+        )
+    )
 
 
 @operator("pools of sequences", of="sequence")
@@ -435,10 +514,18 @@ def _(b: Builder):
 @operator("other norms", of="image")
 def _(b: Builder):
     channels, h, w = b.shape
-    b.layer(_natural(b.r.choice((
-        lambda: nn.InstanceNorm2d(channels, affine=True), lambda: nn.GroupNorm(1, channels),
-        lambda: nn.LayerNorm([h, w]), lambda: nn.LayerNorm(w, elementwise_affine=False),
-    ))()))
+    b.layer(
+        _natural(
+            b.r.choice(
+                (
+                    lambda: nn.InstanceNorm2d(channels, affine=True),
+                    lambda: nn.GroupNorm(1, channels),
+                    lambda: nn.LayerNorm([h, w]),
+                    lambda: nn.LayerNorm(w, elementwise_affine=False),
+                )
+            )()
+        )
+    )
 
 
 @operator("layer norm", of="sequence")
@@ -457,6 +544,7 @@ def _dims(b: Builder):
 
 
 for _name in ("sum", "mean", "amax", "amin", "logsumexp", "std", "prod", "norm"):
+
     @operator(_name)
     def _(b: Builder, name=_name):
         dim, keep = _dims(b), b.r.random() < 0.6
@@ -468,6 +556,7 @@ for _name in ("sum", "mean", "amax", "amin", "logsumexp", "std", "prod", "norm")
 
 
 for _name in ("max", "min"):
+
     @operator(_name)
     def _(b: Builder, name=_name):
         dim, keep = b.r.randint(1, len(b.shape)), b.r.random() < 0.6
@@ -477,6 +566,7 @@ for _name in ("max", "min"):
 
 
 for _name in ("softmax", "log_softmax"):
+
     @operator(_name)
     def _(b: Builder, name=_name):
         dim = b.r.choice((1, -1))
@@ -493,11 +583,13 @@ def _(b: Builder):
     divisors = [d for d in range(1, size + 1) if size % d == 0]
     a = b.r.choice(divisors)
     way = b.r.choice(("view(size(0), −1)", f"reshape(−1, {a}, {size // a})", f"reshape(size(0), {a}, −1)", "flatten"))
-    b.add(way, {
-        "view(size(0), −1)": lambda h: h.view(h.size(0), -1), "flatten": lambda h: h.flatten(1),
-    }.get(way) or (
-        (lambda h: h.reshape(-1, a, size // a)) if "size(0)" not in way else (lambda h: h.reshape(h.size(0), a, -1))
-    ))
+    b.add(
+        way,
+        {"view(size(0), −1)": lambda h: h.view(h.size(0), -1), "flatten": lambda h: h.flatten(1)}.get(way)
+        or (
+            (lambda h: h.reshape(-1, a, size // a)) if "size(0)" not in way else (lambda h: h.reshape(h.size(0), a, -1))
+        ),
+    )
 
 
 @operator("flatten of some", of="image")
@@ -709,18 +801,27 @@ def _(b: Builder):
 @operator("dist of an operand", of="vector")
 def _(b: Builder):
     p = b.p
-    b.add(f"dist(p={p:g})", lambda h, w: lp.dist(h, w, p),
-          b.operand((b.r.randint(1, 4), b.shape[0]), kinds=("buffer", "parameter", "computed")))
+    b.add(
+        f"dist(p={p:g})",
+        lambda h, w: lp.dist(h, w, p),
+        b.operand((b.r.randint(1, 4), b.shape[0]), kinds=("buffer", "parameter", "computed")),
+    )
 
 
 @operator("sorted_dist of an operand", of="vector")
 def _(b: Builder):
-    b.add("sorted_dist", lambda h, w: lp.sorted_dist(h, w, 0.5, 3),
-          b.operand((b.r.randint(1, 4), b.shape[0]), kinds=("buffer", "parameter", "computed")))
+    b.add(
+        "sorted_dist",
+        lambda h, w: lp.sorted_dist(h, w, 0.5, 3),
+        b.operand((b.r.randint(1, 4), b.shape[0]), kinds=("buffer", "parameter", "computed")),
+    )
 
 
 @operator("shift of an operand")
 def _(b: Builder):
     sign, scale = b.r.choice((1.0, -1.0)), b.r.choice((1.0, 0.3))
-    b.add(f"shift({sign}, {scale})", lambda h, o: lp.ops.shift(h, o, sign, scale),
-          b.operand(b.shape[:1], kinds=("buffer", "parameter", "computed")))
+    b.add(
+        f"shift({sign}, {scale})",
+        lambda h, o: lp.ops.shift(h, o, sign, scale),
+        b.operand(b.shape[:1], kinds=("buffer", "parameter", "computed")),
+    )

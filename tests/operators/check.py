@@ -60,8 +60,9 @@ def points(case: Case, count: int) -> tuple[list[Tensor], Tensor]:
     direction = torch.where(single, one * direction.sum(2, keepdim=True).sign(), direction)
     for step in STEPS:
         at = [
-            a if box is None or grad is None else
-            (a + step / 2 * grad.nan_to_num(0.0).sign() * (box[1] - box[0])).clamp(*box)
+            a
+            if box is None or grad is None
+            else (a + step / 2 * grad.nan_to_num(0.0).sign() * (box[1] - box[0])).clamp(*box)
             for a, grad, box in zip(at, _gradients(case, at, direction), case.boxes)
         ]
         for seen, a in zip(visited, at):
@@ -101,9 +102,13 @@ def wrong_by(lower: Tensor | None, upper: Tensor | None, y: Tensor) -> float:
     if any(a.numel() != least.numel() for a in (lower, upper)):
         return math.inf
     tolerance = TOLERANCE * (1 + max(least.abs().max().item(), most.abs().max().item()))
-    amount = torch.stack([
-        (lower.detach().reshape(least.shape) - least).max(), (most - upper.detach().reshape(most.shape)).max()
-    ]).max().item()
+    amount = (
+        torch.stack(
+            [(lower.detach().reshape(least.shape) - least).max(), (most - upper.detach().reshape(most.shape)).max()]
+        )
+        .max()
+        .item()
+    )
     return amount if math.isnan(amount) or amount > tolerance else 0.0
 
 
@@ -170,8 +175,10 @@ class _Bounds:
     def first_wrong(self, at: list[Tensor]) -> str:
         """The class of the first node whose bounds leave out a value, "" where none does or they are not kept."""
         kept = {
-            name: (node.lower.detach(), node.upper.detach()) for name, node in self.bounded._modules.items()
-            if isinstance(getattr(node, "lower", None), Tensor) and isinstance(getattr(node, "upper", None), Tensor)
+            name: (node.lower.detach(), node.upper.detach())
+            for name, node in self.bounded._modules.items()
+            if isinstance(getattr(node, "lower", None), Tensor)
+            and isinstance(getattr(node, "upper", None), Tensor)
             and node.perturbed
         }
         values = {name: [] for name in kept}

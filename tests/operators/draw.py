@@ -19,16 +19,31 @@ MOST_OUTPUTS = 24
 MOST_NEURONS = 400  # of one step: linear bounds keep a coefficient for each pair of neurons
 # How often a second operand comes from where.
 KINDS = {
-    "plain": ("buffer", "parameter"), "computed": ("computed",), "branch": ("branch", "itself"),
-    "input": ("input",), "any": ("buffer", "parameter", "computed", "branch", "itself", "input"),
+    "plain": ("buffer", "parameter"),
+    "computed": ("computed",),
+    "branch": ("branch", "itself"),
+    "input": ("input",),
+    "any": ("buffer", "parameter", "computed", "branch", "itself", "input"),
 }
 OPTIONS = (  # of auto_LiRPA, which users set; each version ignores what it does not know
-    {"activation_bound_option": "same-slope"}, {"relu": "same-slope"}, {"relu": "zero-lb"}, {"relu": "one-lb"},
-    {"relu": "reversed-adaptive"}, {"activation_bound_option": "zero-lb"}, {"forward_refinement": True},
+    {"activation_bound_option": "same-slope"},
+    {"relu": "same-slope"},
+    {"relu": "zero-lb"},
+    {"relu": "one-lb"},
+    {"relu": "reversed-adaptive"},
+    {"activation_bound_option": "zero-lb"},
+    {"forward_refinement": True},
     {"sparse_intermediate_bounds": True, "sparse_spec_alpha": True, "sparse_features_alpha": True},
-    {"sparse_intermediate_bounds": False, "sparse_conv_intermediate_bounds": False}, {"minimum_sparsity": 0.0},
-    {"softmax": "simple"}, {"matmul": "economic"}, {"crown_batch_size": 3}, {"compare_crown_with_ibp": True}, {"bound_every_node": True},
-    {"use_full_conv_alpha": False}, {"mul": {"middle": True}}, {"tanh": "same-slope"},
+    {"sparse_intermediate_bounds": False, "sparse_conv_intermediate_bounds": False},
+    {"minimum_sparsity": 0.0},
+    {"softmax": "simple"},
+    {"matmul": "economic"},
+    {"crown_batch_size": 3},
+    {"compare_crown_with_ibp": True},
+    {"bound_every_node": True},
+    {"use_full_conv_alpha": False},
+    {"mul": {"middle": True}},
+    {"tanh": "same-slope"},
     {"enable_opt_interm_bounds": True},
     {"optimize_bound_args": {"iteration": 3, "use_shared_alpha": True}},
     {"optimize_bound_args": {"iteration": 3, "fix_intermediate_layer_bounds": False, "fix_interm_bounds": False}},
@@ -40,10 +55,22 @@ def _image(b: Builder) -> str:
     layer = r.choice(("dist", "dist", "conv", "relu", "mean", "normalize", "pool", "batch norm", "flatten"))
     if layer == "dist":
         groups = r.choice((1, 1, channels))
-        b.layer(_near(b, LinfDistConv2d(
-            channels, groups * r.randint(1, 2), r.choice((1, 2, 3)), stride=r.choice((1, 1, 2)),
-            padding=r.choice((0, 1)), dilation=r.choice((1, 1, 2)), groups=groups, bias=r.random() < 0.5, p=p,
-        )))
+        b.layer(
+            _near(
+                b,
+                LinfDistConv2d(
+                    channels,
+                    groups * r.randint(1, 2),
+                    r.choice((1, 2, 3)),
+                    stride=r.choice((1, 1, 2)),
+                    padding=r.choice((0, 1)),
+                    dilation=r.choice((1, 1, 2)),
+                    groups=groups,
+                    bias=r.random() < 0.5,
+                    p=p,
+                ),
+            )
+        )
     elif layer == "pool":
         CATALOG[r.choice(("avg_pool2d", "max_pool2d"))][1](b)
     elif layer == "conv":
@@ -122,7 +149,8 @@ def _coerce(b: Builder, of: str) -> None:
 def _shape(r: random.Random, of: str) -> tuple[int, ...]:
     kind = r.choice(("vector", "image", "image", "sequence")) if of == "any" else of
     return {
-        "vector": (r.randint(1, 6),), "sequence": (r.randint(1, 4), r.randint(1, 4)),
+        "vector": (r.randint(1, 6),),
+        "sequence": (r.randint(1, 4), r.randint(1, 4)),
         "image": (r.randint(1, 3), r.randint(2, 5), r.randint(2, 5)),
     }[kind]
 

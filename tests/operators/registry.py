@@ -1,8 +1,16 @@
 """Which operators auto_LiRPA claims to know: the classes of its registry."""
 
 BASES = {  # what others inherit, and what no node of a graph is
-    "Bound", "BoundActivation", "BoundOptimizableActivation", "BoundReduce", "BoundTwoPieceLinear", "BoundSShaped",
-    "BoundMinMax", "BoundSoftmaxImpl", "BoundedTensor", "BoundedParameter",
+    "Bound",
+    "BoundActivation",
+    "BoundOptimizableActivation",
+    "BoundReduce",
+    "BoundTwoPieceLinear",
+    "BoundSShaped",
+    "BoundMinMax",
+    "BoundSoftmaxImpl",
+    "BoundedTensor",
+    "BoundedParameter",
 }
 
 

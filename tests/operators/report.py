@@ -1,7 +1,15 @@
 """The table of a search, from its JSON alone."""
 
 COLUMNS = (
-    "graphs", "holds", "wrong", "not a number", "error", "read as another function", "refused", "crossed", "let through"
+    "graphs",
+    "holds",
+    "wrong",
+    "not a number",
+    "error",
+    "read as another function",
+    "refused",
+    "crossed",
+    "let through",
 )
 
 
@@ -24,20 +32,26 @@ def table(results: dict) -> str:
         name.removeprefix("Bound"): group for name, group in sorted(results["classes"].items()) if group["graphs"]
     }
     missing = ", ".join(name.removeprefix("Bound") for name in results["not_reached"]) or "none"
-    return "\n\n".join([
-        f"# Operators of auto_LiRPA {version}",
-        f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} random "
-        f"graphs, of which auto_LiRPA bounds {results['graphs']:,} by some method; each at {results['points']:,} "
-        f"points. {calls:,} calls gave bounds, {wrong:,} of them wrong by auto_LiRPA alone. {guarded}",
-        "A column counts calls: one method in one mode on one graph. *holds*, *wrong* (or of another shape), *not a "
-        "number* and *error* are auto_LiRPA alone, as `linf_plugin/mended.py` mends it. The guard refuses what is *read "
-        "as another function* and what is *refused* by name; *crossed* is what `compute_bounds` stops by itself. "
-        "*let through* is wrong and returned.",
-        "\n".join(_rows(methods, "method")), "\n".join(_rows(classes, "class")),
-        f"Classes that no graph leads to, which the guard refuses: {missing}.",
-        "\n".join(_rows({n: g for n, g in results["operators"].items() if g["graphs"]}, "operator")),
-        "Run with " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + ".",
-    ]) + "\n"
+    return (
+        "\n\n".join(
+            [
+                f"# Operators of auto_LiRPA {version}",
+                f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} random "
+                f"graphs, of which auto_LiRPA bounds {results['graphs']:,} by some method; each at {results['points']:,} "
+                f"points. {calls:,} calls gave bounds, {wrong:,} of them wrong by auto_LiRPA alone. {guarded}",
+                "A column counts calls: one method in one mode on one graph. *holds*, *wrong* (or of another shape), *not a "
+                "number* and *error* are auto_LiRPA alone, as `linf_plugin/mended.py` mends it. The guard refuses what is *read "
+                "as another function* and what is *refused* by name; *crossed* is what `compute_bounds` stops by itself. "
+                "*let through* is wrong and returned.",
+                "\n".join(_rows(methods, "method")),
+                "\n".join(_rows(classes, "class")),
+                f"Classes that no graph leads to, which the guard refuses: {missing}.",
+                "\n".join(_rows({n: g for n, g in results["operators"].items() if g["graphs"]}, "operator")),
+                "Run with " + ", ".join(f"{name} {number}" for name, number in results["versions"].items()) + ".",
+            ]
+        )
+        + "\n"
+    )
 
 
 def refusals() -> str:
@@ -45,7 +59,9 @@ def refusals() -> str:
     from linf_plugin.bounds import refused
 
     methods = {
-        refused.ALWAYS: "every", refused.LINEAR: "every but IBP", (refused.BACKWARD,): "CROWN and what builds on it",
+        refused.ALWAYS: "every",
+        refused.LINEAR: "every but IBP",
+        (refused.BACKWARD,): "CROWN and what builds on it",
         (refused.FORWARD,): "Forward, Forward+Backward",
     }
     lines = ["| operator | version | methods | where | instead |", "|---|---|---|---|---|"]

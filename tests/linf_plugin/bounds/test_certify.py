@@ -184,9 +184,13 @@ def test_an_ordinary_net_works_as_it_is(x):
 
 def test_the_summary_can_be_read():
     found = Certificate(
-        eps=0.1, methods=("lipschitz", "ibp"), correct=torch.tensor([True] * 4 + [False]),
-        skipped=torch.tensor([False, False, False, True, True]), bound=torch.tensor([0.5, -0.25, 1.0, 0.0, 0.0]),
-        method=torch.tensor([0, -1, 1, -1, -1]), tallies=(Tally(3, 1, 0.25), Tally(2, 1, 12.5)),
+        eps=0.1,
+        methods=("lipschitz", "ibp"),
+        correct=torch.tensor([True] * 4 + [False]),
+        skipped=torch.tensor([False, False, False, True, True]),
+        bound=torch.tensor([0.5, -0.25, 1.0, 0.0, 0.0]),
+        method=torch.tensor([0, -1, 1, -1, -1]),
+        tallies=(Tally(3, 1, 0.25), Tally(2, 1, 12.5)),
     )
     assert found.certified.tolist() == [True, False, True, False, False]
     assert found.certified_by("ibp").tolist() == [False, False, True, False, False]
@@ -333,7 +337,8 @@ def test_hooked_layers_are_refused_where_the_class_alone_is_known(method):
 @pytest.mark.parametrize(
     "skip, error, names",
     (
-        (torch.zeros(20), TypeError, "skip.*float32"), ([False] * 20, TypeError, "skip.*list"),
+        (torch.zeros(20), TypeError, "skip.*float32"),
+        ([False] * 20, TypeError, "skip.*list"),
         (torch.zeros(19, dtype=torch.bool), ValueError, r"skip.*\(20,\)"),
     ),
     ids=("float", "list", "short"),
@@ -390,10 +395,12 @@ UNCOMMON = {  # name → (input shape, layers): nothing to relax; crops behind t
     "cropped": ((3, 4, 4), lambda: [CenterCrop(1), nn.Flatten()]),
     "crop last": ((1, 4, 4), lambda: [LinfDistConv2d(1, 3, 3, padding=1), CenterCrop(1), nn.Flatten()]),
     "crop and negate": (
-        (1, 4, 4), lambda: [LinfDistConv2d(1, 3, 3, padding=1), CenterCrop(1), Negate(), nn.Flatten(), nn.Identity()]
+        (1, 4, 4),
+        lambda: [LinfDistConv2d(1, 3, 3, padding=1), CenterCrop(1), Negate(), nn.Flatten(), nn.Identity()],
     ),
     "crop behind ReLU": (
-        (1, 4, 4), lambda: [nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1), CenterCrop(1), nn.Flatten()]
+        (1, 4, 4),
+        lambda: [nn.Conv2d(1, 3, 3, padding=1), nn.ReLU(), nn.Conv2d(3, 3, 1), CenterCrop(1), nn.Flatten()],
     ),
     "dilations": ((1, 5, 6), lambda: [nn.Conv2d(1, 2, 2, dilation=(1, 2)), nn.ReLU(), nn.Flatten(), nn.Linear(32, 3)]),
     "dilations behind distances": (
@@ -403,7 +410,11 @@ UNCOMMON = {  # name → (input shape, layers): nothing to relax; crops behind t
     "groups": (
         (2, 4, 4),
         lambda: [
-            nn.Conv2d(2, 2, 2, groups=2), nn.ReLU(), nn.Conv2d(2, 4, 2, groups=2), nn.ReLU(), nn.Flatten(),
+            nn.Conv2d(2, 2, 2, groups=2),
+            nn.ReLU(),
+            nn.Conv2d(2, 4, 2, groups=2),
+            nn.ReLU(),
+            nn.Flatten(),
             nn.Linear(16, 3),
         ],
     ),
@@ -432,7 +443,11 @@ def test_uncommon_nets_have_sound_bounds_by_every_method(name):
 
 
 def test_convolutions_are_rewritten_as_the_same_function():
-    for options in ({"groups": 2}, {"dilation": (2, 1)}, {"groups": 4, "dilation": 3, "stride": (1, 2), "padding": (1, 0)}):
+    for options in (
+        {"groups": 2},
+        {"dilation": (2, 1)},
+        {"groups": 4, "dilation": 3, "stride": (1, 2), "padding": (1, 0)},
+    ):
         conv = nn.Conv2d(4, 8, 2, **options).double()
         (plain,) = readable(nn.Sequential(conv))
         x = torch.rand(3, 4, 7, 8, dtype=torch.float64)

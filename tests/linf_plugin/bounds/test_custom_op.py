@@ -33,7 +33,8 @@ WRONG = {
     "offset": ("-(slope * w).sum(2)", "(slope * w).sum(2)"),
     "signs": ("back(last_lA.clamp(min=0), last_lA.clamp(max=0))", "back(last_lA.clamp(max=0), last_lA.clamp(min=0))"),
     "upper from last_lA": (
-        "back(last_uA.clamp(max=0), last_uA.clamp(min=0))", "back(last_lA.clamp(min=0), last_lA.clamp(max=0))"
+        "back(last_uA.clamp(max=0), last_uA.clamp(min=0))",
+        "back(last_lA.clamp(min=0), last_lA.clamp(max=0))",
     ),
 }
 

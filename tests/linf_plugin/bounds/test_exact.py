@@ -32,32 +32,40 @@ ROUNDING = 1e-12  # of logits and bounds computed in float64
 NETS = {  # of one or two inputs: name → (input shape, layers)
     "one-input": ((1,), lambda: [LinfDistLinear(1, 5), LinfDistLinear(5, 3), Negate()]),
     "distance": (
-        (2,), lambda: [Normalize((0.4,), 0.3), LinfDistLinear(2, 6), MeanShift(6), LinfDistLinear(6, 3), Negate()]
+        (2,),
+        lambda: [Normalize((0.4,), 0.3), LinfDistLinear(2, 6), MeanShift(6), LinfDistLinear(6, 3), Negate()],
     ),
     "deep": (
         (1, 1, 2),
         lambda: [
-            nn.Flatten(), LinfDistLinear(2, 4, bias=False), MeanShift(4), LinfDistLinear(4, 4), MeanShift(4),
+            nn.Flatten(),
+            LinfDistLinear(2, 4, bias=False),
+            MeanShift(4),
+            LinfDistLinear(4, 4),
+            MeanShift(4),
             LinfDistLinear(4, 3),
         ],
     ),
     "relu": ((2,), lambda: [nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]),
-    "distance-linear": (
-        (2,), lambda: [LinfDistLinear(2, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)]
-    ),
+    "distance-linear": ((2,), lambda: [LinfDistLinear(2, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)]),
     "linear-distance": ((2,), lambda: [nn.Linear(2, 4), LinfDistLinear(4, 4), nn.ReLU(), LinfDistLinear(4, 2)]),
     "convolution": (
         (1, 1, 2),
         lambda: [
-            LinfDistConv2d(1, 3, (1, 2), padding=(1, 1)), MeanShift(3), nn.Flatten(), LinfDistLinear(27, 3),
+            LinfDistConv2d(1, 3, (1, 2), padding=(1, 1)),
+            MeanShift(3),
+            nn.Flatten(),
+            LinfDistLinear(27, 3),
             Negate(),
         ],
     ),
     "groups": (
         (2, 1, 1),
         lambda: [
-            Normalize((0.2, 0.5), 0.4), LinfDistConv2d(2, 4, 1, groups=2),
-            nn.Sequential(nn.Identity(), nn.Flatten()), nn.Linear(4, 3),
+            Normalize((0.2, 0.5), 0.4),
+            LinfDistConv2d(2, 4, 1, groups=2),
+            nn.Sequential(nn.Identity(), nn.Flatten()),
+            nn.Linear(4, 3),
         ],
     ),
 }
@@ -138,7 +146,11 @@ SOUND = {  # larger nets: name → (input shape, layers)
     "distance": (
         (1, 2, 3),
         lambda: [
-            Normalize((0.4,), 0.3), nn.Flatten(), LinfDistLinear(6, 8), MeanShift(8), LinfDistLinear(8, 4),
+            Normalize((0.4,), 0.3),
+            nn.Flatten(),
+            LinfDistLinear(6, 8),
+            MeanShift(8),
+            LinfDistLinear(8, 4),
             Negate(),
         ],
     ),
@@ -149,7 +161,11 @@ SOUND = {  # larger nets: name → (input shape, layers)
     "convolution": (
         (1, 3, 3),
         lambda: [
-            LinfDistConv2d(1, 2, 2, stride=2, padding=1), MeanShift(2), nn.Flatten(), nn.Linear(8, 5), nn.ReLU(),
+            LinfDistConv2d(1, 2, 2, stride=2, padding=1),
+            MeanShift(2),
+            nn.Flatten(),
+            nn.Linear(8, 5),
+            nn.ReLU(),
             nn.Linear(5, 4),
         ],
     ),
@@ -237,10 +253,16 @@ def test_edges_that_highs_denies_are_found():
     other class."""
     net = line(LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 2, bias=False), LinfDistLinear(2, 2))
     weights = (
-        [[0.6888886094093323, 0.37905123829841614], [0.52995365858078, 0.11122875660657883],
-         [0.8402954936027527, 0.07830194383859634], [0.5544712543487549, 0.8607507348060608]],
-        [[0.0733122006058693, 0.8528485894203186, 0.0810156762599945, 0.2770048677921295],
-         [0.17841577529907227, 0.4783151149749756, 0.15435215830802917, 0.30767858028411865]],
+        [
+            [0.6888886094093323, 0.37905123829841614],
+            [0.52995365858078, 0.11122875660657883],
+            [0.8402954936027527, 0.07830194383859634],
+            [0.5544712543487549, 0.8607507348060608],
+        ],
+        [
+            [0.0733122006058693, 0.8528485894203186, 0.0810156762599945, 0.2770048677921295],
+            [0.17841577529907227, 0.4783151149749756, 0.15435215830802917, 0.30767858028411865],
+        ],
         [[0.2699721157550812, 1.3216242790222168], [1.0074610710144043, 1.7271403074264526]],
     )
     for layer, weight in zip(net, weights):
@@ -344,12 +366,16 @@ def test_random_nets_agree_with_a_search_through_all_their_pieces():
     assert "Nothing is wrong." in command.table(results)
 
 
-@pytest.mark.parametrize("change", (
-    lambda found: ExactRadius(found.lower * 1.01, found.upper, found.status, None),
-    lambda found: ExactRadius(found.lower, found.upper * 0.99, found.status, None),
-    lambda found: ExactRadius(math.inf, math.inf, "robust", None),
-    lambda found: ExactRadius(0.0, found.upper, "optimal", None),
-), ids=("lower", "upper", "robust", "optimal"))
+@pytest.mark.parametrize(
+    "change",
+    (
+        lambda found: ExactRadius(found.lower * 1.01, found.upper, found.status, None),
+        lambda found: ExactRadius(found.lower, found.upper * 0.99, found.status, None),
+        lambda found: ExactRadius(math.inf, math.inf, "robust", None),
+        lambda found: ExactRadius(0.0, found.upper, "optimal", None),
+    ),
+    ids=("lower", "upper", "robust", "optimal"),
+)
 def test_the_search_through_all_pieces_finds_what_is_wrong(monkeypatch, change):
     monkeypatch.setattr(command, "exact_radius", lambda *a, **o: change(exact_radius(*a, **o)))
     results = command.run(seed=1, first=1, count=1, time_limit=30.0, progress=False)  # has a radius
@@ -359,13 +385,16 @@ def test_the_search_through_all_pieces_finds_what_is_wrong(monkeypatch, change):
 def corner_net():
     """Two distance layers and an input for which HiGHS calls feasible mixed-integer programs infeasible."""
     net = line(LinfDistLinear(2, 4, bias=False), LinfDistLinear(4, 3, bias=False), Negate())
-    net[0].weight.data[:] = torch.tensor([
-        [0.967552960, 0.235329866], [0.049577355, 0.683502614], [0.096499383, 0.309843242], [0.154712141, 0.112251461],
-    ])
-    net[1].weight.data[:] = torch.tensor([
-        [0.186913013, 0.375931203, 0.799230933, 0.858222365], [0.294917881, 0.125276327, 0.725280881, 0.137371540],
-        [0.124211967, 0.858955741, 0.555977225, 0.283033788],
-    ])
+    net[0].weight.data[:] = torch.tensor(
+        [[0.967552960, 0.235329866], [0.049577355, 0.683502614], [0.096499383, 0.309843242], [0.154712141, 0.112251461]]
+    )
+    net[1].weight.data[:] = torch.tensor(
+        [
+            [0.186913013, 0.375931203, 0.799230933, 0.858222365],
+            [0.294917881, 0.125276327, 0.725280881, 0.137371540],
+            [0.124211967, 0.858955741, 0.555977225, 0.283033788],
+        ]
+    )
     return net, torch.tensor([0.323132217, 0.296883762])
 
 

@@ -77,17 +77,37 @@ def shifted_weights():
 
 
 NETS = {  # name → (input shape, net); together they hold every layer of the package
-    "images": ((2, 4, 4), lambda: nn.Sequential(
-        Normalize((0.1, 0.2), 0.5), CenterCrop(3), LinfDistConv2d(2, 2, 2, groups=2), MeanShift(2), nn.Flatten(),
-        LinfDistLinear(8, 3), Negate(),
-    )),
-    "sorted": ((6,), lambda: nn.Sequential(
-        SortDistLinear(6, 5, rho=0.5, k=3), MeanShift(5), nn.LeakyReLU(0.2), LinfDistLinear(5, 4), nn.Linear(4, 3),
-    )),
-    "stock": ((2, 5, 5), lambda: nn.Sequential(
-        Normalize((0.1,), 0.5), nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.AvgPool2d(2, 1), nn.Dropout(0.5),
-        nn.Flatten(), nn.Linear(12, 3),
-    )),
+    "images": (
+        (2, 4, 4),
+        lambda: nn.Sequential(
+            Normalize((0.1, 0.2), 0.5),
+            CenterCrop(3),
+            LinfDistConv2d(2, 2, 2, groups=2),
+            MeanShift(2),
+            nn.Flatten(),
+            LinfDistLinear(8, 3),
+            Negate(),
+        ),
+    ),
+    "sorted": (
+        (6,),
+        lambda: nn.Sequential(
+            SortDistLinear(6, 5, rho=0.5, k=3), MeanShift(5), nn.LeakyReLU(0.2), LinfDistLinear(5, 4), nn.Linear(4, 3)
+        ),
+    ),
+    "stock": (
+        (2, 5, 5),
+        lambda: nn.Sequential(
+            Normalize((0.1,), 0.5),
+            nn.Conv2d(2, 3, 3),
+            nn.BatchNorm2d(3),
+            nn.ReLU(),
+            nn.AvgPool2d(2, 1),
+            nn.Dropout(0.5),
+            nn.Flatten(),
+            nn.Linear(12, 3),
+        ),
+    ),
     "odd": ((6,), Odd),
     "parametrized": ((6,), shifted_weights),
     "stock-only": ((6,), lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.Linear(5, 3))),
@@ -125,9 +145,9 @@ def other(value):
     if isinstance(value, str):
         return [value + "b"]
     if isinstance(value, tuple):
-        return [value[:i] + (new,) + value[i + 1:] for i, v in enumerate(value) for new in other(v)]
+        return [value[:i] + (new,) + value[i + 1 :] for i, v in enumerate(value) for new in other(v)]
     if isinstance(value, list):
-        return [[*value, 1.0], *([*value[:i], new, *value[i + 1:]] for i, v in enumerate(value) for new in other(v))]
+        return [[*value, 1.0], *([*value[:i], new, *value[i + 1 :]] for i, v in enumerate(value) for new in other(v))]
     if isinstance(value, dict):
         return [{**value, key: new} for key, v in value.items() for new in other(v)]
     if isinstance(value, set):
@@ -217,7 +237,7 @@ def changes(net):
 
 
 def outcome(net, x, bounded, change, what, method):
-    """"refused", or "right" where the bounds are those of a new BoundedModule."""
+    """ "refused", or "right" where the bounds are those of a new BoundedModule."""
     with torch.no_grad():
         change()
     x = x.to(next(net.parameters(), x).dtype)
@@ -249,12 +269,16 @@ def test_every_change_is_refused_or_reaches_the_bounds(name):
 
 
 CHANGED = {  # what of "odd" changes outside its objects' own dictionaries, and how it is put back
-    "closure": (lambda net: setattr(net.closure.__closure__[0], "cell_contents", 2.0),
-                lambda net: setattr(net.closure.__closure__[0], "cell_contents", 1.5)),
+    "closure": (
+        lambda net: setattr(net.closure.__closure__[0], "cell_contents", 2.0),
+        lambda net: setattr(net.closure.__closure__[0], "cell_contents", 1.5),
+    ),
     "factor": (lambda net: setattr(Odd, "factor", 3.0), lambda net: setattr(Odd, "factor", 2.0)),
     "table": (lambda net: Odd.table.append(1.0), lambda net: Odd.table.pop()),
-    "forward": (lambda net: setattr(Normalize, "forward", lambda self, x: 2 * FORWARD(self, x)),
-                lambda net: setattr(Normalize, "forward", FORWARD)),
+    "forward": (
+        lambda net: setattr(Normalize, "forward", lambda self, x: 2 * FORWARD(self, x)),
+        lambda net: setattr(Normalize, "forward", FORWARD),
+    ),
 }
 FORWARD = Normalize.forward
 
@@ -305,10 +329,15 @@ def test_training_goes_on_and_every_step_is_seen(name):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("edit", [
-    lambda w: w.add_(0.5), lambda w: w.data.mul_(1.5), lambda w: setattr(w, "data", w.data + 0.5),
-    lambda w: w.data.__setitem__((0, 0), 3.0),
-])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda w: w.add_(0.5),
+        lambda w: w.data.mul_(1.5),
+        lambda w: setattr(w, "data", w.data + 0.5),
+        lambda w: w.data.__setitem__((0, 0), 3.0),
+    ],
+)
 def test_what_was_kept_of_inputs_is_not_used_after_a_step(edit):
     net, x, bounded = make("images")
     with torch.no_grad():
@@ -329,9 +358,12 @@ def test_certificates_are_always_of_the_net_as_it_is():
     net = build("linf-mlp", shape=(1, 3, 3), classes=3, width=6, depth=2, mean=(0.3,), std=0.5).eval()
     x = torch.rand(4, 1, 3, 3)
     for change in (
-        lambda: setattr(net[0], "scale", 4.0), lambda: net[0].mean.add_(0.2), lambda: set_p(net, 3.0),
-        lambda: net.load_state_dict({k: a * 0.5 if a.is_floating_point() else a for k, a in net.state_dict().items()},
-                                    assign=True),
+        lambda: setattr(net[0], "scale", 4.0),
+        lambda: net[0].mean.add_(0.2),
+        lambda: set_p(net, 3.0),
+        lambda: net.load_state_dict(
+            {k: a * 0.5 if a.is_floating_point() else a for k, a in net.state_dict().items()}, assign=True
+        ),
         lambda: setattr(net[-1], "forward", lambda x: -2 * x),
     ):
         certify(net, x, net(x).argmax(1), 0.01, ["ibp", "crown"], sound=False)

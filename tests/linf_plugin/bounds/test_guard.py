@@ -46,8 +46,13 @@ class Unknown(Perturbation):
 def make():
     """A net in evaluation mode, three inputs and their BoundedModule."""
     net = nn.Sequential(
-        nn.Flatten(), nn.Linear(6, 6), nn.ReLU(), LinfDistLinear(6, 5), MeanShift(5),
-        SortDistLinear(5, 4, rho=0.5, k=3), nn.Linear(4, 3),
+        nn.Flatten(),
+        nn.Linear(6, 6),
+        nn.ReLU(),
+        LinfDistLinear(6, 5),
+        MeanShift(5),
+        SortDistLinear(5, 4, rho=0.5, k=3),
+        nn.Linear(4, 3),
     ).eval()
     x = torch.rand(3, 1, 2, 3)
     return net, x, BoundedModule(net, x[:1])
@@ -129,7 +134,8 @@ def test_every_input_is_checked(nested, method):
         return bounded.compute_bounds(x=(inputs,) if nested else inputs, method=method)
 
     for wrong, message in (
-        (ball(other, norm=2), r"x\[1\] .*norm=2"), (ball(other, eps=-0.1), r"the eps of x\[1\]"),
+        (ball(other, norm=2), r"x\[1\] .*norm=2"),
+        (ball(other, eps=-0.1), r"the eps of x\[1\]"),
         (one_is(other, math.nan), r"x\[1\] is NaN at \[1, 2\]"),
     ):
         for first in (x, ball(x)):
@@ -169,7 +175,8 @@ BAD_BOXES = {  # name → (what is wrong with x or its box, message)
     "x_U is infinite": (lambda x: ball(x, x_L=x, x_U=one_is(x, math.inf)), "x_U is inf"),
     "x is NaN": (lambda x: ball(one_is(x, math.nan)), r"x\[0\] is NaN at \[1, 0, 0, 2\]"),
     "x is NaN within its box": (
-        lambda x: ball(one_is(x, math.nan), x_L=x, x_U=x + 1), r"x\[0\] is NaN at \[1, 0, 0, 2\]"
+        lambda x: ball(one_is(x, math.nan), x_L=x, x_U=x + 1),
+        r"x\[0\] is NaN at \[1, 0, 0, 2\]",
     ),
     "x is NaN and a point": (lambda x: one_is(x, math.nan), r"x\[0\] is NaN"),
     "eps is negative": (lambda x: ball(x, eps=-0.1), r"the eps of x\[0\] must be at least 0, got -0\.1"),
@@ -207,8 +214,11 @@ def test_boxes_that_auto_lirpa_would_mistake_are_refused(how, monkeypatch):
         bounded.compute_bounds(x=(point,), **how)
     reach[0].view(-1)[0] = 0  # one coordinate is fixed in every sample
     for passes, mode in (
-        (ball(x, x_L=x - reach, x_U=x + reach), how), (ball(x, x_L=x, x_U=x), how), (mistaken, {"method": "CROWN"}),
-        (point, {"method": "CROWN"}), (mistaken, {"method": "Forward"}),
+        (ball(x, x_L=x - reach, x_U=x + reach), how),
+        (ball(x, x_L=x, x_U=x), how),
+        (mistaken, {"method": "CROWN"}),
+        (point, {"method": "CROWN"}),
+        (mistaken, {"method": "Forward"}),
     ):
         with pytest.raises(pytest.fail.Exception, match="a rule was asked"):
             bounded.compute_bounds(x=(passes,), **mode)
@@ -245,8 +255,10 @@ def test_given_bounds_must_be_in_order(argument, method, monkeypatch):
     computes_nothing(bounded, monkeypatch)
     for name, (lower, upper) in given.items():
         for wrong, message in (
-            ((upper + 0.1, lower), "must have lower ≤ upper"), ((upper + math.nan, upper), "is NaN"),
-            ((lower, lower + math.nan), "is NaN"), ((None, lower + math.nan), "is NaN"),
+            ((upper + 0.1, lower), "must have lower ≤ upper"),
+            ((upper + math.nan, upper), "is NaN"),
+            ((lower, lower + math.nan), "is NaN"),
+            ((None, lower + math.nan), "is NaN"),
             ((lower + math.inf, upper - math.inf), "must have lower ≤ upper"),
         ):
             with pytest.raises(ValueError, match=rf"{argument}\['{name}'\] {message}"):
@@ -297,10 +309,22 @@ def test_every_method_of_auto_lirpa_is_either_supported_or_refused():
 
 # 0.3, in forward mode, says that an input has no coefficients when it is a constant.
 @pytest.mark.filterwarnings("ignore:Creating a LinearBound with zero weights:UserWarning")
-@pytest.mark.parametrize("method", [
-    "IBP", "crown-ibp", "ibp+crown", "IBP+backward", "CROWN", "backward", "CROWN-Optimized", "alpha-CROWN",
-    "Forward", "Forward+Backward", "forward+crown",
-])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "IBP",
+        "crown-ibp",
+        "ibp+crown",
+        "IBP+backward",
+        "CROWN",
+        "backward",
+        "CROWN-Optimized",
+        "alpha-CROWN",
+        "Forward",
+        "Forward+Backward",
+        "forward+crown",
+    ],
+)
 def test_supported_methods_pass(method):
     net, x, bounded = make()
     lower, upper = bounded.compute_bounds(x=(ball(x),), method=method)
@@ -482,7 +506,8 @@ def test_operators_without_our_layers_refuse_other_perturbations_too():
 
 
 PADDINGS = {
-    "same": dict(padding="same"), "valid": dict(padding="valid"),
+    "same": dict(padding="same"),
+    "valid": dict(padding="valid"),
     **{mode: dict(padding=1, padding_mode=mode) for mode in ("reflect", "replicate", "circular")},
 }
 

@@ -14,8 +14,10 @@ ROUNDING = 1e-12  # of sums of up to 100 float64 numbers of size up to 10
 
 def boxes(n=3, out=5, features=6, width=1.0):
     lower = torch.randn(n, features, dtype=torch.float64)
-    return lower, lower + width * torch.rand(n, features, dtype=torch.float64), torch.randn(
-        out, features, dtype=torch.float64
+    return (
+        lower,
+        lower + width * torch.rand(n, features, dtype=torch.float64),
+        torch.randn(out, features, dtype=torch.float64),
     )
 
 
@@ -39,7 +41,10 @@ def check(blocks, function, lower, upper, many):
     A = torch.randn(7, *y.shape, dtype=torch.float64)
     alpha = weights(blocks, 7, len(y)) if many else None
     lA, lbias, uA, ubias = linear.back_substitute(blocks, A, A, alpha)
-    assert lA.shape == uA.shape == (7, len(lower), math.prod(lower.shape[1:])) and lbias.shape == ubias.shape == A.shape[:2]
+    assert (
+        lA.shape == uA.shape == (7, len(lower), math.prod(lower.shape[1:]))
+        and lbias.shape == ubias.shape == A.shape[:2]
+    )
     for x in inside(lower, upper):
         value = (A * function(x).flatten(1)).sum(2)
         scale = ROUNDING * (1 + A.abs().sum(2))
@@ -118,8 +123,10 @@ def test_blocks_do_not_change_the_result(kind, monkeypatch):
 
     def everything(blocks):
         return [
-            *linear.back_substitute(blocks, A, A, alpha), *linear.back_substitute(blocks, A, A),
-            *linear.forward_substitute(blocks, *ends), linear.starting_weights(blocks)[0],
+            *linear.back_substitute(blocks, A, A, alpha),
+            *linear.back_substitute(blocks, A, A),
+            *linear.forward_substitute(blocks, *ends),
+            linear.starting_weights(blocks)[0],
         ]
 
     whole = everything(blocks)

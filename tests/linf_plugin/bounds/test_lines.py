@@ -16,8 +16,10 @@ each_width = pytest.mark.parametrize("width", [1e-9, 0.1, 1.0, 10.0], ids=lambda
 
 def boxes(n=3, out=5, features=7, width=1.0):
     lower = torch.randn(n, features, dtype=torch.float64)
-    return lower, lower + width * torch.rand(n, features, dtype=torch.float64), torch.randn(
-        out, features, dtype=torch.float64
+    return (
+        lower,
+        lower + width * torch.rand(n, features, dtype=torch.float64),
+        torch.randn(out, features, dtype=torch.float64),
     )
 
 
@@ -166,9 +168,7 @@ def test_a_box_that_is_a_point_gives_its_value(p):
     x, w = torch.randn(3, 6, dtype=torch.float64), torch.randn(5, 6, dtype=torch.float64)
     for many, side in product((False, True), (0, 1)):
         found = lines.dist(x, x, w, p, many)[side].chosen()
-        torch.testing.assert_close(
-            values(found, x[None])[0, ..., 0], reference.dist(x, w, p), rtol=1e-12, atol=1e-12
-        )
+        torch.testing.assert_close(values(found, x[None])[0, ..., 0], reference.dist(x, w, p), rtol=1e-12, atol=1e-12)
 
 
 @each_sort
@@ -209,10 +209,14 @@ TANH_ENDS = (0.0, 1e-300, 1e-12, 1e-8, 1e-3, 0.1, 0.5, 1.0, 3.0, 10.0, 18.0, 25.
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6, 100.0], ids=lambda s: f"scale={s:g}")
 def test_every_candidate_of_tanh_is_below_or_above(scale):
-    ends = torch.tensor([*TANH_ENDS, *(-t for t in TANH_ENDS), *(scale * torch.randn(20)).tolist()], dtype=torch.float64)
+    ends = torch.tensor(
+        [*TANH_ENDS, *(-t for t in TANH_ENDS), *(scale * torch.randn(20)).tolist()], dtype=torch.float64
+    )
     pairs = torch.combinations(ends.sort().values, with_replacement=True)
     lower, upper = pairs[:, 0][None], pairs[:, 1][None]
-    at = torch.cat([torch.linspace(0, 1, 301, dtype=torch.float64), torch.tensor([1e-9, 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6])])
+    at = torch.cat(
+        [torch.linspace(0, 1, 301, dtype=torch.float64), torch.tensor([1e-9, 1e-6, 1e-3, 1 - 1e-3, 1 - 1e-6])]
+    )
     x = torch.minimum(lower + at[:, None] * (upper - lower), upper)  # (points, pairs)
     for many in (False, True):
         below, above = lines.tanh(lower, upper, many)

@@ -139,7 +139,8 @@ def test_intermediate_bounds_that_are_passed_in_are_used(name, method):
     read = {node.inputs[0] for node in bounded._modules.values() if getattr(node, "requires_input_bounds", [])}
     given = {
         node.name: [node.lower.detach(), node.upper.detach()]
-        for node in read if node.perturbed and type(node).__name__ != "BoundInput"
+        for node in read
+        if node.perturbed and type(node).__name__ != "BoundInput"
     }
     assert given
     (keyword,) = {"intermediate_layer_bounds", "interm_bounds"} & set(signature(bounded.compute_bounds).parameters)

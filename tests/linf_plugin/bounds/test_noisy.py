@@ -24,9 +24,7 @@ NETS = {
     "p=100": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=2, p=100.0),
     "head": dict(name="linf-mlp-head", shape=(1, 3, 3), classes=4, width=9, depth=2, hidden=6, std=0.3),
     "conv": dict(name="linf-conv", shape=(2, 4, 4), classes=3, channels=(3, 4), strides=(1, 2), width=8, hidden=5),
-    "sort": dict(
-        name="sortnet-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, rho=0.5, k=4, mean=(0.5,), std=0.3
-    ),
+    "sort": dict(name="sortnet-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, rho=0.5, k=4, mean=(0.5,), std=0.3),
     "sort-head": dict(name="sortnet-mlp", shape=(1, 3, 3), classes=4, width=9, depth=2, rho=0.2, hidden=6),
     "relu": dict(name="relu-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 5, 5), classes=3, channels=(3, 4), strides=(1, 2), width=8),
@@ -129,7 +127,9 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
         y.append(h.detach())
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(net, (x[:1], *(a[:1] for a in amounts)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
+        bounded = BoundedModule(
+            net, (x[:1], *(a[:1] for a in amounts)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False
+        )
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         low, high = compute_bounds(bounded, (ball, *amounts), method=LIRPA_METHODS[method])
     assert all(((low - last <= h) & (h <= high + last)).all() for h in y)
@@ -142,7 +142,12 @@ def test_noise_is_computed_as_nothing():
     amounts, limits, last = program.noises(*rounding.box(x, 0.1))
     assert torch.equal(program(x, *amounts), net(x))
     assert len(amounts) == sum(type(layer) not in rounding.MOVES for layer in net) - 1
-    assert last.shape == (3, 3) and (last > 0).all() and len(limits) == len(amounts) + 1 and all(limit.shape == (3,) for limit in limits)
+    assert (
+        last.shape == (3, 3)
+        and (last > 0).all()
+        and len(limits) == len(amounts) + 1
+        and all(limit.shape == (3,) for limit in limits)
+    )
 
 
 @each_method
@@ -158,7 +163,9 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
     noises = program.noises(lower, upper)
     noisy.register()
     with compat.float64_by_default(), torch.no_grad():
-        bounded = BoundedModule(program, (x[:1], *(a[:1] for a in noises.between)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False)
+        bounded = BoundedModule(
+            program, (x[:1], *(a[:1] for a in noises.between)), bound_opts=dict(WITHOUT_SHORTCUTS), verbose=False
+        )
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         compute_bounds(bounded, (ball, *noises.between), method=LIRPA_METHODS[method])
     assert noises.slack(bounded).isfinite().all()
@@ -186,14 +193,19 @@ LINES = {  # kind → make lines below and above, exact value of x − w, what n
     "p=1": (lambda *box: lines.finite(*box, 1.0, many=True), lambda t: sum(map(abs, t)), lambda n: (n, 1)),
     "p=2.5": (
         lambda *box: lines.finite(*box, 2.5, many=True),
-        lambda t: sum(abs(a) ** mpmath.mpf(2.5) for a in t) ** (1 / mpmath.mpf(2.5)), lambda n: (n, 2.5)),
+        lambda t: sum(abs(a) ** mpmath.mpf(2.5) for a in t) ** (1 / mpmath.mpf(2.5)),
+        lambda n: (n, 2.5),
+    ),
     "p=100": (
         lambda *box: lines.finite(*box, 100.0, many=True),
-        lambda t: sum(abs(a) ** 100 for a in t) ** (1 / mpmath.mpf(100)), lambda n: (n, 100)),
+        lambda t: sum(abs(a) ** 100 for a in t) ** (1 / mpmath.mpf(100)),
+        lambda n: (n, 100),
+    ),
     "sorted": (
         lambda *box: lines.sorted_sum(*box, 0.4, 4, many=True),
         lambda t: sum(a * b for a, b in zip(reference.coefficients(0.4, 4, len(t)), sorted(map(abs, t))[::-1])),
-        lambda n: (n, 0)),
+        lambda n: (n, 0),
+    ),
 }
 
 

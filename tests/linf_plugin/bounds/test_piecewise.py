@@ -15,8 +15,12 @@ NETS = {  # (input shape, layers)
     "distances": (
         (2, 1, 2),
         lambda: [
-            Normalize((0.2, 0.5), 0.3), LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2), MeanShift(4),
-            nn.Flatten(), LinfDistLinear(12, 3), Negate(),
+            Normalize((0.2, 0.5), 0.3),
+            LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2),
+            MeanShift(4),
+            nn.Flatten(),
+            LinfDistLinear(12, 3),
+            Negate(),
         ],
     ),
     "linear": ((3,), lambda: [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)]),
@@ -61,7 +65,8 @@ def test_rational_values_are_exact():
     net = nn.Sequential(nn.Linear(1, 2)).eval()
     net[0].weight.data[:], net[0].bias.data[:] = torch.tensor([[3.0], [1.0]]), torch.tensor([2.0**-70, -0.75])
     assert evaluate(steps_of(net, (1,)), np.array([0.1])) == [
-        3 * Fraction(0.1) + Fraction(1, 2**70), Fraction(0.1) - Fraction(3, 4)
+        3 * Fraction(0.1) + Fraction(1, 2**70),
+        Fraction(0.1) - Fraction(3, 4),
     ]
 
 
@@ -73,5 +78,6 @@ def test_a_normalisation_is_not_rounded():
     mean, scale = Fraction(layer.mean.item()), Fraction(layer.scale)
     assert Fraction(float(mean * scale)) != mean * scale
     assert evaluate(steps_of(net, (1, 1, 2)), np.array([0.1, 0.9])) == [
-        (Fraction(0.1) - mean) * scale, (Fraction(0.9) - mean) * scale
+        (Fraction(0.1) - mean) * scale,
+        (Fraction(0.9) - mean) * scale,
     ]

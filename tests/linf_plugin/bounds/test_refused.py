@@ -107,13 +107,14 @@ def test_convolutions_with_groups_or_a_dilation_are_bounded_in_matrix_mode(after
 
 FLAT_IMAGES = {
     "distance": lambda: nn.Sequential(
-        nn.Conv2d(2, 2, 2, padding=(1, 2)), LinfDistConv2d(2, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 2, padding=1),
+        nn.Conv2d(2, 2, 2, padding=(1, 2)), LinfDistConv2d(2, 2, 3, stride=2, padding=1), nn.Conv2d(2, 2, 2, padding=1)
     ),
-    "norm": lambda: nn.Sequential(
-        LinfDistConv2d(2, 2, 2, padding=1), nn.Conv2d(2, 2, 2, padding=1), nn.BatchNorm2d(2),
-    ),
+    "norm": lambda: nn.Sequential(LinfDistConv2d(2, 2, 2, padding=1), nn.Conv2d(2, 2, 2, padding=1), nn.BatchNorm2d(2)),
     "stock": lambda: nn.Sequential(
-        nn.Conv2d(2, 2, 2, padding=(1, 2)), nn.ReLU(), nn.Conv2d(2, 2, 3, stride=2, padding=1), nn.ReLU(),
+        nn.Conv2d(2, 2, 2, padding=(1, 2)),
+        nn.ReLU(),
+        nn.Conv2d(2, 2, 3, stride=2, padding=1),
+        nn.ReLU(),
         nn.Conv2d(2, 2, 2, padding=1),
     ),
 }
@@ -168,8 +169,12 @@ def test_a_weight_that_is_computed_in_the_graph(how, method):
 
 
 WITH_AN_OPERAND = {
-    "add": lambda x, a: x + a, "add twice": lambda x, a: torch.add(x, a, alpha=2), "sub": lambda x, a: a - x,
-    "mul": lambda x, a: x * a, "div": lambda x, a: x / a, "div by computed": lambda x, a: x / (2 * a),
+    "add": lambda x, a: x + a,
+    "add twice": lambda x, a: torch.add(x, a, alpha=2),
+    "sub": lambda x, a: a - x,
+    "mul": lambda x, a: x * a,
+    "div": lambda x, a: x / a,
+    "div by computed": lambda x, a: x / (2 * a),
 }
 
 
@@ -190,7 +195,10 @@ def test_an_operand_with_as_many_channels_as_there_are_samples(operation, kind, 
 @pytest.mark.parametrize("method", [m for m in METHODS if "Forward" not in m])
 def test_logarithms_of_small_numbers(method):
     """auto_LiRPA took them for that of 1e-12."""
-    net, x = Steps(lambda x: torch.log(torch.exp(-100 * x)), nn.Flatten(), LinfDistLinear(3, 2)), torch.rand(2, 3) / 2 + 0.5
+    net, x = (
+        Steps(lambda x: torch.log(torch.exp(-100 * x)), nn.Flatten(), LinfDistLinear(3, 2)),
+        torch.rand(2, 3) / 2 + 0.5,
+    )
     lower, upper = bound(net, (x,), method)
     holds(net, (x,), lower - 1e-7, upper + 1e-7)
 
@@ -437,10 +445,19 @@ def test_intervals_that_are_crossed_stop(monkeypatch):
         compute_bounds(BoundedModule(net, x), (ball(x),), None, "IBP")
 
 
-@pytest.mark.parametrize("lower, upper, crossed", [
-    (1.0, 1.0 - 1e-9, False), (1.0, 1.0 - 1e-6, True), (-1e68, -1e68 * (1 + 1e-15), False), (1e68, 0.9e68, True),
-    (math.inf, 5.0, True), (5.0, -math.inf, True), (-math.inf, 5.0, False), (-math.inf, math.inf, False),
-])
+@pytest.mark.parametrize(
+    "lower, upper, crossed",
+    [
+        (1.0, 1.0 - 1e-9, False),
+        (1.0, 1.0 - 1e-6, True),
+        (-1e68, -1e68 * (1 + 1e-15), False),
+        (1e68, 0.9e68, True),
+        (math.inf, 5.0, True),
+        (5.0, -math.inf, True),
+        (-math.inf, 5.0, False),
+        (-math.inf, math.inf, False),
+    ],
+)
 def test_how_far_bounds_may_cross(lower, upper, crossed):
     """By rounding of numbers as large as they are, whatever they come from."""
     node, ends = nn.ReLU(), [torch.tensor([end]) for end in (lower, upper)]

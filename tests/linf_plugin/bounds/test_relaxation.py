@@ -17,8 +17,12 @@ NETS = {  # (input shape, layers)
     "distances": (
         (2, 1, 2),
         lambda: [
-            Normalize((0.2, 0.5), 0.3), LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2), MeanShift(4),
-            nn.Flatten(), LinfDistLinear(12, 3), Negate(),
+            Normalize((0.2, 0.5), 0.3),
+            LinfDistConv2d(2, 4, (1, 2), padding=(0, 1), groups=2),
+            MeanShift(4),
+            nn.Flatten(),
+            LinfDistLinear(12, 3),
+            Negate(),
         ],
     ),
     "linear": ((3,), lambda: [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)]),
@@ -171,7 +175,8 @@ def test_numbers_beyond_float64_have_no_solution():
 
 
 @pytest.mark.parametrize(
-    "value", [Fraction(1, 3), Fraction(-1, 3), Fraction(1, 2), Fraction(10**400), -Fraction(10**400)],
+    "value",
+    [Fraction(1, 3), Fraction(-1, 3), Fraction(1, 2), Fraction(10**400), -Fraction(10**400)],
     ids=("third", "minus third", "half", "huge", "minus huge"),
 )
 def test_rounding_has_a_direction(value):

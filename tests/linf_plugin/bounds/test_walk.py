@@ -93,7 +93,9 @@ def scaled(state):
         @functools.wraps(f)
         def scaled_forward(self, x):
             return f(self, x) * state["k"]
+
         return scaled_forward
+
     return decorate
 
 
@@ -171,36 +173,54 @@ SETTINGS = {  # what scales → (net, change)
     "object of a class": lambda: (in_class(), lambda net: setattr(net.cfg, "scale", 5.0)),
     "closure": in_closure,
     "default": in_default,
-    "attribute of a dictionary": of_attribute(Mapping, lambda cfg: getattr(cfg, "scale", 1.0),
-                                              lambda net: setattr(net.cfg, "scale", 5.0)),
-    "attribute of a list": of_attribute(lambda: Sequence([1]), lambda cfg: getattr(cfg, "scale", 1.0),
-                                        lambda net: setattr(net.cfg, "scale", 5.0)),
+    "attribute of a dictionary": of_attribute(
+        Mapping, lambda cfg: getattr(cfg, "scale", 1.0), lambda net: setattr(net.cfg, "scale", 5.0)
+    ),
+    "attribute of a list": of_attribute(
+        lambda: Sequence([1]), lambda cfg: getattr(cfg, "scale", 1.0), lambda net: setattr(net.cfg, "scale", 5.0)
+    ),
     "attribute of a function": of_forward(lambda self, x: tuned(self.d(x)), lambda net: setattr(tuned, "scale", 5.0)),
     "attribute of a weight": in_weight,
     "bytes": of_attribute(lambda: bytearray([1]), lambda cfg: cfg[0], lambda net: net.cfg.__setitem__(0, 5)),
     "array": of_attribute(lambda: array.array("d", [1]), lambda cfg: cfg[0], lambda net: net.cfg.__setitem__(0, 5)),
-    "view": of_attribute(lambda: types.MappingProxyType(GLOBAL), lambda cfg: cfg["scale"],
-                         lambda net: PATCH.setitem(GLOBAL, "scale", 5.0)),
-    "default of a dictionary": of_attribute(lambda: collections.defaultdict(lambda: 1.0), lambda cfg: cfg["a"],
-                                            lambda net: (net.cfg.clear(), setattr(net.cfg, "default_factory", float))),
-    "method of a dictionary": of_attribute(lambda: {"a": 1.0}.get, lambda cfg: cfg("a"),
-                                           lambda net: net.cfg.__self__.update(a=5.0)),
-    "objects in a set": of_attribute(lambda: {Callable(), types.FunctionType}, len,
-                                     lambda net: vars(next(c for c in net.cfg if isinstance(c, Callable))).update(a=1)),
+    "view": of_attribute(
+        lambda: types.MappingProxyType(GLOBAL),
+        lambda cfg: cfg["scale"],
+        lambda net: PATCH.setitem(GLOBAL, "scale", 5.0),
+    ),
+    "default of a dictionary": of_attribute(
+        lambda: collections.defaultdict(lambda: 1.0),
+        lambda cfg: cfg["a"],
+        lambda net: (net.cfg.clear(), setattr(net.cfg, "default_factory", float)),
+    ),
+    "method of a dictionary": of_attribute(
+        lambda: {"a": 1.0}.get, lambda cfg: cfg("a"), lambda net: net.cfg.__self__.update(a=5.0)
+    ),
+    "objects in a set": of_attribute(
+        lambda: {Callable(), types.FunctionType},
+        len,
+        lambda net: vars(next(c for c in net.cfg if isinstance(c, Callable))).update(a=1),
+    ),
     "weak reference": of_attribute(lambda: weakref.ref(Plain), lambda cfg: cfg().scale, setting(Plain, "scale")),
     "keys that are written alike": by_keys,
-    "arrays of objects": of_attribute(lambda: np.array([1.0, None]), lambda cfg: cfg[0],
-                                      lambda net: net.cfg.__setitem__(0, 5.0)),
-    "global dictionary": of_forward(lambda self, x: self.d(x) * GLOBAL["scale"],
-                                    lambda net: PATCH.setitem(GLOBAL, "scale", 5.0)),
+    "arrays of objects": of_attribute(
+        lambda: np.array([1.0, None]), lambda cfg: cfg[0], lambda net: net.cfg.__setitem__(0, 5.0)
+    ),
+    "global dictionary": of_forward(
+        lambda self, x: self.d(x) * GLOBAL["scale"], lambda net: PATCH.setitem(GLOBAL, "scale", 5.0)
+    ),
     "global number": of_forward(lambda self, x: self.d(x) * NUMBER, setting(sys.modules[__name__], "NUMBER")),
     "global of a property": of_attribute(Callable, scale, lambda net: PATCH.setitem(GLOBAL, "scale", 5.0)),
     "mode in a helper": of_forward(lambda self, x: helper(self, self.d(x)), lambda net: net.train()),
     "mode behind a helper": of_forward(lambda self, x: further(self, self.d(x)), lambda net: net.train()),
-    "helper": of_forward(lambda self, x: further(self, self.d(x)),
-                         lambda net: PATCH.setattr(sys.modules[__name__], "inner", lambda m, x: 5 * x)),
-    "code": of_forward(lambda self, x: further(self, self.d(x)),
-                       lambda net: PATCH.setattr(further, "__code__", (lambda module, x: 5 * x).__code__)),
+    "helper": of_forward(
+        lambda self, x: further(self, self.d(x)),
+        lambda net: PATCH.setattr(sys.modules[__name__], "inner", lambda m, x: 5 * x),
+    ),
+    "code": of_forward(
+        lambda self, x: further(self, self.d(x)),
+        lambda net: PATCH.setattr(further, "__code__", (lambda module, x: 5 * x).__code__),
+    ),
 }
 
 

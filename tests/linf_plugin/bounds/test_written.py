@@ -37,11 +37,19 @@ class Both(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad=True to a scalar:UserWarning")
-@pytest.mark.parametrize("read", [
-    lambda w: float(w.sum()), lambda w: w.detach().numpy().max().item(), lambda w: w.tolist()[0],
-    lambda w: 1.0 if (w > 0.5).all() else 2.0, lambda w: w.data[0], lambda w: math.exp(w.detach().mean()),
-    lambda w: len(w.nonzero().tolist()), lambda w: w.max().item(),
-])
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda w: float(w.sum()),
+        lambda w: w.detach().numpy().max().item(),
+        lambda w: w.tolist()[0],
+        lambda w: 1.0 if (w > 0.5).all() else 2.0,
+        lambda w: w.data[0],
+        lambda w: math.exp(w.detach().mean()),
+        lambda w: len(w.nonzero().tolist()),
+        lambda w: w.max().item(),
+    ],
+)
 def test_a_parameter_that_is_also_read_as_a_number_must_stay_as_it_is(read):
     net, x = Both(read).eval(), torch.rand(2, 6)
     bounded = bounded_module(net, x)
@@ -103,15 +111,22 @@ def count(key):
     return lambda cfg: cfg.__setitem__(key, cfg[key] + 1)
 
 
-@pytest.mark.parametrize("make, count, scale, change", [
-    (lambda: {"calls": 0, "scale": 1.0}, count("calls"), lambda c: c["scale"], lambda c: c.update(scale=5.0)),
-    (lambda: {"calls": 0, "scale": 1.0}, count("calls"), lambda c: c["scale"], lambda c: c.update(more=5.0)),
-    (lambda: [0, 1.0], count(0), lambda c: c[1], lambda c: c.__setitem__(1, 5.0)),
-    (lambda: {"calls": 0, "kind": Box()}, count("calls"), lambda c: c["kind"].scale,
-     lambda c: setattr(c["kind"], "scale", 5.0)),
-    (lambda: [[0, 1.0], {}], lambda c: count(0)(c[0]), lambda c: c[0][1], lambda c: c[0].__setitem__(1, 5.0)),
-    (Box, lambda c: setattr(c, "s", c.s + 1), lambda c: c.scale, lambda c: setattr(c, "scale", 5.0)),
-])
+@pytest.mark.parametrize(
+    "make, count, scale, change",
+    [
+        (lambda: {"calls": 0, "scale": 1.0}, count("calls"), lambda c: c["scale"], lambda c: c.update(scale=5.0)),
+        (lambda: {"calls": 0, "scale": 1.0}, count("calls"), lambda c: c["scale"], lambda c: c.update(more=5.0)),
+        (lambda: [0, 1.0], count(0), lambda c: c[1], lambda c: c.__setitem__(1, 5.0)),
+        (
+            lambda: {"calls": 0, "kind": Box()},
+            count("calls"),
+            lambda c: c["kind"].scale,
+            lambda c: setattr(c["kind"], "scale", 5.0),
+        ),
+        (lambda: [[0, 1.0], {}], lambda c: count(0)(c[0]), lambda c: c[0][1], lambda c: c[0].__setitem__(1, 5.0)),
+        (Box, lambda c: setattr(c, "s", c.s + 1), lambda c: c.scale, lambda c: setattr(c, "scale", 5.0)),
+    ],
+)
 def test_a_counter_hides_no_setting_beside_it(make, count, scale, change):
     net, x = Counter(make(), count, scale), torch.rand(2, 6)
     bounded = bounded_module(net, x)
@@ -139,11 +154,15 @@ def reassign(net):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor to a Python number:torch.jit.TracerWarning")
-@pytest.mark.parametrize("read, persistent, free", [
-    (lambda net: 0.0, True, True),
-    (lambda net: 0.0, False, False),  # the trace would have it as a constant, without its name
-    (lambda net: net.calls * 0, True, False), (lambda net: float(net.calls) * 0, True, False),
-])
+@pytest.mark.parametrize(
+    "read, persistent, free",
+    [
+        (lambda net: 0.0, True, True),
+        (lambda net: 0.0, False, False),  # the trace would have it as a constant, without its name
+        (lambda net: net.calls * 0, True, False),
+        (lambda net: float(net.calls) * 0, True, False),
+    ],
+)
 @pytest.mark.parametrize("write", [lambda net: net.calls.add_(1), reassign])
 def test_a_buffer_that_counts_is_no_change_unless_the_graph_may_read_it(write, read, persistent, free):
     net, x = Buffer(write, read, persistent), torch.rand(2, 6)
@@ -157,12 +176,15 @@ def test_a_buffer_that_counts_is_no_change_unless_the_graph_may_read_it(write, r
         assert (lower <= net(x)).all() and (net(x) <= upper).all()
 
 
-@pytest.mark.parametrize("fail", [
-    lambda bounded, x: bounded.compute_bounds(x=(ball(x),), method="nonsense"),
-    lambda bounded, x: bounded.compute_bounds(x=(ball(x * math.nan),), method="IBP"),
-    lambda bounded, x: bounded.compute_bounds(x=(ball(x),), method="IBP", C=torch.ones(9, 9, 9)),
-    lambda bounded, x: bounded(),
-])
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda bounded, x: bounded.compute_bounds(x=(ball(x),), method="nonsense"),
+        lambda bounded, x: bounded.compute_bounds(x=(ball(x * math.nan),), method="IBP"),
+        lambda bounded, x: bounded.compute_bounds(x=(ball(x),), method="IBP", C=torch.ones(9, 9, 9)),
+        lambda bounded, x: bounded(),
+    ],
+)
 def test_a_call_that_failed_is_not_the_last_one(fail):
     net, x = nn.Sequential(LinfDistLinear(6, 6), nn.Linear(6, 3)), torch.rand(2, 6)
     bounded = bounded_module(net, x)

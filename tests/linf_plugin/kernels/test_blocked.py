@@ -2,25 +2,14 @@
 
 import pytest
 import torch
-from cases import (
-    EXPONENTS,
-    INF,
-    Calls,
-    box,
-    each_dtype,
-    each_sort,
-    few_p,
-    gradient_tolerance,
-    rows,
-    value_tolerance,
-)
+from cases import EXPONENTS, INF, Calls, box, each_dtype, each_sort, few_p, gradient_tolerance, rows, value_tolerance
 
 from linf_plugin.kernels import blocked, reference
 
 
-@pytest.mark.parametrize("n, out, features", (
-    (1, 1, 1), (7, 5, 3), (3, 200, 40), (200, 3, 40), (4, 6, 10**6), (0, 5, 3), (5, 0, 3),
-))
+@pytest.mark.parametrize(
+    "n, out, features", ((1, 1, 1), (7, 5, 3), (3, 200, 40), (200, 3, 40), (4, 6, 10**6), (0, 5, 3), (5, 0, 3))
+)
 def test_tiles_cover_every_pair_once_within_the_limit(n, out, features, monkeypatch):
     monkeypatch.setattr(blocked, "BLOCK_BYTES", 4096)
     seen = torch.zeros(n, out)
@@ -43,8 +32,10 @@ def test_borders_of_blocks_do_not_show(block_bytes, p, monkeypatch):
     for got, expected in ((blocked.dist(x, w, p), y), *zip(blocked.box_dist(lower, upper, w, p), (near, far))):
         torch.testing.assert_close(got, expected, rtol=tolerance, atol=0)
     tolerance = gradient_tolerance(torch.float64, p, features, terms=22)
-    for name, args in (("dist_vjp", (grad, x, w, y, p)),
-                       ("box_dist_vjp", (grad, grad.flip(0), lower, upper, w, near, far, p))):
+    for name, args in (
+        ("dist_vjp", (grad, x, w, y, p)),
+        ("box_dist_vjp", (grad, grad.flip(0), lower, upper, w, near, far, p)),
+    ):
         for got, expected in zip(getattr(blocked, name)(*args), getattr(reference, name)(*args)):
             torch.testing.assert_close(got, expected, rtol=0, atol=tolerance)
 
@@ -61,8 +52,10 @@ def test_borders_of_blocks_do_not_show_in_sorted_sums(block_bytes, sort, monkeyp
     for y, z in zip(got, expected):
         assert torch.equal(y, z)
     tolerance = gradient_tolerance(torch.float64, INF, 9, terms=22)
-    for name, args in (("sorted_dist_vjp", (grad, x, w, *sort)),
-                       ("box_sorted_dist_vjp", (grad, grad.flip(0), lower, upper, w, *sort))):
+    for name, args in (
+        ("sorted_dist_vjp", (grad, x, w, *sort)),
+        ("box_sorted_dist_vjp", (grad, grad.flip(0), lower, upper, w, *sort)),
+    ):
         for y, z in zip(getattr(blocked, name)(*args), getattr(reference, name)(*args)):
             torch.testing.assert_close(y, z, rtol=0, atol=tolerance)
 
@@ -91,8 +84,10 @@ def test_large_problems_need_no_large_temporary(p):
     borders = [k for b in range(0, 512, step) for k in (b, b + step - 1)]
     some = [0, 1, 127, 255]
     torch.testing.assert_close(
-        y[some][:, borders], reference.dist(x[some].double(), w[borders].double(), p).float(),
-        rtol=value_tolerance(torch.float32, 3, 2048), atol=0,
+        y[some][:, borders],
+        reference.dist(x[some].double(), w[borders].double(), p).float(),
+        rtol=value_tolerance(torch.float32, 3, 2048),
+        atol=0,
     )
 
 

@@ -35,8 +35,12 @@ ROOT = Path(linf_plugin.__file__).parents[1]
 # Where another routine takes over: 1.01 the logarithm of 0 times p − 1 is small; 24, 32, 64, 1024 are limits.
 BORDERS = (1.01, 5.5, 12.0, 16.0, 24.5, 32.0, 33.0, 63.5, 64.0, 1024.0, 1025.0)
 BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinates; either side packed
-    "panels": (130, 70, 300), "few-rows": (5, 200, 70), "few-weights": (150, 3, 129), "windows": (300, 40, 27),
-    "searched": (130, 40, 450), "searched-windows": (260, 9, 333),  # beyond the index that tiles keep
+    "panels": (130, 70, 300),
+    "few-rows": (5, 200, 70),
+    "few-weights": (150, 3, 129),
+    "windows": (300, 40, 27),
+    "searched": (130, 40, 450),
+    "searched-windows": (260, 9, 333),  # beyond the index that tiles keep
 }
 SNAPPED = [2.0**k * f for k in range(3, 10) for f in (1, 1.25, 1.5)]  # what a schedule visits; 1024 is above
 
@@ -54,9 +58,7 @@ def _check_points(x, w, p, terms):
 
 def _check(x, w, p, terms):
     _check_points(x, w, p, terms)
-    assert_agrees(
-        lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (*box(x), w), p, x.shape[1], 2 * terms
-    )
+    assert_agrees(lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (*box(x), w), p, x.shape[1], 2 * terms)
 
 
 @pytest.mark.usefixtures("poisoned_memory")
@@ -213,7 +215,11 @@ def _everything(p, threads):
         y, ranges = cpu.dist(x, w, p), cpu.box_dist(lower, upper, w, p)
         narrow = cpu.dist(x[:, :9], w[:, :9], p)  # few coordinates: its gradient is summed in slices of x
         return (
-            y, *ranges, narrow, *cpu.dist_with_index(x, w), *cpu.dist_vjp(grad, x, w, y, p),
+            y,
+            *ranges,
+            narrow,
+            *cpu.dist_with_index(x, w),
+            *cpu.dist_vjp(grad, x, w, y, p),
             *cpu.dist_vjp(grad, x[:, :9], w[:, :9], narrow, p),
             *cpu.box_dist_vjp(grad, grad, lower, upper, w, *ranges, p),
         )
@@ -271,23 +277,28 @@ def test_gradients_that_are_not_wanted_are_not_computed(p):
             assert torch.equal(g, expected) if want else g is None
 
 
-@pytest.mark.parametrize("x, w, p, taken", (
-    (torch.ones(2, 3), torch.ones(4, 3), 2.0, True),
-    (torch.ones(2, 3).double(), torch.ones(4, 3).double(), INF, True),
-    (torch.ones(2, 3), torch.ones(4, 3).double(), 2.0, False),
-    (torch.ones(2, 3).half(), torch.ones(4, 3).half(), 2.0, False),
-    (torch.ones(2, 3, device="meta"), torch.ones(4, 3, device="meta"), 2.0, False),
-    (torch.ones(2, 3), torch.ones(4, 3), 0.5, False),
-    (torch.ones(2, 3), torch.ones(4, 3), math.nan, False),
-    (torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), INF, False),
-))
+@pytest.mark.parametrize(
+    "x, w, p, taken",
+    (
+        (torch.ones(2, 3), torch.ones(4, 3), 2.0, True),
+        (torch.ones(2, 3).double(), torch.ones(4, 3).double(), INF, True),
+        (torch.ones(2, 3), torch.ones(4, 3).double(), 2.0, False),
+        (torch.ones(2, 3).half(), torch.ones(4, 3).half(), 2.0, False),
+        (torch.ones(2, 3, device="meta"), torch.ones(4, 3, device="meta"), 2.0, False),
+        (torch.ones(2, 3), torch.ones(4, 3), 0.5, False),
+        (torch.ones(2, 3), torch.ones(4, 3), math.nan, False),
+        (torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), torch.ones(1, 1).expand(1, cpu.MOST_FEATURES), INF, False),
+    ),
+)
 def test_what_the_kernels_take(x, w, p, taken):
     assert cpu.takes(p, x, w) == taken
 
 
-@pytest.mark.parametrize("p, backward", (
-    *((p, False) for p in (1.0, 3.0, 8.0, 48.0, 7.0, 100.5, INF)), *((p, True) for p in (1.0, 3.0, 8.0, 7.0, 100.5))
-), ids=lambda a: f"{a:g}")
+@pytest.mark.parametrize(
+    "p, backward",
+    (*((p, False) for p in (1.0, 3.0, 8.0, 48.0, 7.0, 100.5, INF)), *((p, True) for p in (1.0, 3.0, 8.0, 7.0, 100.5))),
+    ids=lambda a: f"{a:g}",
+)
 def test_ceiling(level, p, backward):
     """A loop that the compiler had emptied would do far more than two additions or products a lane and cycle."""
     assert 1e7 < cpu.ceiling(p, backward, threads=1) < 2 * 16 * 6e9
@@ -306,7 +317,7 @@ def test_ceiling_names_a_wrong_argument():
 
 def _python(code: str, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment},
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
     )
 
 

@@ -27,8 +27,14 @@ ROOT = Path(linf_plugin.__file__).parents[1]
 
 EXPONENTS = (1.0, 1.5, 3.0, 8.0, 28.0, 64.0, 64.5, 97.0, 1000.0, INF)
 PLACES = {  # where the largest |t| lies: powers of 2, of float32 and of float64
-    "least": (-149, -1074), "subnormal": (-140, -1060), "reciprocal": (-127.3, -1023.3), "least-normal": (-126, -1022),
-    "near": (-121, -1001), "within": (-118, -990), "far": (121, 1001), "last": (126.99, 1022.99),
+    "least": (-149, -1074),
+    "subnormal": (-140, -1060),
+    "reciprocal": (-127.3, -1023.3),
+    "least-normal": (-126, -1022),
+    "near": (-121, -1001),
+    "within": (-118, -990),
+    "far": (121, 1001),
+    "last": (126.99, 1022.99),
 }
 OF = {torch.float32: 0, torch.float64: 1}
 ENDS = {torch.float32: (-149, -126, 127), torch.float64: (-1074, -1022, 1023)}  # least, least normal, last
@@ -40,13 +46,17 @@ def _levels():
             def call(*arguments):
                 with cpu.using(level):
                     return getattr(cpu, function)(*arguments)
+
             return call
+
         return using
+
     return {level: at(level) for level in cpu.levels()}
 
 
 IMPLEMENTATIONS = _levels() | {
-    "blocked": lambda function: getattr(blocked, function), "reference": lambda function: getattr(reference, function),
+    "blocked": lambda function: getattr(blocked, function),
+    "reference": lambda function: getattr(reference, function),
 }
 implementations = pytest.mark.parametrize("of", IMPLEMENTATIONS.values(), ids=IMPLEMENTATIONS)
 each_place = pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
@@ -84,9 +94,12 @@ def _norms(z, p):
     if p == INF:
         return largest
     scale = np.where(largest == 0, mpmath.mpf(1), largest)
-    return np.vectorize(lambda s: s ** (1 / mpmath.mpf(p)), otypes=[object])(
-        np.vectorize(lambda v: v ** mpmath.mpf(p), otypes=[object])(z / scale[..., None]).sum(-1)
-    ) * largest
+    return (
+        np.vectorize(lambda s: s ** (1 / mpmath.mpf(p)), otypes=[object])(
+            np.vectorize(lambda v: v ** mpmath.mpf(p), otypes=[object])(z / scale[..., None]).sum(-1)
+        )
+        * largest
+    )
 
 
 def _repeated(a):

@@ -18,17 +18,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from cases import (
-    EXPONENTS,
-    INF,
-    LAYOUTS,
-    SHAPES,
-    assert_agrees,
-    dist,
-    gradient_tolerance,
-    rows,
-    value_tolerance,
-)
+from cases import EXPONENTS, INF, LAYOUTS, SHAPES, assert_agrees, dist, gradient_tolerance, rows, value_tolerance
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import linf_plugin
@@ -42,7 +32,9 @@ MORE_EXPONENTS = (*EXPONENTS[:-1], 10.0, 24.0, 64.0, 1025.0, 1e12, INF)
 DOUBLE_EXPONENTS = (1.0, 3.0, 8.0, 100.5, INF)
 TILE_EXPONENTS = (8.0, 100.5, INF)
 BEYOND_TILES = {  # (N, out, in): more than one tile of each size, stage and chunk
-    "tiles": (130, 140, 100), "few-rows": (5, 200, 70), "few-weights": (150, 3, 129),
+    "tiles": (130, 140, 100),
+    "few-rows": (5, 200, 70),
+    "few-weights": (150, 3, 129),
 }
 
 
@@ -60,11 +52,15 @@ def kernels(dtype: torch.dtype, exponents: tuple[float, ...], tiles: tuple[tuple
 
 
 TILES = tuple(gpu.TILES[torch.float32])
-EMULATED = dict.fromkeys((
-    *kernels(torch.float32, MORE_EXPONENTS, (SMALL,)), *kernels(torch.float32, TILE_EXPONENTS, TILES),
-    *kernels(torch.float64, DOUBLE_EXPONENTS, (SMALL,)),
-    "ceiling<float, Real, true>", "ceiling<float, Maximum, false>",
-))
+EMULATED = dict.fromkeys(
+    (
+        *kernels(torch.float32, MORE_EXPONENTS, (SMALL,)),
+        *kernels(torch.float32, TILE_EXPONENTS, TILES),
+        *kernels(torch.float64, DOUBLE_EXPONENTS, (SMALL,)),
+        "ceiling<float, Real, true>",
+        "ceiling<float, Maximum, false>",
+    )
+)
 
 
 class Emulator:
@@ -74,15 +70,39 @@ class Emulator:
 
     def __init__(self, folder: Path):
         source, library = folder / "kernels.cpp", folder / "kernels.so"
-        source.write_text("\n".join([
-            '#include "cuda_on_cpu.h"', '#include "gpu_kernels.cu"', "static const int registered = [] {",
-            *(f"    KERNEL({kernel});" for kernel in EMULATED), "    return 0;", "}();", "",
-        ]))
-        subprocess.run([
-            "g++", "-std=c++17", "-O1", "-fno-math-errno", "-U_FORTIFY_SOURCE", "-Wall", "-Werror",
-            "-Wno-unknown-pragmas", f"-I{Path(__file__).parent}", f"-I{cuda.SOURCE.parent}",
-            "-shared", "-fPIC", str(source), "-o", str(library),
-        ], check=True)
+        source.write_text(
+            "\n".join(
+                [
+                    '#include "cuda_on_cpu.h"',
+                    '#include "gpu_kernels.cu"',
+                    "static const int registered = [] {",
+                    *(f"    KERNEL({kernel});" for kernel in EMULATED),
+                    "    return 0;",
+                    "}();",
+                    "",
+                ]
+            )
+        )
+        subprocess.run(
+            [
+                "g++",
+                "-std=c++17",
+                "-O1",
+                "-fno-math-errno",
+                "-U_FORTIFY_SOURCE",
+                "-Wall",
+                "-Werror",
+                "-Wno-unknown-pragmas",
+                f"-I{Path(__file__).parent}",
+                f"-I{cuda.SOURCE.parent}",
+                "-shared",
+                "-fPIC",
+                str(source),
+                "-o",
+                str(library),
+            ],
+            check=True,
+        )
         self.run = ctypes.CDLL(str(library)).launch
         self.run.argtypes = [ctypes.c_char_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p]
         self.launched, self.first = [], 0  # first: the first block to run; −1: the last alone
@@ -140,9 +160,11 @@ each_type = pytest.mark.parametrize("dtype", gpu._TYPES, ids=lambda dtype: str(d
 
 
 @pytest.mark.usefixtures("poisoned_memory")
-@pytest.mark.parametrize("dtype, p", (
-    *((torch.float32, p) for p in MORE_EXPONENTS), *((torch.float64, p) for p in DOUBLE_EXPONENTS),
-), ids=lambda v: f"p={v:g}" if isinstance(v, float) else str(v).removeprefix("torch."))
+@pytest.mark.parametrize(
+    "dtype, p",
+    (*((torch.float32, p) for p in MORE_EXPONENTS), *((torch.float64, p) for p in DOUBLE_EXPONENTS)),
+    ids=lambda v: f"p={v:g}" if isinstance(v, float) else str(v).removeprefix("torch."),
+)
 def test_all_shapes(device, p, dtype):
     for shape in SHAPES.values():
         _check(*rows(shape, dtype=dtype, device=device), p, max(shape[:2]))
@@ -196,9 +218,10 @@ def test_a_long_sum_is_split(device, p):
         torch.testing.assert_close(g.double(), h, rtol=0, atol=gradient_tolerance(torch.float32, p, 6, terms, device))
 
 
-@pytest.mark.parametrize("rows_, width, count, splits", (
-    (512, 5120, 5120, 1), (64, 576, 500_000, 28), (64, 27, 1_000_000, 256), (10, 10, 511, 1), (10, 10, 1024, 2),
-))
+@pytest.mark.parametrize(
+    "rows_, width, count, splits",
+    ((512, 5120, 5120, 1), (64, 576, 500_000, 28), (64, 27, 1_000_000, 256), (10, 10, 511, 1), (10, 10, 1024, 2)),
+)
 def test_splits(rows_, width, count, splits):
     assert gpu._splits(rows_, width, count) == splits
 
@@ -259,9 +282,7 @@ def test_numbers_that_are_not_finite(device, p, dtype):
     grad[:, [7, 66]] = 0  # infinities of both sides: NaN for some coordinates and not for others
     for g, h in zip(gpu.dist_vjp(grad, x, w, y, p), reference.dist_vjp(grad, x, w, expected, p)):
         if p < INF:
-            torch.testing.assert_close(
-                g, h, rtol=0, atol=gradient_tolerance(dtype, p, 40, 70, device), equal_nan=True
-            )
+            torch.testing.assert_close(g, h, rtol=0, atol=gradient_tolerance(dtype, p, 40, 70, device), equal_nan=True)
 
 
 @cases_of_p((100.5, 1e9, 1e12, 1e38))
@@ -383,21 +404,30 @@ def test_rows_longer_than_32_bits_reach(emulator, only, tmp_path):
 # What is launched.
 
 
-@pytest.mark.parametrize("rows_, columns, multiprocessors, expected", (
-    (4096, 4096, 132, LARGEST), (512, 5120, 132, (8, 4)), (3, 5, 132, SMALL), (128, 10, 132, SMALL),
-    (4096, 4096, 8, LARGEST),
-))
+@pytest.mark.parametrize(
+    "rows_, columns, multiprocessors, expected",
+    (
+        (4096, 4096, 132, LARGEST),
+        (512, 5120, 132, (8, 4)),
+        (3, 5, 132, SMALL),
+        (128, 10, 132, SMALL),
+        (4096, 4096, 8, LARGEST),
+    ),
+)
 def test_the_tile_fits_the_chip(rows_, columns, multiprocessors, expected):
     tm, tn, blocks = gpu.tile(rows_, columns, gpu.TILES[torch.float32], multiprocessors)
     assert (tm, tn) == expected
     assert blocks == math.ceil(rows_ / (16 * tm)) * math.ceil(columns / (16 * tn))
 
 
-@pytest.mark.parametrize("p, launched", (
-    (INF, ["dist<float, Maximum, 2, 2, false>"]),
-    (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>", "again<float, Whole<8>>"]),
-    (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>", "again<float, Real>"]),
-))
+@pytest.mark.parametrize(
+    "p, launched",
+    (
+        (INF, ["dist<float, Maximum, 2, 2, false>"]),
+        (8.0, ["dist<float, Maximum, 2, 2, false>", "dist<float, Whole<8>, 2, 2, false>", "again<float, Whole<8>>"]),
+        (100.5, ["dist<float, Maximum, 2, 2, false>", "dist<float, Real, 2, 2, false>", "again<float, Real>"]),
+    ),
+)
 def test_what_is_launched(emulator, p, launched):
     gpu.dist(*rows((3, 4, 5)), p)
     assert emulator.launched == launched
@@ -422,19 +452,22 @@ def _tensor(device="cuda", dtype=torch.float32, shape=(2, 3)):
         return torch.empty(shape, dtype=dtype, device=device)
 
 
-@pytest.mark.parametrize("tensors, p, taken", (
-    ((_tensor(), _tensor()), 2.0, True),
-    ((_tensor(dtype=torch.float64),), INF, True),
-    ((_tensor(), _tensor(dtype=torch.float64)), 2.0, False),
-    ((_tensor(), _tensor("cpu")), 2.0, False),
-    ((_tensor(), _tensor("cuda:1")), 2.0, False),
-    ((_tensor(dtype=torch.float16),), 2.0, False),
-    ((_tensor("cpu"),), 2.0, False),
-    ((_tensor("meta"),), 2.0, False),
-    ((_tensor(),), 0.5, False),
-    ((_tensor(),), math.nan, False),
-    ((_tensor(shape=(1, gpu.MOST_FEATURES)),), INF, False),
-))
+@pytest.mark.parametrize(
+    "tensors, p, taken",
+    (
+        ((_tensor(), _tensor()), 2.0, True),
+        ((_tensor(dtype=torch.float64),), INF, True),
+        ((_tensor(), _tensor(dtype=torch.float64)), 2.0, False),
+        ((_tensor(), _tensor("cpu")), 2.0, False),
+        ((_tensor(), _tensor("cuda:1")), 2.0, False),
+        ((_tensor(dtype=torch.float16),), 2.0, False),
+        ((_tensor("cpu"),), 2.0, False),
+        ((_tensor("meta"),), 2.0, False),
+        ((_tensor(),), 0.5, False),
+        ((_tensor(),), math.nan, False),
+        ((_tensor(shape=(1, gpu.MOST_FEATURES)),), INF, False),
+    ),
+)
 def test_what_the_kernels_take(tensors, p, taken, monkeypatch):
     monkeypatch.setattr(gpu, "_usable", lambda index: True)
     assert gpu.takes(p, *tensors) == taken
@@ -477,11 +510,14 @@ def test_nothing_is_compiled_while_a_graph_is_captured(monkeypatch):
         device.function("scatter<float>")
 
 
-@pytest.mark.parametrize("error, reason", (
-    (ModuleNotFoundError("No module named 'cuda.bindings'"), "No module named 'cuda.bindings'"),
-    (RuntimeError("CUDA_ERROR_INVALID_IMAGE"), "CUDA_ERROR_INVALID_IMAGE"),
-    (OSError("libnvrtc.so.13:\n not found"), "libnvrtc.so.13: not found"),
-))
+@pytest.mark.parametrize(
+    "error, reason",
+    (
+        (ModuleNotFoundError("No module named 'cuda.bindings'"), "No module named 'cuda.bindings'"),
+        (RuntimeError("CUDA_ERROR_INVALID_IMAGE"), "CUDA_ERROR_INVALID_IMAGE"),
+        (OSError("libnvrtc.so.13:\n not found"), "libnvrtc.so.13: not found"),
+    ),
+)
 def test_without_the_kernels_there_is_one_warning(error, reason, monkeypatch):
     def device(index):
         raise error
@@ -570,7 +606,10 @@ def test_the_driver_is_given_what_was_meant(tmp_path):
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(library)], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", DRIVEN], capture_output=True, text=True, check=True,
+        [sys.executable, "-c", DRIVEN],
+        capture_output=True,
+        text=True,
+        check=True,
         env={**os.environ, "LD_LIBRARY_PATH": f"{tmp_path}:{os.environ.get('LD_LIBRARY_PATH', '')}"},
         cwd=Path(linf_plugin.__file__).parents[1],
     )
@@ -578,7 +617,12 @@ def test_the_driver_is_given_what_was_meant(tmp_path):
     grad, index, to = addresses.split()
     assert error == "scatter<float>, 99 blocks, GPU 3 (sm_90): CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES"
     assert calls[:6] == [
-        "init 0", "device 3", "retain 3", "push 0x1003", "load ELF", "function 0x2000 _Z7scatterIfEvPKT_PKiPS0_xxxd",
+        "init 0",
+        "device 3",
+        "retain 3",
+        "push 0x1003",
+        "load ELF",
+        "function 0x2000 _Z7scatterIfEvPKT_PKiPS0_xxxd",
     ]
     half = str(int.from_bytes(struct.pack("<d", 0.5), "little"))
     for first, blocks, at in ((6, "7", "0"), (9, "99", index)):
@@ -589,11 +633,14 @@ def test_the_driver_is_given_what_was_meant(tmp_path):
 
 # The compiler, which needs no GPU.
 
-COMPILED = dict.fromkeys((
-    *kernels(torch.float32, (10.0, 100.5), TILES), *kernels(torch.float64, (10.0, 100.5), (SMALL,)),
-    *(f"ceiling<float, {power}, false>" for power in ("Maximum", "Whole<10>", "Real")),
-    *(f"ceiling<float, {power}, true>" for power in ("Whole<10>", "Real")),
-))
+COMPILED = dict.fromkeys(
+    (
+        *kernels(torch.float32, (10.0, 100.5), TILES),
+        *kernels(torch.float64, (10.0, 100.5), (SMALL,)),
+        *(f"ceiling<float, {power}, false>" for power in ("Maximum", "Whole<10>", "Real")),
+        *(f"ceiling<float, {power}, true>" for power in ("Whole<10>", "Real")),
+    )
+)
 
 
 @compiler

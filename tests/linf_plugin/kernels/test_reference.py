@@ -78,7 +78,7 @@ def test_gradient_at_p_1_and_infinity(function, device):
     x = torch.tensor([[1.0, -2.0, 0.5, 0.0]], device=device, requires_grad=True)
     w = torch.tensor([[3.0, 1.0, 0.5, -3.0]], device=device)  # differences −2, −3, 0, 3
     for p, expected in ((1.0, [-1.0, -1.0, 0.0, 1.0]), (INF, [0.0, -1.0, 0.0, 0.0])):
-        grad, = torch.autograd.grad(function(x, w, p).sum(), x)
+        (grad,) = torch.autograd.grad(function(x, w, p).sum(), x)
         assert grad.tolist() == [expected]
 
 
@@ -97,9 +97,7 @@ SORTED_RANGES = {"reference": reference.box_sorted_dist, "op": torch.ops.linf.bo
 
 
 @pytest.mark.parametrize("k", (1, 2, 3, 8, 10, 64, 100))
-@pytest.mark.parametrize(
-    "rho", (1e-300, 1e-9, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.75, 0.85, 0.999999, 1 - 2**-53, 1.0)
-)
+@pytest.mark.parametrize("rho", (1e-300, 1e-9, 0.01, 0.1, 0.25, 1 / 3, 0.5, 0.7, 0.75, 0.85, 0.999999, 1 - 2**-53, 1.0))
 def test_coefficients_are_those_of_the_formula_and_add_up_to_at_most_1(rho, k):
     c = reference.coefficients(rho, k, 64)
     count, q = min(k, 64), 1 - Fraction(rho)
@@ -141,8 +139,10 @@ def test_box_sorted_dist_is_exact(function, dtype, device):
     near, far = function(lower, upper, w, 0.4, 5)
     ends = list(zip(_fractions(lower), _fractions(upper), _fractions(w)))
     c = [Fraction(a) for a in reference.coefficients(0.4, 5, 9)]
-    for y, z in ((near, [max(a - v, v - b, Fraction(0)) for a, b, v in ends]),
-                 (far, [max(abs(a - v), abs(b - v)) for a, b, v in ends])):
+    for y, z in (
+        (near, [max(a - v, v - b, Fraction(0)) for a, b, v in ends]),
+        (far, [max(abs(a - v), abs(b - v)) for a, b, v in ends]),
+    ):
         exact = sum(a * b for a, b in zip(c, sorted(z, reverse=True)))
         assert abs(Fraction(y.item()) - exact) <= 3 * Fraction(torch.finfo(dtype).eps) * exact
 

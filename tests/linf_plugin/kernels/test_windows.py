@@ -84,10 +84,10 @@ def test_gradients_pass_through_windows():
     x = _whole(*shape).requires_grad_()
     columns = windows.unfold(x, w_shape, conv)
     other = _whole(*columns.shape)
-    gx, = torch.autograd.grad((columns * other).sum(), x)
+    (gx,) = torch.autograd.grad((columns * other).sum(), x)
     assert torch.equal(gx, windows.fold(other, len(x), x.shape[2:], w_shape, conv))
     other.requires_grad_()
-    columns, = torch.autograd.grad((windows.fold(other, len(x), x.shape[2:], w_shape, conv) * x).sum(), other)
+    (columns,) = torch.autograd.grad((windows.fold(other, len(x), x.shape[2:], w_shape, conv) * x).sum(), other)
     assert torch.equal(columns, windows.unfold(x.detach(), w_shape, conv))
 
 
@@ -119,10 +119,15 @@ def test_chunks_do_not_show_and_bound_the_memory(rows, route, monkeypatch):
 
     def run():
         with Calls() as calls:
-            y, = windows.apply(lambda x, w: (blocked.dist(x, w, INF),), (x,), w, CONV, (x.dtype,))
+            (y,) = windows.apply(lambda x, w: (blocked.dist(x, w, INF),), (x,), w, CONV, (x.dtype,))
             grads = windows.apply_vjp(
-                lambda maps, images, w: blocked.dist_vjp(maps[0], *images, w, maps[1], INF), (y.flip(0), y), (x,), w,
-                shapes, CONV, wanted,
+                lambda maps, images, w: blocked.dist_vjp(maps[0], *images, w, maps[1], INF),
+                (y.flip(0), y),
+                (x,),
+                w,
+                shapes,
+                CONV,
+                wanted,
             )
         return calls.largest, y, *grads
 

@@ -36,6 +36,7 @@ def test_durations_in_words(seconds, words):
 
 def slow(costs: dict[bool, float], clock: list[float]):
     """An iteration whose loss takes a made-up time: of p < ∞, of p = ∞."""
+
     def loss(model, x, y, step):
         clock[0] += costs[step.p == math.inf]
         return model(x).square().mean()
@@ -56,9 +57,7 @@ def clock(monkeypatch):
 
 
 def fit(iterate, parts, clock, budget, each_epoch=None, once=None):
-    return budgets.fit_schedule(
-        iterate, parts, budget, 0, began=clock[0], each_epoch=each_epoch or {}, once=once or {}
-    )
+    return budgets.fit_schedule(iterate, parts, budget, 0, began=clock[0], each_epoch=each_epoch or {}, once=once or {})
 
 
 def test_epochs_fill_the_budget_at_the_cost_of_the_whole_schedule(clock):

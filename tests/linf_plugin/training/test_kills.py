@@ -3,6 +3,7 @@
 import time
 
 import victims
+
 from linf_plugin import checkpoint
 
 

@@ -12,9 +12,17 @@ from linf_plugin.training.log import peak_memory_mib
 
 def record(epoch: int, **more) -> dict:
     return {
-        "epoch": epoch, "steps": 4 * (epoch + 1), "loss": 1 / (epoch + 1), "p": 8.0 if epoch < 2 else "inf",
-        "eps": 0.1, "lr": 0.01, "seconds": 0.5, "images_per_second": 100.0, "peak_memory_mib": None,
-        "time": 1000.0 + epoch, **more,
+        "epoch": epoch,
+        "steps": 4 * (epoch + 1),
+        "loss": 1 / (epoch + 1),
+        "p": 8.0 if epoch < 2 else "inf",
+        "eps": 0.1,
+        "lr": 0.01,
+        "seconds": 0.5,
+        "images_per_second": 100.0,
+        "peak_memory_mib": None,
+        "time": 1000.0 + epoch,
+        **more,
     }
 
 
@@ -41,7 +49,13 @@ def test_an_epoch_is_a_line_and_a_point(tmp_path):
     assert lines(tmp_path / "a.jsonl") == records
     found = scalars(tmp_path / "board")
     assert set(found) == {
-        "loss", "eps", "lr", "seconds", "images_per_second", "1/p", "validation last/certified",
+        "loss",
+        "eps",
+        "lr",
+        "seconds",
+        "images_per_second",
+        "1/p",
+        "validation last/certified",
         "validation_seconds",
     }
     assert found["1/p"] == [(0, 0.125, 1000.0), (1, 0.125, 1001.0), (2, 0.0, 1002.0)]

@@ -64,9 +64,16 @@ def train(
     loss = Loss(interrupt_at).to(device)
     torch.seed()  # what ``fit`` draws depends on its own seed alone
     trained = fit(
-        model, loss, adam(model, 0.05, loss, 0.01), schedule, *(a.to(device) for a in problem()), batch_size=16,
-        **{"seed": 2, "progress": False} | options, augment=lambda x, g: shift_and_flip(x, g, pixels=1),
-        state_path=tmp_path / "state.pt", resume=resume,
+        model,
+        loss,
+        adam(model, 0.05, loss, 0.01),
+        schedule,
+        *(a.to(device) for a in problem()),
+        batch_size=16,
+        **{"seed": 2, "progress": False} | options,
+        augment=lambda x, g: shift_and_flip(x, g, pixels=1),
+        state_path=tmp_path / "state.pt",
+        resume=resume,
     )
     return model, loss, trained if full else trained.history
 
@@ -213,8 +220,14 @@ def _draws(seed: int, epochs: int) -> list[tuple[float, ...]]:
 
     model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
     fit(
-        model, loss, adam(model, 0.1), Schedule(epochs=epochs, eps=0.1, p_end=1), *problem(), batch_size=30,
-        seed=seed, progress=False,
+        model,
+        loss,
+        adam(model, 0.1),
+        Schedule(epochs=epochs, eps=0.1, p_end=1),
+        *problem(),
+        batch_size=30,
+        seed=seed,
+        progress=False,
     )
     return [tuple(value for epoch, value in drawn if int(epoch) == e) for e in range(epochs)]
 
@@ -252,7 +265,13 @@ def test_a_loss_that_is_not_finite_is_reported_with_its_place(tmp_path, every, m
     model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
     with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 1, step 1 \(p=\d+\)"):
         fit(
-            model, broken, adam(model, 0.1), SCHEDULE, *problem(), batch_size=16, progress=False,
+            model,
+            broken,
+            adam(model, 0.1),
+            SCHEDULE,
+            *problem(),
+            batch_size=16,
+            progress=False,
             state_path=tmp_path / "state.pt",
         )
     assert seen[-1] == {1: 1.25, 3: 1.5, 50: 1.75}[every]
@@ -267,8 +286,15 @@ def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_saved(tmp_path):
     model = build("linf-mlp", shape=(1, 4, 4), classes=2, width=8, depth=2)
     with pytest.raises(FloatingPointError, match="2.weight is no longer finite after epoch 1"):
         fit(
-            model, Loss(), adam(model, 0.1), SCHEDULE, *problem(), batch_size=16, progress=False,
-            after_backward=spoil, state_path=tmp_path / "state.pt",
+            model,
+            Loss(),
+            adam(model, 0.1),
+            SCHEDULE,
+            *problem(),
+            batch_size=16,
+            progress=False,
+            after_backward=spoil,
+            state_path=tmp_path / "state.pt",
         )
     assert len(checkpoint.read(tmp_path / "state.pt")["history"].splitlines()) == 1
 
@@ -300,17 +326,19 @@ def test_the_hook_sees_gradients_and_the_current_rate():
         assert all(p.grad is not None for p in model.parameters())
         seen.append((lr, 0.05 * step.lr_factor))
 
-    fit(
-        model, Loss(), adam(model, 0.05), SCHEDULE, *problem(), batch_size=30, after_backward=hook, progress=False
-    )
+    fit(model, Loss(), adam(model, 0.05), SCHEDULE, *problem(), batch_size=30, after_backward=hook, progress=False)
     assert len(seen) == 8 and all(a == b for a, b in seen) and seen[0][0] == 0.05
 
 
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        ({"batch_size": 0}, "batch_size"), ({"y": torch.zeros(3)}, "x and y"), ({"average": 1.0}, "average"),
-        ({"validate_every": 0}, "validate_every"), ({"budget": 0.0}, "budget"), ({"budget": math.nan}, "budget"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"y": torch.zeros(3)}, "x and y"),
+        ({"average": 1.0}, "average"),
+        ({"validate_every": 0}, "validate_every"),
+        ({"budget": 0.0}, "budget"),
+        ({"budget": math.nan}, "budget"),
         ({"budget": math.inf}, "budget"),
     ],
 )

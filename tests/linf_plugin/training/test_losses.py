@@ -47,7 +47,9 @@ def test_ramp(batch):
         expected += min(max(max(others) / 0.8 + 0.5, 0), 1) / len(z)
     assert ramp(worst.scatter(1, y.unsqueeze(1), 0.0), y, 0.8).item() == pytest.approx(expected)
     sure = torch.full((2, 3), -0.5)
-    assert ramp(sure.scatter(1, torch.tensor([[0], [2]]), 0.0), torch.tensor([0, 2]), 1.0).item() == 0  # not the label's 0
+    assert (
+        ramp(sure.scatter(1, torch.tensor([[0], [2]]), 0.0), torch.tensor([0, 2]), 1.0).item() == 0
+    )  # not the label's 0
 
 
 def test_a_misclassified_sample_gives_no_hinge_gradient_and_the_temperature_no_margin():

@@ -76,9 +76,7 @@ def one_step(ranks: Ranks, name: str, rows: int) -> dict:
     value = ranks.loss(loss, model, *problem(rows), STEP)
     value.backward()
     ranks.sum_gradients(parameters)
-    return {
-        "loss": ranks.sum(value), "grads": [p.grad for p in parameters], "means": list(model.buffers()),
-    }
+    return {"loss": ranks.sum(value), "grads": [p.grad for p in parameters], "means": list(model.buffers())}
 
 
 @pytest.mark.parametrize("rows", (24, 33, 3, 1))
@@ -183,6 +181,7 @@ def test_means_are_let_go_after_an_exception():
 
 def _stop(loss: nn.Module, epoch: float) -> None:
     """Makes the loss interrupt the run there."""
+
     def stop(loss, arguments):
         if arguments[-1].epoch == epoch:
             raise KeyboardInterrupt
@@ -207,25 +206,44 @@ def trained(ranks: Ranks, name: str, rows: int, batch: int, folder=None, stop_at
     files = {} if folder is None else {"state_path": f"{folder}/state.pt", "log": Log(f"{folder}/log.jsonl")}
     try:
         done = fit(
-            model, made, adam(model, 0.05, made, 0.01), SCHEDULE, x, y, batch_size=batch, seed=2,
+            model,
+            made,
+            adam(model, 0.05, made, 0.01),
+            SCHEDULE,
+            x,
+            y,
+            batch_size=batch,
+            seed=2,
             augment=lambda x, g: shift_and_flip(x, g, pixels=1, flip=True),
-            after_backward=lambda model, step, lr: decay_distances(model, 0.01 * lr), average=0.5,
-            validate=validate, validate_every=2, ranks=ranks, progress=False, **files, **options,
+            after_backward=lambda model, step, lr: decay_distances(model, 0.01 * lr),
+            average=0.5,
+            validate=validate,
+            validate_every=2,
+            ranks=ranks,
+            progress=False,
+            **files,
+            **options,
         )
     except KeyboardInterrupt:
         return {}
     return {
-        "model": model.state_dict(), "scalar": [p.detach() for p in made.parameters()],
-        "losses": [h["loss"] for h in done.history], "validated": len(validated), "chosen": done.chosen,
+        "model": model.state_dict(),
+        "scalar": [p.detach() for p in made.parameters()],
+        "losses": [h["loss"] for h in done.history],
+        "validated": len(validated),
+        "chosen": done.chosen,
         "epochs": done.schedule.epochs,
     }
 
 
-@pytest.mark.parametrize("name, rows, batch", [
-    ("clipped-hinge", 75, 16),  # 20 steps, the last of each epoch with 11 rows
-    ("interval-ce", 65, 16),  # with one row
-    ("hinge", 35, 7),
-])
+@pytest.mark.parametrize(
+    "name, rows, batch",
+    [
+        ("clipped-hinge", 75, 16),  # 20 steps, the last of each epoch with 11 rows
+        ("interval-ce", 65, 16),  # with one row
+        ("hinge", 35, 7),
+    ],
+)
 def test_twenty_steps_end_with_the_weights_of_one_process(ranks, name, rows, batch):
     """In float64: with Adam's eps of 1e-10 a gradient that is nothing but rounding moves a weight like any other,
     so that in float32 sums in another order lead elsewhere within a few steps."""
@@ -243,7 +261,9 @@ def test_twenty_steps_end_with_the_weights_of_one_process(ranks, name, rows, bat
 def _same(one: dict, two: dict) -> bool:
     """Whether two results have the same bits."""
     return all(torch.equal(value, two["model"][key]) for key, value in one["model"].items()) and (
-        one["losses"], [p.tolist() for p in one["scalar"]]) == (two["losses"], [p.tolist() for p in two["scalar"]])
+        one["losses"],
+        [p.tolist() for p in one["scalar"]],
+    ) == (two["losses"], [p.tolist() for p in two["scalar"]])
 
 
 @pytest.mark.parametrize("stop_at", (0.25, 2.5))
@@ -316,8 +336,15 @@ def drawn(ranks: Ranks) -> tuple:
 
     model, _ = method("sorted")
     fit(
-        model, loss, adam(model, 0.1), Schedule(epochs=2, eps=0.1, p_end=1), *problem(12), batch_size=4,
-        augment=augment, ranks=ranks, progress=False,
+        model,
+        loss,
+        adam(model, 0.1),
+        Schedule(epochs=2, eps=0.1, p_end=1),
+        *problem(12),
+        batch_size=4,
+        augment=augment,
+        ranks=ranks,
+        progress=False,
     )
     return layers, augmented
 
@@ -340,7 +367,13 @@ def refusals(ranks: Ranks) -> list[str]:
     for batch in (10, 1):
         try:
             fit(
-                model, poisoned, adam(model, 0.01, made), SCHEDULE, *problem(20), batch_size=batch, ranks=ranks,
+                model,
+                poisoned,
+                adam(model, 0.01, made),
+                SCHEDULE,
+                *problem(20),
+                batch_size=batch,
+                ranks=ranks,
                 progress=False,
             )
         except (FloatingPointError, ValueError) as error:

@@ -30,8 +30,7 @@ def test_snapped_p_has_cheap_powers_and_is_near_the_exact_one():
 
 
 @pytest.mark.parametrize(
-    ("p", "snap"),
-    [(1, 1), (1.3, 1), (1.5, 2), (2.4, 2), (2.5, 3), (4.9, 5), (7.2, 8), (8.9, 8), (9, 10), (2000, 2048)],
+    ("p", "snap"), [(1, 1), (1.3, 1), (1.5, 2), (2.4, 2), (2.5, 3), (4.9, 5), (7.2, 8), (8.9, 8), (9, 10), (2000, 2048)]
 )
 def test_snapping_keeps_small_exponents_whole(p, snap):
     assert snapped(p) == snap
@@ -64,8 +63,7 @@ def test_lr_drops():
 @pytest.mark.parametrize("epochs", [1, 7, 30, 1000])
 def test_a_scaled_schedule_is_the_same_course_in_another_time(epochs):
     schedule = Schedule(
-        epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3,
-        average_start=5,
+        epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3, average_start=5
     )
     for schedule in (schedule, replace(schedule, lr_drops=(12, 16))):
         scaled = schedule.scaled(epochs)
@@ -91,9 +89,14 @@ def test_every_time_of_a_schedule_is_scaled():
 @pytest.mark.parametrize(
     ("wrong", "name"),
     [
-        ({"epochs": 0}, "epochs"), ({"eps": -0.1}, "eps"), ({"eps": 8}, "eps"), ({"p_first": 0.5}, "p_first"),
-        ({"p_start": 3, "p_end": 2}, "p_end"), ({"eps_start": 3, "eps_end": 2}, "eps_end"),
-        ({"eps_smooth": 1.0}, "eps_smooth"), ({"average_start": -1}, "average_start"),
+        ({"epochs": 0}, "epochs"),
+        ({"eps": -0.1}, "eps"),
+        ({"eps": 8}, "eps"),
+        ({"p_first": 0.5}, "p_first"),
+        ({"p_start": 3, "p_end": 2}, "p_end"),
+        ({"eps_start": 3, "eps_end": 2}, "eps_end"),
+        ({"eps_smooth": 1.0}, "eps_smooth"),
+        ({"average_start": -1}, "average_start"),
         ({"average_start": 5}, "average_start"),
     ],
 )

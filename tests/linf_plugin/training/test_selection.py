@@ -32,8 +32,13 @@ def measured(figures: list[float], models=None):
 @pytest.mark.parametrize(
     ("figures", "epoch"),
     [
-        ([0.1, 0.3, 0.2], 1), ([0.3, 0.3, 0.1], 1), ([0, 0, 0], 2), ([math.nan, 0.1, math.nan], 1),
-        ([math.nan, math.nan], 1), ([0.1, math.inf], 1), ([-math.inf], 0),
+        ([0.1, 0.3, 0.2], 1),
+        ([0.3, 0.3, 0.1], 1),
+        ([0, 0, 0], 2),
+        ([math.nan, 0.1, math.nan], 1),
+        ([math.nan, math.nan], 1),
+        ([0.1, math.inf], 1),
+        ([-math.inf], 0),
     ],
 )
 def test_the_best_wins_and_of_equals_the_later(figures, epoch):

@@ -18,9 +18,16 @@ def run(path, resume=True, width=6, depth=2, lr=0.05, betas=(0.9, 0.99), schedul
     model = build("linf-mlp", shape=(1, 3, 3), classes=2, width=width, depth=depth)
     settings = {"batch_size": 10, "identity": IDENTITY, "seed": 0} | options
     fit(
-        model, lambda net, x, y, step: clipped_hinge(net(x), y, 0.1, 0.1), adam(model, lr, betas=betas),
-        schedule or Schedule(epochs=2, eps=0.1, p_end=1.5), X[first:][:images], Y[first:][:images], state_path=path, resume=resume,
-        progress=False, **settings,
+        model,
+        lambda net, x, y, step: clipped_hinge(net(x), y, 0.1, 0.1),
+        adam(model, lr, betas=betas),
+        schedule or Schedule(epochs=2, eps=0.1, p_end=1.5),
+        X[first:][:images],
+        Y[first:][:images],
+        state_path=path,
+        resume=resume,
+        progress=False,
+        **settings,
     )
     return model
 
@@ -163,8 +170,13 @@ def _kind_is_another(content):
 @pytest.mark.parametrize(
     "change",
     [
-        _model_is_missing, _weight_is_missing, _shape_is_another, _best_is_another, _history_is_none,
-        _settings_are_no_table, _kind_is_another,
+        _model_is_missing,
+        _weight_is_missing,
+        _shape_is_another,
+        _best_is_another,
+        _history_is_none,
+        _settings_are_no_table,
+        _kind_is_another,
     ],
 )
 def test_a_state_with_other_content_and_the_digest_of_it_is_refused(change, path):
