@@ -49,7 +49,7 @@ test: $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2
 test-lirpa: $(VENV)/.installed
 	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
 	$(BIN)/python -m pip install --quiet packaging graphviz
-	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds
+	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds tests/linf_plugin/certificates
 
 # Threads that spin while others compute would slow the evaluations on two threads down.
 fuzz: $(VENV)/.installed

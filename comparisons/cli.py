@@ -179,8 +179,8 @@ def _write_report(results: list[dict], folder: Path, replace: bool = True) -> st
     """Tables and picture.  Raises WouldReplace where others are in the folder, without ``replace``."""
     from linf_plugin.files import check_absent, write_text
 
-    from .plots import certified_against_eps
-    from .report import over_seeds, table
+    from .report.plots import certified_against_eps
+    from .report.tables import over_seeds, table
 
     text = "\n".join(filter(None, [over_seeds(results), *(table(r) for r in results)]))
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
@@ -211,7 +211,7 @@ def _run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from .recipe import load_recipe
-    from .runner import run
+    from .running.runner import run
 
     try:
         budget = None if args.budget is None else parse_duration(args.budget)
@@ -260,8 +260,8 @@ def _say_what_has_no_digest(runs: list[dict]) -> None:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from .report import over_seeds, read
-    from .runner import RESULTS
+    from .report.tables import over_seeds, read
+    from .running.runner import RESULTS
 
     results = [read(folder) for folder in args.folders]
     _say_what_has_no_digest(results)
@@ -279,11 +279,10 @@ def _report(args: argparse.Namespace) -> int:
 
 
 def _results(args: argparse.Namespace) -> int:
-    from linf_plugin.checkpoint import replacing
-    from linf_plugin.files import WouldReplace, check_absent, write_text
+    from linf_plugin.files import WouldReplace, check_absent, replacing, write_text
 
-    from . import published, standing
-    from .plots import standing as draw
+    from .report import published, standing
+    from .report.plots import standing as draw
 
     folders = args.folders or [folder for folder in map(Path, standing.FOLDERS) if folder.exists()]
     groups, refused = standing.collect(standing.result_files(folders))
@@ -319,9 +318,9 @@ def _bench(args: argparse.Namespace) -> int:
     from linf_plugin.arguments import check_p
     from linf_plugin.files import check_absent, write_json
 
-    from . import bench
-    from .bench_report import table
-    from .plots import cost
+    from .report.plots import cost
+    from .studies import bench
+    from .studies.bench_report import table
 
     cases = ",".join(bench.CASES) if args.cases is None else args.cases
     cases = list(dict.fromkeys(name.strip() for name in cases.split(",")))
@@ -367,9 +366,9 @@ def _bench(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> int:
     from linf_plugin.datasets import SOURCES
 
-    from .methods import METHODS
+    from .methods.kinds import METHODS
     from .recipe import available, load_recipe
-    from .report import eps_text
+    from .report.tables import eps_text
 
     print("recipes")
     for name in available():

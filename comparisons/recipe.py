@@ -11,16 +11,18 @@ from types import NoneType
 from typing import get_args
 
 from linf_plugin import plain
-from linf_plugin.bounds.certify import CERTIFICATES
+from linf_plugin.certificates.cascade import CERTIFICATES
 from linf_plugin.datasets import SOURCES
-from linf_plugin.models import ARCHITECTURES
+from linf_plugin.models.architectures import ARCHITECTURES
+from linf_plugin.models.spec import MOST_LAYERS
 from linf_plugin.plain import shown
-from linf_plugin.spec import MOST_LAYERS
 from linf_plugin.training import Schedule
 from linf_plugin.training.augment import PADDINGS
 
-from .attacks import pgd_survives
-from .methods import LOSSES, METHODS, OPTIMIZERS
+from .attacks.pgd import pgd_survives
+from .methods.kinds import METHODS
+from .methods.losses import LOSSES
+from .methods.optimizers import OPTIMIZERS
 
 DEEPEST = 1000  # brackets in a file, those in comments included
 

@@ -5,22 +5,17 @@
 ``linf_plugin.bounds`` (auto_LiRPA) and ``linf_plugin.training`` are imported on demand.
 """
 
-from .certificates import certified_radius, margin
+from .certificates.lipschitz import sound_radius
+from .certificates.margin import certified_radius, margin
 from .checkpoint import load, save
-from .layers import (
-    LinfDistConv2d,
-    LinfDistLinear,
-    MeanShift,
-    Negate,
-    Normalize,
-    SortDistLinear,
-    lipschitz_bound,
-    reestimate_means,
-    set_p,
-)
-from .models import ARCHITECTURES, Net, build
+from .layers.base import set_p
+from .layers.distance import LinfDistConv2d, LinfDistLinear
+from .layers.lipschitz import lipschitz_bound
+from .layers.shifts import MeanShift, Negate, Normalize, reestimate_means
+from .layers.sort import SortDistLinear
+from .models.architectures import ARCHITECTURES, build
+from .models.net import Net
 from .ops import dist, sorted_dist
-from .rounding import sound_radius
 from .state import StateWarning
 
 __version__ = "0.1.0"

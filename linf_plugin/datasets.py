@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from .checkpoint import digest
+from .files import digest
 
 DIGESTS = ("train_data_sha256", "test_data_sha256")  # keys of metadata
 

@@ -5,8 +5,8 @@
 """
 
 from .export import export
-from .functions import attach
-from .session import run, session
-from .translate import linf_onnx_kwargs
+from .functions.library import attach
+from .running.session import run, session
+from .writing.translate import linf_onnx_kwargs
 
 __all__ = ["attach", "export", "linf_onnx_kwargs", "run", "session"]

@@ -32,9 +32,9 @@ import linf_plugin
 from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.kernels import cpu, reference
 
-from . import native
 from .export import export
-from .functions import LINF, OPSET, attach
+from .functions.library import LINF, OPSET, attach
+from .running import native
 
 DESCRIPTION = """\
 What do the ways to run an exported distance cost?  In three parts, on one thread and on two:
@@ -134,7 +134,7 @@ def _onnx_call(way: str, case: dict, w: Tensor, threads: int) -> Callable[[Tenso
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as onnx_export.session
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as onnx_export.running.session
     options.add_session_config_entry("session.force_spinning_stop", "1")  # threads that wait do not disturb the next
     if way == "native" and (reason := native.register(options)):
         raise RuntimeError(reason)

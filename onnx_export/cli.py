@@ -6,10 +6,10 @@ import sys
 from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
-from .arithmetic import LessThanFloat32
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
-from .load import shown
-from .session import DeviceError
+from .files.load import shown
+from .running.arithmetic import LessThanFloat32
+from .running.session import DeviceError
 
 PROG = "linf-export"
 COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
@@ -36,7 +36,7 @@ The file runs in stock onnxruntime, without this package:
   import onnxruntime
   logits, prediction, radius = onnxruntime.InferenceSession("net.onnx").run(None, {{"x": images}})
 with images (batch, C, H, W), float32 in [0, 1]. No change of an image by less than its radius in any pixel
-changes the predicted class. onnx_export.session("net.onnx") runs it several times faster.
+changes the predicted class. onnx_export.running.session("net.onnx") runs it several times faster.
 """
 
 

@@ -4,14 +4,14 @@ import os
 from pathlib import Path
 
 from linf_plugin.files import check_absent
-from linf_plugin.models import Net
+from linf_plugin.models.net import Net
 
-from .certificate import PIXELS, check_certifiable, wants_interval
-from .compose import VERIFIER_FLAVOURS, Settings, check_net, compose
-from .files import reseal, save, seal
-from .properties import Accuracy, accuracy_properties, told
-from .recompute import contradictions
-from .record import fold_means
+from .files.store import reseal, save, seal
+from .reading.recompute import contradictions
+from .writing.certificate import PIXELS, check_certifiable, wants_interval
+from .writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
+from .writing.metadata import Accuracy, accuracy_properties, told
+from .writing.record import fold_means
 
 EXTERNAL_BYTES = 1_500_000_000  # of weights; a protobuf message ends at 2 GiB
 FLAVOURS = {

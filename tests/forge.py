@@ -19,14 +19,14 @@ from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, TensorProto
 
 import linf_plugin
-from onnx_export.compose import compose
 from onnx_export.export import export
-from onnx_export.files import DIGEST, content_sha256, props_of, reseal
-from onnx_export.load import load
-from onnx_export.properties import FROM_RUN, Accuracy, accuracy_properties, is_told
-from onnx_export.recompute import contradictions
-from onnx_export.record import TENSORS, written
-from onnx_export.verify import Verification, check_accuracies
+from onnx_export.files.load import load
+from onnx_export.files.store import DIGEST, content_sha256, props_of, reseal
+from onnx_export.reading.recompute import contradictions
+from onnx_export.running.verify import Verification, check_accuracies
+from onnx_export.writing.compose import compose
+from onnx_export.writing.metadata import FROM_RUN, Accuracy, accuracy_properties, is_told
+from onnx_export.writing.record import TENSORS, written
 
 # Nets of every layer that is exported, as small as can be, and how they are written.
 SPECS = {

@@ -10,8 +10,9 @@ import torch
 from fuzz import __main__ as command
 from fuzz import ball, campaign, nets, program, report
 
-from linf_plugin import rounding
-from linf_plugin.bounds.certify import LIRPA_METHODS
+from linf_plugin.certificates import lipschitz
+from linf_plugin.certificates.cascade import LIRPA_METHODS
+from linf_plugin.float32 import allowance, reach
 
 FEW = len(nets.KINDS)  # each once
 # 0.7.1 says so of a tanh head, whose bounds are the test's subject.
@@ -48,25 +49,25 @@ def test_each_method_certifies_a_good_share_and_comes_near_its_limit(results):
 
 
 def test_rounding_that_is_left_out_is_found(monkeypatch):
-    monkeypatch.setattr(rounding, "UNIT", 0.0)
+    monkeypatch.setattr(reach, "UNIT", 0.0)
     assert _fuzz(16, 17)[1] == set(campaign.methods())
 
 
 def test_a_box_that_is_too_small_is_found(monkeypatch):
-    box = rounding.box
-    monkeypatch.setattr(rounding, "box", lambda x, radius, *pixels: box(x, 0.98 * radius, *pixels))
+    box = allowance.box
+    monkeypatch.setattr(allowance, "box", lambda x, radius, *pixels: box(x, 0.98 * radius, *pixels))
     assert _fuzz(3, 24)[1] == set(LIRPA_METHODS)
 
 
 def test_a_radius_that_is_too_large_is_found(monkeypatch):
-    radius = rounding.certified_radius
-    monkeypatch.setattr(rounding, "certified_radius", lambda *a, **k: 1.05 * radius(*a, **k))
+    radius = lipschitz.certified_radius
+    monkeypatch.setattr(lipschitz, "certified_radius", lambda *a, **k: 1.05 * radius(*a, **k))
     assert _fuzz(28)[1] == {campaign.RADIUS}
 
 
 def test_a_violation_holds_all_that_repeats_it(monkeypatch):
     """From the JSON alone: the net, its logits where it was wrong, and the claim about them."""
-    monkeypatch.setattr(rounding, "UNIT", 0.0)
+    monkeypatch.setattr(reach, "UNIT", 0.0)
     found, _ = _fuzz(14)
     violation = json.loads(json.dumps(found[0], allow_nan=False))
     case, _ = nets.draw(violation["seed"], violation["index"], campaign.SAMPLES)
@@ -138,7 +139,7 @@ def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
     assert results["violations"] == [] and results["groups"]["all"]["nets"] == 1
     assert out.with_suffix(".md").read_text() == report.table(results)
     assert "No margin is below" in capsys.readouterr().out
-    monkeypatch.setattr(rounding, "UNIT", 0.0)
+    monkeypatch.setattr(reach, "UNIT", 0.0)
     assert command.main([*small, "--first", "34", "--force"]) == 1
     assert json.loads(out.read_text())["violations"] and "below a claim" in capsys.readouterr().out
     assert command.main(["--nets", "0"]) == 2

@@ -14,8 +14,8 @@ from operators.catalog import CATALOG
 from operators.steps import Builder, Graph
 from torch import nn
 
-from linf_plugin import LinfDistLinear, compat
-from linf_plugin.bounds import refused
+from linf_plugin import LinfDistLinear
+from linf_plugin.bounds import refused, versions
 
 import auto_LiRPA  # isort: skip
 
@@ -49,7 +49,7 @@ def case_of(shape, *steps):
 @quietly
 def test_a_mend_that_is_taken_back_is_found(monkeypatch):
     pad = auto_LiRPA.bound_ops.BoundPad
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         steps = lambda h: F.pad(h, (1, 1, 1, 1), value=2.0), nn.Conv2d(1, 2, 3), nn.Flatten(), LinfDistLinear(32, 3)
         case = case_of((1, 4, 4), *steps)
         mended = check.check(case, 400, guarded=False)
@@ -63,14 +63,14 @@ def test_a_mend_that_is_taken_back_is_found(monkeypatch):
 def test_a_refusal_that_is_taken_back_is_found(monkeypatch):
     """And counted as let through where the net has operators of ours."""
     monkeypatch.setattr(refused, "TABLE", ())
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         case = case_of((4,), lambda h: F.leaky_relu(h, 1.5), nn.Linear(4, 3), LinfDistLinear(3, 2))
         found = check.check(case, 400, guarded=True)
     assert any(f.alone == check.WRONG and f.violation for f in found)
 
 
 def test_points_lie_in_their_boxes_and_reach_the_corners():
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         case = draw.draw(0, 5)
         at, y = check.points(case, 400)
     assert y.shape[:2] == (400, 2)
@@ -81,7 +81,7 @@ def test_points_lie_in_their_boxes_and_reach_the_corners():
 
 
 def test_a_case_is_the_same_whatever_was_drawn_before():
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         first = draw.draw(0, 7)
         draw.draw(0, 3)
         again = draw.draw(0, 7)
@@ -124,7 +124,7 @@ def test_wrong_requests(arguments, capsys):
 
 def test_counts_of_a_tally():
     tally = campaign.Tally()
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         case = draw.draw(0, 0)
     holds = check.Finding("IBP", "patches", alone=check.HOLDS, guarded=check.HOLDS, classes=["BoundRelu"])
     wrong = check.Finding(

@@ -9,11 +9,12 @@ import pytest
 from fuzz import __main__ as fuzz
 
 import linf_plugin
-from comparisons import cli, cost, steps, tightness, widths
+from comparisons import cli
+from comparisons.studies import cost, steps, tightness, widths
 from linf_plugin.files import WouldReplace, check_absent, write_json, write_text
 
 export = importlib.import_module("onnx_export.cli")
-cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("cross_check", "bench"))
+cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("verifiers.marabou", "bench"))
 
 TABLE = ("results.json", "table.md")
 COMMANDS = {  # main, arguments with {} for a folder, files in it

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from brute import __main__ as brute
 
-from comparisons import ablation, bench_report, cost_report, steps, tightness, widths
-from comparisons.existing import identity_of
 from comparisons.recipe import load_recipe
-from comparisons.report import over_seeds, table
+from comparisons.report.tables import over_seeds, table
+from comparisons.running.existing import identity_of
+from comparisons.studies import ablation, bench_report, cost_report, steps, tightness, widths
 
-cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("cross_check", "bench"))
+cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("verifiers.marabou", "bench"))
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, maximum, minimum
 
-from .. import compat
 from ..arguments import kind
-from . import fresh
+from . import fresh, versions
 from .reading import check_reading
 from .refused import check_operators
 
@@ -176,12 +175,12 @@ def compute_bounds(
     if method.lower() == "ibp" or not finite:
         return least if bound_lower else None, most if bound_upper else None
     optimised = method.lower() in OPTIMISED
-    if optimised and not any(node.perturbed and compat.optimises(node) for node in bounded._modules.values()):
+    if optimised and not any(node.perturbed and versions.optimises(node) for node in bounded._modules.values()):
         method, optimised = "CROWN", False  # there is nothing to optimise, on which 0.3 fails
     with contextlib.ExitStack() as during:
         if optimised:
             if output_only:
-                options |= compat.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
+                options |= versions.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
                 settings = bounded.bound_opts["optimize_bound_args"]
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
                 settings["use_shared_alpha"] = True  # of intermediate bounds: they are made, but not used
@@ -230,9 +229,9 @@ def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final
     return {
         node.name: [node.lower, node.upper]
         for reader in bounded._modules.values()
-        if reader.perturbed and compat.reads_bounds(reader)
+        if reader.perturbed and versions.reads_bounds(reader)
         for node in reader.inputs
-        if node.perturbed and not compat.is_input(node)
+        if node.perturbed and not versions.is_input(node)
     }
 
 

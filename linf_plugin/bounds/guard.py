@@ -8,7 +8,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
+from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.shifts import MeanShift
+from ..layers.sort import SortDistLinear
 from . import fresh
 from .reading import check_reading, has_our_operators
 from .refused import check_operators

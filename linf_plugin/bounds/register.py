@@ -4,9 +4,9 @@ import functools
 
 import torch
 
-from .. import compat, mended, ops
+from .. import ops, tracing
 from ..kernels import windows
-from . import alpha, interval, linear
+from . import alpha, interval, linear, mended, versions
 from .compute import cut_to_intervals
 from .guard import check_box, guard_bounded_module
 
@@ -15,17 +15,17 @@ CONV = ("stride", "padding", "dilation", "groups")
 
 def _symbolic_dist(g, x, w, p):
     """linf::dist → linf::LinfDist(x, w; p)."""
-    node = g.op("linf::LinfDist", x, w, p_f=float(compat.constant(p, "f")))
-    (n, _), (out, _) = compat.sizes(x, 2), compat.sizes(w, 2)
+    node = g.op("linf::LinfDist", x, w, p_f=float(tracing.constant(p, "f")))
+    (n, _), (out, _) = tracing.sizes(x, 2), tracing.sizes(w, 2)
     return node.setType(x.type().with_sizes([n, out]))
 
 
 def _symbolic_dist_conv2d(g, x, w, p, *conv):
     """linf::dist_conv2d → linf::LinfDistConv2d(x, w; p, stride, padding, dilation, groups)."""
-    conv = [compat.constant(a, kind) for a, kind in zip(conv, ("is", "is", "is", "i"))]
+    conv = [tracing.constant(a, kind) for a, kind in zip(conv, ("is", "is", "is", "i"))]
     attributes = {f"{name}_i": a for name, a in zip(CONV, conv)}
-    node = g.op("linf::LinfDistConv2d", x, w, p_f=float(compat.constant(p, "f")), **attributes)
-    shapes = compat.sizes(x, 4), compat.sizes(w, 4)
+    node = g.op("linf::LinfDistConv2d", x, w, p_f=float(tracing.constant(p, "f")), **attributes)
+    shapes = tracing.sizes(x, 4), tracing.sizes(w, 4)
     (n, *size), (out, *kernel) = shapes
     known = None not in (*size, *kernel)
     shape = windows.output_shape(*shapes, conv) if known else (n, out, None, None)
@@ -34,15 +34,15 @@ def _symbolic_dist_conv2d(g, x, w, p, *conv):
 
 def _symbolic_sorted_dist(g, x, w, rho, k):
     """linf::sorted_dist → linf::SortedDist(x, w; rho, k)."""
-    rho, k = float(compat.constant(rho, "f")), compat.constant(k, "i")
+    rho, k = float(tracing.constant(rho, "f")), tracing.constant(k, "i")
     node = g.op("linf::SortedDist", x, w, rho_f=rho, k_i=k)
-    (n, _), (out, _) = compat.sizes(x, 2), compat.sizes(w, 2)
+    (n, _), (out, _) = tracing.sizes(x, 2), tracing.sizes(w, 2)
     return node.setType(x.type().with_sizes([n, out]))
 
 
 def _symbolic_shift(g, x, offset, sign, scale):
     """linf::shift → linf::Shift(x, offset; sign, scale)."""
-    sign, scale = (float(compat.constant(a, "f")) for a in (sign, scale))
+    sign, scale = (float(tracing.constant(a, "f")) for a in (sign, scale))
     return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
 
 
@@ -140,11 +140,11 @@ def register() -> None:
     Raises:
         ImportError: auto_LiRPA is not installed; the message says how to install it.
     """
-    package = compat.import_auto_lirpa()
-    compat.register_symbolic("linf::dist", _symbolic_dist)
-    compat.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
-    compat.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
-    compat.register_symbolic("linf::shift", _symbolic_shift)
+    package = versions.import_auto_lirpa()
+    tracing.register_symbolic("linf::dist", _symbolic_dist)
+    tracing.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
+    tracing.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
+    tracing.register_symbolic("linf::shift", _symbolic_shift)
     distances = {
         "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.dist_blocks, ("p",)),
         "linf::LinfDistConv2d": (

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers import MeanShift, SortDistLinear
+from ..layers.shifts import MeanShift
+from ..layers.sort import SortDistLinear
 from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
 
 # What these read in training mode only.  A subclass may read it elsewhere.

@@ -12,16 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from ..layers import (
-    CenterCrop,
-    LinfDistConv2d,
-    LinfDistLinear,
-    MeanShift,
-    Negate,
-    Normalize,
-    SortDistLinear,
-    flat_layers,
-)
+from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.lipschitz import flat_layers
+from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from ..layers.sort import SortDistLinear
 
 Box = tuple[Tensor, Tensor, Tensor]  # a value, and the ends between which it stays
 

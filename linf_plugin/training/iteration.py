@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..layers import set_p
+from ..layers.base import set_p
 from .parallel import Ranks
 from .schedule import Schedule, Step
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..checkpoint import replacing
+from ..files import replacing
 
 SCALARS = ("loss", "eps", "lr", "seconds", "images_per_second", "peak_memory_mib", "validation_seconds")
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..arguments import check_model, check_not_negative
-from ..layers import distance_layers
+from ..layers.base import distance_layers
 
 
 def adam(

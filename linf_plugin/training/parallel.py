@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from .. import state
-from ..layers import MeanShift, reestimate_means
+from ..layers.shifts import MeanShift, reestimate_means
 
 PATIENCE = datetime.timedelta(days=30)  # of ranks that wait for what rank 0 does alone, certificates above all
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..layers import MeanShift, set_p
+from ..layers.base import set_p
+from ..layers.shifts import MeanShift
 from .iteration import seeded
 from .parallel import Ranks
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .. import checkpoint
+from .. import checkpoint, files
 from ..state import tensors
 from .contents import check_contents
 from .iteration import Iteration
@@ -29,8 +29,8 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
         "schedule": dataclasses.asdict(iterate.schedule),
         "batch_size": iterate.batch_size,
         "samples": len(iterate.x),
-        "labels": checkpoint.digest(iterate.y.cpu()),
-        "images": checkpoint.digest(iterate.x.cpu()),
+        "labels": files.digest(iterate.y.cpu()),
+        "images": files.digest(iterate.x.cpu()),
         **options,
         "optimizer": {"name": type(iterate.optimizer).__name__, "groups": groups},
         "model": {name: f"{tuple(a.shape)} {a.dtype}" for name, a in tensors(iterate.model).items()},

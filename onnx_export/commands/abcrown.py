@@ -5,7 +5,7 @@ from pathlib import Path
 
 from linf_plugin.datasets import SOURCES
 
-from ..abcrown import write_abcrown
+from ..verifiers.abcrown import write_abcrown
 from .common import epsilon, positive
 
 SUMMARY = "write a checkpoint as a problem for the verifier α,β-CROWN"

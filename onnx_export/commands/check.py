@@ -7,11 +7,11 @@ from pathlib import Path
 
 import onnxruntime
 
-from ..check import Comparison, compare
-from ..fold import check_sizes
-from ..load import load, shown
-from ..properties import file_sha256
-from ..session import session
+from ..files.load import load, shown
+from ..reading.fold import check_sizes
+from ..running.compare import Comparison, compare
+from ..running.session import session
+from ..writing.metadata import file_sha256
 from .common import add_data, add_run, data_of, model_of
 
 SUMMARY = "compare an ONNX file with its checkpoint on test images"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from linf_plugin import checkpoint, plain
 from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
-from linf_plugin.models import Net
-from linf_plugin.spec import values
+from linf_plugin.models.net import Net
+from linf_plugin.models.spec import values
 
-from ..load import shown
-from ..session import DEVICES
+from ..files.load import shown
+from ..running.session import DEVICES
 
 
 def positive(text: str) -> int:

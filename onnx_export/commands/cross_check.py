@@ -6,8 +6,8 @@ from pathlib import Path
 
 from linf_plugin.files import check_absent, write_json
 
-from ..cross_check import contradictions, cross_check
 from ..export import VERIFIER_FLAVOURS
+from ..verifiers.marabou import contradictions, cross_check
 from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
@@ -21,7 +21,7 @@ examples:
   linf-export cross-check small.pt --count 50 --flavour relu --time-limit 60 --json verdicts.json
 
 exit status: 0 where no verdict contradicts a certificate; 1 where one does; 2 where nothing was asked.
-python -m onnx_export.cross_check trains such nets first.
+python -m onnx_export.verifiers.marabou trains such nets first.
 """
 
 

@@ -7,9 +7,9 @@ from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import check_absent
 
-from ..files import props_of
-from ..load import load, said
-from ..recompute import read_back
+from ..files.load import load, said
+from ..files.store import props_of
+from ..reading.recompute import read_back
 
 SUMMARY = "write an ONNX file as a checkpoint, so that the net can be bounded"
 DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node that it cannot turn."

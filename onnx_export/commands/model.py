@@ -7,11 +7,11 @@ from pathlib import Path
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 
-from ..certificate import PIXELS
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
-from ..load import shown
-from ..properties import Accuracy
-from ..verify import measure
+from ..files.load import shown
+from ..running.verify import measure
+from ..writing.certificate import PIXELS
+from ..writing.metadata import Accuracy
 from .common import add_data, data_of, epsilon, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ..load import load
-from ..show import summary
+from ..files.load import load
+from ..reading.show import summary
 
 SUMMARY = "say what an ONNX file holds"
 DESCRIPTION = "Prints inputs and outputs, the layers from the one to the other, the file's functions and its metadata."

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..files import props_of
-from ..load import content_of, parsed, shown
-from ..properties import FROM_RUN
-from ..verify import Verification, verify_content
+from ..files.load import content_of, parsed, shown
+from ..files.store import props_of
+from ..running.verify import Verification, verify_content
+from ..writing.metadata import FROM_RUN
 from .common import add_data, add_run, data_of
 
 SUMMARY = "recompute what an ONNX file certifies, from the file alone"

@@ -13,7 +13,7 @@ import scipy
 import torch
 from tqdm import tqdm
 
-from linf_plugin.bounds.exact import GAP, ExactRadius, exact_radius
+from linf_plugin.certificates.exact.radius import GAP, ExactRadius, exact_radius
 
 from . import nets, rational
 

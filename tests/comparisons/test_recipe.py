@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 
 from comparisons.recipe import available, load_recipe, recipe_from
-from comparisons.runner import eps_key
+from comparisons.running.runner import eps_key
 
 GOOD = """
 description = "test"

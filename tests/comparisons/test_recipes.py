@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from comparisons.recipe import Recipe, available, load_recipe
-from comparisons.runner import eps_key, run
+from comparisons.running.runner import eps_key, run
 from linf_plugin import load
 from linf_plugin.datasets import SOURCES, Dataset
-from linf_plugin.layers import distance_layers
+from linf_plugin.layers.base import distance_layers
 
 SHAPES = {  # (C, H, W), classes
     "digits": ((1, 8, 8), 10),

@@ -10,7 +10,7 @@ import torch
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin import compat
+from linf_plugin.bounds import versions
 from linf_plugin.files import add_force, occupied, write_text
 from linf_plugin.kernels import cpu
 
@@ -37,13 +37,13 @@ def run(seed: int, first: int, count: int, points: int, attacks: int, progress: 
     for index in indices:
         violations += campaign.fuzz_net(seed, index, -(-points // count), -(-attacks // count), tally)
         indices.set_postfix_str(f"{len(violations)} violations")
-    versions = {
+    used = {
         "linf-plugin": linf_plugin.__version__,
         "torch": torch.__version__,
-        "auto_LiRPA": compat.import_auto_lirpa().__version__,
+        "auto_LiRPA": versions.import_auto_lirpa().__version__,
         "kernels": cpu.available()[1],
     }
-    return {"seed": seed, "first": first, "versions": versions, "groups": tally.groups, "violations": violations}
+    return {"seed": seed, "first": first, "versions": used, "groups": tally.groups, "violations": violations}
 
 
 def main(argv: list[str] | None = None) -> int:

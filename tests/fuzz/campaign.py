@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from linf_plugin import Net, sound_radius
-from linf_plugin.bounds.certify import LIRPA_METHODS, margin_bound
+from linf_plugin.certificates.cascade import LIRPA_METHODS, margin_bound
 from linf_plugin.state import constants, tensors
 
 from . import nets

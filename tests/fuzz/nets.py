@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin import Net, Normalize
-from linf_plugin.layers import MeanShift, distance_layers
-from linf_plugin.models import LAYERS
+from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.shifts import MeanShift
+from linf_plugin.models.net import LAYERS
 
 from .ball import ends
 

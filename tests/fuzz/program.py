@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin.kernels import cpu
-from linf_plugin.layers import distance_layers, set_p
+from linf_plugin.layers.base import distance_layers, set_p
 
 from .ball import difference
 

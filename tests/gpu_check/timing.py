@@ -4,7 +4,7 @@ from . import absent
 
 absent.stand_in()
 
-from comparisons import bench, bench_report  # noqa: E402
+from comparisons.studies import bench, bench_report  # noqa: E402
 
 from .record import Record  # noqa: E402
 

@@ -19,7 +19,7 @@ import torch
 import linf_plugin
 from linf_plugin import checkpoint
 from onnx_export import cli
-from onnx_export.load import load as load_onnx
+from onnx_export.files.load import load as load_onnx
 
 from . import checkpoints
 

@@ -13,7 +13,7 @@ import torch
 import victims
 from torch import nn
 
-from linf_plugin import build, checkpoint, load, save, set_p
+from linf_plugin import build, checkpoint, files, load, save, set_p
 from linf_plugin.state import tensors
 
 
@@ -222,7 +222,7 @@ def _content(net):
 def test_a_flipped_byte_is_refused_or_changes_nothing(net, path):
     checkpoint.write(path, _content(net))
     whole, random_bytes = path.read_bytes(), random.Random(0)
-    expected, refused = checkpoint.digest(checkpoint.read(path)), 0
+    expected, refused = files.digest(checkpoint.read(path)), 0
     for position in random_bytes.sample(range(len(whole)), 400):
         changed = bytearray(whole)
         changed[position] ^= 1 << random_bytes.randrange(8)
@@ -233,7 +233,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(net, path):
             assert "net.pt" in str(error)
             refused += 1
         else:
-            assert checkpoint.digest(content) == expected, position
+            assert files.digest(content) == expected, position
     assert refused > 50  # the rest is padding and what a zip file says twice
 
 
@@ -287,7 +287,7 @@ def test_every_kind_of_tensor_has_a_digest(dtype, shape, path):
     a = torch.ones(shape, dtype=dtype)
     checkpoint.write(path, {"a": a, "columns": torch.ones(3, 4).T})
     assert torch.equal(checkpoint.read(path)["a"], a)
-    assert checkpoint.digest(a) != checkpoint.digest(torch.ones(shape, dtype=torch.float32))
+    assert files.digest(a) != files.digest(torch.ones(shape, dtype=torch.float32))
 
 
 # Processes that come to an end while they save.

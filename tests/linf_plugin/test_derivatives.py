@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
 
 import linf_plugin
-import linf_plugin.bounds.noisy  # noqa: F401  (its operators are checked too)
+import linf_plugin.bounds.rounded  # noqa: F401  (its operators are checked too)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
 
 pytestmark = [  # forward mode of PyTorch's own operators begins with these

@@ -12,7 +12,7 @@ import torch
 from cases import CONVS, box, rows
 from torch import Tensor
 
-import linf_plugin.bounds.noisy  # noqa: F401  (its operators are checked too)
+import linf_plugin.bounds.rounded  # noqa: F401  (its operators are checked too)
 from linf_plugin import LinfDistConv2d, LinfDistLinear
 from linf_plugin.kernels import blocked, cpu, windows
 

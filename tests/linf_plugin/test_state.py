@@ -23,7 +23,8 @@ from linf_plugin import (
     set_p,
     state,
 )
-from linf_plugin.layers import CenterCrop
+from linf_plugin.layers import base
+from linf_plugin.layers.shifts import CenterCrop
 
 CHANGED = {  # a layer, the same with another constant, and what the message says of it
     "rho": (lambda: SortDistLinear(6, 5, rho=0.5), lambda: SortDistLinear(6, 5, rho=0.25), "rho=0.5 there, 0.25 here"),
@@ -101,7 +102,7 @@ def test_every_argument_of_a_layer_is_in_its_state_or_changes_no_function():
         for kind in vars(layers).values()
         if inspect.isclass(kind)
         and issubclass(kind, nn.Module)
-        and kind.__module__ == layers.__name__
+        and kind.__module__.startswith(f"{layers.__name__}.")
         and not kind.__name__.startswith("_")
     ]
     assert {LinfDistLinear, LinfDistConv2d, SortDistLinear, Normalize, CenterCrop} <= set(kinds)
@@ -218,7 +219,7 @@ def test_files_are_as_before_and_say_p_by_the_spec(tmp_path):
     content = lp.checkpoint.read(tmp_path / "net.pt")
     assert not any(key.endswith(state.KEY) for key in content["state"])
     again, _ = lp.load(tmp_path / "net.pt")
-    assert again.spec == net.spec and {m.p for m in layers.distance_layers(again)} == {8.0}
+    assert again.spec == net.spec and {m.p for m in base.distance_layers(again)} == {8.0}
 
 
 SPECS = {  # net → a change of its layers that its tensors do not show

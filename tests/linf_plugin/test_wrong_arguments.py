@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.attacks import pgd_survives
+from comparisons.attacks.pgd import pgd_survives
 from linf_plugin import (
     LinfDistLinear,
     MeanShift,
@@ -19,11 +19,13 @@ from linf_plugin import (
     certified_radius,
     margin,
     reestimate_means,
-    rounding,
     sound_radius,
 )
-from linf_plugin.bounds import certify, certify_each, compute_bounds, margin_bound, specification
-from linf_plugin.bounds.exact import exact_radius
+from linf_plugin.bounds import certify_each, compute_bounds, margin_bound, specification
+from linf_plugin.certificates import lipschitz
+from linf_plugin.certificates.cascade import certify
+from linf_plugin.certificates.exact.radius import exact_radius
+from linf_plugin.float32 import allowance, reach
 from linf_plugin.training import (
     Schedule,
     adam,
@@ -71,17 +73,14 @@ FUNCTIONS = {  # name → the function, and right arguments
     "margin": (margin, lambda: {"logits": torch.rand(N, 3), "labels": labels()}),
     "certified_radius": (certified_radius, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "lipschitz": 2.0}),
     "sound_radius": (sound_radius, lambda: {**_samples(), "batch_size": 2}),
-    "check_program": (rounding.check_program, lambda: {"model": net(), "x": x()}),
+    "check_program": (reach.check_program, lambda: {"model": net(), "x": x()}),
     "sound_margin": (
-        rounding.sound_margin,
+        lipschitz.sound_margin,
         lambda: {"exact": net().double(), "x": x(), "labels": labels(), "eps": 0.1, "low": 0.0, "high": 1.0},
     ),
-    "reach": (
-        rounding.reach,
-        lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
-    ),
+    "reach": (reach.reach, lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1}),
     "noise": (
-        rounding.noise,
+        allowance.noise,
         lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
     ),
     "margin_bound": (margin_bound, lambda: {**_samples(), "eps": 0.1, "method": "crown-ibp", "batch_size": 2}),

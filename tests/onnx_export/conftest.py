@@ -13,7 +13,7 @@ import torch
 
 import linf_plugin
 from linf_plugin.datasets import DIGESTS, SOURCES
-from linf_plugin.layers import MeanShift
+from linf_plugin.layers.shifts import MeanShift
 from onnx_export.export import export
 
 METADATA = {

@@ -12,7 +12,8 @@ import torch
 
 import linf_plugin
 from linf_plugin.kernels import reference
-from onnx_export import bench, native
+from onnx_export import bench
+from onnx_export.running import native
 
 
 @pytest.fixture(scope="module")

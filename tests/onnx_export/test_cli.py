@@ -14,9 +14,9 @@ from onnx import helper, numpy_helper
 import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
-from onnx_export.arithmetic import LessThanFloat32
 from onnx_export.cli import COMMANDS, main
-from onnx_export.files import props_of, seal
+from onnx_export.files.store import props_of, seal
+from onnx_export.running.arithmetic import LessThanFloat32
 
 
 @pytest.fixture
@@ -280,7 +280,7 @@ def test_check_refuses(made, foreign, tmp_path, error, monkeypatch):
     assert "does not name its checkpoint: give --checkpoint" in error("check", foreign)
     assert "does not name its data set: give --data" in error("check", foreign, "--checkpoint", made.checkpoint)
 
-    monkeypatch.setattr(importlib.import_module("onnx_export.session"), "_has_cuda", lambda: False)
+    monkeypatch.setattr(importlib.import_module("onnx_export.running.session"), "_has_cuda", lambda: False)
     assert "device is cuda" in error("check", made.onnx, "--device", "cuda")
     for limit in ("0", "-3", "many"):
         with pytest.raises(SystemExit, match="2"):
@@ -292,7 +292,7 @@ def test_less_than_float32_is_an_error_and_no_contradiction(command, made, tmp_p
     def refuse(*given):
         raise LessThanFloat32("Gemm 'a' is not computed in float32")
 
-    monkeypatch.setattr(importlib.import_module("onnx_export.session"), "check_arithmetic", refuse)
+    monkeypatch.setattr(importlib.import_module("onnx_export.running.session"), "check_arithmetic", refuse)
     arguments = [made.checkpoint, "-o", tmp_path / "net.onnx"] if command == "model" else [made.onnx]
     assert main([command, *map(str, arguments)]) == 2
     assert capsys.readouterr().err == "linf-export: error: Gemm 'a' is not computed in float32\n"

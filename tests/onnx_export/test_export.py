@@ -15,13 +15,14 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin.datasets import load_dataset
-from linf_plugin.layers import MeanShift, distance_layers
-from onnx_export.certificate import radius_constants
+from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.shifts import MeanShift
 from onnx_export.export import export, fold_means, record
-from onnx_export.files import DIGEST, content_sha256
-from onnx_export.properties import Accuracy, file_sha256, told
-from onnx_export.record import written
-from onnx_export.session import run, session
+from onnx_export.files.store import DIGEST, content_sha256
+from onnx_export.running.session import run, session
+from onnx_export.writing.certificate import radius_constants
+from onnx_export.writing.metadata import Accuracy, file_sha256, told
+from onnx_export.writing.record import written
 
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
 

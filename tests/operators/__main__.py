@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin import compat
+from linf_plugin.bounds import versions
 
 from . import campaign, check
 from .report import table
@@ -58,7 +58,7 @@ def search(seed: int, first: int, graphs: int, points: int, guarded: bool, progr
 def _results(tally: campaign.Tally, seed: int, first: int, points: int, guarded: bool) -> dict:
     from linf_plugin.bounds import refused
 
-    version = compat.import_auto_lirpa().__version__
+    version = versions.import_auto_lirpa().__version__
     missing = sorted(name for name, group in tally.classes.items() if not group["graphs"] and name not in LEAVES)
     return {
         "seed": seed,

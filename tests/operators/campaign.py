@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 
-from linf_plugin import compat
+from linf_plugin.bounds import versions
 
 from . import catalog, registry
 from .check import CROSSED, ERROR, HOLDS, METHODS, MISREAD, REFUSED, UNKNOWN, WRONG, Finding, check
@@ -79,7 +79,7 @@ def run(tally: Tally, seed: int, first: int, graphs: int, points: int, guarded: 
     """Cases number ``first`` and on, until ``graphs`` of them were bounded, are added to ``tally``, one a step; ``bar`` is
     told of each."""
     index = first
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         while tally.graphs < graphs:
             case = draw(seed, index)
             before = tally.graphs

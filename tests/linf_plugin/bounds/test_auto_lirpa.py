@@ -6,17 +6,19 @@ import sys
 
 import pytest
 import torch
-from nets import BoundedModule, BoundedTensor, PerturbationLpNorm, ball, make
+from nets import ball, make
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (nets makes it importable)
 from torch import nn
 
-from linf_plugin import SortDistLinear, compat
+from linf_plugin import SortDistLinear
+from linf_plugin.bounds import versions
 from linf_plugin.kernels import reference
 
 
 @pytest.fixture
 def float64():
     """Rounding then is far below what the tests look for."""
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         yield
 
 

@@ -15,9 +15,10 @@ from torch.nn.utils import parametrize
 
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear, build, set_p
-from linf_plugin.bounds import certify, compute_bounds, fresh
+from linf_plugin.bounds import compute_bounds, fresh
 from linf_plugin.bounds.walk import MODULE
-from linf_plugin.layers import CenterCrop, Negate, Normalize
+from linf_plugin.certificates.cascade import certify
+from linf_plugin.layers.shifts import CenterCrop, Negate, Normalize
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
 

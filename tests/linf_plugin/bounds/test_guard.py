@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
-from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear, compat, reestimate_means, set_p
-from linf_plugin.bounds import certify, guard
+from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear, reestimate_means, set_p
+from linf_plugin.bounds import guard, versions
+from linf_plugin.certificates.cascade import certify
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
 from auto_LiRPA.bounded_tensor import BoundedParameter  # isort: skip
@@ -465,7 +466,7 @@ def test_a_copy_is_of_the_net_at_that_time_and_may_be_converted():
     net[4].running_mean += 1
     same = copied.compute_bounds(x=(ball(x),), method="CROWN")
     assert torch.equal(same[0], expected[0]) and torch.equal(same[1], expected[1])
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         double = copied.to(torch.float64).compute_bounds(x=(ball(x.double()),), method="CROWN")
     assert double[0].dtype == torch.float64
     torch.testing.assert_close(double[0], expected[0].double(), rtol=0, atol=1e-4)

@@ -5,11 +5,12 @@ from inspect import signature
 
 import pytest
 import torch
-from nets import NETS, BoundedModule, ball, each_net, make, perturbed
+from nets import NETS, ball, each_net, make, perturbed
+from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from torch import nn
 
-from linf_plugin import LinfDistLinear, SortDistLinear, compat, set_p
-from linf_plugin.bounds import compute_bounds
+from linf_plugin import LinfDistLinear, SortDistLinear, set_p
+from linf_plugin.bounds import compute_bounds, versions
 from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
 
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized", "Forward", "Forward+Backward")
@@ -32,7 +33,7 @@ pytestmark = [
 @pytest.fixture(autouse=True)
 def float64():
     """Rounding then is far below what the tests look for."""
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         yield
 
 

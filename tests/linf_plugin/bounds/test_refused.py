@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from nets import BoundedModule, ball
+from nets import ball
+from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from operators import report
 from torch import nn
 
 import linf_plugin as lp
-from linf_plugin import LinfDistConv2d, LinfDistLinear, compat
-from linf_plugin.bounds import certify, compute_bounds, margin_bound, refused
+from linf_plugin import LinfDistConv2d, LinfDistLinear
+from linf_plugin.bounds import compute_bounds, margin_bound, refused, versions
 from linf_plugin.bounds.compute import CrossedBounds, _check_order
+from linf_plugin.certificates.cascade import certify
 
 import auto_LiRPA  # isort: skip
 
@@ -32,7 +34,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def float64():
-    with compat.float64_by_default():
+    with versions.float64_by_default():
         yield
 
 

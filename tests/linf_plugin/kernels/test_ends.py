@@ -20,8 +20,8 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin import LinfDistLinear
+from linf_plugin.float32.reach import POWER_UNITS, _gamma, reach
 from linf_plugin.kernels import blocked, cpu, reference
-from linf_plugin.rounding import POWER_UNITS, _gamma, reach
 
 ROOT = Path(linf_plugin.__file__).parents[1]
 

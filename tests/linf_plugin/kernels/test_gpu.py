@@ -23,9 +23,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import linf_plugin
 from linf_plugin import info
+from linf_plugin.float32.reach import POWER_UNITS
 from linf_plugin.kernels import blocked, cuda, gpu, reference
 from linf_plugin.ops.distance import kernels_for
-from linf_plugin.rounding import POWER_UNITS
 
 LARGEST, SMALL = (8, 8), (2, 2)
 MORE_EXPONENTS = (*EXPONENTS[:-1], 10.0, 24.0, 64.0, 1025.0, 1e12, INF)

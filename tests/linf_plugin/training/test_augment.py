@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from linf_plugin.layers import CenterCrop
+from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.training import shift_and_flip
 
 

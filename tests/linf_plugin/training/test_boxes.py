@@ -8,7 +8,7 @@ from torch import nn
 
 import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable)
 from linf_plugin import build, reestimate_means, set_p
-from linf_plugin.layers import MeanShift
+from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.training.boxes import propagate, worst_margins
 
 NETS = {

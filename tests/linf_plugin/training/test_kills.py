@@ -4,7 +4,7 @@ import time
 
 import victims
 
-from linf_plugin import checkpoint
+from linf_plugin import checkpoint, files
 
 
 def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(tmp_path):
@@ -27,10 +27,10 @@ def test_killed_at_any_moment_a_run_goes_on_to_the_same_bits(tmp_path):
             assert kept >= int(reached(cut))  # every epoch before the running one
         wanted += 2.3
     assert process.exitcode == 0 and kills >= 2
-    assert checkpoint.digest(checkpoint.read(cut / "done")) == checkpoint.digest(whole)
+    assert files.digest(checkpoint.read(cut / "done")) == files.digest(whole)
     again = checkpoint.read(cut / "state.pt")
-    assert checkpoint.digest(again["parts"]) == checkpoint.digest(state["parts"])
-    assert checkpoint.digest(again["best"]) == checkpoint.digest(state["best"])
+    assert files.digest(again["parts"]) == files.digest(state["parts"])
+    assert files.digest(again["best"]) == files.digest(state["best"])
 
 
 def reached(folder) -> float:

@@ -13,9 +13,9 @@ import torch
 from ranks import Ranks as Pool
 from torch import nn
 
-from comparisons.methods import LOSSES
+from comparisons.methods.losses import LOSSES
 from linf_plugin import MeanShift, build, reestimate_means, set_p
-from linf_plugin.layers import distance_layers
+from linf_plugin.layers.base import distance_layers
 from linf_plugin.training import Log, Schedule, adam, budgets, fit, loop, shift_and_flip
 from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks, join, synchronised_means

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from linf_plugin import build
-from linf_plugin.layers import MeanShift, distance_layers, set_p
+from linf_plugin.layers.base import distance_layers, set_p
+from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.state import tensors
 from linf_plugin.training import selection
 

@@ -1,0 +1,139 @@
+"""What an attacker reaches: projected gradient descent, by the Adversarial Robustness Toolbox."""
+
+import copy
+import math
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linf_plugin.arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_model,
+    check_not_negative,
+    check_pixels,
+    check_samples,
+)
+from linf_plugin.layers.base import distance_layers, set_p
+
+SURROGATE_P = 64.0  # at p = ∞ an input gradient touches few pixels; a large finite p sees more
+
+
+def _targets(model: nn.Module) -> list[nn.Module]:
+    """Models whose gradients are followed: the model, and for a distance net a copy at a finite p."""
+    if not distance_layers(model):
+        return [model]
+    smooth = copy.deepcopy(model)
+    set_p(smooth, SURROGATE_P)
+    return [model, smooth]
+
+
+def _inside(x: Tensor, adversarial: Tensor, eps: float) -> Tensor:
+    """``adversarial`` moved into the ball around x, also where a float32 sum x ± ε rounded out of it."""
+    low, high = x.double() - eps, x.double() + eps
+    inward = torch.minimum(torch.maximum(adversarial.double(), low), high).float().clamp(0, 1)
+    over = (inward.double() - x.double()).abs() > eps
+    return torch.where(over, torch.nextafter(inward, x), inward)
+
+
+def pgd_survives(
+    model: nn.Module,
+    x: Tensor,
+    labels: Tensor,
+    eps: float,
+    *,
+    steps: int = 20,
+    restarts: int = 2,
+    seed: int = 0,
+    batch_size: int = 512,
+) -> Tensor:
+    """Which samples are classified correctly, unperturbed and after every attack.
+
+    PGD on the cross-entropy with random starts and step ε/4 (Madry et al., arXiv 1706.06083), inside the
+    pixel range; on distance nets also along the gradients of a copy at p = 64.  An upper bound of the
+    robust accuracy, not a certificate.
+
+    Args:
+        model: in evaluation mode.
+        x: (N, C, H, W) pixels in [0, 1].
+        labels: (N,) int64.
+        eps: ℓ∞ radius in the pixel range.
+        steps: gradient steps a start.
+        restarts: random starts for each model that is followed.
+        seed: of the random starts.
+
+        batch_size: samples at a time.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        TypeError, ValueError: an argument is not as described; the message names it.
+    """
+    check_model(model)
+    check_samples(x, model)
+    check_pixels(x, 0.0, 1.0)
+    check_not_negative("eps", eps)
+    check_count("steps", steps)
+    check_count("restarts", restarts)
+    check_count("seed", seed, least=0)
+    if seed >= 2**32:
+        raise ValueError(f"seed must be below 2^32, got {seed}")
+    check_count("batch_size", batch_size)
+    with torch.no_grad():
+        classes = check_logits(model(x[:1]), 1) if len(x) else None
+    labels = check_labels(labels, x, classes)
+    if len(x) == 0:
+        return torch.zeros(0, dtype=torch.bool, device=x.device)
+    with warnings.catch_warnings():
+        # ART's arrays predate NumPy 2's copy keyword.
+        warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
+        return _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size)
+
+
+def _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size) -> Tensor:
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
+    def correct(inputs: Tensor) -> Tensor:
+        with torch.no_grad():
+            return torch.cat([model(part).argmax(1) for part in inputs.split(batch_size)]) == labels
+
+    survives = correct(x)
+    if eps == 0:
+        return survives
+    state = np.random.get_state()
+    np.random.seed(seed)  # ART draws its starts from NumPy's global generator
+    try:
+        for target in _targets(model):
+            classifier = PyTorchClassifier(
+                target,
+                loss=nn.CrossEntropyLoss(),
+                input_shape=tuple(x.shape[1:]),
+                nb_classes=model(x[:1]).shape[1],
+                clip_values=(0.0, 1.0),
+                device_type="cpu" if x.device.type == "cpu" else "gpu",
+            )
+            attack = ProjectedGradientDescentPyTorch(
+                classifier,
+                norm=math.inf,
+                eps=eps,
+                eps_step=eps / 4,
+                max_iter=steps,
+                num_random_init=restarts,
+                batch_size=batch_size,
+                verbose=False,
+            )
+            rows = survives.nonzero().squeeze(1)
+            if len(rows) == 0:
+                break
+            found = attack.generate(x[rows].cpu().numpy(), labels[rows].cpu().numpy())
+            moved = x.clone()
+            moved[rows] = _inside(x[rows], torch.from_numpy(found).to(x.device), eps)
+            survives &= correct(moved)
+    finally:
+        np.random.set_state(state)
+    return survives

@@ -1,0 +1,103 @@
+"""Published figures: the rows of published.toml, checked as they are read."""
+
+import tomllib
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from fractions import Fraction
+from functools import cache
+from importlib.resources import files
+
+FAMILIES = ("distance", "interval", "other")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One published result, with the digits it was published with.  ``None``: not published.
+
+    dataset: a name of ``linf_plugin.datasets.SOURCES``.  eps: exact, in the pixel range [0, 1].  clean, pgd,
+    certified: percent of the test set; pgd is the published attack's.  spread: standard deviation of these three
+    over ``runs`` seeds.  flops: of one image.  net: distance layers × width + hidden units of a head, or a name.
+    seconds: an epoch of training, on ``hardware``.  family: of the method.  by: whose
+    method it is, if not the source's own.  source: key of ``Published.sources``.  table: where in it.
+    """
+
+    dataset: str
+    eps: Fraction
+    method: str
+    family: str
+    clean: Decimal
+    certified: Decimal
+    source: str
+    table: str
+    pgd: Decimal | None = None
+    spread: tuple[Decimal, Decimal, Decimal] | None = None
+    runs: int = 1
+    flops: str | None = None
+    net: str | None = None
+    seconds: Decimal | None = None
+    hardware: str | None = None
+    by: str | None = None
+
+
+@dataclass(frozen=True)
+class Published:
+    """datasets: name → title and headline ε, in the order in which they are shown.  sources: key → title, arxiv,
+    repository, maybe note."""
+
+    datasets: dict[str, tuple[str, Fraction]]
+    sources: dict[str, dict[str, str]]
+    rows: tuple[Row, ...]
+
+    def at(self, dataset: str, eps: float) -> list[Row]:
+        """The rows of one setting; ε is compared as the float that the fraction rounds to."""
+        return [row for row in self.rows if row.dataset == dataset and float(row.eps) == eps]
+
+
+def _row(table: dict, where: str) -> Row:
+    unknown = sorted(set(table) - {f.name for f in fields(Row)})
+    if unknown:
+        known = ", ".join(f.name for f in fields(Row))
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}; known: {known}")
+    try:
+        row = Row(**table | {"eps": Fraction(table["eps"]), "spread": tuple(table.get("spread", ())) or None})
+    except (TypeError, ValueError, KeyError) as error:
+        raise ValueError(f"{where}: {error}") from error
+    if row.family not in FAMILIES:
+        raise ValueError(f"{where}: family must be one of {', '.join(FAMILIES)}, got {row.family!r}")
+    figures = [f for f in (row.certified, row.pgd, row.clean, row.seconds, *(row.spread or ())) if f is not None]
+    if any(type(f) not in (int, Decimal) or not Decimal(f).is_finite() for f in figures):
+        raise ValueError(f"{where}: certified, pgd, clean, spread and seconds must be numbers")
+    if not 0 <= row.certified <= (row.clean if row.pgd is None else row.pgd) <= row.clean <= 100:
+        raise ValueError(f"{where}: needs 0 ≤ certified ≤ pgd ≤ clean ≤ 100")
+    return row
+
+
+def parse(text: str) -> Published:
+    """What published.toml holds.
+
+    Raises:
+        ValueError: not TOML, a key is unknown or missing, a name is not listed, or figures contradict each other.
+    """
+    content = tomllib.loads(text, parse_float=Decimal)
+    missing = [name for name in ("datasets", "sources", "methods", "settings") if name not in content]
+    if missing:
+        raise ValueError(f"published.toml: {missing[0]} is missing")
+    datasets, sources, methods = content["datasets"], content["sources"], content["methods"]
+    rows = []
+    for setting in content["settings"]:
+        shared = {key: value for key, value in setting.items() if key != "rows"}
+        for own in setting["rows"]:
+            table = shared | own  # what rows have in common may stand above them
+            where = f"published.toml: {table.get('dataset')}, ε = {table.get('eps')}, {table.get('method')}"
+            for name, known in (("dataset", datasets), ("source", sources), ("method", methods)):
+                if table.get(name) not in known:
+                    raise ValueError(f"{where}: {name} must be one of {', '.join(known)}, got {table.get(name)!r}")
+            rows.append(_row(methods[table["method"]] | table, where))
+    about = {name: (entry["title"], Fraction(entry["headline"])) for name, entry in datasets.items()}
+    return Published(about, sources, tuple(rows))
+
+
+@cache
+def load() -> Published:
+    """The figures that come with the package."""
+    return parse((files("comparisons.report") / "published.toml").read_text(encoding="utf-8"))

@@ -1,0 +1,315 @@
+"""Our results beside the published ones: docs/results.md and the short table in README.
+
+Both are made from published.toml, from result files (copies of what ``linf-compare run`` writes as results.json)
+and from the recipes that ship with the package, and from nothing else; nothing is recomputed.
+"""
+
+import re
+import statistics
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from linf_plugin.datasets import SOURCES
+
+from ..methods.kinds import METHODS
+from ..recipe import available, load_recipe
+from ..running.existing import digests_of
+from ..running.runner import eps_key
+from . import published
+from .published import Published
+from .tables import count, eps_text, markdown_rows, mean, read, without_seed
+
+FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
+WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
+BEGIN, END = "<!-- results -->", "<!-- /results -->"
+HEADER = ["method", "net", "clean %", "PGD %", "certified %", "s/epoch", "minutes", "hardware", "from"]
+SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "from"]
+TEXT = ("method", "net", "hardware", "from")  # columns that hold no figures
+NONE = "–"
+ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
+**Bold**: measured with this package, from the result files in [results](results/); certified by the best
+certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as
+published, under an attack of their own and on hardware that is named where they name it: compare accuracies, not
+times. Nets: distance layers × width + hidden units of a head; a pair is one |x − w| or one multiplication of an
+image's forward pass."""
+SHORT_ABOUT = """Percent of the whole test set, ± standard deviation over seeds. **Bold**: measured with this
+package. The others are published: interval training, and the best certified of the ℓ∞-distance nets and SortNets.
+[docs/results.md](docs/results.md) has all rows, with other ε, times, hardware and what was not run."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """One method of one recipe: runs that differ in nothing but the seed.
+
+    runs: seed → the results file's content and its entry for the method.
+    """
+
+    recipe: str
+    dataset: str
+    eps: float
+    method: str
+    runs: dict[int, tuple[dict, dict]]
+
+    def mean(self, figure: Callable[[dict], float]) -> float:
+        """Of a figure of the method's entry, over the seeds."""
+        return statistics.fmean(figure(m) for _, m in self.runs.values())
+
+    def minutes(self) -> float:
+        """Of training; where no time of the whole was written, of the epochs."""
+        return self.mean(lambda m: m.get("train_seconds", m["epochs"] * m["seconds_per_epoch"])) / 60
+
+    @property
+    def label(self) -> str:
+        return next(iter(self.runs.values()))[1]["label"]
+
+    def accuracies(self) -> list[str]:
+        """Clean, PGD and certified, as cells."""
+        key, found = eps_key(self.eps), [m for _, m in self.runs.values()]
+        return [
+            mean([m["clean"] for m in found]),
+            mean([m["pgd"][key] for m in found]),
+            mean([m["certified"]["best"][key] for m in found]),
+        ]
+
+    def seeds(self) -> str:
+        return f"seed{'s' * (len(self.runs) > 1)} {', '.join(map(str, self.runs))}"
+
+
+def result_files(paths: list[str | Path]) -> list[Path]:
+    """The files themselves, and every .json below a folder.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+    """
+    found: dict[Path, None] = {}
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"{path} does not exist; give folders of result files, or such files")
+        found |= dict.fromkeys(sorted(path.rglob("*.json")) if path.is_dir() else [path])
+    return list(found)
+
+
+def refusal(run: dict) -> str | None:
+    """Why a file is not shown among the results, or None."""
+    broken = sum(m["contradictions"] for m in run["methods"].values())
+    if broken:
+        return f"{broken} certificates are contradicted by PGD: a bound is wrong"
+    if run.get("held_out"):
+        return f"measured on held-out training images (held_out = {run['held_out']}), not on the test set"
+    known = SOURCES[run["dataset"]].published if run["dataset"] in SOURCES else None
+    if known and any("data" in m and digests_of(m) != known for m in run["methods"].values()):
+        return f"not of the images published as {run['dataset']}: their digests are others"
+    return None
+
+
+def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
+    """The groups of all files that can be shown, and name and reason of each file that is refused.
+
+    Raises:
+        ValueError: a file is not one of ours, or two files give one method and seed different figures.
+    """
+    groups: dict[str, Group] = {}
+    refused, seen = [], {}
+    for path in files:
+        run, name = read(path), f"{path.parent.name}/{path.name}"
+        reason = refusal(run)
+        if reason:
+            refused.append((name, reason))
+            continue
+        for key, m in run["methods"].items():
+            seed = m["identity"]["seed"]
+            same = without_seed(m)
+            group = groups.setdefault(same, Group(run["recipe"], run["dataset"], run["eps"], key, {}))
+            if group.runs.setdefault(seed, (run, m))[1] != m:
+                raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
+            seen.setdefault((same, seed), path)
+    ordered = [
+        Group(g.recipe, g.dataset, g.eps, g.method, dict(sorted(g.runs.items())))
+        for g in sorted(groups.values(), key=lambda g: g.recipe)
+    ]
+    return ordered, refused
+
+
+def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
+    """The recipes of the package: name → data set, ε, and the label of each method."""
+    return {
+        recipe.name: (recipe.dataset, recipe.eps, {key: METHODS[key].label for key in recipe.methods})
+        for recipe in map(load_recipe, available())
+    }
+
+
+def _missing(groups: list[Group], recipes: dict, dataset: str, eps: float) -> list[tuple[str, str]]:
+    """Recipes of a setting and their methods without a result."""
+    there = {(g.recipe, g.method) for g in groups}
+    missing = {
+        name: [label for key, label in labels.items() if (name, key) not in there]
+        for name, (its_dataset, its_eps, labels) in recipes.items()
+        if (its_dataset, its_eps) == (dataset, eps)
+    }
+    return [(name, ", ".join(labels)) for name, labels in missing.items() if labels]
+
+
+def _published_accuracies(row: published.Row) -> list[str]:
+    figures, spread = (row.clean, row.pgd, row.certified), row.spread or (None, None, None)
+    return [NONE if f is None else str(f) if s is None else f"{f} ± {s}" for f, s in zip(figures, spread)]
+
+
+def _cite(row: published.Row, known: Published) -> str:
+    arxiv = known.sources[row.source]["arxiv"]
+    runs = f", mean of {row.runs} runs" if row.runs > 1 else ""
+    by = f"{row.by}, in " if row.by else ""
+    return f"{by}[{arxiv}](https://arxiv.org/abs/{arxiv}), {row.table}{runs}"
+
+
+def _published_row(row: published.Row, known: Published) -> list[str]:
+    return [
+        row.method,
+        ", ".join(filter(None, (row.net, row.flops and f"{row.flops} FLOPs"))) or NONE,
+        *_published_accuracies(row),
+        NONE if row.seconds is None else str(row.seconds),
+        NONE,
+        row.hardware or NONE,
+        _cite(row, known),
+    ]
+
+
+def _our_row(group: Group) -> list[str]:
+    run, m = next(iter(group.runs.values()))
+    attack = run["attack"]
+    return [
+        f"**{group.label}**",
+        f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs",
+        *group.accuracies(),
+        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}",
+        f"{group.minutes():.1f}",
+        "; ".join(dict.fromkeys(m.get("device", run["device"]) for run, m in group.runs.values())),
+        f"recipe `{group.recipe}`, {group.seeds()}, PGD {attack['steps']} × {attack['restarts']}",
+    ]
+
+
+def _settings(groups: list[Group], recipes: dict, known: Published) -> list[tuple[str, float]]:
+    """Every data set and ε that has a published row, a result or a recipe, in the order of the page."""
+    found = {(row.dataset, float(row.eps)) for row in known.rows}
+    found |= {(g.dataset, g.eps) for g in groups} | {(dataset, eps) for dataset, eps, _ in recipes.values()}
+    order = list(known.datasets)
+    return sorted(found, key=lambda s: (order.index(s[0]) if s[0] in order else len(order), *s))
+
+
+def _title(dataset: str, eps: float, known: Published) -> str:
+    return f"{known.datasets[dataset][0] if dataset in known.datasets else dataset}, ε = {eps_text(eps)}"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+
+
+def page(groups: list[Group], refused: list, recipes: dict, known: Published) -> str:
+    """docs/results.md."""
+    parts = [
+        f"{WRITTEN_BY} --readme README.md`; edits are lost. -->",
+        "# Results beside the published ones",
+        _wrapped(ABOUT),
+    ]
+    for dataset, eps in _settings(groups, recipes, known):
+        rows = [_published_row(row, known) for row in known.at(dataset, eps)]
+        rows += [_our_row(g) for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+        rows += [
+            [f"**{labels}**", NONE, "not run", *[NONE] * 5, f"recipe `{name}`"]
+            for name, labels in _missing(groups, recipes, dataset, eps)
+        ]
+        parts += [f"## {_title(dataset, eps, known)}", markdown_rows(HEADER, rows, TEXT)]
+    parts += [
+        "## Published rows",
+        "\n".join(
+            f"- [{s['arxiv']}](https://arxiv.org/abs/{s['arxiv']}): {s['title']}. [Repository]({s['repository']})."
+            + (f" {s['note']}" if "note" in s else "")
+            for s in known.sources.values()
+        ),
+    ]
+    if refused:
+        parts += ["## Refused", "\n".join(f"- `{name}`: {reason}." for name, reason in refused)]
+    return "\n\n".join(parts) + "\n"
+
+
+def short(groups: list[Group], known: Published) -> str:
+    """README's table: for each data set's headline ε interval training, the best published ℓ∞ row, ours."""
+    rows = []
+    for dataset, (_, headline) in known.datasets.items():
+        eps = float(headline)
+        there = sorted(known.at(dataset, eps), key=lambda row: row.certified, reverse=True)
+        best = [row for row in there if row.family == "distance"][:1]
+        interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # best of each name
+        lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
+        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+        lines += [[f"**{g.label}**", *g.accuracies(), f"recipe `{g.recipe}`, {g.seeds()}"] for g in ours]
+        if not ours:
+            lines.append(["**this package**", "not run", NONE, NONE, NONE])
+        rows += [[_title(dataset, eps, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
+    return f"{_wrapped(SHORT_ABOUT)}\n\n{markdown_rows(SHORT_HEADER, rows, TEXT)}"
+
+
+def panels(groups: list[Group], known: Published) -> list[dict]:
+    """What ``plots.standing`` draws: each data set that has results at its headline ε.  Accuracies in percent, as
+    mean and standard deviation (None of one seed) for ours; rows of the family "other" are left to the page."""
+    found = []
+    for dataset, (_, headline) in known.datasets.items():
+        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, float(headline))]
+        if ours:
+            found.append(
+                {
+                    "title": _title(dataset, float(headline), known),
+                    "published": [
+                        {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
+                        for row in known.at(dataset, float(headline))
+                        if row.family != "other"
+                    ],
+                    "ours": [_point(g) for g in ours],
+                }
+            )
+    return found
+
+
+def _point(group: Group) -> dict:
+    key = eps_key(group.eps)
+
+    def spread(figure: Callable[[dict], float]) -> tuple[float, float | None]:
+        values = [100 * figure(m) for _, m in group.runs.values()]
+        return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+    return {
+        "method": group.method,
+        "label": group.label,
+        "recipe": group.recipe,
+        "minutes": group.minutes(),
+        "device": next(m.get("device", run["device"]) for run, m in group.runs.values()),
+        "clean": spread(lambda m: m["clean"]),
+        "certified": spread(lambda m: m["certified"]["best"][key]),
+    }
+
+
+def with_block(text: str, block: str) -> str:
+    """``text`` with ``block`` between the two marks.
+
+    Raises:
+        ValueError: the marks do not stand there once each, in order.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or not pattern.search(text):
+        raise ValueError(f"--readme: the file needs the lines {BEGIN} and {END}, once each")
+    return pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
+
+
+def documents(groups: list[Group], refused: list, out: Path, readme: Path | None) -> dict[Path, str]:
+    """What ``out`` and ``readme`` should hold."""
+    known = published.load()
+    texts = {out: page(groups, refused, shipped(), known)}
+    if readme is not None:
+        texts[readme] = with_block(readme.read_text(encoding="utf-8"), short(groups, known))
+    return texts
+
+
+def stale(texts: dict[Path, str]) -> list[Path]:
+    """The files that do not hold what they should."""
+    return [p for p, text in texts.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]

@@ -1,0 +1,52 @@
+"""What chooses a model while it is trained: its figures on a part of the training set, by a cheap certificate."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from linf_plugin import Net, lipschitz_bound
+from linf_plugin.certificates.cascade import margin_bound
+from linf_plugin.certificates.margin import margin
+from linf_plugin.training.boxes import propagate, worst_margins
+from linf_plugin.training.losses import head_margins
+
+BATCH = 512
+HEAD = [nn.Linear, nn.Tanh, nn.Linear]
+
+
+def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, float]]:
+    """``validate`` of ``linf_plugin.training.fit``.
+
+    It returns fractions in [0, 1]: {"certified": at eps, "clean": …}.  These choose a model and are no
+    certificate: the rounding of float32, which takes far less than chance adds where the best of many is chosen, is
+    left out.
+
+    Args:
+        x: (N, C, H, W), pixels in [0, 1], of the training set but not trained on.
+        y: (N,) labels.
+        eps: ℓ∞ radius in the pixel range.
+    """
+
+    @torch.no_grad()
+    def validate(model: Net) -> dict[str, float]:
+        clean = torch.cat([model(part).argmax(1) for part in x.split(BATCH)]) == y
+        worst = torch.cat([margins(model, *part, eps) for part in zip(x.split(BATCH), y.split(BATCH))])
+        return {"certified": (clean & (worst > 0)).double().mean().item(), "clean": clean.double().mean().item()}
+
+    return validate
+
+
+def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """Lower bounds (N,) of the margins within eps: by the Lipschitz bound of a net of distance layers, by intervals
+    of all layers of any other."""
+    features, head = model.split_head()
+    if len(head) == 0 and not any(isinstance(layer, nn.ReLU) for layer in model):
+        return margin(model(x), y) - 2 * lipschitz_bound(model) * eps
+    if len(head) == 0:  # clipped pixels
+        return -worst_margins(model, x, y, eps)[1].scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
+    if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for linear bounds of tanh
+        _, low, high = propagate(features, x, eps)
+        above = head_margins(head, (low + high) / 2, (high - low) / 2, y)
+        return -above.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
+    return margin_bound(model, x, y, eps, "ibp", batch_size=BATCH, sound=False)

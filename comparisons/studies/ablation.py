@@ -1,0 +1,312 @@
+"""What each part of a recipe is worth: short runs that differ from one another in one thing.
+
+An ablation is data (``ablations/*.toml``): a recipe and one of its methods, what makes its runs short, and named
+changes.  All runs leave the same part of the training set out and are measured on it; no test image is looked at.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from linf_plugin import plain
+from linf_plugin.datasets import Dataset
+from linf_plugin.files import WouldReplace, write_json, write_text
+from linf_plugin.training.parallel import Ranks
+
+from ..cli import load_own
+from ..recipe import Recipe, read_toml, recipe_from, with_defaults
+from ..report.tables import eps_key, eps_text, markdown_rows, percent
+from ..running.existing import RESULTS, few
+from ..running.existing import changes as changes_of
+from ..running.runner import run
+
+DESCRIPTION = """\
+Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures
+them on that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it
+stopped; those of other settings or other data are dropped, with --force alone."""
+
+BASE = "as it is"
+
+
+@dataclass(frozen=True)
+class Change:
+    """table: what stands in the method's table instead.  why: what it asks, for readers of the result."""
+
+    why: str
+    table: dict
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """recipe, method: what is changed.  held_out: the part of the training set that is measured on.  short: what
+    makes every run short.  changes: by name; the first, ``BASE``, changes nothing."""
+
+    name: str
+    recipe: str
+    method: str
+    held_out: float
+    short: dict
+    changes: dict[str, Change]
+
+    def build(self, change: str) -> Recipe:
+        """The recipe of one run.  Raises ValueError: the change does not fit it."""
+        where = f"{self.name}.toml [changes.{change}]"
+        path, table = read_toml(self.recipe)
+        methods, defaults = table.get("methods"), table.pop("defaults", {})
+        if not isinstance(methods, dict) or not isinstance(methods.get(self.method), dict):
+            raise ValueError(f"{self.name}.toml: recipe {self.recipe} has no method {self.method!r}")
+        if not isinstance(defaults, dict):
+            raise ValueError(f"{where}: defaults of {self.recipe} must be a table, got {defaults!r}")
+        method = with_defaults(methods[self.method], defaults)
+        method = merged(merged(method, self.short), self.changes[change].table)
+        # only what is measured: certified at the recipe's ε; one step of the attack keeps the check of certificates
+        table |= {"eps_values": [table.get("eps")], "attack": {"steps": 1}, "methods": {self.method: method}}
+        return recipe_from(path.stem, where, table)
+
+
+def merged(table: dict, other: dict) -> dict:
+    """``table`` with the entries of ``other``; tables within are merged, all else is replaced, tables with a name
+    too: what has another name has other arguments."""
+    tables = {k for k, v in other.items() if isinstance(v, dict) and "name" not in v}
+    both = {k for k in tables if isinstance(table.get(k), dict)}
+    return {**table, **{k: merged(table[k], v) if k in both else v for k, v in other.items()}}
+
+
+def available() -> dict[str, Path]:
+    """The ablations that come with the package."""
+    return {path.stem: path for path in sorted(Path(str(files("comparisons.studies") / "ablations")).glob("*.toml"))}
+
+
+def load(name: str) -> Ablation:
+    """An ablation by name, or from the path of a TOML file.
+
+    Raises:
+        FileNotFoundError: there is neither; the message lists the names.
+        ValueError: the file is not valid, or one of its changes does not fit the recipe.
+    """
+    path = available().get(name, Path(name))
+    if not path.is_file():
+        raise FileNotFoundError(f"no ablation or file {name!r}; ablations: {', '.join(available())}")
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        changes = {key: Change(c.pop("why"), c) for key, c in table.pop("changes").items()}
+        ablation = Ablation(path.stem, changes={BASE: Change("", {}), **changes}, **table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{path.name}: needs recipe, method, held_out, short, and changes with why: {error}"
+        ) from error
+    if BASE in changes:
+        raise ValueError(f"{path.name}: {BASE!r} is the name of what is not changed")
+    for name, kind in (("recipe", str), ("method", str), ("held_out", float), ("short", dict)):
+        if not isinstance(getattr(ablation, name), kind):
+            raise ValueError(f"{path.name}: {name} must be a {kind.__name__}, got {getattr(ablation, name)!r}")
+    if not 0 < ablation.held_out < 1:  # 0 would measure on the test set
+        raise ValueError(f"{path.name}: held_out must lie in (0, 1), got {ablation.held_out}")
+    for change in ablation.changes:
+        ablation.build(change)
+    return ablation
+
+
+def measure(
+    ablation: Ablation,
+    data: Dataset,
+    out: Path,
+    seeds: list[int],
+    changes: list[str],
+    *,
+    force: bool = False,
+    ranks: Ranks = Ranks(),
+    progress: bool = True,
+) -> dict:
+    """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it.
+
+    No table compares what differs in more than a change: runs there that are not those described any more, or of other
+    data, are dropped with ``force``.
+
+    Raises:
+        WouldReplace: such runs are there, without ``force``.
+        ValueError: the file is of another ablation, or none.
+    """
+    path = out / RESULTS
+    results = _read(path, ablation)
+    described = {change: settings(ablation, change) for change in ablation.changes}
+    lost = {}  # place among the runs → why
+    for i, r in enumerate(results["runs"]):
+        if why := _changed(r, described, data, results.get("dataset")):
+            lost[i] = f"{r['change']}, seed {r['seed']} ({why})"
+    if lost and not force:
+        raise WouldReplace(f"{path} has runs of other settings: {'; '.join(lost.values())}")
+    for why in lost.values():
+        print(f"dropped: {why}", file=sys.stderr)
+    if any("data" not in r for r in results["runs"]):
+        print(f"{path} has runs that name no digest of their data: it could not be compared", file=sys.stderr)
+    results["runs"] = [r for i, r in enumerate(results["runs"]) if i not in lost]
+    wanted = [(change, seed) for seed in seeds for change in changes]
+    bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
+    for change, seed in bar:
+        recipe, key = ablation.build(change), {"change": change, "seed": seed}
+        bar.set_postfix_str(f"{change}, seed {seed}")
+        if any((r["change"], r["seed"]) == (change, seed) for r in results["runs"]):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found = run(recipe, data, folder, seed=seed, held_out=ablation.held_out, progress=progress, ranks=ranks)
+        measured, eps = found["methods"][ablation.method], eps_key(recipe.eps)
+        results["runs"].append(
+            {
+                **key,
+                "why": ablation.changes[change].why,
+                "clean": measured["clean"],
+                "certified": measured["certified"]["best"][eps],
+                "loss": measured["loss"][-1],
+                "train_seconds": measured["train_seconds"],
+                "epochs": measured["epochs"],
+                "parameters": measured["parameters"],
+                "settings": described[change],
+                "data": measured["data"],
+            }
+        )
+        results |= {
+            "recipe": recipe.name,
+            "dataset": data.name,
+            "eps": recipe.eps,
+            "device": found["device"],
+            "images": found["test_samples"],
+            "versions": found["versions"],
+        }
+        write_json(path, results)
+    if lost:
+        write_json(path, results)  # though nothing may have been run
+    return results
+
+
+def _read(path: Path, ablation: Ablation) -> dict:
+    if not path.exists():
+        return {"ablation": ablation.name, "runs": []}
+    try:
+        results = plain.loads(path.read_text(encoding="utf-8"))
+        for r in results["runs"]:
+            r["change"], r["seed"], r["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a results file of an ablation") from error
+    if results.get("ablation") != ablation.name:
+        raise ValueError(f"{path} is of the ablation {results.get('ablation')!r}, not {ablation.name!r}")
+    return results
+
+
+def _changed(r: dict, described: dict[str, dict], data: Dataset, dataset: str) -> str:
+    """Why a run is not one that the ablation describes on these data; empty where it is.  Runs of earlier versions have
+    no digests: of their data only the name is known, ``dataset``."""
+    if r["change"] not in described:
+        return "no such change any more"
+    theirs = r.get("data", {"dataset": dataset})
+    ours = {key: data.identity[key] for key in theirs}
+    return few(changes_of({**r["settings"], "data": theirs}, {**described[r["change"]], "data": ours}))
+
+
+def settings(ablation: Ablation, change: str) -> dict:
+    """What must agree for a run to be kept: plain data."""
+    said = dataclasses.asdict(ablation.build(change))
+    del said["name"], said["description"]
+    return json.loads(json.dumps({**said, "held_out": ablation.held_out}))
+
+
+def table(results: dict) -> str:
+    """Markdown: a row a change, against the runs that changed nothing; nothing is computed anew."""
+    by_change: dict[str, list[dict]] = {}
+    for r in results["runs"]:
+        by_change.setdefault(r["change"], []).append(r)
+    base = by_change.get(BASE, [])
+
+    def mean(runs: list[dict], key: str) -> float:
+        return statistics.fmean(r[key] for r in runs)
+
+    rows = []
+    for change, runs in by_change.items():
+        # only runs of seeds that the base had: their samples come in the same order
+        pairs = [(r, b) for r in runs for b in base if r["seed"] == b["seed"]]
+        gain = statistics.fmean(100 * (r["certified"] - b["certified"]) for r, b in pairs) if pairs else None
+        seconds, of_base = (sum(r["train_seconds"] for r in side) for side in zip(*pairs)) if pairs else (0, 1)
+        cost = seconds / of_base if pairs else None
+        rows.append(
+            [
+                change,
+                runs[0]["why"] or "the recipe, shortened",
+                str(len(runs)),
+                percent(mean(runs, "clean")),
+                percent(mean(runs, "certified")),
+                "–" if change == BASE or gain is None else f"{gain:+.2f}",
+                "–" if cost is None else f"{cost:.2f}",
+            ]
+        )
+    spread = ""
+    if len(base) > 1:
+        deviation = 100 * statistics.stdev(r["certified"] for r in base)
+        spread = f" Its certified accuracy has a standard deviation of {deviation:.2f} over {len(base)} seeds."
+    return (
+        "\n\n".join(
+            [
+                f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
+                f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
+                f'{eps_text(results["eps"])}. "{BASE}" takes {mean(base, "train_seconds") / 60:.1f} minutes of training.'
+                f"{spread} Gain: of certified accuracy, same seeds. Time: of training, as a multiple. {results['device']}."
+                if base
+                else f"Percent of {results['images']} held-out training images.",
+                markdown_rows(["change", "what", "seeds", "clean", "certified", "gain", "time"], rows),
+            ]
+        )
+        + "\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 for a wrong request."""
+    parser = argparse.ArgumentParser(
+        prog="python -m comparisons.studies.ablation",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"]))
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for linf-compare run")
+    parser.add_argument("--data-name", metavar="NAME", help="as for linf-compare run")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/ablations/ABLATION")
+    parser.add_argument("--changes", metavar="A,B", help=f'names of changes, "{BASE}" among them; default: all')
+    parser.add_argument("--seeds", default="0", metavar="0,1", help="default: 0")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--force", action="store_true", help="drop runs of other settings or other data")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    args = parser.parse_args(argv)
+    try:
+        ablation = load(args.ablation)
+        changes = list(ablation.changes) if args.changes is None else [c.strip() for c in args.changes.split(",")]
+        unknown = [c for c in changes if c not in ablation.changes]
+        if unknown:
+            raise ValueError(f"--changes: {unknown[0]!r} is not among {', '.join(ablation.changes)}")
+        seeds = [int(s) for s in args.seeds.split(",")]
+        data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
+        out = args.out or Path("results/ablations") / ablation.name
+        ranks = Ranks(device=torch.device(args.device))
+        results = measure(ablation, data, out, seeds, changes, force=args.force, ranks=ranks, progress=not args.quiet)
+    except WouldReplace as error:
+        print(f"{parser.prog}: error: {error.with_flags()}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    text = table(results)
+    write_text(out / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,328 @@
+"""What do certificates cost?  Time and memory of bounds, the cascade on MNIST, and what it adds on the digits.
+
+``python -m comparisons.studies.cost`` measures and writes results.json and table.md.
+"""
+
+import argparse
+import math
+import multiprocessing
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import linf_plugin.models
+from linf_plugin import Net, build, certified_radius, plain
+from linf_plugin.bounds import CERTIFICATES, certify_each, compute_bounds
+from linf_plugin.certificates.cascade import certify
+from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.files import WouldReplace, write_json, write_text
+from linf_plugin.training import Schedule, adam, clipped_hinge, fit
+
+from ..attacks.pgd import pgd_survives
+from ..running.runner import RESULTS, eps_key
+from .cost_report import table
+
+DESCRIPTION = """\
+What do certificates cost?  In four parts:
+
+  a  time of interval bounds as a multiple of the forward pass
+  b  memory of each method's bounds beyond what the net itself takes, each in a process of its own
+  c  the cascade of certificates on the MNIST test images, and what is left to CROWN and α-CROWN
+  d  certified accuracy on the digits, of each method and of all together, over ε
+
+Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run;
+those that are asked for and there are measured anew with --force alone."""
+
+EPS = 0.1  # of bounds whose values do not matter
+SHAPE, CLASSES = (1, 28, 28), 10  # of nets that are not trained
+
+
+def _random_net(architecture: str, **sizes) -> Net:
+    torch.manual_seed(0)
+    return build(architecture, shape=SHAPE, classes=CLASSES, **sizes).eval().requires_grad_(False)
+
+
+def _ball(x: Tensor):
+    from auto_LiRPA import BoundedTensor, PerturbationLpNorm
+
+    low, high = (x - EPS).clamp(0, 1), (x + EPS).clamp(0, 1)
+    return BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
+
+
+def _seconds(call: Callable) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+# a: time of interval bounds.
+
+TIMED = {  # net → architecture and its sizes
+    "512 wide, 4 deep": ("linf-mlp", {"width": 512, "depth": 4}),
+    "1024 wide, 4 deep": ("linf-mlp", {"width": 1024, "depth": 4}),
+    "convolutional": ("linf-conv", {"channels": (32, 32, 64), "strides": (1, 2, 2), "width": 256}),
+}
+TIMED_BATCH, REPEATS = 256, 15
+
+
+@torch.no_grad()
+def time_interval_bounds() -> dict:
+    """Seconds of the forward pass and of interval bounds in float32, in turns."""
+    from auto_LiRPA import BoundedModule
+
+    torch.manual_seed(0)
+    x, nets = torch.rand(TIMED_BATCH, *SHAPE), {}
+    for name, (architecture, sizes) in TIMED.items():
+        model = _random_net(architecture, **sizes)
+        bounded, ball = BoundedModule(model, x[:1], verbose=False), _ball(x)
+        calls = {"forward": lambda: model(x), "ibp": lambda: bounded.compute_bounds(x=(ball,), method="IBP")}
+        for call in calls.values():
+            call()  # warms up
+        turns = [{key: _seconds(call) for key, call in calls.items()} for _ in range(REPEATS)]
+        nets[name] = {key: statistics.median(turn[key] for turn in turns) for key in calls}
+    return {"batch": TIMED_BATCH, "repeats": REPEATS, "asked": 3.0, "nets": nets}
+
+
+# b: memory.
+
+MEMORY = [  # (method, width, depth, batch)
+    *((method, 512, 3, 8) for method in ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")),
+    *((method, 5120, 3, 1) for method in ("CROWN-IBP", "CROWN")),
+]
+
+
+def _memory(name: str) -> float:
+    """Bytes that Linux says this process has in memory (VmRSS), or had at most (VmHWM).  The largest resident set of
+    ``getrusage`` would not do: a new process starts with that of the process that started it."""
+    return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@torch.no_grad()
+def peak_memory(method: str, width: int, depth: int, batch: int) -> dict:
+    """Most bytes beyond those of the net, its BoundedModule and a forward pass; to be called in a fresh process."""
+    from auto_LiRPA import BoundedModule
+
+    model, x = _random_net("linf-mlp", width=width, depth=depth), torch.rand(batch, *SHAPE)
+    bounded, ball = BoundedModule(model, x[:1], verbose=False), _ball(x)
+    bounded.eval()  # in training mode it asks for gradients of parameters
+    bounded(x)
+    idle = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak, which the making of the net belongs to, starts anew
+    seconds = _seconds(lambda: compute_bounds(bounded, (ball,), method=method, output_only=True))
+    return {"idle": idle, "peak": _memory("VmHWM") - idle, "seconds": seconds}
+
+
+def measure_memory(repeats: int = 3) -> dict:
+    """The median of each of ``MEMORY``; nets that need minutes are bounded once."""
+    rows = []
+    for method, width, depth, batch in MEMORY:
+        found = []
+        for _ in range(repeats if width <= 512 else 1):
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
+                found.append(fresh.submit(peak_memory, method, width, depth, batch).result())
+        medians = {key: statistics.median(each[key] for each in found) for key in found[0]}
+        rows.append({"method": method, "width": width, "depth": depth, "batch": batch, **medians})
+    return {"asked": {"CROWN": 150e6}, "asked_total": 24e9, "rows": rows}
+
+
+# c: the cascade.
+
+CASCADE = {"width": 512, "depth": 4, "images": 10000, "batch_size": 256, "lr": 0.02, "ce": (0.3, 0.01), "seed": 0}
+CASCADE_SCHEDULE = Schedule(epochs=14, eps=0.45, p_end=12)
+CHEAP, COSTLY = ("lipschitz", "ibp", "crown-ibp"), {"crown": 8, "alpha-crown": 8}  # method → batch size
+ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
+SHARE, TRIALS, TRIAL_IMAGES = 0.9, 8, 500  # asked of the Lipschitz bound; how its ε is looked for
+UNDECIDED, FEW, PATIENCE = 64, 8, 5.0  # samples of a costly method; so few where each takes more seconds than this
+TEST_IMAGES = 10000
+
+
+def train_for_cascade(data: Dataset) -> tuple[Net, float]:
+    """A net trained on some of the images, and the seconds it took."""
+    torch.manual_seed(CASCADE["seed"])
+    sizes = {"width": CASCADE["width"], "depth": CASCADE["depth"], "mean": data.mean, "std": data.std}
+    model = build("linf-mlp", shape=data.shape, classes=data.classes, **sizes)
+    scale, (first, last) = model.eval().lipschitz, CASCADE["ce"]
+
+    def loss(model, x, y, step):
+        return clipped_hinge(model(x), y, scale * step.eps, weight=first * (last / first) ** step.progress)
+
+    x, y = data.x_train[: CASCADE["images"]], data.y_train[: CASCADE["images"]]
+    settings = {"batch_size": CASCADE["batch_size"], "seed": CASCADE["seed"], "progress": False}
+    seconds = _seconds(lambda: fit(model, loss, adam(model, CASCADE["lr"]), CASCADE_SCHEDULE, x, y, **settings))
+    return model.requires_grad_(False), seconds
+
+
+def choose_eps(radii: Tensor, survives: Callable[[float], Tensor]) -> float:
+    """The ε at which the part ``SHARE`` of the samples that survive an attack has a larger radius, found by bisection
+    between the smallest and the largest radius.
+
+    Args:
+        radii: (N,) certified radii, 0 where misclassified.
+        survives: ε → (N,) bool.
+    """
+    least, most = radii[radii > 0].min().item(), radii.max().item()
+    for _ in range(TRIALS):
+        eps = (least + most) / 2
+        if (radii > eps).sum() < SHARE * survives(eps).sum():
+            most = eps
+        else:
+            least = eps
+    return (least + most) / 2
+
+
+def _tally(certificate) -> dict:
+    return {name: tally._asdict() for name, tally in zip(certificate.methods, certificate.tallies)}
+
+
+def run_cascade(model: Net, data: Dataset) -> dict:
+    """Times ``certify`` on the test images that an attack left, and the costly methods on what is undecided then."""
+    x, y = data.x_test[:TEST_IMAGES], data.y_test[:TEST_IMAGES]
+    with torch.no_grad():
+        logits = torch.cat([model(part) for part in x.split(256)])
+    correct = logits.argmax(1) == y
+    radii = torch.where(correct, certified_radius(logits, y, model.lipschitz), 0)
+    some = slice(0, TRIAL_IMAGES)
+    eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **ATTACK)), 4)
+    survives = pgd_survives(model, x, y, eps, **ATTACK)
+
+    began = time.perf_counter()
+    certificate = certify(model, x, y, eps, CHEAP, skip=~survives)
+    seconds = time.perf_counter() - began
+    undecided = (survives & ~certificate.certified).nonzero().squeeze(1)
+    costly = {}
+    for method, batch in COSTLY.items() if len(undecided) else ():
+        for most in (FEW, UNDECIDED):
+            rows = undecided[:most]
+            each = _tally(certify(model, x[rows], y[rows], eps, (method,), batch_size=batch))[method]
+            costly[method] = {**each, "seconds_each": each["seconds"] / len(rows)}
+            if costly[method]["seconds_each"] > PATIENCE:
+                break
+    return {
+        **data.identity,
+        "test_images": len(x),
+        "eps": eps,
+        "attack": ATTACK,
+        "correct": int(correct.sum()),
+        "survives": int(survives.sum()),
+        "certified": int(certificate.certified.sum()),
+        "tallies": _tally(certificate),
+        "seconds": seconds,
+        "undecided": len(undecided),
+        "costly": costly,
+        "asked": 120.0,
+        "asked_share": SHARE,
+    }
+
+
+def cascade(data: Dataset) -> dict:
+    model, seconds = train_for_cascade(data)
+    return {"training": {**CASCADE, "epochs": CASCADE_SCHEDULE.epochs, "seconds": seconds}, **run_cascade(model, data)}
+
+
+# d: the digits.
+
+DIGITS_EPS = 0.1
+MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of it
+DIGITS_EPOCHS, DIGITS_WIDTH, DIGITS_IMAGES = 40, 128, 360
+
+
+def digits_nets(data: Dataset) -> dict[str, Net]:
+    """An ℓ∞-dist net, and distance features with logits that are linear in them; trained for a third as long as in the
+    recipe ``digits``."""
+    schedule, nets = Schedule(epochs=DIGITS_EPOCHS, eps=1.5 * DIGITS_EPS, p_end=0.9 * DIGITS_EPOCHS), {}
+    spec = linf_plugin.models.distance.linf_mlp(data.shape, data.classes, DIGITS_WIDTH, 3, data.mean, data.std)
+    linear = [*spec["layers"][:-2], ["linear", {"in_features": DIGITS_WIDTH, "out_features": data.classes}]]
+
+    def hinge(model, x, y, step):
+        return clipped_hinge(model(x), y, scale * step.eps, weight=0.05 * 0.004**step.progress)
+
+    def cross_entropy(model, x, y, step):  # the head's Lipschitz bound is far too loose for a hinge
+        return F.cross_entropy(model(x), y)
+
+    for name, layers, loss, lr in (
+        ("ℓ∞-dist net", spec["layers"], hinge, 0.03),
+        ("ℓ∞-dist features and Linear", linear, cross_entropy, 0.02),
+    ):
+        torch.manual_seed(0)
+        model = nets[name] = Net({**spec, "layers": layers})
+        scale = model.eval().lipschitz
+        fit(model, loss, adam(model, lr), schedule, data.x_train, data.y_train, batch_size=64, progress=False)
+        model.requires_grad_(False)
+    return nets
+
+
+def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
+    """As ``certify_each``; but α-CROWN, which starts from CROWN, runs only on what that and an attack leave."""
+    found = certify_each(model, x, y, eps, CERTIFICATES[:-1])
+    skip = found["crown"] | ~pgd_survives(model, x, y, eps)
+    alpha = found["crown"] | certify(model, x, y, eps, CERTIFICATES[-1:], skip=skip).certified
+    return {**found, "alpha-crown": alpha, "best": found["best"] | alpha}
+
+
+def digits_accuracies() -> dict:
+    """How many test images each certificate proves alone, and all of them together, at each ε."""
+    data = load_dataset("digits")
+    x, y, nets = data.x_test[:DIGITS_IMAGES], data.y_test[:DIGITS_IMAGES], {}
+    values = [round(DIGITS_EPS * multiple, 6) for multiple in MULTIPLES]
+    for name, model in digits_nets(data).items():
+        certified = {eps_key(eps): {m: int(c.sum()) for m, c in proofs(model, x, y, eps).items()} for eps in values}
+        nets[name] = {"clean": int((model(x).argmax(1) == y).sum()), "certified": certified}
+    return {
+        **data.identity,
+        "images": len(x),
+        "eps": DIGITS_EPS,
+        "epochs": DIGITS_EPOCHS,
+        "width": DIGITS_WIDTH,
+        "nets": nets,
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 for a wrong request."""
+    style = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m comparisons.studies.cost", description=DESCRIPTION, formatter_class=style
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/cost"), help="default: results/cost")
+    parser.add_argument("--parts", default="a,b,c,d", metavar="LIST", help="of a, b, c, d; default: a,b,c,d")
+    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw; part c needs it")
+    parser.add_argument("--force", action="store_true", help="measure parts anew that --out has")
+    args = parser.parse_args(argv)
+    parts = args.parts.split(",")
+    if wrong := [part for part in parts if part not in tuple("abcd")]:
+        print(f"{parser.prog}: error: --parts must be among a, b, c, d, got {wrong[0]!r}", file=sys.stderr)
+        return 2
+    path = args.out / RESULTS
+    try:
+        results = plain.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if not isinstance(results, dict):
+            raise ValueError(f"{path} is no results file of this command")
+        if (there := sorted(results.keys() & set(parts))) and not args.force:
+            raise WouldReplace(f"{path} has part {', '.join(there)}")
+        mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None
+    except (FileExistsError, FileNotFoundError, ValueError) as error:
+        text = error.with_flags() if isinstance(error, WouldReplace) else getattr(error, "what", error)
+        print(f"{parser.prog}: error: {text}", file=sys.stderr)
+        return 2
+    measures = {"a": time_interval_bounds, "b": measure_memory, "c": lambda: cascade(mnist), "d": digits_accuracies}
+    for part in parts:
+        measured = measures[part]()
+        versions = {"linf-plugin": linf_plugin.__version__, "torch": torch.__version__}
+        results[part] = {"threads": torch.get_num_threads(), "versions": versions, **measured}
+        write_json(path, dict(sorted(results.items())))
+    text = table(results)
+    write_text(args.out / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,176 @@
+"""What a training step costs, and whether compiling it or fusing the optimiser pays.
+
+``python -m comparisons.studies.steps`` measures and writes results.json and table.md.
+"""
+
+import argparse
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+import linf_plugin
+from linf_plugin.files import add_force, occupied, write_json, write_text
+from linf_plugin.layers.base import set_p
+from linf_plugin.training import Schedule, adam
+
+from ..methods.losses import LOSSES
+from ..report.tables import markdown_rows
+from ..running.runner import RESULTS, device_name
+
+NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
+    "128 wide, depth 3, batch 64": (128, 3, 64),
+    "512 wide, depth 3, batch 512": (512, 3, 512),
+    "5120 wide, depth 5, batch 512": (5120, 5, 512),
+}
+ON_CPU = list(NETS)[:2]  # where the last one takes minutes
+EXPONENTS = (8.0, 100.5, math.inf)
+PAIRED = 15  # rounds, each of one step a variant, in turn
+
+DESCRIPTION = f"""\
+Times whole training steps (forward, clipped hinge, backward, Adam) of ℓ∞-dist nets as they are, with the net and the
+loss compiled by torch.compile, with Adam's updates fused into one kernel, and with both.  Variants take turns, {PAIRED}
+rounds; a ratio is the median over rounds of a variant's time by that of the plain step in the same round."""
+
+
+class Compiled(nn.Module):
+    """The loss of a net as one module, which is what torch.compile is given."""
+
+    def __init__(self, model: nn.Module, loss: nn.Module, step):
+        super().__init__()
+        self.model, self.loss, self.step = model, loss, step
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.loss(self.model, x, y, self.step)
+
+
+def variants(width: int, depth: int, batch: int, p: float, device: str) -> dict[str, Callable[[], None]]:
+    """Steps by name, each on a net of its own with the same weights."""
+    schedule = Schedule(epochs=2, eps=0.3, p_end=1)
+    step = schedule.at(0.5)
+    x = torch.rand(batch, 1, 28, 28, device=device)
+    y = torch.arange(batch, device=device) % 10
+
+    def make(compiled: bool, fused: bool) -> Callable[[], None]:
+        torch.manual_seed(0)
+        model = linf_plugin.build("linf-mlp", shape=(1, 28, 28), classes=10, width=width, depth=depth).to(device)
+        loss = LOSSES["clipped-hinge"](model.eval(), schedule, ce_first=0.1, ce_last=0.01).to(device)
+        set_p(model.train(), p)
+        optimizer = adam(model, 0.03, loss, 0.006, fused=fused)
+        run = Compiled(model, loss, step)
+        run = torch.compile(run) if compiled else run
+
+        def one() -> None:
+            optimizer.zero_grad()
+            run(x, y).backward()
+            optimizer.step()
+
+        return one
+
+    return {
+        "plain": make(False, False),
+        "torch.compile": make(True, False),
+        "fused Adam": make(False, True),
+        "both": make(True, True),
+    }
+
+
+def measure(steps: dict[str, Callable[[], None]], device: str, rounds: int) -> dict[str, list[float]]:
+    """Seconds of each step, a list a variant, in rounds."""
+    for step in steps.values():  # the first steps compile
+        step()
+        step()
+    seconds = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            if device == "cuda":
+                torch.cuda.synchronize()
+            began = time.perf_counter()
+            step()
+            if device == "cuda":
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def run(out: Path, device: str, rounds: int, nets: list[str], progress: bool) -> dict:
+    """Measures every net at every exponent and writes ``out/results.json``."""
+    results = {"device": device_name(torch.device(device)), "torch": torch.__version__, "rounds": rounds, "rows": []}
+    cases = [(net, p) for net in nets for p in EXPONENTS]
+    for net, p in tqdm(cases, desc="steps", unit="case", disable=not progress):
+        seconds = measure(variants(*NETS[net], p, device), device, rounds)
+        ratios = {
+            name: statistics.median(a / b for a, b in zip(taken, seconds["plain"])) for name, taken in seconds.items()
+        }
+        results["rows"].append(
+            {"net": net, "p": repr(p), "plain_seconds": statistics.median(seconds["plain"]), "ratios": ratios}
+        )
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / RESULTS, results)
+    return results
+
+
+def table(results: dict) -> str:
+    """Markdown; nothing is computed anew."""
+    names = [name for name in results["rows"][0]["ratios"] if name != "plain"]
+    rows = [
+        [
+            row["net"],
+            "∞" if row["p"] == "inf" else row["p"].removesuffix(".0"),
+            f"{1e3 * row['plain_seconds']:.1f}",
+            *(f"{row['ratios'][name]:.2f}" for name in names),
+        ]
+        for row in results["rows"]
+    ]
+    return (
+        "\n\n".join(
+            [
+                "## A training step",
+                f"Milliseconds of a plain step, and the time of other forms as multiples of it: medians of {results['rounds']} "
+                f"rounds in which all took turns. {results['device']}, torch {results['torch']}.",
+                markdown_rows(["ℓ∞-dist net", "p", "plain, ms", *names], rows),
+            ]
+        )
+        + "\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, or 2 for a wrong request."""
+    parser = argparse.ArgumentParser(
+        prog="python -m comparisons.studies.steps",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/steps"), help="default: results/steps")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    parser.add_argument("--rounds", type=int, default=PAIRED, metavar="N", help=f"default: {PAIRED}")
+    parser.add_argument("--nets", type=int, metavar="N", help="the first N nets; default: all, on a CPU the first two")
+    add_force(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    for name in ("rounds", "nets"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
+            return 2
+    if args.device == "cuda" and not torch.cuda.is_available():
+        print(f"{parser.prog}: error: --device cuda: torch sees no CUDA device here", file=sys.stderr)
+        return 2
+    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
+        return 2
+    nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
+    results = run(args.out, args.device, args.rounds, nets, progress=not args.quiet)
+    text = table(results)
+    write_text(args.out / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

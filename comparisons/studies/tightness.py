@@ -1,0 +1,325 @@
+"""How tight is each certificate?  Certified radii against exact ones, on nets small enough for both.
+
+``python -m comparisons.studies.tightness`` trains such nets and writes results.json and table.md.
+"""
+
+import argparse
+import copy
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import scipy
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from linf_plugin import Net, build, certified_radius, lipschitz_bound
+from linf_plugin.bounds import margin_bound
+from linf_plugin.certificates.cascade import LIRPA_METHODS
+from linf_plugin.certificates.exact.radius import exact_radius
+from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.files import add_force, occupied, write_json, write_text
+from linf_plugin.training import Schedule, adam, clipped_hinge, fit
+
+from ..methods.bounded import BoundedCrossEntropy
+from ..report.tables import CERTIFICATE_LABELS
+from ..running.runner import RESULTS
+
+WIDTH = 16
+EPS = 0.05  # that nets are trained for
+PRECISION = 1e-4  # of a certified radius found by bisection, as a part of the exact one
+PRECISIONS = {"alpha-crown": 1e-3}  # of those that take long
+ROUNDING = 1e-9  # relative: certified radii are computed in float64, which may round them up
+
+DESCRIPTION = """\
+How tight is each certificate?  Trains nets of 16 inputs (digits pooled to 4×4 pixels), 16 hidden neurons and
+10 classes, finds the exact ℓ∞ radius of correctly classified test images by branch and bound, and the largest
+radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
+
+Written to --out: results.json and table.md.  Exit status 1 where a certificate reaches beyond an exact radius."""
+
+
+# Training: (model, data, seed) → None, in place.
+
+
+def _fit(model: Net, loss: Callable, optimizer, schedule: Schedule, data: Dataset, seed: int) -> None:
+    fit(model, loss, optimizer, schedule, data.x_train, data.y_train, batch_size=64, seed=seed, progress=False)
+
+
+def _hinge(model: Net, data: Dataset, seed: int) -> None:
+    def loss(model, x, y, step):
+        return clipped_hinge(model(x), y, model_scale * step.eps, weight=0.5 * 0.004**step.progress)
+
+    model_scale = model.lipschitz  # at p = ∞
+    _fit(model, loss, adam(model, lr=0.03), Schedule(epochs=200, eps=EPS, p_end=176), data, seed)
+
+
+def _cross_entropy(model: Net, data: Dataset, seed: int) -> None:
+    def loss(model, x, y, step):
+        return F.cross_entropy(model(x), y)
+
+    _fit(model, loss, adam(model, lr=0.02), Schedule(epochs=100, eps=EPS, p_end=88), data, seed)
+
+
+def _interval(model: Net, data: Dataset, seed: int) -> None:
+    loss = BoundedCrossEntropy(model.eval(), data.x_train[:1], EPS, crown=False)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
+    _fit(model, loss, optimizer, Schedule(epochs=100, eps=EPS, eps_start=5, eps_end=50), data, seed)
+
+
+# Architectures: data → model.
+
+
+def _two_layers(name: str) -> Callable[[Dataset], Net]:
+    def make(data: Dataset) -> Net:
+        return build(name, shape=data.shape, classes=data.classes, width=WIDTH, depth=2, mean=data.mean, std=data.std)
+
+    return make
+
+
+def _linear_head(data: Dataset) -> Net:
+    """Distance features, and logits that are linear in them."""
+    layers = [
+        ["normalize", {"mean": list(data.mean), "std": data.std}],
+        ["flatten", {}],
+        ["dist", {"in_features": math.prod(data.shape), "out_features": WIDTH, "bias": False}],
+        ["mean_shift", {"num_features": WIDTH}],
+        ["linear", {"in_features": WIDTH, "out_features": data.classes}],
+    ]
+    return Net({"input_shape": list(data.shape), "layers": layers})
+
+
+@dataclass(frozen=True)
+class Case:
+    """A net that is measured."""
+
+    label: str
+    make: Callable[[Dataset], Net]
+    train: Callable[[Net, Dataset, int], None]
+
+
+CASES = {
+    "linf-dist": Case("ℓ∞-dist net, clipped hinge", _two_layers("linf-mlp"), _hinge),
+    "linf-dist-linear": Case("ℓ∞-dist features and Linear, cross-entropy", _linear_head, _cross_entropy),
+    "relu": Case("ReLU net, cross-entropy", _two_layers("relu-mlp"), _cross_entropy),
+    "relu-ibp": Case("ReLU net, IBP", _two_layers("relu-mlp"), _interval),
+}
+
+
+def small_digits() -> Dataset:
+    """The digits, averaged over 2×2 pixels: (N, 1, 4, 4)."""
+    data = load_dataset("digits")
+    return replace(data, name="digits, 4×4", x_train=F.avg_pool2d(data.x_train, 2), x_test=F.avg_pool2d(data.x_test, 2))
+
+
+def largest_radii(
+    certified: Callable[[float, Tensor], Tensor], top: Tensor, guess: Tensor, precision: float = PRECISION
+) -> Tensor:
+    """The largest ε at which each sample is certified, found by bisection of [0, top] to ``precision``·top.
+
+    Args:
+        certified: ε, rows → bool for each of these samples; asked of all samples to which the answer is of use.
+        top: (N,) float64, where each search ends.
+        guess: (N,) float64, where each search begins: after a good guess little is left.
+        precision: as a part of ``top``.
+
+    Returns:
+        (N,) float64, at which the sample is certified; 0 where none was found.
+    """
+    least, most = torch.zeros_like(top), top.clone()
+    for i in range(len(top)):
+        eps = guess[i].item()
+        while most[i] - least[i] > precision * top[i]:
+            if not least[i] < eps < most[i]:
+                eps = (least[i] + most[i]).item() / 2
+            rows = ((least < eps) & (eps < most)).nonzero().squeeze(1)
+            proved = certified(eps, rows)
+            least[rows[proved]] = eps
+            most[rows[~proved]] = eps
+    return least
+
+
+def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm) -> dict:
+    """Exact and certified radii of correctly classified images, and the processor seconds of each exact one."""
+    exact, seconds = [], []
+    for image, label in zip(x, labels):
+        began = time.process_time()
+        exact.append(exact_radius(model, image, label, time_limit=time_limit))
+        seconds.append(time.process_time() - began)
+        bar.update()
+    # A little beyond the exact radius, so that an unsound bound would show.
+    top = 1.01 * torch.tensor([min(e.upper, 1.0) for e in exact], dtype=torch.float64)
+    double = copy.deepcopy(model).double()
+    with torch.no_grad():
+        certified = {"lipschitz": certified_radius(double(x.double()), labels, lipschitz_bound(double)).tolist()}
+    for method in LIRPA_METHODS:
+
+        def holds(eps: float, rows: Tensor, method: str = method) -> Tensor:
+            # like the others, of exact logits
+            return margin_bound(model, x[rows], labels[rows], eps, method, sound=False) > 0
+
+        best = torch.tensor(list(certified.values()), dtype=torch.float64).amax(0)
+        certified[method] = largest_radii(holds, top, best, PRECISIONS.get(method, PRECISION)).tolist()
+    return {
+        "lower": [e.lower for e in exact],
+        "upper": [e.upper for e in exact],
+        "status": [e.status for e in exact],
+        "seconds": seconds,
+        "certified": certified,
+    }
+
+
+def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -> dict:
+    """Trains and measures every case, writes ``out/results.json`` after each net, and returns what it holds."""
+    data = small_digits()
+    results = {
+        **data.identity,
+        "eps": EPS,
+        "images": images,
+        "seeds": seeds,
+        "time_limit": time_limit,
+        "precision": {method: PRECISIONS.get(method, PRECISION) for method in LIRPA_METHODS},
+        "versions": {"scipy": scipy.__version__, "torch": torch.__version__},
+        "cases": {},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    total = len(CASES) * seeds * images
+    with tqdm(total=total, desc="exact radii", unit="image", disable=not progress, dynamic_ncols=True) as bar:
+        for key, case in CASES.items():
+            runs = results["cases"][key] = {"label": case.label, "runs": []}
+            for seed in range(seeds):
+                bar.set_postfix_str(f"{key}, seed {seed}")
+                torch.manual_seed(seed)
+                model = case.make(data)
+                case.train(model, data, seed)
+                with torch.no_grad():
+                    right = model(data.x_test).argmax(1) == data.y_test
+                rows = right.nonzero().squeeze(1)[:images]
+                runs["runs"].append(
+                    {
+                        "seed": seed,
+                        "clean": right.double().mean().item(),
+                        "rows": rows.tolist(),
+                        **measure(model, data.x_test[rows], data.y_test[rows], time_limit, bar),
+                    }
+                )
+                write_json(out / RESULTS, results)
+    return results
+
+
+# The table, from results.json alone.
+
+
+def ratios(case: dict) -> dict[str, list[float]]:
+    """certified/exact of every image whose exact radius was found, per certificate and for the best of all."""
+    found = {}
+    for measured in case["runs"]:
+        solved = [i for i, status in enumerate(measured["status"]) if status == "optimal"]
+        for method, radii in measured["certified"].items():
+            found.setdefault(method, []).extend(radii[i] / measured["upper"][i] for i in solved)
+    return {**found, "best": [max(each) for each in zip(*found.values())]}
+
+
+def beyond(results: dict) -> int:
+    """Certified radii that are larger than the distance of an input that provably has another class."""
+    return sum(
+        radius > upper * (1 + ROUNDING)
+        for case in results["cases"].values()
+        for measured in case["runs"]
+        for radii in measured["certified"].values()
+        for radius, upper in zip(radii, measured["upper"])
+    )
+
+
+def _mean_and_least(values: list[float]) -> str:
+    return f"{statistics.fmean(values):.3f} ({min(values):.3f})" if values else "–"
+
+
+def _precisions(results: dict) -> str:
+    """What the bisections were stopped at: "0.01 % (interval, CROWN), 0.1 % (alpha-crown)"."""
+    methods = {}
+    for method, precision in results["precision"].items():
+        methods.setdefault(precision, []).append(CERTIFICATE_LABELS.get(method, method))
+    return ", ".join(f"{100 * precision:g} % ({', '.join(names)})" for precision, names in methods.items())
+
+
+def table(results: dict) -> str:
+    """Markdown: mean and least ratio certified/exact, a row a net."""
+    certificates = list(dict.fromkeys(c for case in results["cases"].values() for c in ratios(case)))
+    certificates.sort(key="best".__eq__)  # it comes last
+    rows = []
+    for case in results["cases"].values():
+        of = ratios(case)
+        runs = case["runs"]
+        exact = [u for m in runs for u, status in zip(m["upper"], m["status"]) if status == "optimal"]
+        total = sum(len(m["rows"]) for m in runs)
+        rows.append(
+            [
+                case["label"],
+                f"{100 * statistics.fmean(m['clean'] for m in runs):.1f}",
+                f"{len(exact)} of {total}",
+                f"{statistics.fmean(exact):.3f}" if exact else "–",
+                *(_mean_and_least(of.get(c, [])) for c in certificates),
+                f"{statistics.fmean(s for m in runs for s in m['seconds']):.2f}",
+            ]
+        )
+    labels = [CERTIFICATE_LABELS.get(c, c) for c in certificates]
+    header = ["net", "clean %", "solved", "exact radius", *labels, "s/image, exact"]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
+    wrong = beyond(results)
+    return (
+        "\n\n".join(
+            [
+                f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
+                f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
+                "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
+                f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
+                "\n".join("| " + " | ".join(line) + " |" for line in lines),
+                "No certificate reaches beyond the exact radius."
+                if wrong == 0
+                else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",
+            ]
+        )
+        + "\n"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 where a certificate is contradicted, 2 for a wrong request."""
+    parser = argparse.ArgumentParser(
+        prog="python -m comparisons.studies.tightness",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", default=Path("results/tightness"), help="default: results/tightness"
+    )
+    parser.add_argument("--images", type=int, default=30, metavar="N", help="of each net; default: 30")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="nets of each kind; default: 3")
+    parser.add_argument(
+        "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for one exact radius; default: 60"
+    )
+    add_force(parser)
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    args = parser.parse_args(argv)
+    for name in ("images", "seeds", "time_limit"):
+        if not getattr(args, name) > 0:
+            print(f"{parser.prog}: error: --{name.replace('_', '-')} must be positive", file=sys.stderr)
+            return 2
+    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
+        return 2
+    results = run(args.out, args.images, args.seeds, args.time_limit, progress=not args.quiet)
+    text = table(results)
+    write_text(args.out / "table.md", text)
+    print(text)
+    return 1 if beyond(results) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,140 @@
+"""The exact ℓ∞ radius of one input on a small net, both ends of it proved."""
+
+import math
+import operator
+import time
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ...arguments import INTEGERS, check_model, check_number, check_range, kind
+from ...float32.program import check_sequence
+from .search import Question, Search
+from .steps import evaluate, numbers, steps_of
+
+FIRST = 1 / 1024  # radius of the first box, as a part of the farthest
+SMALL_GROWTH, GROWTH = 1.25, 2.0  # of the box: while intervals exclude every class, and later
+GAP = 1e-5  # upper − lower of what counts as optimal, as a part of the farthest
+
+
+@dataclass(frozen=True)
+class ExactRadius:
+    """lower ≤ the smallest ‖x′ − x‖∞ that changes or ties the class ≤ upper: both proved, whatever the status.
+
+    status: "optimal", the two differ by tolerances alone;
+    "robust", no input in range changes or ties the class, and both are ∞;
+    "time limit", the search was stopped;
+    "unsettled", the solver failed, or what it found could be neither confirmed nor excluded.
+    adversarial: float64, of another class or tied, at distance ``upper``; None where none was found.
+    """
+
+    lower: float
+    upper: float
+    status: str
+    adversarial: Tensor | None
+
+
+@torch.no_grad()
+@np.errstate(over="ignore", invalid="ignore")  # such nets are "unsettled"
+def exact_radius(
+    model: nn.Module,
+    x: Tensor,
+    label: int | None = None,
+    *,
+    low: float = 0.0,
+    high: float = 1.0,
+    time_limit: float = 60.0,
+) -> ExactRadius:
+    """The distance from x to the nearest input of another class: the least ‖x′ − x‖∞ with low ≤ x′ ≤ high and
+    z_j(x′) ≥ z_y(x′) for some j ≠ y.  For nets of about 16-16-10.
+
+    Branch and bound (``search``) within a box around x, which grows until it holds such an x′ and then shrinks to the
+    nearest one.  The parts of a box are given by which option attains each maximum.  A part is excluded by intervals,
+    rounded outward, or by a linear program.
+
+    All of this is about the exact function of the model's weights, not about its evaluation in float32.
+    ``upper`` is proved: the logits of ``adversarial`` are computed and compared in rational arithmetic.  ``lower``
+    and "robust" are proved too, and do not rest on the solver: of HiGHS's answers to linear programs only the dual
+    values are used, and what they prove is computed in integers (``relaxation``).  A wrong answer therefore costs
+    time, or leaves the radius unsettled, but moves neither end beyond the truth.
+
+    Args:
+        model: a ``Sequential`` in evaluation mode, of the layers in ``piecewise.LAYERS``, with p = ∞.
+        x: one input without the batch dimension, for example (C, H, W), within [low, high].
+        label: y; the predicted class where not given.  A misclassified or tied x has radius 0.
+        low, high: the pixel range.
+        time_limit: seconds.  Where it is reached ``lower`` stays below ``upper``; no exception.
+
+    Raises:
+        TypeError: a layer cannot be encoded, or has a forward of its own; x is not a floating-point tensor, label is
+            not an integer.
+        RuntimeError: a layer has forward hooks.
+        ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit
+            it or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
+    """
+    check_number("time_limit", time_limit)
+    if not 0 < time_limit:
+        raise ValueError(f"time_limit must be positive, got {time_limit}")
+    check_model(model)
+    check_sequence(model)
+    deadline = time.monotonic() + time_limit
+    point = _checked_input(x, low, high)
+    # Float32 compares x with the nearest float32 numbers to low and high: x itself may be slightly beyond them.
+    low, high = min(float(low), point.min()), max(float(high), point.max())
+    steps = steps_of(model, tuple(x.shape))
+    logits = evaluate(steps, point)
+    label = _checked_label(logits, label)
+    if any(z >= logits[label] for j, z in enumerate(logits) if j != label):
+        return ExactRadius(0.0, 0.0, "optimal", x.detach().double().clone())
+
+    search = Search(Question(steps, point, label, low, high), deadline)
+    farthest = math.nextafter(float(np.maximum(point - low, high - point).max()), math.inf)
+    lower, radius = 0.0, farthest * FIRST
+    while radius < farthest and search.excluded(radius):
+        lower, radius = radius, min(SMALL_GROWTH * radius, farthest)
+    while True:
+        proved, status = search.clear(radius)
+        lower = max(lower, proved)
+        if search.nearest is not None or radius >= farthest or status == "time limit":
+            break
+        radius = min(GROWTH * radius, farthest)
+
+    if search.nearest is None:
+        if status == "clear":
+            return ExactRadius(math.inf, math.inf, "robust", None)
+        return ExactRadius(lower, math.inf, status, None)
+    if search.distance - lower <= GAP * farthest:
+        status = "optimal"
+    adversarial = torch.from_numpy(search.nearest).reshape(x.shape).to(x.device)
+    return ExactRadius(lower, search.distance, "unsettled" if status == "clear" else status, adversarial)
+
+
+# Arguments.
+
+
+def _checked_input(x: Tensor, low: float, high: float) -> np.ndarray:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        raise TypeError(f"x must be a floating-point tensor, got {kind(x)}")
+    check_range(low, high)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"low={low} must be below high={high}, both finite")
+    if x.numel() == 0 or not ((low <= x) & (x <= high)).all():
+        raise ValueError(f"x must hold at least one value, all within [{low:g}, {high:g}]")
+    return numbers(x).ravel()
+
+
+def _checked_label(logits: list[Fraction], label: int | None) -> int:
+    if label is None:
+        return max(range(len(logits)), key=logits.__getitem__)
+    if isinstance(label, bool) or isinstance(label, Tensor) and label.dtype not in INTEGERS:
+        raise TypeError(f"label must be an integer, got {kind(label)}")
+    try:
+        label = operator.index(label)
+    except TypeError:
+        raise TypeError(f"label must be an integer, got {kind(label)}") from None
+    if not 0 <= label < len(logits):
+        raise ValueError(f"label must lie in [0, {len(logits) - 1}], got {label}")
+    return label

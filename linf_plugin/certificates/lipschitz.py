@@ -1,0 +1,111 @@
+"""What a Lipschitz bound certifies of the float32 program, rounding included."""
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .. import arguments
+from ..float32.allowance import box
+from ..float32.reach import OUTWARD, check_program, reach
+from ..layers.lipschitz import lipschitz_bound
+from .margin import certified_radius, margin
+
+
+def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """z (N, classes), float64 logits somewhere between ``lower`` and ``upper``, with the label's lowered and the
+    others raised by how far rounding can take the net there."""
+    error = reach(exact, lower, upper).error * OUTWARD
+    up = torch.nextafter(z + error, torch.full_like(z, math.inf))
+    down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
+    return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)
+
+
+def lipschitz_above(exact: nn.Module) -> float:
+    """A Lipschitz bound of a net in float64, rounded up.  A radius above 2^127 or below 2^-149 is none, so it need
+    not be extreme."""
+    return min(max(lipschitz_bound(exact) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
+
+
+@torch.no_grad()
+def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> Tensor:
+    """The ℓ∞ radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
+
+    For every float32 x′ with ‖x′ − x‖∞ < radius, float32 ``model(x′)`` has its one largest logit at the label.
+
+    Args:
+        model: sequential, of layers with a rule in ``RULES``, float32, in evaluation mode.
+        x: (N, *) float32.
+        labels: (N,); with labels a misclassified sample has radius 0.  The predicted class where not given.
+        batch_size: samples at a time.
+
+    Returns:
+        (N,) float32, in units of x, rounded down.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.  An argument is not as
+            described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
+    """
+    arguments.check_count("batch_size", batch_size)
+    check_program(model, x)
+    arguments.check_weights(model)
+    arguments.check_finite(x=x)
+    if labels is not None:
+        labels = arguments.check_labels(labels, x)
+    exact = copy.deepcopy(model).double()
+    lipschitz = lipschitz_above(exact)
+    radii = [x.new_zeros(0)]
+    for i in range(0, len(x), int(batch_size)):
+        part = x[i : i + batch_size]
+        z = exact(part.double())
+        arguments.check_logits(z, len(part))
+        y = z.argmax(1) if labels is None else labels[i : i + batch_size]
+        # The error grows with the radius, so its bound at a larger one will do.
+        ball = box(part, certified_radius(z, y, lipschitz))
+        exact_radius = certified_radius(_worst_logits(exact, z, y, *ball), y, lipschitz)
+        radius = exact_radius.float()
+        radii.append(torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius))
+    return torch.cat(radii)
+
+
+@torch.no_grad()
+def sound_margin(
+    exact: nn.Module, x: Tensor, labels: Tensor, eps: float, low: float = -math.inf, high: float = math.inf
+) -> Tensor:
+    """What the Lipschitz bound L leaves of a margin, for the float32 program: z_y − z_j − 2L·eps less rounding.
+
+    ẑ(x′)_y − ẑ(x′)_j is at least that for every float32 x′ with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, and every
+    j ≠ y (docs/math.md, corollary of theorem 1).  Never above ẑ(x)_y − ẑ(x)_j − 2L·eps.
+
+    Args:
+        exact: a float64 copy of a float32 net that passes ``check_program``.
+        x: (N, *) float32.
+        labels: (N,).
+        eps: finite, ≥ 0, in units of x.
+        low, high: the range of inputs.
+
+    Returns:
+        (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
+
+    Raises:
+        TypeError, ValueError: a layer has no known Lipschitz bound; an argument is not as described.
+    """
+    arguments.check_model(exact)
+    arguments.check_samples(x, exact)
+    arguments.check_finite(x=x)
+    arguments.check_not_negative("eps", eps)
+    arguments.check_range(low, high)
+    arguments.check_labels(labels, x)
+    lower, upper = box(x, eps, low, high)
+    at = x.double()
+    # x itself too, should low or high fall between two float32 numbers.
+    ball = torch.minimum(lower, at), torch.maximum(upper, at)
+    z = exact(at)
+    labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
+    lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
+    infinity = torch.full_like(z[:, 0], math.inf)
+    least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)
+    least = torch.nextafter(least - torch.nextafter(lost, infinity), -infinity)
+    return torch.where(least.isfinite(), least, -infinity)

@@ -1,0 +1,104 @@
+"""From margins to certified radii: what a Lipschitz bound proves about a prediction of the exact function."""
+
+import torch
+from torch import Tensor
+
+from ..arguments import INTEGERS, check_positive, kind
+
+
+def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The logit of a class, and the largest of all others, both (N,) float64.  Raises as ``margin``."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        raise TypeError(f"logits must be a floating-point tensor, got {kind(logits)}")
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"logits must have shape (N, classes ≥ 2), got {tuple(logits.shape)}")
+    z = logits.double()
+    if labels is None:
+        return z.topk(2, dim=1).values.unbind(1)
+    if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
+        raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
+    if labels.device != logits.device:
+        raise ValueError(f"labels is on {labels.device} but logits is on {logits.device}")
+    if labels.shape != z.shape[:1]:
+        raise ValueError(f"labels must have shape ({len(z)},), got {tuple(labels.shape)}")
+    labels = labels.long().unsqueeze(1)
+    if labels.numel() and not (0 <= labels.min() and labels.max() < z.shape[1]):
+        raise ValueError(f"labels must lie in [0, {z.shape[1] - 1}]")
+    return z.gather(1, labels).squeeze(1), z.scatter(1, labels, -torch.inf).amax(1)
+
+
+def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
+    """How far the logit of a class is above all others.
+
+    Args:
+        logits: (N, classes) with at least two classes.
+        labels: (N,) integers; the predicted class where not given.
+
+    Returns:
+        (N,) float64: z_y − max_{j≠y} z_j, negative where a sample is misclassified.  NaN logits give NaN.
+
+    Raises:
+        TypeError: logits are not floating point, labels are not integers.
+        ValueError: shapes or devices do not fit, or a label is not a class.
+    """
+    first, second = _leading(logits, labels)
+    return first - second
+
+
+TINY = 2.0**-900  # below it the error terms of float64 may underflow
+
+
+def _difference_down(a: Tensor, b: Tensor) -> Tensor:
+    """a − b in float64, not above the exact difference where that is positive: Knuth's two-sum gives the error."""
+    d = a - b
+    back = d - a
+    error = (a - (d - back)) - (b + back)
+    return torch.where(error >= 0, d, _towards_zero(d))
+
+
+def _quotient_down(a: Tensor, c: float) -> Tensor:
+    """a/c in float64 for a ≥ 0 and c > 0, not above the exact quotient: Dekker's product gives the remainder."""
+    q = a / c
+    split = 2.0**27 + 1
+    c = torch.as_tensor(c, dtype=torch.float64, device=a.device)
+    q_high, c_high = (split * v - (split * v - v) for v in (q, c))
+    q_low, c_low = q - q_high, c - c_high
+    product = q * c
+    rest = q_low * c_low - (((product - q_high * c_high) - q_low * c_high) - q_high * c_low)
+    exact = ((a - product) - rest >= 0) & (a > TINY) & (q > TINY)
+    return torch.where(exact | (q == 0), q, _towards_zero(q))
+
+
+def _towards_zero(a: Tensor) -> Tensor:
+    return torch.nextafter(a, torch.zeros_like(a))
+
+
+@torch.no_grad()
+def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: float = 1.0) -> Tensor:
+    """The ℓ∞ radius that a net's Lipschitz bound certifies: margin / (2·lipschitz).
+
+    If every logit changes by at most lipschitz·‖δ‖∞, then for ‖δ‖∞ < radius the difference of any two
+    changes by less than the margin, so the prediction stays.  Zhang et al. (arXiv 2102.05363), section 3.1.
+    The bound is about the exact function, as if ``logits`` were its values: how far rounding took them, and would
+    take those of another input, depends on the net.  ``sound_radius`` has the net and subtracts it.
+    No gradient.
+
+    Args:
+        logits: (N, classes ≥ 2).
+        labels: (N,); with labels a misclassified sample has radius 0.
+        lipschitz: ℓ∞ → ℓ∞ Lipschitz bound of the net, in logits per unit of its input.
+
+    Returns:
+        (N,) radii ≥ 0 in units of the net's input and in the dtype of ``logits``, rounded down to it.
+        Ties, and NaN or infinite logits, have radius 0.
+
+    Raises:
+        TypeError, ValueError: as ``margin``; also where lipschitz is not positive and finite.
+    """
+    check_positive("lipschitz", lipschitz)
+    first, second = _leading(logits, labels)
+    exact = _quotient_down(_difference_down(first, second).clamp_min(0), 2 * lipschitz)
+    exact = exact.clamp_max(torch.finfo(logits.dtype).max)
+    radius = exact.to(logits.dtype)
+    radius = torch.where(radius > exact, _towards_zero(radius), radius)
+    return torch.where(logits.isfinite().all(1), radius, 0)

@@ -1,0 +1,74 @@
+"""The noise that stands for rounding in bounds of the exact net, and the ball in float64 around float32 inputs."""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .. import arguments
+from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.shifts import Normalize
+from ..layers.sort import SortDistLinear
+from .program import SMALLEST
+from .reach import MOVES, RULES, Reach, _gamma, layers, samples
+
+LEAST_SIZE = 2.0**-20  # stock rules widen intervals by 1e-8, whatever their size
+DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+MOST_SLOPES = 5  # that a line of a distance at p = ∞ has
+
+
+def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
+    """(N,): what float64 may do to a linear bound of this layer, κ in docs/math.md."""
+    terms, p, outputs = 1, 0.0, y.error[:1].numel()
+    size = x.largest.flatten(1).amax(1) + y.largest.flatten(1).amax(1) + LEAST_SIZE
+    if isinstance(layer, (LinfDistLinear, LinfDistConv2d, SortDistLinear)):
+        terms, size = math.prod(layer.weight.shape[1:]), size + layer.weight.abs().max()
+        if layer.bias is not None:  # without it, output and distance could differ in size
+            size = size + layer.bias.abs().max()
+        if isinstance(layer, SortDistLinear):
+            pass  # slopes on all coordinates, and no powers
+        elif layer.p == math.inf:
+            terms = min(terms, MOST_SLOPES)
+        else:
+            p = layer.p
+    elif isinstance(layer, Normalize):
+        size = size * max(1.0, layer.scale)
+    _gamma(4 * outputs)  # as many products with a layer's bias are summed
+    return DOUBLE_UNITS * (terms + outputs + 8) * (terms + p + 8) * size
+
+
+class Noise(NamedTuple):
+    """``amount`` (N, *): how far float32, and the float64 evaluation of a bound, can take a layer from its exact
+    output.  ``limit`` (N,): the largest |bound| of that output for which the amount suffices."""
+
+    amount: Tensor
+    limit: Tensor
+
+
+@torch.no_grad()
+def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
+    """The noise of each layer; None for a layer that only moves values.  Arguments as ``reach``.
+
+    Bounds, computed in float64, of the exact net with this noise after each layer hold for the float32 net.
+    Raises as ``reach``.
+    """
+    arguments.check_box(lower, upper)
+    x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
+    for layer in layers(model):
+        y = RULES[type(layer)](layer, x)
+        amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(layer, x, y), y.error) + 2 * SMALLEST
+        limit = 2 * y.largest.flatten(1).amax(1) + LEAST_SIZE
+        amounts.append(None if type(layer) in MOVES else Noise(amount, limit))
+        x = y._replace(error=torch.zeros_like(y.error))
+    return amounts
+
+
+def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
+    """The ℓ∞ ball around x within [low, high], in float64 and never too small, also for the rounding of sums over
+    x in float64.  radius: one, or one a sample."""
+    x = x.double()
+    if isinstance(radius, Tensor):
+        radius = samples(radius.double(), x)
+    spare = DOUBLE_UNITS * (x[:1].numel() + 8) * (x.abs() + radius)
+    return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare

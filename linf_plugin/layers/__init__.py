@@ -1,0 +1,22 @@
+"""ℓ∞-distance layers, and the layers that go between them."""
+
+from .base import distance_layers, set_p
+from .distance import LinfDistConv2d, LinfDistLinear
+from .lipschitz import flat_layers, lipschitz_bound
+from .shifts import CenterCrop, MeanShift, Negate, Normalize, reestimate_means
+from .sort import SortDistLinear
+
+__all__ = [
+    "CenterCrop",
+    "LinfDistConv2d",
+    "LinfDistLinear",
+    "MeanShift",
+    "Negate",
+    "Normalize",
+    "SortDistLinear",
+    "distance_layers",
+    "flat_layers",
+    "lipschitz_bound",
+    "reestimate_means",
+    "set_p",
+]

@@ -1,0 +1,107 @@
+"""What all distance layers share: weight, bias and the exponent p."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from ..arguments import check_p, check_tensors
+from ..state import Constants
+
+IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
+
+
+class Distance(Constants):
+    """What linear and convolutional distance layers share: weight, bias and p."""
+
+    restored = ("p",)
+
+    def __init__(self, weight_shape, bias: bool, p: float, identity_init: bool, device, dtype):
+        super().__init__()
+        self.p = p
+        self.identity_init = identity_init
+        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
+        if bias:
+            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
+        else:
+            self.register_parameter("bias", None)
+        self.reset_parameters()
+
+    @property
+    def p(self) -> float:
+        """The exponent in [1, ∞]; assigning anything else raises ValueError or TypeError."""
+        return self._p
+
+    @p.setter
+    def p(self, value: float) -> None:
+        self._p = check_p(value)
+
+    @property
+    def lipschitz(self) -> float:
+        """1 at p = ∞.  A finite p allows n^{1/p} for n coordinates: ‖t‖_p ≤ n^{1/p}·‖t‖_∞."""
+        fan_in = math.prod(self.weight.shape[1:])
+        return 1.0 if self.p == math.inf or fan_in == 0 else fan_in ** (1 / self.p)
+
+    def reset_parameters(self) -> None:
+        """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in
+        (of its group's inputs)."""
+        nn.init.normal_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+        out, channels = self.weight.shape[:2]
+        if self.identity_init and 0 < channels <= out:
+            centre = tuple(k // 2 for k in self.weight.shape[2:])
+            rows = torch.arange(out)
+            with torch.no_grad():
+                self.weight[(rows, rows % channels, *centre)] = IDENTITY_WEIGHT
+
+
+class DistanceLinear(Distance):
+    """What fully connected distance layers share; each defines ``_distances``, (N, in) → (N, out)."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, p: float, identity_init, device, dtype):
+        check_positive(in_features=in_features, out_features=out_features)
+        self.in_features, self.out_features = in_features, out_features
+        super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_tensors(x=x, weight=self.weight)
+        if x.dim() == 0:
+            raise ValueError(f"x must have shape (..., {self.in_features}), got ()")
+        y = self._distances(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+        if self.bias is not None:
+            y = ops.shift(y, self.bias)
+        return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, p={self.p}"
+
+
+def distance_layers(model: nn.Module) -> list[nn.Module]:
+    """The distance layers of a model, in order."""
+    return [m for m in model.modules() if isinstance(m, Distance)]
+
+
+def set_p(model: nn.Module, p: float) -> None:
+    """Sets the exponent of every distance layer of a model.  Raises as ``LinfDistLinear.p`` does."""
+    p = check_p(p)
+    for layer in distance_layers(model):
+        layer.p = p
+
+
+def check_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int):
+            raise TypeError(f"{name} must be an int, got {type(size).__name__}")
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+
+
+def pair(name: str, value: int | tuple[int, int], least: int) -> tuple[int, int]:
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) for v in pair):
+        raise TypeError(f"{name} must be an int or a pair of ints, got {value!r}")
+    if min(pair) < least:
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return pair

@@ -1,0 +1,100 @@
+"""The ℓ∞-distance neuron, fully connected and convolutional."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from ..arguments import check_tensors
+from ..kernels.windows import output_shape
+from .base import Distance, DistanceLinear, check_positive, pair
+
+
+class LinfDistLinear(DistanceLinear):
+    """y_k = ‖x − w_k‖_p + b_k, fully connected; p = ∞ is the ℓ∞-dist neuron.
+
+    Zhang et al. (arXiv 2102.05363), equations 5 and 9.
+
+    Args:
+        in_features, out_features: sizes of the last dimension of input and output.
+        bias: whether b_k is learned.
+        p: exponent in [1, ∞].  Training starts small and ends at ∞ (``set_p`` changes a whole model).
+        identity_init: where in ≤ out, start as a copy of the input (plus 10; follow it by a ``MeanShift``).
+
+    Shape: (..., in_features) → (..., out_features).
+    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else in_features^{1/p}.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        p: float = math.inf,
+        *,
+        identity_init: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
+
+    def _distances(self, x: Tensor) -> Tensor:
+        return ops.dist(x, self.weight, self.p)
+
+
+class LinfDistConv2d(Distance):
+    """The ℓ∞-distance neuron slid over an image: each window's ℓp distance to each kernel.
+
+    Arguments as ``torch.nn.Conv2d``; padding is with zeros, which are coordinates like any other.
+    Zhang et al. (arXiv 2102.05363), section 3.1.
+
+    Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), sizes as ``torch.nn.Conv2d``.
+    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
+    """
+
+    compared = ("stride", "padding", "dilation", "groups")
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, int],
+        stride: int | tuple[int, int] = 1,
+        padding: int | tuple[int, int] = 0,
+        dilation: int | tuple[int, int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        p: float = math.inf,
+        *,
+        identity_init: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
+        if in_channels % groups or out_channels % groups:
+            raise ValueError(f"groups={groups} must divide in_channels={in_channels} and out_channels={out_channels}")
+        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
+        self.kernel_size = pair("kernel_size", kernel_size, 1)
+        self.stride = pair("stride", stride, 1)
+        self.padding = pair("padding", padding, 0)
+        self.dilation = pair("dilation", dilation, 1)
+        shape = (out_channels, in_channels // groups, *self.kernel_size)
+        super().__init__(shape, bias, p, identity_init, device, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_tensors(x=x, weight=self.weight)
+        if x.dim() != 4 or (not torch.jit.is_tracing() and x.shape[1] != self.in_channels):
+            raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+        conv = (self.stride, self.padding, self.dilation, self.groups)
+        if not torch.jit.is_tracing() and min(output_shape(x.shape, self.weight.shape, conv)[2:]) < 1:
+            raise ValueError(f"x of {tuple(x.shape[2:])} pixels is smaller than the kernel {self.kernel_size}")
+        y = torch.ops.linf.dist_conv2d(x, self.weight, self.p, *conv)
+        return y if self.bias is None else ops.shift(y, self.bias)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}, "
+            f"padding={self.padding}, dilation={self.dilation}, groups={self.groups}, "
+            f"bias={self.bias is not None}, p={self.p}"
+        )

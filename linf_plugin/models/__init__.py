@@ -1,0 +1,6 @@
+"""Nets that are built from data: a spec names the layers, an architecture makes the spec."""
+
+from .architectures import ARCHITECTURES, build
+from .net import LAYERS, Net
+
+__all__ = ["ARCHITECTURES", "LAYERS", "Net", "build"]

@@ -1,0 +1,26 @@
+"""All architectures by name."""
+
+from .distance import linf_conv, linf_mlp, linf_mlp_head, sortnet_mlp
+from .net import Net
+from .relu import relu_conv, relu_mlp
+
+ARCHITECTURES = {
+    "linf-mlp": linf_mlp,
+    "linf-mlp-head": linf_mlp_head,
+    "linf-conv": linf_conv,
+    "sortnet-mlp": sortnet_mlp,
+    "relu-mlp": relu_mlp,
+    "relu-conv": relu_conv,
+}
+
+
+def build(name: str, **arguments) -> Net:
+    """The model of that name: ``build("linf-mlp", shape=(1, 8, 8), classes=10, width=128, depth=3)``.
+
+    Raises:
+        ValueError: the name is not in ``ARCHITECTURES``.
+        TypeError: an argument is missing or unknown.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"name must be one of {', '.join(ARCHITECTURES)}, got {name!r}")
+    return Net(ARCHITECTURES[name](**arguments))

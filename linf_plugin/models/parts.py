@@ -1,0 +1,72 @@
+"""What architectures are put together from: each function adds layers to a spec."""
+
+import math
+
+from .net import _shapes
+
+
+def start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
+    """Normalised pixels, with ``crop`` the middle crop × crop of them.
+
+    ``clip`` c first takes pixels below c to 0 and above 1 − c to 1, and what lies between to (x − c)/(1 − 2c).  A pixel
+    that is c − ε from black or white does not move when it is moved by ε, which intervals see and the Lipschitz bound,
+    1/(1 − 2c) times as large, does not.
+    """
+    if not 0 <= clip < 0.5:
+        raise ValueError(f"clip must lie in [0, 0.5), got {clip}")
+    spec = {"input_shape": list(shape), "layers": []}
+    if clip:  # 1 − max(0, 1 − max(0, a)), less 1, which the mean makes good
+        append(spec, "normalize", mean=[clip], std=1 - 2 * clip)
+        append(spec, "relu")
+        append(spec, "negate")
+        append(spec, "normalize", mean=[-1.0], std=1.0)
+        append(spec, "relu")
+        append(spec, "negate")
+        mean = [m - 1 for m in mean]
+    append(spec, "normalize", mean=list(mean), std=std)
+    if crop:
+        append(spec, "crop", size=crop)
+    return spec
+
+
+def append(spec: dict, name: str, **arguments) -> None:
+    spec["layers"].append([name, arguments])
+
+
+def features(spec: dict) -> int:
+    """Size of the flattened output so far."""
+    return math.prod(list(_shapes(spec))[-1][2])
+
+
+def dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:
+    for width in widths:
+        append(
+            spec,
+            layer,
+            in_features=features(spec),
+            out_features=width,
+            bias=False,
+            identity_init=identity_init,
+            **arguments,
+        )
+        append(spec, "mean_shift", num_features=width)
+
+
+def head(spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments) -> None:
+    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal``
+    has start as ``Net`` describes."""
+    inputs = features(spec)
+    if hidden is None:
+        append(spec, layer, in_features=inputs, out_features=classes, **arguments)
+        append(spec, "negate")
+    else:
+        append(spec, "linear", in_features=inputs, out_features=hidden)
+        append(spec, "tanh")
+        append(spec, "linear", in_features=hidden, out_features=classes)
+        if normal:
+            spec["normal_head"] = True
+
+
+def check_strides(channels, strides) -> None:
+    if len(channels) != len(strides):
+        raise ValueError(f"strides must be as many as channels: got {len(strides)} and {len(channels)}")

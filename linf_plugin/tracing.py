@@ -1,0 +1,40 @@
+"""The private modules of torch.onnx that tracing needs."""
+
+import types
+from collections.abc import Callable
+
+import torch
+from torch.onnx._internal.torchscript_exporter import symbolic_helper
+
+
+def constant(value, kind: str):
+    """A constant argument of a symbolic function: kind "f" float, "i" int, "is" list of ints."""
+    return symbolic_helper._maybe_get_const(value, kind)
+
+
+def sizes(value, dims: int) -> list[int | None]:
+    """The sizes of a traced tensor with ``dims`` dimensions; None where the trace does not know one."""
+    return value.type().varyingSizes() or [None] * dims
+
+
+def register_symbolic(name: str, symbolic: Callable) -> None:
+    """How the tracer writes the operator ``name`` (for every opset from 9 on)."""
+    torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
+
+
+def give_functions(protos) -> None:
+    """Puts ONNX functions into the model that ``torch.onnx.export(dynamo=True)`` writes, while it translates an
+    operator whose node calls them.
+
+    The exporter converts every model to the opset that was asked for, which inlines its functions.  Up to there
+    the model has another opset, which functions without an opset of their own take over.  Where an exporter keeps
+    no list of functions, the node stays without a body.
+    """
+    from onnxscript import evaluator
+
+    functions = getattr(evaluator.default(), "functions", None)
+    if not isinstance(functions, dict):
+        return
+    for proto in protos:
+        proto.ClearField("opset_import")
+        functions[proto.domain, proto.name, ""] = types.SimpleNamespace(to_function_proto=lambda proto=proto: proto)

@@ -1,0 +1,232 @@
+"""A file's net read back, and the file written anew from it: what certificates rest on is recomputed, not believed."""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from google.protobuf.message import Message
+from onnx import ModelProto, NodeProto, TensorProto
+
+from linf_plugin import plain
+from linf_plugin.models.net import Net
+
+from ..files.load import said
+from ..files.store import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from ..writing import record
+from ..writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
+from ..writing.metadata import MEASURED, claimed, is_told, versions
+from .net import to_net
+
+CERTIFICATES = {None: (False, False), "lipschitz": (True, False), "lipschitz, interval": (True, True)}
+VERIFIER_OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Relu", "Reshape", "Tanh", "Transpose"}
+VERIFIER_PARTS = {"ir_version", "opset_import", "producer_name", "graph", "metadata_props"}
+VERIFIER_GRAPH = {"node", "name", "initializer", "input", "output"}
+WRITERS = ("linf_plugin", "onnx", "onnxscript")  # packages that a file is put in words by
+MOST = 3  # differences that are told
+
+
+def settings_of(model: ModelProto) -> Settings:
+    """What a file says that it was written with.  Raises ValueError where that is nothing that can be."""
+    props = props_of(model)
+    certificate, flavour = props.get("certificate"), props.get("flavour")
+    if certificate not in CERTIFICATES:
+        raise ValueError(f"its certificate is {certificate!r}, which is none of this version's")
+    if flavour not in ("function", "inlined", *VERIFIER_FLAVOURS):
+        raise ValueError(f"its flavour is {flavour!r}, which is none of this version's")
+    try:
+        epsilon = float(props["epsilon"]) if "epsilon" in props else None
+    except ValueError:
+        epsilon = -1.0
+    if epsilon is not None and not 0 < epsilon <= 1:
+        raise ValueError(f"its epsilon is {props['epsilon']!r}, and must be a number in (0, 1]")
+    certified, interval = CERTIFICATES[certificate]
+    if interval and epsilon is None:
+        raise ValueError("its interval bound has no epsilon")
+    (x,) = model.graph.input[:1] or [None]
+    pixels = "byte" if x is not None and x.type.tensor_type.elem_type == TensorProto.UINT8 else "float"
+    return Settings(flavour, pixels, certified, interval, epsilon)
+
+
+def net_of(model: ModelProto) -> Net:
+    """The net that a file with its weights says that it computes, p and ρ included; ``contradictions`` says whether it
+    does.
+
+    Raises:
+        ValueError: it does not say so, or what cannot be.
+    """
+    props = props_of(model)
+    if "net" not in props:
+        raise ValueError("it does not describe its net")
+    wanted = {t.name: t for t in model.graph.initializer if t.name.rpartition(".")[2] in record.TENSORS}
+    arrays = {}
+    for name, tensor in wanted.items():
+        size = math.prod(tensor.dims)
+        if tensor.data_type != TensorProto.FLOAT or min(tensor.dims, default=0) < 0 or len(tensor.raw_data) != 4 * size:
+            raise ValueError(f"{name} is not stored as float32 numbers")
+        arrays[name] = np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
+    return record.read(props["net"], arrays)
+
+
+def read_back(model: ModelProto) -> Net:
+    """The net that a file with its weights computes: as it says, where ``export`` wrote it and all of it is as it would
+    be written anew; else as its graph says (``read.to_net``, which raises as that)."""
+    props = props_of(model)
+    if props.get("file_format") == FORMAT and "net" in props and not contradictions(model):
+        return net_of(model)
+    return to_net(model)
+
+
+Composed = tuple[ModelProto, dict[str, str]]
+
+
+def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Composed] = compose) -> list[str]:
+    """What in a file with its weights is not as ``export`` writes it, in words; nothing where all is.
+
+    The digest is compared; then the net is read back, and the graph, its constants and bodies, and the metadata that a
+    certificate rests on are written anew and compared, every field of every message.  What a file says of its
+    accuracies (``properties.MEASURED``) and of its making (``properties.TOLD``) is not looked at.
+
+    Args:
+        model: with its weights.
+        compose: that of this package.
+    """
+    props = props_of(model)
+    if props.get("file_format") != FORMAT:
+        return [_of_another_version(model, props)]
+    wrong = broken_seal(model)
+    if wrong is not None:
+        return [wrong]
+    try:
+        settings = settings_of(model)
+        if settings.flavour in VERIFIER_FLAVOURS:
+            return _of_a_verifier(model, settings, props)
+        net = net_of(model)
+        check_net(net)
+        expected, metadata = compose(net, settings)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return [f"it cannot be written anew: {error}"]
+    found = _metadata(metadata, props)
+    if not found:
+        for p in model.metadata_props:
+            expected.metadata_props.add(key=p.key, value=p.value)
+        if content_sha256(expected) != content_sha256(model):
+            found = _differences(expected, model)
+    if found and (reason := _versions(props)):
+        found.append(reason)
+    return found
+
+
+def _of_another_version(model: ModelProto, props: dict[str, str]) -> str:
+    if "file_format" in props:
+        return (
+            f"its format is {props['file_format']!r} and this version's is {FORMAT!r}: write it again from its "
+            "checkpoint, with linf-export model"
+        )
+    if claims([o.name for o in model.graph.output], props) or "norm" in props:
+        return (
+            "it was written by an earlier version, and does not hold what its certificates can be recomputed from: "
+            f"write it again by linf-export model {props.get('checkpoint', 'CHECKPOINT')} -o FILE --force"
+        )
+    return "linf-export did not write it, and it says nothing that could be verified"
+
+
+def _versions(props: dict[str, str]) -> str | None:
+    """A sentence where the file was written with other packages, whose graphs may be other ones."""
+    try:
+        then = dict(plain.loads(props.get("versions", "{}")))
+    except (TypeError, ValueError):
+        return None
+    now = versions()
+    others = [f"{a} {then[a]} (here {now[a]})" for a in WRITERS if a in then and a in now and then[a] != now[a]]
+    if not others:
+        return None
+    return (
+        f"it says that it was written with {', '.join(others)}, which may put it in other words: verify it with these, "
+        "or write it again from its checkpoint"
+    )
+
+
+def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
+    """The metadata of a file against those that its net and settings have."""
+    found = [
+        f"{key} is {_short(props.get(key))} in the metadata, and must be {_short(value)}"
+        for key, value in expected.items()
+        if props.get(key) != value
+    ]
+    found += [
+        f"its metadata have {key!r}, which such a file has not"
+        for key in props
+        if key not in expected and key not in MEASURED and key != DIGEST and not is_told(key)
+    ]
+    found += [
+        f"{key} is {said(value)} in the metadata, and must be a line of text"
+        for key, value in props.items()
+        if is_told(key) and not value.isprintable()
+    ]
+    return found[:MOST]
+
+
+def _short(text: str | None) -> str:
+    if text is None:
+        return "missing"
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _differences(expected: ModelProto, found: ModelProto) -> list[str]:
+    """What of a model is another than what is expected, in words."""
+    different = []
+    for a, b, known in ((expected, found, {"graph", "metadata_props"}), (expected.graph, found.graph, set())):
+        for field in a.DESCRIPTOR.fields:
+            if field.name not in known:
+                different += _field(field.name, *(_parts(message, field.name) for message in (a, b)))
+    if not different:
+        different = ["it has parts that are unknown here"]
+    more = len(different) - MOST
+    return different[:MOST] + ([f"and {more} more parts are not as they are written"] if more > 0 else [])
+
+
+def _parts(message: Message, name: str) -> list[tuple[str, bytes]]:
+    """(how it is called, its content) of what a field holds, one or many."""
+    value = getattr(message, name)
+    if isinstance(value, (str, bytes, int, float, Message)):
+        value = [value] if message.HasField(name) else []
+    found = []
+    for part in value:
+        if isinstance(part, Message):
+            title = getattr(part, "name", "") or getattr(part, "domain", "")
+            title += f" ({part.op_type})" if isinstance(part, NodeProto) else ""
+            found.append((title, part.SerializeToString(deterministic=True)))
+        else:
+            found.append((repr(part), repr(part).encode()))
+    return found
+
+
+def _field(name: str, expected: list, found: list) -> Iterator[str]:
+    name = name.replace("_", " ")
+    for a, b in itertools.zip_longest(expected, found):
+        if b is None:
+            yield f"{name} {a[0]} is missing".replace("  ", " ")
+        elif a is None:
+            yield f"{name} {b[0]} is too much".replace("  ", " ")
+        elif a != b:
+            yield f"{name} {b[0]} is not as it is written".replace("  ", " ")
+
+
+def _of_a_verifier(model: ModelProto, settings: Settings, props: dict[str, str]) -> list[str]:
+    """Of a file that is for other verifiers: it has no certificate, nor may it seem to have one."""
+    if settings.certified:
+        return [f"its flavour is {settings.flavour}, and it claims a certificate, which such a file has not"]
+    flavour, epsilon = settings.flavour, settings.epsilon
+    expected = claimed(None, flavour=flavour, pixels="float", constants=None, interval=False, epsilon=epsilon)
+    found = _metadata(expected, props)
+    outputs = [o.name for o in model.graph.output]
+    if outputs != ["logits"]:
+        found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not logits alone")
+    operators = {n.domain + "::" + n.op_type if n.domain else n.op_type for n in model.graph.node}
+    if others := sorted(operators - VERIFIER_OPERATORS):
+        found.append(f"its flavour is {flavour}, and it has nodes {', '.join(others)}")
+    for message, known in ((model, VERIFIER_PARTS), (model.graph, VERIFIER_GRAPH)):
+        others = [field.name for field, _ in message.ListFields() if field.name not in known]
+        found += [f"it has {name.replace('_', ' ')}, which such a file has not" for name in others]
+    return found

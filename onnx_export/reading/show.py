@@ -1,0 +1,126 @@
+"""An ONNX file in some lines to read: what goes in and comes out, the layers between, what it says of itself."""
+
+import re
+from collections import Counter
+from pathlib import Path
+
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+
+from linf_plugin import plain
+
+from ..files.load import said, shown, type_name
+from ..files.store import DIGEST, FORMAT, broken_seal, props_of
+from ..functions.library import LINF
+
+# What an output of a certified model means.
+OUTPUTS = {
+    "logits": "one a class",
+    "prediction": "the class of the largest logit",
+    "certified_radius": "no smaller change of x changes the prediction",
+    "certified": "no change of x within ε changes the prediction",
+}
+
+
+SHAPES = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # operators that mostly handle shapes
+
+
+def _name(text: str) -> str:
+    """A name from a file, in quotes where it could be taken for more than one."""
+    return text if re.fullmatch(r"[\w.:/-]+", text) else said(text)
+
+
+def _type(value: ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sizes = ", ".join(d.dim_param or str(d.dim_value) for d in tensor.shape.dim)
+    return f"{type_name(tensor.elem_type)} ({sizes})"
+
+
+def _attributes(node: NodeProto) -> str:
+    """Numbers alone: a graph in an attribute has no line."""
+    found = []
+    for a in node.attribute:
+        if a.name == "p":
+            found.append(f"p = {a.f:g}")
+        elif a.ints:
+            found.append(f"{a.name} {'×'.join(map(str, a.ints))}")
+        elif a.floats:
+            found.append(f"{len(a.floats)} {a.name}")
+    return f" [{', '.join(found)}]" if found else ""
+
+
+def _nodes(graph: GraphProto) -> list[str]:
+    """A line each; a run of equal lines is counted."""
+    shapes = {t.name: "×".join(map(str, t.dims)) or "one number" for t in graph.initializer}
+    lines = []
+    for node in graph.node:
+        if not node.domain and node.op_type in SHAPES:
+            continue
+        name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+        weights = " ".join(shapes[i] for i in node.input if i in shapes)
+        lines.append(f"{_name(name):<22} {weights}{_attributes(node)}".rstrip())
+    counted = []
+    for line in lines:
+        if counted and counted[-1][0] == line:
+            counted[-1][1] += 1
+        else:
+            counted.append([line, 1])
+    return [line + (f"  ({times} times)" if times > 1 else "") for line, times in counted]
+
+
+def _layers(text: str) -> str:
+    """The names of the layers in the description of a net."""
+    try:
+        return ", ".join(name for name, _ in plain.loads(text)["layers"])
+    except (KeyError, TypeError, ValueError):
+        return "(not readable)"
+
+
+def _metadata(model: ModelProto) -> list[str]:
+    props = props_of(model)
+    ours, lines = props.get("file_format") == FORMAT, []
+    for key, value in props.items():
+        if key == "versions":
+            value = _versions(value)
+        elif key == "net" and ours:
+            value = _layers(value)
+        elif key == DIGEST:
+            value += " (as written)" if broken_seal(model) is None else " (CHANGED since it was written)"
+        lines.append(f"{_name(key):<28} {value}")
+    return lines
+
+
+def _versions(value: str) -> str:
+    try:
+        return ", ".join(f"{name} {v}" for name, v in plain.loads(value).items())
+    except (AttributeError, ValueError):
+        return value
+
+
+def _section(title: str, lines: list[str]) -> list[str]:
+    return ["", title, *(f"  {shown(line)}" for line in lines)] if lines else []
+
+
+def summary(model: ModelProto, path: str | Path = "") -> str:
+    """What ``linf-export show`` prints of a model with its weights."""
+    graph, kinds = model.graph, Counter(node.op_type for node in model.graph.node)
+    numbers = sum(len(t.raw_data) // 4 for t in graph.initializer if t.data_type == TensorProto.FLOAT)
+    opsets = ", ".join(f"{_name(o.domain or 'default')} {o.version}" for o in model.opset_import)
+    inputs = [i for i in graph.input if i.name not in {t.name for t in graph.initializer}]
+    lines = [
+        f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
+        *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
+        *_section(
+            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output]
+        ),
+        *_section("graph, without what handles shapes", _nodes(graph)),
+        *_section(
+            "functions, in standard operators where no native one takes over",
+            [
+                f"{f.domain}::{_name(f.name):<18} {len(f.node)} nodes"
+                for f in model.functions
+                if f.domain == LINF.domain
+            ],
+        ),
+        *_section("metadata", _metadata(model)),
+    ]
+    return "\n".join(lines)

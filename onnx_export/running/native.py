@@ -1,0 +1,74 @@
+"""The compiled operators of ``linf_plugin`` in onnxruntime, in the place of the bodies in standard ONNX.
+
+The library of the CPU kernels offers ``LinfDist``, ``LpDist`` and ``LinfBoxDist`` as custom operators of the domain
+``linf`` (cpu_onnx.cpp); a function of that name in a model, also one that another function calls, gives way to
+them.  Everything here runs without them, several times slower.
+"""
+
+import ctypes
+import functools
+
+import numpy as np
+import onnxruntime
+import torch
+from onnx import TensorProto, helper
+
+import linf_plugin
+from linf_plugin.kernels import cpu
+
+from ..functions.library import LINF, OPSET
+
+ENTRY = "RegisterCustomOps"  # what onnxruntime calls in a library of operators
+
+
+def _probe(options: onnxruntime.SessionOptions) -> str | None:
+    """None where a model of one bodiless node gives what ``linf_plugin.dist`` gives, else what is wrong."""
+    x, w = torch.linspace(-2, 3, 5 * 37).sin().view(5, 37), torch.linspace(1, 9, 11 * 37).cos().view(11, 37)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("LinfDist", ["x", "w"], ["y"], domain=LINF.domain)],
+        "probe",
+        [value("x", TensorProto.FLOAT, x.shape), value("w", TensorProto.FLOAT, w.shape)],
+        [value("y", TensorProto.FLOAT, [len(x), len(w)])],
+    )
+    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(LINF.domain, LINF.version)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x.numpy(), "w": w.numpy()})
+    if not np.array_equal(y, linf_plugin.dist(x, w).numpy()):
+        return "its distances in onnxruntime are not those in PyTorch"
+    return None
+
+
+@functools.cache
+def available() -> tuple[bool, str]:
+    """Whether onnxruntime takes the compiled operators; and their instruction set, or why not.
+
+    The first call loads them and runs a small model.
+    """
+    usable, level = cpu.available()
+    if not usable:
+        return False, level
+    name = cpu.LIBRARY.name
+    if not hasattr(ctypes.CDLL(str(cpu.LIBRARY)), ENTRY):
+        return False, f"{name} was built without the operators for onnxruntime; {cpu.REBUILD}"
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # fatal: what fails here is told by the reason
+    try:
+        options.register_custom_ops_library(str(cpu.LIBRARY))
+        wrong = _probe(options)
+    except Exception as error:  # onnxruntime's exceptions have no base of their own
+        wrong = f"onnxruntime {onnxruntime.__version__} refuses it: {error}"
+    return (True, level) if wrong is None else (False, f"{name}: {wrong}")
+
+
+def register(options: onnxruntime.SessionOptions) -> str | None:
+    """Has sessions with these options use the compiled operators; None, or the reason why the bodies run instead.
+
+    Options register them once: onnxruntime refuses a session whose options did so twice.
+    """
+    usable, reason = available()
+    if not usable:
+        return reason
+    options.register_custom_ops_library(str(cpu.LIBRARY))
+    return None

@@ -1,0 +1,244 @@
+"""Running an exported model with stock onnxruntime, on the hardware that is really there."""
+
+import ctypes
+import functools
+import importlib.metadata
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from google.protobuf.message import DecodeError
+from onnx import ModelProto, numpy_helper
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from ..files.load import content_of, first_line, parsed
+from ..files.store import broken_seal, claims, parse, props_of
+from ..functions.library import for_device
+from .arithmetic import check_arithmetic, unfit_for_cuda
+from .native import register
+
+DEVICES = ("auto", "cpu", "cuda")
+
+# Without TF32, which keeps 10 bits of each factor of a linear head.
+CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
+CPU = "CPUExecutionProvider"
+PROVIDERS = {"cuda": [CUDA, CPU], "cpu": [CPU]}
+
+
+LOAD_ERRORS = (
+    errors.Fail,
+    errors.InvalidGraph,
+    errors.InvalidProtobuf,
+    errors.NotImplemented,
+    errors.InvalidArgument,
+    errors.NoModel,
+    errors.RuntimeException,
+    errors.EPFail,
+    DecodeError,
+)
+
+
+TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}  # of inputs
+
+
+class DeviceError(RuntimeError):
+    """The device that was asked for cannot be used here."""
+
+
+def _has_cuda() -> bool:
+    """Whether there is a GPU driver: onnxruntime lists the providers it was built with, GPU or not."""
+    if torch.cuda.is_available():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _warn_of_two_packages() -> None:
+    """onnxruntime and onnxruntime-gpu install into one folder, where the later overwrites the earlier."""
+    if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
+        warnings.warn(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then "
+            "install the one you want",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+@functools.cache
+def _note(reason: str) -> None:
+    """Said once a process."""
+    warnings.warn(
+        f"distances run as bodies in standard operators, several times slower than the native ones: {reason}",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+
+
+@dataclass(frozen=True)
+class _File:
+    """A file as it was read: ``model`` is what is run of it, None where it is none that protobuf reads.
+
+    Where it is ``sealed``, that is, claims a certificate and is as it was written, ``weights`` are those that lie
+    beside it, so that what is run is what was checked; else onnxruntime reads them.
+    """
+
+    path: Path
+    model: ModelProto | None
+    sealed: bool
+    weights: dict[str, np.ndarray]
+
+
+def _checked(content: bytes, path: Path) -> _File:
+    """Raises ValueError where a file claims a certificate and is not as it was written, its weights included."""
+    try:
+        stored = parse(content, path)
+    except ValueError:
+        return _File(path, None, False, {})  # onnxruntime says what it is
+    if not claims([o.name for o in stored.graph.output], props_of(stored)):
+        return _File(path, stored, False, {})
+    model, weights = parsed(content, path), {}
+    if (wrong := broken_seal(model)) is not None:
+        raise ValueError(f"{path}: {wrong}")
+    for tensor, place in zip(model.graph.initializer, stored.graph.initializer):
+        if place.external_data:
+            weights[tensor.name] = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(place)
+    return _File(path, model, True, weights)
+
+
+def _options(device: str, threads: int | None, native: bool) -> onnxruntime.SessionOptions:
+    """Of sessions on a device, "cpu" or "cuda"."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    # Threads that spin while they wait take cores from those that compute, which shows in the small steps of bodies.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if device == "cpu" and native and (reason := register(options)) is not None:
+        _note(reason)
+    return options
+
+
+def _open(file: _File, device: str, options: onnxruntime.SessionOptions) -> onnxruntime.InferenceSession:
+    model, folder = os.fspath(file.path), str(file.path.parent.resolve())
+    if file.model is not None and (file.sealed or device == "cuda"):
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", folder)
+        model = (for_device(file.model, device) if device == "cuda" else file.model).SerializeToString()
+    if file.weights:
+        values = [onnxruntime.OrtValue.ortvalue_from_numpy(a) for a in file.weights.values()]
+        options.add_external_initializers(list(file.weights), values)
+    return onnxruntime.InferenceSession(model, options, providers=PROVIDERS[device])
+
+
+def session(
+    path: str | os.PathLike, device: str = "auto", *, threads: int | None = None, native: bool = True
+) -> onnxruntime.InferenceSession:
+    """Loads an ONNX file, to run as fast as it can here.
+
+    On a CPU distances are computed by this package's kernels, if they were built and onnxruntime takes them; else,
+    with a warning, and on a GPU, by the bodies in the file: in small blocks on a CPU, in large ones on a GPU.
+
+    A file that claims a certificate, by its metadata or its outputs, must be as it was written, the weights beside it
+    included: its digest is checked, and what was checked is run.  ``verify`` recomputes what it claims.
+
+    Args:
+        path: the file.
+        device: "auto" takes the GPU where there is one, and with a warning the CPU where onnxruntime does not take
+            the GPU or its arithmetic would not be covered by the file's certificates; "cpu"; "cuda".
+        threads: how many threads compute; by default as many as there are cores.
+        native: whether to use the kernels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: device is unknown, threads is not positive, onnxruntime cannot load the file, or it claims a
+            certificate and was changed since it was written.
+        DeviceError: device is "cuda" and onnxruntime cannot use a GPU here.
+        LessThanFloat32: the file has certificates and onnxruntime would compute it with less than float32 here.
+    """
+    return session_of(content_of(path), path, device, threads=threads, native=native)
+
+
+def session_of(
+    content: bytes, path: str | os.PathLike, device: str = "auto", *, threads: int | None = None, native: bool = True
+) -> onnxruntime.InferenceSession:
+    """``session`` of the bytes that a file had when they were read."""
+    if device not in DEVICES:
+        raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    path = Path(path)
+    _warn_of_two_packages()
+    available = CUDA[0] in onnxruntime.get_available_providers() and _has_cuda()
+    if device == "cuda" and not available:
+        raise DeviceError("device is cuda, but there is no GPU here that onnxruntime can use")
+    file, chosen = _checked(content, path), "cuda" if available and device != "cpu" else "cpu"
+    if chosen == "cuda" and device == "auto" and file.sealed and (reason := unfit_for_cuda(file.model)) is not None:
+        chosen = _instead(path, reason)
+    try:
+        result = _open(file, chosen, _options(chosen, threads, native))
+        if chosen == "cuda" and result.get_providers()[0] != CUDA[0]:
+            taken = f"onnxruntime only took {', '.join(result.get_providers())}"
+            if device == "cuda":
+                raise DeviceError(f"device is cuda, but {taken}")
+            chosen = _instead(path, taken)
+            result = _open(file, chosen, _options(chosen, threads, native))
+        if file.sealed:
+            check_arithmetic(path, file.model, _options(chosen, threads, native), PROVIDERS[chosen])
+    except LOAD_ERRORS as error:
+        raise ValueError(f"onnxruntime cannot load {path}: {error}") from error
+    if not file.sealed and claims([o.name for o in result.get_outputs()], result.get_modelmeta().custom_metadata_map):
+        raise ValueError(f"{path} claims a certificate and is no ONNX file that could be checked")
+    return result
+
+
+def _instead(path: Path, reason: str) -> str:
+    """The device in place of a GPU, with a warning."""
+    warnings.warn(f"{path} runs on the CPU and not on the GPU: {reason}", RuntimeWarning, stacklevel=4)
+    return "cpu"
+
+
+def run(session: onnxruntime.InferenceSession, x: np.ndarray) -> list[np.ndarray]:
+    """The outputs for a batch, in the model's order: logits (N, classes), predictions (N,), certified radii (N,), ….
+
+    Args:
+        session: of a model with one input.
+        x: (N, C, H, W) of the model's type: float32, pixels in [0, 1], or uint8.
+
+    Raises:
+        TypeError: x is not an array of that type.
+        ValueError: the shape of x is not the model's, N = 0, x contains NaN or infinite values, or onnxruntime cannot
+            run the model.
+    """
+    wanted = session.get_inputs()[0]
+    if not isinstance(x, np.ndarray):
+        raise TypeError(f"x must be a numpy.ndarray, got {type(x).__name__}")
+    dtype = TYPES.get(wanted.type)
+    if x.dtype != dtype:
+        raise TypeError(f"x must be {wanted.type if dtype is None else np.dtype(dtype).name}, got {x.dtype}")
+    fits = [have == want for have, want in zip(x.shape, wanted.shape) if isinstance(want, int)]
+    if x.ndim != len(wanted.shape) or not all(fits):
+        shape = ", ".join(map(str, wanted.shape))
+        raise ValueError(f"x must have shape ({shape}), got {x.shape}")
+    if len(x) == 0:
+        raise ValueError(f"x must hold at least one image, got shape {x.shape}")
+    if dtype == np.float32 and not np.isfinite(x).all():
+        raise ValueError("x contains NaN or infinite values")
+    try:
+        return session.run(None, {wanted.name: x})
+    except LOAD_ERRORS as error:
+        raise ValueError(f"onnxruntime cannot run the ONNX file: {first_line(error)}") from error

@@ -1,0 +1,242 @@
+"""A net with its certificates as one float32 program: what the ONNX file of a certified model computes.
+
+Everything here is about the float32 program, rounding included; docs/onnx.md has the proofs.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linf_plugin import ops
+from linf_plugin.certificates.lipschitz import lipschitz_above
+from linf_plugin.float32 import reach
+from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.net import Net
+
+PIXELS = {  # kind of input → (unit of radii, grey levels a unit)
+    "float": ("pixel value, images in [0, 1]", 1),
+    "byte": ("grey level, images of 0 to 255", 255),
+}
+BYTE_ROUNDING = 2.0**-24  # two quotients by 255 up to 1, each rounded by at most 2⁻²⁵
+BOX_ROUNDING = 2.0**-23  # of x ± ε for x in [0, 1] and ε ≤ 1, of ε itself, and BYTE_ROUNDING, are at most 2⁻²³ together
+WIDENING = 6  # times a layer's rounding error: that of a value, of an end of its interval, and of this addition
+LIPSCHITZ_BITS, BITS = 20, 16  # of constants that are rounded up: of the Lipschitz bound, and of what rounding costs
+MARGIN_WIDENING = 12  # the same for the difference of two logits of a linear layer
+
+
+@dataclass(frozen=True)
+class RadiusConstants:
+    """Of ``linf::CertifiedRadius``, in units of the input: (margin − slack) / (2·lipschitz), at most ``most``."""
+
+    lipschitz: float
+    slack: float
+    most: float
+
+
+def wants_interval(net: Net) -> bool:
+    """Whether the Lipschitz bound says next to nothing of a net, or much less than intervals do: with linear layers
+    it is a product of norms, and ReLUs clip pixels, which only intervals see."""
+    return any(isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU)) for layer in net)
+
+
+def check_certifiable(net: Net) -> None:
+    """Raises ValueError for a net with finite p."""
+    finite = [layer.p for layer in distance_layers(net) if not isinstance(layer, SortDistLinear) and layer.p < math.inf]
+    if finite:
+        raise ValueError(
+            f"the net has p = {finite[0]:g}, and certificates are for p = ∞: finish its training at p = ∞ "
+            "(linf_plugin.set_p), or export it without a certificate (certificate='none')"
+        )
+
+
+@torch.no_grad()
+def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
+    """What makes ``(margin − slack) / (2·lipschitz)`` a radius of the float32 program, ``margin`` being that of its
+    float32 logits.
+
+    Let δ bound the rounding error of every logit on [−1, 2]^d, and L the net's Lipschitz bound.  For x in [0, 1]^d,
+    r ≤ 1 and ‖x′ − x‖∞ < r, both lie there, and ẑ(x′)_y − ẑ(x′)_j > ẑ(x)_y − ẑ(x)_j − 2L·r − 4δ.  So slack = 4δ
+    will do.  Bytes k are divided by 255 first, and each quotient is off by at most 2⁻²⁵, which costs 2L·2⁻²⁴.
+
+    Raises:
+        ValueError: an activation may overflow there, or the net is no float32 program in evaluation mode.
+        TypeError: a layer has no rounding rule.
+    """
+    exact = copy.deepcopy(net).double().cpu()
+    lower = torch.full((1, *net.input_shape), -1.0, dtype=torch.float64)
+    error = float(reach.reach(exact, lower, lower + 3).error.max())
+    lipschitz = lipschitz_above(exact)
+    if not error < math.inf:
+        raise ValueError("activations of model may overflow: no certificate holds")
+    _, levels = PIXELS[pixels]
+    slack = 4 * error * reach.OUTWARD + (2 * lipschitz * BYTE_ROUNDING if levels > 1 else 0)
+    lipschitz = lipschitz / levels * reach.OUTWARD
+    return RadiusConstants(_up(lipschitz, LIPSCHITZ_BITS), _up(slack * reach.OUTWARD, BITS), float(levels))
+
+
+def _up(value: float, bits: int) -> float:
+    """The least number that is not below value ≥ 0 and has no more bits.
+
+    Another machine may add up in another order, and find 1e-13 of a constant more or less: rounded, it is the same
+    constant, so that a file that is written anew there is the same.
+    """
+    mantissa, exponent = math.frexp(value)
+    return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits) if value < math.inf else value
+
+
+# Ends of intervals, layer by layer.  Rounding to nearest is monotone, so that the ends of a distance, a shift, a
+# ReLU bound the float32 values exactly as computed; sums and tanh are widened afterwards.
+
+Ends = tuple[Tensor, Tensor]
+
+
+def _of_rows(rule: Callable) -> Callable:
+    """A rule for (rows, in) as one for (N, …, in)."""
+
+    def of_rows(layer: nn.Module, ends: Ends) -> Ends:
+        rows = tuple(a.reshape(-1, a.shape[-1]) for a in ends)
+        return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in rule(layer, rows))
+
+    return of_rows
+
+
+def _dist(layer: LinfDistLinear, ends: Ends) -> Ends:
+    return _biased(layer, torch.ops.linf.box_dist(*ends, layer.weight, math.inf))
+
+
+def _dist_conv(layer: LinfDistConv2d, ends: Ends) -> Ends:
+    conv = layer.stride, layer.padding, layer.dilation, layer.groups
+    return _biased(layer, torch.ops.linf.box_conv2d(*ends, layer.weight, math.inf, *conv))
+
+
+def _sort_dist(layer: SortDistLinear, ends: Ends) -> Ends:
+    if layer.rho == 1:
+        return _dist(layer, ends)
+    return _biased(layer, torch.ops.linf.box_sorted_dist(*ends, layer.weight, layer.rho, layer.k))
+
+
+def _biased(layer: nn.Module, ends: Ends) -> Ends:
+    return ends if layer.bias is None else tuple(ops.shift(end, layer.bias) for end in ends)
+
+
+def _affine(apply: Callable[..., Tensor]) -> Callable:
+    def rule(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
+        lower, upper = ends
+        up, down = layer.weight.clamp_min(0), layer.weight.clamp_max(0)
+        return (
+            apply(layer, lower, up, layer.bias) + apply(layer, upper, down, None),
+            apply(layer, upper, up, layer.bias) + apply(layer, lower, down, None),
+        )
+
+    return rule
+
+
+def _rising(layer: nn.Module, ends: Ends) -> Ends:
+    return layer(ends[0]), layer(ends[1])
+
+
+RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
+    LinfDistLinear: _of_rows(_dist),
+    LinfDistConv2d: _dist_conv,
+    SortDistLinear: _of_rows(_sort_dist),
+    nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
+    nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
+    Negate: lambda _, ends: (-ends[1], -ends[0]),
+    **dict.fromkeys((Normalize, MeanShift, CenterCrop, nn.Flatten, nn.ReLU, nn.Tanh), _rising),
+}
+WIDENED = (SortDistLinear, nn.Linear, nn.Conv2d, nn.Tanh)  # layers that are not monotone once rounded
+
+
+@torch.no_grad()
+def widenings(net: Net) -> list[float]:
+    """By how much each layer's ends are moved outwards, so that they bound its float32 values for all inputs in
+    [0, 1]^d; for a linear layer at the end, what the difference of two logits must exceed.
+
+    With e a layer's rounding error by ``reach.RULES``, on all that its input may be, the value is off by e, an
+    end by at most 3·e (it sums up to twice as many products) and the widening by e: 5·e, of which ``WIDENING`` makes
+    6.  A difference of two logits is off by 2·e, its bound by at most 5·e (weights are subtracted first):
+    ``MARGIN_WIDENING`` makes 12.
+
+    Raises:
+        ValueError: an activation may overflow.
+    """
+    exact = copy.deepcopy(net).double().cpu()
+    lower = torch.full((1, *net.input_shape), -BOX_ROUNDING, dtype=torch.float64)
+    x, found = reach.Reach(lower, 1 - lower, torch.zeros_like(lower)), []
+    for i, layer in enumerate(exact):
+        y = reach.RULES[type(layer)](layer, x)
+        times = MARGIN_WIDENING if i == len(exact) - 1 else WIDENING
+        by = times * float(y.error.max()) * reach.OUTWARD if isinstance(layer, WIDENED) else 0.0
+        if not by < math.inf or not y.upper.isfinite().all():
+            raise ValueError("activations of model may overflow: no certificate holds")
+        by = _up(by, BITS)
+        found.append(_above(by))
+        x = reach.Reach(y.lower - 2 * by, y.upper + 2 * by, torch.zeros_like(y.error))
+    return found
+
+
+def _above(value: float) -> float:
+    """The least float32 number that is not below value ≥ 0."""
+    rounded = torch.tensor(value, dtype=torch.float32)
+    if rounded.item() < value:
+        rounded = torch.nextafter(rounded, torch.tensor(math.inf))
+    return rounded.item()
+
+
+class Program(nn.Sequential):
+    """x → logits; with ``epsilon`` → (logits, certified).
+
+    ``certified`` (N,) bool: the prediction is the same for every x′ in [0, 1]^d with ‖x′ − x‖∞ ≤ epsilon, by
+    intervals of each layer (Gowal et al., arXiv 1810.12715), and by the differences of the rows of a last linear
+    layer.  False where x is not in [0, 1]^d.
+
+    Args:
+        net: float32, in evaluation mode; its layers are shared.
+        epsilon: in pixel range.
+
+    Raises:
+        ValueError: as ``check_certifiable`` and ``widenings``.
+    """
+
+    def __init__(self, net: Net, epsilon: float | None = None):
+        super().__init__(*net)
+        self.reach = None
+        if epsilon is not None:
+            check_certifiable(net)
+            self.reach = _above(epsilon + BOX_ROUNDING)
+            self.widenings = widenings(net)
+        self.eval()
+
+    def forward(self, x: Tensor):
+        logits = super().forward(x)
+        if self.reach is None:
+            return logits
+        return logits, self._least_difference(x, logits.argmax(1)) & ((x >= 0) & (x <= 1)).flatten(1).all(1)
+
+    def _least_difference(self, x: Tensor, predicted: Tensor) -> Tensor:
+        """(N,) bool: whether the predicted logit stays above all others."""
+        layers = list(self)
+        ends = (x - self.reach).clamp_min(0), (x + self.reach).clamp_max(1)
+        last = layers[-1]
+        for layer, by in zip(layers[:-1] if isinstance(last, nn.Linear) else layers, self.widenings):
+            lower, upper = RULES[type(layer)](layer, ends)
+            ends = (lower - by, upper + by) if by else (lower, upper)
+        lower, upper = ends
+        label = predicted.unsqueeze(1)
+        if isinstance(last, nn.Linear):
+            rows = last.weight.index_select(0, predicted).unsqueeze(1) - last.weight  # (N, classes, features)
+            least = (rows.clamp_min(0) @ lower.unsqueeze(2) + rows.clamp_max(0) @ upper.unsqueeze(2)).squeeze(2)
+            if last.bias is not None:
+                least = least + (last.bias.index_select(0, predicted).unsqueeze(1) - last.bias)
+            above = least > self.widenings[-1]
+        else:
+            above = lower.gather(1, label) > upper
+        return (above | (torch.arange(above.shape[1]) == label)).all(1)

@@ -1,0 +1,179 @@
+"""What a file says of its net, so that it can be read back and written anew: the layers with what their weights do not
+tell (p, ρ, k, strides), as JSON.
+
+It is no more than a claim: ``verify`` writes the net that is read back anew, and every node, constant and word of the
+file must be what comes of it.
+"""
+
+import json
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from linf_plugin import plain
+from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.net import Net
+from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
+
+Layer = tuple[str, dict, dict[str, Tensor]]  # its name in a spec, its arguments, its weights
+
+
+def _linear(layer: LinfDistLinear | nn.Linear) -> dict:
+    out, features = layer.weight.shape
+    return {"in_features": features, "out_features": out, "bias": layer.bias is not None}
+
+
+def _exponent(layer: LinfDistLinear | LinfDistConv2d) -> dict:
+    return {} if layer.p == math.inf else {"p": layer.p}
+
+
+def _conv(layer: LinfDistConv2d | nn.Conv2d) -> dict:
+    out, depth, *kernel = layer.weight.shape
+    pairs = {name: getattr(layer, name) for name in ("stride", "padding", "dilation")}
+    pairs = {name: a if isinstance(a, str) else list(a) for name, a in pairs.items()}
+    mode = getattr(layer, "padding_mode", "zeros")
+    return {
+        "in_channels": depth * layer.groups,
+        "out_channels": out,
+        "kernel_size": kernel,
+        **pairs,
+        "groups": layer.groups,
+        "bias": layer.bias is not None,
+        **({} if mode == "zeros" else {"padding_mode": mode}),
+    }
+
+
+def _flatten(layer: nn.Flatten) -> dict:
+    ends = layer.start_dim, layer.end_dim
+    return {} if ends == (1, -1) else dict(zip(("start_dim", "end_dim"), ends))
+
+
+def _sorted_sum(layer: SortDistLinear) -> dict:
+    """Of the sum at evaluation alone, which counts no more coordinates than there are."""
+    return _linear(layer) | {"rho": layer.rho, "k": min(layer.k, layer.weight.shape[1])}
+
+
+# Class of a layer → its name in a spec, and the arguments that make a layer which evaluates as it does.
+DESCRIBED: dict[type, tuple[str, Callable[[nn.Module], dict]]] = {
+    Normalize: ("normalize", lambda layer: {"mean": layer.mean.tolist(), "std": 1 / layer.scale}),
+    CenterCrop: ("crop", lambda layer: {"size": layer.size}),
+    nn.Flatten: ("flatten", _flatten),
+    LinfDistLinear: ("dist", lambda layer: _linear(layer) | _exponent(layer)),
+    LinfDistConv2d: ("dist_conv", lambda layer: _conv(layer) | _exponent(layer)),
+    SortDistLinear: ("sort_dist", _sorted_sum),
+    MeanShift: ("mean_shift", lambda layer: {"num_features": len(layer.running_mean)}),
+    Negate: ("negate", lambda layer: {}),
+    nn.Linear: ("linear", _linear),
+    nn.Conv2d: ("conv", _conv),
+    nn.ReLU: ("relu", lambda layer: {}),
+    nn.Tanh: ("tanh", lambda layer: {}),
+}
+
+
+def describe(net: nn.Sequential) -> list[Layer]:
+    """The layers as they are now, whatever the net was built from.
+
+    Raises:
+        TypeError: there is a layer that cannot be exported, or a forward that is not theirs one after the other.
+    """
+    if type(net).forward is not nn.Sequential.forward:
+        raise TypeError(f"model, a {type(net).__name__}, has a forward of its own: its layers alone are exported")
+    found = []
+    for i, layer in enumerate(net):
+        if type(layer) not in DESCRIBED:
+            raise TypeError(
+                f"layer {i} of model is a {type(layer).__name__}, which cannot be exported; known are "
+                f"{', '.join(kind.__name__ for kind in DESCRIBED)}"
+            )
+        name, arguments = DESCRIBED[type(layer)]
+        if isinstance(layer, SortDistLinear) and layer.rho == 1:  # which is how it evaluates
+            name, arguments = "dist", _linear
+        tensors = dict((*layer.named_parameters(), *layer.named_buffers()))
+        found.append((name, arguments(layer), {key: a.detach().cpu() for key, a in tensors.items()}))
+    return found
+
+
+def make(input_shape: tuple[int, ...], layers: list[Layer]) -> Net:
+    """The net of these layers, in evaluation mode; weights are shared.
+
+    Raises:
+        ValueError: layers and weights do not fit; the message says which.
+    """
+    spec = {"input_shape": list(input_shape), "layers": [[name, arguments] for name, arguments, _ in layers]}
+    try:
+        check_spec(spec)
+        check_size(spec)  # before anything is allocated
+        held = {f"{i}.{name}": a for i, (*_, tensors) in enumerate(layers) for name, a in tensors.items()}
+        for name, shape in tensor_shapes(spec).items():
+            if name not in held or held[name].shape != shape or held[name].dtype != torch.float32:
+                raise ValueError(f"{name} must be float32 {shape}")
+        with torch.random.fork_rng(devices=[]):
+            net = Net(spec)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"its layers cannot be built: {error}") from error
+    for i, layer in enumerate(net):
+        for name in [*layer._parameters, *layer._buffers]:
+            if getattr(layer, name) is not None:
+                a = held[f"{i}.{name}"]
+                setattr(layer, name, nn.Parameter(a, requires_grad=False) if name in layer._parameters else a)
+    return net.eval()
+
+
+def fold_means(model: Net) -> Net:
+    """The same float32 program at evaluation, as it is exported: on the CPU, and each mean shift as the bias of the
+    distance layer before it, if that has none: y − m = y + (−m) to the bit.
+
+    Dense distances of more than one row a sample have their bias along another axis than a mean shift: it stays."""
+    described, layers = describe(model), []
+    spec = {"input_shape": model.input_shape, "layers": [layer[:2] for layer in described]}
+    for (name, arguments, tensors), (shape, _) in zip(described, values(spec)):
+        before = layers[-1] if layers else ("", {}, {})
+        foldable = ("dist_conv", "dist", "sort_dist") if len(shape) == 1 else ("dist_conv",)
+        if name == "mean_shift" and before[0] in foldable and not before[1]["bias"]:
+            bias = -tensors["running_mean"]
+            layers[-1] = before[0], before[1] | {"bias": True}, before[2] | {"bias": bias}
+        else:
+            layers.append((name, arguments, tensors))
+    return make(model.input_shape, layers)
+
+
+def written(net: Net) -> str:
+    """The text by which ``read`` makes the net again, with its weights."""
+    layers = [[name, arguments] for name, arguments, _ in describe(net)]
+    spec = {"input_shape": list(net.input_shape), "layers": layers}
+    return json.dumps(spec, separators=(",", ":"), allow_nan=False)
+
+
+def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
+    """The net that ``written`` describes, with these weights, by their names in it.
+
+    Raises:
+        ValueError: the text is no such description, or the weights do not fit it.
+    """
+
+    def refuse(constant: str):
+        raise ValueError(f"{constant} is no size")
+
+    try:
+        spec = plain.loads(text, parse_constant=refuse)
+        check_spec(spec)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"it does not describe its net: {error}") from error
+    found = []
+    for i, (name, arguments) in enumerate(spec["layers"]):
+        tensors = {
+            key: torch.from_numpy(np.array(a.reshape(-1) if key in FLAT else a))
+            for key in TENSORS
+            if (a := arrays.get(f"{i}.{key}")) is not None
+        }
+        found.append((name, arguments, tensors))
+    return make(tuple(spec["input_shape"]), found)
+
+
+FLAT = ("bias", "mean", "running_mean")  # in the graph with ones for the sizes over which they are the same
+TENSORS = ("weight", *FLAT)

@@ -1,0 +1,135 @@
+"""PyTorch operator → ONNX node of the domain ``linf``, for ``torch.onnx.export``."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from onnx.defs import OpSchema
+from onnxscript.values import Op
+
+from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
+from linf_plugin.kernels.reference import coefficients
+from linf_plugin.tracing import give_functions
+
+from ..functions.library import BODIES, LINF, OPSET, bodies
+
+_ATTRIBUTES = {
+    "p": OpSchema.AttrType.FLOAT,
+    "coefficients": OpSchema.AttrType.FLOATS,
+    "strides": OpSchema.AttrType.INTS,
+    "pads": OpSchema.AttrType.INTS,
+    "dilations": OpSchema.AttrType.INTS,
+}
+
+
+def _node(name: str) -> Op:
+    """An operator without a body: the exporter inlines every function whose body it knows."""
+    body = BODIES[name].to_function_proto()
+    return Op(
+        LINF,
+        name,
+        OpSchema(
+            name,
+            LINF.domain,
+            LINF.version,
+            inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
+            outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
+            type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
+            attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
+        ),
+    )
+
+
+_NODES = {name: _node(name) for name in BODIES}
+
+
+def _dist(x, w, p: float):
+    if p == math.inf:
+        return _NODES["LinfDist"](x, w)
+    return _NODES["LpDist"](x, w, p=p)
+
+
+def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
+    features = w.shape[1]
+    if not isinstance(features, int):
+        raise ValueError("the weight of a sorted sum needs a fixed number of columns to be exported")
+    return coefficients(rho, k, features)
+
+
+def _sorted_dist(x, w, rho: float, k: int):
+    return _NODES["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
+
+
+def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> dict[str, Sequence[int]]:
+    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
+
+
+def _dist_conv2d(x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int):
+    conv = _window(stride, padding, dilation)
+    if p == math.inf:
+        return _NODES["LinfDistConv"](x, w, **conv)
+    return _NODES["LpDistConv"](x, w, p=p, **conv)
+
+
+def _largest_only(p: float) -> None:
+    if p != math.inf:
+        raise ValueError(f"ranges of distances over boxes are exported at p = ∞ only, got p = {p}")
+
+
+def _box_dist(lower, upper, w, p: float):
+    _largest_only(p)
+    return _NODES["LinfBoxDist"](lower, upper, w)
+
+
+def _box_sorted_dist(lower, upper, w, rho: float, k: int):
+    return _NODES["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
+
+
+def _box_conv2d(
+    lower, upper, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
+):
+    _largest_only(p)
+    return _NODES["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
+
+
+TRANSLATIONS = {
+    torch.ops.linf.dist.default: _dist,
+    torch.ops.linf.dist_conv2d.default: _dist_conv2d,
+    torch.ops.linf.sorted_dist.default: _sorted_dist,
+    torch.ops.linf.box_dist.default: _box_dist,
+    torch.ops.linf.box_conv2d.default: _box_conv2d,
+    torch.ops.linf.box_sorted_dist.default: _box_sorted_dist,
+}
+
+
+def _with_body(translation: Callable) -> Callable:
+    """The same translation, which leaves the body of its node with the exporter."""
+
+    @functools.wraps(translation)
+    def translate(*args, **kwargs):
+        y = translation(*args, **kwargs)
+        node = (y[0] if isinstance(y, Sequence) else y).producer()
+        give_functions(bodies({node.op_type}).values())
+        return y
+
+    return translate
+
+
+def linf_onnx_kwargs(inline: bool = True) -> dict:
+    """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
+
+    The file is in standard operators alone and runs as it is::
+
+        torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs())
+
+    With ``inline=False`` distances stay nodes of the domain ``linf``, which this package's native operators take over
+    and ``to_net`` reads; they need their bodies, which ``attach`` adds::
+
+        program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs(inline=False))
+        onnx.save(attach(program.model_proto), "net.onnx")
+
+    The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+    """
+    table = {op: _with_body(t) for op, t in TRANSLATIONS.items()} if inline else dict(TRANSLATIONS)
+    return {"dynamo": True, "custom_translation_table": table, "opset_version": OPSET, "optimize": False}

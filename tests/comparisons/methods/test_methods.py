@@ -1,0 +1,40 @@
+"""Losses as recipes name them: what they take from the model and the schedule."""
+
+import pytest
+import torch
+
+from comparisons.methods.kinds import METHODS
+from comparisons.methods.losses import LOSSES
+from comparisons.report.plots import COLORS
+from linf_plugin import build
+from linf_plugin.training import Schedule, clipped_hinge, interval_hinge
+
+SCHEDULE = Schedule(epochs=10, eps=0.2, p_end=8)
+X, Y = torch.rand(5, 1, 3, 3), torch.tensor([0, 3, 1, 2, 1])
+
+
+@pytest.mark.parametrize("epoch, weight", [(0, 0.4), (4, 0.2), (8, 0.1), (9, 0.1)])
+def test_hinges_have_the_radius_of_the_step_and_a_falling_cross_entropy(epoch, weight):
+    """Pixels are divided by 0.25, so that ε = 0.2 is 0.8 in logits and in features."""
+    step = SCHEDULE.at(epoch)
+    net = build("linf-mlp", shape=(1, 3, 3), classes=4, width=5, depth=2, std=0.25).eval()
+    loss = LOSSES["clipped-hinge"](net, SCHEDULE, ce_first=0.4, ce_last=0.1)
+    loss.scalar.data.fill_(1.5)
+    torch.testing.assert_close(loss(net, X, Y, step), clipped_hinge(net(X), Y, 0.8, weight, 1.5))
+    net = build("linf-mlp-head", shape=(1, 3, 3), classes=4, width=5, depth=2, hidden=6, std=0.25).eval()
+    loss = LOSSES["interval-hinge"](net, SCHEDULE, ce_first=0.4, ce_last=0.1)
+    loss.scalar.data.fill_(1.5)
+    features, head = net.split_head()
+    torch.testing.assert_close(loss(net, X, Y, step), interval_hinge(head, features(X), Y, 0.8, weight, 1.5))
+
+
+@pytest.mark.parametrize("weights", [(0, 0.1), (0.1, 0), (-1, 0.1)])
+@pytest.mark.parametrize("name", ["clipped-hinge", "interval-hinge"])
+def test_weights_that_cannot_fall_geometrically_are_refused(name, weights):
+    net = build("linf-mlp-head", shape=(1, 3, 3), classes=4, width=5, depth=2, hidden=6)
+    with pytest.raises(ValueError, match="ce_first and ce_last must be positive"):
+        LOSSES[name](net, SCHEDULE, *weights)
+
+
+def test_every_method_has_a_label_and_a_colour_of_its_own():
+    assert len({m.label for m in METHODS.values()}) == len({COLORS[key] for key in METHODS}) == len(METHODS)

@@ -1,0 +1,102 @@
+"""The published figures: complete, possible, and refused where they are not."""
+
+import re
+from fractions import Fraction
+
+import pytest
+
+from comparisons.report.published import FAMILIES, load, parse
+
+ROWS = load().rows
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda r: f"{r.dataset}-{r.eps}-{r.source}-{r.method}-{r.net}")
+def test_a_row_is_complete_and_possible(row):
+    known = load()
+    assert row.dataset in known.datasets and row.source in known.sources and row.family in FAMILIES
+    assert isinstance(row.eps, Fraction) and 0 < row.eps <= Fraction(1, 2)
+    attacked = row.clean if row.pgd is None else row.pgd
+    assert 0 < row.certified <= attacked <= row.clean <= 100
+    assert row.table and row.method
+    assert (row.spread is not None) == (row.runs > 1)
+    assert row.spread is None or (len(row.spread) == 3 and all(0 < s < 5 for s in row.spread))
+    assert row.flops is None or re.fullmatch(r"[\d.]+[MG]", row.flops)
+    assert row.seconds is None or 0 < row.seconds < 1000
+    assert (row.by is None) == (row.family == "distance")  # others' methods name their paper
+
+
+def test_no_row_stands_twice():
+    keys = [(row.dataset, row.eps, row.method, row.source, row.net) for row in ROWS]
+    assert len(set(keys)) == len(keys)
+
+
+def test_each_headline_has_a_distance_net_and_interval_training():
+    known = load()
+    for name, (_, eps) in known.datasets.items():
+        assert {"distance", "interval"} <= {row.family for row in known.at(name, float(eps))}, name
+
+
+def test_figures_of_the_documents():
+    """One row of each table, digit by digit."""
+    figures = {(r.dataset, str(r.eps), r.method, r.source, r.net): (r.clean, r.pgd, r.certified) for r in ROWS}
+    for key, want in {
+        ("mnist", "3/10", "CROWN-IBP", "dist", None): "98.18 93.95 92.98",
+        ("cifar10", "8/255", "ℓ∞-dist net+MLP", "dist", "5×5120+512"): "50.80 37.06 35.42",
+        ("tinyimagenet", "1/255", "CROWN-IBP, loss fusion", "dist", "WideResNet"): "27.86 20.52 15.86",
+        ("cifar10", "8/255", "ℓ∞-dist net", "boosting", "6×5120"): "54.30 41.84 40.06",
+        ("mnist", "3/10", "SortNet", "sortnet", "5×5120"): "98.59 94.63 93.33",
+    }.items():
+        assert " ".join(map(str, figures[key])) == want
+
+
+def test_epsilon_is_found_as_the_float_of_a_recipe():
+    assert load().at("cifar10", 8 / 255) and load().at("mnist", 0.3)
+    assert not load().at("cifar10", 0.03137) and not load().at("cifar10", 0.3)
+
+
+GOOD = """
+[datasets]
+mnist = { title = "MNIST", headline = "3/10" }
+[sources.one]
+title = "A paper"
+arxiv = "2000.00000"
+repository = "https://example.org"
+[methods]
+Plain = { family = "other", by = "Someone, 2000" }
+[[settings]]
+dataset = "mnist"
+eps = "3/10"
+source = "one"
+table = "Table 1"
+rows = [{ method = "Plain", clean = 90.0, pgd = 80.50, certified = 70.25 }]
+"""
+
+
+def test_digits_stay_as_published():
+    (row,) = parse(GOOD).rows
+    assert [str(f) for f in (row.clean, row.pgd, row.certified)] == ["90.0", "80.50", "70.25"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("clean = 90.0", "clean = 79.0", "certified ≤ pgd ≤ clean"),
+        ("certified = 70.25", "certified = 80.6", "certified ≤ pgd ≤ clean"),
+        ("clean = 90.0", "clean = 190.0", "≤ 100"),
+        ("certified = 70.25", "certifed = 70.25", "unknown key 'certifed'"),
+        (", certified = 70.25", "", "certified"),
+        ('source = "one"', 'source = "two"', "source must be one of one, got 'two'"),
+        ('method = "Plain"', 'method = "Fancy"', "method must be one of Plain, got 'Fancy'"),
+        ('dataset = "mnist"', 'dataset = "mnst"', "dataset must be one of mnist"),
+        ('family = "other"', 'family = "odd"', "family must be one of distance, interval, other"),
+        ('eps = "3/10"', 'eps = "a third"', "a third"),
+        ("clean = 90.0", 'clean = "90.0"', "must be numbers"),
+        ("clean = 90.0", "clean = nan", "must be numbers"),
+        ("clean = 90.0", "clean = true", "must be numbers"),
+        ("[[settings]]", "[[setting]]", "settings is missing"),
+    ],
+)
+def test_a_wrong_entry_is_refused_by_name(old, new, words):
+    assert old in GOOD
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse(GOOD.replace(old, new))

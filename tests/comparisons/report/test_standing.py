@@ -1,0 +1,264 @@
+"""The page of results: from made-up files, and that the committed one is what the committed files give."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comparisons.cli import main
+from comparisons.report.standing import BEGIN, END, collect, page, result_files, short, with_block
+from comparisons.report import published, standing
+from comparisons.running.runner import eps_key
+from linf_plugin.datasets import DIGESTS, SOURCES
+
+ROOT = Path(__file__).parents[3]
+RECIPES = {
+    "cifar": ("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
+    "cifar-fast": ("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
+    "toy": ("digits", 0.25, {"ibp": "IBP"}),
+}
+
+
+def method(key: str, recipe: str, seed: int, eps: float, clean: float, **more) -> dict:
+    """An entry of results.json: PGD a tenth below clean accuracy, certified two tenths."""
+    return {
+        "label": {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}[key],
+        "clean": clean,
+        "pgd": {eps_key(eps): clean - 0.1},
+        "certified": {"ibp": {}, "best": {eps_key(eps): clean - 0.2}},
+        "contradictions": 0,
+        "parameters": 25_900,
+        "pairs_per_sample": 25_900,
+        "epochs": 6,
+        "seconds_per_epoch": 20.0,
+        "certify_seconds": 5.0,
+        "identity": {"recipe": recipe, "method": key, "seed": seed, "held_out": 0.0, "settings": "abc"},
+        **more,
+    }
+
+
+def write(path: Path, clean: dict[str, float], recipe: str = "cifar", seed: int = 0, **change) -> Path:
+    dataset, eps, _ = RECIPES[recipe]
+    more = change.pop("method", {})
+    content = {
+        "recipe": recipe,
+        "dataset": dataset,
+        "eps": eps,
+        "eps_values": [eps],
+        "seed": seed,
+        "held_out": 0.0,
+        "attack": {"steps": 100, "restarts": 2},
+        "test_samples": 10_000,
+        "device": "cuda: NVIDIA H200",
+        "methods": {key: method(key, recipe, seed, eps, c, **more) for key, c in clean.items()},
+        **change,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+    return path
+
+
+def rendered(*paths: Path) -> str:
+    groups, refused = collect(result_files(list(paths)))
+    return page(groups, refused, RECIPES, published.load())
+
+
+def section(text: str, title: str) -> str:
+    return text.split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+@pytest.fixture
+def seeds(tmp_path):
+    """Three seeds of one recipe, one of which has one method; in folders as they are committed."""
+    folder = tmp_path / "cifar"
+    write(folder / "seed-0.json", {"linf-dist": 0.50, "ibp": 0.40}, method={"train_seconds": 600.0})
+    write(folder / "seed-2.json", {"linf-dist": 0.54}, seed=2, method={"train_seconds": 660.0})
+    write(folder / "seed-10.json", {"linf-dist": 0.52, "ibp": 0.42}, seed=10, method={"train_seconds": 720.0})
+    return tmp_path
+
+
+def test_seeds_are_grouped_and_averaged_with_their_spread(seeds):
+    lines = section(rendered(seeds), "CIFAR-10, ε = 8/255").split("\n")
+    ours = [line for line in lines if line.startswith("| **")]
+    assert ours[0] == (
+        "| **ℓ∞-dist net** | 25.9k pairs, 6 epochs | 52.00 ± 2.00 | 42.00 ± 2.00 | 32.00 ± 2.00 | 20.00 | 11.0 | "
+        "cuda: NVIDIA H200 | recipe `cifar`, seeds 0, 2, 10, PGD 100 × 2 |"
+    )
+    assert ours[1].startswith("| **IBP** | 25.9k pairs, 6 epochs | 41.00 ± 1.41 | 31.00 ± 1.41 | 21.00 ± 1.41 |")
+    assert "seeds 0, 10, PGD" in ours[1]
+    published_rows = [i for i, line in enumerate(lines) if "arxiv.org" in line]
+    assert published_rows and max(published_rows) < lines.index(ours[0])
+
+
+def test_published_rows_are_shown_with_their_digits(tmp_path):
+    text = section(rendered(tmp_path), "CIFAR-10, ε = 8/255")
+    assert "| DiffAI | 96.3M FLOPs | 40.2 | – | 23.2 | – | – | – | Mirman et al., 2019, in [2102.05363]" in text
+    assert "| ℓ∞-dist net | 6×5120, 121M FLOPs | 56.80 | 37.46 | 33.30 | 19.7 |" in text
+    assert "| SortNet | 6×5120 | 54.49 ± 0.27 | 41.85 ± 1.54 | 39.96 ± 0.35 |" in text and "mean of 8 runs" in text
+
+
+def test_recipes_and_methods_without_a_result_are_named(seeds):
+    text = rendered(seeds)
+    cifar = section(text, "CIFAR-10, ε = 8/255")
+    assert "| **ℓ∞-dist net, IBP** | – | not run | – | – | – | – | – | recipe `cifar-fast` |" in cifar
+    assert cifar.count("not run") == 1 and "not run" not in section(text, "MNIST, ε = 0.3")
+    assert "| **IBP** | – | not run |" in section(text, "digits, ε = 0.25")
+    write(seeds / "fast.json", {"ibp": 0.3}, recipe="cifar-fast")
+    assert "| **ℓ∞-dist net** | – | not run |" in section(rendered(seeds), "CIFAR-10, ε = 8/255")
+
+
+def test_minutes_are_those_of_the_epochs_where_no_time_was_written(tmp_path):
+    write(tmp_path / "a.json", {"ibp": 0.5})
+    assert "| 20.00 | 2.0 | cuda" in rendered(tmp_path)  # 6 epochs of 20 s
+
+
+def test_another_setting_of_a_recipe_is_another_row(tmp_path):
+    write(tmp_path / "a.json", {"ibp": 0.5})
+    content = json.loads(write(tmp_path / "b.json", {"ibp": 0.6}, seed=1).read_text())
+    content["methods"]["ibp"]["identity"]["settings"] = "changed"
+    (tmp_path / "b.json").write_text(json.dumps(content))
+    groups, _ = collect(result_files([tmp_path]))
+    assert [list(g.runs) for g in groups] == [[0], [1]]
+
+
+def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
+    first = write(tmp_path / "a.json", {"ibp": 0.5})
+    (tmp_path / "b.json").write_text(first.read_text())
+    groups, _ = collect(result_files([tmp_path]))
+    assert [list(g.runs) for g in groups] == [[0]]
+    write(tmp_path / "c.json", {"ibp": 0.6})
+    with pytest.raises(ValueError, match=r"c\.json and .*a\.json both have seed 0 of ibp"):
+        collect(result_files([tmp_path]))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"held_out": 0.2}, "held_out = 0.2"), ({"method": {"contradictions": 3}}, "3 certificates are contradicted")],
+)
+def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, words):
+    write(tmp_path / "in" / "cifar" / "seed-0.json", {"ibp": 0.9876}, **change)
+    write(tmp_path / "in" / "cifar" / "seed-1.json", {"ibp": 0.5}, seed=1)
+    text = rendered(tmp_path / "in")
+    assert "98.76" not in text and "seed 1, PGD" in text
+    (line,) = section(text, "Refused").strip().split("\n")
+    assert line.startswith("- `cifar/seed-0.json`: ") and words in line
+    assert main(["results", str(tmp_path / "in"), "--out", str(tmp_path / "page.md")]) == 1
+    assert "cifar/seed-0.json is refused" in capsys.readouterr().err
+    assert "## Refused" not in rendered(tmp_path / "in" / "cifar" / "seed-1.json")
+
+
+def test_a_file_of_other_images_than_its_name_says_is_refused(tmp_path):
+    """By its digests; without any, it is taken for what it says."""
+    path = write(tmp_path / "a.json", {"ibp": 0.5}, recipe="toy")
+    assert collect([path])[1] == []
+    content = json.loads(path.read_text())
+    data = dict(zip(DIGESTS, SOURCES["digits"].published))
+    for digest, refused in ((data[DIGESTS[1]], []), ("another", ["not of the images published as digits"])):
+        content["methods"]["ibp"]["data"] = data | {DIGESTS[1]: digest}
+        path.write_text(json.dumps(content))
+        assert [reason.split(":")[0] for _, reason in collect([path])[1]] == refused
+
+
+def test_a_picture_of_something_else_is_not_replaced(seeds, tmp_path, capsys):
+    page, picture = tmp_path / "page.md", tmp_path / "picture.png"
+    picture.write_bytes(b"mine")
+    command = ["results", str(seeds), "--out", str(page), "--plot", str(picture)]
+    assert main(command) == 2
+    assert "picture.png exists: --force replaces it" in capsys.readouterr().err
+    assert picture.read_bytes() == b"mine" and not page.exists()
+    assert main([*command, "--force"]) == 0 and picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_short_table_has_the_best_rows_and_ours(seeds):
+    groups, _ = collect(result_files([seeds]))
+    rows = [line.split(" | ") for line in short(groups, published.load()).split("\n") if line.startswith("| ")][2:]
+    cifar = next(i for i, row in enumerate(rows) if row[0] == "| CIFAR-10, ε = 8/255")
+    methods = [(row[1], row[4]) for row in rows[cifar : cifar + 6]]
+    assert methods == [
+        ("IBP", "29.19"),
+        ("CROWN-IBP", "33.06"),
+        ("CROWN-IBP, loss fusion", "33.38"),
+        ("ℓ∞-dist net", "40.06"),
+        ("**ℓ∞-dist net**", "32.00 ± 2.00"),
+        ("**IBP**", "21.00 ± 1.41"),
+    ]
+    assert sum("not run" in row for row in rows) == len(published.load().datasets) - 1
+    tiny = rows[next(i for i, row in enumerate(rows) if "TinyImageNet" in row[0]) :]
+    assert [row[4] for row in tiny] == ["15.86", "17.70 ± 0.21", "–"]  # one line for four nets of one method
+
+
+def test_the_block_of_a_readme_is_replaced_and_nothing_else():
+    text = with_block(f"before\n{BEGIN}\nold\n{END}\nafter\n", r"new \1 | block")
+    assert text == f"before\n{BEGIN}\nnew \\1 | block\n{END}\nafter\n"
+    assert with_block(text, r"new \1 | block") == text
+    for wrong in ("nothing", f"{END} {BEGIN}", f"{BEGIN} {END} {BEGIN}"):
+        with pytest.raises(ValueError, match="--readme"):
+            with_block(wrong, "new")
+
+
+def test_the_command_writes_once_and_checks(seeds, tmp_path, capsys):
+    out, readme = tmp_path / "page.md", tmp_path / "README.md"
+    readme.write_text(f"# Title\n\n{BEGIN}\n{END}\n")
+    command = ["results", str(seeds / "cifar"), "--out", str(out), "--readme", str(readme)]
+    assert main([*command, "--check"]) == 1 and not out.exists()
+    assert main(command) == 0
+    first = out.read_text(), readme.read_text()
+    assert "**ℓ∞-dist net**" in first[0] and "**ℓ∞-dist net**" in first[1] and first[1].startswith("# Title\n")
+    capsys.readouterr()
+    assert main(command) == 0 and capsys.readouterr().out == ""  # nothing to do
+    assert (out.read_text(), readme.read_text()) == first and main([*command, "--check"]) == 0
+    readme.write_text(first[1].replace("52.00", "58.00"))
+    assert main([*command, "--check"]) == 1
+    assert "README.md: not what" in capsys.readouterr().out and "58.00" in readme.read_text()
+
+
+def test_the_picture_is_drawn_from_the_files_alone(seeds, tmp_path):
+    groups, _ = collect(result_files([seeds]))
+    (panel,) = standing.panels(groups, published.load())
+    assert panel["title"] == "CIFAR-10, ε = 8/255" and len(panel["published"]) == 8  # PVT, DiffAI, COLT left out
+    first, second = panel["ours"]
+    assert (first["recipe"], first["method"], first["minutes"]) == ("cifar", "linf-dist", pytest.approx(11))
+    assert first["clean"] == pytest.approx((52, 2)) and second["certified"] == pytest.approx((21, 2**0.5))
+    picture = tmp_path / "picture.png"
+    command = ["results", str(seeds), "--out", str(tmp_path / "page.md"), "--plot", str(picture)]
+    assert main(command) == 0
+    content = picture.read_bytes()
+    assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 200_000
+    assert main(command) == 0 and picture.read_bytes() == content
+
+
+def test_a_setting_without_results_is_not_drawn(tmp_path):
+    write(tmp_path / "in" / "a.json", {"ibp": 0.5}, recipe="toy")
+    picture = tmp_path / "picture.png"
+    assert main(["results", str(tmp_path / "in"), "--out", str(tmp_path / "page.md"), "--plot", str(picture)]) == 0
+    assert not picture.exists()
+
+
+def test_a_wrong_request_is_one_line(tmp_path, capsys):
+    (tmp_path / "notes.json").write_text("{}")
+    wrong = {tmp_path / "nowhere": "nowhere does not exist", tmp_path: "notes.json is not a results file"}
+    for folder, words in wrong.items():
+        assert main(["results", str(folder), "--out", str(tmp_path / "page.md")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("linf-compare: error: ") and words in error
+    assert not (tmp_path / "page.md").exists()
+
+
+def test_without_any_result_file_every_recipe_is_not_run(tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert rendered(folder).count("not run") == len(RECIPES)
+
+
+def test_the_committed_page_is_what_the_committed_files_give():
+    folders = [ROOT / folder for folder in standing.FOLDERS if (ROOT / folder).exists()]
+    groups, refused = collect(result_files(folders))
+    assert refused == []
+    texts = standing.documents(groups, refused, ROOT / "docs" / "results.md", ROOT / "README.md")
+    assert standing.stale(texts) == [], "run `linf-compare results --readme README.md`"
+
+
+def test_every_recipe_of_the_package_is_on_the_committed_page():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for name in standing.shipped():
+        assert f"recipe `{name}`" in text

@@ -1,0 +1,74 @@
+"""How figures are shown."""
+
+import pytest
+
+from comparisons.report.tables import eps_text, markdown_rows, mean, over_seeds, table
+
+
+@pytest.mark.parametrize(
+    ("eps", "text"),
+    [
+        (8 / 255, "8/255"),
+        (1 / 255, "1/255"),
+        (16 / 255, "16/255"),
+        (24 / 255, "24/255"),
+        (0.3, "0.3"),
+        (0.1, "0.1"),
+        (0.2, "0.2"),
+        (0.4, "0.4"),  # 0.2 is 51/255 and 0.4 is 102/255
+        (0.0, "0.0"),
+        (1.0, "1.0"),
+        (0.03137, "0.03137"),
+        (0.0313725490196, "0.0313725490196"),
+    ],
+)
+def test_epsilon_is_shown_as_its_shorter_form_and_never_rounded(eps, text):
+    assert eps_text(eps) == text
+
+
+def test_columns_of_text_are_aligned_to_the_left():
+    lines = markdown_rows(["a", "b", "c"], [["x", "1", "y"]], ("c",)).split("\n")
+    assert lines == ["| a | b | c |", "| --- | ---: | --- |", "| x | 1 | y |"]
+    assert markdown_rows(["a", "b"], []).endswith("| --- | ---: |")
+
+
+def test_one_figure_has_no_spread():
+    assert (mean([0.5]), mean([0.5, 0.6])) == ("50.00", "55.00 ± 7.07")
+
+
+def _run(seed: int, clean: float) -> dict:
+    key = repr(8 / 255)
+    return {
+        "recipe": "r",
+        "dataset": "cifar10",
+        "eps": 8 / 255,
+        "eps_values": [8 / 255, 0.1],
+        "seed": seed,
+        "held_out": 0.0,
+        "test_samples": 10,
+        "attack": {"steps": 3, "restarts": 1},
+        "device": "cpu",
+        "methods": {
+            "ibp": {
+                "label": "IBP",
+                "clean": clean,
+                "pgd": {key: 0.4, "0.1": 0.2},
+                "contradictions": 0,
+                "certified": {"ibp": {key: 0.3, "0.1": 0.1}, "best": {key: 0.3, "0.1": 0.1}},
+                "parameters": 5,
+                "pairs_per_sample": 5,
+                "epochs": 2,
+                "seconds_per_epoch": 1.0,
+                "certify_seconds": 1.0,
+                "identity": {"recipe": "r", "seed": seed},
+            }
+        },
+    }
+
+
+def test_tables_show_fractions_and_read_keys_of_decimals():
+    text = table(_run(0, 0.5))
+    assert "## cifar10, ε = 8/255 (" in text and "Each certificate alone at ε = 8/255:" in text
+    assert "| method | ε = 8/255 | ε = 0.1 |" in text and "0.0313" not in text
+    assert "| IBP | 30.00 (40.00) | 10.00 (20.00) |" in text
+    assert "| r: IBP | 8/255 | 0, 1 |" in over_seeds([_run(0, 0.5), _run(1, 0.6)])

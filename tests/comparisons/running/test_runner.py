@@ -1,0 +1,380 @@
+"""The whole harness on a few digits: what it writes, resuming, the command line."""
+
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import comparisons.running.runner
+from comparisons.cli import main
+from comparisons.methods.kinds import METHODS
+from comparisons.recipe import load_recipe
+from comparisons.report.tables import over_seeds, read, table
+from linf_plugin import load
+from linf_plugin.certificates.cascade import certify
+from linf_plugin.datasets import hold_out, load_dataset
+from linf_plugin.training import budgets
+
+TINY = """
+description = "a few epochs of everything"
+dataset = "digits"
+eps = 0.05
+eps_values = [0.02, 0.05]
+certificates = ["lipschitz", "ibp", "crown-ibp", "crown"]
+attack = { steps = 2, restarts = 1 }
+[methods.linf-dist]
+architecture = { name = "linf-mlp", width = 16, depth = 2 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 64
+select = 0.2
+average = 0.9
+validate_every = 3
+schedule = { epochs = 15, eps = 0.1, p_end = 13 }
+[methods.linf-dist-mlp]
+architecture = { name = "linf-mlp-head", width = 16, depth = 1, hidden = 12 }
+loss = { name = "interval-ce" }
+optimizer = { name = "distance-adam", lr = 0.03, head_decay = 0.01 }
+batch_size = 128
+decay = 0.005
+select = 0.25
+schedule = { epochs = 6, eps = 0.05, p_end = 5, eps_end = 4 }
+[methods.sortnet]
+architecture = { name = "sortnet-mlp", width = 16, depth = 2, rho = 0.7 }
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 64
+schedule = { epochs = 15, eps = 0.1, p_end = 13 }
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 128
+clip = 10
+select = 0.2
+validate_every = 2
+schedule = { epochs = 6, eps = 0.05, eps_end = 4 }
+[methods.crown-ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+loss = { name = "crown-ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 128
+schedule = { epochs = 6, eps = 0.05, eps_end = 4 }
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(TINY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def out(recipe_path, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("out")
+    assert main(["run", str(recipe_path), "--out", str(folder), "--quiet", "--seed", "3"]) == 0
+    return folder
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_results_have_every_field(out):
+    r = results(out)
+    assert (r["dataset"], r["eps"], r["seed"], r["test_samples"]) == ("digits", 0.05, 3, 360)
+    assert {"torch", "auto_LiRPA", "linf-plugin"} <= set(r["versions"]) and r["device"].startswith(("cpu", "cuda"))
+    assert list(r["methods"]) == ["linf-dist", "linf-dist-mlp", "sortnet", "ibp", "crown-ibp"]
+    for key, m in r["methods"].items():
+        assert 0 < m["clean"] <= 1 and set(m["pgd"]) == {"0.02", "0.05"}
+        asked = [c for c in METHODS[key].certificates if c != "alpha-crown"]  # as the recipe does
+        assert set(m["certified"]) == {*asked, "best"}
+        for eps in m["pgd"]:
+            best = m["certified"]["best"][eps]
+            assert max(m["certified"][c][eps] for c in asked) <= best <= m["pgd"][eps] <= m["clean"]
+        assert m["contradictions"] == 0
+        assert m["parameters"] > 0 and m["pairs_per_sample"] > 0
+        assert m["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and m["epochs"] in (6, 15)
+        assert m["schedule"]["epochs"] == m["epochs"] == len(m["loss"]) and m["images_per_second"] > 0
+        assert m["train_seconds"] >= m["epochs"] * m["seconds_per_epoch"] and m["peak_memory_mib"] > 0
+
+
+def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
+    """Which epochs were measured, which model was kept, and that its figures are those of the images held back."""
+    data, measured = load_dataset("digits"), results(out)["methods"]
+    assert [v["epoch"] for v in measured["linf-dist"]["validation"]] == [2, 5, 8, 11, 14]
+    assert [v["epoch"] for v in measured["ibp"]["validation"]] == [1, 3, 5]
+    assert [v["epoch"] for v in measured["linf-dist-mlp"]["validation"]] == list(range(6))
+    for key, m in measured.items():
+        select = load_recipe(str(recipe_path)).methods[key].select
+        assert m["select"] == select
+        if not select:
+            assert m["chosen"] is None and m["validation"] == []
+            continue
+        chosen = m["chosen"]
+        everything = [(v["epoch"], w, f) for v in m["validation"] for w, f in v.items() if w != "epoch"]
+        assert (chosen["epoch"], chosen["weights"], {k: chosen[k] for k in ("certified", "clean")}) in everything
+        assert chosen["certified"] == max(f["certified"] for _, _, f in everything) > 0
+        assert {w for _, w, _ in everything} == ({"last", "average"} if key == "linf-dist" else {"last"})
+        held, model = hold_out(data, select), load(out / f"{key}.pt")[0]
+        clean = (model(held.x_test).argmax(1) == held.y_test).double().mean().item()
+        assert clean == chosen["clean"]
+        name = "lipschitz" if key == "linf-dist" else "ibp"
+        proved = certify(model, held.x_test, held.y_test, 0.05, [name]).certified.double().mean().item()
+        assert proved == pytest.approx(chosen["certified"], abs=0.01)  # that one covers rounding too
+
+
+def test_every_epoch_is_logged(out):
+    for key, m in results(out)["methods"].items():
+        lines = [json.loads(line) for line in (out / f"{key}.log.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines] == list(range(m["epochs"]))
+        assert [line["loss"] for line in lines] == m["loss"]
+        assert len(list((out / "tensorboard" / key).glob("events.out.tfevents.*"))) == 1
+        assert not (out / f"{key}.state.pt").exists()
+
+
+def test_every_method_learned_something(out):
+    for key, m in results(out)["methods"].items():
+        assert m["clean"] > 0.4, key  # ten classes
+
+
+def test_the_checkpoint_is_the_model_that_was_measured(out):
+    data = load_dataset("digits")
+    for key, m in results(out)["methods"].items():
+        model, metadata = load(out / f"{key}.pt")
+        assert metadata["method"] == key and metadata["epsilon"] == 0.05 and metadata["dataset"] == "digits"
+        assert metadata["results"]["certified"] == m["certified"]
+        assert {name: metadata[name] for name in data.identity} == data.identity == m["data"]
+        clean = (model(data.x_test).argmax(1) == data.y_test).double().mean().item()
+        assert clean == m["clean"]
+    proved = certify(model, data.x_test, data.y_test, 0.05, ["ibp"]).certified.double().mean().item()
+    assert proved == m["certified"]["ibp"]["0.05"]
+
+
+def test_table_and_picture_come_from_the_results_alone(out, tmp_path, capsys):
+    (tmp_path / "results.json").write_text((out / "results.json").read_text())
+    assert main(["report", str(tmp_path)]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert text == (out / "table.md").read_text() == table(results(out))
+    assert text.strip() in capsys.readouterr().out
+    for m in results(out)["methods"].values():
+        assert f"| {m['label']} | {100 * m['clean']:.2f} |" in text
+    picture = (tmp_path / "certified.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and len(picture) > 10_000
+
+
+def test_a_report_of_two_runs_has_both(out, tmp_path, capsys):
+    second = results(out) | {"seed": 77}
+    (tmp_path / "results.json").write_text(json.dumps(second))
+    command = ["report", str(tmp_path), str(out)]
+    assert main(command) == main(command) == 0
+    text = capsys.readouterr().out
+    assert "seed 77" in text and "seed 3" in text
+    assert {p.name for p in tmp_path.iterdir()} == {"results.json", "comparison.md", "comparison.png"}
+
+
+def test_a_report_replaces_no_table_of_other_runs(out, tmp_path, capsys):
+    """A comparison of others, and the table of another copy in the same folder."""
+    copies = [tmp_path / "a.json", tmp_path / "b.json"]
+    for copy, seed in zip(copies, (3, 77)):
+        copy.write_text(json.dumps(results(out) | {"seed": seed}))
+    assert main(["report", str(copies[0])]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert main(["report", str(copies[1])]) == 2
+    assert f"{tmp_path / 'table.md'} exists: --force replaces it" in capsys.readouterr().err
+    assert (tmp_path / "table.md").read_text() == text
+    assert main(["report", str(copies[1]), "--force"]) == 0 and "seed 77" in (tmp_path / "table.md").read_text()
+    assert main(["report", *map(str, copies)]) == 0 and main(["report", str(copies[0]), str(out)]) == 2
+
+
+def _run_held_out(recipe_path, out, seed: int) -> dict:
+    arguments = ["run", str(recipe_path), "--out", str(out), "--quiet", "--methods", "linf-dist"]
+    assert main([*arguments, "--held-out", "0.25", "--seed", str(seed)]) == 0
+    return results(out)
+
+
+def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
+    seen, fit = [], comparisons.running.runner.fit
+
+    def recorded(model, loss, optimizer, schedule, x, y, **options):
+        seen.append(x)
+        return fit(model, loss, optimizer, schedule, x, y, **options)
+
+    monkeypatch.setattr(comparisons.running.runner, "fit", recorded)
+    folders = [tmp_path / "first", tmp_path / "second"]
+    runs = [_run_held_out(recipe_path, folder, seed) for seed, folder in enumerate(folders)]
+    data = load_dataset("digits")
+    assert all(r["train_samples"] + r["test_samples"] == len(data.x_train) for r in runs)
+    trained = hold_out(hold_out(data, 0.25), 0.2)  # the recipe's select takes its part of what remains
+    assert all(torch.equal(x, trained.x_train) for x in seen)
+    assert (runs[0]["held_out"], runs[0]["test_samples"]) == (0.25, 360)
+    model, metadata = load(folders[0] / "linf-dist.pt")
+    assert "results" not in metadata  # an export would state them as accuracies on the test set
+    held = hold_out(data, 0.25)
+    clean = (model(held.x_test).argmax(1) == held.y_test).double().mean().item()
+    assert clean == runs[0]["methods"]["linf-dist"]["clean"]
+
+    assert over_seeds(runs[:1]) == over_seeds([runs[0], runs[0]]) == ""
+    capsys.readouterr()
+    assert main(["report", *map(str, folders)]) == 0
+    text = capsys.readouterr().out
+    assert "held-out training images" in text and over_seeds(runs) in text
+    copies = [tmp_path / f"{i}.json" for i in range(2)]
+    for copy, folder in zip(copies, folders):
+        copy.write_text((folder / "results.json").read_text())
+    assert main(["report", "--summary", *map(str, copies)]) == 0
+    assert capsys.readouterr().out == over_seeds(runs)
+    assert main(["report", "--summary", str(copies[0])]) == 2
+    assert "--summary" in capsys.readouterr().err
+    clean = [100 * r["methods"]["linf-dist"]["clean"] for r in runs]
+    spread = abs(clean[0] - clean[1]) / math.sqrt(2)
+    assert f"| 0, 1 | 360 held-out training images | {sum(clean) / 2:.2f} ± {spread:.2f} |" in text
+
+
+def test_runs_on_other_images_or_of_another_recipe_are_not_averaged(out):
+    first = results(out)
+    second = json.loads(json.dumps(first))
+    for change in ({"held_out": 0.5}, {"settings": "another"}):
+        for m in second["methods"].values():
+            m["identity"] |= {"seed": 4} | change
+        assert over_seeds([first, second]) == ""
+
+
+def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_path, out, tmp_path, monkeypatch):
+    """A stop in the second method: the first is not trained again, the second goes on, and all bits agree."""
+    recipe, data = load_recipe(str(recipe_path)), load_dataset("digits")
+    fit, trained = comparisons.running.runner.fit, []
+
+    def stopping(model, loss, *args, **kwargs):
+        trained.append(kwargs["description"])
+
+        def interrupted(model, x, y, step):
+            if len(trained) == 2 and step.epoch >= 3.5:
+                raise KeyboardInterrupt
+            return loss(model, x, y, step)
+
+        return fit(model, interrupted if len(trained) == 2 else loss, *args, **kwargs)
+
+    monkeypatch.setattr(comparisons.running.runner, "fit", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        comparisons.running.runner.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"])
+    assert list(results(tmp_path)["methods"]) == ["ibp"]
+    assert not (tmp_path / "ibp.state.pt").exists() and (tmp_path / "crown-ibp.state.pt").exists()
+    comparisons.running.runner.run(
+        recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"], resume=True
+    )
+    assert trained == ["IBP", "CROWN-IBP", "CROWN-IBP"]
+    for key in ("ibp", "crown-ibp"):
+        ours, whole = (load(folder / f"{key}.pt")[0].state_dict() for folder in (tmp_path, out))
+        assert all(torch.equal(v, whole[k]) for k, v in ours.items())
+
+
+@pytest.mark.parametrize("text", ("", "{}", "[]", '{"methods": {"linf-dist": {}}}', '{"methods": []}'))
+@pytest.mark.parametrize("flags", ([], ["--resume"], ["--resume", "--force"]), ids=" ".join)
+def test_a_file_that_is_not_of_results_is_named(text, flags, recipe_path, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(text)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--quiet", *flags]) == 2
+    assert "results.json is not a results file of linf-compare" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == text
+
+
+def test_resume_keeps_methods_that_are_not_asked_for(recipe_path, out, tmp_path, monkeypatch):
+    shutil.copytree(out, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(comparisons.running.runner, "fit", None)  # nothing is trained
+    recipe = load_recipe(str(recipe_path))
+    again = comparisons.running.runner.run(
+        recipe, load_dataset("digits"), tmp_path, seed=3, methods=["ibp"], progress=False, resume=True
+    )
+    assert again["methods"] == results(out)["methods"] == results(tmp_path)["methods"]
+
+
+def test_a_budget_is_what_training_takes_and_is_kept(recipe_path, tmp_path, capsys):
+    arguments = ["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--methods", "linf-dist"]
+    assert main([*arguments, "--budget", "4s"]) == 0
+    m = results(tmp_path)["methods"]["linf-dist"]
+    assert f"ℓ∞-dist net: {m['epochs']} epochs (instead of 15) fit into 4s" in capsys.readouterr().err
+    schedule = load_recipe(str(recipe_path)).methods["linf-dist"].schedule.scaled(m["epochs"])
+    assert m["schedule"] == json.loads(json.dumps(dataclasses.asdict(schedule)))
+    assert m["identity"]["budget"] == 4.0 and m["train_seconds"] < 20
+    assert main([*arguments, "--budget", "4s", "--resume"]) == 0
+    assert results(tmp_path)["methods"]["linf-dist"] == m
+
+
+def test_a_budget_that_is_too_short_is_one_line(recipe_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(budgets, "_seconds_an_iteration", lambda *_: 100.0)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--methods", "ibp", "--budget", "20m"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linf-compare: error: a budget of 20m is too short: an epoch takes about 1")
+    assert "5 epochs are the least" in error and error.count("\n") == 1
+
+
+def test_a_full_disk_is_one_line(recipe_path, tmp_path, monkeypatch, capsys):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    assert main(["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--methods", "ibp"]) == 2
+    error = capsys.readouterr().err
+    assert "ibp.state.pt could not be written" in error and "No space left on device" in error
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_the_module_is_the_command():
+    shown = subprocess.run([sys.executable, "-m", "comparisons", "run", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "--budget" in shown.stdout and "--held-out" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["digits", "mnist-tiny"])
+def test_results_of_earlier_versions_are_still_shown(name):
+    folder = Path(comparisons.__file__).parents[1] / "docs" / "results" / name
+    assert table(read(folder)) == (folder / "table.md").read_text()
+
+
+def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        comparisons.running.runner,
+        "certify_each",
+        lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
+    )
+    arguments = ["run", str(recipe_path), "--methods", "ibp", "--out", str(tmp_path), "--quiet"]
+    assert main(arguments) == 1
+    captured = capsys.readouterr()
+    assert "contradicted" in captured.err and "a bound is wrong" in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "imagenet"], "imagenet"),
+        (["run", "mnist-tiny"], "data_dir"),
+        (["run", "mnist-tiny", "--data-dir", "nowhere"], "nowhere/MNIST/raw/train-images-idx3-ubyte.gz"),
+        (["run", "digits", "--methods", "linf-dist,sabr"], "sabr"),
+        (["run", "digits", "--held-out", "1"], "--held-out"),
+        (["run", "digits", "--budget", "20"], "--budget: '20' is not a duration such as 90s"),
+        (["report", "nowhere"], "results.json"),
+    ],
+)
+def test_a_wrong_request_is_one_line_that_names_it(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linf-compare: error: ") and words in error
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a GPU where there is none")
+def test_cuda_is_refused_where_there_is_none(capsys):
+    assert main(["run", "digits", "--device", "cuda"]) == 2
+    assert "cuda" in capsys.readouterr().err
+
+
+def test_list_shows_recipes_methods_and_data_sets(capsys):
+    assert main(["list"]) == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10"))

@@ -1,0 +1,60 @@
+"""The figures that choose a model are those of the certificates, but for rounding."""
+
+import pytest
+import torch
+
+from comparisons.running.validation import margins, validation
+from linf_plugin import build
+from linf_plugin.certificates.cascade import certify, margin_bound
+from linf_plugin.layers.shifts import MeanShift
+from linf_plugin.models.architectures import ARCHITECTURES
+
+COMMON = {"shape": (1, 4, 4), "classes": 3, "mean": (0.3,), "std": 0.5}
+NETS = {  # architecture, its arguments, certificate
+    "dist": ("linf-mlp", {"width": 12, "depth": 3}, "lipschitz"),
+    "clip": ("linf-mlp", {"width": 12, "depth": 3, "clip": 0.1}, "ibp"),
+    "sort": ("sortnet-mlp", {"width": 12, "depth": 3, "rho": 0.5}, "lipschitz"),
+    "conv": ("linf-conv", {"channels": (4,), "strides": (2,), "width": 8}, "lipschitz"),
+    "head": ("linf-mlp-head", {"width": 12, "depth": 2, "hidden": 6}, "ibp"),
+    "sort-head": ("sortnet-mlp", {"width": 12, "depth": 2, "rho": 0.5, "hidden": 6}, "ibp"),
+    "conv-head": ("linf-conv", {"channels": (4,), "strides": (2,), "width": 8, "hidden": 6}, "ibp"),
+    "relu": ("relu-mlp", {"width": 12, "depth": 3}, "ibp"),
+    "relu-conv": ("relu-conv", {"channels": (4,), "strides": (2,), "width": 8}, "ibp"),
+}
+EPS = 0.002
+
+
+@pytest.fixture
+def problem(name):
+    """A net with random means, images with pixels at both ends of their range, and labels most of which fit."""
+    architecture, arguments, certificate = NETS[name]
+    model = build(architecture, **COMMON, **arguments).eval()
+    for m in model.modules():
+        if isinstance(m, MeanShift):
+            m.running_mean.normal_()
+    x = (3 * torch.rand(60, 1, 4, 4) - 1).clamp(0, 1)
+    y = model(x).argmax(1)
+    y[::10] = (y[::10] + 1) % 3
+    return model, x, y, certificate
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_margins_are_those_of_the_certificate(problem):
+    model, x, y, certificate = problem
+    ours, theirs = margins(model, x, y, EPS), margin_bound(model, x, y, EPS, certificate, sound=False)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
+    further = margins(model, x, y, 2 * EPS)
+    assert (further <= ours).all() and (further < ours).any()  # clipped pixels of some images do not move at all
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_fractions_are_those_of_the_certificate(problem):
+    model, x, y, certificate = problem
+    found = validation(x, y, EPS)(model)
+    assert found["clean"] == 0.9 == pytest.approx((model(x).argmax(1) == y).double().mean().item())
+    certified = certify(model, x, y, EPS, [certificate]).certified.double().mean().item()
+    assert 0 < certified <= found["certified"] <= certified + 1 / 60 and found["certified"] <= 0.9
+
+
+def test_every_architecture_is_here():
+    assert {architecture for architecture, *_ in NETS.values()} == set(ARCHITECTURES)

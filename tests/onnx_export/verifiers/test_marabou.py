@@ -1,0 +1,288 @@
+"""Certificates put to Marabou: what it reads, what it answers, what counts as a contradiction."""
+
+import builtins
+import copy
+import importlib
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+import linf_plugin
+from onnx_export.verifiers.marabou import contradictions, cross_check, main, table
+from onnx_export.writing.plain import FLAVOURS, verifier_model
+
+module = importlib.import_module("onnx_export.verifiers.marabou")  # whatever the package calls by that name
+each_flavour = pytest.mark.parametrize("flavour", FLAVOURS)
+
+CONV = {"kernel_size": [2, 1], "stride": [1, 2], "padding": [1, 0], "dilation": [2, 1], "groups": 2}
+READ = {  # input shape, layers: everything that Marabou's reader may take for something else
+    "dist-conv": (
+        (2, 3, 3),
+        [
+            ["mean_shift", {"num_features": 2}],
+            ["dist_conv", {"in_channels": 2, "out_channels": 4} | CONV],
+            ["mean_shift", {"num_features": 4}],
+            ["flatten", {}],
+            ["dist", {"in_features": 24, "out_features": 2}],
+        ],
+    ),
+    "conv": (
+        (2, 3, 3),
+        [
+            ["conv", {"in_channels": 2, "out_channels": 4} | CONV],
+            ["mean_shift", {"num_features": 4}],
+            ["relu", {}],
+            ["flatten", {}],
+            ["linear", {"in_features": 24, "out_features": 3}],
+        ],
+    ),
+    "sorted-sums": (
+        (1, 3, 1),
+        [
+            ["flatten", {}],
+            ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 3}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 3}],
+            ["relu", {}],
+            ["sort_dist", {"in_features": 3, "out_features": 2, "rho": 0.4, "k": 2}],
+        ],
+    ),
+    "crop": (
+        (1, 4, 4),
+        [
+            ["normalize", {"mean": [0.3], "std": 0.4}],
+            ["relu", {}],
+            ["negate", {}],
+            ["mean_shift", {"num_features": 1}],
+            ["relu", {}],
+            ["crop", {"size": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 4, "out_features": 2}],
+        ],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """A net 4-4-3 and images that it classifies correctly, most of them."""
+    torch.manual_seed(0)
+    net = linf_plugin.build("linf-mlp", shape=(1, 2, 2), classes=3, width=4, depth=2, mean=(0.4,), std=0.5).eval()
+    x = torch.rand(5, 1, 2, 2)
+    y = net(x).argmax(1)
+    y[1] = (y[1] + 1) % 3
+    return net, x, y
+
+
+@each_flavour
+@pytest.mark.parametrize("name", READ)
+@torch.no_grad()
+def test_marabou_reads_what_the_net_computes(name, flavour, tmp_path):
+    """At one point: its equations leave it no choice there."""
+    shape, layers = READ[name]
+    net = linf_plugin.Net({"input_shape": list(shape), "layers": layers}).eval()
+    for layer in net:
+        if isinstance(layer, linf_plugin.MeanShift):
+            layer.running_mean.normal_()
+    onnx.save(verifier_model(net, flavour), tmp_path / "net.onnx")
+    marabou, _, _ = module._marabou()
+    network, x = marabou.read_onnx(str(tmp_path / "net.onnx")), torch.rand(1, *shape)
+    (logits,) = network.evaluate([x.numpy()], options=marabou.createOptions(verbosity=0), filename="")
+    np.testing.assert_allclose(logits, net(x).numpy(), rtol=0, atol=1e-5)
+
+
+@each_flavour
+def test_certificates_are_confirmed(tiny, flavour, capfd):
+    net, x, y = tiny
+    results = cross_check(net, x, y, flavour, progress=False)
+    assert capfd.readouterr().out == ""
+    assert [r["row"] for r in results] == [0, 2, 3, 4]
+    assert [r["label"] for r in results] == y[[0, 2, 3, 4]].tolist()
+    radii = linf_plugin.sound_radius(net, x, y)
+    for r in results:
+        assert r["radius"] == radii[r["row"]] and r["inside"]["eps"] == 0.99 * r["radius"]
+        assert r["inside"]["verdict"] == "unsat"
+        assert r["beyond"]["verdict"] == "sat" and r["beyond"]["eps"] == 1.01 * r["exact"]["upper"]
+        assert r["beyond"]["margin"] < 1e-5
+        assert r["exact"]["status"] == "optimal" and r["radius"] < r["exact"]["upper"]
+    assert contradictions(results) == 0
+    assert json.loads(json.dumps(results)) == results
+
+
+def test_a_wrong_radius_is_contradicted(tiny):
+    """Twice what is exact."""
+    net, x, y = tiny
+    exact = [r["exact"]["upper"] for r in cross_check(net, x, y, count=2, progress=False)]
+    radii = torch.tensor([exact[0], 1.0, exact[1], 0.0, 0.0]) * 2
+    results = cross_check(net, x, y, radii=radii, progress=False)
+    assert [r["inside"]["verdict"] for r in results] == ["sat", "sat"]
+    assert contradictions(results) == 2
+
+
+def test_a_wrong_exact_radius_is_contradicted(tiny, monkeypatch):
+    """Half of it."""
+    net, x, y = tiny
+    bounds = importlib.import_module("linf_plugin.certificates.exact.radius")
+    real = bounds.exact_radius
+
+    def half(*args, **kwargs):
+        found = real(*args, **kwargs)
+        return bounds.ExactRadius(found.lower / 2, found.upper / 2, found.status, found.adversarial)
+
+    monkeypatch.setattr(bounds, "exact_radius", half)
+    results = cross_check(net, x, y, count=1, progress=False)
+    assert results[0]["inside"]["verdict"] == "unsat" and results[0]["beyond"]["verdict"] == "unsat"
+    assert contradictions(results) == 1
+
+
+def test_nets_without_an_exact_radius(small_net):
+    """A tanh; and nothing beyond is asked."""
+    net = small_net("linf-mlp-head", shape=(1, 2, 1), width=2, depth=1, hidden=2, classes=2)
+    x = torch.rand(1, 1, 2, 1)
+    (result,) = cross_check(net, x, net(x).argmax(1), progress=False)
+    assert result["exact"] is None and result["beyond"] is None
+    assert result["inside"]["verdict"] == "unsat"
+
+
+def test_no_input_in_range_changes_the_class():
+    net = linf_plugin.build("relu-mlp", shape=(1, 1, 1), classes=2, width=1, depth=1).eval()
+    with torch.no_grad():
+        net[-1].weight.copy_(torch.tensor([[1.0], [0.0]]))
+        net[-1].bias.copy_(torch.tensor([3.0, 0.0]))
+    (result,) = cross_check(net, torch.full((1, 1, 1, 1), 0.5), torch.tensor([0]), progress=False)
+    assert result["exact"] is None and result["beyond"] is None and result["inside"]["verdict"] == "unsat"
+
+
+def test_nothing_to_check(tiny):
+    net, x, y = tiny
+    assert cross_check(net, x[:0], y[:0], progress=False) == []
+    assert cross_check(net, x[1:2], y[1:2], progress=False) == []
+
+
+def test_refused(tiny):
+    net, x, y = tiny
+    for time_limit in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="time_limit must be positive and finite"):
+            cross_check(net, x, y, time_limit=time_limit)
+    with pytest.raises(ValueError, match=r"radii must have shape \(5,\), got \(4,\)"):
+        cross_check(net, x, y, radii=torch.ones(4))
+    with pytest.raises(ValueError, match="flavour must be one of"):
+        cross_check(net, x, y, "gemm")
+    with pytest.raises(TypeError, match="Net"):
+        cross_check(nn.Sequential(*net), x, y)
+
+
+def test_without_marabou(tiny, monkeypatch, tmp_path, capsys):
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("maraboupy"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match=r"pip install linf-plugin\[marabou\]"):
+        cross_check(*tiny)
+    assert main(["--out", str(tmp_path / "out")]) == 2
+    assert "pip install linf-plugin[marabou]" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+# The measurement and its table.
+
+
+def _result(inside="unsat", beyond="sat", **more):
+    return {
+        "row": 0,
+        "label": 1,
+        "radius": 0.1,
+        "promised": 0.01,
+        "exact": {"lower": 0.1, "upper": 0.1, "status": "optimal"},
+        "inside": {"eps": 0.099, "verdict": inside, "seconds": 0.5} | more,
+        "beyond": None if beyond is None else {"eps": 0.101, "verdict": beyond, "seconds": 2.0, "margin": -2e-7},
+    }
+
+
+@pytest.mark.parametrize(
+    "result, wrong",
+    [
+        (_result(), 0),
+        (_result(beyond=None), 0),
+        (_result("timeout", "timeout"), 0),
+        (_result("unknown", "error"), 0),
+        (_result("sat", margin=-0.1), 1),
+        (_result("sat", margin=1e-7), 1),
+        (_result("sat", margin=0.00999), 0),
+        (_result(beyond="unsat"), 1),
+        (_result("timeout", "unsat"), 1),
+        (_result("sat", "unsat", margin=0.0), 1),
+    ],
+)
+def test_contradictions(result, wrong):
+    """A point that is of another class by Marabou's tolerance alone, and keeps what was promised, is none."""
+    assert contradictions([result]) == wrong
+
+
+MEASURED = {
+    "dataset": "digits",
+    "inside": 0.99,
+    "beyond": 1.01,
+    "count": 3,
+    "time_limit": 7.0,
+    "versions": {"maraboupy": "2.0.0", "onnx": "1", "torch": "2"},
+    "cases": [
+        {
+            "label": "4-4-3",
+            "eps": 0.1,
+            "clean": 0.875,
+            "results": {"maxpool": [_result(), _result(beyond=None), _result("timeout", "timeout")], "relu": []},
+        }
+    ],
+}
+
+
+def test_table():
+    text = table(MEASURED)
+    assert "Marabou 2.0.0" in text and "at 7 seconds" in text and "No verdict contradicts" in text
+    assert "| 4-4-3 | maxpool | 87.5 | 0.100 | 2 of 3 | 0.50 | 1 of 2 | 2.00 | 0 |" in text
+    assert "| 4-4-3 | relu | 87.5 | – | 0 of 0 | – | 0 of 0 | – | 0 |" in text
+    wrong = copy.deepcopy(MEASURED)
+    wrong["cases"][0]["results"]["relu"] = [_result("sat", margin=0.0), _result(beyond="unsat")]
+    assert "**2 verdicts contradict" in table(wrong)
+
+
+def test_the_published_table():
+    folder = Path(__file__).parents[3] / "docs" / "results" / "cross-check"
+    measured = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    assert (folder / "table.md").read_text(encoding="utf-8") == table(measured)
+    results = [r for case in measured["cases"] for each in case["results"].values() for r in each]
+    assert contradictions(results) == 0
+    assert sum(r["inside"]["verdict"] == "unsat" for r in results) >= 20
+
+
+def test_measurement(tmp_path, monkeypatch, capsys):
+    """Two epochs, two images: what is printed is what the file holds."""
+    cases = [module.replace(module.CASES[0], epochs=2, flavours=("maxpool",))]
+    monkeypatch.setattr(module, "CASES", cases)
+    assert main(["--out", str(tmp_path), "--count", "2", "--quiet"]) == 0
+    measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert len(measured["cases"][0]["results"]["maxpool"]) == 2
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert text == table(measured) and text in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "table.md"]
+
+
+def test_exit_status(tmp_path, monkeypatch, capsys):
+    wrong = copy.deepcopy(MEASURED)
+    wrong["cases"][0]["results"]["relu"] = [_result(beyond="unsat")]
+    monkeypatch.setattr(module, "measure", lambda *_, **__: wrong)
+    assert main(["--out", str(tmp_path)]) == 1
+    for arguments in (["--count", "0"], ["--time-limit", "-1"], ["--time-limit", "nan"]):
+        assert main(["--out", str(tmp_path), *arguments]) == 2
+        assert f"{arguments[0]} must be positive" in capsys.readouterr().err

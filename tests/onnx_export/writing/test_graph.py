@@ -1,0 +1,255 @@
+"""Every layer that is exported: the file computes what the net computes, and is read back."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import linf_plugin
+from linf_plugin.layers.base import distance_layers
+from linf_plugin.models.net import LAYERS
+from onnx_export.export import export
+from onnx_export.files.load import load
+from onnx_export.reading.recompute import contradictions, net_of, read_back
+from onnx_export.running.session import run, session
+from onnx_export.writing.certificate import RULES, Program
+from onnx_export.writing.graph import ENDS, POINTS
+from onnx_export.writing.record import DESCRIBED, fold_means, make, read, written
+
+SHAPE = [2, 7, 6]
+HEAD = [["flatten", {}], ["dist", {"in_features": 84, "out_features": 3}]]
+
+
+def conv(name, kernel_size=(2, 3), **arguments):
+    """A convolution of these images, and distances of all that it gives."""
+    arguments = {"in_channels": 2, "out_channels": 4, "kernel_size": list(kernel_size)} | arguments
+    (size,) = nn.Conv2d(**arguments)(torch.zeros(1, *SHAPE)).flatten().shape
+    return [[name, arguments], ["flatten", {}], ["dist", {"in_features": size, "out_features": 3}]]
+
+
+CASES = {  # layers after normalisation, whether logits are exact
+    "distances": (HEAD, True),
+    "without biases": ([["flatten", {}], ["dist", {"in_features": 84, "out_features": 3, "bias": False}]], True),
+    "mean after a bias": ([*HEAD, ["mean_shift", {"num_features": 3}], ["negate", {}]], True),
+    "mean before all": ([["mean_shift", {"num_features": 2}], *HEAD], True),
+    "crop": ([["crop", {"size": 4}], ["flatten", {}], ["dist", {"in_features": 32, "out_features": 3}]], True),
+    "convolution": (conv("dist_conv"), True),
+    "strides, padding, dilation, groups": (
+        conv("dist_conv", stride=[2, 1], padding=[1, 0], dilation=[2, 2], groups=2, bias=False),
+        True,
+    ),
+    "linear": (
+        [
+            ["flatten", {}],
+            ["linear", {"in_features": 84, "out_features": 4}],
+            ["tanh", {}],
+            ["linear", {"in_features": 4, "out_features": 3, "bias": False}],
+        ],
+        False,
+    ),
+    "products": (conv("conv", bias=False), False),
+    "products with all": (conv("conv", stride=[2, 1], padding=[1, 0], dilation=[2, 2], groups=2), False),
+    "same padding": (conv("conv", (3, 3), dilation=2, padding="same"), False),
+    "valid padding": (conv("conv", padding="valid"), False),
+    "reflected": (conv("conv", padding=[1, 2], padding_mode="reflect"), False),
+    "replicated": (conv("conv", padding=[1, 2], padding_mode="replicate"), False),
+    "circular": (conv("conv", padding=[1, 2], padding_mode="circular"), False),
+    "relu": ([["relu", {}], *HEAD], True),
+    "sorted": ([["flatten", {}], ["sort_dist", {"in_features": 84, "out_features": 3, "rho": 0.4, "k": 5}]], False),
+    "sorted, of few": (
+        [
+            ["flatten", {}],
+            ["dist", {"in_features": 84, "out_features": 3}],
+            ["sort_dist", {"in_features": 3, "out_features": 3, "rho": 0.4, "k": 9}],
+        ],
+        False,
+    ),
+    "sorted, all kept": ([["flatten", {}], ["sort_dist", {"in_features": 84, "out_features": 3, "rho": 1.0}]], True),
+    "rows of images": (
+        [
+            ["dist", {"in_features": 6, "out_features": 5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 70, "out_features": 3}],
+        ],
+        True,
+    ),
+    "rows of images, linear": (
+        [
+            ["linear", {"in_features": 6, "out_features": 5}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["linear", {"in_features": 70, "out_features": 3}],
+        ],
+        False,
+    ),
+    "rows of images, sorted": (
+        [
+            ["sort_dist", {"in_features": 6, "out_features": 5, "rho": 0.5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 70, "out_features": 3}],
+        ],
+        False,
+    ),
+    "rows of images, mean of as many channels": (
+        [
+            ["dist", {"in_features": 6, "out_features": 2, "bias": False}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 28, "out_features": 3}],
+        ],
+        True,
+    ),
+    "rows of images, sorted, mean of other channels": (
+        [
+            ["crop", {"size": 3}],
+            ["sort_dist", {"in_features": 3, "out_features": 4, "rho": 0.5, "bias": False}],
+            ["mean_shift", {"num_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 24, "out_features": 3}],
+        ],
+        False,
+    ),
+    "one number a row": (
+        [
+            ["dist", {"in_features": 6, "out_features": 1}],
+            ["flatten", {}],
+            ["dist", {"in_features": 14, "out_features": 3}],
+        ],
+        True,
+    ),
+    "one number a row, linear": (
+        [
+            ["linear", {"in_features": 6, "out_features": 1}],
+            ["flatten", {}],
+            ["linear", {"in_features": 14, "out_features": 3}],
+        ],
+        False,
+    ),
+    "flat pixels": (
+        [
+            ["flatten", {"start_dim": 2}],
+            ["dist", {"in_features": 42, "out_features": 5}],
+            ["flatten", {}],
+            ["dist", {"in_features": 10, "out_features": 3}],
+        ],
+        True,
+    ),
+    "flat rows": (
+        [
+            ["flatten", {"start_dim": 1, "end_dim": 2}],
+            ["dist", {"in_features": 6, "out_features": 2}],
+            ["flatten", {}],
+            ["dist", {"in_features": 28, "out_features": 3}],
+        ],
+        True,
+    ),
+}
+
+
+def build(layers, normalize=True) -> linf_plugin.Net:
+    torch.manual_seed(0)
+    start = [["normalize", {"mean": [0.2, 0.4], "std": 0.3}]] if normalize else []
+    net = linf_plugin.Net({"input_shape": SHAPE, "layers": [*start, *layers]})
+    for layer in net:
+        if hasattr(layer, "running_mean"):
+            layer.running_mean.normal_()
+        if getattr(layer, "bias", None) is not None:
+            nn.init.normal_(layer.bias)
+    return net.eval()
+
+
+def close(y, z, exact):
+    torch.testing.assert_close(torch.from_numpy(y), z, rtol=0 if exact else 1e-5, atol=0 if exact else 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layers, exact", CASES.values(), ids=CASES)
+def test_every_layer(layers, exact, tmp_path):
+    net, path, eps = build(layers), tmp_path / "net.onnx", 0.02
+    folded = fold_means(net)
+    for pixels, native in (("float", False), ("byte", True)):
+        export(net, path, pixels=pixels, certificate="interval", epsilon=eps, force=True)
+        s = session(path, "cpu", native=native)
+        for n in (6, 0):
+            x = torch.rand(n, *SHAPE)
+            given = (x * 255).round().to(torch.uint8)
+            if pixels == "byte":
+                x = given.float() / 255
+            logits, prediction, radii, certified = s.run(None, {"x": (given if pixels == "byte" else x).numpy()})
+            close(logits, net(x), exact)
+            assert np.array_equal(prediction, logits.argmax(1)) and (radii >= 0).all()
+            assert np.array_equal(certified, Program(folded, eps)(x)[1].numpy())  # no margin here is that close
+        model = load(path)
+        assert contradictions(model) == []
+        for back in (net_of(model), read_back(model)):
+            x = torch.rand(3, *SHAPE)
+            assert written(back) == written(folded) and torch.equal(back(x), folded(x))
+            assert all(torch.equal(a, b) for a, b in zip(back.parameters(), folded.parameters(), strict=True))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("p", [1.0, 2.5, 40.0])
+@pytest.mark.parametrize("name", ["distances", "convolution", "rows of images"])
+def test_finite_p(name, p, tmp_path):
+    net, path = build(CASES[name][0]), tmp_path / "net.onnx"
+    linf_plugin.set_p(net, p)
+    for flavour in ("function", "inlined"):
+        export(net, path, certificate="none", flavour=flavour, force=True)
+        x = torch.rand(5, *SHAPE)
+        close(run(session(path, "cpu"), x.numpy())[0], net(x), False)
+        back = read_back(load(path))
+        assert {layer.p for layer in distance_layers(back)} == {p} and torch.equal(back(x), net(x))
+
+
+def test_every_kind_of_layer_is_tried():
+    kinds = {name for layers, _ in CASES.values() for name, _ in layers} | {"normalize"}
+    assert kinds == LAYERS.keys()
+    assert POINTS.keys() == ENDS.keys() == DESCRIBED.keys() == RULES.keys() == set(LAYERS.values())
+
+
+@torch.no_grad()
+def test_what_a_layer_is_now_is_exported(tmp_path):
+    """And not what it was built from."""
+    net, path, x = build(conv("dist_conv", padding=[1, 1])), tmp_path / "net.onnx", torch.rand(4, *SHAPE)
+    net[1].stride, net[1].padding, net[0].mean[1], net[0].scale = (1, 1), (0, 1), 0.7, 2.0
+    net[3].weight = nn.Parameter(torch.randn(3, math.prod(net[1](x).shape[1:])))
+    export(net, path)
+    close(run(session(path, "cpu"), x.numpy())[0], net(x), True)
+    back = net_of(load(path))
+    assert torch.equal(back(x), net(x)) and back.lipschitz == net.lipschitz
+
+
+def test_layers_that_cannot_be_built():
+    net = fold_means(build(HEAD))
+    arrays = {f"{i}.{k}": a.numpy() for i, layer in enumerate(net) for k, a in layer.state_dict().items()}
+    text = written(net)
+    assert written(read(text, arrays)) == text
+    for old, new, match in (
+        ('"in_features":84', '"in_features":840000000', r"2.weight must be float32|does not take a value"),
+        ('"in_features":84', '"in_features":-84', "in_features of layer 2 of spec, dist, must be at least 1"),
+        ('"out_features":3', '"out_features":4', r"2.weight must be float32 \(4, 84\)"),
+        ('"in_features":84', '"in_features":true', "must be an int, got bool"),
+        ('"bias":true', '"size":true', "has the unknown argument 'size'"),
+        ('"dist"', '"attention"', "names the unknown layer 'attention'"),
+        ('"std":', '"std":NaN,"a":', "NaN is no size"),
+        ('"input_shape":[2,7,6]', '"input_shape":[2,0,6]', "input_shape of spec must be at least 1"),
+        ('"input_shape":[2,7,6]', '"input_shape":[2,70000,60000]', "input_shape of spec has more than"),
+        ('"layers":[', '"layers":[1,', "layer 0 of spec must be a name"),
+        ("{", "[" * 100000, "it does not describe its net"),
+        ('"mean":[', '"mean":["a",', "mean of layer 0 of spec, normalize, must be a number"),
+    ):
+        assert old in text
+        with pytest.raises(ValueError, match=match):
+            read(text.replace(old, new, 1), arrays)
+    with pytest.raises(ValueError, match=r"2.weight must be float32 \(3, 84\)"):
+        read(text, {k: a for k, a in arrays.items() if k != "2.weight"})
+
+
+def test_building_does_not_touch_random_numbers():
+    net = build(HEAD)
+    state = torch.get_rng_state()
+    make(net.input_shape, [("flatten", {}, {})])
+    fold_means(net)
+    assert torch.equal(torch.get_rng_state(), state)
