@@ -5,6 +5,7 @@
 ``linf_plugin.bounds`` (auto_LiRPA) and ``linf_plugin.training`` are imported on demand.
 """
 
+from . import moved
 from .certificates.lipschitz import sound_radius
 from .certificates.margin import certified_radius, margin
 from .checkpoint import load, save
@@ -19,6 +20,8 @@ from .ops import dist, sorted_dist
 from .state import StateWarning
 
 __version__ = "0.1.0"
+
+moved.install()
 
 __all__ = [
     "ARCHITECTURES",

@@ -10,9 +10,10 @@ import torch
 from fuzz import __main__ as command
 from fuzz import ball, campaign, nets, program, report
 
+from linf_plugin import norms
 from linf_plugin.certificates import lipschitz
-from linf_plugin.certificates.cascade import LIRPA_METHODS
-from linf_plugin.float32 import allowance, reach
+from linf_plugin.certificates.table import LIRPA_METHODS
+from linf_plugin.float32 import reach
 
 FEW = len(nets.KINDS)  # each once
 # 0.7.1 says so of a tanh head, whose bounds are the test's subject.
@@ -54,8 +55,8 @@ def test_rounding_that_is_left_out_is_found(monkeypatch):
 
 
 def test_a_box_that_is_too_small_is_found(monkeypatch):
-    box = allowance.box
-    monkeypatch.setattr(allowance, "box", lambda x, radius, *pixels: box(x, 0.98 * radius, *pixels))
+    box = norms.box
+    monkeypatch.setattr(norms, "box", lambda x, radius, *pixels: box(x, 0.98 * radius, *pixels))
     assert _fuzz(3, 24)[1] == set(LIRPA_METHODS)
 
 
@@ -140,7 +141,7 @@ def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
     assert out.with_suffix(".md").read_text() == report.table(results)
     assert "No margin is below" in capsys.readouterr().out
     monkeypatch.setattr(reach, "UNIT", 0.0)
-    assert command.main([*small, "--first", "34", "--force"]) == 1
+    assert command.main([*small, "--first", "16", "--points", "600", "--attacks", "20", "--force"]) == 1
     assert json.loads(out.read_text())["violations"] and "below a claim" in capsys.readouterr().out
     assert command.main(["--nets", "0"]) == 2
 

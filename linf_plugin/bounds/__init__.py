@@ -1,19 +1,13 @@
 """Bounds through auto_LiRPA.  Importing this package makes auto_LiRPA importable on current torch and NumPy
 and registers interval and linear rules for the distance operators."""
 
-from ..certificates.cascade import CERTIFICATES, Certificate, certify, certify_each, margin_bound, specification
+from ..moved import former
 from .compute import compute_bounds
 from .register import register
+from .specification import specification
 
 register()
 
-__all__ = [
-    "CERTIFICATES",
-    "Certificate",
-    "certify",
-    "certify_each",
-    "compute_bounds",
-    "margin_bound",
-    "register",
-    "specification",
-]
+__all__ = ["compute_bounds", "register", "specification"]
+
+__getattr__ = former(__name__)

@@ -8,18 +8,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..layers.distance import LinfDistConv2d, LinfDistLinear
-from ..layers.shifts import MeanShift
-from ..layers.sort import SortDistLinear
 from . import fresh
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
+from .traced import TRACED
 from .walk import depend_on_mode
 
-GUARDED = (LinfDistLinear, LinfDistConv2d, SortDistLinear, MeanShift)
+GUARDED = tuple(kind for kind, row in TRACED.items() if row.guarded)
 
 # auto_LiRPA's names of methods, in lower case as it compares them; both versions, but for dynamic-forward.
-METHODS = (
+LIRPA_NAMES = (
     "ibp",
     "crown-ibp",
     "ibp+backward",
@@ -90,8 +88,8 @@ def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool
         raise NotImplementedError(
             f"distance layers have no bounds by method={method!r}: use {WITHOUT_RULES[name]!r} instead"
         )
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+    if name not in LIRPA_NAMES:
+        raise ValueError(f"method must be one of {', '.join(LIRPA_NAMES)}, got {method!r}")
     forward = forward or name.startswith("forward")
     if forward and bounded.bound_opts.get("dynamic_forward"):
         raise NotImplementedError("distance layers have no bounds by dynamic_forward: leave it out of bound_opts")

@@ -2,7 +2,7 @@
 
 ``TABLE`` is the whole of it, found by ``python -m operators`` (tests/operators), which draws small graphs of every
 operator that auto_LiRPA claims, and compares every method's bounds with what the graph computes.  What is wrong and
-can be put right from outside is mended in ``compat`` instead.
+can be put right from outside is mended in ``mended`` instead.
 """
 
 import math

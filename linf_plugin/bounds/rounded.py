@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .. import tracing
 from ..arguments import check_operands, check_shape
 from ..float32 import allowance, reach
+from ..layers.facts import FACTS
 from ..ops.operator import define
 from . import linear, versions
 from .register import relaxed_class
@@ -132,7 +133,7 @@ class Noisy(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(reach.layers(model))
-        computing = [i for i, layer in enumerate(self.layers) if type(layer) not in reach.MOVES]
+        computing = [i for i, layer in enumerate(self.layers) if FACTS[type(layer)].computes]
         self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
         self.last = max(computing, default=None)
 

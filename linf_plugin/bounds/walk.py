@@ -21,12 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..layers.shifts import MeanShift
-from ..layers.sort import SortDistLinear
 from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
+from .traced import TRACED
 
-# What these read in training mode only.  A subclass may read it elsewhere.
-FOR_TRAINING = {SortDistLinear: {"_p", "group"}, MeanShift: {"momentum", "samples_seen", "sum_over_ranks"}}
 MODULE = vars(nn.Module()).keys() | {"_compiled_call_impl"}  # what every module has
 HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # those of backward passes change no value
 PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
@@ -110,7 +107,7 @@ class _Walk:
         self.add((name, "sub-layers", ()), Plain(list, repr([key for key, _ in children])))
         for key, child in children:
             self.add((name, "sub-layers", (f"[{key!r}]",)), same(child))
-        skipped = FOR_TRAINING.get(kind, ())
+        skipped = TRACED[kind].in_training if kind in TRACED else ()
         parts = [(key, value) for part in (module._parameters, module._buffers) for key, value in part.items()]
         parts += [(key, value) for key, value in own.items() if key not in MODULE]
         parts += [(slot, getattr(module, slot)) for slot in _slots(kind) if hasattr(module, slot)]

@@ -1,16 +1,43 @@
-"""What is proved of a net's predictions.  Importing this needs no auto_LiRPA."""
+"""What is proved of a net's predictions.  Importing this needs neither auto_LiRPA nor SciPy: what does is imported when
+it is asked for."""
 
-from .cascade import CERTIFICATES, Certificate, certify, certify_each, margin_bound
+import importlib
+from typing import TYPE_CHECKING
+
 from .lipschitz import sound_radius
 from .margin import certified_radius, margin
+from .table import CERTIFICATES, Certificate
+
+if TYPE_CHECKING:
+    from .cascade import certify, certify_each, margin_bound
+    from .exact.radius import ExactRadius, exact_radius
+    from .result import Certified
+
+_LATER = {
+    "Certified": "result",
+    "ExactRadius": "exact.radius",
+    "certify": "cascade",
+    "certify_each": "cascade",
+    "exact_radius": "exact.radius",
+    "margin_bound": "cascade",
+}
 
 __all__ = [
     "CERTIFICATES",
     "Certificate",
+    "Certified",
+    "ExactRadius",
     "certified_radius",
     "certify",
     "certify_each",
+    "exact_radius",
     "margin",
     "margin_bound",
     "sound_radius",
 ]
+
+
+def __getattr__(name: str):
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)

@@ -2,16 +2,18 @@
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments
-from ..float32.allowance import box
 from ..float32.reach import OUTWARD, check_program, reach
 from ..layers.lipschitz import lipschitz_bound
+from ..norms import Ball, apart, box, check_norm
 from .margin import certified_radius, margin
+from .problem import Problem
 
 
 def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
@@ -23,39 +25,43 @@ def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, up
     return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)
 
 
-def lipschitz_above(exact: nn.Module) -> float:
+def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
     """A Lipschitz bound of a net in float64, rounded up.  A radius above 2^127 or below 2^-149 is none, so it need
     not be extreme."""
-    return min(max(lipschitz_bound(exact) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
+    return min(max(lipschitz_bound(exact, norm) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
 
 
 @torch.no_grad()
-def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, batch_size: int = 256) -> Tensor:
-    """The ℓ∞ radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
+def sound_radius(
+    model: nn.Module, x: Tensor, labels: Tensor | None = None, *, norm: float | str = math.inf, batch_size: int = 256
+) -> Tensor:
+    """The radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
 
-    For every float32 x′ with ‖x′ − x‖∞ < radius, float32 ``model(x′)`` has its one largest logit at the label.
+    For every float32 x′ with ‖x′ − x‖ < radius, float32 ``model(x′)`` has its one largest logit at the label.
 
     Args:
-        model: sequential, of layers with a rule in ``RULES``, float32, in evaluation mode.
+        model: sequential, of layers with a rule in ``ROUNDING``, float32, in evaluation mode.
         x: (N, *) float32.
         labels: (N,); with labels a misclassified sample has radius 0.  The predicted class where not given.
+        norm: of the perturbation: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
         batch_size: samples at a time.
 
     Returns:
         (N,) float32, in units of x, rounded down.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``check_program`` and ``certified_radius``.  An argument is not as
-            described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
+        TypeError, ValueError, RuntimeError: as ``check_program``, ``lipschitz_bound`` and ``certified_radius``.  An
+            argument is not as described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
     """
     arguments.check_count("batch_size", batch_size)
+    norm = check_norm(norm)
     check_program(model, x)
     arguments.check_weights(model)
     arguments.check_finite(x=x)
     if labels is not None:
         labels = arguments.check_labels(labels, x)
     exact = copy.deepcopy(model).double()
-    lipschitz = lipschitz_above(exact)
+    lipschitz = lipschitz_above(exact, norm)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), int(batch_size)):
         part = x[i : i + batch_size]
@@ -63,28 +69,26 @@ def sound_radius(model: nn.Module, x: Tensor, labels: Tensor | None = None, *, b
         arguments.check_logits(z, len(part))
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
         # The error grows with the radius, so its bound at a larger one will do.
-        ball = box(part, certified_radius(z, y, lipschitz))
-        exact_radius = certified_radius(_worst_logits(exact, z, y, *ball), y, lipschitz)
+        around = box(part, certified_radius(z, y, lipschitz, norm))
+        exact_radius = certified_radius(_worst_logits(exact, z, y, *around), y, lipschitz, norm)
         radius = exact_radius.float()
         radii.append(torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius))
     return torch.cat(radii)
 
 
 @torch.no_grad()
-def sound_margin(
-    exact: nn.Module, x: Tensor, labels: Tensor, eps: float, low: float = -math.inf, high: float = math.inf
-) -> Tensor:
-    """What the Lipschitz bound L leaves of a margin, for the float32 program: z_y − z_j − 2L·eps less rounding.
+def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Tensor:
+    """What the Lipschitz bound L in the norm of a ball leaves of a margin, for the float32 program: z_y − z_j −
+    apart(norm)·L·radius less rounding.
 
-    ẑ(x′)_y − ẑ(x′)_j is at least that for every float32 x′ with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, and every
-    j ≠ y (docs/math.md, corollary of theorem 1).  Never above ẑ(x)_y − ẑ(x)_j − 2L·eps.
+    ẑ(x′)_y − ẑ(x′)_j is at least that for every float32 x′ in the ball around x, and every j ≠ y (docs/math.md,
+    corollary of theorem 1).  Never above ẑ(x)_y − ẑ(x)_j − apart(norm)·L·radius.
 
     Args:
         exact: a float64 copy of a float32 net that passes ``check_program``.
         x: (N, *) float32.
         labels: (N,).
-        eps: finite, ≥ 0, in units of x.
-        low, high: the range of inputs.
+        ball: its radius in units of x.
 
     Returns:
         (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
@@ -95,17 +99,42 @@ def sound_margin(
     arguments.check_model(exact)
     arguments.check_samples(x, exact)
     arguments.check_finite(x=x)
-    arguments.check_not_negative("eps", eps)
-    arguments.check_range(low, high)
     arguments.check_labels(labels, x)
-    lower, upper = box(x, eps, low, high)
+    lower, upper = ball.box(x)
     at = x.double()
-    # x itself too, should low or high fall between two float32 numbers.
-    ball = torch.minimum(lower, at), torch.maximum(upper, at)
+    # x itself too, should an end of the range fall between two float32 numbers.
+    around = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
     labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
-    lost = torch.tensor(2 * lipschitz_above(exact) * eps, dtype=torch.float64, device=x.device)
+    lost = apart(ball.norm) * lipschitz_above(exact, ball.norm) * ball.eps
+    lost = torch.tensor(lost, dtype=torch.float64, device=x.device)
     infinity = torch.full_like(z[:, 0], math.inf)
-    least = torch.nextafter(margin(_worst_logits(exact, z, labels, *ball), labels), -infinity)
+    least = torch.nextafter(margin(_worst_logits(exact, z, labels, *around), labels), -infinity)
     least = torch.nextafter(least - torch.nextafter(lost, infinity), -infinity)
     return torch.where(least.isfinite(), least, -infinity)
+
+
+# The row of the table.
+
+
+def knows(exact: nn.Module, norm: float) -> None:
+    """Raises TypeError or RuntimeError where no Lipschitz bound of the net in this norm is known."""
+    lipschitz_bound(exact, norm)
+
+
+def hopeful(problem: Problem, among: Tensor) -> Tensor:
+    """(N,) bool: the samples of ``among`` that even the float32 logits at x do not rule out."""
+    if not problem.sound:  # sound_margin is never above this
+        return among
+    ball = problem.ball
+    lost = apart(ball.norm) * lipschitz_bound(problem.exact, ball.norm) * ball.eps
+    return among & (margin(problem.logits, problem.labels) > lost)
+
+
+def bound(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
+    """(samples, labels) → lower bounds of their margins."""
+    exact, ball = problem.exact, problem.ball
+    if problem.sound:
+        return lambda x, labels: sound_margin(exact, x, labels, ball)
+    lost = apart(ball.norm) * lipschitz_bound(exact, ball.norm) * ball.eps
+    return lambda x, labels: margin(exact(x.double()), labels) - lost

@@ -1,9 +1,12 @@
 """From margins to certified radii: what a Lipschitz bound proves about a prediction of the exact function."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..arguments import INTEGERS, check_positive, kind
+from ..norms import apart
 
 
 def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -73,12 +76,21 @@ def _towards_zero(a: Tensor) -> Tensor:
     return torch.nextafter(a, torch.zeros_like(a))
 
 
-@torch.no_grad()
-def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: float = 1.0) -> Tensor:
-    """The ℓ∞ radius that a net's Lipschitz bound certifies: margin / (2·lipschitz).
+def _factor(lipschitz: float, norm: float | str) -> float:
+    """apart(norm)·lipschitz, not below the exact product."""
+    product = apart(norm) * lipschitz
+    return product if apart(norm) in (1.0, 2.0) else math.nextafter(product, math.inf)
 
-    If every logit changes by at most lipschitz·‖δ‖∞, then for ‖δ‖∞ < radius the difference of any two
-    changes by less than the margin, so the prediction stays.  Zhang et al. (arXiv 2102.05363), section 3.1.
+
+@torch.no_grad()
+def certified_radius(
+    logits: Tensor, labels: Tensor | None = None, lipschitz: float = 1.0, norm: float | str = math.inf
+) -> Tensor:
+    """The radius that a net's Lipschitz bound L in a norm certifies: margin / (2·L) in ℓ∞, margin / (√2·L) in ℓ2,
+    margin / L in ℓ1.
+
+    If the logits change by at most L·‖δ‖ in this norm, then for ‖δ‖ < radius the difference of any two changes by less
+    than the margin (``norms.apart``), so the prediction stays.  Zhang et al. (arXiv 2102.05363), section 3.1.
     The bound is about the exact function, as if ``logits`` were its values: how far rounding took them, and would
     take those of another input, depends on the net.  ``sound_radius`` has the net and subtracts it.
     No gradient.
@@ -86,18 +98,19 @@ def certified_radius(logits: Tensor, labels: Tensor | None = None, lipschitz: fl
     Args:
         logits: (N, classes ≥ 2).
         labels: (N,); with labels a misclassified sample has radius 0.
-        lipschitz: ℓ∞ → ℓ∞ Lipschitz bound of the net, in logits per unit of its input.
+        lipschitz: L, a Lipschitz bound of the net in this norm, in logits per unit of its input.
+        norm: of the perturbation: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
 
     Returns:
         (N,) radii ≥ 0 in units of the net's input and in the dtype of ``logits``, rounded down to it.
         Ties, and NaN or infinite logits, have radius 0.
 
     Raises:
-        TypeError, ValueError: as ``margin``; also where lipschitz is not positive and finite.
+        TypeError, ValueError: as ``margin``; also where lipschitz is not positive and finite, or norm is unknown.
     """
     check_positive("lipschitz", lipschitz)
     first, second = _leading(logits, labels)
-    exact = _quotient_down(_difference_down(first, second).clamp_min(0), 2 * lipschitz)
+    exact = _quotient_down(_difference_down(first, second).clamp_min(0), _factor(lipschitz, norm))
     exact = exact.clamp_max(torch.finfo(logits.dtype).max)
     radius = exact.to(logits.dtype)
     radius = torch.where(radius > exact, _towards_zero(radius), radius)

@@ -1,4 +1,4 @@
-"""The noise that stands for rounding in bounds of the exact net, and the ball in float64 around float32 inputs."""
+"""The noise that stands for rounding in bounds of the exact net."""
 
 import math
 from typing import NamedTuple
@@ -8,13 +8,14 @@ from torch import Tensor, nn
 
 from .. import arguments
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.facts import FACTS
 from ..layers.shifts import Normalize
 from ..layers.sort import SortDistLinear
+from ..norms import DOUBLE_UNITS
 from .program import SMALLEST
-from .reach import MOVES, RULES, Reach, _gamma, layers, samples
+from .reach import ROUNDING, Reach, gamma, layers, samples
 
 LEAST_SIZE = 2.0**-20  # stock rules widen intervals by 1e-8, whatever their size
-DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
 MOST_SLOPES = 5  # that a line of a distance at p = ∞ has
 
 
@@ -34,7 +35,7 @@ def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:
             p = layer.p
     elif isinstance(layer, Normalize):
         size = size * max(1.0, layer.scale)
-    _gamma(4 * outputs)  # as many products with a layer's bias are summed
+    gamma(4 * outputs)  # as many products with a layer's bias are summed
     return DOUBLE_UNITS * (terms + outputs + 8) * (terms + p + 8) * size
 
 
@@ -56,19 +57,9 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     arguments.check_box(lower, upper)
     x, amounts = Reach(lower, upper, torch.zeros_like(lower)), []
     for layer in layers(model):
-        y = RULES[type(layer)](layer, x)
+        y = ROUNDING[type(layer)](layer, x)
         amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(layer, x, y), y.error) + 2 * SMALLEST
         limit = 2 * y.largest.flatten(1).amax(1) + LEAST_SIZE
-        amounts.append(None if type(layer) in MOVES else Noise(amount, limit))
+        amounts.append(Noise(amount, limit) if FACTS[type(layer)].computes else None)
         x = y._replace(error=torch.zeros_like(y.error))
     return amounts
-
-
-def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
-    """The ℓ∞ ball around x within [low, high], in float64 and never too small, also for the rounding of sums over
-    x in float64.  radius: one, or one a sample."""
-    x = x.double()
-    if isinstance(radius, Tensor):
-        radius = samples(radius.double(), x)
-    spare = DOUBLE_UNITS * (x[:1].numel() + 8) * (x.abs() + radius)
-    return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare

@@ -9,14 +9,15 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments, ops
+from ..intervals import apply_affine, distances, interval
 from ..kernels.reference import coefficients
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ..layers.sort import SortDistLinear
+from ..refusal import Refusal, rule_of
 from .program import LARGEST, SMALLEST, check_arithmetic, check_sequence
 
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: one rounding to nearest
@@ -44,7 +45,7 @@ class Reach(NamedTuple):
         return Reach(self.lower - amount, self.upper + amount, (self.error + amount) * OUTWARD)
 
 
-def _gamma(terms: int) -> float:
+def gamma(terms: int) -> float:
     """|computed − exact| ≤ gamma·Σ|terms| for a sum of products in any order, fused or not, with that many
     roundings at most on any path: n·u/(1 − n·u)."""
     if terms > MOST_TERMS:
@@ -79,7 +80,7 @@ def _power_rounding(layer: LinfDistLinear | LinfDistConv2d) -> tuple[float, floa
     fan_in = math.prod(layer.weight.shape[1:])
     if layer.p == math.inf:  # one rounding a difference; their maximum is exact
         return UNIT, 4
-    return POWER_UNITS * UNIT + _gamma(fan_in) / layer.p, 64 * fan_in ** (1 / layer.p)
+    return POWER_UNITS * UNIT + gamma(fan_in) / layer.p, 64 * fan_in ** (1 / layer.p)
 
 
 def _rows(x: Reach) -> Reach:
@@ -89,8 +90,7 @@ def _rows(x: Reach) -> Reach:
 def _dist_linear(layer: LinfDistLinear, x: Reach) -> Reach:
     rows, w = _rows(x), layer.weight.double()
     moved = torch.ops.linf.dist(rows.error, torch.zeros_like(w[:1]), layer.p).expand(-1, len(w))
-    ends = torch.ops.linf.box_dist(rows.lower, rows.upper, w, layer.p)
-    y = _distance(layer, ends, moved, *_power_rounding(layer))
+    y = _distance(layer, distances(layer, rows[:2]), moved, *_power_rounding(layer))
     return Reach(*(a.reshape(*x.error.shape[:-1], len(w)) for a in y))
 
 
@@ -102,8 +102,7 @@ def _sort_dist_linear(layer: SortDistLinear, x: Reach) -> Reach:
     # A difference can be far larger than the sum, where ρ is small: it must not overflow either.
     overflows = rows.largest.amax(1, keepdim=True) + w.abs().max() >= LARGEST
     moved = torch.where(overflows, torch.inf, moved).expand(-1, len(w))
-    ends = torch.ops.linf.box_sorted_dist(rows.lower, rows.upper, w, *sort)
-    y = _distance(layer, ends, moved, _gamma(terms + 1), 4 * terms + 8)
+    y = _distance(layer, distances(layer, rows[:2]), moved, gamma(terms + 1), 4 * terms + 8)
     return Reach(*(a.reshape(*x.error.shape[:-1], len(w)) for a in y))
 
 
@@ -111,76 +110,68 @@ def _dist_conv2d(layer: LinfDistConv2d, x: Reach) -> Reach:
     w, conv = layer.weight.double(), (layer.stride, layer.padding, layer.dilation, layer.groups)
     moved = torch.ops.linf.dist_conv2d(x.error, torch.zeros_like(w[: layer.groups]), layer.p, *conv)
     moved = moved.repeat_interleave(len(w) // layer.groups, 1)
-    ends = torch.ops.linf.box_conv2d(*x[:2], w, layer.p, *conv)
-    return _distance(layer, ends, moved, *_power_rounding(layer))
+    return _distance(layer, distances(layer, x[:2]), moved, *_power_rounding(layer))
 
 
 def _mean_shift(layer: MeanShift, x: Reach) -> Reach:
     return _added(x, layer.running_mean, -1.0)
 
 
-def _affine(apply: Callable) -> Callable:
-    """The rule of W·x + b; ``apply(layer, x, W, b)`` computes it."""
-
-    def rule(layer: nn.Linear | nn.Conv2d, x: Reach) -> Reach:
-        w = layer.weight.double()
-        bias = None if layer.bias is None else layer.bias.double()
-        terms = math.prod(w.shape[1:]) + 1
-        middle = apply(layer, (x.lower + x.upper) / 2, w, bias)
-        radius = apply(layer, (x.upper - x.lower) / 2, w.abs(), None)
-        # Where nothing has been rounded yet, and where noise is bounded layer by layer, there is no error.
-        error = apply(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(middle)
-        y = Reach(middle - radius, middle + radius, error)
-        largest = x.largest
-        total = apply(layer, largest, w.abs(), None if bias is None else bias.abs())
-        # At least Σ (|x_k| + 1)(|w_k| + 1), and no product: as a part of SMALLEST it need not be tight.
-        flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (w.abs() + 1).flatten(1).sum(1).amax() + terms
-        amount = _gamma(terms) * total + 8 * SMALLEST * flushed
-        return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
-
-    return rule
+def _affine(layer: nn.Linear | nn.Conv2d, x: Reach) -> Reach:
+    w = layer.weight.double()
+    bias = None if layer.bias is None else layer.bias.double().abs()
+    terms = math.prod(w.shape[1:]) + 1
+    ends = interval(layer, x[:2])
+    # Where nothing has been rounded yet, and where noise is bounded layer by layer, there is no error.
+    error = apply_affine(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(ends[0])
+    y, largest = Reach(*ends, error), x.largest
+    total = apply_affine(layer, largest, w.abs(), bias)
+    # At least Σ (|x_k| + 1)(|w_k| + 1), and no product: as a part of SMALLEST it need not be tight.
+    flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (w.abs() + 1).flatten(1).sum(1).amax() + terms
+    amount = gamma(terms) * total + 8 * SMALLEST * flushed
+    return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
 
 
 def _relu(layer: nn.ReLU, x: Reach) -> Reach:
-    upper = x.upper.clamp_min(0)
-    return Reach(x.lower.clamp_min(0), upper, torch.minimum(x.error, upper))  # both lie in [0, upper]
+    ends = interval(layer, x[:2])
+    return Reach(*ends, torch.minimum(x.error, ends[1]))  # exact and computed lie in [0, upper]
 
 
 def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
     nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh's slope is largest nearest to 0
-    y = Reach(x.lower.tanh(), x.upper.tanh(), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
+    y = Reach(*interval(layer, x[:2]), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
     return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
 
 
 def _same(layer: nn.Module, x: Reach) -> Reach:
-    """Layers that move values and compute nothing."""
-    return Reach(*(layer(a) for a in x))
+    """Layers that move or negate values and compute nothing; an error has no sign."""
+    return Reach(*interval(layer, x[:2]), layer(x.error).abs())
 
 
-RULES: dict[type, Callable[[nn.Module, Reach], Reach]] = {
+ROUNDING: dict[type[nn.Module], Callable[[nn.Module, Reach], Reach] | Refusal] = {
     Normalize: _normalize,
+    CenterCrop: _same,
+    nn.Flatten: _same,
+    nn.Identity: _same,
     LinfDistLinear: _dist_linear,
     LinfDistConv2d: _dist_conv2d,
     SortDistLinear: _sort_dist_linear,
     MeanShift: _mean_shift,
-    Negate: lambda _, x: Reach(-x.upper, -x.lower, x.error),
-    nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
-    nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
+    Negate: _same,
+    nn.Linear: _affine,
+    nn.Conv2d: _affine,
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
-    CenterCrop: _same,
-    nn.Flatten: _same,
-    nn.Identity: _same,
 }
 
 
 CALLED = ("forward", "__call__", "_call_impl")  # what calling a module runs
-MOVES = (Negate, CenterCrop, nn.Flatten, nn.Identity)  # layers that round nothing and whose bounds round nothing
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
     """The layers of a sequential net, in order.  Raises TypeError for one without a rule."""
-    if type(model) in RULES:
+    if type(model) in ROUNDING:
+        rule_of(ROUNDING, model, "bound of the rounding error")
         return [model]
     if isinstance(model, nn.Sequential) and all(getattr(type(model), a) is getattr(nn.Sequential, a) for a in CALLED):
         return [layer for child in model for layer in layers(child)]
@@ -224,13 +215,13 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
         (N, classes) float64 each; the error is infinite where an activation may overflow.
 
     Raises:
-        TypeError, ValueError: a layer has no rule in ``RULES``; lower or upper is not as described.
+        TypeError, ValueError: a layer has no rule in ``ROUNDING``; lower or upper is not as described.
     """
     arguments.check_box(lower, upper)
     y = Reach(lower, upper, torch.zeros_like(lower))
     finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
     for layer in layers(model):
-        y = RULES[type(layer)](layer, y)
+        y = ROUNDING[type(layer)](layer, y)
         finite &= y.error.flatten(1).isfinite().all(1)
     error = y.error + 2 * SMALLEST  # a comparison of logits may read a tiny one as 0
     return y._replace(error=torch.where(samples(finite, error), error, torch.inf))

@@ -1,7 +1,5 @@
 """What all distance layers share: weight, bias and the exponent p."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -36,12 +34,6 @@ class Distance(Constants):
     @p.setter
     def p(self, value: float) -> None:
         self._p = check_p(value)
-
-    @property
-    def lipschitz(self) -> float:
-        """1 at p = ∞.  A finite p allows n^{1/p} for n coordinates: ‖t‖_p ≤ n^{1/p}·‖t‖_∞."""
-        fan_in = math.prod(self.weight.shape[1:])
-        return 1.0 if self.p == math.inf or fan_in == 0 else fan_in ** (1 / self.p)
 
     def reset_parameters(self) -> None:
         """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in

@@ -23,7 +23,7 @@ class LinfDistLinear(DistanceLinear):
         identity_init: where in ≤ out, start as a copy of the input (plus 10; follow it by a ``MeanShift``).
 
     Shape: (..., in_features) → (..., out_features).
-    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else in_features^{1/p}.
+    The Lipschitz bound in ℓ∞ is 1 at p = ∞, else in_features^{1/p}.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class LinfDistConv2d(Distance):
     Zhang et al. (arXiv 2102.05363), section 3.1.
 
     Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), sizes as ``torch.nn.Conv2d``.
-    ``lipschitz`` with respect to ℓ∞: 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
+    The Lipschitz bound in ℓ∞ is 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
     """
 
     compared = ("stride", "padding", "dilation", "groups")

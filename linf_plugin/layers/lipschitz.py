@@ -1,26 +1,20 @@
-"""Lipschitz bounds of layers and of nets."""
+"""Lipschitz bounds of layers and of nets, each in a named norm."""
 
 import math
 
 from torch import nn
 
 from ..arguments import check_forward
+from ..moved import warn_once
+from ..norms import check_norm
+from .base import Distance
+from .facts import FACTS
+from .shifts import CenterCrop, MeanShift, Negate, Normalize
 
 
-def _row_norm(layer: nn.Module) -> float:
-    """The ∞ → ∞ operator norm of a linear map given by the rows of its weight: the largest ℓ1 norm."""
-    return float(layer.weight.detach().double().abs().flatten(1).sum(1).max())
-
-
-# ℓ∞ Lipschitz bounds of stock layers.
-STOCK_LIPSCHITZ = {
-    nn.Linear: _row_norm,
-    nn.Conv2d: _row_norm,
-    nn.ReLU: lambda _: 1.0,
-    nn.Tanh: lambda _: 1.0,
-    nn.Flatten: lambda _: 1.0,
-    nn.Identity: lambda _: 1.0,
-}
+def is_plain(model: nn.Module) -> bool:
+    """Whether it is a ``Sequential`` that applies its layers one after the other and does nothing else."""
+    return isinstance(model, nn.Sequential) and getattr(model.forward, "__func__", None) is nn.Sequential.forward
 
 
 def flat_layers(model: nn.Module) -> list[nn.Module]:
@@ -31,24 +25,53 @@ def flat_layers(model: nn.Module) -> list[nn.Module]:
     """
     if not isinstance(model, nn.Sequential):
         return [model]
-    if getattr(model.forward, "__func__", None) is not nn.Sequential.forward:
+    if not is_plain(model):
         raise TypeError(f"{type(model).__name__} has a forward of its own: it is not one layer after the other")
     return [layer for child in model for layer in flat_layers(child)]
 
 
-def lipschitz_bound(module: nn.Module) -> float:
-    """An ℓ∞ → ℓ∞ Lipschitz bound of a layer, or of a ``Sequential``: the product of its layers' bounds.
+def lipschitz_bound(module: nn.Module, norm: float | str | None = None) -> float:
+    """A Lipschitz bound L of a layer or a net in a norm: ‖f(x′) − f(x)‖ ≤ L·‖x′ − x‖, the same norm on both sides.
+
+    The bound of a ``Sequential`` is the product of its layers' bounds.  A layer type of ours, or a stock one, has its
+    rule in ``facts.FACTS``.  Any other module must have a method ``lipschitz_in(norm)`` that returns its bound in that
+    norm, or raises TypeError where it knows none.  A plain number, such as an attribute ``lipschitz``, does not say of
+    which norm it is, and is not read.
+
+    Args:
+        module: in the mode in which it is.
+        norm: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.  Leaving it out means ℓ∞ and is deprecated.
 
     Raises:
-        TypeError: a layer, or a ``Sequential`` with a forward of its own, states no ``lipschitz`` and is not a stock
-            layer with a known bound; or an object has another forward than its class.
-        RuntimeError: it has forward hooks, which may change what it computes.
+        TypeError: no bound in this norm is known of a layer; or an object has another forward than its class.
+        ValueError: the norm is unknown.
+        RuntimeError: the module has forward hooks, which may change what it computes.
     """
+    if norm is None:
+        warn_once("lipschitz_bound(module)", "lipschitz_bound(module, math.inf), with the norm")
+        norm = math.inf
+    return _bound(module, check_norm(norm))
+
+
+def _bound(module: nn.Module, norm: float) -> float:
     check_forward(f"the {type(module).__name__}", module)
-    if type(module) in STOCK_LIPSCHITZ:
-        return STOCK_LIPSCHITZ[type(module)](module)
-    if isinstance(module, nn.Sequential) and getattr(module.forward, "__func__", None) is nn.Sequential.forward:
-        return math.prod(lipschitz_bound(layer) for layer in module)
-    if not hasattr(module, "lipschitz"):
-        raise TypeError(f"no Lipschitz bound is known for {type(module).__name__}; give it an attribute lipschitz")
-    return float(module.lipschitz)
+    if type(module) in FACTS:
+        return FACTS[type(module)].lipschitz(module, norm)
+    if is_plain(module):
+        return math.prod(_bound(layer, norm) for layer in module)
+    if not callable(stated := getattr(module, "lipschitz_in", None)):
+        raise TypeError(
+            f"no Lipschitz bound is known for {type(module).__name__}: give it a method lipschitz_in(norm) that returns "
+            "its bound in that norm"
+        )
+    return float(stated(norm))
+
+
+def _former_attribute(layer: nn.Module) -> float:
+    """``lipschitz_bound(layer, math.inf)``.  Deprecated: the attribute does not name its norm."""
+    warn_once("the attribute lipschitz", "lipschitz_bound(module, math.inf), with the norm")
+    return lipschitz_bound(layer, math.inf)
+
+
+for _kind in (Distance, MeanShift, Normalize, CenterCrop, Negate):
+    _kind.lipschitz = property(_former_attribute)

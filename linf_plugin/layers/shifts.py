@@ -28,11 +28,9 @@ class MeanShift(nn.Module):
     ``training.parallel.synchronised_means`` that sets it, for as long as it is open.
 
     Shape: (N, num_features, *) → the same.
-    ``lipschitz`` is 1, in evaluation mode.  In training mode samples depend on each other and no
+    The Lipschitz bound is 1 in every norm, in evaluation mode.  In training mode samples depend on each other and no
     per-sample bound holds.
     """
-
-    lipschitz = 1.0
 
     def __init__(self, num_features: int, momentum: float = 0.1, *, device=None, dtype=None):
         check_positive(num_features=num_features)
@@ -85,8 +83,8 @@ class Normalize(Constants):
         mean: one number a channel, or one for all.
         std: one positive number.
 
-    Shape: (N, channels, *) → the same.  ``lipschitz`` is scale, rounded to float32 so that a float32 and a
-    float64 copy of a model are the same function.
+    Shape: (N, channels, *) → the same.  The Lipschitz bound is the scale in every norm.  The scale is rounded to float32
+    so that a float32 and a float64 copy of a model are the same function.
     """
 
     compared = ("scale",)
@@ -97,10 +95,6 @@ class Normalize(Constants):
             raise ValueError(f"std must be positive and finite, got {std}")
         self.register_buffer("mean", torch.tensor(list(mean), dtype=torch.float32))
         self.scale = torch.tensor(1 / std, dtype=torch.float32).item()
-
-    @property
-    def lipschitz(self) -> float:
-        return self.scale
 
     def __setstate__(self, state: dict) -> None:
         """Of a layer that was pickled when ``lipschitz`` was a number of its own."""
@@ -113,7 +107,7 @@ class Normalize(Constants):
 
 
 class CenterCrop(Constants):
-    """The middle size × size pixels of an image.  ``lipschitz`` is 1.
+    """The middle size × size pixels of an image.  The Lipschitz bound is 1 in every norm.
 
     A model that begins with it needs no other test images, and after random shifts by up to s pixels it sees the
     random crops of images with 2s more pixels a side.
@@ -121,7 +115,6 @@ class CenterCrop(Constants):
     Shape: (N, channels, H, W) → (N, channels, size, size).
     """
 
-    lipschitz = 1.0
     compared = ("size",)
 
     def __init__(self, size: int):
@@ -140,9 +133,7 @@ class CenterCrop(Constants):
 
 
 class Negate(nn.Module):
-    """−x: a small distance is a strong similarity, a logit is the opposite.  ``lipschitz`` is 1."""
-
-    lipschitz = 1.0
+    """−x: a small distance is a strong similarity, a logit is the opposite.  The Lipschitz bound is 1 in every norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return -x

@@ -27,7 +27,7 @@ class SortDistLinear(DistanceLinear):
     at finite p holds the kept columns of the weight once a group until the backward pass.
 
     Shape: (..., in_features) → (..., out_features).
-    ``lipschitz`` with respect to ℓ∞: 1 at evaluation, whatever p is: c descends, so y_k is the largest
+    The Lipschitz bound in ℓ∞ is 1 at evaluation, whatever p is: c descends, so y_k is the largest
     Σ_j c_j·|t_π(j)| over permutations π, and Σ c ≤ 1.  In training, for any one subset, 1 at p = ∞, else
     in_features^{1/p}.
     """
@@ -51,10 +51,6 @@ class SortDistLinear(DistanceLinear):
         check_positive(group=group)
         self.rho, self.k, self.group = check_rho(rho), check_k(k), group
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
-
-    @property
-    def lipschitz(self) -> float:
-        return super().lipschitz if self.training else 1.0
 
     def _distances(self, x: Tensor) -> Tensor:
         if self.rho == 1:

@@ -6,27 +6,11 @@ import math
 
 from torch import nn
 
-from ..kernels.windows import output_size
-from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.facts import LAYERS
 from ..layers.lipschitz import lipschitz_bound
-from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
-from ..layers.sort import SortDistLinear
-from .spec import check_spec
-
-LAYERS = {
-    "normalize": Normalize,
-    "crop": CenterCrop,
-    "flatten": nn.Flatten,
-    "dist": LinfDistLinear,
-    "dist_conv": LinfDistConv2d,
-    "sort_dist": SortDistLinear,
-    "mean_shift": MeanShift,
-    "negate": Negate,
-    "linear": nn.Linear,
-    "conv": nn.Conv2d,
-    "relu": nn.ReLU,
-    "tanh": nn.Tanh,
-}
+from ..layers.shifts import Normalize
+from ..moved import warn_once
+from .spec import check_spec, values
 
 
 class Net(nn.Sequential):
@@ -83,8 +67,9 @@ class Net(nn.Sequential):
 
     @property
     def lipschitz(self) -> float:
-        """ℓ∞ Lipschitz bound, logits per unit of pixel range: the product of the layers' bounds."""
-        return lipschitz_bound(self[:])
+        """``lipschitz_bound(net, math.inf)``, logits per unit of pixel range.  Deprecated: it does not name its norm."""
+        warn_once("the attribute lipschitz", "lipschitz_bound(module, math.inf), with the norm")
+        return lipschitz_bound(self[:], math.inf)
 
     def split_head(self) -> tuple[nn.Sequential, nn.Sequential]:
         """(distance features, head from the first linear layer on); the head is empty where there is none."""
@@ -94,7 +79,7 @@ class Net(nn.Sequential):
 
     def pairs_per_sample(self) -> int:
         """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
-        return sum(pairs for _, pairs, _ in _shapes(self._spec))
+        return sum(pairs for _, pairs in values(self._spec))
 
 
 # Arguments that say how a layer starts, and what its state says.
@@ -115,26 +100,3 @@ def _follow(arguments: dict, layer: nn.Module) -> None:
             now, then = list(now), list(then) if isinstance(then, (tuple, list)) else [then, then]
         if name == "p" or now != then:
             arguments[name] = now
-
-
-def _shapes(spec: dict):
-    """(layer name, pairs, output shape) of each layer."""
-    shape = tuple(spec["input_shape"])
-    for name, a in spec["layers"]:
-        pairs = 0
-        if name == "flatten":
-            shape = (math.prod(shape),)
-        elif name == "crop":
-            shape = (shape[0], a["size"], a["size"])
-        elif name in ("dist", "sort_dist", "linear"):
-            pairs = a["in_features"] * a["out_features"]
-            shape = (a["out_features"],)
-        elif name in ("dist_conv", "conv"):
-            k, s, q, d = (
-                v if isinstance(v, (list, tuple)) else (v, v)
-                for v in (a["kernel_size"], a.get("stride", 1), a.get("padding", 0), a.get("dilation", 1))
-            )
-            side = [output_size(shape[1 + i], k[i], s[i], q[i], d[i]) for i in (0, 1)]
-            pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*k, *side))
-            shape = (a["out_channels"], *side)
-        yield name, pairs, shape

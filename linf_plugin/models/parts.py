@@ -2,7 +2,7 @@
 
 import math
 
-from .net import _shapes
+from .spec import values
 
 
 def start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
@@ -35,7 +35,8 @@ def append(spec: dict, name: str, **arguments) -> None:
 
 def features(spec: dict) -> int:
     """Size of the flattened output so far."""
-    return math.prod(list(_shapes(spec))[-1][2])
+    *_, (shape, _) = values(spec)
+    return math.prod(shape)
 
 
 def dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool = True, **arguments) -> None:

@@ -6,45 +6,30 @@ far as the distance at p = ∞ moves.
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from .. import ops
+from ..intervals import biased, distances, interval
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
 from ..layers.lipschitz import flat_layers
-from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from ..layers.shifts import MeanShift
 from ..layers.sort import SortDistLinear
 
 Box = tuple[Tensor, Tensor, Tensor]  # a value, and the ends between which it stays
 
 
 def _distance(layer: LinfDistLinear | LinfDistConv2d, box: Box) -> Box:
+    """Ends at p = ∞; at a finite p the value, moved as far as the value at p = ∞ can move."""
     value, lower, upper = box
     conv = () if isinstance(layer, LinfDistLinear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
-    dist, box_dist = (
-        (torch.ops.linf.dist_conv2d, torch.ops.linf.box_conv2d)
-        if conv
-        else (torch.ops.linf.dist, torch.ops.linf.box_dist)
-    )
+    dist = torch.ops.linf.dist_conv2d if conv else torch.ops.linf.dist
     y = dist(value, layer.weight, layer.p, *conv)
-    near, far = box_dist(lower, upper, layer.weight, math.inf, *conv)
+    near, far = distances(layer, (lower, upper), math.inf)
     if layer.p != math.inf:
         centre = dist(value, layer.weight, math.inf, *conv)
         near, far = y - (centre - near), y + (far - centre)
-    return _with_bias(layer, (y, near, far))
-
-
-def _sorted_distance(layer: SortDistLinear, box: Box) -> Box:
-    if layer.training:
-        raise TypeError("boxes have no rule for SortDistLinear in training, where its inputs are dropped at random")
-    ends = torch.ops.linf.box_sorted_dist(box[1], box[2], layer.weight, layer.rho, layer.k)
-    return layer(box[0]), *_with_bias(layer, ends)
-
-
-def _with_bias(layer: nn.Module, ends: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return ends if layer.bias is None else tuple(ops.shift(end, layer.bias) for end in ends)
+    return biased(layer, (y, near, far))
 
 
 def _mean_shift(layer: MeanShift, box: Box) -> Box:
@@ -54,18 +39,14 @@ def _mean_shift(layer: MeanShift, box: Box) -> Box:
     return shifted, box[1] - by, box[2] - by
 
 
-def _rising(layer: nn.Module, box: Box) -> Box:
-    return tuple(layer(end) for end in box)
-
-
-RULES: dict[type, Callable[[nn.Module, Box], Box]] = {
-    LinfDistLinear: _distance,
-    LinfDistConv2d: _distance,
-    SortDistLinear: _sorted_distance,
-    MeanShift: _mean_shift,
-    Negate: lambda _, box: (-box[0], -box[2], -box[1]),
-    **dict.fromkeys((Normalize, CenterCrop, nn.Flatten, nn.Identity, nn.ReLU, nn.Tanh), _rising),
-}
+def _through(layer: nn.Module, box: Box) -> Box:
+    if isinstance(layer, (LinfDistLinear, LinfDistConv2d)):
+        return _distance(layer, box)
+    if isinstance(layer, MeanShift):
+        return _mean_shift(layer, box)
+    if isinstance(layer, SortDistLinear) and layer.training:
+        raise TypeError("there are no boxes for SortDistLinear in training, where its inputs are dropped at random")
+    return layer(box[0]), *interval(layer, box[1:])
 
 
 def propagate(model: nn.Module, x: Tensor, eps: float) -> Box:
@@ -73,7 +54,7 @@ def propagate(model: nn.Module, x: Tensor, eps: float) -> Box:
     the pixel range; with gradient.
 
     Args:
-        model: a ``Sequential`` of layers of ``RULES``.
+        model: a ``Sequential`` of layers with a rule in ``intervals.INTERVALS``.
         x: (N, C, H, W), pixels in [0, 1].
         eps: ℓ∞ radius in the pixel range.
 
@@ -85,10 +66,7 @@ def propagate(model: nn.Module, x: Tensor, eps: float) -> Box:
     """
     box = (x, (x - eps).clamp_min(0), (x + eps).clamp_max(1))
     for layer in flat_layers(model):
-        if type(layer) not in RULES:
-            known = ", ".join(kind.__name__ for kind in RULES)
-            raise TypeError(f"boxes have no rule for {type(layer).__name__}, only for {known}")
-        box = RULES[type(layer)](layer, box)
+        box = _through(layer, box)
     return box
 
 

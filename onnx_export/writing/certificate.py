@@ -160,7 +160,7 @@ def widenings(net: Net) -> list[float]:
     """By how much each layer's ends are moved outwards, so that they bound its float32 values for all inputs in
     [0, 1]^d; for a linear layer at the end, what the difference of two logits must exceed.
 
-    With e a layer's rounding error by ``reach.RULES``, on all that its input may be, the value is off by e, an
+    With e a layer's rounding error by ``reach.ROUNDING``, on all that its input may be, the value is off by e, an
     end by at most 3·e (it sums up to twice as many products) and the widening by e: 5·e, of which ``WIDENING`` makes
     6.  A difference of two logits is off by 2·e, its bound by at most 5·e (weights are subtracted first):
     ``MARGIN_WIDENING`` makes 12.
@@ -172,7 +172,7 @@ def widenings(net: Net) -> list[float]:
     lower = torch.full((1, *net.input_shape), -BOX_ROUNDING, dtype=torch.float64)
     x, found = reach.Reach(lower, 1 - lower, torch.zeros_like(lower)), []
     for i, layer in enumerate(exact):
-        y = reach.RULES[type(layer)](layer, x)
+        y = reach.ROUNDING[type(layer)](layer, x)
         times = MARGIN_WIDENING if i == len(exact) - 1 else WIDENING
         by = times * float(y.error.max()) * reach.OUTWARD if isinstance(layer, WIDENED) else 0.0
         if not by < math.inf or not y.upper.isfinite().all():

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from linf_plugin import Net, sound_radius
-from linf_plugin.certificates.cascade import LIRPA_METHODS, margin_bound
+from linf_plugin.certificates.cascade import margin_bound
+from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.state import constants, tensors
 
 from . import nets

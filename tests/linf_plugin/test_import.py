@@ -16,7 +16,9 @@ HEAVY = (
     "sklearn",
     "linf_plugin.bounds",
     "linf_plugin.training",
-    "linf_plugin.compat",
+    "linf_plugin.tracing",
+    "linf_plugin.certificates.cascade",
+    "scipy",
 )
 
 

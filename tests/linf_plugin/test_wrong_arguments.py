@@ -21,11 +21,13 @@ from linf_plugin import (
     reestimate_means,
     sound_radius,
 )
-from linf_plugin.bounds import certify_each, compute_bounds, margin_bound, specification
+from linf_plugin.bounds import compute_bounds, specification
 from linf_plugin.certificates import lipschitz
-from linf_plugin.certificates.cascade import certify
+from linf_plugin.certificates.cascade import certify, certify_each, margin_bound
 from linf_plugin.certificates.exact.radius import exact_radius
 from linf_plugin.float32 import allowance, reach
+from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.norms import Ball
 from linf_plugin.training import (
     Schedule,
     adam,
@@ -69,13 +71,20 @@ def _samples():
     return {"model": net(), "x": x(), "labels": labels()}
 
 
+def _sound_margin(exact, x, labels, eps, low, high):
+    return lipschitz.sound_margin(exact, x, labels, Ball(eps, math.inf, low, high))
+
+
 FUNCTIONS = {  # name → the function, and right arguments
     "margin": (margin, lambda: {"logits": torch.rand(N, 3), "labels": labels()}),
-    "certified_radius": (certified_radius, lambda: {"logits": torch.rand(N, 3), "labels": labels(), "lipschitz": 2.0}),
+    "certified_radius": (
+        certified_radius,
+        lambda: {"logits": torch.rand(N, 3), "labels": labels(), "lipschitz": 2.0, "norm": 2},
+    ),
     "sound_radius": (sound_radius, lambda: {**_samples(), "batch_size": 2}),
     "check_program": (reach.check_program, lambda: {"model": net(), "x": x()}),
     "sound_margin": (
-        lipschitz.sound_margin,
+        _sound_margin,
         lambda: {"exact": net().double(), "x": x(), "labels": labels(), "eps": 0.1, "low": 0.0, "high": 1.0},
     ),
     "reach": (reach.reach, lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1}),
@@ -83,6 +92,8 @@ FUNCTIONS = {  # name → the function, and right arguments
         allowance.noise,
         lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
     ),
+    "Ball": (Ball, lambda: {"eps": 0.1, "norm": 2, "low": 0.0, "high": 1.0}),
+    "lipschitz_bound": (lipschitz_bound, lambda: {"module": nn.Linear(2, 2), "norm": "linf"}),
     "margin_bound": (margin_bound, lambda: {**_samples(), "eps": 0.1, "method": "crown-ibp", "batch_size": 2}),
     "certify": (certify, lambda: {**_samples(), "eps": 0.1, "methods": ["lipschitz", "crown-ibp"], "batch_size": 2}),
     "certify_each": (certify_each, lambda: {**_samples(), "eps": 0.1, "methods": ["lipschitz", "ibp"]}),
@@ -136,6 +147,14 @@ NUMBERS = {
     "infinite": lambda a: math.inf,
     "None": lambda a: None,
 }
+NORM = {
+    "a bool": lambda a: True,
+    "a tensor": lambda a: torch.tensor(2.0),
+    "a list": lambda a: [2],
+    "three": lambda a: 3.0,
+    "NaN": lambda a: math.nan,
+    "an unknown name": lambda a: "max",
+}
 NEGATIVE = {"negative": lambda a: -0.1}
 COUNTS = {
     "a string": lambda a: "2",
@@ -188,7 +207,7 @@ ENDS = {
 }
 WRONG = {  # function → argument → kinds of wrong values
     "margin": {"logits": LOGITS, "labels": LABELS | RANGED},
-    "certified_radius": {"logits": LOGITS, "labels": LABELS | RANGED, "lipschitz": NUMBERS | NEGATIVE},
+    "certified_radius": {"logits": LOGITS, "labels": LABELS | RANGED, "lipschitz": NUMBERS | NEGATIVE, "norm": NORM},
     "sound_radius": {
         "model": MODELS | EVALUATED,
         "x": SAMPLES,
@@ -204,6 +223,13 @@ WRONG = {  # function → argument → kinds of wrong values
         "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
         "high": {"a bool": lambda a: True},
     },
+    "Ball": {
+        "eps": NUMBERS | NEGATIVE,
+        "norm": NORM,
+        "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
+        "high": {"a bool": lambda a: True},
+    },
+    "lipschitz_bound": {"norm": NORM},
     "reach": {"lower": ENDS | {"above": lambda a: a + 1}, "upper": ENDS | {"below": lambda a: a - 1}},
     "noise": {"lower": ENDS, "upper": ENDS},
     "exact_radius": {

@@ -125,7 +125,7 @@ def _quiet():
 
 @contextlib.contextmanager
 def without_guard():
-    """auto_LiRPA as ``compat`` mends it, and nothing of it refused."""
+    """auto_LiRPA as ``mended`` mends it, and nothing of it refused."""
     with contextlib.ExitStack() as during:
         for module in (guard, compute):
             for name in ("check_reading", "check_operators"):

@@ -62,14 +62,14 @@ def exact_radius(
     time, or leaves the radius unsettled, but moves neither end beyond the truth.
 
     Args:
-        model: a ``Sequential`` in evaluation mode, of the layers in ``piecewise.LAYERS``, with p = ∞.
+        model: a ``Sequential`` in evaluation mode, of layers with a rule in ``steps.STEPS``, with p = ∞.
         x: one input without the batch dimension, for example (C, H, W), within [low, high].
         label: y; the predicted class where not given.  A misclassified or tied x has radius 0.
         low, high: the pixel range.
         time_limit: seconds.  Where it is reached ``lower`` stays below ``upper``; no exception.
 
     Raises:
-        TypeError: a layer cannot be encoded, or has a forward of its own; x is not a floating-point tensor, label is
+        TypeError: a layer has no exact steps, or has a forward of its own; x is not a floating-point tensor, label is
             not an integer.
         RuntimeError: a layer has forward hooks.
         ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit

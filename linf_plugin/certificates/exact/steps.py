@@ -4,7 +4,7 @@ Such a net is piecewise linear: once it is known which option attains each maxim
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from ...kernels import windows
 from ...layers.distance import LinfDistConv2d, LinfDistLinear
 from ...layers.lipschitz import flat_layers
-from ...layers.shifts import MeanShift, Negate, Normalize
+from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from ...layers.sort import SortDistLinear
+from ...refusal import Refusal, rule_of
 
 TINY = 1e-300  # more than underflow takes from a sum
 
@@ -193,6 +195,42 @@ def _linear(layer, shape):
     return [Affine(sparse.csr_array(numbers(layer.weight)), offset)], (layer.out_features,)
 
 
+def _crop(layer, shape):
+    """The coordinates that stay, by number."""
+    _expect(layer, shape, len(shape) == 3 and min(shape[1:]) >= layer.size, f"images of {layer.size} pixels or more")
+    number = torch.arange(math.prod(shape)).reshape(1, *shape)
+    kept = layer(number)[0]
+    columns, rows = kept.flatten().numpy(), np.arange(kept.numel())
+    matrix = sparse.csr_array((np.ones(len(rows)), (rows, columns)), shape=(len(rows), math.prod(shape)))
+    return [Affine(matrix, np.zeros(len(rows)))], tuple(kept.shape)
+
+
+def _window_coordinates(layer, shape, w: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
+    """(groups, windows, in), which coordinate of the input each coordinate of a window is, 0 for padding and i + 1
+    for x_i; and the shape of the output."""
+    _expect(layer, shape, len(shape) == 3 and shape[0] == layer.in_channels, f"({layer.in_channels}, H, W)")
+    conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    out = windows.output_shape((1, *shape), w.shape, conv)[1:]
+    _expect(layer, shape, min(out) > 0, "images no smaller than its kernel")
+    number = torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).reshape(1, *shape)
+    return windows.unfold(number, w.shape, conv).numpy().astype(int), out
+
+
+def _conv(layer, shape):
+    if layer.padding_mode != "zeros" or isinstance(layer.padding, str):
+        raise ValueError(f"model: {layer} must have padding_mode='zeros' and padding in numbers")
+    w = numbers(layer.weight)
+    index, out = _window_coordinates(layer, shape, w)
+    index = np.repeat(index, len(w) // layer.groups, axis=0)  # (out channels, windows, in)
+    values = np.broadcast_to(w.reshape(len(w), 1, -1), index.shape)
+    inside = index > 0
+    rows = np.broadcast_to(np.arange(math.prod(out)).reshape(*index.shape[:2], 1), index.shape)
+    entries = (values[inside], (rows[inside], index[inside] - 1))
+    matrix = sparse.csr_array(entries, shape=(math.prod(out), math.prod(shape)))
+    offset = np.zeros(math.prod(out)) if layer.bias is None else _per_channel(numbers(layer.bias), out)
+    return [Affine(matrix, offset)], out
+
+
 def _distance_steps(layer, index: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]):
     """A distance and its bias; ``shape`` is of the output."""
     if layer.p != math.inf:
@@ -209,29 +247,27 @@ def _dist(layer, shape):
 
 
 def _dist_conv(layer, shape):
-    """Each window's coordinates by number; 0 is padding."""
-    _expect(layer, shape, len(shape) == 3 and shape[0] == layer.in_channels, f"({layer.in_channels}, H, W)")
-    conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
     w = numbers(layer.weight)
-    out = windows.output_shape((1, *shape), w.shape, conv)[1:]
-    _expect(layer, shape, min(out) > 0, "images no smaller than its kernel")
-    number = torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).reshape(1, *shape)
-    index = windows.unfold(number, w.shape, conv).numpy().astype(int)  # (groups, windows, in)
+    index, out = _window_coordinates(layer, shape, w)
     index = np.repeat(index, len(w) // layer.groups, axis=0)
     weight = np.broadcast_to(w.reshape(len(w), 1, -1), index.shape)
     return _distance_steps(layer, index.reshape(-1, index.shape[2]), weight.reshape(-1, index.shape[2]), out)
 
 
-LAYERS = {
-    LinfDistLinear: _dist,
-    LinfDistConv2d: _dist_conv,
-    MeanShift: _mean_shift,
+STEPS: dict[type[nn.Module], Callable | Refusal] = {
     Normalize: _normalize,
-    Negate: _negate,
-    nn.Linear: _linear,
-    nn.ReLU: _relu,
+    CenterCrop: _crop,
     nn.Flatten: _flatten,
     nn.Identity: lambda layer, shape: ([], shape),
+    LinfDistLinear: _dist,
+    LinfDistConv2d: _dist_conv,
+    SortDistLinear: Refusal("a sum of sorted distances is no maximum of affine functions of one coordinate"),
+    MeanShift: _mean_shift,
+    Negate: _negate,
+    nn.Linear: _linear,
+    nn.Conv2d: _conv,
+    nn.ReLU: _relu,
+    nn.Tanh: Refusal("it is not piecewise linear"),
 }
 
 
@@ -243,10 +279,7 @@ def steps_of(model: nn.Module, shape: tuple[int, ...]) -> list:
         raise ValueError("model has weights that are not finite")
     steps = []
     for layer in flat_layers(model):
-        if type(layer) not in LAYERS:
-            known = ", ".join(kind.__name__ for kind in LAYERS)
-            raise TypeError(f"model: {type(layer).__name__} cannot be encoded; these can: {known}")
-        more, shape = LAYERS[type(layer)](layer, shape)
+        more, shape = rule_of(STEPS, layer, "encoding as exact steps")(layer, shape)
         steps += more
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(f"model must give (N, classes ≥ 2), gives {('N', *shape)}")

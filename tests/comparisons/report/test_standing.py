@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from comparisons.cli import main
-from comparisons.report.standing import BEGIN, END, collect, page, result_files, short, with_block
 from comparisons.report import published, standing
+from comparisons.report.standing import BEGIN, END, collect, page, result_files, short, with_block
 from comparisons.running.runner import eps_key
 from linf_plugin.datasets import DIGESTS, SOURCES
 

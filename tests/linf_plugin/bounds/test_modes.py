@@ -6,6 +6,7 @@ from inspect import signature
 import pytest
 import torch
 from nets import NETS, ball, each_net, make, perturbed
+
 from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from torch import nn
 

@@ -9,14 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import ball
+
 from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from operators import report
 from torch import nn
 
 import linf_plugin as lp
 from linf_plugin import LinfDistConv2d, LinfDistLinear
-from linf_plugin.bounds import compute_bounds, margin_bound, refused, versions
+from linf_plugin.bounds import compute_bounds, refused, versions
 from linf_plugin.bounds.compute import CrossedBounds, _check_order
+from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.cascade import certify
 
 import auto_LiRPA  # isort: skip

@@ -9,12 +9,16 @@ import torch
 from torch import nn
 
 from linf_plugin import build, set_p
-from linf_plugin.bounds import compute_bounds, lines, margin_bound, rounded, specification, versions
+from linf_plugin.bounds import compute_bounds, lines, rounded, specification, versions
 from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
-from linf_plugin.certificates.cascade import LIRPA_METHODS, certify
+from linf_plugin.certificates import margin_bound
+from linf_plugin.certificates.cascade import certify
+from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.float32 import allowance, reach
 from linf_plugin.kernels import reference
+from linf_plugin.layers.facts import FACTS
 from linf_plugin.layers.shifts import MeanShift
+from linf_plugin.norms import box
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
 
@@ -91,7 +95,7 @@ def test_the_bound_loses_little(arguments, method):
     x = torch.rand(4, *net.input_shape)
     labels = net(x).argmax(1)
     sound, exact = (margin_bound(net, x, labels, 0.01, method, sound=flag) for flag in (True, False))
-    size = reach.reach(net, *allowance.box(x, 0.01)).largest.amax()
+    size = reach.reach(net, *box(x, 0.01)).largest.amax()
     assert (sound < exact).all()
     assert ((exact - sound) / size).median() < 1e-4
 
@@ -113,7 +117,7 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
     exact = _net(arguments).double()
     net = rounded.Noisy(exact).eval()
     x, y = torch.rand(5, *exact.input_shape).double(), []
-    lower, upper = allowance.box(x, 0.1)
+    lower, upper = box(x, 0.1)
     amounts, _, last = net.noises(lower, upper)
     amounts = [torch.rand_like(a) / 5 for a in amounts]
     for k in range(40):
@@ -140,9 +144,9 @@ def test_noise_is_computed_as_nothing():
     net = _net(NETS["conv"])
     program = rounded.Noisy(net).eval()
     x = torch.rand(3, *net.input_shape)
-    amounts, limits, last = program.noises(*allowance.box(x, 0.1))
+    amounts, limits, last = program.noises(*box(x, 0.1))
     assert torch.equal(program(x, *amounts), net(x))
-    assert len(amounts) == sum(type(layer) not in reach.MOVES for layer in net) - 1
+    assert len(amounts) == sum(FACTS[type(layer)].computes for layer in net) - 1
     assert (
         last.shape == (3, 3)
         and (last > 0).all()
@@ -160,7 +164,7 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
         layer.bias.data += 10.0 ** (3 - k)
     program = rounded.Noisy(net.double()).eval()
     x = torch.rand(3, *net.input_shape).double()
-    lower, upper = allowance.box(x, 0.1)
+    lower, upper = box(x, 0.1)
     noises = program.noises(lower, upper)
     rounded.register()
     with versions.float64_by_default(), torch.no_grad():
@@ -178,7 +182,7 @@ def test_intermediate_bounds_beyond_their_limit_prove_nothing(method):
 def _bounded(net, x, eps, method):
     """Noises, and a BoundedModule of a float64 net with noise after ``compute_bounds``."""
     program = rounded.Noisy(net).eval()
-    lower, upper = allowance.box(x, eps)
+    lower, upper = box(x, eps)
     noises = program.noises(lower, upper)
     rounded.register()
     with versions.float64_by_default(), torch.no_grad():
@@ -333,8 +337,8 @@ def test_bounds_are_looked_at_where_relaxations_read_them():
     labels = net(x).argmax(1)
     program = rounded.Noisy(net.double()).eval()
     moved = [i for i, at in program.noisy.items() if at > i]
-    assert moved and all(type(net[at]) in reach.MOVES for at in (program.noisy[i] for i in moved))
-    noises = program.noises(*allowance.box(x, 0.1))
+    assert moved and all(not FACTS[type(net[at])].computes for at in (program.noisy[i] for i in moved))
+    noises = program.noises(*box(x, 0.1))
     rounded.register()
     with versions.float64_by_default():
         bounded = BoundedModule(program, (x[:1].double(), *(a[:1] for a in noises.between)), verbose=False)

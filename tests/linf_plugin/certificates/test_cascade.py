@@ -1,6 +1,7 @@
 """Certificates per sample: sound against sampling, ordered, and clear about wrong requests."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -17,11 +18,17 @@ from linf_plugin import (
     margin,
     sound_radius,
 )
-from linf_plugin.bounds import CERTIFICATES, Certificate, certify_each, margin_bound, specification
 from linf_plugin.bounds.readable import readable
-from linf_plugin.certificates.cascade import LIRPA_METHODS, Tally, _Problem, certify
-from linf_plugin.float32 import allowance, reach
+from linf_plugin.bounds.specification import specification
+from linf_plugin.certificates import linear
+from linf_plugin.certificates.cascade import certify, certify_each, margin_bound
+from linf_plugin.certificates.problem import Problem
+from linf_plugin.certificates.result import Certified, Tally
+from linf_plugin.certificates.table import CERTIFICATES, LIRPA_METHODS
+from linf_plugin.float32 import reach
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
+from linf_plugin.norms import Ball, box
 
 
 @pytest.fixture(params=({}, {"rho": 0.5, "k": 4}), ids=("linf-mlp", "sortnet-mlp"))
@@ -69,7 +76,7 @@ def test_the_cascade_finds_what_any_method_alone_finds(case, sound):
     net, x, labels, eps = case
     found = certify(net, x, labels, eps, sound=sound, batch_size=20)
     each = certify_each(net, x, labels, eps, sound=sound, batch_size=20)
-    assert tuple(each) == (*CERTIFICATES, "best") and found.methods == CERTIFICATES
+    assert tuple(each) == (*CERTIFICATES, "best") and found.methods == tuple(CERTIFICATES)
     assert torch.equal(found.certified, each["best"])
     assert torch.equal(each["best"], torch.stack([each[c] for c in CERTIFICATES]).any(0))
     alone = margin_bound(net, x, labels, eps, "lipschitz", sound=sound)  # also where certify sees no hope
@@ -96,9 +103,9 @@ def test_bounds_of_the_cascade_are_those_of_the_methods(case):
         if rows.any():
             alone = margin_bound(net, x[rows], labels[rows], eps, name)
             torch.testing.assert_close(found.bound[rows], alone, rtol=1e-12, atol=1e-12)
-    problem = _Problem(net, x, labels, eps, 0.0, 1.0, None, True)
+    problem = Problem(net, x, labels, Ball(eps, math.inf, 0.0, 1.0), True)
     with torch.no_grad():
-        shared = [problem._lirpa(LIRPA_METHODS[name], x, labels) for name in (*LIRPA_METHODS, *LIRPA_METHODS)]
+        shared = [linear.bound(problem, LIRPA_METHODS[name])(x, labels) for name in (*LIRPA_METHODS, *LIRPA_METHODS)]
     for name, first, again in zip(LIRPA_METHODS, shared, shared[len(LIRPA_METHODS) :]):
         assert torch.equal(first, again)
         assert torch.equal(first, margin_bound(net, x, labels, eps, name, batch_size=len(x)))
@@ -115,13 +122,13 @@ def test_undecided_samples_keep_their_best_bound(case):
 
 def test_what_is_skipped_or_misclassified_is_never_bounded(case, monkeypatch):
     net, x, labels, eps = case
-    seen, lirpa = [], _Problem._lirpa
+    seen, lirpa = [], linear._Traced.__call__
 
     def recorded(self, method, part, part_labels):
         seen.append(part)
         return lirpa(self, method, part, part_labels)
 
-    monkeypatch.setattr(_Problem, "_lirpa", recorded)
+    monkeypatch.setattr(linear._Traced, "__call__", recorded)
     plain = certify(net, x, labels, eps)
     skip = torch.arange(len(x)) % 3 == 0
     seen.clear()
@@ -148,7 +155,7 @@ def test_certified_samples_keep_their_class(case):
 
 def test_intervals_are_never_weaker_than_lipschitz_on_a_distance_net(net, x):
     labels = net(x).argmax(1)
-    eps = certified_radius(net(x), labels, net.lipschitz).median().item()
+    eps = certified_radius(net(x), labels, lipschitz_bound(net, math.inf)).median().item()
     each = certify_each(net, x, labels, eps)
     assert 0 < each["lipschitz"].sum() < len(x)
     assert (each["ibp"] >= each["lipschitz"]).all()
@@ -169,7 +176,7 @@ def test_an_ordinary_net_works_as_it_is(x):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
     labels = net(x).argmax(1)
     found = certify(net, x, labels, 0.005)
-    assert found.methods == CERTIFICATES and found.certified.sum() > len(x) / 2
+    assert found.methods == tuple(CERTIFICATES) and found.certified.sum() > len(x) / 2
     unknown = nn.Sequential(*net[:2], nn.Sigmoid(), net[3]).eval()
     labels = unknown(x).argmax(1)
     found = certify(unknown, x, labels, 0.005, sound=False)
@@ -183,8 +190,8 @@ def test_an_ordinary_net_works_as_it_is(x):
 
 
 def test_the_summary_can_be_read():
-    found = Certificate(
-        eps=0.1,
+    found = Certified(
+        ball=Ball(0.1),
         methods=("lipschitz", "ibp"),
         correct=torch.tensor([True] * 4 + [False]),
         skipped=torch.tensor([False, False, False, True, True]),
@@ -216,11 +223,11 @@ def test_the_lipschitz_bound_is_the_margin_less_twice_the_change(case):
     net, x, labels, eps = case
     double = copy.deepcopy(net).double()
     with torch.no_grad():
-        expected = margin(double(x.double()), labels) - 2 * double.lipschitz * eps
+        expected = margin(double(x.double()), labels) - 2 * lipschitz_bound(double, math.inf) * eps
     exact, sound = (margin_bound(net, x, labels, eps, "lipschitz", sound=s, batch_size=7) for s in (False, True))
     assert exact.dtype == sound.dtype == torch.float64 and exact.shape == sound.shape == (50,)
     torch.testing.assert_close(exact, expected, rtol=0, atol=1e-12)
-    error = reach.reach(double, *allowance.box(x, eps, 0.0, 1.0)).error.amax(1)  # of each of two logits
+    error = reach.reach(double, *box(x, eps, 0.0, 1.0)).error.amax(1)  # of each of two logits
     assert (sound < exact).all() and (sound >= exact - 2.001 * error).all()
 
 
@@ -266,7 +273,7 @@ def test_a_finite_p_uses_its_true_bound(x):
             layer.p = 2.0
     net.eval()
     labels = net(x).argmax(1)
-    eps = certified_radius(net(x), labels, net.lipschitz).median().item()
+    eps = certified_radius(net(x), labels, lipschitz_bound(net, math.inf)).median().item()
     naive = certified_radius(net(x), labels, 1.0).median().item()
     assert eps < naive / 10
     assert certify(net, x, labels, eps, ["lipschitz"]).certified.any()
@@ -351,7 +358,7 @@ def test_a_wrong_skip_is_named(net, x, skip, error, names):
 def test_an_unknown_method_is_named_with_those_that_exist(net, x):
     labels, known = torch.arange(20) % 3, ", ".join(CERTIFICATES)
     for request in (certify, certify_each):
-        with pytest.raises(ValueError, match=f"methods must be among {known}, got 'ipb'"):
+        with pytest.raises(ValueError, match=f"each of methods must be one of {known}, got 'ipb'"):
             request(net, x, labels, 0.1, ["ibp", "ipb"])
     with pytest.raises(ValueError, match=f"method must be one of {known}, got 'best'"):
         margin_bound(net, x, labels, 0.1, "best")

@@ -28,11 +28,12 @@ from linf_plugin import (
     sound_radius,
 )
 from linf_plugin.certificates.lipschitz import sound_margin
-from linf_plugin.float32.allowance import box
-from linf_plugin.float32.reach import POWER_UNITS, RULES, TANH_UNITS, UNIT, Reach, check_program, layers, reach
+from linf_plugin.float32.reach import POWER_UNITS, ROUNDING, TANH_UNITS, UNIT, Reach, check_program, layers, reach
 from linf_plugin.kernels import blocked, reference
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
+from linf_plugin.norms import Ball, box
 from linf_plugin.ops import dist
 
 mpmath.mp.dps = 60
@@ -254,7 +255,7 @@ def test_the_bound_of_a_sorted_sum_is_small():
         assert (reach(layer, x, x).error <= 5.001 * UNIT * y).all()
         error = torch.zeros(5, 20, dtype=torch.float64)
         error[:, 3] = 1
-        after = RULES[SortDistLinear](layer, Reach(x, x, error)).error
+        after = ROUNDING[SortDistLinear](layer, Reach(x, x, error)).error
     assert (after < 8 / 15 + 1e-5).all()  # c_1
 
 
@@ -265,7 +266,9 @@ def test_the_bound_is_about_as_small_as_it_can_be():
     y, total, exact = x.double(), 0.0, copy.deepcopy(net).double()
     for layer in layers(exact):
         y = layer(y)
-        total += 2 * UNIT * y.abs().max().item() * (net.lipschitz if isinstance(layer, Normalize) else 1)
+        total += (
+            2 * UNIT * y.abs().max().item() * (lipschitz_bound(net, math.inf) if isinstance(layer, Normalize) else 1)
+        )
     assert reach(net, *box(x, 0.0)).error.max() <= total
 
 
@@ -293,7 +296,7 @@ def test_float32_keeps_its_prediction_within_the_radius(arguments, scale):
     x, radius = x[radius > 0], radius[radius > 0]
     with torch.no_grad():
         labels = net(x).argmax(1)
-        assert (radius <= certified_radius(net(x), labels, net.lipschitz) * 1.01 + 1e-3).all()
+        assert (radius <= certified_radius(net(x), labels, lipschitz_bound(net, math.inf)) * 1.01 + 1e-3).all()
     inputs = (*_inputs_in_the_ball(x, radius, 100), *_gradient_steps(net, x, labels, radius))
     for moved in inputs:
         assert ((moved.double() - x.double()).abs().flatten(1).amax(1) < radius).all()
@@ -314,9 +317,9 @@ def test_no_float32_margin_is_below_its_bound(arguments, scale):
     labels = z.argmax(1)
     radius = sound_radius(net, x).double()
     for eps in (0.0, 0.01, radius.median().item(), radius.max().item()):
-        bound = sound_margin(exact, x, labels, eps)
+        bound = sound_margin(exact, x, labels, Ball(eps))
         assert bound.dtype == torch.float64 and bound.isfinite().all()
-        assert (bound <= margin(z, labels) - 2 * net.lipschitz * eps).all()
+        assert (bound <= margin(z, labels) - 2 * lipschitz_bound(net, math.inf) * eps).all()
         ball = torch.full((20,), eps)
         for moved in (x, *_inputs_in_the_ball(x, ball, 40), *(_gradient_steps(net, x, labels, ball) if eps else ())):
             with torch.no_grad():
@@ -334,16 +337,16 @@ def test_the_margin_of_float32_logits_is_wrong_for_the_program_and_its_bound_is_
         eps = (ulps / 2 - 0.2) * step
         naive = margin(net(x), label).item() - 2 * eps
         assert naive > 0 > margin(net(x + eps), label).item()
-        assert sound_margin(net.double(), x, label, eps).item() < 0
+        assert sound_margin(net.double(), x, label, Ball(eps)).item() < 0
         smaller = (ulps / 2 - 4) * step  # beyond what rounding can do to two numbers near 10⁴
-        assert smaller < 0 or sound_margin(net, x, label, smaller).item() > 0
+        assert smaller < 0 or sound_margin(net, x, label, Ball(smaller)).item() > 0
 
 
 def test_a_range_of_inputs_makes_the_margin_bound_no_smaller():
     net = _net(NETS["mlp"]).double()
     x = torch.rand(20, *net[0].mean.shape, 2, 3)
     labels = net(x.double()).argmax(1)
-    free, within = (sound_margin(net, x, labels, 0.5, *ends) for ends in ((), (0.0, 1.0)))
+    free, within = (sound_margin(net, x, labels, Ball(0.5, math.inf, *ends)) for ends in ((), (0.0, 1.0)))
     assert (within >= free).all() and (within > free).any()
 
 
@@ -356,7 +359,7 @@ def test_the_radius_of_logits_alone_is_wrong_for_the_program_and_this_one_is_not
     net[2].weight.data = torch.tensor([[-10000.0], [10000 + ulps * step]])
     x, label = torch.full((1, 1, 1, 1), 0.4 * step), torch.tensor([0])
     with torch.no_grad():
-        naive = certified_radius(net(x), label, net.lipschitz).item()
+        naive = certified_radius(net(x), label, lipschitz_bound(net, math.inf)).item()
         sound = sound_radius(net, x, label).item()
         across = x + (ulps / 2 - 0.2) * step  # beyond the middle, but within the naive radius
         assert (across - x).item() < naive
@@ -372,7 +375,7 @@ def test_radii_are_little_smaller_than_without_rounding():
     x = torch.rand(50, *net.input_shape)
     with torch.no_grad():
         labels = net(x).argmax(1)
-        naive = certified_radius(net(x), labels, net.lipschitz)
+        naive = certified_radius(net(x), labels, lipschitz_bound(net, math.inf))
         sound = sound_radius(net, x, labels)
     assert (sound < naive).all() and (naive - sound).max() < 1e-5
     assert torch.equal(sound, sound_radius(net, x)) and torch.equal(sound, sound_radius(net, x, batch_size=7))
@@ -395,7 +398,7 @@ def test_what_may_overflow_certifies_nothing(arguments):
     x = torch.rand(3, *net.input_shape)
     assert (reach(net, *box(x, 0.1)).error == INF).all()
     assert sound_radius(net, x).tolist() == [0.0] * 3
-    assert sound_margin(net.double(), x, torch.arange(3), 0.0).tolist() == [-INF] * 3
+    assert sound_margin(net.double(), x, torch.arange(3), Ball(0.0)).tolist() == [-INF] * 3
 
 
 POWERS = (1.0, 1.5, 2.0, 3.0, 7.3, 8.0, 10.0, 64.0, 100.5, 1000.0)
@@ -436,7 +439,7 @@ def test_tanh_errs_less_than_assumed(device):
 def test_every_layer_of_a_spec_has_a_rule():
     from linf_plugin.models.net import LAYERS
 
-    assert set(LAYERS.values()) <= set(RULES)
+    assert set(LAYERS.values()) <= set(ROUNDING)
 
 
 class _Other(nn.Sequential):
@@ -628,11 +631,11 @@ def test_convolutions_by_transforms_are_refused(no_onednn):
 
 
 def test_too_many_terms_are_refused():
-    from linf_plugin.float32.reach import MOST_TERMS, _gamma
+    from linf_plugin.float32.reach import MOST_TERMS, gamma
 
-    assert 0 < _gamma(1) <= 1.0000001 * UNIT and math.isfinite(_gamma(MOST_TERMS))
+    assert 0 < gamma(1) <= 1.0000001 * UNIT and math.isfinite(gamma(MOST_TERMS))
     with pytest.raises(ValueError, match="terms"):
-        _gamma(MOST_TERMS + 1)
+        gamma(MOST_TERMS + 1)
 
 
 def test_layers_of_any_shape():

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from linf_plugin import Net, build, state
+from linf_plugin.layers.facts import FACTS, LAYERS
 from linf_plugin.models.architectures import ARCHITECTURES
-from linf_plugin.models.net import LAYERS
-from linf_plugin.models.spec import ARGUMENTS, check_size, check_spec, tensor_shapes, values
+from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
 
 NETS = {
     "linf-mlp": {"width": 4, "depth": 2, "clip": 0.1, "crop": 3},
@@ -40,9 +40,9 @@ def test_sizes_are_those_of_the_net(name):
 def test_every_argument_of_a_layer_is_known(name):
     """But for where it is made, and what spoils a bound."""
     taken = inspect.signature(LAYERS[name].__init__).parameters.keys() - {"self", "device", "dtype", "args", "kwargs"}
-    required, optional = ARGUMENTS[name]
-    assert taken == required.keys() | optional.keys()
-    assert ARGUMENTS.keys() == LAYERS.keys()
+    facts = FACTS[LAYERS[name]]
+    assert taken == facts.needed.keys() | facts.optional.keys()
+    assert not facts.needed.keys() & facts.optional.keys()
 
 
 WRONG = [

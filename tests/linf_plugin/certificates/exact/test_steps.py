@@ -10,6 +10,7 @@ from torch import nn
 
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, Negate, Normalize
 from linf_plugin.certificates.exact.steps import evaluate, interval, outward, steps_of
+from linf_plugin.layers.shifts import CenterCrop
 
 NETS = {  # (input shape, layers)
     "distances": (
@@ -24,6 +25,17 @@ NETS = {  # (input shape, layers)
         ],
     ),
     "linear": ((3,), lambda: [nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 4, bias=False), nn.ReLU(), nn.Linear(4, 2)]),
+    "convolutions": (
+        (2, 5, 4),
+        lambda: [
+            CenterCrop(3),
+            nn.Conv2d(2, 4, (2, 1), stride=(1, 2), padding=(1, 0), groups=2),
+            nn.ReLU(),
+            nn.Conv2d(4, 3, 2, dilation=(2, 1), bias=False),
+            nn.Flatten(),
+            nn.Linear(6, 3),
+        ],
+    ),
     "both": ((3,), lambda: [LinfDistLinear(3, 5), nn.Linear(5, 4), nn.ReLU(), LinfDistLinear(4, 3)]),
 }
 

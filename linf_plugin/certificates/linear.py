@@ -1,0 +1,67 @@
+"""Interval and linear bounds of margins by auto_LiRPA, in float64; with rounding, of the net with noise in it.
+
+Importing this imports auto_LiRPA.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..bounds import rounded, versions
+from ..bounds.compute import compute_bounds
+from ..bounds.guard import check_padding, default_options
+from ..bounds.readable import readable
+from ..bounds.refused import check_version
+from ..bounds.specification import specification
+from .problem import Problem
+
+
+def bound(problem: Problem, method: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """(samples, labels) → lower bounds of their margins, by this method of auto_LiRPA.
+
+    The BoundedModule is made at the first batch, and shared by all methods that the problem is put to.
+    """
+    return functools.partial(problem.once(_Traced), method)
+
+
+class _Traced:
+    """The BoundedModule of a problem."""
+
+    def __init__(self, problem: Problem):
+        self.problem, self.bounded, self.noisy = problem, None, None
+        if problem.sound:
+            rounded.register()
+            self.noisy = rounded.Noisy(readable(problem.exact)).eval()
+
+    def _trace(self, inputs: tuple[Tensor, ...]):
+        from auto_LiRPA import BoundedModule
+
+        problem = self.problem
+        check_version(problem.sound)
+        check_padding(problem.exact)
+        net = self.noisy if problem.sound else readable(problem.exact)
+        options = default_options(problem.exact)
+        bounded = BoundedModule(net, inputs, bound_opts=options, device=problem.x.device, verbose=False)
+        bounded.eval()  # in training mode it asks for gradients of parameters
+        return bounded
+
+    def __call__(self, method: str, x: Tensor, labels: Tensor) -> Tensor:
+        from auto_LiRPA import BoundedTensor, PerturbationLpNorm
+
+        problem = self.problem
+        C = specification(labels, problem.classes, torch.float64)
+        lower, upper = problem.ball.box(x)
+        noises = self.noisy.noises(lower, upper) if problem.sound else None
+        amounts = noises.between if problem.sound else ()
+        with versions.float64_by_default():
+            if self.bounded is None:
+                self.bounded = self._trace((x[:1].double(), *(a[:1] for a in amounts)))
+            ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
+            found, _ = compute_bounds(self.bounded, (ball, *amounts), C, method, bound_upper=False, output_only=True)
+        if problem.sound:
+            found = found - torch.where(C == 0, 0, noises.slack(self.bounded).unsqueeze(1)).sum(2)
+        # An infinite or unknown number certifies nothing.
+        return torch.where(found < math.inf, found, -math.inf).amin(1)

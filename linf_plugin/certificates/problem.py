@@ -1,0 +1,69 @@
+"""What certificates are asked: a net, samples, and a ball around each."""
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ..arguments import check_count, check_labels, check_logits, check_model, check_pixels, check_samples, check_weights
+from ..float32.reach import check_program
+from ..norms import Ball
+
+T = TypeVar("T")
+BATCH = 256  # samples that are classified at a time
+
+
+class Problem:
+    """One request, whose arguments are checked here; what several certificates need is made once.
+
+    Attributes:
+        model, x, labels: as given; labels are int64.
+        ball: around each sample.
+        sound: whether the float32 program is meant, rounding included, or the exact function of the weights.
+        exact: a float64 copy of the model.
+        classes: how many logits there are; 2 where no sample says.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: as ``margin_bound`` says.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, ball: Ball, sound: bool):
+        check_model(model)
+        check_samples(x, model)
+        check_pixels(x, ball.low, ball.high)
+        if sound:
+            check_program(model, x)
+        check_weights(model)
+        self.model, self.x, self.ball, self.sound = model, x, ball, sound
+        self.exact = copy.deepcopy(model).double().requires_grad_(False)
+        self.classes = check_logits(self.exact(x[:1].double()), 1) if len(x) else 2
+        self.labels = check_labels(labels, x, self.classes)
+        self._made: dict[Callable, object] = {}
+
+    def once(self, make: Callable[["Problem"], T]) -> T:
+        """``make(problem)``, which is called once and kept: what certificates of one family share."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
+
+    @functools.cached_property
+    def logits(self) -> Tensor:
+        """(N, classes), of the model itself."""
+        parts = [self.model(part) for part in self.x.split(BATCH)] if len(self.x) else []
+        return torch.cat([self.x.new_zeros(0, self.classes), *parts])
+
+    @functools.cached_property
+    def correct(self) -> Tensor:
+        """(N,) bool."""
+        return self.logits.argmax(1) == self.labels
+
+
+def check_batch_size(batch_size: int | None) -> int | None:
+    """As an int.  Raises TypeError, ValueError."""
+    if batch_size is None:
+        return None
+    check_count("batch_size", batch_size)
+    return int(batch_size)

@@ -1,0 +1,79 @@
+"""What a cascade of certificates found."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..norms import Ball
+from .table import CERTIFICATES
+
+
+class Tally(NamedTuple):
+    """What one method did: samples that it was tried on, those that it certified, and the seconds it took."""
+
+    tried: int
+    certified: int
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Certified:
+    """What ``certify`` found.
+
+    Attributes:
+        ball: around each sample; its radius is in units of the net's input.
+        methods: the certificates that were asked for, in the order in which they ran.
+        correct: (N,) bool, what the model classifies correctly.
+        skipped: (N,) bool, what was left out on request.
+        bound: (N,) float64, the largest lower bound of the margin that was computed; −∞ where none was.
+        method: (N,) int64, the index in ``methods`` of the one that certified the sample; −1 where none did.
+        tallies: of each method.
+    """
+
+    ball: Ball
+    methods: tuple[str, ...]
+    correct: Tensor
+    skipped: Tensor
+    bound: Tensor
+    method: Tensor
+    tallies: tuple[Tally, ...]
+
+    @property
+    def eps(self) -> float:
+        """The radius of the balls."""
+        return self.ball.eps
+
+    @property
+    def failure(self) -> float:
+        """The probability with which a certified sample may not be robust: at most the sum over the certificates that
+        were tried; 0 where they are theorems."""
+        return min(1.0, sum(CERTIFICATES[name].failure for name in self.methods))
+
+    @property
+    def certified(self) -> Tensor:
+        """(N,) bool: correctly classified, with the same prediction everywhere within eps."""
+        return self.method >= 0
+
+    def certified_by(self, method: str) -> Tensor:
+        """(N,) bool: the samples that this method certified, and no cheaper one.
+
+        Raises:
+            ValueError: the method was not asked for.
+        """
+        if method not in self.methods:
+            raise ValueError(f"method must be one of {', '.join(self.methods)}, got {method!r}")
+        return self.method == self.methods.index(method)
+
+    def summary(self) -> str:
+        """Some lines to read: how many samples are certified, and what each method did."""
+        total, certified = len(self.method), int(self.certified.sum())
+        share = f" ({100 * certified / total:.2f} %)" if total else ""
+        undecided = int((self.correct & ~self.skipped & ~self.certified).sum())
+        lines = [
+            f"ε = {self.eps:g}: {certified} of {total} certified{share}; {int((~self.correct).sum())} misclassified, "
+            f"{int((self.correct & self.skipped).sum())} skipped, {undecided} undecided",
+            f"{'method':12} {'tried':>8} {'certified':>10} {'seconds':>9}",
+            *(f"{m:12} {t.tried:8} {t.certified:10} {t.seconds:9.2f}" for m, t in zip(self.methods, self.tallies)),
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Intervals of layers: one rule a layer type, ends of its input → ends of its output.
+
+Each rule takes (lower, upper), (N, *) each, in float32 or float64, and computes in their dtype, with gradient.  In exact
+arithmetic lower′ ≤ layer(x) ≤ upper′ for every x with lower ≤ x ≤ upper, in evaluation mode; rounding is left to the
+caller.  The ends of all layers but the affine ones are attained (Gowal et al., arXiv 1810.12715, propagate the same).
+
+Training, the rounding pass and the certificate of ONNX files use these rules.  Exact radii do not: their steps
+(``certificates.exact.steps``) round outward at every operation and are in NumPy.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from . import ops
+from .layers.distance import LinfDistConv2d, LinfDistLinear
+from .layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from .layers.sort import SortDistLinear
+from .refusal import Refusal, rule_of
+
+Ends = tuple[Tensor, Tensor]
+Rule = Callable[[nn.Module, Ends], Ends]
+
+
+def distances(layer: nn.Module, ends: Ends, p: float | None = None) -> Ends:
+    """The ends of a distance layer without its bias.
+
+    Args:
+        ends: (rows, in) each; (N, C, H, W) of a convolution.
+        p: the exponent; by default the layer's.
+    """
+    weight, p = layer.weight.to(ends[0].dtype), layer.p if p is None else p
+    if isinstance(layer, LinfDistConv2d):
+        conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
+        return torch.ops.linf.box_conv2d(*ends, weight, p, *conv)
+    if not isinstance(layer, SortDistLinear):
+        return torch.ops.linf.box_dist(*ends, weight, p)
+    if layer.rho == 1:  # the sum is then its first term
+        return torch.ops.linf.box_dist(*ends, weight, math.inf)
+    return torch.ops.linf.box_sorted_dist(*ends, weight, layer.rho, layer.k)
+
+
+def biased(layer: nn.Module, ends: Ends) -> Ends:
+    """The ends, moved by the layer's bias, where it has one."""
+    return ends if layer.bias is None else tuple(ops.shift(end, layer.bias.to(end.dtype)) for end in ends)
+
+
+def _distance(layer: nn.Module, ends: Ends) -> Ends:
+    if isinstance(layer, LinfDistConv2d):
+        return biased(layer, distances(layer, ends))
+    rows = tuple(a.reshape(-1, a.shape[-1]) for a in ends)
+    return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in biased(layer, distances(layer, rows)))
+
+
+def apply_affine(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What the layer does, with other numbers in place of its weight and bias."""
+    return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, bias)
+
+
+def _affine(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
+    """W·middle + b ± |W|·radius."""
+    lower, upper = ends
+    weight = layer.weight.to(lower.dtype)
+    bias = None if layer.bias is None else layer.bias.to(lower.dtype)
+    middle = apply_affine(layer, (lower + upper) / 2, weight, bias)
+    radius = apply_affine(layer, (upper - lower) / 2, weight.abs(), None)
+    return middle - radius, middle + radius
+
+
+def _rising(layer: nn.Module, ends: Ends) -> Ends:
+    """A layer that rises in each of its inputs."""
+    return layer(ends[0]), layer(ends[1])
+
+
+def _shifted(offset: Tensor, sign: float, scale: float, ends: Ends) -> Ends:
+    return tuple(ops.shift(end, offset.to(end.dtype), sign, scale) for end in ends)
+
+
+INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
+    Normalize: lambda layer, ends: _shifted(layer.mean, -1.0, layer.scale, ends),
+    CenterCrop: _rising,
+    nn.Flatten: _rising,
+    nn.Identity: _rising,
+    LinfDistLinear: _distance,
+    LinfDistConv2d: _distance,
+    SortDistLinear: _distance,
+    MeanShift: lambda layer, ends: _shifted(layer.running_mean, -1.0, 1.0, ends),
+    Negate: lambda _, ends: (-ends[1], -ends[0]),
+    nn.Linear: _affine,
+    nn.Conv2d: _affine,
+    nn.ReLU: _rising,
+    nn.Tanh: _rising,
+}
+
+
+def interval(layer: nn.Module, ends: Ends) -> Ends:
+    """The ends of one layer.  Raises TypeError where it has no rule."""
+    return rule_of(INTERVALS, layer, "interval rule")(layer, ends)

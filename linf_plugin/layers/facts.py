@@ -1,0 +1,100 @@
+"""What there is to know of each layer type: its name and arguments in a spec, its sizes, its Lipschitz bound."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ..arguments import check_k, check_p, check_rho
+from . import checks, growth, sizes
+from .distance import LinfDistConv2d, LinfDistLinear
+from .shifts import CenterCrop, MeanShift, Negate, Normalize
+from .sort import SortDistLinear
+
+Checks = dict[str, Callable]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Of one layer type.
+
+    Attributes:
+        name: in a spec.
+        lipschitz: (layer, norm) → a Lipschitz bound in that norm; raises TypeError where none is known.  See ``growth``.
+        needed, optional: the arguments that a spec must and may give, each with its check.  See ``checks``.
+        tensors, after: see ``sizes``.
+        computes: False where the layer only moves or negates values, so that it rounds nothing.
+    """
+
+    name: str
+    lipschitz: Callable[[nn.Module, float], float]
+    needed: Checks = field(default_factory=dict)
+    optional: Checks = field(default_factory=dict)
+    tensors: Callable[[dict], dict[str, sizes.Shape]] = sizes.no_tensors
+    after: Callable[[dict, sizes.Shape], tuple[sizes.Shape | None, int]] = sizes.same
+    computes: bool = True
+
+
+_ROWS = {"in_features": checks.count, "out_features": checks.count}
+_KERNELS = {"in_channels": checks.count, "out_channels": checks.count, "kernel_size": checks.pair(1)}
+_WINDOWS = {
+    "stride": checks.pair(1),
+    "padding": checks.pair(0),
+    "dilation": checks.pair(1),
+    "groups": checks.count,
+    "bias": checks.flag,
+}
+_DISTANCE = {"bias": checks.flag, "p": check_p, "identity_init": checks.flag}
+
+FACTS: dict[type[nn.Module], Facts] = {
+    Normalize: Facts(
+        "normalize",
+        growth.scales,
+        {"mean": checks.numbers, "std": checks.positive},
+        tensors=sizes.mean,
+        after=sizes.after_normalize,
+    ),
+    CenterCrop: Facts("crop", growth.keeps, {"size": checks.count}, after=sizes.after_crop, computes=False),
+    nn.Flatten: Facts(
+        "flatten",
+        growth.keeps,
+        optional={"start_dim": checks.dimension, "end_dim": checks.dimension},
+        after=sizes.after_flattening,
+        computes=False,
+    ),
+    nn.Identity: Facts("identity", growth.keeps, computes=False),
+    LinfDistLinear: Facts("dist", growth.distance, _ROWS, _DISTANCE, sizes.rows, sizes.after_rows),
+    LinfDistConv2d: Facts(
+        "dist_conv", growth.distance, _KERNELS, _WINDOWS | _DISTANCE, sizes.kernels, sizes.after_windows
+    ),
+    SortDistLinear: Facts(
+        "sort_dist",
+        growth.sorted_sum,
+        _ROWS | {"rho": check_rho},
+        _DISTANCE | {"k": check_k, "group": checks.count},
+        sizes.rows,
+        sizes.after_rows,
+    ),
+    MeanShift: Facts(
+        "mean_shift",
+        growth.keeps,
+        {"num_features": checks.count},
+        {"momentum": checks.momentum},
+        sizes.running_mean,
+        sizes.after_mean_shift,
+    ),
+    Negate: Facts("negate", growth.keeps, computes=False),
+    nn.Linear: Facts("linear", growth.linear, _ROWS, {"bias": checks.flag}, sizes.rows, sizes.after_rows),
+    nn.Conv2d: Facts(
+        "conv",
+        growth.convolution,
+        _KERNELS,
+        _WINDOWS | {"padding": checks.padding, "padding_mode": checks.only(*checks.PADDING_MODES)},
+        sizes.kernels,
+        sizes.after_windows,
+    ),
+    nn.ReLU: Facts("relu", growth.keeps, optional={"inplace": checks.flag}),
+    nn.Tanh: Facts("tanh", growth.keeps),
+}
+
+LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # by the name in a spec

@@ -1,0 +1,94 @@
+"""Which tensors a layer has and what shape it gives, from its arguments in a spec: known before anything is allocated.
+
+``tensors``: arguments → name → shape.  ``after``: (arguments, shape of one sample) → (shape after the layer, coordinate
+pairs that it costs); the shape is None where the layer does not take such a sample.
+"""
+
+import math
+
+from ..kernels.windows import output_size
+
+MOST_VALUES = 2**25  # numbers a sample, before and after each layer
+
+Shape = tuple[int, ...]
+
+
+def _both(value) -> tuple[int, int]:
+    return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
+
+
+# Tensors.
+
+
+def no_tensors(a: dict) -> dict[str, Shape]:
+    return {}
+
+
+def mean(a: dict) -> dict[str, Shape]:
+    return {"mean": (len(a["mean"]),)}
+
+
+def running_mean(a: dict) -> dict[str, Shape]:
+    return {"running_mean": (a["num_features"],)}
+
+
+def _with_bias(a: dict, weight: Shape) -> dict[str, Shape]:
+    return {"weight": weight, **({"bias": weight[:1]} if a.get("bias", True) else {})}
+
+
+def rows(a: dict) -> dict[str, Shape]:
+    return _with_bias(a, (a["out_features"], a["in_features"]))
+
+
+def kernels(a: dict) -> dict[str, Shape]:
+    return _with_bias(a, (a["out_channels"], a["in_channels"] // a.get("groups", 1), *_both(a["kernel_size"])))
+
+
+# Shapes.
+
+
+def same(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape, 0
+
+
+def after_flattening(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    """Both ends count the batch, of which nothing is flattened away."""
+    start, end = (d + 1 + len(shape) if d < 0 else d for d in (a.get("start_dim", 1), a.get("end_dim", -1)))
+    fits = 1 <= start <= end <= len(shape)
+    return (*shape[: start - 1], math.prod(shape[start - 1 : end]), *shape[end:]) if fits else None, 0
+
+
+def after_crop(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    fits = len(shape) == 3 and min(shape[1:]) >= a["size"]
+    return (shape[0], a["size"], a["size"]) if fits else None, 0
+
+
+def after_normalize(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if len(a["mean"]) in (1, shape[0]) else None, 0
+
+
+def after_mean_shift(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if shape[0] == a["num_features"] else None, 0
+
+
+def after_rows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    fits = shape[-1] == a["in_features"]
+    return (*shape[:-1], a["out_features"]) if fits else None, math.prod(shape) * a["out_features"]
+
+
+def after_windows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    """Raises ValueError where the padded input would be too large."""
+    if len(shape) != 3 or shape[0] != a["in_channels"]:
+        return None, 0
+    kernel, stride, dilation = (_both(v) for v in (a["kernel_size"], a.get("stride", 1), a.get("dilation", 1)))
+    padding = a.get("padding", 0)
+    if padding == "same":
+        if stride != (1, 1):
+            return None, 0
+        kernel, padding = tuple(k + 1 - k % 2 for k in kernel), tuple(d * (k // 2) for k, d in zip(kernel, dilation))
+    padding = (0, 0) if padding == "valid" else _both(padding)
+    if math.prod((shape[0], *(side + 2 * q for side, q in zip(shape[1:], padding)))) > MOST_VALUES:
+        raise ValueError(f"its padded input would have more than {MOST_VALUES:,} numbers")
+    sides = [output_size(*sizes) for sizes in zip(shape[1:], kernel, stride, padding, dilation)]
+    pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*kernel, *sides))
+    return (a["out_channels"], *sides) if min(sides) > 0 else None, pairs

@@ -1,0 +1,118 @@
+"""Norms of perturbations, and the balls in which they lie.
+
+A norm is its exponent: ``math.inf``, 2 or 1.  Recipes and result files write its name, a key of ``NORMS``.
+"""
+
+import math
+from dataclasses import dataclass
+from numbers import Real
+
+from torch import Tensor
+
+from .arguments import check_not_negative, check_range
+
+NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
+SYMBOLS = {math.inf: "ℓ∞", 2.0: "ℓ2", 1.0: "ℓ1"}
+DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+
+
+def check_norm(norm: float | str) -> float:
+    """The exponent of a norm that is given by its exponent or by its name.
+
+    Raises:
+        TypeError: it is neither a number nor a string.
+        ValueError: it is not in ``NORMS``.
+    """
+    if isinstance(norm, bool) or not isinstance(norm, (Real, str)):
+        raise TypeError(f"norm must be a number or one of {', '.join(NORMS)}, got {norm!r}")
+    exponent = NORMS.get(norm) if isinstance(norm, str) else float(norm)
+    if exponent not in SYMBOLS:
+        raise ValueError(f"norm must be one of {', '.join(NORMS)} (math.inf, 2, 1), got {norm!r}")
+    return exponent
+
+
+def name_of(norm: float) -> str:
+    """The key of ``NORMS``."""
+    return next(name for name, exponent in NORMS.items() if exponent == norm)
+
+
+def factor(of: float, within: float, size: int) -> float:
+    """The least c with ‖t‖_of ≤ c·‖t‖_within for every t with ``size`` coordinates, up to the rounding of float64.
+
+    c = max(1, size^(1/of − 1/within)): Hölder's inequality where ``of`` is the smaller exponent, and ‖t‖_of ≤
+    ‖t‖_within where it is the larger one.
+
+    Raises:
+        TypeError, ValueError: as ``check_norm``.
+    """
+    of, within = check_norm(of), check_norm(within)
+    return max(1.0, float(size) ** (1 / of - 1 / within)) if size else 1.0
+
+
+def apart(norm: float) -> float:
+    """The largest t_i − t_j over all t with ‖t‖ ≤ 1, i ≠ j, rounded up: 2^(1 − 1/norm).  2 in ℓ∞, √2 in ℓ2, 1 in ℓ1.
+
+    Logits that change by at most ρ in this norm come at most apart(norm)·ρ closer to each other.
+    """
+    exact = 2 ** (1 - 1 / check_norm(norm))
+    return exact if exact in (1.0, 2.0) else math.nextafter(exact, math.inf)
+
+
+def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
+    """A box around the ball of any norm around x, within [low, high]: |x′_i − x_i| ≤ ‖x′ − x‖ in every norm.
+
+    It is in float64 and never too small, also for the rounding of sums over x in float64.
+
+    Args:
+        x: (N, *).
+        radius: one, or (N,).
+        low, high: the range of inputs.
+
+    Returns:
+        (lower, upper), (N, *) float64 each.
+    """
+    x = x.double()
+    if isinstance(radius, Tensor):
+        radius = radius.double().view(-1, *[1] * (x.dim() - 1))
+    spare = DOUBLE_UNITS * (x[:1].numel() + 8) * (x.abs() + radius)
+    return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare
+
+
+@dataclass(frozen=True)
+class Ball:
+    """The inputs x′ with ‖x′ − x‖ ≤ eps and low ≤ x′ ≤ high, around any x.
+
+    Attributes:
+        eps: the radius, finite, ≥ 0, in units of x.
+        norm: exponent of the norm: ``math.inf``, 2 or 1; a name of ``NORMS`` becomes its exponent.
+        low, high: the range of each coordinate.
+
+    Raises:
+        TypeError, ValueError: an attribute is not as described; the message names it.
+    """
+
+    eps: float
+    norm: float = math.inf
+    low: float = -math.inf
+    high: float = math.inf
+
+    def __post_init__(self):
+        check_not_negative("eps", self.eps)
+        check_range(self.low, self.high)
+        object.__setattr__(self, "eps", float(self.eps))
+        object.__setattr__(self, "norm", check_norm(self.norm))
+
+    def __str__(self) -> str:
+        return f"{SYMBOLS[self.norm]} ball of radius {self.eps:g}"
+
+    def within(self, other: "Ball") -> bool:
+        """Whether every ball of this kind lies in the other one around the same x: x with any number of coordinates.
+
+        ‖t‖_q ≤ ‖t‖_p for q ≥ p, so a ball of the smaller exponent lies in that of a larger one and the same radius.
+        """
+        inside = self.eps <= other.eps and self.low >= other.low and self.high <= other.high
+        return inside and self.norm <= other.norm
+
+    def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``box`` around this ball around x."""
+        return box(x, self.eps, self.low, self.high)

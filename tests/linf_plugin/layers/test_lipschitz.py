@@ -1,0 +1,106 @@
+"""Lipschitz bounds hold in the norm that they name, and none can be read without a norm."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import linf_plugin as lp
+from linf_plugin import moved
+from linf_plugin.layers.facts import FACTS
+from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.layers.shifts import CenterCrop
+from linf_plugin.norms import NORMS
+
+LAYERS = {  # layer type → layers, and the shape of a sample
+    lp.Normalize: [(lp.Normalize([0.1, 0.2], 0.5), (2, 3, 3))],
+    CenterCrop: [(CenterCrop(2), (2, 4, 3))],
+    nn.Flatten: [(nn.Flatten(), (2, 2, 2))],
+    nn.Identity: [(nn.Identity(), (3,))],
+    lp.LinfDistLinear: [(lp.LinfDistLinear(4, 3, p=p), (4,)) for p in (1.0, 2.5, math.inf)],
+    lp.LinfDistConv2d: [(lp.LinfDistConv2d(2, 4, 2, padding=1, groups=2, p=p), (2, 3, 3)) for p in (2.0, math.inf)],
+    lp.SortDistLinear: [(lp.SortDistLinear(5, 3, rho=rho, k=3), (5,)) for rho in (0.4, 1.0)],
+    lp.MeanShift: [(lp.MeanShift(3), (3, 2, 2))],
+    lp.Negate: [(lp.Negate(), (3,))],
+    nn.Linear: [(nn.Linear(4, 3), (4,)), (nn.Linear(3, 2), (2, 3))],
+    nn.Conv2d: [(nn.Conv2d(2, 4, 2, padding=1, stride=2, groups=2), (2, 5, 5))],
+    nn.ReLU: [(nn.ReLU(), (4,))],
+    nn.Tanh: [(nn.Tanh(), (4,))],
+}
+CASES = [(layer, shape) for rows in LAYERS.values() for layer, shape in rows]
+
+
+def test_every_layer_type_has_a_case():
+    assert LAYERS.keys() == FACTS.keys()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+@pytest.mark.parametrize("layer, shape", CASES, ids=lambda a: type(a).__name__ if isinstance(a, nn.Module) else str(a))
+def test_bounds_hold_in_their_norm(layer, shape, norm):
+    """Steps in all directions and in single coordinates, large and small."""
+    layer = layer.double().eval()
+    try:
+        bound = lipschitz_bound(layer, norm)
+    except TypeError as error:
+        assert "Lipschitz bound is known for" in str(error) and norm != math.inf
+        return
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, *shape, generator=generator, dtype=torch.float64)
+    step = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    one = torch.zeros_like(step).flatten(1)
+    one[torch.arange(len(x)), torch.randint(one.shape[1], (len(x),), generator=generator)] = 1.0
+    for size in (1e-3, 1.0, 30.0):
+        for direction in (step, one.view_as(x), step.sign()):
+            moved_by = (layer(x + size * direction) - layer(x)).flatten(1)
+            given = (size * direction).flatten(1)
+            ends = (torch.linalg.vector_norm(a, ord=norm, dim=1) for a in (moved_by, given))
+            after, before = ends
+            assert (after <= bound * before * (1 + 1e-9) + 1e-12).all()
+
+
+@pytest.mark.parametrize("layer", (nn.Linear(2, 2), lp.LinfDistLinear(2, 2), nn.Conv2d(1, 1, 2)), ids=str)
+def test_a_norm_without_a_bound_is_refused_by_name(layer):
+    with pytest.raises(TypeError, match=f"no ℓ2 Lipschitz bound is known for {type(layer).__name__}"):
+        lipschitz_bound(nn.Sequential(nn.ReLU(), layer), 2)
+
+
+def test_the_attribute_of_another_module_is_not_read():
+    """A layer that states its ℓ2 bound there would give a false certificate in ℓ∞."""
+
+    class Spectral(nn.Module):
+        lipschitz = 1.0
+
+        def forward(self, x):
+            return x.sum(1, keepdim=True).expand(-1, 2) / math.sqrt(2 * x.shape[1])  # 1 in ℓ2, not in ℓ∞
+
+    model = nn.Sequential(Spectral()).eval()
+    x, y = torch.rand(2, 9), torch.zeros(2, dtype=torch.long)
+    with pytest.raises(TypeError, match="Spectral: give it a method lipschitz_in"):
+        lipschitz_bound(model, math.inf)
+    with pytest.raises(TypeError, match="Spectral: give it a method lipschitz_in"):
+        lp.certificates.margin_bound(model, x, y, 0.1, "lipschitz", sound=False)
+
+
+def test_a_subclass_states_its_own_bound():
+    class Twice(lp.LinfDistLinear):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(TypeError, match="Twice"):
+        lipschitz_bound(Twice(2, 2), math.inf)
+
+
+def test_what_was_read_without_a_norm_is_of_the_maximum_norm_and_warns_once(monkeypatch):
+    monkeypatch.setattr(moved, "_told", set())
+    layer = lp.LinfDistLinear(16, 2, p=2)
+    net = lp.build("linf-mlp", shape=(1, 2, 2), classes=3, width=4, depth=2)
+    with pytest.warns(DeprecationWarning, match="lipschitz_bound") as told:
+        assert layer.lipschitz == 4.0 and lp.Negate().lipschitz == 1.0 and net.lipschitz == 1.0
+        assert lp.lipschitz_bound(layer) == 4.0
+    assert len(told) == 2  # one for the attribute, one for the function
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert layer.lipschitz == lp.lipschitz_bound(layer) == 4.0

@@ -1,0 +1,55 @@
+"""Names that have moved work where they were, and tell once where they are now."""
+
+import importlib
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from linf_plugin import moved
+
+
+@pytest.mark.parametrize("old, name", moved.NAMES, ids=lambda a: a)
+def test_a_name_that_moved_is_the_new_one(old, name, monkeypatch):
+    monkeypatch.setattr(moved, "_told", set())
+    module = importlib.import_module(old)
+    new, now = moved.NAMES[old, name]
+    with pytest.warns(DeprecationWarning, match=f"{old}.{name} is deprecated: use {new}.{now}"):
+        found = getattr(module, name)
+    assert found is getattr(importlib.import_module(new), now)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert getattr(module, name) is found
+
+
+@pytest.mark.parametrize("old", moved.MODULES)
+def test_a_module_that_moved_gives_what_the_new_one_has(old, monkeypatch):
+    monkeypatch.setattr(moved, "_told", set())
+    new = importlib.import_module(moved.MODULES[old])
+    module = importlib.import_module(old)
+    names = [n for n in vars(new) if not n.startswith("_") and (old, n) not in moved.NAMES]
+    with pytest.warns(DeprecationWarning, match=f"{old}.{names[-1]} is deprecated: use {moved.MODULES[old]}"):
+        assert getattr(module, names[-1]) is getattr(new, names[-1])
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        module.nothing  # noqa: B018  (it raises)
+
+
+def test_a_name_that_never_was_is_missing():
+    import linf_plugin.bounds
+
+    with pytest.raises(AttributeError, match="'linf_plugin.bounds' has no attribute 'certificates_'"):
+        linf_plugin.bounds.certificates_  # noqa: B018  (it raises)
+    with pytest.raises(ImportError):
+        importlib.import_module("comparisons.nothing")
+
+
+def test_an_old_module_runs_as_a_program():
+    run = subprocess.run(
+        [sys.executable, "-W", "always", "-m", "comparisons.widths", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "usage:" in run.stdout
+    assert "comparisons.widths is deprecated: use comparisons.studies.widths" in run.stderr

@@ -1,0 +1,69 @@
+"""Norms, and what is proved by them: factors, differences of two coordinates, boxes around balls."""
+
+import itertools
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+
+from linf_plugin.norms import NORMS, Ball, apart, box, check_norm, factor, name_of
+
+
+def length(t, norm):
+    return torch.linalg.vector_norm(t, ord=norm, dim=1)
+
+
+def directions(size, count=2000):
+    generator = torch.Generator().manual_seed(size)
+    dense = torch.randn(count, size, generator=generator, dtype=torch.float64)
+    found = torch.cat([dense, dense.sign(), torch.eye(size, dtype=torch.float64), dense * (dense.abs() > 1.5)])
+    return found[found.any(1)]
+
+
+@pytest.mark.parametrize("size", (1, 2, 7))
+@pytest.mark.parametrize("of, within", list(itertools.product(NORMS.values(), repeat=2)), ids=str)
+def test_factors_hold_and_are_attained(of, within, size):
+    t = directions(size)
+    c, lengths = factor(of, within, size), (length(t, of), length(t, within))
+    assert (lengths[0] <= c * lengths[1] * (1 + 1e-12)).all()
+    ratio = (lengths[0] / lengths[1]).nan_to_num(0.0)
+    assert ratio.max().item() == pytest.approx(c, rel=1e-12)
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_two_coordinates_come_apart_by_no_more(norm):
+    t = directions(4)
+    gaps = (t.amax(1) - t.amin(1)) / length(t, norm)
+    assert (gaps <= apart(norm)).all()
+    pair = torch.tensor([[1.0, -1.0, 0.0]], dtype=torch.float64)
+    attained = 2 / length(pair, norm).item()
+    single = 1.0  # of (1, 0)
+    assert max(attained, single) == pytest.approx(apart(norm), rel=1e-15)
+    assert Fraction(apart(2)) ** 2 > 2  # rounded up
+
+
+@pytest.mark.parametrize("norm", NORMS.values(), ids=NORMS)
+def test_a_box_holds_the_ball_within_its_range(norm):
+    x = torch.tensor([[0.0, 0.5, 0.98]])
+    lower, upper = Ball(0.1, norm, 0.0, 1.0).box(x)
+    t = directions(3)
+    inside = (x + 0.1 * t / length(t, norm).unsqueeze(1)).clamp(0, 1)
+    assert (lower <= inside).all() and (inside <= upper).all()
+    assert (lower > -1e-12).all() and (upper < 1 + 1e-12).all()
+    assert torch.equal(torch.stack(box(x, 0.1, 0.0, 1.0)), torch.stack([lower, upper]))
+
+
+def test_balls_within_balls():
+    small, large = Ball(0.1, "l2", 0.0, 1.0), Ball(0.2, 2, 0.0, 1.0)
+    assert small.within(large) and small.within(small) and not large.within(small)
+    assert small.within(Ball(0.1, math.inf, 0.0, 1.0)) and not Ball(0.1, math.inf, 0.0, 1.0).within(small)
+    assert not Ball(0.1, 2).within(small)  # it leaves the range
+    assert str(small) == "ℓ2 ball of radius 0.1"
+
+
+def test_names_and_exponents():
+    for name, norm in NORMS.items():
+        assert check_norm(name) == check_norm(norm) == norm and name_of(norm) == name
+        assert Ball(0.1, name) == Ball(0.1, norm)
+    assert check_norm(2) == 2.0 and isinstance(check_norm(2), float)

@@ -1,0 +1,62 @@
+"""Every layer type has a row in every table that speaks of layers: a rule, or a refusal that says why."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from linf_plugin.layers.facts import FACTS
+from linf_plugin.refusal import Refusal, rule_of
+
+DOC = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf-8")
+TABLES = {  # what a row is → module and table
+    "facts": ("linf_plugin.layers.facts", "FACTS"),
+    "interval": ("linf_plugin.intervals", "INTERVALS"),
+    "rounding": ("linf_plugin.float32.reach", "ROUNDING"),
+    "tracing": ("linf_plugin.bounds.traced", "TRACED"),
+    "exact steps": ("linf_plugin.certificates.exact.steps", "STEPS"),
+}
+
+
+def table(what):
+    module, name = TABLES[what]
+    return getattr(importlib.import_module(module), name)
+
+
+@pytest.mark.parametrize("what", TABLES)
+@pytest.mark.parametrize("layer", FACTS, ids=lambda kind: kind.__name__)
+def test_a_layer_has_a_row(layer, what):
+    module, name = TABLES[what]
+    place = f"{module.replace('.', '/')}.py"
+    assert layer in table(what), f"{layer.__name__} has no {what}: add a row to {name} in {place}, a rule or a Refusal"
+    row = table(what)[layer]
+    if isinstance(row, Refusal):
+        assert len(row.reason) > 10 and not row.reason.endswith("."), f"the reason must be a clause: {row.reason!r}"
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_a_table_has_no_layer_without_facts(what):
+    assert table(what).keys() <= FACTS.keys()
+
+
+def test_every_layer_class_of_the_package_has_facts():
+    package = importlib.import_module("linf_plugin.layers")
+    ours = {a for a in vars(package).values() if inspect.isclass(a) and issubclass(a, nn.Module)}
+    assert ours <= FACTS.keys()
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_the_page_for_contributors_names_the_table(what):
+    module, name = TABLES[what]
+    assert f"`{name}`" in DOC and f"`{module.replace('.', '/')}.py`" in DOC
+
+
+def test_a_refusal_gives_its_reason():
+    rules = {nn.ReLU: len, nn.Tanh: Refusal("nobody has thought about it")}
+    assert rule_of(rules, nn.ReLU(), "rule") is len
+    with pytest.raises(TypeError, match="there is no rule for Tanh: nobody has thought about it"):
+        rule_of(rules, nn.Tanh(), "rule")
+    with pytest.raises(TypeError, match="there is no rule for GELU, only for ReLU"):
+        rule_of(rules, nn.GELU(), "rule")
