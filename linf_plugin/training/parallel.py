@@ -36,7 +36,7 @@ def _exchange() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ConnectionError(
-            f"no exchange with another process, which may have ended: {str(error).splitlines()[0]}"
+            f"the exchange with another process failed (it may have ended): {str(error).splitlines()[0]}"
         ) from error
 
 
