@@ -2,7 +2,7 @@
 
     y_k = max_i |x_i − w_ki| + b_k
 
-``linf_plugin.bounds`` (auto_LiRPA) and ``linf_plugin.training`` are imported on demand.
+Import ``linf_plugin.bounds`` (auto_LiRPA) and ``linf_plugin.training`` yourself; this module does not import them.
 """
 
 from . import moved

@@ -1,7 +1,7 @@
-"""Files of ``torch.save``, read with nothing in them trusted: tensors and plain data come out, or one sentence.
+"""Reads files of ``torch.save`` without trusting them: it returns tensors and plain data or raises a short ValueError.
 
-``torch.load`` with ``weights_only=True`` runs no code, but takes the sizes of tensors and of compressed parts from the
-file: a small one may fill the memory.  Here every size is checked against the bytes that are there.
+``torch.load`` with ``weights_only=True`` runs no code.  But it takes the sizes of tensors and of compressed parts from
+the file, so a small file can fill the memory.  This module compares every size with the bytes in the file.
 """
 
 import math
@@ -13,12 +13,12 @@ import zipfile
 import torch
 from torch import Tensor
 
-MOST_ENTRIES = 100_000  # in an archive
-MOST_STEPS = 500_000  # of the program that builds the content: about one an object
-DEEPEST = 100  # containers within containers
-LARGEST_INT = 2**64  # int beyond it have equal hashes at will
+MOST_ENTRIES = 100_000  # parts of one archive
+MOST_STEPS = 500_000  # steps of the pickle program that builds the content: about one for each object
+DEEPEST = 100  # levels of containers within containers
+LARGEST_INT = 2**64  # an attacker can choose larger ints that all have the same hash
 
-# What protocol 2 of pickle writes for plain data and for torch's tensors.
+# The steps that protocol 2 of pickle writes for plain data and for torch's tensors.
 STEPS = frozenset(
     """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST
@@ -44,19 +44,19 @@ DTYPES = {
 
 
 def load(path: str | os.PathLike):
-    """What ``torch.save`` wrote, its tensors on the CPU.
+    """Returns what ``torch.save`` wrote, with its tensors on the CPU.
 
-    Plain data are None, bool, int, float, str, and lists, tuples and dicts of those.  Time and memory are in proportion
+    Plain data are None, bool, int, float, str, and lists, tuples and dicts of these.  Time and memory are proportional
     to the size of the file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none of ``torch.save``, is cut off, holds something else, or states sizes that it does not
-            have.  The message says what, without naming the file.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not one of ``torch.save``, is cut off, holds something else, or states sizes that do not
+            match its bytes.  The message says what is wrong, but does not name the file.
     """
     with open(path, "rb") as f:
         if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
-            raise ValueError("it is no file but a folder or a device")
+            raise ValueError("it is a folder or a device, not a file")
         size = os.fstat(f.fileno()).st_size
         try:
             with zipfile.ZipFile(f) as archive:
@@ -64,14 +64,14 @@ def load(path: str | os.PathLike):
                 content = _Reader(archive, entries).load()
         except ValueError:
             raise
-        except Exception as error:  # zipfile and pickle raise whatever the bytes lead them to
-            raise ValueError(f"it is no whole file of torch.save ({type(error).__name__})") from error
+        except Exception as error:  # on damaged bytes zipfile and pickle can raise any exception
+            raise ValueError(f"it is not a complete file of torch.save ({type(error).__name__})") from error
     _check(content, size)
     return content
 
 
 def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
-    """The entries by the path within the one folder that all are in."""
+    """Returns the entries by their path within the one folder that holds them all."""
     infos = archive.infolist()
     if not 0 < len(infos) <= MOST_ENTRIES:
         raise ValueError(f"it has {len(infos)} parts")
@@ -82,25 +82,25 @@ def _entries(archive: zipfile.ZipFile, size: int) -> dict[str, zipfile.ZipInfo]:
     folder = infos[0].filename.partition("/")[0]
     entries = {i.filename.removeprefix(f"{folder}/"): i for i in infos if i.filename.startswith(f"{folder}/")}
     if len(entries) != len(infos) or "data.pkl" not in entries:
-        raise ValueError("it has not the parts that torch.save writes")
+        raise ValueError("it does not have the parts that torch.save writes")
     return entries
 
 
 class _Name(str):
-    """A function or a type that a pickle names; what it stands for is in ``_Reader.call`` and ``DTYPES``."""
+    """The name of a function or a type in a pickle.  ``_Reader.call`` and ``DTYPES`` say what it stands for."""
 
 
 class _Storage:
-    """Numbers that tensors are views of."""
+    """The numbers of which tensors are views."""
 
     def __init__(self, numbers: Tensor):
         self.numbers = numbers
 
 
 class _Reader:
-    """Builds the content of an archive: pickle's machine of a stack and a memo, for ``STEPS`` alone.
+    """Builds the content of an archive with a stack and a memo, as pickle does, but knows only ``STEPS``.
 
-    Nothing is imported or called by name, and what is built is plain data, tensors and the three classes here.
+    It imports and calls nothing by name.  It builds only plain data, tensors and the classes of this module.
     """
 
     MARK = object()
@@ -111,24 +111,24 @@ class _Reader:
         self.stack: list = []
         self.memo: dict[int, object] = {}
         if self._bytes("byteorder", b"little") != b"little":
-            raise ValueError("its numbers have the order of bytes of another machine")
+            raise ValueError("its numbers have the byte order of another machine")
 
     def _bytes(self, name: str, default: bytes | None = None) -> bytes:
         if name not in self.entries:
             if default is None:
                 raise ValueError(f"its part {name!r} is missing")
             return default
-        return self.archive.read(self.entries[name])  # which checks the part's checksum
+        return self.archive.read(self.entries[name])  # this compares the checksum of the part
 
     def load(self):
         for count, (step, argument, _) in enumerate(pickletools.genops(self._bytes("data.pkl"))):
             if step.name not in STEPS:
-                raise ValueError(f"the step {step.name} of pickle is in it")
+                raise ValueError(f"it contains the step {step.name} of pickle")
             if count > MOST_STEPS:
                 raise ValueError(f"it has more than {MOST_STEPS:,} objects")
             self._step(step.name, argument)
         if len(self.stack) != 1:
-            raise ValueError("its program is no pickle of plain data")
+            raise ValueError("its program is not a pickle of plain data")
         return self.stack[0]
 
     def _step(self, name: str, argument) -> None:
@@ -137,7 +137,7 @@ class _Reader:
             push(PUSHED[name])
         elif name in ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "LONG1"):
             if name == "LONG1" and abs(argument) > LARGEST_INT:
-                raise ValueError("it has a whole number beyond 64 bits")
+                raise ValueError("it contains a whole number of more than 64 bits")
             push(argument)
         elif name in ("EMPTY_DICT", "EMPTY_LIST"):
             push({} if name == "EMPTY_DICT" else [])
@@ -163,7 +163,7 @@ class _Reader:
         elif name == "REDUCE":
             arguments = pop()
             push(self.call(pop(), arguments))
-        elif name == "BUILD":  # what torch notes of the versions of its layers, which is not needed
+        elif name == "BUILD":  # torch notes the versions of its layers with it; they are not needed
             pop()
             self._top(dict)
         elif name == "BINPERSID":
@@ -177,42 +177,42 @@ class _Reader:
 
     def _top(self, kind: type):
         if type(self.stack[-1]) is not kind:
-            raise ValueError("its program is no pickle of plain data")
+            raise ValueError("its program is not a pickle of plain data")
         return self.stack[-1]
 
     def _set(self, keys: list, values: list) -> None:
         for key in keys:
             if not all(type(k) in SCALARS for k in (key if type(key) is tuple else [key])):
-                raise ValueError(f"a {type(key).__name__} is a key in it")
+                raise ValueError(f"it contains a dict with a key of type {type(key).__name__}")
         self._top(dict).update(zip(keys, values, strict=True))
 
     def call(self, function, arguments):
-        """What a function that torch.save writes gives."""
+        """Returns the result of one of the functions that torch.save writes."""
         if not isinstance(function, _Name):
-            raise ValueError("its program is no pickle of plain data")
+            raise ValueError("its program is not a pickle of plain data")
         if function == "collections.OrderedDict" and arguments == ():
             return {}
         if function == "torch._utils._rebuild_tensor_v2" and isinstance(arguments, tuple) and 4 <= len(arguments) <= 7:
             return _tensor(*arguments[:4])
         if function == "torch.Size" and isinstance(arguments, tuple) and len(arguments) == 1:
             return arguments[0]
-        raise ValueError(f"{str(function)[:100]} is in it")
+        raise ValueError(f"it contains {str(function)[:100]}")
 
     def storage(self, pid) -> _Storage:
-        """Of ("storage", type, part, device, how many numbers)."""
+        """Returns the numbers to which pid = ("storage", type, part, device, count) refers."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
-            raise ValueError("it refers to a part in no known way")
+            raise ValueError("it refers to a part in an unknown way")
         _, kind, key, _, numel = pid
         if not isinstance(kind, _Name) or kind.removeprefix("torch.") not in DTYPES:
-            raise ValueError(f"{str(kind)[:100]} is in it")
+            raise ValueError(f"it contains {str(kind)[:100]}")
         if type(key) is not str or not key.isalnum() or type(numel) is not int:
-            raise ValueError("it refers to a part in no known way")
+            raise ValueError("it refers to a part in an unknown way")
         dtype = DTYPES[kind.removeprefix("torch.")]
         if key not in self.storages:
             self.storages[key] = _numbers(self._bytes(f"data/{key}"), dtype, key)
         numbers = self.storages[key]
         if numbers.dtype != dtype or len(numbers) != numel:
-            raise ValueError(f"its part data/{key} has not the {numel} numbers that it says")
+            raise ValueError(f"its part data/{key} does not have the {numel} numbers that the file states")
         return _Storage(numbers)
 
 
@@ -229,10 +229,10 @@ def _numbers(data: bytes, dtype: torch.dtype, key: str) -> Tensor:
 
 
 def _tensor(storage, offset, size, stride) -> Tensor:
-    """The view of a storage that ``torch._utils._rebuild_tensor_v2`` gives, of numbers that are there."""
+    """Returns the view that ``torch._utils._rebuild_tensor_v2`` gives, if the storage has all its numbers."""
     whole = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 64
     if not whole or any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *size, *stride)):
-        raise ValueError("a tensor has sizes that are none")
+        raise ValueError("a tensor has invalid sizes")
     if not isinstance(storage, _Storage):
         raise ValueError("a tensor has no numbers")
     numbers, numel = storage.numbers, math.prod(size)
@@ -245,8 +245,10 @@ def _tensor(storage, offset, size, stride) -> Tensor:
 
 
 def _check(content, size: int) -> None:
-    """That content is a tree of tensors and plain data that is not much larger than its file: parts may occur twice,
-    but not so often that a walk through them does not end."""
+    """Checks that the content consists of tensors and plain data and is not much larger than its file.
+
+    Parts may occur more than once, but not so often that a walk through them takes too long.
+    """
     left, numbers = MOST_STEPS, 8 * size + 2**20
     waiting = [(content, 0)]
     while waiting:
@@ -261,6 +263,6 @@ def _check(content, size: int) -> None:
         elif type(value) in (list, tuple):
             waiting += [(part, depth + 1) for part in value]
         elif type(value) not in SCALARS:
-            raise ValueError(f"{str(value)[:100] if isinstance(value, _Name) else 'a part of a tensor'} is in it")
+            raise ValueError(f"it contains {str(value)[:100] if isinstance(value, _Name) else 'a part of a tensor'}")
         if left < 0 or numbers < 0 or len(waiting) > MOST_STEPS or depth > DEEPEST:
-            raise ValueError("its parts contain each other too often or too deep")
+            raise ValueError("its parts contain each other too often or too deeply")

@@ -1,4 +1,4 @@
-"""What is checked of arguments; every message names the argument.  Imports torch alone."""
+"""Checks of arguments.  Every message names the argument.  This module imports no other module of the package."""
 
 import math
 import numbers
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 def check_p(p: float) -> float:
-    """p as a float.  Raises TypeError where it is not a number, ValueError where it is not in [1, ∞]."""
+    """Returns p as a float.  Raises TypeError if it is not a number, ValueError if it is not in [1, ∞]."""
     if isinstance(p, (bool, Tensor)) or not isinstance(p, (int, float)):
         raise TypeError(f"p must be a number, got {type(p).__name__}")
     check_exponent(p)
@@ -16,7 +16,7 @@ def check_p(p: float) -> float:
 
 
 def check_rho(rho: float) -> float:
-    """ρ as a float.  Raises TypeError where it is not a number, ValueError where it is not in (0, 1]."""
+    """Returns ρ as a float.  Raises TypeError if it is not a number, ValueError if it is not in (0, 1]."""
     if isinstance(rho, (bool, Tensor)) or not isinstance(rho, (int, float)):
         raise TypeError(f"rho must be a number, got {type(rho).__name__}")
     if not 0 < rho <= 1:
@@ -25,7 +25,7 @@ def check_rho(rho: float) -> float:
 
 
 def check_k(k: int) -> int:
-    """k.  Raises TypeError where it is not an int, ValueError where it is below 1."""
+    """Returns k.  Raises TypeError if it is not an int, ValueError if it is below 1."""
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if k < 1:
@@ -34,14 +34,14 @@ def check_k(k: int) -> int:
 
 
 FLOATS = (torch.float32, torch.float64)
-MOST_FEATURES = 1 << 29  # of a row whose largest coordinate an int32 names: two of its bits hold signs
-MOST_STEP = 1 << 31  # of a stride, padding, dilation or kernel: no sum of them overflows
+MOST_FEATURES = 1 << 29  # coordinates of a row: an int32 names one of them, and two of its bits hold signs
+MOST_STEP = 1 << 31  # strides, paddings, dilations and kernels stay below it, so that no sum of them overflows
 
 
 def check_operands(**tensors: Tensor) -> None:
-    """Dense float32 or float64 tensors of one dtype and device: what compiled code takes.
+    """Checks that compiled code can take the tensors: dense, float32 or float64, all of one dtype and on one device.
 
-    Raises TypeError for a dtype or layout, ValueError for a device.
+    Raises TypeError for a wrong dtype or layout, ValueError for a wrong device.
     """
     first_name, first = next(iter(tensors.items()))
     dtype, device = first.dtype, first.device
@@ -73,7 +73,7 @@ def check_pairs(x: Tensor, w: Tensor, name: str = "x") -> None:
 
 
 def check_exponent(p: float) -> None:
-    """Raises ValueError unless p, which is a number, is at least 1."""
+    """Raises ValueError unless the number p is at least 1."""
     if not p >= 1:
         raise ValueError(f"p must be at least 1 (math.inf included), got {p}")
 
@@ -87,7 +87,7 @@ def check_windows(
     groups: int,
     name: str = "x",
 ) -> None:
-    """Raises ValueError unless kernels of shape w slide over images of shape x, at least one window of each."""
+    """Raises ValueError unless kernels of shape w fit images of shape x, with at least one window in each image."""
     if len(x) != 4:
         raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(x)}")
     if len(w) != 4:
@@ -115,7 +115,7 @@ def check_windows(
 def check_index(index: Tensor, grad: Tensor, features: int) -> None:
     """Raises TypeError or ValueError unless index can name a coordinate for each entry of grad.
 
-    Where the entries point is for the kernels to check, which read them.
+    The values of the entries are not checked here: the kernels check them when they read them.
     """
     if index.dtype is not torch.int32 or index.layout is not torch.strided:
         raise TypeError(f"index must be a dense tensor of int32, got {index.dtype}, {index.layout}")
@@ -123,11 +123,14 @@ def check_index(index: Tensor, grad: Tensor, features: int) -> None:
         raise ValueError(f"index is on {index.device} but grad is on {grad.device}")
     check_shape("index", index, grad.shape)
     if not 0 <= features < MOST_FEATURES:
-        raise ValueError(f"an index names one of fewer than {MOST_FEATURES} coordinates, got {features}")
+        raise ValueError(f"an index can name one of fewer than {MOST_FEATURES} coordinates, got {features}")
 
 
 def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
-    """float32 or float64 (16-bit under autocast only), of one dtype and device; finite if asked."""
+    """Checks that the tensors are float32 or float64, of one dtype and on one device; 16 bits pass only under autocast.
+
+    With ``check_finite`` their values must be finite too.  Raises TypeError for a wrong type, else ValueError.
+    """
     first_name, first = next(iter(tensors.items()))
     for name, a in tensors.items():
         if not isinstance(a, Tensor):
@@ -146,44 +149,44 @@ def check_tensors(check_finite: bool = False, **tensors: Tensor) -> None:
 
 
 def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
-    """``check_tensors`` of x (N, in) and w (out, in), and their shapes."""
+    """Does ``check_tensors`` on x (N, in) and w (out, in), and checks their shapes."""
     check_tensors(check_finite, x=x, w=w)
-    if not torch.jit.is_tracing():  # it turns sizes into tensors, whose comparison it warns of; the operator checks
+    if not torch.jit.is_tracing():  # tracing warns of comparisons of sizes; the operator checks the shapes in any case
         check_pairs(x, w)
 
 
-# Of what certifies, trains and attacks: a model, samples x, their labels, a radius, the range of pixels, counts.
+# Arguments of functions that certify, train and attack: a model, samples x, labels, a radius, the pixel range, counts.
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def kind(value) -> str:
-    """What a value is, for a message."""
+    """Returns the dtype of a tensor or the type of another value, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def check_number(name: str, value) -> None:
-    """Raises TypeError unless it is a real number: no bool, no string, no tensor.  NaN is one."""
+    """Raises TypeError unless the value is a real number: not a bool, a string or a tensor.  NaN passes."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def check_not_negative(name: str, value) -> None:
-    """As ``check_number``; ValueError unless it is finite and at least 0."""
+    """Raises TypeError as ``check_number``, and ValueError unless the value is finite and at least 0."""
     check_number(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
 def check_positive(name: str, value) -> None:
-    """As ``check_number``; ValueError unless it is positive and finite."""
+    """Raises TypeError as ``check_number``, and ValueError unless the value is positive and finite."""
     check_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def check_range(low, high) -> None:
-    """As ``check_number`` of both; ValueError unless low < high."""
+    """Raises TypeError as ``check_number`` for both, and ValueError unless low < high."""
     check_number("low", low)
     check_number("high", high)
     if not low < high:
@@ -191,7 +194,7 @@ def check_range(low, high) -> None:
 
 
 def check_count(name: str, value, least: int = 1) -> None:
-    """Raises TypeError unless it is an integer, ValueError where it is below ``least``."""
+    """Raises TypeError unless the value is an integer, and ValueError if it is below ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
@@ -199,8 +202,10 @@ def check_count(name: str, value, least: int = 1) -> None:
 
 
 def check_model(model, evaluation: bool = True) -> None:
-    """Raises TypeError unless it is a module, ValueError where it, or a layer of it, is in training mode and should not
-    be."""
+    """Raises TypeError unless the model is a module.
+
+    With ``evaluation`` it raises ValueError if the model or one of its layers is in training mode.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules() if evaluation else ():
@@ -210,35 +215,36 @@ def check_model(model, evaluation: bool = True) -> None:
 
 
 def check_forward(name: str, module: nn.Module) -> None:
-    """That calling a layer or a container runs the ``forward`` of its class.  Raises TypeError, RuntimeError."""
+    """Raises TypeError or RuntimeError unless a call of the module runs only the ``forward`` of its class."""
     if module._forward_hooks or module._forward_pre_hooks:
         raise RuntimeError(
-            f"{name} has forward hooks, as also weight_norm and spectral_norm of torch.nn.utils set them, and "
-            "certificates know its class alone: remove them before certifying"
+            f"{name} has forward hooks (weight_norm and spectral_norm of torch.nn.utils set such hooks too), but "
+            "certificates know only what its class computes: remove the hooks before certifying"
         )
     check_own(name, module, [a for a in vars(module) if a == "forward"])
 
 
 def check_own(name: str, module: nn.Module, own: list[str]) -> None:
-    """That there are none of these attributes in place of the class's.  Raises TypeError."""
+    """Raises TypeError if ``own``, the attributes that the module has instead of those of its class, is not empty."""
     if own:
         raise TypeError(
-            f"{name} has a {own[0]} of its own in place of its class's, and certificates know the class alone: "
+            f"{name} has a {own[0]} of its own instead of that of its class, but certificates know only the class: "
             "delete it before certifying"
         )
 
 
 def check_weights(model: nn.Module) -> None:
-    """Raises ValueError where a parameter or buffer is NaN or infinite."""
+    """Raises ValueError if a parameter or buffer has NaN or infinite values."""
     for name, a in model.state_dict().items():
         if isinstance(a, Tensor) and a.is_floating_point() and not a.isfinite().all():
             raise ValueError(f"model has NaN or infinite values in {name}")
 
 
 def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
-    """A floating-point tensor (N, *), of the shape that the model says it takes and on its device.
+    """Checks that x is a floating-point tensor (N, *).
 
-    Raises TypeError, ValueError.
+    With a model, x must have the shape of the model's ``input_shape``, where it has one, and be on its device.
+    Raises TypeError or ValueError.
     """
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {kind(x)}")
@@ -254,20 +260,21 @@ def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
 
 
 def check_finite(**tensors: Tensor) -> None:
-    """Raises ValueError for one with NaN or infinite values."""
+    """Raises ValueError if one of the tensors has NaN or infinite values."""
     for name, a in tensors.items():
         if not a.isfinite().all():
             raise ValueError(f"{name} must not hold NaN or infinite values")
 
 
 def check_pixels(x: Tensor, low, high) -> None:
-    """Raises ValueError unless all of x lies in the range."""
+    """Raises ValueError unless all values of x lie in [low, high]."""
     if not ((low <= x) & (x <= high)).all():
         raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
 
 
 def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
-    """As int64: an integer for each sample of x, in [0, classes).  Raises TypeError, ValueError."""
+    """Returns the labels as int64.  Raises TypeError or ValueError unless they are one integer in [0, classes) for each
+    sample of x."""
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
     if labels.shape != x.shape[:1]:
@@ -281,7 +288,7 @@ def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
 
 
 def check_box(lower, upper) -> None:
-    """Ends of boxes (N, *), float64, in order and not NaN.  Raises TypeError, ValueError."""
+    """Raises TypeError or ValueError unless the ends of boxes (N, *) are float64, not NaN, and lower ≤ upper."""
     for name, end in (("lower", lower), ("upper", upper)):
         if not isinstance(end, Tensor) or end.dtype != torch.float64:
             raise TypeError(f"{name} must be a float64 tensor, got {kind(end)}")
@@ -292,7 +299,7 @@ def check_box(lower, upper) -> None:
 
 
 def check_logits(logits, samples: int, least: int = 2) -> int:
-    """How many classes there are in what a model returned.  Raises TypeError, ValueError."""
+    """Returns the number of classes in the output of a model.  Raises TypeError or ValueError for a wrong output."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")
     if logits.dim() != 2 or len(logits) != samples or logits.shape[1] < least:

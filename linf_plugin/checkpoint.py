@@ -1,5 +1,5 @@
-"""Checkpoints: tensors and plain data only, written atomically, sealed with a digest, loaded without executing
-anything."""
+"""Checkpoints hold only tensors and plain data.  They are written whole or not at all, carry a digest, and are loaded
+without running any code from the file."""
 
 import os
 from typing import BinaryIO
@@ -16,7 +16,7 @@ FORMAT = 1
 
 
 class _Sink:
-    """Hands what torch writes to a file, and keeps the error: torch replaces it by one of its own."""
+    """Passes what torch writes to a file and keeps the OSError, because torch replaces it with an error of its own."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.error = file, None
@@ -33,11 +33,11 @@ class _Sink:
 
 
 def write(path: str | os.PathLike, content: dict) -> None:
-    """Saves tensors and plain data so that a kill at any moment leaves the old file or the new one.
+    """Saves tensors and plain data.  A kill at any moment leaves the old file or the new one.
 
     Raises:
         OSError: as ``replacing``, for example because the disk is full.
-        TypeError: content holds something that could not be loaded again (a NumPy number, a path).
+        TypeError: the content holds something that cannot be loaded again (a NumPy number, a path).
     """
     content = _on_cpu(content)
     sealed = {"content": content, "sha256": digest(content)}
@@ -52,13 +52,14 @@ def write(path: str | os.PathLike, content: dict) -> None:
 
 
 def read(path: str | os.PathLike) -> dict:
-    """What ``write`` saved, on the CPU.
+    """Returns what ``write`` saved, on the CPU.
+
+    Models that an early version saved have no digest.  They are read too, but changes in them are not detected.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no checkpoint, holds more than tensors and plain data, or was changed since.
-
-    A model that was saved by a version without digests is read as it is: nothing tells whether it was changed.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a checkpoint, holds more than tensors and plain data, or was changed after it was
+            written.
     """
     try:
         sealed = archive.load(path)
@@ -67,20 +68,20 @@ def read(path: str | os.PathLike) -> dict:
     except ValueError as error:
         raise ValueError(f"{path} is not a readable checkpoint of tensors and plain data: {error}") from error
     if isinstance(sealed, dict) and sealed.keys() == {"format", "spec", "state", "metadata"}:
-        return sealed  # a model saved by a version that had no digest
+        return sealed  # a model that a version without digests saved
     if not isinstance(sealed, dict) or sealed.keys() != {"content", "sha256"}:
         raise ValueError(f"{path} is not a checkpoint of linf_plugin")
     try:
         found = digest(sealed["content"])
-    except (TypeError, ValueError) as error:  # the second: text that no encoding has
+    except (TypeError, ValueError) as error:  # ValueError: a string that cannot be encoded
         raise ValueError(f"{path} holds more than tensors and plain data: {error}") from error
     if found != sealed["sha256"]:
-        raise ValueError(f"{path} was damaged or changed since it was written: its digest is another")
+        raise ValueError(f"{path} was damaged or changed since it was written: its digest does not match")
     return sealed["content"]
 
 
 def _on_cpu(value, where: str = "content", depth: int = 0):
-    """The same as ``archive.load`` will give it: every tensor on the CPU, of dicts, lists and tuples the plain kind."""
+    """Returns the value as ``archive.load`` will return it: tensors on the CPU, and plain dicts, lists and tuples."""
     if depth > archive.DEEPEST:
         raise TypeError(f"{where} must not be nested deeper than {archive.DEEPEST} times")
     if isinstance(value, dict):
@@ -93,17 +94,17 @@ def _on_cpu(value, where: str = "content", depth: int = 0):
     if not isinstance(value, Tensor):
         return value
     if value.dtype not in archive.DTYPES.values():
-        raise TypeError(f"{where} must be a tensor of another type than {value.dtype}")
+        raise TypeError(f"{where} has the dtype {value.dtype}, which a checkpoint cannot hold")
     value = value.detach().cpu()
     shared = value.layout == torch.strided and value.numel() > value.untyped_storage().nbytes() // value.element_size()
-    return value.contiguous() if shared else value  # what an expanded tensor says of its size is not in the file
+    return value.contiguous() if shared else value  # an expanded tensor states more numbers than the file would hold
 
 
 def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> None:
     """Saves a ``Net``: its spec, its weights and means, and ``metadata``, plain data about the run.
 
     Raises:
-        TypeError: metadata holds something that could not be loaded again (a NumPy number, a path).
+        TypeError: metadata hold something that cannot be loaded again (a NumPy number, a path).
         OSError: as ``write``.
     """
     metadata = dict(metadata or {})
@@ -115,33 +116,36 @@ def _is_format(value) -> bool:
 
 
 def load(path: str | os.PathLike) -> tuple[Net, dict]:
-    """The model, on the CPU and in evaluation mode, and its metadata.
+    """Returns the model, on the CPU and in evaluation mode, and its metadata.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file is not a checkpoint of this package, holds more than tensors and plain data, or was
-            changed since it was written (``read`` says which files have no digest).
+            changed after it was written (``read`` says which files have no digest).
     """
     content = read(path)
     keys = {"format", "spec", "state", "metadata"}
     if not isinstance(content, dict) or not keys <= content.keys() or not _is_format(content["format"]):
         raise ValueError(f"{path} is not a model checkpoint of linf_plugin (format {FORMAT})")
     if not isinstance(content["metadata"], dict):
-        raise ValueError(f"{path} is not a model checkpoint of linf_plugin: its metadata are no dict")
+        raise ValueError(f"{path} is not a model checkpoint of linf_plugin: its metadata are not a dict")
     try:
         model = _build(content["spec"], content["state"])
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())  # torch's has lines
+        reason = " ".join(str(error).split())  # torch's message has several lines
         raise ValueError(f"{path} holds a model that cannot be built: {reason}") from error
     return model.eval(), content["metadata"]
 
 
 def _build(spec: dict, given: dict[str, Tensor]) -> Net:
-    """The net of a spec with that state, once it is known that they fit: nothing is allocated that is not in it."""
+    """Returns the net of a spec with the given state.
+
+    It first checks that the two fit, so that it allocates only as much memory as the state has.
+    """
     check_spec(spec)
     check_size(spec)
     if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        raise ValueError("its state is no dict of tensors")
+        raise ValueError("its state is not a dict of tensors")
     tensors = {name: a for name, a in given.items() if name.rpartition(".")[2] != state.KEY}
     shapes, dtypes = tensor_shapes(spec), set()
     for name in [*shapes, *tensors]:
@@ -151,14 +155,14 @@ def _build(spec: dict, given: dict[str, Tensor]) -> Net:
         if not isinstance(a, Tensor) or a.dtype not in (torch.float32, torch.float64):
             raise ValueError(f"{name} must be a float32 or float64 tensor, got {getattr(a, 'dtype', type(a).__name__)}")
         if tuple(a.shape) != shapes[name]:
-            raise ValueError(f"{name} has shape {tuple(a.shape)}, and its layer is of {shapes[name]}")
+            raise ValueError(f"{name} has shape {tuple(a.shape)}, but its layer needs {shapes[name]}")
         if not a.isfinite().all():
             raise ValueError(f"{name} contains NaN or infinite values")
         dtypes.add(a.dtype)
     if len(dtypes) > 1:
-        raise ValueError("its state is of float32 and of float64")
+        raise ValueError("its state mixes float32 and float64")
     model = Net(spec)
     for dtype in dtypes:
         model.to(dtype)
-    model.load_state_dict({**state.constants(model), **given})  # the spec says the constants
+    model.load_state_dict({**state.constants(model), **given})  # a state without constants takes those of the spec
     return model

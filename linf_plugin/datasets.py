@@ -1,10 +1,8 @@
-"""Image data sets as tensors with pixels in [0, 1].  Nothing is downloaded.
+"""Image data sets as tensors with pixels in [0, 1].  This module downloads nothing.
 
-The digits of scikit-learn come with that package; the others are read from a folder in torchvision's
-layout, TinyImageNet as its archive unpacks.
-
-A known name stands for the published images and nothing else: what differs from them needs a name of its own.  Name
-and digests go with every result and checkpoint.
+The digits come with scikit-learn.  TinyImageNet is read from the folder that its archive unpacks to, the others from a
+folder with torchvision's layout.  A known name stands only for the published images: any other images need another
+name.  The name and the digests go with every result and checkpoint.
 """
 
 import gzip
@@ -27,10 +25,10 @@ DIGESTS = ("train_data_sha256", "test_data_sha256")  # keys of metadata
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64; ``mean`` (one a channel) and ``std``
-    (one for all, so that ε/std is ε in normalised space) are the published constants.
+    """Images (N, C, H, W) float32 in [0, 1] and labels (N,) int64.
 
-    ``name`` is one of ``SOURCES`` for published data alone; data of your own have any other.
+    ``mean`` (one for each channel) and ``std`` (one for all channels, so that ε becomes ε/std in normalised space) are
+    the published constants.  Only published data have a ``name`` of ``SOURCES``; your own data have any other name.
     """
 
     name: str
@@ -52,19 +50,19 @@ class Dataset:
 
     @property
     def digests(self) -> tuple[str, str]:
-        """SHA-256 of the training and of the test part: every bit of images and labels as they are now, their shapes and
-        dtypes, the same on every machine.  Takes one or two seconds a GB."""
+        """SHA-256 of the training and of the test part: of every bit of the present images and labels, their shapes and
+        dtypes.  They are the same on every machine.  They take one or two seconds per GB."""
         parts = (self.x_train, self.y_train), (self.x_test, self.y_test)
         return tuple(digest([t.cpu() for t in part]) for part in parts)
 
     @property
     def identity(self) -> dict[str, str]:
-        """What metadata say of the data: name and digests."""
+        """The entries of metadata that identify the data: name and digests."""
         return {"dataset": self.name, **dict(zip(DIGESTS, self.digests))}
 
 
 class OtherData(ValueError):
-    """Data are not those that their name, or a file's metadata, stands for.  ``what`` has no word about arguments."""
+    """Data are not those that their name or the metadata of a file state.  ``what`` says nothing about arguments."""
 
     def __init__(self, what: str, advice: str = ""):
         self.what = what
@@ -72,7 +70,7 @@ class OtherData(ValueError):
 
 
 def _digits(_: Path | None) -> tuple:
-    """1,797 images, 8×8, 17 grey levels; a stratified fifth, fixed by random_state 0, is held out."""
+    """Reads 1,797 images, 8×8, with 17 grey levels.  A stratified fifth, the same at each call, is the test set."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -85,7 +83,7 @@ def _digits(_: Path | None) -> tuple:
 
 
 def _idx(path: Path) -> Tensor:
-    """The array in an IDX file, gzipped or not."""
+    """Reads the array of an IDX file, which may be gzipped."""
     packed = path.with_name(path.name + ".gz")
     try:
         raw = gzip.decompress(packed.read_bytes()) if packed.exists() else path.read_bytes()
@@ -115,7 +113,7 @@ def _idx_folder(folder: str) -> Callable[[Path], tuple]:
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads pickles of NumPy arrays and plain data; refuses everything else a pickle could run."""
+    """Reads pickles of NumPy arrays and plain data, and refuses everything else that a pickle could run."""
 
     ALLOWED = {
         "numpy": {"ndarray", "dtype"},
@@ -141,7 +139,7 @@ def _cifar10(root: Path) -> tuple:
                     batch = _ArraysOnly(f, encoding="latin1").load()
                 images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 3, 32, 32))
                 labels += list(batch["labels"])
-            except Exception as error:  # a damaged pickle raises whatever its bytes lead to
+            except Exception as error:  # a damaged pickle can raise any exception
                 raise ValueError(f"{path} is damaged: {error}") from error
         return torch.from_numpy(np.concatenate(images)).float() / 255, torch.tensor(labels)
 
@@ -152,17 +150,17 @@ TINY_SIDE = 64
 
 
 def _tiny_imagenet(root: Path) -> tuple:
-    """100,000 and 10,000 colour images, 64×64, in 200 classes, numbered in the order of wnids.txt; grey ones get
-    three equal channels.  The labels of the archive's test images are not public: its validation set is the test
-    set.
+    """Reads 100,000 and 10,000 images, 64×64, of 200 classes, which wnids.txt numbers.  Grey ones get three channels.
+
+    The labels of the archive's test images are not public, so its validation set is the test set here.
     """
     root = root / "tiny-imagenet-200"
     names = (root / "wnids.txt").read_text().split()
     classes = {name: i for i, name in enumerate(names)}
     if not classes:
         raise ValueError(f"{root / 'wnids.txt'} is empty")
-    if len(classes) < len(names):  # training and test images would be numbered differently
-        raise ValueError(f"{root / 'wnids.txt'} is damaged: a class stands there twice")
+    if len(classes) < len(names):  # training and test images would get different numbers
+        raise ValueError(f"{root / 'wnids.txt'} is damaged: it lists a class twice")
     folders = [root / "train" / name / "images" for name in classes]
     images = [sorted(folder.glob("*.JPEG")) for folder in folders]
     annotations, test = root / "val" / "val_annotations.txt", []
@@ -188,7 +186,7 @@ def _tiny_imagenet(root: Path) -> tuple:
 
 
 def _jpegs(files: list[tuple[Path, int]], description: str) -> tuple[Tensor, Tensor]:
-    """Images and labels.  They are read into the float32 tensor that is returned: no second copy is made."""
+    """Reads images and labels.  The images go straight into the tensor that is returned, so no second copy is made."""
     from PIL import Image, UnidentifiedImageError
 
     x = torch.empty(len(files), 3, TINY_SIDE, TINY_SIDE)
@@ -222,14 +220,14 @@ _CIFAR_FILES = {  # name → MD5, as torchvision has it
 
 @dataclass(frozen=True)
 class _Source:
-    """published: ``Dataset.digests`` of the published data, where they are known.  md5: of their files, file → MD5,
-    where only these are known.  Without either, data are taken for what their name says."""
+    """How to read a data set.  published: its ``Dataset.digests``, if known.  md5: file → MD5, if only these are known.
+    If neither is known, the data are not compared with the published ones."""
 
     read: Callable
     mean: tuple[float, ...]
     std: float
     files: tuple[str, ...] = ()
-    fetch: str = ""  # how to get it
+    fetch: str = ""  # says how to get the files
     published: tuple[str, str] | None = None
     md5: dict[str, str] = field(default_factory=dict)
 
@@ -293,17 +291,17 @@ SOURCES = {
 
 
 def load_dataset(name: str, data_dir: str | Path | None = None, own_name: str | None = None) -> Dataset:
-    """Reads a data set of ``SOURCES``, or data of your own in the layout of one.
+    """Reads a data set of ``SOURCES``, or your own data in the same layout.
 
     Args:
-        name: "digits", "mnist", "fashion-mnist", "cifar10" or "tinyimagenet", which takes 5.4 GB of memory.
+        name: "digits", "mnist", "fashion-mnist", "cifar10" or "tinyimagenet"; the last takes 5.4 GB of memory.
         data_dir: the folder that holds ``MNIST/raw`` and so on; not needed for digits.
-        own_name: what the data are called, if they are not the published ones: a part of them, or images of your own.
+        own_name: the name of the data if they are not the published data: a part of those, or your own images.
 
     Raises:
         ValueError: the name is unknown, data_dir is missing, a file is damaged, or own_name is a known name.
-        OtherData: without own_name, the files do not hold what is published under the name.  (Of "tinyimagenet"
-            nothing is known to compare with.)
+        OtherData: own_name is not given, and the files differ from the published ones.  For "tinyimagenet" no digests
+            are known, so its files are not compared.
         FileNotFoundError: files are missing; the message lists them and the command that fetches them.
     """
     if name not in SOURCES:
@@ -332,16 +330,16 @@ def load_dataset(name: str, data_dir: str | Path | None = None, own_name: str | 
     if own_name is None:
         changed = [str(root / file) for file, md5 in source.md5.items() if _md5(root / file) != md5]
         if changed:
-            raise OtherData(f"{changed[0]} is not the published file of {name}: its MD5 is another", OWN_NAME)
+            raise OtherData(f"{changed[0]} is not the published file of {name}: its MD5 differs", OWN_NAME)
         check_published(data)
     return data
 
 
-OWN_NAME = ". Data of your own, or a part of the published ones, need a name of their own: own_name"
+OWN_NAME = ". Your own data, or a part of the published data, need a name of their own: own_name"
 
 
 def check_published(data: Dataset) -> None:
-    """Raises OtherData where data have the name of published data and are others, as far as these are known."""
+    """Raises OtherData if the data have the name of published data with known digests but are not these data."""
     published = SOURCES[data.name].published if data.name in SOURCES else None
     if published is None:
         return
@@ -357,19 +355,19 @@ def check_published(data: Dataset) -> None:
 
 
 def own_name(named: dict) -> str | None:
-    """The name of data of one's own in a net's metadata; None where they name known data, or no digest."""
+    """Returns the name of your own data in the metadata of a net; None if the name is a known one or has no digest."""
     name = named.get("dataset")
     return None if name in SOURCES or DIGESTS[1] not in named else name
 
 
 def check_test_data(data: Dataset, named: dict, where: str | Path) -> bool:
-    """Whether the test data are those that a net's metadata name; False where the metadata have no digest.
+    """Compares the test data with the metadata of a net.  Returns True, or False if the metadata have no digest.
 
     Args:
-        named: metadata with ``Dataset.identity``, of the file ``where``.
+        named: metadata with ``Dataset.identity``, from the file ``where``.
 
     Raises:
-        OtherData: they are others, by their digest, or where there is none by their name.
+        OtherData: the data have another digest or, if the metadata have no digest, another name.
     """
     if DIGESTS[1] not in named and named.get("dataset", data.name) != data.name:
         raise OtherData(f"these are images of {data.name}, and {where} is about {named['dataset']}")
@@ -383,12 +381,12 @@ def check_test_data(data: Dataset, named: dict, where: str | Path) -> bool:
 
 
 def hold_out(data: Dataset, fraction: float) -> Dataset:
-    """The same data with a part of the training set in the place of the test set, for choosing settings.
+    """Returns the same data with a part of the training set as its test set, for choosing settings.
 
-    The part is a stratified draw, the same at each call.  The name says that it was held out.
+    The part is a stratified sample, the same at each call.  The new name says that it was held out.
 
     Raises:
-        ValueError: fraction does not lie in (0, 1), or leaves a class without an image.
+        ValueError: fraction does not lie in (0, 1) or leaves a class without an image.
     """
     from sklearn.model_selection import train_test_split
 

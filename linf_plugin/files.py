@@ -1,4 +1,4 @@
-"""Files on the disk, written whole or not at all, and the digest of what they hold."""
+"""Writes files whole or not at all, and computes the digest of what they hold."""
 
 import argparse
 import contextlib
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of ``path`` when the block ends.
+    """Opens a new file for writing; it replaces ``path`` when the block ends.
 
-    A kill at any moment leaves the old file or the new one.  Whatever goes wrong, the old one stays and what was
-    written of the new one is removed.
+    A kill at any moment leaves the old file or the new one.  After an error the old file stays, and the unfinished new
+    one is removed.
 
     Raises:
-        OSError: the file could not be written; the message says which one and why.
+        OSError: the file could not be written; the message names it and says why.
     """
     path = Path(path)
     part = path.with_name(path.name + ".part")
@@ -37,15 +37,15 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise OSError(f"{path} could not be written, what was there before stays: {error}") from error
+            raise OSError(f"{path} could not be written, the old content stays: {error}") from error
         raise
 
 
 def digest(content) -> str:
-    """SHA-256 over tensors and plain data: types, keys and their order, shapes and every bit.
+    """Returns the SHA-256 of tensors and plain data: of types, keys and their order, shapes and every bit.
 
     Raises:
-        TypeError: there is something else in it; the message says where.
+        TypeError: the content holds something else; the message says where.
     """
     total = hashlib.sha256()
     _feed(total, content, "content")
@@ -73,11 +73,11 @@ def _feed(total, value, where: str) -> None:
 
 
 class WouldReplace(FileExistsError):
-    """Something is there that would be replaced.
+    """Something exists that would be replaced.
 
     Args:
-        what: what is there, without a word about arguments.
-        resumable: whether ``resume`` would go on with it.
+        what: names what exists and says nothing about arguments.
+        resumable: whether ``resume`` would continue it.
     """
 
     def __init__(self, what: str, resumable: bool = False):
@@ -89,36 +89,36 @@ class WouldReplace(FileExistsError):
         return f"{self.what}: {goes_on}{dashes}force replaces it"
 
     def with_flags(self) -> str:
-        """The message for a command line."""
+        """Returns the message for a command line."""
         return self._with("--")
 
 
 def check_absent(path: str | os.PathLike, force: bool = False) -> None:
-    """Raises WouldReplace where there is such a file or folder, without ``force``."""
+    """Raises WouldReplace if the file or folder exists, unless ``force`` is True."""
     if os.path.lexists(path) and not force:
         raise WouldReplace(f"{path} exists")
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """In UTF-8.  A kill at any moment leaves the old file or the new one.  Raises OSError."""
+    """Writes text in UTF-8.  A kill at any moment leaves the old file or the new one.  Raises OSError."""
     with replacing(path) as f:
         f.write(text.encode())
 
 
 def write_json(path: str | os.PathLike, content: dict | list) -> None:
-    """As ``write_text``."""
+    """Writes JSON as ``write_text`` does."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
-# For the commands that measure something and write it to files.
+# For commands that measure something and write the results to files.
 
 
 def add_force(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="measure anew and replace what is there")
+    parser.add_argument("--force", action="store_true", help="measure again and replace existing files")
 
 
 def occupied(prog: str, *paths: Path, force: bool) -> bool:
-    """Whether one of the files exists and is to stay; a line on stderr then says so."""
+    """Returns whether one of the files exists and must not be replaced.  A line on stderr then says so."""
     try:
         for path in paths:
             check_absent(path, force)

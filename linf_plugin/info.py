@@ -6,7 +6,7 @@ from .kernels import cpu, gpu
 
 
 def report() -> str:
-    """A few lines on the kernels of this process."""
+    """Returns a few lines about the kernels of this process."""
     usable, reason = cpu.available()
     lines = [f"torch    {torch.__version__}, {torch.get_num_threads()} threads"]
     if usable:

@@ -1,11 +1,12 @@
-"""Intervals of layers: one rule a layer type, ends of its input → ends of its output.
+"""Interval bounds of layers.  Each layer type has one rule: ends of its input → ends of its output.
 
-Each rule takes (lower, upper), (N, *) each, in float32 or float64, and computes in their dtype, with gradient.  In exact
-arithmetic lower′ ≤ layer(x) ≤ upper′ for every x with lower ≤ x ≤ upper, in evaluation mode; rounding is left to the
-caller.  The ends of all layers but the affine ones are attained (Gowal et al., arXiv 1810.12715, propagate the same).
+A rule takes (lower, upper), (N, *) each, in float32 or float64.  It computes in their dtype, with gradient.  In
+evaluation mode and exact arithmetic, its result (lower′, upper′) satisfies lower′ ≤ layer(x) ≤ upper′ for every x with
+lower ≤ x ≤ upper.  The caller must account for rounding.  For each layer that is not affine, some x attains each end.
+Gowal et al. (arXiv 1810.12715) propagate the same intervals.
 
-Training, the rounding pass and the certificate of ONNX files use these rules.  Exact radii do not: their steps
-(``certificates.exact.steps``) round outward at every operation and are in NumPy.
+Training, the rounding pass and the certificates of ONNX files use these rules.  Exact radii do not: their steps
+(``certificates.exact.steps``) round outward at every operation and use NumPy.
 """
 
 import math
@@ -26,11 +27,11 @@ Rule = Callable[[nn.Module, Ends], Ends]
 
 
 def distances(layer: nn.Module, ends: Ends, p: float | None = None) -> Ends:
-    """The ends of a distance layer without its bias.
+    """Returns the ends of a distance layer without its bias.
 
     Args:
-        ends: (rows, in) each; (N, C, H, W) of a convolution.
-        p: the exponent; by default the layer's.
+        ends: (rows, in) each; for a convolution (N, C, H, W) each.
+        p: the exponent; by default that of the layer.
     """
     weight, p = layer.weight.to(ends[0].dtype), layer.p if p is None else p
     if isinstance(layer, LinfDistConv2d):
@@ -38,13 +39,13 @@ def distances(layer: nn.Module, ends: Ends, p: float | None = None) -> Ends:
         return torch.ops.linf.box_conv2d(*ends, weight, p, *conv)
     if not isinstance(layer, SortDistLinear):
         return torch.ops.linf.box_dist(*ends, weight, p)
-    if layer.rho == 1:  # the sum is then its first term
+    if layer.rho == 1:  # the sum then has only its first term
         return torch.ops.linf.box_dist(*ends, weight, math.inf)
     return torch.ops.linf.box_sorted_dist(*ends, weight, layer.rho, layer.k)
 
 
 def biased(layer: nn.Module, ends: Ends) -> Ends:
-    """The ends, moved by the layer's bias, where it has one."""
+    """Returns the ends plus the bias of the layer, if it has one."""
     return ends if layer.bias is None else tuple(ops.shift(end, layer.bias.to(end.dtype)) for end in ends)
 
 
@@ -56,12 +57,12 @@ def _distance(layer: nn.Module, ends: Ends) -> Ends:
 
 
 def apply_affine(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What the layer does, with other numbers in place of its weight and bias."""
+    """Applies the layer to x with the given weight and bias instead of its own."""
     return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, bias)
 
 
 def _affine(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
-    """W·middle + b ± |W|·radius."""
+    """Returns W·middle + b ± |W|·radius."""
     lower, upper = ends
     weight = layer.weight.to(lower.dtype)
     bias = None if layer.bias is None else layer.bias.to(lower.dtype)
@@ -71,7 +72,7 @@ def _affine(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
 
 
 def _rising(layer: nn.Module, ends: Ends) -> Ends:
-    """A layer that rises in each of its inputs."""
+    """The rule of a layer whose outputs do not fall when an input rises."""
     return layer(ends[0]), layer(ends[1])
 
 
@@ -97,5 +98,5 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
 
 
 def interval(layer: nn.Module, ends: Ends) -> Ends:
-    """The ends of one layer.  Raises TypeError where it has no rule."""
+    """Returns the ends of the outputs of one layer.  Raises TypeError if it has no rule."""
     return rule_of(INTERVALS, layer, "interval rule")(layer, ends)

@@ -1,4 +1,4 @@
-"""Names that have moved.  The old ones still work; each warns once and tells the new place."""
+"""Names that have moved.  The old names still work.  Each warns once and tells the new place."""
 
 import importlib
 import importlib.abc
@@ -8,7 +8,7 @@ import types
 import warnings
 from collections.abc import Callable
 
-# Old module → new module.  Each name of the old one is looked for in the new one, unless NAMES says otherwise.
+# Old module → new module.  Each old name is looked up in the new module, unless NAMES says otherwise.
 MODULES = {
     "comparisons.ablation": "comparisons.studies.ablation",
     "comparisons.baselines": "comparisons.methods.bounded",
@@ -55,9 +55,9 @@ _told: set[str] = set()
 
 
 def warn_once(old: str, new: str, stacklevel: int = 3) -> None:
-    """A DeprecationWarning that ``new`` takes the place of ``old``, at the first call for this name.
+    """Warns with a DeprecationWarning that ``new`` replaces ``old``, but only at the first call for this old name.
 
-    stacklevel: of the warning; 3 is the caller of the function that calls this.
+    stacklevel: where the warning points; 3 is the caller of the function that calls this one.
     """
     if old not in _told:
         _told.add(old)
@@ -65,10 +65,9 @@ def warn_once(old: str, new: str, stacklevel: int = 3) -> None:
 
 
 def former(module: str) -> Callable[[str], object]:
-    """``__getattr__`` of a module: the names that it had once.
+    """Returns a ``__getattr__`` for a module that finds the names which the module had in an earlier version.
 
-    Raises:
-        AttributeError: it never had such a name.
+    ``__getattr__`` raises AttributeError for a name that the module never had.
     """
 
     def find(name: str):
@@ -86,13 +85,13 @@ def former(module: str) -> Callable[[str], object]:
 
 
 class _Loader(importlib.abc.Loader):
-    """Makes an old module: an empty one, whose names are those of the new one."""
+    """Makes an old module: an empty module that looks its names up in the new one."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         module.__getattr__ = former(module.__name__)
 
     def get_code(self, fullname: str) -> types.CodeType:
-        """What ``python -m`` runs: the new module."""
+        """Returns the code for ``python -m``: it runs the new module."""
         new = MODULES[fullname]
         lines = (
             "import runpy",
@@ -104,12 +103,12 @@ class _Loader(importlib.abc.Loader):
 
 
 def find_spec(fullname: str, path=None, target=None) -> importlib.machinery.ModuleSpec | None:
-    """Of a module of ``MODULES``, as finders on ``sys.meta_path`` give it."""
+    """Returns the spec of a module of ``MODULES``, else None, as a finder on ``sys.meta_path`` must do."""
     return importlib.machinery.ModuleSpec(fullname, _Loader()) if fullname in MODULES else None
 
 
 def install() -> None:
-    """Makes the old modules importable."""
+    """Makes the old modules importable.  A second call changes nothing."""
     this = sys.modules[__name__]
     if this not in sys.meta_path:
         sys.meta_path.append(this)

@@ -1,6 +1,7 @@
 """Norms of perturbations, and the balls in which they lie.
 
-A norm is its exponent: ``math.inf``, 2 or 1.  Recipes and result files write its name, a key of ``NORMS``.
+The code represents a norm by its exponent: ``math.inf``, 2 or 1.  Recipes and result files write its name, which is a
+key of ``NORMS``.
 """
 
 import math
@@ -13,11 +14,11 @@ from .arguments import check_not_negative, check_range
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 SYMBOLS = {math.inf: "ℓ∞", 2.0: "ℓ2", 1.0: "ℓ1"}
-DOUBLE_UNITS = 32 * 2.0**-53  # of the sizes in play: what float64 may do to one term of a linear bound
+DOUBLE_UNITS = 32 * 2.0**-53  # relative error that float64 rounding can cause in one term of a linear bound
 
 
 def check_norm(norm: float | str) -> float:
-    """The exponent of a norm that is given by its exponent or by its name.
+    """Returns the exponent of a norm that is given by its exponent or by its name.
 
     Raises:
         TypeError: it is neither a number nor a string.
@@ -32,15 +33,15 @@ def check_norm(norm: float | str) -> float:
 
 
 def name_of(norm: float) -> str:
-    """The key of ``NORMS``."""
+    """Returns the name of a norm: its key in ``NORMS``."""
     return next(name for name, exponent in NORMS.items() if exponent == norm)
 
 
 def factor(of: float, within: float, size: int) -> float:
-    """The least c with ‖t‖_of ≤ c·‖t‖_within for every t with ``size`` coordinates, up to the rounding of float64.
+    """Returns the least c with ‖t‖_of ≤ c·‖t‖_within for every t with ``size`` coordinates, up to float64 rounding.
 
-    c = max(1, size^(1/of − 1/within)): Hölder's inequality where ``of`` is the smaller exponent, and ‖t‖_of ≤
-    ‖t‖_within where it is the larger one.
+    c = max(1, size^(1/of − 1/within)).  If ``of`` is the smaller exponent, this is Hölder's inequality.  If ``of`` is
+    the larger exponent, ‖t‖_of ≤ ‖t‖_within.
 
     Raises:
         TypeError, ValueError: as ``check_norm``.
@@ -50,22 +51,24 @@ def factor(of: float, within: float, size: int) -> float:
 
 
 def apart(norm: float) -> float:
-    """The largest t_i − t_j over all t with ‖t‖ ≤ 1, i ≠ j, rounded up: 2^(1 − 1/norm).  2 in ℓ∞, √2 in ℓ2, 1 in ℓ1.
+    """Returns the largest t_i − t_j over all t with ‖t‖ ≤ 1 and i ≠ j, rounded up.
 
-    Logits that change by at most ρ in this norm come at most apart(norm)·ρ closer to each other.
+    It is 2^(1 − 1/norm): 2 in ℓ∞, √2 in ℓ2, 1 in ℓ1.  If the logits change by at most ρ in this norm, the difference of
+    two logits changes by at most apart(norm)·ρ.
     """
     exact = 2 ** (1 - 1 / check_norm(norm))
     return exact if exact in (1.0, 2.0) else math.nextafter(exact, math.inf)
 
 
 def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float = math.inf) -> tuple[Tensor, Tensor]:
-    """A box around the ball of any norm around x, within [low, high]: |x′_i − x_i| ≤ ‖x′ − x‖ in every norm.
+    """Returns a box that contains the ball around x, in any norm, within [low, high].
 
-    It is in float64 and never too small, also for the rounding of sums over x in float64.
+    |x′_i − x_i| ≤ ‖x′ − x‖ in every norm.  The box is in float64.  It is slightly larger than necessary, so that it
+    also allows for the rounding of sums over x in float64.
 
     Args:
         x: (N, *).
-        radius: one, or (N,).
+        radius: one number, or (N,).
         low, high: the range of inputs.
 
     Returns:
@@ -80,11 +83,11 @@ def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float =
 
 @dataclass(frozen=True)
 class Ball:
-    """The inputs x′ with ‖x′ − x‖ ≤ eps and low ≤ x′ ≤ high, around any x.
+    """A kind of ball: around any x, the inputs x′ with ‖x′ − x‖ ≤ eps and low ≤ x′ ≤ high.
 
     Attributes:
         eps: the radius, finite, ≥ 0, in units of x.
-        norm: exponent of the norm: ``math.inf``, 2 or 1; a name of ``NORMS`` becomes its exponent.
+        norm: the exponent of the norm: ``math.inf``, 2 or 1.  A name of ``NORMS`` is replaced by its exponent.
         low, high: the range of each coordinate.
 
     Raises:
@@ -106,13 +109,13 @@ class Ball:
         return f"{SYMBOLS[self.norm]} ball of radius {self.eps:g}"
 
     def within(self, other: "Ball") -> bool:
-        """Whether every ball of this kind lies in the other one around the same x: x with any number of coordinates.
+        """Whether this ball lies in the other ball around the same x, for every x with any number of coordinates.
 
-        ‖t‖_q ≤ ‖t‖_p for q ≥ p, so a ball of the smaller exponent lies in that of a larger one and the same radius.
+        ‖t‖_q ≤ ‖t‖_p for q ≥ p.  So a ball lies in each ball of the same radius whose norm has a larger exponent.
         """
         inside = self.eps <= other.eps and self.low >= other.low and self.high <= other.high
         return inside and self.norm <= other.norm
 
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``box`` around this ball around x."""
+        """Returns ``norms.box`` of this ball around x."""
         return box(x, self.eps, self.low, self.high)

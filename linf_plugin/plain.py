@@ -1,31 +1,31 @@
-"""Plain data from files of which nothing is trusted."""
+"""Reads plain data from files that are not trusted."""
 
 import json
 import re
 import reprlib
 from fractions import Fraction
 
-DEEPEST = 100  # arrays and objects within each other
+DEEPEST = 100  # levels of arrays and objects within each other
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
 _PART = re.compile(r"[+-]?[\d.]{1,100}(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECASE)
 _EDGE = re.compile(r"[\[\]{}]")
 
 
 def loads(text: str, **options):
-    """``json.loads`` of text that may be hostile.
+    """Does ``json.loads`` on text that may be hostile.
 
-    Python ends a parser that goes too deep by RecursionError, but where auto_LiRPA was imported its limit is a million,
-    and the process dies of its stack.
+    Python stops a parser that goes too deep with a RecursionError.  But auto_LiRPA sets the recursion limit to a
+    million, and then the stack overflows first and the process dies.
 
     Raises:
-        ValueError: it is no JSON, or nested deeper than ``DEEPEST``.
+        ValueError: the text is not JSON, or is nested deeper than ``DEEPEST``.
     """
     check_nesting(text)
     return json.loads(text, **options)
 
 
 def check_nesting(text: str, deepest: int = DEEPEST) -> None:
-    """That brackets and braces outside of texts in double quotes are not nested deeper.  Raises ValueError."""
+    """Raises ValueError if brackets and braces, outside of double quotes, are nested deeper than ``deepest``."""
     depth = 0
     for edge in _EDGE.finditer(_TEXT.sub("", text)):
         depth += 1 if edge[0] in "[{" else -1
@@ -34,7 +34,7 @@ def check_nesting(text: str, deepest: int = DEEPEST) -> None:
 
 
 def fraction(text: str) -> float:
-    """The float nearest to a number that is written out, or to a fraction such as 8/255.  Raises ValueError."""
+    """Returns the float nearest to a number or a fraction, such as 0.03 or 8/255.  Raises ValueError for other text."""
     numerator, *denominator = text.split("/", 1)
     try:
         if not all(_PART.fullmatch(part.strip()) for part in (numerator, *denominator)):
@@ -50,6 +50,6 @@ _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
 
 
 def shown(value) -> str:
-    """``repr`` of a value from a file, as a message shows it: short, however large and deep the value is."""
+    """Returns the ``repr`` of a value from a file for a message.  It is short even if the value is large and deep."""
     text = _SHORT.repr(value)
     return text if len(text) <= 200 else text[:197] + "…"

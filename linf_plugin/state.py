@@ -1,8 +1,8 @@
-"""What a layer's function depends on beside its tensors travels in its ``state_dict``.
+"""The ``state_dict`` of a layer also holds the constants of its function: the exponent p, strides and the like.
 
-The exponent p changes while a net is trained, strides and the like do not: loading a state restores the one and
-compares the others.  They are one tensor of bytes a layer, ``_extra_state``, because whoever goes over the values of a
-state expects tensors: tracing, copies to another device, files of tensors alone.
+The exponent p changes while a net is trained; strides and the like do not.  So loading a state restores p and compares
+the others.  Each layer has them in one tensor of bytes, ``_extra_state``, because code that visits the values of a
+state expects tensors: tracing, copies to another device, files that hold only tensors.
 """
 
 import json
@@ -13,35 +13,37 @@ from torch import Tensor, nn
 
 from .arguments import kind
 
-KEY = "_extra_state"  # PyTorch's name of it, behind the layer's
-MOST = 1000  # bytes: Python may crash on JSON that is nested deeply
+KEY = "_extra_state"  # the name that PyTorch puts after the name of the layer
+MOST = 1000  # bytes: Python can crash on JSON that is nested deeply
 
 
 class StateWarning(UserWarning):
-    """A state says nothing of p, strides and the like."""
+    """A state does not hold p, strides and the like."""
 
 
 class Constants(nn.Module):
-    """A layer whose state holds ``restored`` and ``compared``, names of attributes that JSON can hold.
+    """A layer whose state also holds the attributes that ``restored`` and ``compared`` name.  JSON must be able to hold
+    their values.
 
-    Loading sets what is restored.  It raises RuntimeError, as for a tensor of another shape and with strict=False too,
-    where anything else differs.  A state that says nothing of them, of an earlier version or of another package, is
-    loaded with a ``StateWarning``, one for a whole net; they then stay as they are.
+    Loading a state sets the attributes in ``restored``.  If one in ``compared`` differs, it raises RuntimeError, as for
+    a tensor of another shape, also with strict=False.  A state of an earlier version or of another package does not
+    hold these attributes.  It is loaded, the attributes stay as they are, and one ``StateWarning`` tells it for the
+    whole net.
     """
 
     restored: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
 
     def get_extra_state(self) -> Tensor:
-        """The attributes as JSON, (bytes,) uint8 on the CPU."""
+        """Returns the attributes as JSON: a uint8 tensor (bytes,) on the CPU."""
         held = {name: getattr(self, name) for name in (*self.restored, *self.compared)}
         return torch.tensor(list(json.dumps(held).encode()), dtype=torch.uint8, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restores and compares.  Raises ValueError where something differs, or state is nothing of the kind."""
+        """Restores and compares attributes.  Raises ValueError if one differs or ``state`` has another form."""
         given, names = _read(state), (*self.restored, *self.compared)
         if given.keys() != set(names):
-            raise ValueError(f"it says {', '.join(given) or 'nothing'}, but must say {', '.join(names)}")
+            raise ValueError(f"it holds {', '.join(given) or 'nothing'} but must hold {', '.join(names)}")
         here = {name: getattr(self, name) for name in self.compared}
         differing = [
             f"{name}={given[name]} there, {list(value) if isinstance(value, tuple) else value} here"
@@ -67,14 +69,14 @@ class Constants(nn.Module):
             )
         except ValueError as error:
             error_msgs.append(
-                f"the state is of another function than {name}: {error}.  To load its tensors alone, leave out the "
+                f"the state belongs to another function than {name}: {error}.  To load only its tensors, leave out the "
                 f"keys that end in {KEY}"
             )
         if known:
             return
         if key in missing_keys:
             missing_keys.remove(key)
-        # Where nothing at all is said of a layer with tensors, it is PyTorch that misses them, or strict=False.
+        # If a layer has tensors and the state has no key of it, PyTorch reports the tensors, unless strict=False.
         if any(other.startswith(prefix) for other in state_dict) or not {**self._parameters, **self._buffers}:
             _warn_once(name, (*self.restored, *self.compared), missing_keys)
 
@@ -82,7 +84,7 @@ class Constants(nn.Module):
 def _read(state: Tensor) -> dict:
     if not isinstance(state, Tensor) or state.dim() != 1:
         raise ValueError(f"{KEY} must be a tensor of bytes, got {kind(state)}")
-    if state.is_floating_point() and torch.equal(state, state.byte()):  # a mean of equal states, or a converted one
+    if state.is_floating_point() and torch.equal(state, state.byte()):  # the mean of equal states, or a converted state
         state = state.byte()
     if state.dtype != torch.uint8:
         raise ValueError(f"{KEY} must be a tensor of bytes, got {kind(state)}")
@@ -97,7 +99,7 @@ def _read(state: Tensor) -> dict:
     return given
 
 
-_warned: list | None = None  # the list of missing keys, one for each call of load_state_dict, that was warned of last
+_warned: list | None = None  # the list of missing keys of the load_state_dict call that warned last; each call has one
 
 
 def _warn_once(name: str, attributes: tuple[str, ...], call: list) -> None:
@@ -105,18 +107,18 @@ def _warn_once(name: str, attributes: tuple[str, ...], call: list) -> None:
     if call is not _warned:
         _warned = call
         warnings.warn(
-            f"the state says nothing of {', '.join(attributes)} of {name}, nor perhaps of other layers: it was not "
-            "written by this version.  They stay as they are; check that they are those of the net that was saved",
+            f"the state says nothing of {', '.join(attributes)} of {name}, and perhaps of other layers: it was not "
+            "written by this version.  They keep their present values; check that these match the net that was saved",
             StateWarning,
             stacklevel=2,
         )
 
 
 def tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The parameters and buffers of ``model.state_dict()``."""
+    """Returns the parameters and buffers of ``model.state_dict()``."""
     return {name: a for name, a in model.state_dict().items() if name.rpartition(".")[2] != KEY}
 
 
 def constants(model: nn.Module) -> dict[str, Tensor]:
-    """The rest of it."""
+    """Returns the ``_extra_state`` entries of ``model.state_dict()``."""
     return {name: a for name, a in model.state_dict().items() if name.rpartition(".")[2] == KEY}

@@ -1,4 +1,4 @@
-"""The private modules of torch.onnx that tracing needs."""
+"""Access to the private modules of torch.onnx that tracing needs."""
 
 import types
 from collections.abc import Callable
@@ -8,27 +8,27 @@ from torch.onnx._internal.torchscript_exporter import symbolic_helper
 
 
 def constant(value, kind: str):
-    """A constant argument of a symbolic function: kind "f" float, "i" int, "is" list of ints."""
+    """Returns a constant argument of a symbolic function.  kind: "f" for float, "i" for int, "is" for list of ints."""
     return symbolic_helper._maybe_get_const(value, kind)
 
 
 def sizes(value, dims: int) -> list[int | None]:
-    """The sizes of a traced tensor with ``dims`` dimensions; None where the trace does not know one."""
+    """Returns the sizes of a traced tensor with ``dims`` dimensions; None for a size that the trace does not know."""
     return value.type().varyingSizes() or [None] * dims
 
 
 def register_symbolic(name: str, symbolic: Callable) -> None:
-    """How the tracer writes the operator ``name`` (for every opset from 9 on)."""
+    """Tells the tracer how to write the operator ``name`` (for every opset from 9 on)."""
     torch.onnx.register_custom_op_symbolic(name, symbolic, 9)
 
 
 def give_functions(protos) -> None:
-    """Puts ONNX functions into the model that ``torch.onnx.export(dynamo=True)`` writes, while it translates an
-    operator whose node calls them.
+    """Puts ONNX functions into the model that ``torch.onnx.export(dynamo=True)`` is writing.
 
-    The exporter converts every model to the opset that was asked for, which inlines its functions.  Up to there
-    the model has another opset, which functions without an opset of their own take over.  Where an exporter keeps
-    no list of functions, the node stays without a body.
+    It must be called while the exporter translates an operator whose node calls these functions.  At the end the
+    exporter converts the model to the requested opset, which inlines its functions.  Until then the model has another
+    opset, and functions without an opset of their own adopt it.  If an exporter keeps no list of functions, the node
+    stays without a body.
     """
     from onnxscript import evaluator
 

@@ -1,4 +1,4 @@
-"""ℓ∞-distance layers, and the layers that go between them."""
+"""ℓ∞-distance layers and the layers that stand between them."""
 
 from .base import distance_layers, set_p
 from .distance import LinfDistConv2d, LinfDistLinear

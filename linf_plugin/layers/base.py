@@ -1,4 +1,4 @@
-"""What all distance layers share: weight, bias and the exponent p."""
+"""The base classes of distance layers: weight, bias and the exponent p."""
 
 import torch
 from torch import Tensor, nn
@@ -7,11 +7,11 @@ from .. import ops
 from ..arguments import check_p, check_tensors
 from ..state import Constants
 
-IDENTITY_WEIGHT = -10.0  # far below every input: the neuron then reads x_i + 10, and a mean shift removes the 10
+IDENTITY_WEIGHT = -10.0  # far below every input, so the neuron gives x_i + 10; a mean shift then removes the 10
 
 
 class Distance(Constants):
-    """What linear and convolutional distance layers share: weight, bias and p."""
+    """The base of linear and convolutional distance layers: it has the weight, the bias and p."""
 
     restored = ("p",)
 
@@ -28,7 +28,7 @@ class Distance(Constants):
 
     @property
     def p(self) -> float:
-        """The exponent in [1, ∞]; assigning anything else raises ValueError or TypeError."""
+        """The exponent in [1, ∞].  Assigning anything else raises ValueError or TypeError."""
         return self._p
 
     @p.setter
@@ -36,8 +36,10 @@ class Distance(Constants):
         self._p = check_p(value)
 
     def reset_parameters(self) -> None:
-        """Weights N(0, 1), bias 0; with ``identity_init`` output i starts as a copy of input i mod in
-        (of its group's inputs)."""
+        """Draws the weights from N(0, 1) and sets the bias to 0.
+
+        With ``identity_init``, output i starts as a copy of input i mod in, counted among the inputs of its group.
+        """
         nn.init.normal_(self.weight)
         if self.bias is not None:
             nn.init.zeros_(self.bias)
@@ -50,7 +52,7 @@ class Distance(Constants):
 
 
 class DistanceLinear(Distance):
-    """What fully connected distance layers share; each defines ``_distances``, (N, in) → (N, out)."""
+    """The base of fully connected distance layers.  Each of them defines ``_distances``, (N, in) → (N, out)."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, p: float, identity_init, device, dtype):
         check_positive(in_features=in_features, out_features=out_features)
@@ -71,12 +73,12 @@ class DistanceLinear(Distance):
 
 
 def distance_layers(model: nn.Module) -> list[nn.Module]:
-    """The distance layers of a model, in order."""
+    """Returns the distance layers of a model, in order."""
     return [m for m in model.modules() if isinstance(m, Distance)]
 
 
 def set_p(model: nn.Module, p: float) -> None:
-    """Sets the exponent of every distance layer of a model.  Raises as ``LinfDistLinear.p`` does."""
+    """Sets the exponent of every distance layer of a model.  Raises the same errors as an assignment to ``p``."""
     p = check_p(p)
     for layer in distance_layers(model):
         layer.p = p

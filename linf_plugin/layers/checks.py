@@ -1,5 +1,5 @@
-"""What arguments of layers may be, in a spec.  Each check raises TypeError or ValueError; its message begins after the
-argument's name."""
+"""Checks of the arguments of layers in a spec.  Each check raises TypeError or ValueError.  Its message continues a
+sentence that begins with the name of the argument."""
 
 import math
 from collections.abc import Callable

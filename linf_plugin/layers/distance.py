@@ -12,15 +12,15 @@ from .base import Distance, DistanceLinear, check_positive, pair
 
 
 class LinfDistLinear(DistanceLinear):
-    """y_k = ‖x − w_k‖_p + b_k, fully connected; p = ∞ is the ℓ∞-dist neuron.
+    """A fully connected layer: y_k = ‖x − w_k‖_p + b_k.  With p = ∞ each output is an ℓ∞-dist neuron.
 
     Zhang et al. (arXiv 2102.05363), equations 5 and 9.
 
     Args:
         in_features, out_features: sizes of the last dimension of input and output.
         bias: whether b_k is learned.
-        p: exponent in [1, ∞].  Training starts small and ends at ∞ (``set_p`` changes a whole model).
-        identity_init: where in ≤ out, start as a copy of the input (plus 10; follow it by a ``MeanShift``).
+        p: exponent in [1, ∞].  Training starts with a small p and ends at ∞ (``set_p`` changes a whole model).
+        identity_init: if in ≤ out, the layer starts as a copy of its input plus 10; a ``MeanShift`` should follow it.
 
     Shape: (..., in_features) → (..., out_features).
     The Lipschitz bound in ℓ∞ is 1 at p = ∞, else in_features^{1/p}.
@@ -44,12 +44,12 @@ class LinfDistLinear(DistanceLinear):
 
 
 class LinfDistConv2d(Distance):
-    """The ℓ∞-distance neuron slid over an image: each window's ℓp distance to each kernel.
+    """Slides the ℓ∞-distance neuron over an image: the outputs are the ℓp distances of each window to each kernel.
 
-    Arguments as ``torch.nn.Conv2d``; padding is with zeros, which are coordinates like any other.
-    Zhang et al. (arXiv 2102.05363), section 3.1.
+    The arguments are those of ``torch.nn.Conv2d``, and p and identity_init as ``LinfDistLinear``.  The layer pads with
+    zeros, and these count as coordinates like any other.  Zhang et al. (arXiv 2102.05363), section 3.1.
 
-    Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), sizes as ``torch.nn.Conv2d``.
+    Shape: (N, in_channels, H, W) → (N, out_channels, H', W'), with the same sizes as ``torch.nn.Conv2d``.
     The Lipschitz bound in ℓ∞ is 1 at p = ∞, else (in_channels/groups · kh · kw)^{1/p}.
     """
 

@@ -1,4 +1,4 @@
-"""What there is to know of each layer type: its name and arguments in a spec, its sizes, its Lipschitz bound."""
+"""The facts of each layer type: its name and arguments in a spec, its sizes, its Lipschitz bound."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,14 +16,14 @@ Checks = dict[str, Callable]
 
 @dataclass(frozen=True)
 class Facts:
-    """Of one layer type.
+    """The facts of one layer type.
 
     Attributes:
-        name: in a spec.
-        lipschitz: (layer, norm) → a Lipschitz bound in that norm; raises TypeError where none is known.  See ``growth``.
-        needed, optional: the arguments that a spec must and may give, each with its check.  See ``checks``.
+        name: the name of the layer in a spec.
+        lipschitz: (layer, norm) → a Lipschitz bound in that norm; raises TypeError if none is known.  See ``growth``.
+        needed, optional: the arguments that a spec must give and may give, each with its check.  See ``checks``.
         tensors, after: see ``sizes``.
-        computes: False where the layer only moves or negates values, so that it rounds nothing.
+        computes: False if the layer only moves or negates values, so that it rounds nothing.
     """
 
     name: str
@@ -97,4 +97,4 @@ FACTS: dict[type[nn.Module], Facts] = {
     nn.Tanh: Facts("tanh", growth.keeps),
 }
 
-LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # by the name in a spec
+LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # name in a spec → type

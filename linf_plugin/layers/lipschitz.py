@@ -13,37 +13,39 @@ from .shifts import CenterCrop, MeanShift, Negate, Normalize
 
 
 def is_plain(model: nn.Module) -> bool:
-    """Whether it is a ``Sequential`` that applies its layers one after the other and does nothing else."""
+    """Returns whether the model is a ``Sequential`` that only applies its layers one after the other."""
     return isinstance(model, nn.Sequential) and getattr(model.forward, "__func__", None) is nn.Sequential.forward
 
 
 def flat_layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of nested ``Sequential``s in the order of their application; of any other module, itself.
+    """Returns the layers of nested ``Sequential``s in the order in which they are applied.
+
+    For any other module it returns the module as the only layer.
 
     Raises:
-        TypeError: a ``Sequential`` has a forward of its own, so that it is not the composition of its layers.
+        TypeError: a ``Sequential`` has a forward of its own, so it need not be the composition of its layers.
     """
     if not isinstance(model, nn.Sequential):
         return [model]
     if not is_plain(model):
-        raise TypeError(f"{type(model).__name__} has a forward of its own: it is not one layer after the other")
+        raise TypeError(f"{type(model).__name__} has a forward of its own: it need not apply its layers in order")
     return [layer for child in model for layer in flat_layers(child)]
 
 
 def lipschitz_bound(module: nn.Module, norm: float | str | None = None) -> float:
-    """A Lipschitz bound L of a layer or a net in a norm: ‖f(x′) − f(x)‖ ≤ L·‖x′ − x‖, the same norm on both sides.
+    """Returns a Lipschitz bound L of a layer or net f: ‖f(x′) − f(x)‖ ≤ L·‖x′ − x‖, in the given norm on both sides.
 
-    The bound of a ``Sequential`` is the product of its layers' bounds.  A layer type of ours, or a stock one, has its
-    rule in ``facts.FACTS``.  Any other module must have a method ``lipschitz_in(norm)`` that returns its bound in that
-    norm, or raises TypeError where it knows none.  A plain number, such as an attribute ``lipschitz``, does not say of
-    which norm it is, and is not read.
+    The bound of a ``Sequential`` is the product of the bounds of its layers.  ``facts.FACTS`` has the rules of our
+    layer types and of some of PyTorch's.  Any other module must have a method ``lipschitz_in(norm)`` that returns its
+    bound in that norm, or raises TypeError if it knows none.  A plain number, such as an attribute ``lipschitz``, does
+    not name its norm, so it is not read.
 
     Args:
-        module: in the mode in which it is.
+        module: the layer or net; the bound holds for its present mode, training or evaluation.
         norm: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.  Leaving it out means ℓ∞ and is deprecated.
 
     Raises:
-        TypeError: no bound in this norm is known of a layer; or an object has another forward than its class.
+        TypeError: no bound in this norm is known for a layer, or an object has another forward than its class.
         ValueError: the norm is unknown.
         RuntimeError: the module has forward hooks, which may change what it computes.
     """
@@ -61,14 +63,14 @@ def _bound(module: nn.Module, norm: float) -> float:
         return math.prod(_bound(layer, norm) for layer in module)
     if not callable(stated := getattr(module, "lipschitz_in", None)):
         raise TypeError(
-            f"no Lipschitz bound is known for {type(module).__name__}: give it a method lipschitz_in(norm) that returns "
-            "its bound in that norm"
+            f"no Lipschitz bound is known for {type(module).__name__}: give it a method lipschitz_in(norm) that "
+            "returns its bound in that norm"
         )
     return float(stated(norm))
 
 
 def _former_attribute(layer: nn.Module) -> float:
-    """``lipschitz_bound(layer, math.inf)``.  Deprecated: the attribute does not name its norm."""
+    """The same as ``lipschitz_bound(layer, math.inf)``.  Deprecated, because the attribute does not name its norm."""
     warn_once("the attribute lipschitz", "lipschitz_bound(module, math.inf), with the norm")
     return lipschitz_bound(layer, math.inf)
 

@@ -14,22 +14,22 @@ from .base import check_positive
 
 
 class MeanShift(nn.Module):
-    """Subtracts the mean of each channel: batch normalisation without the scale that would spoil the bound.
+    """Subtracts the mean of each channel.  It is batch normalisation without the scale, which would spoil the bound.
 
-    Training subtracts the batch mean, with its gradient, and follows it by a running mean; evaluation
-    subtracts the running mean, a constant.  Zhang et al. (arXiv 2102.05363), section 4.1.
+    In training mode it subtracts the mean of the batch, with gradient, and updates a running mean.  In evaluation mode
+    it subtracts the running mean, a constant.  Zhang et al. (arXiv 2102.05363), section 4.1.
 
     Args:
-        num_features: channels, the second dimension of the input.
+        num_features: number of channels, the second dimension of the input.
         momentum: weight of a new batch in the running mean.
 
-    Where several processes hold parts of one batch, ``sum_over_ranks`` adds a tensor up over them, with gradient,
-    and the mean is that of the whole batch; a part may be empty.  None: the batch is here.  It is
-    ``training.parallel.synchronised_means`` that sets it, for as long as it is open.
+    ``sum_over_ranks`` is None, or a function that sums a tensor over several processes, with gradient.  With it each
+    process passes a part of one batch, which may be empty, and the mean is that of the whole batch.
+    ``training.parallel.synchronised_means`` sets it while its context is open.
 
     Shape: (N, num_features, *) → the same.
-    The Lipschitz bound is 1 in every norm, in evaluation mode.  In training mode samples depend on each other and no
-    per-sample bound holds.
+    In evaluation mode the Lipschitz bound is 1 in every norm.  In training mode the samples of a batch depend on each
+    other, and no bound holds for one sample.
     """
 
     def __init__(self, num_features: int, momentum: float = 0.1, *, device=None, dtype=None):
@@ -54,13 +54,13 @@ class MeanShift(nn.Module):
             self.samples_seen += samples
             weight = samples / max(1, self.samples_seen)
         with torch.no_grad():
-            if weight == 1:  # a mean that was not finite must not survive
+            if weight == 1:  # else lerp_ would keep NaN if the old mean was not finite
                 self.running_mean.zero_()
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
         return ops.shift(x, mean, sign=-1.0)
 
     def _batch_mean(self, x: Tensor) -> tuple[Tensor, int | Tensor]:
-        """(mean of each channel, samples) of the whole batch; of a batch without a sample, the running mean."""
+        """Returns (mean of each channel, samples) of the whole batch; for a batch without samples, the running mean."""
         others = [d for d in range(x.dim()) if d != 1]
         if self.sum_over_ranks is None:
             return x.mean(others), len(x)
@@ -68,7 +68,7 @@ class MeanShift(nn.Module):
         sums = x.sum(others, dtype=dtype) / max(1, math.prod(x.shape[2:]))
         samples = sums.new_full((1,), len(x) if x.numel() else 0)
         total = self.sum_over_ranks(torch.cat([sums, samples]))
-        sums, samples = total[:-1], total[-1]  # not read as numbers: a GPU would have to be waited for
+        sums, samples = total[:-1], total[-1]  # stay tensors: to read them as numbers, Python would wait for the GPU
         mean = torch.where(samples > 0, sums / samples.clamp_min(1), self.running_mean.to(dtype))
         return mean.to(x.dtype), samples
 
@@ -77,14 +77,14 @@ class MeanShift(nn.Module):
 
 
 class Normalize(Constants):
-    """(x − mean)·scale with scale = 1/std, one std for all channels, so that ε in pixels is ε/std inside.
+    """Computes (x − mean)·scale with scale = 1/std.  All channels have the same std, so ε in pixels becomes ε/std.
 
     Args:
-        mean: one number a channel, or one for all.
+        mean: one number for each channel, or one for all.
         std: one positive number.
 
-    Shape: (N, channels, *) → the same.  The Lipschitz bound is the scale in every norm.  The scale is rounded to float32
-    so that a float32 and a float64 copy of a model are the same function.
+    Shape: (N, channels, *) → the same.  The Lipschitz bound is the scale, in every norm.  The scale is rounded to
+    float32, so that a float32 and a float64 copy of a model are the same function.
     """
 
     compared = ("scale",)
@@ -97,7 +97,7 @@ class Normalize(Constants):
         self.scale = torch.tensor(1 / std, dtype=torch.float32).item()
 
     def __setstate__(self, state: dict) -> None:
-        """Of a layer that was pickled when ``lipschitz`` was a number of its own."""
+        """Also restores a layer of an earlier version, which was pickled with ``lipschitz`` as a number."""
         super().__setstate__({name: value for name, value in state.items() if name != "lipschitz"})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -107,10 +107,10 @@ class Normalize(Constants):
 
 
 class CenterCrop(Constants):
-    """The middle size × size pixels of an image.  The Lipschitz bound is 1 in every norm.
+    """Takes the middle size × size pixels of an image.  The Lipschitz bound is 1 in every norm.
 
-    A model that begins with it needs no other test images, and after random shifts by up to s pixels it sees the
-    random crops of images with 2s more pixels a side.
+    A model that begins with this layer needs no cropped test images.  If training shifts images randomly by up to s
+    pixels, the model sees random size × size crops of the middle (size + 2s) × (size + 2s) pixels.
 
     Shape: (N, channels, H, W) → (N, channels, size, size).
     """
@@ -133,7 +133,8 @@ class CenterCrop(Constants):
 
 
 class Negate(nn.Module):
-    """−x: a small distance is a strong similarity, a logit is the opposite.  The Lipschitz bound is 1 in every norm."""
+    """Computes −x: a small distance means a strong similarity and becomes a large logit.  The Lipschitz bound is 1 in
+    every norm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return -x
@@ -141,19 +142,19 @@ class Negate(nn.Module):
 
 @torch.no_grad()
 def reestimate_means(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Replaces every running mean by the mean over ``batches`` (each weighted by its samples).
+    """Replaces every running mean with the mean over ``batches``, weighted by their numbers of samples.
 
-    Needed once p has changed: the running means lag behind, and a certificate of the net at p = ∞ is about
-    the net with these means in it.  Each layer sees batch means of the layers before it, so large batches
-    are better.  Restores each module's training mode.
+    This is necessary after p has changed: the running means lag behind, and a certificate of the net at p = ∞ holds for
+    the net with the means that it has.  Each layer sees batch means of the layers before it, so large batches are
+    better.  At the end each module has its former training mode again.
 
-    Inside ``training.parallel.synchronised_means`` each process passes its part of every batch, as many parts as
-    the others, and the means are those of the whole batches.
+    Inside ``training.parallel.synchronised_means`` each process passes its part of every batch.  All processes must
+    pass the same number of parts, and the means are those of the whole batches.
 
     Raises:
-        ValueError: there is a mean to estimate and no batch; a batch has no batch dimension, another shape than the
-            model's ``input_shape``, or values that are not finite.
-        TypeError: model is no module, or a batch no floating-point tensor.
+        ValueError: the model has a mean to estimate but there is no sample; a batch has no batch dimension, another
+            shape than the model's ``input_shape``, or values that are not finite.
+        TypeError: model is not a module, or a batch is not a floating-point tensor.
     """
     check_model(model, evaluation=False)
     if not isinstance(batches, Iterable):

@@ -1,14 +1,14 @@
-"""Which tensors a layer has and what shape it gives, from its arguments in a spec: known before anything is allocated.
+"""Computes the tensors of a layer and the shape of its output from its arguments in a spec, before memory is allocated.
 
-``tensors``: arguments → name → shape.  ``after``: (arguments, shape of one sample) → (shape after the layer, coordinate
-pairs that it costs); the shape is None where the layer does not take such a sample.
+A function ``tensors`` maps the arguments to {name: shape}.  A function ``after`` maps (arguments, shape of one sample)
+to (shape after the layer, coordinate pairs that it costs).  The shape is None if the layer does not take the sample.
 """
 
 import math
 
 from ..kernels.windows import output_size
 
-MOST_VALUES = 2**25  # numbers a sample, before and after each layer
+MOST_VALUES = 2**25  # numbers of one sample before and after each layer
 
 Shape = tuple[int, ...]
 
@@ -17,7 +17,7 @@ def _both(value) -> tuple[int, int]:
     return tuple(value) if isinstance(value, (list, tuple)) else (value, value)
 
 
-# Tensors.
+# Functions ``tensors``.
 
 
 def no_tensors(a: dict) -> dict[str, Shape]:
@@ -44,7 +44,7 @@ def kernels(a: dict) -> dict[str, Shape]:
     return _with_bias(a, (a["out_channels"], a["in_channels"] // a.get("groups", 1), *_both(a["kernel_size"])))
 
 
-# Shapes.
+# Functions ``after``.
 
 
 def same(a: dict, shape: Shape) -> tuple[Shape | None, int]:
@@ -52,7 +52,7 @@ def same(a: dict, shape: Shape) -> tuple[Shape | None, int]:
 
 
 def after_flattening(a: dict, shape: Shape) -> tuple[Shape | None, int]:
-    """Both ends count the batch, of which nothing is flattened away."""
+    """The dimensions start_dim and end_dim count the batch dimension too, which must not be flattened."""
     start, end = (d + 1 + len(shape) if d < 0 else d for d in (a.get("start_dim", 1), a.get("end_dim", -1)))
     fits = 1 <= start <= end <= len(shape)
     return (*shape[: start - 1], math.prod(shape[start - 1 : end]), *shape[end:]) if fits else None, 0
@@ -77,7 +77,7 @@ def after_rows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
 
 
 def after_windows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
-    """Raises ValueError where the padded input would be too large."""
+    """Raises ValueError if the padded input would be too large."""
     if len(shape) != 3 or shape[0] != a["in_channels"]:
         return None, 0
     kernel, stride, dilation = (_both(v) for v in (a["kernel_size"], a.get("stride", 1), a.get("dilation", 1)))

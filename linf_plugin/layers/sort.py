@@ -11,25 +11,24 @@ from .base import DistanceLinear, check_positive
 
 
 class SortDistLinear(DistanceLinear):
-    """SortNet's neuron: at evaluation y_k = Σ_j c_j·|x − w_k|_(j) + b_k, |t| in descending order; in training the
-    ℓp distance on a random subset of the inputs, whose mean at p = ∞ that is, but for coordinates beyond the k-th.
+    """SortNet's neuron.  In evaluation mode y_k = Σ_j c_j·|x − w_k|_(j) + b_k, with |t|_(j) in descending order.
 
-    c as in ``linf_plugin.sorted_dist``.  Zhang et al. (arXiv 2210.01787), section 4.  Inputs that must not be
-    dropped, such as pixels, want a ``LinfDistLinear``.
+    In training mode it is the ℓp distance on a random subset of the inputs.  At p = ∞ the mean of that is the sum
+    above, except that the sum leaves out coordinates beyond the k-th.  ``linf_plugin.sorted_dist`` defines c.  Use a
+    ``LinfDistLinear`` for inputs that must not be dropped, such as pixels.  Zhang et al. (arXiv 2210.01787), section 4.
 
     Args:
-        in_features, out_features, bias, p, identity_init: as ``LinfDistLinear``; p is that of training.
-        rho: probability ρ in (0, 1] that an input is kept; 1 is the ℓ∞-dist neuron.
-        k: how many coordinates count at evaluation.
-        group: samples that share a subset, which all outputs have in common.
+        in_features, out_features, bias, p, identity_init: as ``LinfDistLinear``; p is used only in training.
+        rho: probability ρ in (0, 1] that an input is kept; 1 gives the ℓ∞-dist neuron.
+        k: the number of coordinates that count in evaluation.
+        group: the number of samples that share a subset; all outputs use the same subset.
 
-    A subset keeps at least one input.  On every device subsets come from torch's generator for the CPU.  Training
-    at finite p holds the kept columns of the weight once a group until the backward pass.
+    A subset keeps at least one input.  On every device the subsets come from torch's generator for the CPU.  Training
+    at finite p keeps the selected columns of the weight in memory until the backward pass, once for each group.
 
     Shape: (..., in_features) → (..., out_features).
-    The Lipschitz bound in ℓ∞ is 1 at evaluation, whatever p is: c descends, so y_k is the largest
-    Σ_j c_j·|t_π(j)| over permutations π, and Σ c ≤ 1.  In training, for any one subset, 1 at p = ∞, else
-    in_features^{1/p}.
+    In evaluation the Lipschitz bound in ℓ∞ is 1 for every p: c descends, so y_k is the largest Σ_j c_j·|t_π(j)| over
+    permutations π, and Σ c ≤ 1.  In training, for each fixed subset, it is 1 at p = ∞, else in_features^{1/p}.
     """
 
     compared = ("rho", "k")
@@ -72,10 +71,13 @@ class SortDistLinear(DistanceLinear):
 
 
 def random_subsets(count: int, features: int, rho: float) -> Tensor:
-    """``count`` subsets of the features, each keeping a feature with probability ρ, given that it keeps one.
+    """Draws ``count`` subsets that keep each feature with probability ρ, on the condition that they are not empty.
 
-    Exact without drawing again: the first kept feature is i with a probability proportional to (1 − ρ)^i, and
-    those after it are independent.  Returns (count, features) bool on the CPU.
+    The draw is exact and never repeated: the first kept feature is i with a probability proportional to (1 − ρ)^i, and
+    the features after it are independent.
+
+    Returns:
+        (count, features) bool on the CPU.
     """
     position = torch.arange(features, device="cpu")
     first = torch.multinomial((1 - rho) ** position.double(), count, replacement=True).unsqueeze(1)

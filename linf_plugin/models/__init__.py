@@ -1,4 +1,4 @@
-"""Nets that are built from data: a spec names the layers, an architecture makes the spec."""
+"""Nets that are built from data: a spec lists the layers, and an architecture makes the spec."""
 
 from .architectures import ARCHITECTURES, build
 from .net import LAYERS, Net

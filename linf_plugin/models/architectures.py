@@ -15,7 +15,7 @@ ARCHITECTURES = {
 
 
 def build(name: str, **arguments) -> Net:
-    """The model of that name: ``build("linf-mlp", shape=(1, 8, 8), classes=10, width=128, depth=3)``.
+    """Builds a model of an architecture: ``build("linf-mlp", shape=(1, 8, 8), classes=10, width=128, depth=3)``.
 
     Raises:
         ValueError: the name is not in ``ARCHITECTURES``.

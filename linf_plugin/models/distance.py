@@ -1,14 +1,14 @@
-"""Architectures of distance layers, as specs."""
+"""Architectures of distance layers.  Each function returns a spec."""
 
 from .parts import append, check_strides, dist_features, head, start
 
 
-# Arguments of all architectures: shape (C, H, W) and number of classes, mean and std of the pixels, and for images
-# larger than what the net is to see, crop; some have clip.  ``start`` says what these do.
+# All architectures take the shape (C, H, W), the number of classes, mean and std of the pixels, and crop, for images
+# that are larger than the net needs.  Some take clip.  ``start`` explains the last four.
 def linf_mlp(
     shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0, clip: float = 0.0
 ) -> dict:
-    """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias, negated."""
+    """ℓ∞-dist net: (depth − 1) × [distance, mean shift], then a distance layer with bias and a negation."""
     spec = start(shape, mean, std, crop, clip)
     append(spec, "flatten")
     dist_features(spec, [width] * (depth - 1))
@@ -47,7 +47,7 @@ def linf_conv(
     normal_head: bool = False,
     crop: int = 0,
 ) -> dict:
-    """Convolutional ℓ∞-dist net: 3×3 distances with mean shift, one wide distance layer, then logits."""
+    """Convolutional ℓ∞-dist net: 3×3 distance layers with mean shifts, one wide distance layer, then the logits."""
     check_strides(channels, strides)
     spec = start(shape, mean, std, crop)
     before = shape[0]
@@ -87,11 +87,11 @@ def sortnet_mlp(
     normal_head: bool = False,
     crop: int = 0,
 ) -> dict:
-    """SortNet: ``linf_mlp``, or with ``hidden`` ``linf_mlp_head``, with sorted sums after the first layer, whose
-    inputs are pixels.  Zhang et al. (arXiv 2210.01787).
+    """SortNet: as ``linf_mlp``, or as ``linf_mlp_head`` if ``hidden`` is given, but with sorted sums after the first
+    layer.  The inputs of the first layer are pixels, which must not be dropped.  Zhang et al. (arXiv 2210.01787).
 
-    ``identity_init`` is that of the sorted sums: an output that starts as a copy falls by about 10 whenever its
-    input is dropped.  ``identity_first`` is that of the first layer.
+    ``identity_first`` is the ``identity_init`` of the first layer, and ``identity_init`` that of the sorted sums.  With
+    it, an output starts as a copy of an input and falls by about 10 whenever this input is dropped.
     """
     spec = start(shape, mean, std, crop)
     append(spec, "flatten")

@@ -1,4 +1,4 @@
-"""A model is a list of ``[layer, arguments]``, and one class builds it."""
+"""A model is described by a list of ``[layer, arguments]``.  One class builds it from this list."""
 
 import copy
 import inspect
@@ -16,10 +16,10 @@ from .spec import check_spec, values
 class Net(nn.Sequential):
     """A model built from ``spec``: ``{"input_shape": [C, H, W], "layers": [[name, arguments], …]}``.
 
-    With ``"normal_head": True`` in it, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads
-    of Zhang et al. (arXiv 2102.05363) do; else as ``nn.Linear`` does, with a third of that variance.
+    If the spec has ``"normal_head": True``, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads
+    of Zhang et al. (arXiv 2102.05363) do.  Otherwise they start as ``nn.Linear`` does, with a third of this variance.
 
-    Maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
+    The model maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
 
     Raises:
         ValueError, TypeError: as ``spec.check_spec``: a layer or an argument is unknown, missing or out of its range.
@@ -37,15 +37,15 @@ class Net(nn.Sequential):
                         nn.init.zeros_(layer.bias)
 
     def __getitem__(self, index):
-        """A layer, or for a slice a plain ``Sequential``."""
+        """Returns a layer, or for a slice a plain ``Sequential`` of layers."""
         return nn.Sequential(*list(self)[index]) if isinstance(index, slice) else super().__getitem__(index)
 
     @property
     def spec(self) -> dict:
-        """What rebuilds this model, with the current p, strides and the like.
+        """The spec from which this model can be rebuilt, with the current p, strides and the like.
 
         Raises:
-            ValueError: a layer was added, removed or replaced, so that no spec rebuilds it.
+            ValueError: a layer was added, removed or replaced, so no spec rebuilds the model.
         """
         spec = copy.deepcopy(self._spec)
         kinds, made = [type(layer) for layer in self], [LAYERS[name] for name, _ in spec["layers"]]
@@ -53,8 +53,8 @@ class Net(nn.Sequential):
             common = min(len(kinds), len(made))
             at = next((i for i in range(common) if kinds[i] is not made[i]), common)
             raise ValueError(
-                f"the layers of this Net are no longer those it was built from, from layer {at} on: build it anew from "
-                "a spec with these layers"
+                f"the layers of this Net are no longer those it was built from, from layer {at} on: build a new Net "
+                "from a spec with these layers"
             )
         for (_, arguments), layer in zip(spec["layers"], self):
             _follow(arguments, layer)
@@ -67,27 +67,30 @@ class Net(nn.Sequential):
 
     @property
     def lipschitz(self) -> float:
-        """``lipschitz_bound(net, math.inf)``, logits per unit of pixel range.  Deprecated: it does not name its norm."""
+        """``lipschitz_bound(net, math.inf)``, in logits per unit of pixel range.
+
+        Deprecated, because the attribute does not name its norm.
+        """
         warn_once("the attribute lipschitz", "lipschitz_bound(module, math.inf), with the norm")
         return lipschitz_bound(self[:], math.inf)
 
     def split_head(self) -> tuple[nn.Sequential, nn.Sequential]:
-        """(distance features, head from the first linear layer on); the head is empty where there is none."""
+        """Returns (distance features, head).  The head begins with the first linear layer; without one it is empty."""
         layers = list(self)
         first = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), len(layers))
         return self[:first], self[first:]
 
     def pairs_per_sample(self) -> int:
-        """Coordinate pairs (multiply-adds of a linear layer) that one sample costs."""
+        """Returns how many coordinate pairs (for linear layers: multiply-adds) one sample costs."""
         return sum(pairs for _, pairs in values(self._spec))
 
 
-# Arguments that say how a layer starts, and what its state says.
+# Arguments that describe how a layer starts, or that its state holds.
 OF_THE_START = ("bias", "identity_init", "mean")
 
 
 def _follow(arguments: dict, layer: nn.Module) -> None:
-    """Sets the arguments that a layer was built with to what it has now, where that is something else."""
+    """Updates the arguments with which a layer was built, where the layer has other values now."""
     if isinstance(layer, Normalize):
         if type(layer)((0.0,), arguments["std"]).scale != layer.scale:
             arguments["std"] = 1 / layer.scale
@@ -96,7 +99,7 @@ def _follow(arguments: dict, layer: nn.Module) -> None:
         if name in OF_THE_START or not hasattr(layer, name):
             continue
         now, then = getattr(layer, name), arguments.get(name, parameter.default)
-        if isinstance(now, tuple):  # of a convolution
+        if isinstance(now, tuple):  # a pair of a convolution, such as its stride
             now, then = list(now), list(then) if isinstance(then, (tuple, list)) else [then, then]
         if name == "p" or now != then:
             arguments[name] = now

@@ -1,4 +1,4 @@
-"""What architectures are put together from: each function adds layers to a spec."""
+"""The parts of architectures.  Each function adds layers to a spec."""
 
 import math
 
@@ -6,16 +6,16 @@ from .spec import values
 
 
 def start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
-    """Normalised pixels, with ``crop`` the middle crop × crop of them.
+    """Returns a new spec that normalises pixels.  With ``crop`` it takes only the middle crop × crop pixels.
 
-    ``clip`` c first takes pixels below c to 0 and above 1 − c to 1, and what lies between to (x − c)/(1 − 2c).  A pixel
-    that is c − ε from black or white does not move when it is moved by ε, which intervals see and the Lipschitz bound,
-    1/(1 − 2c) times as large, does not.
+    With ``clip`` = c, pixels below c first become 0, pixels above 1 − c become 1, and a pixel x between them becomes
+    (x − c)/(1 − 2c).  If a pixel is at most c − ε away from 0 or 1, a change by ε then has no effect.  Intervals
+    use that.  The Lipschitz bound does not; it grows by the factor 1/(1 − 2c).
     """
     if not 0 <= clip < 0.5:
         raise ValueError(f"clip must lie in [0, 0.5), got {clip}")
     spec = {"input_shape": list(shape), "layers": []}
-    if clip:  # 1 − max(0, 1 − max(0, a)), less 1, which the mean makes good
+    if clip:  # these layers give 1 − max(0, 1 − max(0, a)) minus 1; the smaller mean below adds the 1 again
         append(spec, "normalize", mean=[clip], std=1 - 2 * clip)
         append(spec, "relu")
         append(spec, "negate")
@@ -34,7 +34,7 @@ def append(spec: dict, name: str, **arguments) -> None:
 
 
 def features(spec: dict) -> int:
-    """Size of the flattened output so far."""
+    """Returns the size of the flattened output of the layers so far."""
     *_, (shape, _) = values(spec)
     return math.prod(shape)
 
@@ -54,8 +54,10 @@ def dist_features(spec: dict, widths, layer: str = "dist", identity_init: bool =
 
 
 def head(spec: dict, classes: int, hidden: int | None, normal: bool = False, layer: str = "dist", **arguments) -> None:
-    """Logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head, which ``normal``
-    has start as ``Net`` describes."""
+    """Adds the logits: the negated distances of ``layer``, or with ``hidden`` a Linear–tanh–Linear head.
+
+    ``normal`` sets "normal_head", which ``Net`` explains.
+    """
     inputs = features(spec)
     if hidden is None:
         append(spec, layer, in_features=inputs, out_features=classes, **arguments)

@@ -1,4 +1,4 @@
-"""Architectures of linear layers and ReLUs, the baselines', as specs."""
+"""Architectures of linear layers and ReLUs, for the baselines.  Each function returns a spec."""
 
 from .parts import append, check_strides, features, start
 
@@ -25,8 +25,10 @@ def relu_conv(
     kernel: int | None = None,
     crop: int = 0,
 ) -> dict:
-    """Baseline: convolutions with ReLU, one wide Linear, then Linear.  ``kernel`` is their size; without it they
-    are 3×3, and 4×4 where the stride is 2."""
+    """Baseline: convolutions with ReLU, one wide Linear with ReLU, then Linear.
+
+    ``kernel`` is the size of the kernels.  Without it they are 3×3 at stride 1 and 4×4 at stride 2.
+    """
     check_strides(channels, strides)
     spec = start(shape, mean, std, crop)
     before = shape[0]

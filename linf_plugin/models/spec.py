@@ -1,4 +1,4 @@
-"""What a spec of a net may hold, and how large the net is that it describes: known before anything is allocated."""
+"""Checks the spec of a net and computes how large the net is, before memory is allocated."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -8,11 +8,11 @@ from ..layers.facts import FACTS, LAYERS
 from ..layers.sizes import MOST_VALUES
 
 MOST_LAYERS = 10_000
-MOST_PAIRS = 2**33  # coordinate pairs a sample
+MOST_PAIRS = 2**33  # coordinate pairs of one sample
 
 
 def check_spec(spec: dict) -> None:
-    """That a spec has the parts that ``Net`` describes, and known layers with the arguments that they take.
+    """Checks that a spec has the parts that ``Net`` describes, and known layers with arguments that they take.
 
     Raises:
         ValueError, TypeError: the message names the layer, its place and the argument.
@@ -63,7 +63,7 @@ def _check_layer(i: int, name, arguments: dict) -> None:
 
 
 def tensor_shapes(spec: dict) -> dict[str, tuple[int, ...]]:
-    """The tensors that the state of a ``Net`` of this spec has, in order, and their shapes."""
+    """Returns {name: shape} of the tensors in the state of a ``Net`` with this spec, in order."""
     return {
         f"{i}.{tensor}": shape
         for i, (name, arguments) in enumerate(spec["layers"])
@@ -72,7 +72,7 @@ def tensor_shapes(spec: dict) -> dict[str, tuple[int, ...]]:
 
 
 def values(spec: dict) -> Iterator[tuple[tuple[int, ...], int]]:
-    """(shape, pairs) of one sample after each layer.  Raises ValueError where a layer does not take what comes."""
+    """Yields (shape, pairs) of one sample after each layer.  Raises ValueError if a layer does not take its input."""
     shape = tuple(spec["input_shape"])
     for i, (name, a) in enumerate(spec["layers"]):
         before = shape
@@ -86,7 +86,8 @@ def values(spec: dict) -> Iterator[tuple[tuple[int, ...], int]]:
 
 
 def check_size(spec: dict) -> None:
-    """That the layers of a spec fit each other, and that one sample takes at most ``MOST_VALUES`` and ``MOST_PAIRS``.
+    """Checks that the layers of a spec fit each other, and that one sample needs at most ``MOST_VALUES`` numbers and
+    ``MOST_PAIRS`` pairs.
 
     Raises:
         ValueError: the message names the layer.
@@ -99,5 +100,5 @@ def check_size(spec: dict) -> None:
         if math.prod(shape) > MOST_VALUES or total > MOST_PAIRS:
             raise ValueError(
                 f"layer {i} of spec, {spec['layers'][i][0]}, gives {math.prod(shape):,} numbers for {pairs:,} pairs, "
-                "more than are taken from a file"
+                "more than this package accepts from a file"
             )

@@ -1,4 +1,4 @@
-"""Training of ℓ∞-distance nets: schedules, losses, optimiser settings, augmentation, and one loop."""
+"""Training of ℓ∞-distance nets: schedules, losses, optimiser settings, augmentation and one training loop."""
 
 from .augment import shift_and_flip
 from .log import Log

@@ -1,4 +1,4 @@
-"""Random shifts, with edge pixels repeated or zeros around the image, and random flips."""
+"""Random shifts and flips of images.  A shift repeats the edge pixels or moves zeros in."""
 
 import torch
 import torch.nn.functional as F
@@ -21,19 +21,20 @@ def shift_and_flip(
 
     Args:
         x: (N, C, H, W).
-        generator: of random numbers, on the CPU.
-        pixels: largest shift.
+        generator: a generator of random numbers on the CPU.
+        pixels: the largest shift.
         flip: whether to mirror left and right.
-        padding: what moves in: "edge" repeats the pixels there, so that no value appears that the image did not
-            have; "zero" is black, as in random crops of the padded image.
-        share: of the images that are moved, each by chance, in [0, 1].
+        padding: which pixels move in.  "edge" repeats the pixels of the edge, so that only values of the image appear;
+            "zero" gives black pixels, as in random crops of the padded image.
+        share: the probability, in [0, 1], that an image is shifted.
 
     Returns:
         (N, C, H, W).
 
     Raises:
-        TypeError: x is no floating-point tensor, generator no ``torch.Generator``, pixels no integer, share no number.
-        ValueError: x has another number of dimensions, pixels is negative, padding is another, or share lies outside
+        TypeError: x is not a floating-point tensor, generator is not a ``torch.Generator``, pixels is not an integer,
+            or share is not a number.
+        ValueError: x does not have four dimensions, pixels is negative, padding is unknown, or share lies outside
             [0, 1].
     """
     check_samples(x)
@@ -57,7 +58,7 @@ def shift_and_flip(
         rows = (top + torch.arange(height)).to(x.device)
         columns = (left + torch.arange(width)).to(x.device)
         sample = torch.arange(n, device=x.device)[:, None, None]
-        # indexing around the slice puts the channels last
+        # the two index tensors stand on both sides of a slice, so the channels come last
         x = padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
     if flip:
         chosen = (torch.rand(n, generator=generator) < 0.5).to(x.device)

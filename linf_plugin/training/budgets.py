@@ -1,4 +1,4 @@
-"""Fits a schedule to a time: how long its iterations take here is measured, then its epochs are chosen."""
+"""Fits a schedule to a time budget: measures how long its iterations take here, then chooses the number of epochs."""
 
 import contextlib
 import copy
@@ -12,16 +12,16 @@ import torch
 from .iteration import Iteration, seeded
 from .schedule import Schedule
 
-POINTS = 12  # of the schedule at which iterations are timed: what one costs depends on p
-MOST = 5  # iterations timed at each
-SHARE = 0.05  # of the budget that timing may take, about: a slow net gets fewer iterations a point
-RESERVE = 0.05  # of the budget that is not planned for
-LEAST_EPOCHS = 5  # of a fitted schedule, unless it had fewer to begin with: p has to pass through its course
+POINTS = 12  # points of the schedule at which iterations are timed, because the cost depends on p
+MOST = 5  # iterations that are timed at each point
+SHARE = 0.05  # part of the budget that timing may take, about: a slow net gets fewer iterations at each point
+RESERVE = 0.05  # part of the budget that is kept in reserve
+LEAST_EPOCHS = 5  # the least of a fitted schedule, unless it had fewer before: p must pass through its whole course
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A schedule for a budget, and how long it should take, in seconds."""
+    """A schedule that fits a budget, the schedule before, the budget and the predicted time, both in seconds."""
 
     schedule: Schedule
     before: Schedule
@@ -36,10 +36,10 @@ class Fitted:
 
 
 def parse_duration(text: str) -> float:
-    """Seconds of "90s", "20m", "1h30m" or "1h".
+    """Returns the seconds of a duration such as "90s", "20m", "1h30m" or "1h".
 
     Raises:
-        ValueError: text is no such duration, or zero.
+        ValueError: text is not such a duration, or is zero.
     """
     found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip())
     seconds = sum(int(n or 0) * unit for n, unit in zip(found.groups(), (3600, 60, 1))) if found else 0
@@ -49,7 +49,8 @@ def parse_duration(text: str) -> float:
 
 
 def in_words(seconds: float) -> str:
-    """A duration as ``parse_duration`` reads it: seconds below ten minutes, else minutes, rounded up."""
+    """Writes a duration as ``parse_duration`` reads it.  It is rounded up to seconds, and from ten minutes on to
+    minutes."""
     whole = -int(-seconds // 1) if seconds < 600 else -int(-seconds // 60) * 60
     hours, minutes, rest = whole // 3600, whole % 3600 // 60, whole % 60
     return "".join(f"{n}{unit}" for n, unit in ((hours, "h"), (minutes, "m"), (rest, "s")) if n) or "0s"
@@ -65,21 +66,21 @@ def fit_schedule(
     each_epoch: dict[Callable, float],
     once: dict[Callable, float],
 ) -> Fitted:
-    """The schedule of ``iterate``, scaled to the epochs that a budget has room for.
+    """Returns the schedule of ``iterate``, scaled to the number of epochs for which the budget has time.
 
-    Iterations are timed at points spread over the schedule; what they change of ``parts`` is put back.  Of several
-    ranks it is the first one's clock that counts, and the first one alone that does the other actions.
+    It times iterations at points that are spread over the schedule, and then restores ``parts``.  With several ranks
+    only the clock of the first one counts, and only the first one does the other actions.
 
     Args:
-        parts: whatever ``iterate`` changes, by name, each with state_dict and load_state_dict.
+        parts: everything that ``iterate`` changes, by name, each with state_dict and load_state_dict.
         budget: seconds.
-        seed: of the samples taken.
+        seed: the seed for choosing samples.
         began: time.perf_counter() when the budget began.
-        each_epoch: what is done besides iterations, and how often an epoch.
-        once: what is done at the end, and how often.
+        each_epoch: actions besides the iterations → how often each is done in an epoch.
+        once: actions at the end → how often each is done.
 
     Raises:
-        ValueError: the budget has no room for a minimum of epochs; the message says what it would take.
+        ValueError: the budget is too short for the least number of epochs; the message says how long these take.
     """
     schedule, ranks = iterate.schedule, iterate.ranks
     with _put_back(iterate, parts), seeded(seed, ranks.rank) as generator:
@@ -112,12 +113,12 @@ def _put_back(iterate: Iteration, parts: dict) -> Iterator[None]:
 
 
 def _seconds_an_iteration(iterate: Iteration, generator: torch.Generator, most: float) -> float:
-    """The mean over the schedule; about ``most`` seconds are spent at each point."""
+    """Returns the mean over the schedule.  It spends about ``most`` seconds at each point."""
     iterate.model.train()
     rows, total = iterate.batches(generator)[0], 0.0
     for i in range(POINTS):
         step = iterate.schedule.at((i + 0.5) / POINTS * iterate.schedule.epochs)
-        iterate(step, rows, generator)  # the first one may compile a kernel
+        iterate(step, rows, generator)  # not timed: the first iteration may compile a kernel
         _wait(iterate)
         taken = []
         while iterate.ranks.agree(not taken or len(taken) < MOST and sum(taken) < most):
@@ -135,7 +136,7 @@ def _wait(iterate: Iteration) -> None:
 
 
 def _seconds(action: Callable) -> float:
-    """Of the second time: the first one may import and compile."""
+    """Returns the seconds that an action takes the second time, because the first time it may import and compile."""
     action()
     began = time.perf_counter()
     action()

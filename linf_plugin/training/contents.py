@@ -1,4 +1,4 @@
-"""Whether the content of a state file fits a run: every part of it, before any is restored."""
+"""Checks every part of the content of a state file against a run, before any part is restored."""
 
 import math
 
@@ -7,14 +7,14 @@ from torch import Tensor, nn
 
 from .. import plain, state
 
-NUMBERS = ("loss", "eps", "lr", "seconds", "images_per_second", "time")  # of an epoch's record
+NUMBERS = ("loss", "eps", "lr", "seconds", "images_per_second", "time")  # numbers in the record of an epoch
 
 
 def check_contents(content: dict, parts: dict) -> None:
-    """That content is what ``state.write`` keeps of a run with these parts.
+    """Checks that content is what ``state.write`` saves for a run with these parts.
 
     Raises:
-        ValueError: something is missing, of another type or shape, or not finite; the message says where.
+        ValueError: something is missing, has another type or shape, or is not finite; the message says where.
     """
     _is(content, dict, "its content")
     epochs, history, best, states = (_of(content, key, "its content") for key in ("epochs", "history", "best", "parts"))
@@ -22,12 +22,12 @@ def check_contents(content: dict, parts: dict) -> None:
         raise ValueError(f"epochs must be a positive whole number, got {str(epochs)[:40]}")
     lines = _is(history, str, "history").splitlines()
     if len(lines) > epochs:
-        raise ValueError(f"history has {len(lines)} epochs of {epochs}")
+        raise ValueError(f"history has {len(lines)} epochs, but the schedule has only {epochs}")
     for epoch, line in enumerate(lines):
         _check_record(epoch, line)
     _is(states, dict, "parts")
     if states.keys() != parts.keys():
-        raise ValueError(f"parts are {', '.join(map(str, states))[:200]}, and this run's {', '.join(parts)}")
+        raise ValueError(f"parts are {', '.join(map(str, states))[:200]}, but this run has {', '.join(parts)}")
     for name, part in parts.items():
         check = _check_optimizer if isinstance(part, torch.optim.Optimizer) else _check_module
         check(_is(states[name], dict, name), part, name)
@@ -58,9 +58,9 @@ def _check_record(epoch: int, line: str) -> None:
     try:
         record = plain.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where} is no JSON") from error
+        raise ValueError(f"{where} is not JSON") from error
     if _of(_is(record, dict, where), "epoch", where) != epoch:
-        raise ValueError(f"{where} is of another epoch")
+        raise ValueError(f"{where} is the record of another epoch")
     for key in NUMBERS:
         _number(_of(record, key, where), f"{key} of {where}")
     p = _of(record, "p", where)
@@ -89,7 +89,7 @@ def _check_module(theirs: dict, module: nn.Module, where: str) -> None:
 
 
 def _check_constants(theirs, layer: nn.Module, where: str) -> None:
-    """What a layer has beside its tensors: it checks that itself, and is then as it was."""
+    """Lets a layer check the constants in its state, and then restores its own."""
     before = layer.get_extra_state()
     try:
         layer.set_extra_state(theirs)
@@ -102,19 +102,19 @@ def _check_constants(theirs, layer: nn.Module, where: str) -> None:
 def _check_optimizer(theirs: dict, optimizer: torch.optim.Optimizer, where: str) -> None:
     groups, ours = _is(_of(theirs, "param_groups", where), list, f"{where}.param_groups"), optimizer.state_dict()
     if len(groups) != len(ours["param_groups"]):
-        raise ValueError(f"{where} has {len(groups)} groups of weights, and this run's {len(ours['param_groups'])}")
+        raise ValueError(f"{where} has {len(groups)} groups of weights, but this run has {len(ours['param_groups'])}")
     for i, (group, own) in enumerate(zip(groups, ours["param_groups"])):
         _is(group, dict, f"{where}.param_groups[{i}]")
         for key, value in own.items():
             given = _of(group, key, f"{where}.param_groups[{i}]")
-            if key == "lr":  # what the schedule made of it last
+            if key == "lr":  # it may differ, because the schedule changes it
                 _number(given, f"lr of {where}.param_groups[{i}]")
             elif isinstance(given, Tensor) or given != value:
-                raise ValueError(f"{key} of {where}.param_groups[{i}] is {str(given)[:80]}, and this run's {value}")
+                raise ValueError(f"{key} of {where}.param_groups[{i}] is {str(given)[:80]}, but this run has {value}")
     weights = [w for group in optimizer.param_groups for w in group["params"]]
     for index, values in _is(_of(theirs, "state", where), dict, f"{where}.state").items():
         if type(index) is not int or not 0 <= index < len(weights):
-            raise ValueError(f"{where}.state is of an unknown weight {str(index)[:40]}")
+            raise ValueError(f"{where}.state has an unknown weight {str(index)[:40]}")
         for key, a in _is(values, dict, f"{where}.state[{index}]").items():
             if isinstance(a, Tensor) and a.shape not in ((), weights[index].shape):
                 raise ValueError(f"{str(key)[:40]} of {where}.state[{index}] has shape {tuple(a.shape)}")

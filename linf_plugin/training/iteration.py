@@ -13,17 +13,17 @@ from ..layers.base import set_p
 from .parallel import Ranks
 from .schedule import Schedule, Step
 
-# Between the seeds of two ranks: more than the epochs of a run, and within the lowest 32 bits of a seed, which are
-# all that torch's generator for the CPU looks at.
+# The difference between the seeds of two ranks.  It exceeds the number of epochs of a run.  It lies in the lowest 32
+# bits of a seed, because torch's generator for the CPU uses only these bits.
 APART = 15_485_863
 
 
 @contextlib.contextmanager
 def seeded(number: int, rank: int = 0) -> Iterator[torch.Generator]:
-    """A generator for the order of samples and for augmentation, the same on every rank.
+    """Gives a generator for the order of samples and for augmentation; it is the same on every rank.
 
-    While open, torch's own generators, which layers draw from, are seeded too, with another number and differently
-    on each rank; afterwards they are as they were.
+    While the context is open, torch's own generators, from which layers draw, are seeded too, with another number and
+    differently on each rank.  Afterwards they have their former state again.
     """
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(-1 - number - rank * APART)
@@ -32,7 +32,7 @@ def seeded(number: int, rank: int = 0) -> Iterator[torch.Generator]:
 
 @dataclass
 class Iteration:
-    """What a step of training needs; calling it makes one.  Fields as the arguments of ``fit``.
+    """One step of training, done by a call.  The fields are as the arguments of ``fit``.
 
     lr: each group's initial learning rate.  averaged: follows the weights from the schedule's average_start on.
     """
@@ -52,17 +52,18 @@ class Iteration:
 
     @property
     def steps(self) -> int:
-        """Of an epoch."""
+        """The number of steps of an epoch."""
         return math.ceil(len(self.x) / self.batch_size)
 
     def batches(self, generator: torch.Generator) -> tuple[Tensor, ...]:
-        """The rows of each step of an epoch, on the device of x: moved there at once, not a transfer a step."""
+        """Returns the rows of each step of an epoch, on the device of x.  One transfer moves them all there."""
         return torch.randperm(len(self.x), generator=generator).to(self.x.device).split(self.batch_size)
 
     def __call__(self, step: Step, rows: Tensor, generator: torch.Generator) -> Tensor:
-        """Updates the weights once; returns the loss, a scalar on the device: to look at it is to wait for it.
+        """Updates the weights once and returns the loss, a scalar tensor on the device.
 
-        ``rows`` are the whole batch; each rank computes its part, and all return the loss of the whole.
+        It does not wait for the device; reading the value does.  ``rows`` are the whole batch.  Each rank computes its
+        part of it, and all ranks return the loss of the whole batch.
         """
         set_p(self.model, step.p)
         for group, lr in zip(self.optimizer.param_groups, self.lr):

@@ -1,4 +1,4 @@
-"""What a run reports while it goes: a file of JSON lines, and TensorBoard where it is installed."""
+"""Reports a run while it goes on: in a file of JSON lines, and in TensorBoard if it is installed."""
 
 import contextlib
 import json
@@ -13,14 +13,14 @@ SCALARS = ("loss", "eps", "lr", "seconds", "images_per_second", "peak_memory_mib
 
 
 class Log:
-    """The dicts of ``fit``'s history as they come, a JSON line an epoch, and as TensorBoard's scalars.
+    """Writes each dict of ``fit``'s history when its epoch ends, as one JSON line and as TensorBoard's scalars.
 
     p appears in TensorBoard as 1/p, which is 0 at p = ∞.
 
     Args:
-        path: of the JSON lines.
-        tensorboard: folder of TensorBoard's files; None writes none.  Without the package ``tensorboard`` a line
-            on stderr says so, and the JSON lines are all.
+        path: the file of JSON lines.
+        tensorboard: the folder for TensorBoard's files; with None there are none.  If the package ``tensorboard`` is
+            missing, a line on stderr says so, and only the JSON lines are written.
     """
 
     def __init__(self, path: str | Path, tensorboard: str | Path | None = None):
@@ -29,7 +29,7 @@ class Log:
         self._board = None
 
     def start(self, history: list[dict]) -> None:
-        """Begins with the epochs that are done: what an earlier run reported beyond them, or otherwise, goes."""
+        """Begins with the epochs that are done.  All other reports of an earlier run are removed."""
         self.close()
         with replacing(self.path) as f:
             f.write("".join(map(_line, history)).encode())
@@ -41,7 +41,7 @@ class Log:
             self._scalars(record)
 
     def add(self, record: dict) -> None:
-        """One more epoch."""
+        """Writes one more epoch."""
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(_line(record))
         self._scalars(record)
@@ -86,8 +86,11 @@ def _summary_writer(folder: Path):
 
 
 def peak_memory_mib(device: torch.device) -> float | None:
-    """The most memory in use so far: torch's on a GPU, since its counter was reset; the process's on a CPU.  None
-    where the system does not tell."""
+    """Returns the most memory in use so far, in MiB.
+
+    On a GPU it is torch's memory since the counter was reset.  On a CPU it is the memory of the process, or None if the
+    system does not tell it.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     with contextlib.suppress(ImportError):  # Windows has no such module

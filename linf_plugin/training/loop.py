@@ -1,4 +1,4 @@
-"""The training loop: flat, its parts passed in, resumable from the last finished epoch."""
+"""The training loop.  Its parts are arguments, and a run can be resumed from the last finished epoch."""
 
 import copy
 import json
@@ -21,17 +21,17 @@ from .log import Log, peak_memory_mib
 from .parallel import Ranks
 from .schedule import Schedule
 
-# How many steps pass before the losses are looked at, which on a GPU means to wait for it.
+# The number of steps after which the losses are read; on a GPU, reading them waits for the GPU.
 LOOK_EVERY = {"cpu": 1, "cuda": 50}
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What ``fit`` did.
+    """The result of ``fit``.
 
-    history: one dict an epoch (``fit`` lists the keys).  schedule: as it ran, fitted to the budget if there was one.
-    chosen: {"epoch", "weights": "last" or "average", and what ``validate`` returned} of the model that was kept;
-    None where nothing was chosen.
+    history: one dict for each epoch (``fit`` lists the keys).  schedule: the schedule that ran; it was fitted to the
+    budget if there was one.  chosen: {"epoch", "weights": "last" or "average", and the figures of ``validate``} of the
+    model that was kept, or None if none was chosen.
     """
 
     history: list[dict]
@@ -65,49 +65,49 @@ def fit(
 ) -> Trained:
     """Trains ``model`` in place and leaves it in evaluation mode at p = ∞ with re-estimated means.
 
-    The model that is left is the best one that ``validate`` saw.  Without ``validate`` it is the last one, or with
-    ``average`` the average at the end.
+    With ``validate`` the model gets the best weights that ``validate`` saw.  Without it the model keeps the last
+    weights or, with ``average``, gets the average at the end.
 
     Args:
-        model: its parameters are what ``optimizer`` holds.
-        loss: ``loss(model, x, y, step) → scalar``; an ``nn.Module`` has its state saved with the model's.
+        model: the model whose parameters ``optimizer`` holds.
+        loss: ``loss(model, x, y, step) → scalar``; the state of an ``nn.Module`` is saved with that of the model.
         optimizer: each group's "lr" is its initial learning rate.
         schedule: p, ε and learning rate over time.
         x, y: images (N, C, H, W) and labels (N,), on the model's device.
-        batch_size: samples a step; the last batch of an epoch may be smaller.
-        seed: of the order of samples, of the augmentation, and of what layers draw from torch's generators, whose
-            state outside is left alone.
+        batch_size: samples of a step; the last batch of an epoch may be smaller.
+        seed: the seed of the order of samples, of the augmentation and of the numbers that layers draw from torch's
+            generators.  ``fit`` does not change the state of these generators outside.
         augment: ``augment(x, generator) → x``.
         after_backward: ``after_backward(model, step, lr)`` before each optimiser step (decay, clipping).
-        average: decay a step, in [0, 1), of an exponential moving average of the weights, from the schedule's
-            average_start on; 0 keeps none.  Before, there is no average.
-        validate: ``validate(model) → {"certified": …, "clean": …}``, on images that are not in x and that nothing
-            is reported of later.  It gets a copy at p = ∞ in evaluation mode with means of up to 10,000 images of x;
-            training does not notice.  With ``average`` both the last and the average weights are measured.
+        average: decay per step, in [0, 1), of an exponential moving average of the weights; 0 keeps no average.  The
+            average begins at the schedule's average_start.
+        validate: ``validate(model) → {"certified": …, "clean": …}``, on images that are neither in x nor in a later
+            report.  It gets a copy at p = ∞ in evaluation mode, with means of up to 10,000 images of x.  The copy does
+            not affect training.  With ``average`` both the last and the average weights are measured.
         validate_every: epochs between validations; the last epoch always has one.
-        budget: seconds of training with validation that the schedule is stretched or shrunk to, by timing some
-            iterations and a validation first.  One line on stderr says what was fitted.
-        state_path: where the state is kept after every epoch; None keeps none.
-        resume: continue from state_path if it exists; the schedule stays as it was fitted then.
-        identity: plain data that names this run; a state of another run is refused.
-        log: where the dict of each epoch goes.
-        ranks: of ``parallel.join``, where several processes call this with the same arguments: each step is one of
-            them all, and the first of them alone validates, writes and shows progress.
-        description: of the progress bar.
-        progress: whether to show it.
+        budget: seconds for training with validation.  ``fit`` first times some iterations and a validation, then
+            stretches or shrinks the schedule to the budget.  One line on stderr tells the result.
+        state_path: the file that keeps the state after every epoch; None keeps no state.
+        resume: continue from state_path if it exists.  The schedule stays as it was fitted then.
+        identity: plain data that identify this run; the state of another run is refused.
+        log: receives the dict of each epoch.
+        ranks: the ranks of ``parallel.join`` if several processes call ``fit`` with the same arguments.  They do each
+            step together.  Only the first one validates, writes and shows progress.
+        description: the text of the progress bar.
+        progress: whether to show the progress bar.
 
     Returns:
-        ``Trained``; each dict of its history has epoch, steps (so far), loss, p, eps, lr, seconds,
-        images_per_second, peak_memory_mib, time (of day), and after a validation validation_seconds and
+        ``Trained``.  Each dict of its history has epoch, steps (so far), loss, p, eps, lr, seconds,
+        images_per_second, peak_memory_mib and time (of day).  After a validation it also has validation_seconds and
         validation: {"last": …, "average": …}.
 
     Raises:
-        TypeError: an argument is of a wrong type.
-        ValueError: an argument is out of its range or of a wrong shape; the state to resume from is damaged or
-            belongs to another run; the budget is too short, and the message says what it would take.
-        FloatingPointError: the loss became NaN or infinite; the message says where.  The state of the epoch
-            before stays.
-        OSError: the state or the log could not be written; the state of the epoch before stays.
+        TypeError: an argument has a wrong type.
+        ValueError: an argument is out of its range or has a wrong shape; the state to resume from is damaged or
+            belongs to another run; the budget is too short, and the message says how much is needed.
+        FloatingPointError: the loss became NaN or infinite; the message says where.  The state of the last finished
+            epoch stays.
+        OSError: the state or the log could not be written.  The state of the last finished epoch stays.
     """
     began = time.perf_counter()
     _check(model, x, y, batch_size, seed, average, validate_every, budget, ranks)
@@ -143,11 +143,11 @@ def fit(
             validated=validate is not None,
         )
     )
-    lines, best = [], None  # a JSON text an epoch: to write all of them once more costs next to nothing
+    lines, best = [], None  # one JSON text for each epoch, so that writing all of them again costs almost nothing
     if ranks.agree(resume and state_path is not None and Path(state_path).exists()):
         schedule, lines, best = state.load(state_path, settings, parts, schedule)
         if not ranks.alike(len(lines)):
-            raise ValueError(f"{state_path} is not the same file for every process: all must see the same folder")
+            raise ValueError(f"{state_path} is not the same file for every process: all must use the same folder")
     elif budget is not None:
 
         def save() -> None:
@@ -161,7 +161,7 @@ def fit(
         def last_means() -> None:
             selection.finish(copy.deepcopy(model), [x[: selection.BATCH]])
 
-        each_epoch = {}  # what is done besides iterations, and how often
+        each_epoch = {}  # actions besides the iterations, and how often they are done
         if state_path is not None:
             each_epoch[save] = 1.0
         if validate is not None:
@@ -225,11 +225,11 @@ def fit(
             due = (epoch + 1) % validate_every == 0 or epoch + 1 == schedule.epochs
             if validate is not None and due and ranks.main:
                 validation_began = time.perf_counter()
-                # before average_start the average is that of the first weights
+                # before average_start the averaged model still holds the first weights
                 candidates = weights if averaged is None or averaged.n_averaged > 0 else {"last": model}
                 record["validation"], best = selection.measure(candidates, validate, epoch, best, x, seed)
                 record["validation_seconds"] = time.perf_counter() - validation_began
-            record = ranks.agree(record)  # the others wait here while the first one validates
+            record = ranks.agree(record)  # the other ranks wait here while the first one validates
             history.append(record)
             lines.append(json.dumps(record))
             if state_path is not None and ranks.main:
@@ -286,7 +286,7 @@ def _check(
 
 
 def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) -> None:
-    """Raises FloatingPointError for the first loss of an epoch that is NaN or infinite."""
+    """Raises FloatingPointError if a loss of an epoch is NaN or infinite.  The message names the first such loss."""
     if losses.isfinite().all():
         return
     first = int((~losses.isfinite()).nonzero()[0])
@@ -295,14 +295,15 @@ def _check_finite(losses: Tensor, schedule: Schedule, epoch: int, steps: int) ->
 
 
 def _check_weights(model: nn.Module, epoch: int) -> None:
-    """Raises FloatingPointError where the last step of an epoch, whose loss was finite, spoilt the weights."""
+    """Raises FloatingPointError if the last step of an epoch made a weight NaN or infinite, although its loss was
+    finite."""
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise FloatingPointError(f"{name} is no longer finite after epoch {epoch}")
 
 
 def _postfix(history: list[dict]) -> dict[str, str]:
-    """What the progress bar shows: the last epoch, and the last validation."""
+    """Returns what the progress bar shows: figures of the last epoch and of the last validation."""
     last = history[-1]
     shown = {"loss": f"{last['loss']:.4f}", "p": f"{float(last['p']):g}", "eps": f"{last['eps']:.3g}"}
     measured = next((r["validation"] for r in reversed(history) if "validation" in r), {})

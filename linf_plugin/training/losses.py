@@ -1,8 +1,8 @@
-"""Losses on margins.  Throughout m_j = z_j − z_y + 2ρ bounds, for j ≠ y, how far class j can come above the
-label y when every logit moves by at most ρ = lipschitz·ε.
+"""Losses on margins.  In this module, for j ≠ y, m_j = z_j − z_y + 2ρ bounds how far class j can come above the label y
+if every logit moves by at most ρ = lipschitz·ε.
 
-At p = ∞ that is a theorem; at finite p a layer's Lipschitz constant is larger than 1 and z ± ρ is a
-heuristic training signal, not a certificate.
+At p = ∞ this is a theorem.  At finite p the Lipschitz constant of a layer is larger than 1, and z ± ρ is a heuristic
+training signal, not a certificate.
 """
 
 import torch
@@ -13,7 +13,7 @@ from ..arguments import check_not_negative, check_number, check_positive, kind
 
 
 def _check(logits, labels, name: str = "logits") -> None:
-    """Their shapes and types.  Not their values, for which a GPU would have to be waited for: ``fit`` looks at all
+    """Checks shapes and types.  It does not check values, because that would wait for the GPU.  ``fit`` checks all
     labels before it begins."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {kind(logits)}")
@@ -43,13 +43,13 @@ def _check_head(head, features, labels, radius) -> None:
 
 
 def _margins(logits: Tensor, labels: Tensor, radius: float) -> Tensor:
-    """m (N, classes), with 0 at the label."""
+    """Returns m (N, classes), with 0 at the label."""
     m = logits - logits.gather(1, labels.unsqueeze(1)) + 2 * radius
     return m.scatter(1, labels.unsqueeze(1), 0.0)
 
 
 def hinge(logits: Tensor, labels: Tensor, radius: float, mix: float = 1.0) -> Tensor:
-    """mix·mean_n max_j m₊ + (1 − mix)·mean_{n,j} m₊.  Zhang et al. (arXiv 2102.05363), section 4.
+    """Returns mix·mean_n max_j m₊ + (1 − mix)·mean_{n,j} m₊.  Zhang et al. (arXiv 2102.05363), section 4.
 
     Args:
         logits: (N, classes).
@@ -61,7 +61,7 @@ def hinge(logits: Tensor, labels: Tensor, radius: float, mix: float = 1.0) -> Te
         scalar.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
+        TypeError, ValueError: an argument has a wrong type or shape, or is out of its range.
     """
     _check(logits, labels)
     check_not_negative("radius", radius)
@@ -71,13 +71,13 @@ def hinge(logits: Tensor, labels: Tensor, radius: float, mix: float = 1.0) -> Te
 
 
 def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, scalar: Tensor | float = 1.0) -> Tensor:
-    """mean_n max_j clamp(m_j/2ρ, 0, 1) + weight·CE(scalar·z).  Zhang et al. (arXiv 2110.06850), section 4.
+    """Returns mean_n max_j clamp(m_j/2ρ, 0, 1) + weight·CE(scalar·z).  Zhang et al. (arXiv 2110.06850), section 4.
 
-    The hinge is saturated, and without gradient, where a sample is misclassified; the cross-entropy moves
-    those.  ``scalar`` is a learned temperature that reaches the cross-entropy alone, never a margin.
+    The hinge of a misclassified sample is saturated and has no gradient; the cross-entropy moves such samples.
+    ``scalar`` is a learned temperature.  It affects only the cross-entropy, never a margin.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range; so is radius 0.
+        TypeError, ValueError: an argument has a wrong type or shape, or is out of its range; radius 0 is out of range.
     """
     _check(logits, labels)
     check_positive("radius", radius)
@@ -87,8 +87,9 @@ def clipped_hinge(logits: Tensor, labels: Tensor, radius: float, weight: float, 
 
 
 def ramp(worst: Tensor, labels: Tensor, width: float) -> Tensor:
-    """mean_n max_{j≠y} clamp(½ + worst_j/width, 0, 1): 1 for margins that can fall to −width/2, 0 for those that stay
-    above width/2.
+    """Returns mean_n max_{j≠y} clamp(½ + worst_j/width, 0, 1).
+
+    A sample counts 1 if its margin can fall to −width/2, and 0 if its margin stays above width/2.
 
     Args:
         worst: (N, classes), upper bounds of z_j − z_y.
@@ -99,7 +100,7 @@ def ramp(worst: Tensor, labels: Tensor, width: float) -> Tensor:
         scalar.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
+        TypeError, ValueError: an argument has a wrong type or shape, or is out of its range.
     """
     _check(worst, labels, "worst")
     check_positive("width", width)
@@ -108,15 +109,22 @@ def ramp(worst: Tensor, labels: Tensor, width: float) -> Tensor:
 
 
 def head_margins(head: nn.Sequential, features: Tensor, radius: float | Tensor, labels: Tensor) -> Tensor:
-    """Upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``, a number or
-    one for each feature.
+    """Returns upper bounds of z_j − z_y for a Linear–tanh–Linear head whose inputs move by at most ``radius``.
 
-    Interval bounds in centre/radius form; the last layer through the row differences W_j − W_y, which is
-    tighter than a difference of its intervals.  Shapes: features (N, in), radius the same where it is a tensor,
-    labels (N,) → (N, classes), 0 at the label.
+    They are interval bounds in centre/radius form.  The last layer uses the row differences W_j − W_y, which is tighter
+    than the difference of its intervals.
+
+    Args:
+        head: Linear–tanh–Linear.
+        features: (N, in).
+        radius: one number, or (N, in).
+        labels: (N,) int64.
+
+    Returns:
+        (N, classes), 0 at the label.
 
     Raises:
-        TypeError, ValueError: an argument is of a wrong type or shape, or out of its range.
+        TypeError, ValueError: an argument has a wrong type or shape, or is out of its range.
     """
     _check_head(head, features, labels, radius)
     first, _, last = head
@@ -133,7 +141,7 @@ def head_margins(head: nn.Sequential, features: Tensor, radius: float | Tensor, 
 def interval_cross_entropy(
     head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, kappa: float
 ) -> Tensor:
-    """kappa·CE of the head's worst margins + (1 − kappa)·CE of its logits.
+    """Returns kappa·CE of the head's worst margins + (1 − kappa)·CE of its logits.
 
     Args:
         head: Linear–tanh–Linear.
@@ -145,7 +153,8 @@ def interval_cross_entropy(
     Returns:
         scalar.
 
-    Raises as ``head_margins``.
+    Raises:
+        TypeError, ValueError: as ``head_margins``.
     """
     _check_share("kappa", kappa)
     worst = F.cross_entropy(head_margins(head, features, radius, labels), labels)
@@ -157,24 +166,26 @@ def interval_cross_entropy(
 def interval_hinge(
     head: nn.Sequential, features: Tensor, labels: Tensor, radius: float, weight: float, scalar: Tensor | float = 1.0
 ) -> Tensor:
-    """mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), c_n = 1 where sample n is classified correctly, else
-    0, with the margins m of ``head_margins``.
+    """Returns mean_n c_n·max_{j≠y} (m_j + 1)₊ + weight·CE(scalar·z), with the margins m of ``head_margins``.
 
-    The hybrid loss in the program of Zhang et al. (arXiv 2210.01787); as in ``clipped_hinge`` the cross-entropy
-    moves misclassified samples, and ``scalar`` reaches it alone.
+    c_n is 1 if sample n is classified correctly, else 0.  This is the hybrid loss in the program of Zhang et al.
+    (arXiv 2210.01787).  As in ``clipped_hinge`` the cross-entropy moves misclassified samples, and ``scalar`` affects
+    only the cross-entropy.
 
     Args:
         head, features, labels, radius: as ``interval_cross_entropy``.
-        weight: of the cross-entropy of the head's logits z.
+        weight: the weight of the cross-entropy of the head's logits z.
+        scalar: a learned temperature.
 
     Returns:
         scalar.
 
-    Raises as ``head_margins``.
+    Raises:
+        TypeError, ValueError: as ``head_margins``.
     """
     check_not_negative("weight", weight)
     wanted = head_margins(head, features, radius, labels) + 1
     logits = head(features)
-    hinged = wanted.scatter(1, labels.unsqueeze(1), 0.0).amax(1)  # at least 0, the label's
+    hinged = wanted.scatter(1, labels.unsqueeze(1), 0.0).amax(1)  # at least 0, because the label has 0
     correct = logits.argmax(1) == labels
     return (correct * hinged).mean() + weight * F.cross_entropy(scalar * logits, labels)

@@ -1,4 +1,4 @@
-"""Adam as distance nets need it, and the weight decay that fits an ℓp distance."""
+"""Adam with the settings that distance nets need, and the weight decay that suits an ℓp distance."""
 
 import math
 
@@ -20,21 +20,23 @@ def adam(
     eps: float = 1e-10,
     fused: bool = True,
 ) -> torch.optim.AdamW:
-    """Adam with an eps so small that the tiny gradients of a large p still move weights.
+    """Returns Adam with an eps so small that the tiny gradients of a large p still move the weights.
 
-    The weights of a linear head learn at lr/√fan_in, as if they were N(0, 1) and scaled in the forward pass.
+    The weights of a linear head learn at lr/√fan_in.  This is as if they were N(0, 1) and were scaled in the forward
+    pass.
 
     Args:
-        model: distance layers take lr; ``nn.Linear`` of a head take theirs, all else lr.
+        model: the weights of ``nn.Linear`` learn at lr/√fan_in, all other parameters at lr.
         lr: initial learning rate.
         loss: a module whose parameters (a learned temperature) learn at ``scalar_lr``.
+        scalar_lr: learning rate of the loss's parameters.
         head_decay: decoupled weight decay of the head's weights and biases.
-        scalar_decay: that of the loss's parameters.
-        betas, eps: of Adam.
-        fused: one kernel a group, instead of ten passes over its memory (docs/results/steps).
+        scalar_decay: decoupled weight decay of the loss's parameters.
+        betas, eps: the parameters of Adam.
+        fused: whether one kernel updates each group, instead of ten passes over its memory (docs/results/steps).
 
     Raises:
-        TypeError, ValueError: model is no module, or a rate or decay is not finite or below 0.
+        TypeError, ValueError: model is not a module, or a rate or decay is negative or not finite.
     """
     check_model(model, evaluation=False)
     rates = {"lr": lr, "scalar_lr": scalar_lr, "head_decay": head_decay, "scalar_decay": scalar_decay, "eps": eps}
@@ -60,10 +62,11 @@ def adam(
 
 @torch.no_grad()
 def decay_distances(model: nn.Module, amount: float) -> None:
-    """w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer, each bias being a row of one.
+    """Updates w ← w − amount·(|w|/‖w‖_p)^{p−2}·w for each row w of every distance layer.
 
-    The gradient direction of ‖w‖_p, scaled by the norm: p = 2 is plain decay, and at p = ∞ only the largest
-    |w| of each row shrinks.  Zhang et al. (arXiv 2102.05363), appendix.
+    Each entry of a bias counts as a row of one number.  The update follows the gradient of ‖w‖_p, scaled by the norm:
+    p = 2 is plain decay, and at p = ∞ only the largest |w| of each row shrinks.  Zhang et al. (arXiv 2102.05363),
+    appendix.
     """
     for layer in distance_layers(model):
         rows = layer.weight.view(len(layer.weight), -1)

@@ -1,16 +1,16 @@
-"""One training run by several processes, one a device, which ``torchrun`` starts.
+"""Several processes do one training run.  ``torchrun`` starts them, one for each device.
 
 Every process (rank) holds the whole training set and the whole model, and draws the same batches with the same
-augmentation.  Of each batch it computes its own rows, and three things are added up over the ranks:
+augmentation.  It computes its own rows of each batch, and three things are summed over the ranks:
 
-- the loss of a batch, a mean over samples: each rank's mean is weighed by its part of the samples, so that the sum
-  is the mean of the whole batch, whatever the parts are;
-- the batch means of ``MeanShift``, which make samples depend on each other, forwards and backwards;
+- the loss of a batch, a mean over samples.  Each rank weighs its mean by its part of the samples, so the sum is the
+  mean of the whole batch for any division into parts;
+- the batch means of ``MeanShift``, forwards and backwards, because they make samples depend on each other;
 - the gradients of the parameters.
 
-So a step is that of one process but for the rounding of sums in another order, and all ranks hold the same bits
-after it.  Gradients are added after the backward pass, in the order of the parameters: a resumed run adds them as
-one that was never interrupted, and a loss may reach its parameters by any way.
+So a step equals that of one process, except that sums are rounded in another order.  After a step all ranks hold the
+same bits.  Gradients are summed after the backward pass, in the order of the parameters.  So a resumed run sums them in
+the same order as a run without interruption, and it does not matter how a loss uses the parameters.
 """
 
 import contextlib
@@ -26,22 +26,22 @@ from torch import Tensor, nn
 from .. import state
 from ..layers.shifts import MeanShift, reestimate_means
 
-PATIENCE = datetime.timedelta(days=30)  # of ranks that wait for what rank 0 does alone, certificates above all
+PATIENCE = datetime.timedelta(days=30)  # how long ranks wait for work that only rank 0 does, above all certificates
 
 
 @contextlib.contextmanager
 def _exchange() -> Iterator[None]:
-    """Says in one line what a rank sees whose partner ended; the partner has said why it did."""
+    """Raises a ConnectionError of one line if an exchange fails.  Another rank has then ended and told its reason."""
     try:
         yield
     except RuntimeError as error:
         raise ConnectionError(
-            f"no exchange with another process, which may have ended: {str(error).splitlines()[0]}"
+            f"the exchange with another process failed (it may have ended): {str(error).splitlines()[0]}"
         ) from error
 
 
 class _SumOverRanks(torch.autograd.Function):
-    """Σ_r x_r on every rank.  The loss is a sum over ranks too, so the gradient of each x_r is Σ_r grad_r."""
+    """Gives Σ_r x_r on every rank.  The loss is a sum over ranks too, so the gradient of each x_r is Σ_r grad_r."""
 
     @staticmethod
     def forward(ctx, x: Tensor, group) -> Tensor:
@@ -58,10 +58,11 @@ class _SumOverRanks(torch.autograd.Function):
 
 @contextlib.contextmanager
 def synchronised_means(model: nn.Module, group: dist.ProcessGroup) -> Iterator[None]:
-    """While open, every ``MeanShift`` of the model takes the mean of what all ranks of ``group`` pass it.
+    """While it is open, every ``MeanShift`` of the model takes the mean over the inputs of all ranks of ``group``.
 
-    All ranks must run the model equally often, in training mode all or none.  A rank may pass no sample, if its
-    output still reaches its loss.  Outside, nothing waits for other processes: copies of the model, evaluation.
+    All ranks must run the model equally often, and all in the same mode.  A rank may pass no sample, if its loss still
+    depends on its output.  Outside this context the model waits for no other process: its copies and its evaluation
+    work as usual.
     """
     layers = [m for m in model.modules() if isinstance(m, MeanShift)]
     before = [layer.sum_over_ranks for layer in layers]
@@ -76,10 +77,10 @@ def synchronised_means(model: nn.Module, group: dist.ProcessGroup) -> Iterator[N
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run.  ``Ranks()`` is alone, on the CPU: each method then does the plain thing.
+    """This process among the processes of a run.  ``Ranks()`` is a run of one process on the CPU, without any exchange.
 
-    rank: 0 … world − 1; rank 0 writes files and shows progress.  world: how many there are.  device: this rank's.
-    group: for sums between devices.  control: for plain data, and for waiting long.
+    rank: 0 … world − 1; rank 0 writes files and shows progress.  world: number of processes.  device: the device of
+    this rank.  group: the group for sums between devices.  control: the group for plain data and for long waits.
     """
 
     rank: int = 0
@@ -94,13 +95,13 @@ class Ranks:
         return self.rank == 0
 
     def loss(self, loss: Callable, model: nn.Module, x: Tensor, y: Tensor, step) -> Tensor:
-        """This rank's summand of the loss of a batch.
+        """Returns this rank's summand of the loss of a batch.
+
+        If a batch has fewer samples than there are ranks, each rank computes all of it, so no mean is over nothing.
 
         Args:
             loss: ``loss(model, x, y, step) → scalar``, a mean over samples.
-            x, y: the whole batch, on every rank the same.
-
-        A batch with fewer samples than ranks is computed whole by each, so that no rank's mean is over nothing.
+            x, y: the whole batch, the same on every rank.
         """
         if self.world == 1:
             return loss(model, x, y, step)
@@ -116,7 +117,7 @@ class Ranks:
         """Gives every rank the parameters and buffers of rank 0.
 
         Raises:
-            ValueError: the ranks have layers of another p, stride or the like.
+            ValueError: the layers of the ranks differ in p, a stride or the like.
         """
         if self.world > 1:
             if not self.alike([{k: a.tolist() for k, a in state.constants(m).items()} for m in modules]):
@@ -126,7 +127,7 @@ class Ranks:
                     dist.broadcast(tensor, src=0, group=self.group)
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over the ranks, without gradient; where one of them is NaN or infinite, all see it."""
+        """Returns the sum over the ranks, without gradient.  If one value is NaN or infinite, all ranks see it."""
         total = value.detach().clone()
         if self.world > 1:
             with _exchange():
@@ -134,7 +135,7 @@ class Ranks:
         return total
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replaces the gradient of each parameter by its sum over the ranks."""
+        """Replaces the gradient of each parameter with its sum over the ranks."""
         if self.world > 1:
             grads = [p.grad for p in parameters if p.grad is not None]
             with _exchange():
@@ -142,7 +143,7 @@ class Ranks:
                     work.wait()
 
     def reestimate_means(self, model: nn.Module, batches: Iterable[Tensor]) -> None:
-        """``layers.reestimate_means`` over whole batches, the same on every rank, each computing its rows."""
+        """Does ``layers.reestimate_means`` over whole batches, the same on every rank; each rank computes its rows."""
         if self.world == 1:
             reestimate_means(model, batches)
         else:
@@ -150,7 +151,7 @@ class Ranks:
                 reestimate_means(model, (x[self.rank :: self.world] for x in batches))
 
     def agree(self, value):
-        """What rank 0 passes, plain data or tensors on the CPU, on every rank; the others wait for it."""
+        """Returns on every rank the value of rank 0, plain data or tensors on the CPU.  The other ranks wait for it."""
         if self.world == 1:
             return value
         box = [value]
@@ -159,7 +160,7 @@ class Ranks:
         return box[0]
 
     def alike(self, value) -> bool:
-        """Whether all ranks pass the same plain data; all get the same answer."""
+        """Returns whether all ranks pass the same plain data.  All get the same answer."""
         if self.world == 1:
             return True
         values = [None] * self.world
@@ -170,11 +171,12 @@ class Ranks:
 
 @contextlib.contextmanager
 def join(device: str) -> Iterator[Ranks]:
-    """The ranks of this run: those that ``torchrun`` started, over NCCL for CUDA and Gloo for the CPU; or this
-    process alone.
+    """Gives the ranks of this run: the processes that ``torchrun`` started or, without it, this one process.
+
+    The processes communicate by NCCL on CUDA and by Gloo on the CPU.
 
     Args:
-        device: "cpu" or "cuda"; of several processes each takes the CUDA device of its local rank.
+        device: "cpu" or "cuda".  Each of several processes takes the CUDA device of its local rank.
 
     Raises:
         ValueError: there are more processes on this machine than CUDA devices.
@@ -196,4 +198,4 @@ def join(device: str) -> Iterator[Ranks]:
     dist.init_process_group(backend, device_id=where if where.type == "cuda" else None)
     control = dist.new_group(backend="gloo", timeout=PATIENCE)
     yield Ranks(dist.get_rank(), dist.get_world_size(), where, dist.group.WORLD, control)
-    dist.destroy_process_group()  # not after an exception: the others may be waiting for this rank, which ends
+    dist.destroy_process_group()  # not after an exception: others may wait for this rank, and its end tells them

@@ -1,4 +1,4 @@
-"""What changes with time: p, ε, learning rate.  A schedule is data; ``at`` reads it at a fractional epoch."""
+"""Schedules: how p, ε and the learning rate change with time.  A schedule is data; ``at`` reads it at any epoch."""
 
 import math
 from dataclasses import dataclass, fields, replace
@@ -10,8 +10,8 @@ from ..arguments import check_count, check_number
 class Step:
     """The settings of one training iteration.
 
-    p: exponent of the distance layers.  ε: in the pixel range.  progress: of the p schedule, 0 to 1.
-    lr_factor: of each group's initial learning rate.
+    p: exponent of the distance layers.  eps: ε, in the pixel range.  progress: progress of the p schedule, from 0 to 1.
+    lr_factor: factor for each group's initial learning rate.
     """
 
     epoch: float
@@ -23,21 +23,23 @@ class Step:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Times in epochs; ε in the pixel range.
+    """The course of p, ε and the learning rate.  Times are in epochs, and ε is in the pixel range.
 
-    p rises geometrically from p_first to p_last between epochs p_start and p_end and is ∞ from then on; with
-    ``snap`` it visits the exponents of ``snapped`` only, which are cheaper and train as well (docs/results/snap).
-    ε rises from 0 to ``eps`` between eps_start and eps_end; with ``eps_smooth`` = R > 0 the first part R of the
-    rise is quartic, so that it starts slowly, and linear afterwards.  The learning rate falls as a cosine from
-    lr_start to the end, or, where ``lr_drops`` are given, by ``lr_drop_factor`` at each of these epochs.  Where
-    weights are averaged, they are from epoch average_start on.
+    p rises geometrically from p_first to p_last between epochs p_start and p_end, and is ∞ from then on.  With ``snap``
+    it takes only the exponents of ``snapped``, which are cheaper and train equally well (docs/results/snap).
+
+    ε rises from 0 to ``eps`` between eps_start and eps_end.  With ``eps_smooth`` = R > 0 the first part R of the rise
+    is quartic, so that it starts slowly; the rest is linear.
+
+    The learning rate falls as a cosine from lr_start to the end.  If ``lr_drops`` are given, it is instead multiplied
+    by ``lr_drop_factor`` at each of these epochs.  If weights are averaged, the average begins at epoch average_start.
 
     Zhang et al. (arXiv 2102.05363), section 4, and (arXiv 2110.06850), appendix.
 
     Raises:
-        TypeError: a value is no number, epochs no integer.
+        TypeError: a value is not a number, or epochs is not an integer.
         ValueError: a value is not finite, epochs is below 1, ε lies outside [0, 1], a range ends before it starts, R
-            is not in [0, 1), average_start is not in [0, epochs).
+            is not in [0, 1), or average_start is not in [0, epochs).
     """
 
     epochs: int
@@ -76,7 +78,7 @@ class Schedule:
             raise ValueError(f"average_start must lie in [0, epochs = {self.epochs}), got {self.average_start}")
 
     def scaled(self, epochs: int) -> "Schedule":
-        """The same course in another number of epochs: every time in it is stretched or shrunk in proportion."""
+        """Returns the same course for another number of epochs.  All its times change in proportion."""
         if epochs == self.epochs:
             return self
         times = ("p_start", "p_end", "eps_start", "eps_end", "lr_start", "average_start")
@@ -88,7 +90,7 @@ class Schedule:
         )
 
     def at(self, epoch: float) -> Step:
-        """The settings at an epoch, whole or not."""
+        """Returns the settings at an epoch, which need not be a whole number."""
         progress = _ramp(epoch, self.p_start, self.p_end)
         return Step(epoch, self._p(progress), self._eps(epoch), progress, self._lr_factor(epoch))
 
@@ -120,9 +122,9 @@ def _check_finite(name: str, value) -> None:
 
 
 def snapped(p: float) -> float:
-    """The exponent nearest to p ≥ 1, as a ratio, among whole 2^k, 1.25·2^k and 1.5·2^k: 8, 10, 12, 16, 20, 24, 32, …
+    """Returns the exponent whose ratio to p ≥ 1 is nearest to 1, among the whole numbers 2^k, 1.25·2^k and 1.5·2^k.
 
-    Their powers take few multiplications and no logarithm.
+    These are 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, …  Their powers need few multiplications and no logarithm.
     """
     octave = 2.0 ** math.floor(math.log2(p))
     near = [octave * step for step in (1, 1.25, 1.5, 2) if octave * step == int(octave * step)]
@@ -130,5 +132,5 @@ def snapped(p: float) -> float:
 
 
 def _ramp(epoch: float, start: float, end: float) -> float:
-    """0 before start, 1 from end on, linear between."""
+    """Returns 0 before start, 1 from end on, and linear values between them."""
     return min(1.0, max(0.0, (epoch - start) / (end - start))) if end > start else float(epoch >= start)

@@ -1,4 +1,4 @@
-"""Which model of a run is kept: candidates are measured on data that was not trained on."""
+"""Chooses which model of a run is kept.  Candidates are measured on data that training does not use."""
 
 import copy
 import math
@@ -14,13 +14,16 @@ from .iteration import seeded
 from .parallel import Ranks
 
 BATCH = 1024  # large, because deeper layers see batch means of the layers before them
-MEANS_FROM = 10_000  # training images that are enough for the means of a candidate
+MEANS_FROM = 10_000  # as many training images are enough for the means of a candidate
 
 
 @dataclass
 class Best:
-    """The best candidate so far: the epoch after which it was measured, which weights ("last" or "average"), what
-    ``validate`` returned, and its parameters and buffers, on the CPU."""
+    """The best candidate so far.
+
+    epoch: the epoch after which it was measured.  weights: "last" or "average".  figures: the result of ``validate``.
+    state: its parameters and buffers, on the CPU.
+    """
 
     epoch: int
     weights: str
@@ -37,7 +40,7 @@ def finish(model: nn.Module, images: Iterable[Tensor], ranks: Ranks = Ranks()) -
 
 
 def batches(x: Tensor, seed: int = 0, at_most: int | None = None) -> Iterable[Tensor]:
-    """x in parts, or a random part of it."""
+    """Returns x in batches, or a random sample of ``at_most`` of its images in batches."""
     if at_most is None or len(x) <= at_most:
         return x.split(BATCH)
     rows = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:at_most].to(x.device)
@@ -47,20 +50,21 @@ def batches(x: Tensor, seed: int = 0, at_most: int | None = None) -> Iterable[Te
 def measure(
     weights: dict[str, nn.Module], validate: Callable, epoch: int, best: Best | None, x: Tensor, seed: int
 ) -> tuple[dict, Best]:
-    """Measures a finished copy of each model, and keeps the best; neither the models nor random numbers change.
+    """Measures a finished copy of each model and keeps the best.  The models and the random generators do not change.
 
     Args:
         weights: {"last": model, "average": …}.
-        validate: ``validate(model) → {"certified": …, …}``; the highest "certified" wins, of equal ones the later.
-        epoch: after which the models are as they are.
-        best: of the epochs before.
+        validate: ``validate(model) → {"certified": …, …}``.  The highest "certified" wins; among equal ones the latest
+            wins.
+        epoch: the epoch that has just ended.
+        best: the best candidate of the epochs before.
         x: training images, for the means.
 
     Returns:
-        what ``validate`` returned for each, and the best.
+        the figures of ``validate`` for each model, and the best candidate.
 
     Raises:
-        ValueError: "certified" is not among what ``validate`` returned.
+        ValueError: the figures of ``validate`` have no "certified".
     """
     found = {}
     for name, model in weights.items():

@@ -1,4 +1,4 @@
-"""The state of a run between two epochs: what it is of, how it is kept, and when it is refused."""
+"""The state of a run between two epochs: to which run it belongs, how it is saved, and when it is refused."""
 
 import dataclasses
 import json
@@ -19,7 +19,10 @@ SHOWN = 5  # differences that a message lists
 
 
 def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
-    """What must agree for a run to be continued, as plain data: JSON's types; of images and labels the digests."""
+    """Returns the settings that must agree if a run is continued, as plain data with JSON's types.
+
+    Images and labels are represented by their digests.
+    """
     groups = [
         {key: value for key, value in group.items() if isinstance(value, (bool, int, float, tuple))}
         for group in iterate.optimizer.param_groups
@@ -39,7 +42,7 @@ def settings_of(iterate: Iteration, identity: dict | None, **options) -> dict:
 
 
 def differing(theirs, ours, where: str = "") -> list[tuple[str, object, object]]:
-    """(name, their value, our value) of each thing in which nested dicts and lists differ."""
+    """Returns (name, their value, our value) of each entry in which nested dicts and lists differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         return [
             each
@@ -48,23 +51,23 @@ def differing(theirs, ours, where: str = "") -> list[tuple[str, object, object]]
         ]
     if isinstance(theirs, list) and isinstance(ours, list) and len(theirs) == len(ours):
         return [each for i, pair in enumerate(zip(theirs, ours)) for each in differing(*pair, f"{where}[{i}]")]
-    same = not isinstance(theirs, Tensor) and theirs == ours  # of a file that holds whatever it likes
+    same = not isinstance(theirs, Tensor) and theirs == ours  # theirs comes from a file, so it can be a tensor
     return [] if same else [(where or "settings", theirs, ours)]
 
 
 def differences(theirs, ours) -> list[str]:
-    """Lines "name: value there, value here" of what ``differing`` finds."""
+    """Returns a line "name: value there, value here" for each entry that ``differing`` finds."""
     return [f"{name}: {shown(a)} there, {shown(b)} here" for name, a, b in differing(theirs, ours)]
 
 
 def shown(value) -> str:
-    """A value in a message, short and in one line; a digest by its first digits."""
+    """Returns a value as a message shows it: short, in one line, and of a digest only the first digits."""
     text = "none" if value is None else " ".join(str(value).split())
     return f"{text[:16]}…" if len(text) == 64 else text if len(text) <= 200 else f"{text[:199]}…"
 
 
 def read(path: str | Path) -> dict:
-    """What ``write`` kept.  Raises ValueError where the file is damaged, or is no state of a run."""
+    """Returns what ``write`` saved.  Raises ValueError if the file is damaged or is not the state of a run."""
     content = checkpoint.read(path)
     kind = content.get("kind") if isinstance(content, dict) else None
     if not isinstance(kind, str) or kind != KIND:
@@ -75,7 +78,7 @@ def read(path: str | Path) -> dict:
 def write(
     path: str | Path, settings: dict, parts: dict, schedule: Schedule, history: list[str], best: Best | None
 ) -> None:
-    """Saves a run between two epochs; ``history`` has a JSON text an epoch.  Raises as ``checkpoint.write``."""
+    """Saves a run between two epochs.  ``history`` has one JSON text per epoch.  Raises as ``checkpoint.write``."""
     checkpoint.write(
         path,
         {
@@ -90,16 +93,18 @@ def write(
 
 
 def load(path: str | Path, settings: dict, parts: dict, schedule: Schedule) -> tuple[Schedule, list[str], Best | None]:
-    """Restores ``parts`` and returns what else ``write`` was given; the schedule as it ran is ``schedule``, scaled.
+    """Restores ``parts`` and returns the schedule, the history and the best candidate that ``write`` saved.
+
+    The schedule is the given one, scaled to the number of epochs in the file.
 
     Raises:
-        ValueError: the file is damaged, no state of a run, or of a run with other settings, which the message
-            lists.
+        ValueError: the file is damaged, is not the state of a run, or belongs to a run with other settings, which the
+            message lists.
     """
     content = read(path)
     theirs = content.get("settings")
     if isinstance(theirs, dict) and "images" not in theirs:
-        warnings.warn(f"{path} is of a version that kept no digest of the images: they could not be compared")
+        warnings.warn(f"{path} was written by a version that kept no digest of the images, so they were not compared")
         settings = {key: value for key, value in settings.items() if key != "images"}
     found = differences(theirs, settings)
     if found:
@@ -112,5 +117,5 @@ def load(path: str | Path, settings: dict, parts: dict, schedule: Schedule) -> t
             part.load_state_dict(content["parts"][name])
         return schedule.scaled(content["epochs"]), content["history"].splitlines(), best
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())  # torch's has lines
+        reason = " ".join(str(error).split())  # torch's message has several lines
         raise ValueError(f"{path} does not fit this run: {reason}") from error

@@ -418,7 +418,11 @@ def _cut(path):
 NOTES = "val/val_annotations.txt"
 DAMAGED_TINY = {  # what is done to the folder, error, what it names
     "no-classes": (lambda f: (f / "wnids.txt").write_text(""), ValueError, "wnids.txt is empty"),
-    "class-twice": (lambda f: (f / "wnids.txt").write_text("n002\nn001\nn002\nn003"), ValueError, "stands there twice"),
+    "class-twice": (
+        lambda f: (f / "wnids.txt").write_text("n002\nn001\nn002\nn003"),
+        ValueError,
+        "lists a class twice",
+    ),
     "no-test": (lambda f: (f / NOTES).write_text(""), ValueError, "val_annotations.txt is empty"),
     "class": (
         lambda f: (f / NOTES).write_text("val_0.JPEG n001\nval_1.JPEG n009\n"),

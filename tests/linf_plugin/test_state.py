@@ -79,7 +79,7 @@ def test_a_state_of_another_function_is_refused_and_named(name, strict):
 
 
 def test_a_sorted_layer_is_no_distance_layer():
-    message = r"(?s)LinfDistLinear: it says p, rho, k, but must say p.*end in _extra_state"
+    message = r"(?s)LinfDistLinear: it holds p, rho, k but must hold p.*end in _extra_state"
     with pytest.raises(RuntimeError, match=message):
         LinfDistLinear(6, 5).load_state_dict(SortDistLinear(6, 5, rho=0.5).state_dict())
 
@@ -159,8 +159,8 @@ def test_states_that_are_averaged_or_converted():
         (torch.tensor(list(b"[" * 100_000), dtype=torch.uint8), "must have at most 1000 bytes, got 100000"),
         (torch.tensor([255], dtype=torch.uint8), "must be JSON"),
         (torch.tensor(list(b"[8]"), dtype=torch.uint8), "must be a JSON object"),
-        (torch.tensor(list(b"{}"), dtype=torch.uint8), "it says nothing, but must say p"),
-        (torch.tensor(list(b'{"p": 8, "q": 1}'), dtype=torch.uint8), "it says p, q, but must say p"),
+        (torch.tensor(list(b"{}"), dtype=torch.uint8), "it holds nothing but must hold p"),
+        (torch.tensor(list(b'{"p": 8, "q": 1}'), dtype=torch.uint8), "it holds p, q but must hold p"),
         (torch.tensor(list(b'{"p": 0.5}'), dtype=torch.uint8), "p must be at least 1"),
         (torch.tensor(list(b'{"p": NaN}'), dtype=torch.uint8), "p must be at least 1"),
         (torch.tensor(list(b'{"p": "8"}'), dtype=torch.uint8), "p must be a number"),

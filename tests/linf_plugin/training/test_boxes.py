@@ -1,4 +1,4 @@
-"""Boxes in training: those of interval bounds at p = ∞, moved values at finite p, gradients, and the mean of clean inputs."""
+"""Boxes in training: interval bounds at p = ∞, moved values at finite p, gradients, and the mean of clean inputs."""
 
 import math
 
@@ -120,5 +120,5 @@ def test_clipped_pixels_do_not_move():
 
 
 def test_a_layer_without_a_rule_is_named():
-    with pytest.raises(TypeError, match="no rule for Linear"):
-        propagate(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), torch.rand(1, 1, 2, 2), 0.1)
+    with pytest.raises(TypeError, match="no interval rule for GELU"):
+        propagate(nn.Sequential(nn.Flatten(), nn.GELU()), torch.rand(1, 1, 2, 2), 0.1)

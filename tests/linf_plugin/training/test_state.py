@@ -92,7 +92,7 @@ def test_a_state_without_a_digest_of_the_images_goes_on_with_a_word(path):
     content = checkpoint.read(path)
     del content["settings"]["images"]
     checkpoint.write(path, content)
-    with pytest.warns(UserWarning, match="state.pt is of a version that kept no digest of the images"):
+    with pytest.warns(UserWarning, match="state.pt was written by a version that kept no digest of the images"):
         run(path)
 
 
