@@ -13,7 +13,7 @@ from ..float32.reach import check_program
 from ..norms import Ball
 
 T = TypeVar("T")
-BATCH = 256  # samples that are classified at a time
+BATCH = 256  # how many samples are classified at a time
 
 
 class Problem:

@@ -16,7 +16,7 @@ from .program import SMALLEST
 from .reach import ROUNDING, Reach, gamma, layers, samples
 
 LEAST_SIZE = 2.0**-20  # auto_LiRPA's own rules widen even the smallest interval by 1e-8
-MOST_SLOPES = 5  # of one line of a distance at p = ∞
+MOST_SLOPES = 5  # the most slopes of one line of a distance at p = ∞
 
 
 def _float64_allowance(layer: nn.Module, x: Reach, y: Reach) -> Tensor:

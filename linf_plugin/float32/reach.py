@@ -24,7 +24,7 @@ UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative er
 POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer than float32
-MOST_TERMS = 1 << 20  # of one sum
+MOST_TERMS = 1 << 20  # the most terms of one sum
 
 
 class Reach(NamedTuple):

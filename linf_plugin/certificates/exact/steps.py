@@ -161,7 +161,7 @@ def _scaled(scale: float, offset: np.ndarray) -> Affine:
 
 def _expect(layer: nn.Module, shape: tuple[int, ...], fits: bool, expected: str) -> None:
     if not fits:
-        raise ValueError(f"x does not fit the model: {type(layer).__name__} takes {expected}, and gets {shape}")
+        raise ValueError(f"x does not fit the model: {type(layer).__name__} takes {expected}, but gets {shape}")
 
 
 def _normalize(layer, shape):
@@ -279,7 +279,7 @@ STEPS: dict[type[nn.Module], Callable | Refusal] = {
 def steps_of(model: nn.Module, shape: tuple[int, ...]) -> list:
     """Returns the model as steps from a flat input to logits; the last step is affine.  Raises as ``exact_radius``."""
     if any(m.training for m in model.modules()):
-        raise ValueError("model is in training mode: call model.eval() before")
+        raise ValueError("model is in training mode: call model.eval() first")
     if not all(v.isfinite().all() for v in model.state_dict().values()):
         raise ValueError("model has weights that are not finite")
     steps = []
