@@ -1,5 +1,8 @@
-"""Bounds through auto_LiRPA.  Importing this package makes auto_LiRPA importable on current torch and NumPy
-and registers interval and linear rules for the distance operators."""
+"""Bounds through auto_LiRPA.
+
+Importing this package makes auto_LiRPA importable on current torch and NumPy.  It also registers interval and linear
+rules for the distance operators.
+"""
 
 from ..moved import former
 from .compute import compute_bounds

@@ -1,4 +1,4 @@
-"""α-CROWN: weights of candidate lines that auto_LiRPA optimises, one set for each start of a backward pass."""
+"""α-CROWN: auto_LiRPA optimises the weights of candidate lines, one set for each start of a backward pass."""
 
 import functools
 import math
@@ -8,15 +8,15 @@ from torch import Tensor
 
 from . import linear
 
-MOST_WEIGHTS = 1 << 24  # of one layer and start; beyond it the neurons of a start share theirs
+MOST_WEIGHTS = 1 << 24  # the most of one layer and start; if there were more, the neurons of a start share one set
 
 
 class WithWeights:
-    """What auto_LiRPA, 0.3 and 0.7.1, asks of a layer whose relaxation has parameters.
+    """The methods that auto_LiRPA 0.3 and 0.7.1 require of a layer whose relaxation has parameters.
 
-    ``self.alpha[start]`` has shape (2·J, S, B, *out): the J candidates' weights for the lower bound and then those
-    for the upper; S specifications, or 1 for all.  Mixed into a subclass of BoundOptimizableActivation that has
-    ``blocks``.
+    ``self.alpha[start]`` has shape (2·J, S, B, *out): the weights of the J candidates for the lower bound and then
+    those for the upper bound.  S is the number of specifications, or 1 if all share their weights.  This class is mixed
+    into a subclass of BoundOptimizableActivation that has ``blocks``.
     """
 
     def __init__(self, *args):
@@ -41,7 +41,7 @@ class WithWeights:
             self.alpha[name] = weights.requires_grad_()
 
     def weights_for(self, start_node, A: Tensor, unstable_idx) -> Tensor | None:
-        """(2, J, S, B, neurons), or None where there are none for these specifications: then the defaults hold."""
+        """Returns (2, J, S, B, neurons); None if there are no weights for these specifications, which take defaults."""
         if self.opt_stage not in ("opt", "reuse") or start_node is None or start_node.name not in self.alpha:
             return None
         weights = self.alpha[start_node.name]
@@ -54,7 +54,7 @@ class WithWeights:
         return weights.flatten(3).unflatten(0, (2, -1))
 
     def clip_alpha(self) -> None:
-        """Each side's weights, back to the simplex."""
+        """Puts the weights of each side back on the simplex."""
         for weights in self.alpha.values():
             for half in weights.data.chunk(2):
                 for side in half.split([self.below, len(half) - self.below]):
@@ -67,9 +67,9 @@ class WithWeights:
 def pass_gradients(bounded_module: type) -> None:
     """Makes ``BoundedModule.compare_with_IBP``, which 0.3 does not have, pass the gradient to the linear bound.
 
-    It returns the better of linear and interval bound.  Where that is the interval bound, weights would have no
-    gradient, and a linear bound that starts behind could never overtake.  The values stay the same to the last bit.
-    Models without distance layers notice nothing.
+    That method returns the better one of the linear and the interval bound.  Where this is the interval bound, the
+    weights would have no gradient, and a linear bound that starts as the worse one could never become the better one.
+    The values stay the same to the last bit.  Nothing changes for models without distance layers.
     """
     compare = getattr(bounded_module, "compare_with_IBP", None)
     if compare is None:

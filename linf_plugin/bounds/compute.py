@@ -13,29 +13,29 @@ from . import fresh, versions
 from .reading import check_reading
 from .refused import check_operators
 
-OPTIMISED = ("crown-optimized", "alpha-crown")  # differentiate many times, by themselves
+OPTIMISED = ("crown-optimized", "alpha-crown")  # these compute gradients many times by themselves
 
 
 class CrossedBounds(RuntimeError):
-    """Two bounds of the same number contradict each other, by more than rounding: one of them is wrong."""
+    """Two bounds of the same number contradict each other by more than rounding, so one of them is wrong."""
 
 
 class Scales:
-    """How large the numbers are that bounds are computed from: the unit of their rounding."""
+    """The sizes of the numbers from which bounds are computed, in proportion to which they are rounded."""
 
     def __init__(self, intervals: dict, C: Tensor | None):
         self.intervals, self.known = intervals, {}
         self.factor = 1.0 if C is None else max(C.detach().abs().sum(-1).max().item(), 1.0)
 
     def of(self, node) -> float:
-        """The largest finite interval bound of the node and of all that it depends on."""
+        """Returns the largest finite interval bound, in absolute value, of the node and of all that it depends on."""
         if node.name not in self.known:
             own = [_largest(end) for end in self.intervals.get(node.name, ())]
             self.known[node.name] = max([0.0, *own, *map(self.of, node.inputs)])
         return self.known[node.name]
 
     def of_output(self, node) -> float:
-        """The same of specifications: a row of C multiplies what the node's bounds are off by."""
+        """Returns the same for specifications: a row of C multiplies the errors of the node's bounds."""
         return self.of(node) * self.factor
 
 
@@ -46,31 +46,32 @@ def _largest(end) -> float:
 
 
 def _check_order(node, method: str, lower: Tensor, upper: Tensor, scale: float, other: str) -> None:
-    """Raises CrossedBounds where lower > upper by more than rounding: bounds of a point may cross by that."""
+    """Raises CrossedBounds if lower > upper by more than rounding.  Bounds of a point may cross by rounding."""
     size = torch.maximum(*(end.detach().nan_to_num(0.0, 0.0, 0.0).abs() for end in (lower, upper)))
     wrong = lower > upper + torch.finfo(lower.dtype).eps ** 0.5 * (1 + scale + size)
     if wrong.any():
         at = tuple(wrong.nonzero()[0].tolist())
         raise CrossedBounds(
             f"the {method} bounds of node {node.name!r} ({type(node).__name__}) cross {other}: {lower[at].item():g} > "
-            f"{upper[at].item():g} at {list(at)}. auto_LiRPA bounds this node, or one before it, wrongly, and nothing "
+            f"{upper[at].item():g} at {list(at)}. auto_LiRPA bounds this node, or one before it, wrongly, so nothing "
             "is proved: use another method, or leave the operator out"
         )
 
 
 def better(node, method: str, found: tuple, interval: tuple, scale: Callable) -> tuple[Tensor | None, Tensor | None]:
-    """The better of a method's bounds and of interval bounds, at each place; None where the method has no bound.
+    """Returns the better one of a method's bound and the interval bound, for each number and each side.
 
-    A bound that is NaN says nothing.
+    A side that the method does not bound is None.  A bound of the method that is NaN counts as no bound.
 
     Raises:
-        CrossedBounds: they contradict each other, by more than rounding numbers as large as ``scale(node)``.
+        CrossedBounds: the bounds contradict each other by more than the rounding of numbers as large as
+            ``scale(node)``.
     """
     (lower, upper), (least, most) = found, interval
     pairs = [(lower, most, "its interval bounds"), (least, upper, "its interval bounds"), (lower, upper, "each other")]
     pairs = [pair for pair in pairs if pair[0] is not None and pair[1] is not None]
     with torch.no_grad():
-        doubtful = not torch.stack([(a <= b).all() for a, b, _ in pairs]).all()  # also where one is NaN
+        doubtful = not torch.stack([(a <= b).all() for a, b, _ in pairs]).all()  # true also if one is NaN
         if doubtful:
             for a, b, other in pairs:
                 _check_order(node, method, a, b, scale(node), other)
@@ -82,10 +83,10 @@ def better(node, method: str, found: tuple, interval: tuple, scale: Callable) ->
 
 @torch.no_grad()
 def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales) -> tuple[bool, Tensor | None]:
-    """(Whether all interval bounds are finite, the outputs of which nothing is known or None where there are none).
+    """Returns whether all interval bounds are finite, and the outputs of which nothing is known (None: there are none).
 
-    NaN comes of infinite intervals, and what is computed from it may be any number: then nothing is known of the
-    sample.
+    NaN comes from infinite intervals, and a bound that is computed from NaN may be any number.  Then nothing is known
+    of the sample.
 
     Raises:
         CrossedBounds: a lower bound is above the upper one.
@@ -128,11 +129,11 @@ def compute_bounds(
     output_only: bool = False,
     **options,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """The better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and at the output.
+    """Returns the better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and the output.
 
-    A linear bound of a distance net can be looser than the interval bound.  Interval bounds are computed first;
-    every intermediate bound of the method is then cut to them, which also tightens what is built on it.  They
-    stay behind as ``bounded._linf_intervals``, name → (lower, upper).
+    A linear bound of a distance net can be looser than the interval bound.  So interval bounds are computed first, and
+    every intermediate bound of the method is cut to them.  This also tightens the bounds that are built on it.  The
+    interval bounds are kept as ``bounded._linf_intervals``, name → (lower, upper).
 
     Args:
         bounded: a BoundedModule.
@@ -141,23 +142,25 @@ def compute_bounds(
         method: as ``BoundedModule.compute_bounds`` takes it: "IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized",
             "Forward", "Forward+Backward".
         bound_lower, bound_upper: which sides are wanted.
-        output_only: of "CROWN-Optimized", optimise what the output's bounds need and take intermediate bounds of
-            CROWN.  Looser, but the cost grows with the outputs alone and not with the widths of all layers.
+        output_only: for "CROWN-Optimized": whether to optimise only what the output's bounds need, and to take
+            intermediate bounds from CROWN.  This is looser, but the cost grows only with the number of outputs, not
+            with the widths of all layers.
         options: further arguments of ``BoundedModule.compute_bounds``.
 
     Returns:
         (lower, upper), (B, S) or (B, outputs) each; None for a side that is not wanted.
 
-    Where no interval bound says anything (an end is infinite or NaN) no linear one is asked for: auto_LiRPA leaves
-    infinite terms out.  A linear bound that is NaN says nothing, and the interval bound is returned.
+    If an end of an interval is infinite or NaN, no linear bounds are computed, because auto_LiRPA leaves infinite terms
+    out.  Where a linear bound is NaN, the interval bound is returned.
 
     Raises:
-        TypeError: bounded is no BoundedModule, x no tensors, method no string, or C no tensor of x's dtype.
-        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` with distance layers, for every net; C has
-            another shape, or there is no node ``final_node_name``.
-        CrossedBounds: bounds of a node, or of the output, cross its interval bounds, by more than rounding.
-        RuntimeError: the net, of whatever layers, has changed since ``bounded`` was made, other than by steps of
-            training, which change in place the parameters that both share.
+        TypeError: bounded is no BoundedModule, x is not made of tensors, method is no string, or C is no tensor of x's
+            dtype.
+        ValueError, NotImplementedError: as ``BoundedModule.compute_bounds`` for nets with distance layers, but here for
+            every net; C has another shape; or there is no node ``final_node_name``.
+        CrossedBounds: bounds of a node, or of the output, cross its interval bounds by more than rounding.
+        RuntimeError: the net has changed since ``bounded`` was made, whatever its layers are.  Steps of training are no
+            such change: they change parameters in place, and net and graph share these.
     """
     _check(bounded, x, C, method, options.get("final_node_name"))
     fresh.check(bounded)
@@ -176,17 +179,17 @@ def compute_bounds(
         return least if bound_lower else None, most if bound_upper else None
     optimised = method.lower() in OPTIMISED
     if optimised and not any(node.perturbed and versions.optimises(node) for node in bounded._modules.values()):
-        method, optimised = "CROWN", False  # there is nothing to optimise, on which 0.3 fails
+        method, optimised = "CROWN", False  # 0.3 fails if there is nothing to optimise
     with contextlib.ExitStack() as during:
         if optimised:
             if output_only:
                 options |= versions.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
                 settings = bounded.bound_opts["optimize_bound_args"]
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
-                settings["use_shared_alpha"] = True  # of intermediate bounds: they are made, but not used
+                settings["use_shared_alpha"] = True  # for intermediate bounds, whose weights are made but not used
             bounded._linf_intervals = {n: tuple(end.detach() for end in ends) for n, ends in intervals.items()}
             during.enter_context(torch.enable_grad())
-            during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints when it stops
+            during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints a line when it stops
         bounded._linf_cutting = method, scales
         during.callback(setattr, bounded, "_linf_cutting", None)
         lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
@@ -224,7 +227,7 @@ def _check(bounded, x: tuple, C: Tensor | None, method: str, final: str | None) 
 
 @torch.no_grad()
 def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final: str) -> dict[str, list[Tensor]]:
-    """Bounds by CROWN of the nodes whose bounds relaxations read."""
+    """Returns CROWN's bounds of the nodes whose bounds are needed by relaxations."""
     compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
     return {
         node.name: [node.lower, node.upper]

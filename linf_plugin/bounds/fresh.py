@@ -1,8 +1,9 @@
-"""Is a net still the one that a BoundedModule was made of?
+"""Checks that a net is still the one that a BoundedModule was made of.
 
-auto_LiRPA's graph holds the very parameters that it reads, copies the buffers, and has whatever else the trace met as
-constants.  So a change in place of such a parameter, a step of training above all, reaches the graph.  Nothing else
-does: a ``Record`` walks the net and compares all that it is made of with what it was made of then.
+auto_LiRPA's graph shares the parameters that it reads with the net.  It copies the buffers, and it has everything else
+that the trace met as constants.  So a change in place of such a parameter, for example by a step of training, reaches
+the graph.  No other change does.  A ``Record`` walks the net and compares all its content with what it was at the time
+of the trace.
 """
 
 import contextlib
@@ -18,8 +19,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from .leaves import AGAIN, Content, Items, Path, Plain, Same, differing
 from .walk import walk
 
-OF_THE_NET = ("training", "sub-layers", "__class__")  # no pass is taken to write these
-# What a tensor tells of itself, whatever it holds.
+OF_THE_NET = ("training", "sub-layers", "__class__")  # a change of these is never taken for the work of a forward pass
+# Functions of a tensor whose result does not depend on the numbers in it.
 ABOUT = {
     "size",
     "dim",
@@ -51,25 +52,27 @@ ABOUT = {
 
 
 class _Watch(TorchFunctionMode):
-    """While open, notes which of ``parameters`` become Python numbers, or come around the trace by ``.data``, by
-    themselves or by what is computed from them and from constants: tracing makes constants of these."""
+    """Notes, while it is open, which of ``parameters`` become Python numbers or avoid the trace through ``.data``.
+
+    This may also happen to what is computed from them and from constants.  Tracing makes constants of all these.
+    """
 
     def __init__(self, parameters: list[Tensor], constants: list[Tensor]):
         super().__init__()
         self.sources = {id(a): frozenset() for a in constants} | {id(a): frozenset([id(a)]) for a in parameters}
-        self.alive, self.read = [], set()  # an id is of the same tensor for as long as that lives
+        self.alive, self.read = [], set()  # tensors are kept alive, so that no other one gets their ids
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
         given = [a for a in tree_leaves((args, kwargs)) if isinstance(a, Tensor)]
-        if not all(id(a) in self.sources for a in given):  # the input of the net, and what is computed from it
+        if not all(id(a) in self.sources for a in given):  # it depends on the input of the net
             return found
         sources = frozenset().union(*(self.sources[id(a)] for a in given))
         name, made = getattr(function, "__name__", ""), [a for a in tree_leaves(found) if isinstance(a, Tensor)]
         for a in made:
             self.alive.append(a)
             self.sources[id(a)] = sources | self.sources.get(id(a), frozenset())
-        if name == "__get__":  # .shape, .dtype and the like; .T is traced, .data is not
+        if name == "__get__":  # an attribute, such as .shape; .T is traced, .data is not
             if getattr(function, "__self__", None) is Tensor.data:
                 self.read |= sources
         elif not made and name not in ABOUT and found is not None:
@@ -78,10 +81,10 @@ class _Watch(TorchFunctionMode):
 
 
 def _read_as_numbers(model: nn.Module, inputs: tuple, tensors: list[Tensor]) -> set[int]:
-    """The ids of the parameters and buffers that a forward pass makes numbers of; all where it cannot be run.
+    """Returns the ids of the parameters and buffers that a forward pass turns into numbers; all ids if no pass runs.
 
-    The pass is of another number of samples than ``inputs`` has, so that what a pass leaves behind in the net differs
-    between this one and auto_LiRPA's.
+    The pass has another number of samples than ``inputs``.  So what a pass leaves behind in the net differs between
+    this pass and those of auto_LiRPA.
     """
     buffers = {id(a) for a in model.buffers()}
     parameters = [a for a in tensors if isinstance(a, nn.Parameter) or id(a) in buffers]
@@ -102,14 +105,14 @@ def _read_as_numbers(model: nn.Module, inputs: tuple, tensors: list[Tensor]) -> 
                 with _Watch(parameters, constants) as watch:
                     model(*given)
                 return watch.read
-            except Exception:  # the net's own: auto_LiRPA's passes will raise it again
+            except Exception:  # an error of the net: auto_LiRPA's passes will raise it again
                 continue
     return {id(a) for a in parameters}
 
 
 @contextlib.contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, in which no running mean moves and no random number is drawn."""
+    """Puts the net in evaluation mode, in which no running mean moves and no random number is drawn."""
     modes = {m: m.training for m in model.modules()}
     try:
         for m in modes:
@@ -124,10 +127,10 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
 
 
 class Record:
-    """What a net was made of when its BoundedModule was made.
+    """The content of a net at the time when its BoundedModule was made.
 
-    ``before`` runs the net once and makes it, ``complete`` knows the graph, and ``check`` compares.  A deep copy is of
-    the copied net; what was pickled has no net, and finds nothing changed.
+    ``before`` runs the net once and makes the record, ``complete`` adds what the graph tells, and ``check`` compares.
+    A deep copy of a record is about the copied net.  A record that was pickled has no net and finds no change.
     """
 
     def __init__(self, model: nn.Module | None = None):
@@ -136,7 +139,7 @@ class Record:
 
     @classmethod
     def before(cls, model: nn.Module, inputs) -> "Record":
-        """To be called before auto_LiRPA traces the model with ``inputs``."""
+        """Makes a record.  Call this before auto_LiRPA traces the model with ``inputs``."""
         record = cls(model)
         found = walk(model)
         tensors = [leaf for leaf in found.values() if isinstance(leaf, Tensor)]
@@ -149,9 +152,9 @@ class Record:
         return record
 
     def complete(self, bounded: nn.Module) -> None:
-        """To be called after auto_LiRPA has traced it, which has run it at least twice."""
+        """Completes the record.  Call this after auto_LiRPA has traced the net, which runs the net at least twice."""
         now, held = walk(self.model), self._held(bounded)
-        # What differs between passes is what they leave behind: a value that each of them writes.
+        # What differs between passes is what they leave behind: values that every pass writes.
         self.written = {
             place
             for path in self.then.keys() | now.keys()
@@ -174,9 +177,9 @@ class Record:
         self.note_inputs()
 
     def _held(self, bounded: nn.Module) -> set[int]:
-        """The ids of the parameters, and of the buffers that the graph may have read.
+        """Returns the ids of the parameters, and of the buffers that the graph may have read.
 
-        It names the buffers that it has copied, but not those that are not saved and those that became numbers.
+        The graph names the buffers that it has copied, except those that are not saved and those that became numbers.
         """
         read = {node.ori_name for node in bounded._modules.values() if hasattr(node, "buffer")}
         buffers = {
@@ -195,7 +198,7 @@ class Record:
         return bool(self.written) and any((name, attribute, inner[:n]) in self.written for n in range(len(inner) + 1))
 
     def check(self) -> None:
-        """Raises RuntimeError where the net is another; the message names the layer and the attribute."""
+        """Raises RuntimeError if the net has changed; the message names the layer and the attribute."""
         if self.model is None:
             return
         now = walk(self.model)
@@ -211,20 +214,20 @@ class Record:
                 raise RuntimeError("a parameter of this BoundedModule is no longer the net's: make it again")
 
     def note_inputs(self) -> None:
-        """To be called where inputs are given, of which auto_LiRPA keeps intermediate results."""
+        """Notes the parameters.  Call this when inputs are given: auto_LiRPA keeps their intermediate results."""
         if self.changed or [_place(a) for a in self.live] != [place for place, _ in self.at_inputs]:
             self.at_inputs, self.changed = [(_place(a), _sums(a)) for a in self.live], None
 
     def check_inputs(self) -> None:
-        """Raises RuntimeError where a parameter has changed since inputs were given last."""
+        """Raises RuntimeError if a parameter has changed since inputs were given last."""
         for a, (place, sums) in () if self.changed else zip(self.live, self.at_inputs):
             if _place(a) != place or not torch.equal(_sums(a), sums):
                 self.changed = next((name for name, b in self.model.named_parameters() if b is a), "a parameter")
                 break
         if self.changed:
             raise RuntimeError(
-                f"{self.changed} has changed since inputs were given last, and with it what was kept of them: pass x "
-                "again"
+                f"{self.changed} has changed since inputs were given last, so the results kept of them are out of "
+                "date: pass x again"
             )
 
     def __deepcopy__(self, memo: dict) -> "Record":
@@ -236,7 +239,7 @@ class Record:
             current = False
         try:
             vars(copied).update(copy.deepcopy(vars(self), memo))
-        except Exception:  # something in the net has no copy: then the copied graph is all that there is of it
+        except Exception:  # something in the net cannot be copied: then there is only the copied graph, and no net
             vars(copied).update(vars(Record()))
         if current:
             copied.note_inputs()
@@ -247,12 +250,12 @@ class Record:
 
 
 def _place(a: Tensor) -> tuple:
-    """Where a parameter lies, and how often it was changed in place; edits by ``.data`` are not counted."""
+    """Returns where a parameter lies and how often it was changed in place, not counting edits through ``.data``."""
     return a._version, a.data_ptr(), a.shape, a.dtype
 
 
 def _sums(a: Tensor) -> Tensor:
-    """Of the bits of a parameter, some hundred bytes at a time: they tell of edits by ``.data``."""
+    """Returns sums of the bits of a parameter, each over some hundred bytes: they show edits through ``.data``."""
     bits = a.detach().contiguous().flatten().view(torch.uint8)
     bits = bits if bits.data_ptr() % 8 == 0 else bits.clone()
     whole = len(bits) // 512 * 512
@@ -270,7 +273,7 @@ def _agree(then, now) -> bool:
 
 
 def _differences(path: Path, then, now) -> list[tuple[Path, object, object]]:
-    """(path, then, now) of what differs: of two containers that differ in items alone, these."""
+    """Returns (path, then, now) of what differs: of each item if two containers differ only in items."""
     if _agree(then, now):
         return []
     if isinstance(then, Items) and isinstance(now, Items) and then.is_alike(now):
@@ -299,15 +302,15 @@ def _difference(path: Path, then, now) -> str:
 
 
 def has_ours(model: nn.Module, *nodes: nn.Module) -> bool:
-    """Whether a layer of the model or a node of its graph is of this package."""
+    """Whether a layer of the model or a node of its graph is of a class of this package."""
     kinds = {kind for m in (*model.modules(), *nodes) for kind in type(m).__mro__}
     return any(kind.__module__.startswith("linf_plugin.") for kind in kinds)
 
 
 def check(bounded: nn.Module) -> None:
-    """Raises RuntimeError where the net that a BoundedModule was made of has changed, whatever its layers are."""
+    """Raises RuntimeError if the net that a BoundedModule was made of has changed, whatever its layers are."""
     record = getattr(bounded, "_linf_record", None)
     if record is None:
         raise RuntimeError("this BoundedModule was made before linf_plugin.bounds was imported: make it again")
-    if not bounded._linf_watched:  # else it is checked whenever it is asked for bounds
+    if not bounded._linf_watched:  # a watched one is checked at every request for bounds
         record.check()

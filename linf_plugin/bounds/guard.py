@@ -1,5 +1,8 @@
-"""What a BoundedModule of our layers refuses, before it computes anything: a net that has changed since it was
-traced, modes without rules, perturbations other than ℓ∞ boxes, and boxes that are empty or not numbers."""
+"""Requests that a BoundedModule of our layers refuses before it computes anything.
+
+It refuses a net that has changed since it was traced, modes without rules, perturbations other than ℓ∞ boxes, and boxes
+that are empty, infinite or NaN.
+"""
 
 import functools
 import inspect
@@ -16,7 +19,7 @@ from .walk import depend_on_mode
 
 GUARDED = tuple(kind for kind, row in TRACED.items() if row.guarded)
 
-# auto_LiRPA's names of methods, in lower case as it compares them; both versions, but for dynamic-forward.
+# The methods that both versions of auto_LiRPA know, except dynamic-forward; in lower case, as auto_LiRPA compares them.
 LIRPA_NAMES = (
     "ibp",
     "crown-ibp",
@@ -36,16 +39,19 @@ WITHOUT_RULES = {  # name → what to use instead
     "dynamic-forward+backward": "Forward+Backward",
     "dynamic-forward+crown": "Forward+Backward",
 }
-# auto_LiRPA's shortcuts for stable ReLUs do not fit together in every net: 0.3's assertions fail in α-CROWN of a ReLU
-# behind a convolution.  They save time, and change no bound.
+# auto_LiRPA's shortcuts for stable ReLUs do not work together in every net: an assertion of 0.3 fails in α-CROWN of a
+# ReLU behind a convolution.  The shortcuts save time and change no bound.
 WITHOUT_SHORTCUTS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
 # compute_bounds's arguments that map a node's name to (lower, upper), in either version
 GIVEN_BOUNDS = ("intermediate_layer_bounds", "interm_bounds", "reference_bounds", "aux_reference_bounds")
 
 
 def check_padding(model: nn.Module) -> None:
-    """Raises ValueError for a convolution that auto_LiRPA does not read: padded by name, or with other than zeros,
-    which it would take for zeros."""
+    """Raises ValueError for a convolution that auto_LiRPA reads wrongly.
+
+    These are convolutions whose padding is given by name, or that pad with other values than zeros, which auto_LiRPA
+    would take for zeros.
+    """
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d):
             continue
@@ -55,13 +61,13 @@ def check_padding(model: nn.Module) -> None:
             )
         if layer.padding_mode != "zeros":
             raise ValueError(
-                f"layer {name!r} (Conv2d) has padding_mode={layer.padding_mode!r}, but auto_LiRPA has bounds for zeros "
-                "only"
+                f"layer {name!r} (Conv2d) has padding_mode={layer.padding_mode!r}, but auto_LiRPA has bounds only for "
+                "zeros"
             )
 
 
 def _check_modes(model: nn.Module) -> None:
-    """Raises ValueError where the trace would be of training mode: auto_LiRPA gives all layers that of the model."""
+    """Raises ValueError if the trace would be in training mode.  auto_LiRPA gives all layers the mode of the model."""
     wrong = depend_on_mode(model) if model.training else []
     wrong += [(name, m) for name, m in model.named_modules() if m.training and isinstance(m, GUARDED)]
     for name, layer in wrong:
@@ -72,15 +78,21 @@ def _check_modes(model: nn.Module) -> None:
 
 
 def default_options(model: nn.Module) -> dict:
-    """auto_LiRPA's options for a net that does not say otherwise: ``WITHOUT_SHORTCUTS``, and coefficients as a matrix
-    where there is a convolution with groups or a dilation, which it forgets where it keeps them as image patches."""
+    """Returns the options of auto_LiRPA for a net, unless the caller gives others.
+
+    They are ``WITHOUT_SHORTCUTS``, and coefficients as a matrix if a convolution has groups or a dilation.  auto_LiRPA
+    forgets groups and dilations if it keeps coefficients as image patches.
+    """
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     simple = all(m.groups == 1 and m.dilation == (1, 1) for m in convolutions)
     return dict(WITHOUT_SHORTCUTS) if simple else {**WITHOUT_SHORTCUTS, "conv_mode": "matrix"}
 
 
 def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool:
-    """Whether the method computes forward bounds first and then backward ones."""
+    """Whether the method computes forward bounds first and then backward bounds.
+
+    Raises ValueError for an unknown method, and NotImplementedError for one without rules.
+    """
     if method is None and IBP:
         return False
     name = method.lower() if isinstance(method, str) else method
@@ -97,7 +109,7 @@ def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool
 
 
 def _check_perturbation(name: str, perturbation) -> None:
-    """Raises ValueError unless it is a box."""
+    """Raises ValueError unless the perturbation is an ℓ∞ box."""
     from auto_LiRPA import PerturbationLpNorm
 
     if not isinstance(perturbation, PerturbationLpNorm):
@@ -113,9 +125,10 @@ def _check_perturbation(name: str, perturbation) -> None:
 
 
 def check_box(node) -> None:
-    """The same for all that a node of the traced graph depends on, for nets that call our operators without our layers.
+    """Raises ValueError unless all perturbations on which a node of the traced graph depends are ℓ∞ boxes.
 
-    Of other perturbations auto_LiRPA keeps ε out of the interval, and a box rule would see a box of width 0.
+    It is for nets that call our operators without our layers.  With other perturbations auto_LiRPA keeps ε out of the
+    interval, and a rule for boxes would see a box of width 0.
     """
     pending, seen = [node], set()
     while pending:
@@ -130,12 +143,15 @@ def check_box(node) -> None:
 
 
 def _first(wrong: Tensor) -> tuple[int, ...]:
-    """Where wrong is first true."""
+    """Returns the first place at which ``wrong`` is true."""
     return tuple(wrong.nonzero()[0].tolist())
 
 
 def _is_finite(a: Tensor) -> bool:
-    """A finite sum, which is quick to take, has finite parts alone; one that is not finite may have overflowed."""
+    """Whether all numbers are finite.
+
+    The sum is quick to compute.  If it is finite, all numbers are; if it is not, it may have overflowed.
+    """
     return bool(a.sum().isfinite()) or bool(a.isfinite().all())
 
 
@@ -146,7 +162,7 @@ def _check_not_nan(name: str, value: Tensor) -> None:
 
 
 def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
-    """Raises ValueError unless x_L ≤ x_U, both finite, and eps ≥ 0 where an end comes from it.  Returns both."""
+    """Returns both ends.  Raises ValueError unless x_L ≤ x_U, both are finite, and an eps that gives an end is ≥ 0."""
     ends = []
     for end, sign, formula in (("x_L", -1, "x − eps"), ("x_U", 1, "x + eps")):
         given = getattr(box, end)
@@ -173,11 +189,11 @@ def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
 
 
 def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
-    """Raises ValueError where auto_LiRPA's backward bounds after forward ones would be wrong, for any net.
+    """Raises ValueError if auto_LiRPA's backward bounds after forward bounds would be wrong, for any net.
 
-    It compresses a box that is mostly points to the coordinates that move, as many as move in some sample, and knows
-    the compressed box from the whole one by that number alone: wrong where all move in some sample, and of two ends
-    that come from eps it has only the compressed ones.
+    auto_LiRPA compresses a box that is a point in most coordinates to the coordinates that move: as many as move in the
+    sample with the most.  It tells the compressed box from the whole one only by that number.  This is wrong if all
+    coordinates of a sample move.  Of two ends that come from eps it only has the compressed ones.
     """
     if lower.numel() <= 1:
         return
@@ -188,13 +204,13 @@ def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
         raise ValueError(f"the box of {name} is a point in most coordinates: give x_L and x_U, not eps, or use CROWN")
     if moving.max().clamp_min(1) == lower[0].numel():
         raise ValueError(
-            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: auto_LiRPA "
-            "would give wrong bounds, so bound that sample apart, or use CROWN"
+            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: "
+            "auto_LiRPA would give wrong bounds, so bound that sample separately, or use CROWN"
         )
 
 
 def _check_inputs(bounded, x, backward_after_forward: bool) -> None:
-    """The inputs of this call or, where x is None, those of the last one; and the parameters."""
+    """Checks the parameters and the inputs of this call; if x is None, the inputs of the last call."""
     from auto_LiRPA.utils import unpack_inputs
 
     given = None if x is None else unpack_inputs(x)
@@ -224,7 +240,7 @@ def _check_inputs(bounded, x, backward_after_forward: bool) -> None:
 
 
 def _check_given(argument: str, bounds: dict) -> None:
-    """Raises ValueError for bounds that are NaN or crossed, but for rounding: bounds at a point can cross by that."""
+    """Raises ValueError for bounds that are NaN or cross by more than rounding.  Bounds at a point can cross by it."""
     for node, (lower, upper, *_) in bounds.items():
         name = f"{argument}[{node!r}]"
         for end in (lower, upper):
@@ -242,11 +258,11 @@ def _check_given(argument: str, bounds: dict) -> None:
 
 
 def guard_bounded_module(bounded_module: type) -> None:
-    """Makes ``BoundedModule`` check what it is asked about models with distance layers or mean shifts.
+    """Makes ``BoundedModule`` check requests about models with distance layers or mean shifts.
 
-    ``BoundedModule(model, …)`` then raises ValueError for such a model in training mode, with a convolution that
-    ``check_padding`` refuses, or where ``check_reading`` finds that the traced graph computes another function; and
-    takes ``default_options`` where its ``bound_opts`` do not say otherwise.  ``forward`` and ``compute_bounds``
+    ``BoundedModule(model, …)`` then raises ValueError for such a model if it is in training mode, if it has a
+    convolution that ``check_padding`` refuses, or if ``check_reading`` finds that the traced graph computes another
+    function.  It takes ``default_options`` unless its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds``
     raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
     ``compute_bounds`` also raises, before it computes anything,
 
@@ -257,8 +273,8 @@ def guard_bounded_module(bounded_module: type) -> None:
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
     * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
 
-    The same holds for models that call operators of ours without our layers.  Of models with other layers of ours only a
-    change is noticed, of models without any nothing.
+    The same holds for models that call our operators without our layers.  For models with other layers of ours, only a
+    change of the net is noticed.  For models with none of our layers or operators, nothing is checked.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     check_incompatible_nodes = bounded_module.check_incompatible_nodes
@@ -267,7 +283,7 @@ def guard_bounded_module(bounded_module: type) -> None:
     @functools.wraps(init)
     def guarded_init(self, model, *args, **kwargs):
         if isinstance(model, bounded_module):
-            init(self, model, *args, **kwargs)  # which copies all attributes of the other
+            init(self, model, *args, **kwargs)  # this copies all attributes of the other one
             return
         guarded = any(isinstance(layer, GUARDED) for layer in model.modules())
         call = init_signature.bind(self, model, *args, **kwargs)
@@ -295,14 +311,14 @@ def guard_bounded_module(bounded_module: type) -> None:
 
     @functools.wraps(compute_bounds)
     def guarded_compute_bounds(self, *args, **kwargs):
-        # Optimisation calls it again and again, with what has been checked and with bounds of its own.
+        # Optimisation calls this many times, with arguments that have been checked and with its own bounds.
         if not getattr(self, "_linf_watched", False) or self._linf_checked:
             return compute_bounds(self, *args, **kwargs)
         self._linf_record.check()
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
         asked = call.arguments
-        if isinstance(asked["x"], Tensor):  # 0.3 would take it for a tuple of its rows, without their perturbation
+        if isinstance(asked["x"], Tensor):  # 0.3 would take it for a tuple of its rows, without perturbation
             asked["x"] = (asked["x"],)
         if asked["x"] is None or asked.get("reuse_ibp"):
             self._linf_record.check_inputs()
@@ -324,7 +340,7 @@ def guard_bounded_module(bounded_module: type) -> None:
 
     @functools.wraps(check_incompatible_nodes)
     def keep_mode(self, model):
-        # It would trace a net with dropout in training mode, mean shifts and all, and leave the net itself in it.
+        # The original traces a net with dropout in training mode, mean shifts included, and leaves it in that mode.
         if model.training or not fresh.has_ours(model):
             check_incompatible_nodes(self, model)
 

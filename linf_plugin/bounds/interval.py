@@ -1,4 +1,4 @@
-"""Interval rules, as pure functions: the exact range of a distance over a box, for every p, or of a sorted sum."""
+"""Interval rules as pure functions: the exact range over a box of a distance, for every p, or of a sorted sum."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from .. import ops
 
 
 def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """near ≤ ‖x − w_k‖_p ≤ far for every x with lower ≤ x ≤ upper, and both are attained.
+    """Returns (near, far): near ≤ ‖x − w_k‖_p ≤ far for every x with lower ≤ x ≤ upper, and both are attained.
 
     Shapes: (B, in) twice, (out, in) → (B, out) twice.  Proof: ``kernels.reference.box_dist``.
     """
@@ -15,15 +15,15 @@ def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Ten
 
 
 def dist_conv2d(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> tuple[Tensor, Tensor]:
-    """The same for every window: (B, C, H, W) twice → (B, out, H', W') twice."""
+    """Returns the same for every window: (B, C, H, W) twice → (B, out, H', W') twice."""
     return torch.ops.linf.box_conv2d(lower, upper, w, p, *conv)
 
 
 def sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
-    """The same for sorted sums: (B, in) twice, (out, in) → (B, out) twice."""
+    """Returns the same for sorted sums: (B, in) twice, (out, in) → (B, out) twice."""
     return torch.ops.linf.box_sorted_dist(lower, upper, w, rho, k)
 
 
 def shift(lower: Tensor, upper: Tensor, offset: Tensor, sign: float, scale: float) -> tuple[Tensor, Tensor]:
-    """(x + sign·offset)·scale increases with x, since scale > 0: its ends are the images of the ends."""
+    """Returns the ends of (x + sign·offset)·scale.  It increases with x, because scale > 0."""
     return tuple(ops.shift(end, offset, sign, scale) for end in (lower, upper))

@@ -1,25 +1,25 @@
-"""What a walk of a net ends at, and how each is compared with what it was."""
+"""The leaves at which a walk of a net ends, and how each is compared with what it was before."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes → a dtype of as many
+INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # number of bytes → dtype of that size
 
-AGAIN = "′"  # the last step of a path that is one already, of two classes of the same name for instance
-Path = tuple[str, str, tuple[str, ...]]  # of a module, of its attribute, of what is inside that
+AGAIN = "′"  # added to a path that is taken already, for example by another class of the same name
+Path = tuple[str, str, tuple[str, ...]]  # the names of a module, of its attribute, and of the steps inside that
 
 
 class Plain(NamedTuple):
-    """Numbers and text, compared by type and by what they are written as: NaN is NaN, 2 is not 2.0."""
+    """A number or a text.  It is compared by its type and by how it is written: NaN equals NaN, and 2 is not 2.0."""
 
     kind: type
     text: str
 
 
 class Items(NamedTuple):
-    """A container of numbers and text alone."""
+    """A container that holds only numbers and text."""
 
     kind: type
     keys: tuple[str, ...]  # of a dictionary
@@ -31,26 +31,29 @@ class Items(NamedTuple):
         return f"({inner})" if issubclass(self.kind, tuple) else f"{{{inner}}}" if self.keys else f"[{inner}]"
 
     def is_alike(self, other: "Items") -> bool:
-        """Whether it has as many, under the same keys; a tuple changes as a whole, a set has no places."""
+        """Whether both have as many items, under the same keys, so that they can be compared item by item.
+
+        Tuples and sets are never alike: a tuple changes as a whole, and the items of a set have no places.
+        """
         fixed = issubclass(self.kind, (tuple, set, frozenset))
         return not fixed and self[:2] == other[:2] and len(self.texts) == len(other.texts)
 
 
 def differing(then: Items, now: Items) -> list[tuple[str, Plain, Plain]]:
-    """(step, then, now) of the items that differ, of two that are alike."""
+    """Returns (step, then, now) of the items that differ between two containers that are alike."""
     items = zip(then.keys or range(len(then.texts)), then.texts, now.texts)
     return [(f"[{key}]", Plain(str, a), Plain(str, b)) for key, a, b in items if a != b]
 
 
 class Digest(NamedTuple):
-    """Bytes, of which there may be many."""
+    """The digest of bytes, of which there may be many."""
 
     kind: type
     digest: bytes
 
 
 class Same:
-    """Something that is compared by identity."""
+    """A value that is compared by identity."""
 
     def __init__(self, value):
         self.value = value
@@ -60,20 +63,20 @@ class Same:
 
 
 class Fixed(Same):
-    """Something that a copy of the net shares with it: code, and what is reached through it."""
+    """A value that a copy of the net shares with the net: code, and what is reached through code."""
 
     def __deepcopy__(self, memo: dict) -> "Fixed":
         return self
 
 
 class Content:
-    """The bits of a tensor, and where they lie."""
+    """The bits of a tensor, with its dtype, device and shape."""
 
     def __init__(self, tensor: Tensor):
         self.tensor = tensor
 
     def kept(self) -> "Content":
-        """The same, of what the tensor holds now."""
+        """Returns a copy, which keeps what the tensor holds now."""
         return Content(self.tensor.detach().clone())
 
     def __eq__(self, other) -> bool:

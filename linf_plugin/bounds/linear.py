@@ -1,7 +1,7 @@
 """Linear bounds (CROWN) through distances, as pure functions: back-substitution and forward substitution.
 
-Both walk over blocks of neurons, whose lines (``lines.Side``) are made when they are needed and then dropped, so
-that no (batch, out, in) tensor is held whole.  A convolution is a distance of some pixels for each window.
+Both go through blocks of neurons.  The lines of a block (``lines.Side``) are made when they are needed and then
+dropped, so that no whole (batch, out, in) tensor is held.  A convolution is a distance of some pixels for each window.
 """
 
 import math
@@ -17,23 +17,23 @@ from ..kernels import windows
 from . import lines
 from .lines import Side
 
-BLOCK_BYTES = 1 << 22  # of one (batch, neurons of the block, in) tensor, and of one (S, batch, neurons)
+BLOCK_BYTES = 1 << 22  # of one (batch, neurons of the block, in) tensor, and of one (S, batch, neurons) tensor
 
-MOST_KEPT = 1 << 22  # numbers of a box, or neurons of a batch, whose lines are remembered
+MOST_KEPT = 1 << 22  # lines are remembered for at most so many numbers of a box, and neurons of a batch
 
 # (lower (rows, in), upper, w (neurons, in), many=) → lines below and above
 MakeLines = Callable[..., tuple[Side, Side]]
 
 
 class Block(NamedTuple):
-    """The lines of some neurons: ``neurons`` says which, as positions in the flattened output."""
+    """The lines of some neurons.  ``neurons`` has their positions in the flattened output."""
 
     neurons: Tensor
     below: Side
     above: Side
 
     def parts(self, most: int) -> Iterator["Block"]:
-        """The same, at most so many neurons at a time."""
+        """Yields the block in parts of at most ``most`` neurons."""
         for k in range(0, len(self.neurons), most):
             part = slice(k, k + most)
             yield Block(
@@ -42,8 +42,15 @@ class Block(NamedTuple):
 
 
 class Blocks(NamedTuple):
-    """All blocks of a layer from ``features`` numbers, and one more that is always 0 where there is padding, to
-    ``neurons``.  ``walk(many)`` makes them; ``small`` says that their lines have few slopes each."""
+    """All blocks of a layer.
+
+    Attributes:
+        features, neurons: how many numbers the layer takes and gives.
+        padded: whether there is padding; it is one more number that the layer takes, which is always 0.
+        small: whether each line has few slopes.
+        dtype: of the lines.
+        walk: many → the blocks, with all candidates if ``many``, else only with the default ones.
+    """
 
     features: int
     neurons: int
@@ -54,7 +61,7 @@ class Blocks(NamedTuple):
 
 
 def _fully_connected(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tensor) -> Blocks:
-    """lower, upper (B, in), w (out, in)."""
+    """Returns the blocks of a layer with lower, upper (B, in) and w (out, in)."""
     step = max(1, BLOCK_BYTES // max(1, lower.numel() * lower.element_size()))
     neurons = torch.arange(len(w), device=w.device)
 
@@ -66,7 +73,7 @@ def _fully_connected(make: MakeLines, small: bool, lower: Tensor, upper: Tensor,
 
 
 def _windows(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tensor, conv: tuple) -> Blocks:
-    """Windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
+    """Returns the blocks of a layer of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
     batch, groups, pixels = len(lower), conv[3], math.prod(lower.shape[1:])
     names = torch.arange(1, pixels + 1, dtype=torch.float64, device=lower.device).view(1, *lower.shape[1:])
     at = windows.unfold(names, w.shape, conv).long() - 1  # (groups, windows, in): which pixel; −1 is padding
@@ -76,7 +83,7 @@ def _windows(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tens
     flat = w.reshape(groups, channels, fan_in)
 
     def on_image(side: Side, place: Tensor) -> Side:
-        """From rows of windows, (B·windows, channels), to neurons of an image, (B, windows·channels)."""
+        """Turns rows of windows, (B·windows, channels), into neurons of an image, (B, windows·channels)."""
         neurons = len(place) * side.consts.shape[1]
         if side.index is None:
             index = place.unsqueeze(1).expand(batch, -1, side.consts.shape[1], -1)
@@ -106,22 +113,22 @@ def _windows(make: MakeLines, small: bool, lower: Tensor, upper: Tensor, w: Tens
 
 
 def dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> Blocks:
-    """Of ‖x − w_k‖_p: lower, upper (B, in), w (out, in)."""
+    """Returns the blocks of ‖x − w_k‖_p: lower, upper (B, in), w (out, in)."""
     return _fully_connected(partial(lines.dist, p=p), p == math.inf, lower, upper, w)
 
 
 def sorted_dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> Blocks:
-    """Of sorted sums of |x − w_k|: lower, upper (B, in), w (out, in)."""
+    """Returns the blocks of sorted sums of |x − w_k|: lower, upper (B, in), w (out, in)."""
     return _fully_connected(partial(lines.sorted_sum, rho=rho, k=k), False, lower, upper, w)
 
 
 def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> Blocks:
-    """Of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
+    """Returns the blocks of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
     return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, conv)
 
 
 def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
-    """Of tanh: lower, upper (B, *)."""
+    """Returns the blocks of tanh: lower, upper (B, *)."""
     features = math.prod(lower.shape[1:])
 
     def walk(many: bool) -> Iterator[Block]:
@@ -132,16 +139,19 @@ def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
 
 
 class Memory:
-    """Keeps the blocks of a layer for the next pass over the same box, where they are small.
+    """Keeps the blocks of a layer for the next pass over the same box, if they are small.
 
-    A pass from each later layer, and each step of an optimisation, wants the same lines.
+    The pass from each later layer and each step of an optimisation need the same lines.
     """
 
     def __init__(self):
         self._key, self._kept = [], {}
 
     def recall(self, blocks: Blocks, *key: Tensor) -> Blocks:
-        """``blocks``, or those of the last call if it had the same ``key``, the tensors that decide them, by value."""
+        """Returns ``blocks``, or those of the last call if all tensors of ``key`` had the same values.
+
+        ``key`` has the tensors on which the blocks depend.
+        """
         differentiable = torch.is_grad_enabled() and any(a.requires_grad for a in key)
         if (
             differentiable
@@ -166,9 +176,10 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _pull(A: Tensor, side: Side, weights: Tensor | None, slopes: Tensor, consts: Tensor) -> None:
-    """Adds what A·y, through lines of one side, says of x: coefficients (S, B, features) and constants (S, B).
+    """Replaces y in A·y by its lines of one side, and adds the result to ``slopes`` and ``consts``.
 
-    A: (S, B, neurons); weights: (S or 1, B, neurons, J) or None for the default candidates.
+    A: (S, B, neurons).  weights: (S or 1, B, neurons, J), or None for the default candidates.  slopes: coefficients of
+    x, (S, B, features).  consts: (S, B).
     """
     if weights is None:
         side, parts = side.chosen(), A.unsqueeze(3)
@@ -183,7 +194,7 @@ def _pull(A: Tensor, side: Side, weights: Tensor | None, slopes: Tensor, consts:
 
 
 def _weights(raw: Tensor, default: Tensor) -> Tensor:
-    """On the simplex, also where ``raw`` (J, S, B, neurons) is not: (S, B, neurons, J)."""
+    """Returns weights on the simplex, (S, B, neurons, J), also if ``raw`` (J, S, B, neurons) is not on it."""
     raw = raw.clamp_min(0).movedim(0, 3)
     total = raw.sum(3, keepdim=True)
     start = F.one_hot(default, raw.shape[3]).to(raw)
@@ -193,15 +204,16 @@ def _weights(raw: Tensor, default: Tensor) -> Tensor:
 def back_substitute(
     blocks: Blocks, lA: Tensor | None, uA: Tensor | None, alpha: Tensor | None = None
 ) -> tuple[Tensor | None, Tensor | float, Tensor | None, Tensor | float]:
-    """From coefficients of y to coefficients of x: lA·y ≥ lA'·x + lbias and uA·y ≤ uA'·x + ubias.
+    """Turns coefficients of y into coefficients of x: lA·y ≥ lA'·x + lbias and uA·y ≤ uA'·x + ubias.
 
-    A positive coefficient of the lower side takes a line below, a negative one a line above; the upper side the
+    For lA a positive coefficient takes a line below, and a negative coefficient takes a line above.  For uA it is the
     other way round.
 
     Args:
         lA, uA: (S, B, neurons) or None.
-        alpha: weights of the candidates, (2, J, S or 1, B, neurons) with J those below and then those above;
-            index 0 for lA, 1 for uA.  Negative ones count as 0, and each side's are divided by their sum.
+        alpha: weights of the candidates, (2, J, S or 1, B, neurons).  Index 0 is for lA and 1 for uA.  J counts the
+            candidates below and then those above.  Negative weights count as 0, and the weights of each side are
+            divided by their sum.
 
     Returns:
         lA' (S, B, features), lbias (S, B), uA', ubias; (None, 0) for a side that is None.
@@ -234,7 +246,10 @@ def back_substitute(
 
 
 def starting_weights(blocks: Blocks) -> tuple[Tensor, int]:
-    """Weights of the default candidates: (J, B, neurons), those below and then those above; and how many are below."""
+    """Returns the weights that choose the default candidates, (J, B, neurons), and how many candidates are below.
+
+    The candidates below come first, then those above.
+    """
     found, below = None, 0
     for block in blocks.walk(True):
         one_hot = torch.cat(
@@ -252,8 +267,9 @@ def starting_weights(blocks: Blocks) -> tuple[Tensor, int]:
 def forward_substitute(
     blocks: Blocks, lw: Tensor, lb: Tensor, uw: Tensor, ub: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """From bounds lw·x₀ + lb ≤ x ≤ uw·x₀ + ub of the layer's input, linear in the net's input x₀, to those of y.
+    """Turns linear bounds of the layer's input x into linear bounds of its output y.
 
+    The bounds lw·x₀ + lb ≤ x ≤ uw·x₀ + ub are linear in the net's input x₀.
     Shapes: lw, uw (B, D, features), lb, ub (B, features) → (B, D, neurons), (B, neurons).
     """
     if blocks.padded:

@@ -1,7 +1,7 @@
 """Lines below and above a distance y = ‖x − w_k‖_p, or a sorted sum, over a box lower ≤ x ≤ upper.
 
-A side is a few candidate lines a neuron.  Each holds on the whole box, so every convex combination of them does:
-CROWN takes the default candidate, α-CROWN looks for the best weights.
+A side has a few candidate lines for each neuron.  Each candidate holds on the whole box, so every convex combination of
+them holds too.  CROWN takes the default candidate; α-CROWN looks for the best weights.
 """
 
 import math
@@ -13,14 +13,17 @@ from torch import Tensor
 from ..kernels.reference import coefficients
 from . import interval
 
-STEEPEST = 5  # p = ∞: the lines above have slopes on so many coordinates at most
+STEEPEST = 5  # p = ∞: a line above has slopes on at most so many coordinates
 
 
 class Side(NamedTuple):
-    """J candidates on one side of each distance, slopes·x[index] + consts.
+    """J candidate lines on one side of each distance: slopes·x[index] + consts.
 
-    slopes (B, out, J, K) on the coordinates ``index`` (B, out, K), or on all of them, K = in, where it is None;
-    consts (B, out, J).  ``default`` (B, out): which one to take where no weights are given.
+    Attributes:
+        index: (B, out, K), the coordinates that have slopes; None if all have, K = in.
+        slopes: (B, out, J, K).
+        consts: (B, out, J).
+        default: (B, out), the candidate to take if no weights are given.
     """
 
     index: Tensor | None
@@ -29,7 +32,7 @@ class Side(NamedTuple):
     default: Tensor
 
     def chosen(self) -> "Side":
-        """With the default as the only candidate."""
+        """Returns the side with the default as its only candidate."""
         if self.slopes.shape[2] == 1:
             return self
         at = self.default.unsqueeze(2)
@@ -38,14 +41,17 @@ class Side(NamedTuple):
 
 
 def _rows(a: Tensor, index: Tensor) -> Tensor:
-    """a (B, in) or (out, in) [with out first] at ``index`` (B, out, K)."""
+    """Returns the values of a, (B, 1, in) or (out, in), at ``index``: both (B, out, K)."""
     return a.expand(*index.shape[:2], a.shape[-1]).gather(2, index)
 
 
 def _steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """The slope of a chord between low and high, a constant for gradients where rounding may be a thousandth of its
-    width: what a pixel that cannot move leaves of a box.  There the derivative of a quotient of two rounding errors
-    is as large as it is meaningless; the chord's far end, which decides the bound, keeps its gradient."""
+    """Returns the slope of a chord between low and high, as a constant for gradients where the chord is too narrow.
+
+    It is too narrow if rounding may be a thousandth of its width, as for a pixel that cannot move.  The slope is then a
+    quotient of two rounding errors, whose derivative is large and has no meaning.  The chord's far end, which decides
+    the bound, keeps its gradient.
+    """
     sure = high - low > 1e3 * torch.finfo(low.dtype).eps * (1 + low.abs() + high.abs())
     return torch.where(sure, slope, slope.detach())
 
@@ -56,18 +62,18 @@ def _steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
 def _above_max(
     lower: Tensor, upper: Tensor, far: Tensor, index: Tensor, positive: Tensor, floor: Tensor, many: bool
 ) -> Side:
-    """max_i z_i ≤ c + Σ_i (z_i − c)₊ for any c; here c ≥ ``floor``, the largest of the z_i's values at the nearer
-    end of the box.
+    """Returns lines above at p = ∞, from max_i z_i ≤ c + Σ_i (z_i − c)₊ for any c.
 
-    Each term is convex in x_i and so below its chord, which is 0 at the nearer end and M_i − c at the farther.  As
-    c falls by one unit, the chords of the coordinates with M_i > c rise by half a unit each in the middle of the
-    box: c at the third largest M_i gives the line that is lowest there, the concave envelope of the distance.
-    Between two M_i the line is linear in c, so the lines with c at an M_i are candidates for all of them.
+    Here c ≥ ``floor``, the largest value of a z_i at its nearer end of the box.  Each term is convex in x_i.  So it is
+    below its chord, which is 0 at the nearer end and M_i − c at the farther end.  If c falls by one unit, then in the
+    middle of the box each chord with M_i > c rises by half a unit.  So c at the third largest M_i gives the line that
+    is lowest there, where it attains the concave envelope of the distance.  Between two M_i the line is linear in c,
+    so the lines with c at an M_i are candidates for all others.
 
     Args:
-        far: (B, out, K + 1) the largest M_i in descending order, or (B, out, in) where that is less.
-        index: (B, out, K) where.
-        positive: (B, out, K) whether M_i is attained at the box's upper end.
+        far: (B, out, K + 1), the largest M_i in descending order; (B, out, in) if K = in.
+        index: (B, out, K), the coordinates of the K largest M_i.
+        positive: (B, out, K), whether M_i is attained at the box's upper end.
         floor: (B, out).
     """
     levels = torch.maximum(far, floor.unsqueeze(2))
@@ -79,7 +85,7 @@ def _above_max(
     rise = (far[..., : index.shape[2]].unsqueeze(2) - levels.unsqueeze(3)).clamp_min(0)  # (B, out, J, K)
     low, high = _rows(lower.unsqueeze(1), index), _rows(upper.unsqueeze(1), index)
     width = (high - low).unsqueeze(2)
-    # At most 1, also where rounding of a tiny box says otherwise: a flatter line from the same far end is higher.
+    # The slope is at most 1, also where rounding of a tiny box gives more: a flatter line from the far end is higher.
     slope = (rise / torch.where(width > 0, width, 1)).clamp_max(1)
     slope = torch.where(width > 0, slope, 0) * torch.where(positive, 1.0, -1.0).to(slope).unsqueeze(2)
     slope = _steady(slope, low.unsqueeze(2), high.unsqueeze(2))
@@ -89,23 +95,27 @@ def _above_max(
 
 
 def _below_max(w: Tensor, t: Tensor, index: Tensor, moves: Tensor) -> Side:
-    """max_i |t_i| ≥ ±t_j for any j.  index (B, out, J): one j a candidate; where ``moves`` is False its line is 0."""
+    """Returns lines below, from max_i |t_i| ≥ ±t_j for any j.
+
+    ``index`` (B, out, J) has the j of each candidate.  Where ``moves`` is False the candidate's line is 0.
+    """
     sign = torch.where(moves, t.gather(2, index).sign(), 0)
     consts = -sign * _rows(w, index)
     return Side(index, torch.diag_embed(sign), consts, torch.zeros_like(index[..., 0]))
 
 
 def linf(lower: Tensor, upper: Tensor, w: Tensor, many: bool = False) -> tuple[Side, Side]:
-    """Below and above at p = ∞.  Shapes: lower, upper (B, in), w (out, in).
+    """Returns lines below and above at p = ∞.  Shapes: lower, upper (B, in), w (out, in).
 
-    Below: the coordinate whose |x_i − w_i| is largest at the box's point nearest to w, with its sign; its least
-    value on the box is the exact minimum.  Other candidates: the two that are largest in the middle of the box.
-    Exact where one coordinate is the largest on the whole box and does not straddle its weight.
+    Below: the coordinate whose |x_i − w_i| is largest at the box's point nearest to w, with its sign.  The line's least
+    value on the box is the exact minimum.  Other candidates: the two coordinates that are largest in the middle of the
+    box.  The lines are exact if one coordinate is the largest on the whole box and its interval does not contain its
+    weight.
     """
     middle, radius = (lower + upper) / 2, (upper - lower) / 2
     t = middle.unsqueeze(1) - w
     size = t.abs()
-    gap = size - radius.unsqueeze(1)  # negative where the box has x_i = w_i inside
+    gap = size - radius.unsqueeze(1)  # negative where x_i = w_i lies inside the box
     floor = gap.abs().amax(2)
     least, nearest = gap.clamp_min(0).max(2, keepdim=True)
     k = min(STEEPEST if many else 2, w.shape[1])
@@ -124,20 +134,20 @@ def linf(lower: Tensor, upper: Tensor, w: Tensor, many: bool = False) -> tuple[S
 
 
 def _nearest(lower: Tensor, upper: Tensor, w: Tensor) -> Tensor:
-    """x − w at the box's point nearest to w: (B, out, in)."""
+    """Returns x − w at the box's point nearest to w, (B, out, in)."""
     return torch.minimum(torch.maximum(w, lower[:, None]), upper[:, None]) - w
 
 
 def _middle(lower: Tensor, upper: Tensor, w: Tensor) -> Tensor:
-    """x − w in the middle of the box: (B, out, in)."""
+    """Returns x − w in the middle of the box, (B, out, in)."""
     return ((lower + upper) / 2)[:, None] - w
 
 
 def _chords(at_lower: Tensor, at_upper: Tensor, lower: Tensor, upper: Tensor, steepest: Tensor):
-    """Σ_i of the chords of convex functions of x_i that take the given values at the box's ends.
+    """Returns the sum over i of chords of convex functions of x_i, which have the given values at the box's ends.
 
-    Returns slopes (B, out, in) and the sum's constant (B, out).  ``steepest`` bounds the true slopes; a
-    tiny box would otherwise turn rounding errors into large ones.
+    The sum is given by its slopes (B, out, in) and its constant (B, out).  ``steepest`` bounds the true slopes.
+    Without it, a tiny box would turn rounding errors into large slopes.
     """
     lower, upper = lower[:, None], upper[:, None]
     width = upper - lower
@@ -154,8 +164,11 @@ def _stack(lines: list[tuple[Tensor, Tensor]], default: Tensor | None = None) ->
 
 
 def _tangent(t: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    """y ≥ g·(x − w) for any g with dual norm ‖g‖_q ≤ 1, 1/p + 1/q = 1 (Hölder's inequality); here y's gradient
-    at x − w = t, or 0 where t is."""
+    """Returns a line below ‖x − w‖_p, which is its tangent at x − w = t.
+
+    ‖x − w‖_p ≥ g·(x − w) for any g with dual norm ‖g‖_q ≤ 1, 1/p + 1/q = 1 (Hölder's inequality).  Here g is the
+    gradient at t, or 0 where t is 0.
+    """
     norm = torch.linalg.vector_norm(t, math.inf, -1, keepdim=True)
     safe = torch.where(norm == 0, 1, norm)
     r = t.abs() / safe  # in [0, 1], so that powers do not overflow
@@ -165,15 +178,15 @@ def _tangent(t: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
 
 
 def finite(lower: Tensor, upper: Tensor, w: Tensor, p: float, many: bool = False) -> tuple[Side, Side]:
-    """Below and above at p < ∞.
+    """Returns lines below and above at p < ∞.
 
-    Below: the tangent at the box's point nearest to w.  It is the gradient at the minimiser of a convex function,
-    so its least value on the box is the exact minimum.  Also: the tangent in the middle.
+    Below: the tangent at the box's point nearest to w.  This point minimises a convex function over the box, so the
+    tangent's least value on the box is the exact minimum.  Other candidate: the tangent in the middle.
 
-    Above: y = U·s^{1/p} for s = Σ_i (z_i/U)^p, U = max y.  Chords above the convex powers give s ≤ s̄(x), linear;
-    the concave root is below its tangent at any s₀ > 0: U·s₀^{1/p}·(1 + (s̄ − s₀)/(p·s₀)).  s₀ = s̄ in the
-    middle, at least 1/2, because some end of the box has s = 1; division by U keeps powers in [0, 1].  Also:
-    s₀ = 1, and the constant U.
+    Above: y = U·s^{1/p} for s = Σ_i (z_i/U)^p, U = max y.  Chords above the convex powers give s ≤ s̄(x), which is
+    linear.  The concave root is below its tangent at any s₀ > 0: U·s₀^{1/p}·(1 + (s̄ − s₀)/(p·s₀)).  The default s₀ is
+    s̄ in the middle of the box, which is at least 1/2, because some corner of the box has s = 1.  The division by U
+    keeps powers in [0, 1].  Other candidates: s₀ = 1, and the constant U.
     """
     _, far = interval.dist(lower, upper, w, p)
     below = [_tangent(_nearest(lower, upper, w), w, p)]
@@ -181,7 +194,7 @@ def finite(lower: Tensor, upper: Tensor, w: Tensor, p: float, many: bool = False
         below.append(_tangent(_middle(lower, upper, w), w, p))
     scale = torch.where(far == 0, 1, far)
     low, high = (((end[:, None] - w).abs() / scale.unsqueeze(-1)) ** p for end in (lower, upper))
-    middle = ((low + high).sum(-1) / 2).clamp_min(0.25)  # far = 0: y is 0 and every factor below is finite
+    middle = ((low + high).sum(-1) / 2).clamp_min(0.25)  # if far = 0, y is 0 and every factor below is finite
     slope, constant = _chords(low, high, lower, upper, (p / scale).unsqueeze(-1))
 
     def tangent(s: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,24 +209,26 @@ def finite(lower: Tensor, upper: Tensor, w: Tensor, p: float, many: bool = False
 
 
 def _ordered(t: Tensor, w: Tensor, c: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """y = Σ_j c_j·|x − w|_(j), c descending, is at least Σ_j ±c_j·(x − w)_π(j) for any order π and signs; here
-    those of x − w = t."""
+    """Returns a line below the sorted sum y = Σ_j c_j·|x − w|_(j) with descending c.
+
+    y ≥ Σ_j ±c_j·(x − w)_π(j) for any order π and any signs; here they are those of x − w = t.
+    """
     index = t.abs().topk(len(c), -1).indices
     g = torch.zeros_like(t).scatter(-1, index, t.gather(-1, index).sign() * t.new_tensor(c))
     return g, -(g * w).sum(-1)
 
 
 def sorted_sum(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int, many: bool = False) -> tuple[Side, Side]:
-    """Below and above a sorted sum y = Σ_j c_j·z_(j), z_i = |x_i − w_i|.
+    """Returns lines below and above a sorted sum y = Σ_j c_j·z_(j), z_i = |x_i − w_i|.
 
-    Below: the order and signs of the box's point nearest to w; every term attains its least value there, so the
-    line's least value is the exact minimum.  Also: those of the middle.
+    Below: the order and signs of the box's point nearest to w.  Every term attains its least value there, so the line's
+    least value is the exact minimum.  Other candidate: the order and signs of the middle.
 
-    Above: y = Σ_m d_m·S_m with S_m the sum of the m largest z and d_m = c_m − c_{m+1} ≥ 0, and
-    S_m ≤ m·τ + Σ_i (z_i − τ)₊ for any τ, each term convex in x_i: chords.  In the middle of the box the right side
-    rises with τ by m less half the number of z's ends, least and largest values, that are above τ; so τ_m, the
-    (2m+1)-th largest end, makes it least.  Exact where the box is a point.  Also: the constant max y, which is the
-    default where it is lower in the middle of the box.
+    Above: y = Σ_m d_m·S_m, where S_m is the sum of the m largest z and d_m = c_m − c_{m+1} ≥ 0.  For any τ,
+    S_m ≤ m·τ + Σ_i (z_i − τ)₊.  Each term is convex in x_i, so it is below its chord.  The ends of z_i are its least
+    and its largest value.  In the middle of the box the right side rises with τ by m minus half the number of ends
+    above τ.  So τ_m, the (2m+1)-th largest end, makes it least.  The line is exact if the box is a point.  Other
+    candidate: the constant max y, which is the default where it is lower in the middle of the box.
     """
     _, far = interval.sorted_dist(lower, upper, w, rho, k)
     c = coefficients(rho, k, w.shape[1])
@@ -238,20 +253,20 @@ def sorted_sum(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int, many
 
 
 def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float, many: bool = False) -> tuple[Side, Side]:
-    """Below and above ‖x − w_k‖_p: ``linf`` or ``finite``."""
+    """Returns lines below and above ‖x − w_k‖_p: ``linf`` or ``finite``."""
     return linf(lower, upper, w, many) if p == math.inf else finite(lower, upper, w, p, many)
 
 
-# tanh, of each number by itself.
+# tanh, for each number by itself.
 
 
 def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, Tensor]]:
-    """Slopes and constants of lines above tanh on [lower, upper].
+    """Returns slopes and constants of lines above tanh on [lower, upper].
 
-    A tangent at d ≥ 0 is above tanh on [0, ∞), where tanh is concave; it is above on [lower, 0], where tanh minus the
-    tangent is convex and not positive at 0, if it is above at ``lower``.  It is the higher there the larger d is, so
-    bisection finds the least such d.  Where not even d = ``upper`` is such, the chord is above: it crosses tanh
-    at most once more, at or beyond ``upper``.
+    A tangent at d ≥ 0 is above tanh on [0, ∞), where tanh is concave.  On [lower, 0], tanh minus the tangent is convex,
+    and it is not positive at 0.  So the tangent is above tanh there too if it is above tanh at ``lower``.  Its value at
+    ``lower`` rises with d, so bisection finds the least such d.  If not even d = ``upper`` is such, the chord is above
+    tanh: it crosses tanh at most once more, at or beyond ``upper``.
     """
 
     def tangent(d: Tensor) -> tuple[Tensor, Tensor]:
@@ -269,7 +284,7 @@ def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, 
         middle = torch.where(lower >= 0, low, (low + high) / 2)
         good = holds(middle)
         low, high = torch.where(good, low, middle), torch.where(good, middle, high)
-    least = torch.where(lower >= 0, lower, high)  # every tangent to a concave part will do
+    least = torch.where(lower >= 0, lower, high)  # where tanh is concave, every tangent holds
     width = upper - lower
     slope = _steady(((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1), lower, upper)
     chord = slope, upper.tanh() - slope * upper
@@ -284,10 +299,11 @@ def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, 
 
 
 def tanh(lower: Tensor, upper: Tensor, many: bool = False) -> tuple[Side, Side]:
-    """Below and above tanh of each of (B, n) numbers.  tanh is odd: the lines below are those above, mirrored.
+    """Returns lines below and above tanh of each of (B, n) numbers.
 
-    By default the tangent in the middle of the interval, or the nearest one that holds, or the chord.  Also: the
-    steepest tangent, and the constant.
+    tanh is odd, so the lines below are those above, mirrored.  The default is the tangent in the middle of the
+    interval, or the nearest tangent that holds, or the chord.  Other candidates: the steepest tangent that holds, and
+    the constant.
     """
     above = _tanh_above(lower, upper, many)
     below = [(slope, -constant) for slope, constant in _tanh_above(-upper, -lower, many)]

@@ -1,6 +1,7 @@
-"""What auto_LiRPA bounds wrongly and can be put right from outside, by version; docs/bounds.md has the list.
+"""Corrections of auto_LiRPA's wrong bounds, by version; docs/bounds.md has the list.
 
-What cannot is refused (``bounds.refused``).  Both were found by ``python -m operators`` (tests/operators).
+What cannot be corrected from outside is refused (``bounds.refused``).  ``python -m operators`` (tests/operators) found
+both.
 """
 
 import functools
@@ -37,7 +38,7 @@ def _mend_0_3(package: types.ModuleType) -> None:
 
 
 def _mend_matmul(package: types.ModuleType) -> None:
-    """A linear layer without bias is traced as a product, which 0.3 asks to take a specification C and which cannot."""
+    """A linear layer without bias is traced as a product.  0.3 gives it a specification C, which it does not take."""
     matmul, linear_bound = package.bound_ops.BoundMatMul, package.linear_bound.LinearBound
     interval_propagate, bound_forward = matmul.interval_propagate, matmul.bound_forward
 
@@ -64,7 +65,7 @@ def _mend_matmul(package: types.ModuleType) -> None:
 
 
 def _hold_beyond_limit(relax: Callable) -> Callable:
-    """0.3 draws lines of tanh as if its inputs lay within ±500; where they may not, its output's ends hold."""
+    """0.3 draws lines of tanh as if its inputs lay within ±500.  Beyond that, constants at the output's ends hold."""
 
     @functools.wraps(relax)
     def relax_everywhere(self, x, func, dfunc):
@@ -78,11 +79,11 @@ def _hold_beyond_limit(relax: Callable) -> Callable:
 
 def _check_positive(lower) -> None:
     if not (lower > 0).all():
-        raise ValueError("auto_LiRPA 0.3 has bounds of 1/x for positive x only")
+        raise ValueError("auto_LiRPA 0.3 has bounds of 1/x only for positive x")
 
 
 def _positive_only(relax: Callable) -> Callable:
-    """0.3 draws the lines of 1/x for negative x on the wrong side."""
+    """For negative x, 0.3 draws the lines of 1/x on the wrong side."""
 
     @functools.wraps(relax)
     def relax_positive(self, x, *args, **options):
@@ -93,15 +94,17 @@ def _positive_only(relax: Callable) -> Callable:
 
 
 def _reciprocals(self, *v):
-    """Intervals of 1/x.  0.3's own are float32 numbers whatever x is."""
+    """Returns intervals of 1/x.  Those of 0.3 are float32 numbers for every dtype of x."""
     lower, upper = v[0]
     _check_positive(lower)
     return 1 / upper, 1 / lower
 
 
 def _know_values(set_input: Callable) -> Callable:
-    """0.3 forgets the values of what depends on no perturbed input, such as a weight computed in the graph.  Its
-    interval of the product of two of them is the square of one, and linear rules fail where they read the value."""
+    """0.3 forgets the values of nodes that depend on no perturbed input, such as a weight computed in the graph.
+
+    Its interval of the product of two such nodes is the square of one, and linear rules that read the value fail.
+    """
 
     @functools.wraps(set_input)
     def set_and_know(self, *x, **options):
@@ -115,7 +118,7 @@ def _know_values(set_input: Callable) -> Callable:
 
 
 def _of_no_sample(init: Callable) -> Callable:
-    """0.3 takes the first dimension of what is computed from buffers for the samples, whatever it is."""
+    """0.3 always takes the first dimension of what is computed from buffers for that of the samples."""
 
     @functools.wraps(init)
     def init_buffers(self, *args, **kwargs):
@@ -126,7 +129,7 @@ def _of_no_sample(init: Callable) -> Callable:
 
 
 def _by_known_denominators(backward: Callable) -> Callable:
-    """0.3 relaxes a division by weights as if they had samples, and takes another dimension for these."""
+    """0.3 relaxes a division by weights as if these had a dimension of samples, and takes another dimension for it."""
 
     @functools.wraps(backward)
     def of_division(self, last_lA, last_uA, x, y):
@@ -150,7 +153,7 @@ def _mend_0_7_1(package: types.ModuleType) -> None:
 
 
 def _add_up_roots(concretize: Callable) -> Callable:
-    """0.7.1, in forward mode, takes the coefficients of every perturbed input from the columns of the first."""
+    """In forward mode, 0.7.1 takes the coefficients of every perturbed input from the columns of the first one."""
 
     @functools.wraps(concretize)
     def of_all_roots(self, lower, upper, lw, uw, **options):
@@ -171,28 +174,29 @@ def _add_up_roots(concretize: Callable) -> Callable:
 
 
 def _softmax_upper(self, lower, upper, x0, softmax0, largest0, sum0, eps):
-    """0.7.1 takes a tangent of exp for its chord where probabilities are small, which is below exp.
+    """Returns a linear bound above softmax.  If probabilities are small, 0.7.1 takes a tangent of exp, which is below
+    exp, for its chord.
 
-    log softmax_i lies between the ends of ``_log_softmax_ends``, where exp is at most its chord, and is concave: at most
-    its tangent at x0.
+    log softmax_i lies between the ends of ``_log_softmax_ends``, and between these exp is at most its chord.
+    log softmax_i is concave, so it is at most its tangent at x0.
 
     Returns:
-        J as (D, u, v), for diag(D) − u vᵀ, and b of softmax ≤ J·x + b.
+        J and b of softmax ≤ J·x + b; J is given as (D, u, v), for diag(D) − u vᵀ.
     """
     low, high = _log_softmax_ends(lower, upper)
     width, most = high - low, high.exp()
-    narrow = width < 1e-7  # there the tangent at the upper end is the chord, but for rounding
+    narrow = width < 1e-7  # there the tangent at the upper end is the chord, up to rounding
     slope = torch.where(narrow, most, (most - low.exp()) / torch.where(narrow, 1, width))
     at_x0 = x0 - largest0 - sum0.log()
     bias = most + slope * (at_x0 - high) - slope * (x0 - (softmax0 * x0).sum(-1, keepdim=True))
     return (slope, slope, softmax0), bias
 
 
-# Both.
+# Both versions.
 
 
 def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
-    """In all modules of auto_LiRPA, which import names from each other."""
+    """Wraps a function in all modules of auto_LiRPA, because they import names from each other."""
     modules = [m for path, m in sys.modules.items() if path.startswith(package.__name__) and hasattr(m, name)]
     wrapped = {original: wrap(original) for original in {getattr(module, name) for module in modules}}
     for module in modules:
@@ -200,8 +204,11 @@ def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
 
 
 def _for_any_shape(to_matrix: Callable) -> Callable:
-    """Both versions take the height of a padded image for its width where they write patches as a matrix: wrong unless
-    both are equal, and so they are made here.  What is added to the right or below is cut off again with the padding."""
+    """When both versions write patches as a matrix, they take the height of a padded image for its width.
+
+    This is wrong unless both are equal, so they are made equal here.  What is added to the right or below is cut off
+    again with the padding.
+    """
 
     @functools.wraps(to_matrix)
     def of_a_square(pieces, input_shape, stride, padding, *args, **options):
@@ -216,7 +223,7 @@ def _for_any_shape(to_matrix: Callable) -> Callable:
 
 
 def _of_any_number(forward: Callable) -> Callable:
-    """Both versions take numbers below 1e-12 for 1e-12, and their logarithms for −27.6."""
+    """For both versions the logarithm of every number below 1e-12 is −27.6, that of 1e-12."""
 
     @functools.wraps(forward)
     def logarithm(self, x):
@@ -226,22 +233,27 @@ def _of_any_number(forward: Callable) -> Callable:
 
 
 def _softmax_interval(self, *v):
-    """Both versions add 1e-12 to the denominator, and find it by a difference: wrong where one number is far above the
-    others."""
+    """Returns intervals of softmax.
+
+    Both versions add 1e-12 to the denominator and compute it as a difference.  This is wrong if one number is far above
+    the others.
+    """
     ends = _log_softmax_ends(*(end.movedim(self.axis, -1) for end in v[0]))
     return tuple(end.exp().movedim(-1, self.axis) for end in ends)
 
 
 def _log_softmax_ends(lower, upper):
-    """The least and the largest logarithm of softmax over the last dimension: the one number at its end, the others at
-    the other."""
+    """Yields the least and the largest logarithm of softmax over the last dimension.
+
+    At the least, the one number is at its lower end and all others are at their upper ends; at the largest, vice versa.
+    """
     own = torch.eye(lower.shape[-1], dtype=torch.bool, device=lower.device)
     for end, other in ((lower, upper), (upper, lower)):
         yield nn.functional.logsigmoid(end - other.unsqueeze(-2).masked_fill(own, -torch.inf).logsumexp(-1))
 
 
 def _keep_padding(backward: Callable) -> Callable:
-    """Both versions forget, in linear bounds, what a padding that is not 0 adds."""
+    """In linear bounds, both versions forget the constant that a padding with other values than 0 adds."""
 
     @functools.wraps(backward)
     def with_constant(self, last_lA, last_uA, x, *rest, **options):
@@ -260,14 +272,14 @@ def _keep_padding(backward: Callable) -> Callable:
 
 
 def dense(A, output_shape):
-    """Coefficients of a node's output as a tensor (S, B, *output), also where auto_LiRPA keeps image patches."""
+    """Returns coefficients of a node's output as a tensor (S, B, *output), also if auto_LiRPA keeps image patches."""
     if A is None or isinstance(A, torch.Tensor):
         return A
-    return A.to_matrix(output_shape).transpose(0, 1)  # batch first there
+    return A.to_matrix(output_shape).transpose(0, 1)  # there the batch comes first
 
 
 def scaled(A, factor: float):
-    """factor·A for any form in which auto_LiRPA keeps coefficients."""
+    """Returns factor·A for every form in which auto_LiRPA keeps coefficients."""
     if A is None or factor == 1:
         return A
     return A * factor if isinstance(A, torch.Tensor) else A.create_similar(A.patches * factor)

@@ -1,4 +1,4 @@
-"""Nets written so that auto_LiRPA bounds them rightly."""
+"""Nets rewritten so that auto_LiRPA bounds them correctly."""
 
 import copy
 
@@ -9,13 +9,13 @@ from ..arguments import check_forward
 
 
 def readable(model: nn.Module) -> nn.Module:
-    """A copy that computes the same, in which every ``nn.Conv2d`` has one group and dilation 1, with zeros between.
+    """Returns a copy that computes the same, in which every ``nn.Conv2d`` has one group and dilation 1.
 
-    auto_LiRPA has wrong CROWN bounds of grouped convolutions behind each other, in both versions, and 0.3 fails on
-    unequal dilations.
+    Its kernels have zeros between the weights and for the channels of other groups.  Both versions of auto_LiRPA give
+    wrong CROWN bounds of grouped convolutions in sequence, and 0.3 fails on unequal dilations.
 
     Raises:
-        RuntimeError, TypeError: such a layer has forward hooks, or a forward of its own.
+        RuntimeError, TypeError: a layer that has to be rewritten has forward hooks, or a forward of its own.
     """
     model = copy.deepcopy(model)
     for parent in list(model.modules()):

@@ -1,21 +1,22 @@
-"""Whether the graph that auto_LiRPA has traced computes what the net computes."""
+"""Checks that the graph that auto_LiRPA has traced computes what the net computes."""
 
 import torch
 from torch import Tensor
 
 
 def has_our_operators(bounded) -> bool:
-    """Whether the graph has operators of this package, whether by its layers or not."""
+    """Whether the graph has operators of this package, from its layers or called directly."""
     return any(type(node).__module__.startswith(__package__) for node in bounded._modules.values())
 
 
 @torch.no_grad()
 def check_reading(bounded) -> None:
-    """Raises ValueError where the traced graph computes another function than the net: some attributes of operators
-    auto_LiRPA does not read, such as the mode of a padding or ``ceil_mode`` of a pool.
+    """Raises ValueError if the traced graph computes another function than the net.
 
-    Compared on the inputs of the trace and on random ones, once.  A net in training mode is another function each
-    time, and with loss fusion auto_LiRPA computes another one on purpose.
+    auto_LiRPA does not read some attributes of operators, such as the mode of a padding or ``ceil_mode`` of a pool.
+    Graph and net are compared once, on the inputs of the trace and on random inputs.  Nothing is compared in training
+    mode, in which a net is another function each time, or with loss fusion, by which auto_LiRPA changes the function on
+    purpose.
     """
     from auto_LiRPA.utils import unpack_inputs
 
@@ -29,10 +30,10 @@ def check_reading(bounded) -> None:
         for a in inputs
     ]
     more = [torch.cat([a, a[:1]]) if isinstance(a, Tensor) and a.dim() else a for a in drawn]  # a larger batch
-    for x in (more, drawn, inputs):  # these at last, as it remembers them
+    for x in (more, drawn, inputs):  # the inputs come last, because auto_LiRPA remembers the last ones
         try:
             wanted, found = model(*x), bounded(*x)
-        except Exception:  # no random numbers, or no batch of another size: then there are no bounds either
+        except Exception:  # the net takes no random numbers or no other batch size: then it has no bounds there either
             continue
         if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
             continue

@@ -1,8 +1,8 @@
-"""Stock operators that auto_LiRPA bounds wrongly, by version: what ``compute_bounds`` and nets of our layers refuse.
+"""Stock operators that auto_LiRPA bounds wrongly, by version.  ``compute_bounds`` and nets of our layers refuse them.
 
-``TABLE`` is the whole of it, found by ``python -m operators`` (tests/operators), which draws small graphs of every
-operator that auto_LiRPA claims, and compares every method's bounds with what the graph computes.  What is wrong and
-can be put right from outside is mended in ``mended`` instead.
+``TABLE`` has all of them.  ``python -m operators`` (tests/operators) found them: it draws small graphs of every
+operator that auto_LiRPA claims to support, and compares the bounds of every method with what the graph computes.  An
+operator whose bounds can be corrected from outside is not refused: ``mended`` corrects it.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-VERSIONS = ("0.3", "0.7.1")  # that have been searched
+VERSIONS = ("0.3", "0.7.1")  # the versions that have been searched
 SEARCH = "PYTHONPATH=tests python -m operators"
 
 INTERVALS, BACKWARD, FORWARD = "intervals", "backward", "forward"
@@ -25,8 +25,8 @@ class Refusal(NamedTuple):
 
     operator: str  # auto_LiRPA's class
     versions: tuple[str, ...]
-    passes: tuple[str, ...]  # where: in interval bounds, in passes from the output backward, from the input forward
-    where: str  # in which cases, for people
+    passes: tuple[str, ...]  # which are wrong: interval bounds, from the output backward, from the input forward
+    where: str  # the cases with wrong bounds, as a text
     applies: Callable  # (node, _Perturbed) → bool
     instead: str
 
@@ -46,7 +46,7 @@ class _Perturbed(set):
                 pending.append(node)
         while pending:
             node = pending.pop()
-            if node.name not in self and type(node).__name__ != "BoundShape":  # a shape is known
+            if node.name not in self and type(node).__name__ != "BoundShape":  # a shape depends on no values
                 self.add(node.name)
                 pending += (bounded[name] for name in node.output_name)
 
@@ -54,7 +54,7 @@ class _Perturbed(set):
         return index < len(node.inputs) and node.inputs[index].name in self
 
     def value(self, node, index: int) -> Tensor:
-        """The value of an operand, whatever the inputs are where it is not perturbed."""
+        """Returns the value of an operand.  If it is not perturbed, it has this value for all inputs."""
         return self.bounded.get_forward_value(node.inputs[index])
 
     def patches(self) -> bool:
@@ -115,7 +115,7 @@ def _overlaps(node, perturbed) -> bool:
 
 
 def _leaves_over(node, perturbed) -> bool:
-    """Pixels that no window covers: 0.3 and 0.7.1 take width for height."""
+    """Whether there are pixels that no window covers.  0.3 and 0.7.1 then take the width for the height."""
     (height, width), (kh, kw) = node.inputs[0].output_shape[-2:], node.kernel_size
     return bool(height % kh or width % kw) and (height, kh) != (width, kw)
 
@@ -248,7 +248,7 @@ TABLE = (
     ),
 )
 
-# Classes of ``VERSIONS`` that no graph of the search leads to.
+# Version → classes that no graph of the search reaches.
 NOT_SEARCHED: dict[str, tuple[str, ...]] = {
     "0.3": ("BoundATenDiag", "BoundDropout", "BoundRNN", "BoundSqr"),
     "0.7.1": (
@@ -271,7 +271,10 @@ NOT_SEARCHED: dict[str, tuple[str, ...]] = {
 
 
 def passes_of(method: str | None) -> tuple[str, ...]:
-    """Which passes auto_LiRPA makes for a method; interval bounds always, as every other is cut to them."""
+    """Returns the passes that auto_LiRPA makes for a method.
+
+    Interval bounds are always among them, because all other bounds are cut to them.
+    """
     name = "ibp" if method is None else method.lower()
     found = [INTERVALS]
     if name != "ibp" and name != "forward":
@@ -284,12 +287,12 @@ def passes_of(method: str | None) -> tuple[str, ...]:
 def _applies(row: Refusal, node, perturbed: _Perturbed) -> bool:
     try:
         return row.applies(node, perturbed)
-    except Exception:  # auto_LiRPA cannot compute the operands that it depends on
+    except Exception:  # auto_LiRPA cannot compute the operands on which the answer depends
         return True
 
 
 def reason(bounded, x, method: str | None) -> str | None:
-    """Why these bounds would be wrong, or None.  x as ``BoundedModule.compute_bounds`` takes it."""
+    """Returns why these bounds would be wrong, or None.  x is as ``BoundedModule.compute_bounds`` takes it."""
     from auto_LiRPA import __version__ as version
     from auto_LiRPA.utils import unpack_inputs
 
@@ -310,7 +313,7 @@ def reason(bounded, x, method: str | None) -> str | None:
 
 
 def check_operators(bounded, x, method: str | None) -> None:
-    """Raises NotImplementedError for bounds that would be wrong.  Warns of a version that has not been searched."""
+    """Raises NotImplementedError if the bounds would be wrong.  Warns if the version has not been searched."""
     check_version(sound=False)
     found = reason(bounded, x, method)
     if found:
@@ -318,17 +321,17 @@ def check_operators(bounded, x, method: str | None) -> None:
 
 
 def check_version(sound: bool) -> None:
-    """A version that has not been searched may bound any operator wrongly: RuntimeError with ``sound``, else a warning.
+    """Raises RuntimeError with ``sound``, and else warns, if the version of auto_LiRPA has not been searched.
 
-    Of such a version all that is wrong in any of ``VERSIONS`` is refused.
+    Such a version may bound any operator wrongly.  All that is wrong in one of ``VERSIONS`` is refused for it too.
     """
     from auto_LiRPA import __version__ as version
 
     if version in VERSIONS:
         return
     message = (
-        f"auto_LiRPA {version} has not been searched for operators that it bounds wrongly, as "
-        f"{' and '.join(VERSIONS)} have: `{SEARCH}` does that"
+        f"auto_LiRPA {version} has not been searched for operators that it bounds wrongly, unlike "
+        f"{' and '.join(VERSIONS)}: `{SEARCH}` searches it"
     )
     if sound:
         raise RuntimeError(f"{message}. Use one of these versions, or sound=False")

@@ -1,4 +1,4 @@
-"""auto_LiRPA's side: how the operators are traced, and the Bound classes that call the rules."""
+"""The interface to auto_LiRPA: how the operators are traced, and the Bound classes that call the rules."""
 
 import functools
 
@@ -47,7 +47,7 @@ def _symbolic_shift(g, x, offset, sign, scale):
 
 
 def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=()):
-    """A Bound class for an operator of (x, *weights, *constants) that is relaxed by lines."""
+    """Returns a Bound class for an operator of (x, *weights, *constants) that is relaxed by lines."""
 
     class BoundRelaxed(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
@@ -96,7 +96,7 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
 
 
 def _shift_class(package):
-    """The Bound class for ``linf::shift``: exact, also on coefficients kept as image patches."""
+    """Returns the Bound class for ``linf::shift``: exact, also on coefficients that are kept as image patches."""
 
     class BoundShift(package.bound_ops.Bound):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
@@ -105,7 +105,7 @@ def _shift_class(package):
 
         def _check(self):
             if self.is_input_perturbed(1):
-                raise ValueError("what a shift adds must not be perturbed")
+                raise ValueError("the offset of a shift must not be perturbed")
             check_box(self)
 
         def forward(self, x, offset):
@@ -118,7 +118,7 @@ def _shift_class(package):
 
         def bound_backward(self, last_lA, last_uA, x, offset, **kwargs):
             self._check()
-            # (x + o)·s = s·x + s·o: the constant is what the operator says of 0.
+            # (x + o)·s = s·x + s·o: the constant is the value of the operator at 0.
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
             constant = ops.shift(zero, offset.forward_value, self.sign, self.scale)
@@ -135,7 +135,7 @@ def _shift_class(package):
 
 @functools.cache
 def register() -> None:
-    """Makes auto_LiRPA know the operators.  Calling it again does nothing.
+    """Registers the operators with auto_LiRPA.  A second call does nothing.
 
     Raises:
         ImportError: auto_LiRPA is not installed; the message says how to install it.

@@ -1,4 +1,4 @@
-"""A net with unknown but bounded noise after its layers, for auto_LiRPA: how bounds cover rounding."""
+"""A net with unknown but bounded noise after its layers: in this way auto_LiRPA's bounds cover rounding."""
 
 import functools
 from typing import NamedTuple
@@ -21,13 +21,13 @@ def _within(x: Tensor, amount: Tensor) -> Tensor:
 
 def _check_within(x, amount):
     check_operands(x=x)
-    check_operands(amount=amount)  # which may be of another dtype: where x is computed, it plays no part
+    check_operands(amount=amount)  # its dtype may be another one, because the operator's value is x
     check_shape("amount", amount, x.shape)
     if amount.device != x.device:
         raise ValueError(f"amount is on {amount.device} but x is on {x.device}")
 
 
-# Anything within amount of x, as far as bounds go; x, where it is computed.  Shapes (N, *) both.
+# For bounds it is any number within amount of x.  Its value is x.  Shapes (N, *) both.
 within = define(
     _within,
     tensors=2,
@@ -42,8 +42,8 @@ def _tanh(x: Tensor) -> Tensor:
     return x.tanh()
 
 
-# tanh under another name, so that bounds of it come from ``lines.tanh``: in both versions of auto_LiRPA there are
-# intervals on which its own lines are wrong (narrower than 1e-8, or beyond ±500).
+# tanh under another name, so that its bounds come from ``lines.tanh``.  auto_LiRPA's own lines are wrong on some
+# intervals: narrower than 1e-8 (0.7.1), or beyond ±500 (0.3).
 tanh = define(
     _tanh, tensors=1, check=lambda x: check_operands(x=x), shapes=torch.empty_like, composed=torch.tanh, rows=1
 )
@@ -55,13 +55,13 @@ def _symbolic(g, x, amount):
 
 
 def _magnitude(A):
-    """|A| for any form in which auto_LiRPA keeps coefficients."""
+    """Returns |A| for every form in which auto_LiRPA keeps coefficients."""
     return A.abs() if isinstance(A, Tensor) else A.create_similar(A.patches.abs())
 
 
 @functools.cache
 def register() -> None:
-    """Makes auto_LiRPA know ``linf::within`` and ``linf::tanh``.  Calling it again does nothing."""
+    """Registers ``linf::within`` and ``linf::tanh`` with auto_LiRPA.  A second call does nothing."""
     package = versions.import_auto_lirpa()
 
     class BoundWithin(package.bound_ops.Bound):
@@ -101,44 +101,52 @@ def register() -> None:
 
 
 class Noises(NamedTuple):
-    """``between``: the amounts that ``Noisy`` takes beside x; ``limits``: (N,) of the bounds there, and of the logits.
-    ``last`` (N, classes): the noise of the last layer, infinite where there is no bound."""
+    """The noise of a net over a batch of boxes.
+
+    Attributes:
+        between: the amounts that ``Noisy`` takes besides x.
+        limits: (N,) each, the limits of the bounds at these places, and of those of the logits.
+        last: (N, classes), the noise of the last layer; infinite where there is no bound.
+    """
 
     between: tuple[Tensor, ...]
     limits: tuple[Tensor, ...]
     last: Tensor
 
     def slack(self, bounded) -> Tensor:
-        """(N, classes): what to subtract from bounds of the logits that ``compute_bounds`` has just found.
+        """Returns (N, classes): what to subtract from the bounds of logits that ``compute_bounds`` has just found.
 
-        Infinite also where an interval bound is beyond its limit.  Those of every method are cut to the interval
-        bounds, and so within the limits where these are.
+        It is infinite also where an interval bound is beyond its limit.  The bounds of every method are cut to the
+        interval bounds, so they are within the limits where the interval bounds are.
         """
         noisy = [name for name, node in bounded._modules.items() if type(node).__name__ == "BoundWithin"]
         within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
         for name, limit in zip((*noisy, bounded.final_name), self.limits, strict=True):
-            for end in bounded._linf_intervals.get(name, ()):  # logits of a last linear layer are not computed
+            for end in bounded._linf_intervals.get(name, ()):  # a last linear layer has no interval of its logits
                 within &= end.abs().flatten(1).amax(1) <= limit
         return torch.where(within.unsqueeze(1), self.last * reach.OUTWARD, torch.inf)
 
 
 class Noisy(nn.Module):
-    """A sequential net with ``allowance.noise`` after each layer, but for the last one that computes: there the
-    noise is subtracted from the bound, so that auto_LiRPA still joins that layer with a specification.
+    """A sequential net with ``allowance.noise`` after each layer that computes, except the last one.
 
-    Noise comes after the layers that only move values, so that the next relaxation is made on its bounds, which
-    ``Noises.slack`` checks.
+    The noise of the last one is subtracted from the bound instead, so that auto_LiRPA still joins that layer with a
+    specification.  If layers that only move values follow, noise comes after these.  Then the next relaxation is made
+    on the bounds of the noisy values, and ``Noises.slack`` checks these bounds.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(reach.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if FACTS[type(layer)].computes]
-        self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
+        self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → place of its noise
         self.last = max(computing, default=None)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:
-        """For float32 inputs between lower and upper (N, *); no bound where an activation may overflow."""
+        """Returns the noise for float32 inputs between lower and upper, (N, *) each.
+
+        There is no bound where an activation may overflow.
+        """
         noise = allowance.noise(nn.Sequential(*self.layers), lower, upper)
         finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
         for a in noise:
@@ -154,7 +162,7 @@ class Noisy(nn.Module):
         return Noises(tuple(between), tuple(a.limit for a in computing), last)
 
     def _moved(self, amount: Tensor, first: int, end: int) -> Tensor:
-        """The amount behind layers that only move values; a change of sign is none here."""
+        """Returns the amount behind layers that only move or negate values.  A change of sign does not change it."""
         for move in self.layers[first:end]:
             amount = move(amount).abs()
         return amount

@@ -1,4 +1,4 @@
-"""Which linear combinations of logits are bounded: margins."""
+"""The linear combinations of logits that are bounded: margins."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ from ..arguments import check_count, check_labels
 
 
 def specification(labels: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """auto_LiRPA's C for margins: rows e_y − e_j for every j ≠ y, (N,) → (N, classes − 1, classes).
+    """Returns auto_LiRPA's C for margins: rows e_y − e_j for every j ≠ y, (N,) → (N, classes − 1, classes).
 
     Raises:
         TypeError, ValueError: labels are not integers in [0, classes), or there are fewer than two classes.

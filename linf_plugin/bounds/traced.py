@@ -1,4 +1,4 @@
-"""What tracing a net for auto_LiRPA has to know of each layer type."""
+"""The facts about each layer type that tracing a net for auto_LiRPA needs."""
 
 from typing import NamedTuple
 
@@ -10,11 +10,12 @@ from ..layers.sort import SortDistLinear
 
 
 class Traced(NamedTuple):
-    """Of one layer type.
+    """The facts of one layer type.
 
-    guarded: whether ``guard_bounded_module`` checks every net with such a layer, and refuses it in training mode.
-    in_training: attributes that the layer reads in training mode only; the traced graph does not depend on them, and a
-        subclass may read them elsewhere.
+    Attributes:
+        guarded: whether ``guard_bounded_module`` checks every net with such a layer, and refuses it in training mode.
+        in_training: attributes that the layer reads only in training mode, so that the traced graph does not depend on
+            them.  This does not hold for subclasses, which may read them in evaluation mode too.
     """
 
     guarded: bool = False

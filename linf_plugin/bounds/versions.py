@@ -1,8 +1,8 @@
-"""The one place that knows the versions of auto_LiRPA.
+"""The differences between versions of auto_LiRPA, and how either is imported.
 
-auto_LiRPA 0.3 (package index) was written for torch < 1.13 and NumPy 1; 0.7.1 (its repository) runs on
-current ones as it is.  ``import_auto_lirpa`` imports either.  What 0.3 needs is lent to it while it is
-imported, or patched inside it; nothing else sees a change.
+auto_LiRPA 0.3, from the package index, was written for torch < 1.13 and NumPy 1.  0.7.1, from its repository, runs on
+current versions as it is.  ``import_auto_lirpa`` imports either.  What 0.3 needs is lent to it while it is imported, or
+patched inside it.  Nothing else sees a change.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ def _set_opset(version: int) -> None:
 
 @contextlib.contextmanager
 def _lent():
-    """Names that 0.3 imports and that torch and NumPy no longer have, for as long as it is imported."""
+    """Lends 0.3, while it is imported, the names that torch and NumPy no longer have."""
     arraysetops = types.ModuleType("numpy.lib.arraysetops")
     arraysetops.isin = np.isin
     lend_module = "numpy.lib.arraysetops" not in sys.modules and find_spec("numpy.lib.arraysetops") is None
@@ -47,8 +47,8 @@ def _lent():
     if lend_setter:
         helper._set_opset_version = _set_opset
     try:
-        # 0.3 replaces the caller's warning filters; both versions compile helpers with torch.jit.script,
-        # which is deprecated.  Recording keeps these to ourselves.
+        # 0.3 replaces the caller's warning filters.  Both versions compile helpers with torch.jit.script, which is
+        # deprecated.  Recording keeps both from the caller.
         with warnings.catch_warnings(record=True):
             yield
     finally:
@@ -83,7 +83,7 @@ class _Node:
 
 
 def _mend_0_3(package: types.ModuleType) -> None:
-    """Replaces, inside auto_LiRPA 0.3, what relies on things that torch no longer has, and what fails."""
+    """Replaces code inside auto_LiRPA 0.3 that fails, or that needs things that torch no longer has."""
     parse = sys.modules["auto_LiRPA.parse_graph"]
     parse_graph = parse.parse_graph
     parse.parse_graph = functools.wraps(parse_graph)(
@@ -95,7 +95,7 @@ def _mend_0_3(package: types.ModuleType) -> None:
     @functools.wraps(init_opt_parameters)
     def init_relu(self, start_nodes):
         init_opt_parameters(self, start_nodes)
-        # It forgets to forget the indices of unstable neurons where it keeps an α for every neuron.
+        # Where 0.3 has an α for every neuron, it should drop the indices of unstable neurons, but does not.
         if all(alpha.shape[3:] == self.shape for alpha in self.alpha.values()):
             self.alpha_indices = None
 
@@ -109,8 +109,10 @@ def _mend_0_3(package: types.ModuleType) -> None:
 
 
 def _wrap_tracing(package: types.ModuleType) -> None:
-    """Both versions: biases and means are traced as ``linf::shift``, and the exporter's opset, which a trace
-    changes, is put back."""
+    """Changes tracing in both versions.
+
+    Biases and means are traced as ``linf::shift``.  The exporter's opset, which a trace changes, is put back.
+    """
     general = sys.modules["auto_LiRPA.bound_general"]
     parse_module = general.parse_module
 
@@ -119,7 +121,7 @@ def _wrap_tracing(package: types.ModuleType) -> None:
         before = GLOBALS.export_onnx_opset_version
         try:
             with warnings.catch_warnings(), ops.shift_as_one_operator():
-                # auto_LiRPA traces by way of the TorchScript exporter, which says so at length.
+                # auto_LiRPA traces with the TorchScript exporter, which warns about itself many times.
                 for category in (DeprecationWarning, torch.jit.TracerWarning, UserWarning):
                     warnings.simplefilter("ignore", category)
                 return parse_module(*args, **kwargs)
@@ -131,7 +133,7 @@ def _wrap_tracing(package: types.ModuleType) -> None:
 
 @functools.cache
 def import_auto_lirpa() -> types.ModuleType:
-    """The package auto_LiRPA, made to run on the torch and NumPy that are installed.
+    """Returns the package auto_LiRPA, made to run on the torch and NumPy that are installed.
 
     Raises:
         ImportError: it is not installed; the message says how to install it.
@@ -155,7 +157,10 @@ def import_auto_lirpa() -> types.ModuleType:
 
 @contextlib.contextmanager
 def float64_by_default():
-    """Bounds in float64 need this: auto_LiRPA makes tables and identity matrices in the default dtype."""
+    """Makes float64 the default dtype while it is open.
+
+    Bounds in float64 need this, because auto_LiRPA makes tables and identity matrices in the default dtype.
+    """
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
@@ -165,18 +170,18 @@ def float64_by_default():
 
 
 def given_bounds(bounded, bounds: dict) -> dict:
-    """The keyword argument of ``bounded.compute_bounds`` for intermediate bounds, whose name depends on the version."""
+    """Returns intermediate bounds as an argument of ``bounded.compute_bounds``, by the name that this version uses."""
     names = inspect.signature(type(bounded).compute_bounds).parameters
     return {"interm_bounds" if "interm_bounds" in names else "intermediate_layer_bounds": bounds}
 
 
 def reads_bounds(node) -> bool:
-    """Whether the node's relaxation is made on bounds of its inputs."""
+    """Whether the node's relaxation needs bounds of its inputs."""
     return bool(getattr(node, "requires_input_bounds", [])) or getattr(node, "nonlinear", False)
 
 
 def optimises(node) -> bool:
-    """Whether α-CROWN has something to choose in the node's relaxation."""
+    """Whether α-CROWN can optimise the node's relaxation."""
     from auto_LiRPA.bound_ops import BoundOptimizableActivation
 
     return isinstance(node, BoundOptimizableActivation)

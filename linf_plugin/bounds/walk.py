@@ -1,9 +1,9 @@
-"""What the function of a net depends on, found by walking it: all that Python tells of its modules, of the objects that
-they hold, and of the user's code, with the global variables that this names.
+"""Finds all that the function of a net depends on, by a walk through the net.
 
-Not seen are names that are made while a net runs (``globals()[name]``, ``eval``, imports in a function), what objects
-of compiled extensions keep to themselves, global variables of installed packages, what is kept in data sets,
-optimizers and loggers (``OUTSIDE``), and PyTorch's own settings."""
+The walk sees the modules, the objects that they hold, and the user's code with the global variables that it names.  It
+does not see names that are made while a net runs (``globals()[name]``, ``eval``, imports in a function), private data
+of objects of compiled extensions, global variables of installed packages, the content of data sets, optimizers and
+loggers (``OUTSIDE``), and PyTorch's own settings."""
 
 import collections
 import dis
@@ -25,16 +25,16 @@ from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
 from .traced import TRACED
 
 MODULE = vars(nn.Module()).keys() | {"_compiled_call_impl"}  # what every module has
-HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # those of backward passes change no value
+HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # hooks of backward passes change no value
 PLAIN = {bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.device, torch.Size}
 SEQUENCES, SETS = (list, tuple, collections.deque), (set, frozenset)
 MAPPINGS = (dict, types.MappingProxyType)
-CONTAINERS = {*SEQUENCES, *SETS, *MAPPINGS}  # which have entries and nothing else
-DATA = (*PLAIN, *SEQUENCES, *SETS, *MAPPINGS, Tensor, np.ndarray)  # what of a library's classes may be changed in place
+CONTAINERS = {*SEQUENCES, *SETS, *MAPPINGS}  # these have entries and nothing else
+DATA = (*PLAIN, *SEQUENCES, *SETS, *MAPPINGS, Tensor, np.ndarray)  # these may be changed in place in a library's class
 BOUND = (types.MethodType, types.BuiltinMethodType, types.MethodWrapperType)
 CODE = (types.FunctionType, property, staticmethod, classmethod)
 
-# These have more than the net, change as it is trained, and no net computes with them.
+# These hold more than the net and change as it is trained, and no net computes with them.
 OUTSIDE = (
     logging.Logger,
     logging.Handler,
@@ -44,8 +44,8 @@ OUTSIDE = (
     torch.utils.data.DataLoader,
     torch.utils.data.Sampler,
 )
-WRITERS = ("torch.utils.tensorboard.", "auto_LiRPA.")  # the same, of modules that need not be there
-# What is written in these stays as it is, but for its being replaced.
+WRITERS = ("torch.utils.tensorboard.", "auto_LiRPA.")  # the same for classes of packages that may not be installed
+# The code of these packages never changes, unless it is replaced.
 LIBRARIES = {*sys.stdlib_module_names, "torch", "numpy", "scipy", "auto_LiRPA", "linf_plugin"} - {"__main__"}
 INSTALLED, STANDARD = {"site-packages", "dist-packages"}, sysconfig.get_paths()["stdlib"]
 GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME"}
@@ -54,25 +54,25 @@ GLOBAL = {"LOAD_GLOBAL", "LOAD_NAME"}
 
 
 def walk(model: nn.Module) -> dict[Path, object]:
-    """Every module, its class, children, parameters, buffers, forward hooks and further attributes, the mode of those
-    that have another function in training mode, and what the code of all these holds and names."""
+    """Returns every module with its class, children, parameters, buffers, forward hooks and further attributes, the
+    mode of modules that compute another function in training mode, and what the code of all these holds and names."""
     return _Walk(model).found
 
 
 def depend_on_mode(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The modules, with their names, whose ``training`` is asked for by anything that is written in Python."""
+    """Returns the modules, with their names, whose ``training`` some Python code may ask for."""
     return _Walk(model).asking()
 
 
 class _Walk:
-    """What is found, and what is still to be looked into; each object is looked into once, however it is reached.
+    """What is found, and what is still to be looked into.  Each object is looked into once.
 
-    ``same`` is ``Fixed`` for whatever is reached through code, which a copy of the net shares with it.
+    ``same`` is ``Fixed`` for what is reached through code, because a copy of the net shares it, and else ``Same``.
     """
 
     def __init__(self, model: nn.Module):
         self.found, self.pending = {}, collections.deque()
-        self.seen = {}  # by id; kept, so that no other object gets it during the walk
+        self.seen = {}  # objects by id, kept alive so that no other object gets an id of theirs
         self.modules, self.classes, self.asked = [], {}, False
         self.module("", model, Same)
         while self.pending:
@@ -81,18 +81,18 @@ class _Walk:
             self.add((name, "training", ()), Plain(bool, repr(module.training)))
 
     def asking(self) -> list[tuple[str, nn.Module]]:
-        """A function that is not of a module's class may ask any module."""
+        """Returns the modules that are asked.  A function that is not of a module's class may ask any module."""
         kinds = {type(module) for _, module in self.modules}
         asks = {kind for kind in kinds if self.asked or any(map(_class_asks, _own_classes(kind)))}
         return [(name, module) for name, module in self.modules if type(module) in asks]
 
     def add(self, path: Path, leaf) -> None:
-        while path in self.found:  # classes of the same name, keys that are written alike
+        while path in self.found:  # for example classes of the same name, or keys that are written alike
             path = *path[:2], (*path[2], AGAIN)
         self.found[path] = leaf
 
     def module(self, name: str, module: nn.Module, same: type[Same]) -> None:
-        """And all below it, before whatever else refers to these."""
+        """Adds a module and all modules below it, before anything else that refers to them."""
         for below, m in module.named_modules(prefix=name):
             if id(m) not in self.seen:
                 self.seen[id(m)] = m
@@ -103,7 +103,7 @@ class _Walk:
         kind, own = type(module), vars(module)
         self.kind(kind)
         self.add((name, "__class__", ()), Fixed(kind))
-        children = module._modules.items()  # a ScriptModule has no more of a dictionary
+        children = module._modules.items()  # ``_modules`` of a ScriptModule is no full dictionary
         self.add((name, "sub-layers", ()), Plain(list, repr([key for key, _ in children])))
         for key, child in children:
             self.add((name, "sub-layers", (f"[{key!r}]",)), same(child))
@@ -121,7 +121,7 @@ class _Walk:
                     self.pending.append((path, value, same))
 
     def value(self, path: Path, value, same: type[Same]) -> None:
-        """A value, and what is inside it."""
+        """Adds a value, and what is inside it."""
         kind = type(value)
         if kind in PLAIN or isinstance(value, (np.generic, pathlib.PurePath)):
             self.add(path, Plain(kind, repr(value)))
@@ -152,7 +152,7 @@ class _Walk:
         self.pending.extend(((name, attribute, (*inner, step)), part, same) for step, part in parts)
 
     def composed(self, path: Path, value, same: type[Same]) -> None:
-        """Something that has parts."""
+        """Adds a value that has parts."""
         kind = type(value)
         if isinstance(value, (*SEQUENCES, *MAPPINGS, *SETS)):
             if _is_flat(value):
@@ -169,7 +169,7 @@ class _Walk:
         self.further(path, _parts(value), same)
 
     def function(self, path: Path, function: types.FunctionType, asks: bool = True) -> None:
-        """What it holds and, where it is the user's own, what is global under the names in it."""
+        """Adds what a function holds and, if it is the user's code, the global variables that it names."""
         code = function.__code__
         self.add(path, Fixed(function))
         self.add((*path[:2], (*path[2], ".__code__")), Fixed(code))
@@ -182,7 +182,7 @@ class _Walk:
             self.globals(function.__globals__, *_names(code))
 
     def globals(self, namespace: dict, names: frozenset[str], attributes: frozenset[str]) -> None:
-        """Of a function that names them, and of the user's own modules that it names."""
+        """Adds the global variables that a function names, also of the user's own modules that it names."""
         key = f"module {namespace.get('__name__')}"
         for name in sorted(names & namespace.keys()):
             value = namespace[name]
@@ -198,7 +198,7 @@ class _Walk:
                     self.globals(vars(value), attributes, attributes)
 
     def namespace(self, value: type | types.ModuleType) -> None:
-        """A class or a module that is used as a namespace."""
+        """Adds a class or a module that is used as a namespace."""
         if isinstance(value, type):
             self.kind(value)
         elif id(value) not in self.seen and _is_own_module(value):
@@ -207,7 +207,7 @@ class _Walk:
             self.globals(vars(value), names, frozenset())
 
     def kind(self, kind: type) -> None:
-        """A class and its bases: all of those of modules, and otherwise those of no library."""
+        """Adds a class and its bases: all bases if it is a module's class, else those that are of no library."""
         if kind in self.classes:
             return
         self.classes[kind] = None
@@ -235,7 +235,7 @@ class _Walk:
 
 @functools.lru_cache(1024)
 def _own_classes(kind: type) -> tuple[type, ...]:
-    """All classes of a module, and of anything else those that are written by the user."""
+    """Returns a class and its bases: all of them if it is a module's class, else those that the user wrote."""
     if issubclass(kind, nn.Module):
         return tuple(c for c in kind.__mro__ if c not in (nn.Module, object))
     return tuple(c for c in kind.__mro__ if not _is_library(c.__module__))
@@ -253,7 +253,7 @@ def _is_library(module: str | None) -> bool:
 
 @functools.lru_cache(4096)
 def _is_own(file: str) -> bool:
-    """Whether the user's own code lies there."""
+    """Whether the file holds the user's own code."""
     return not INSTALLED & set(pathlib.PurePath(file).parts) and not file.startswith((STANDARD, "<frozen"))
 
 
@@ -267,7 +267,7 @@ def _is_dunder(key: str) -> bool:
 
 @functools.lru_cache(1024)
 def _slots(kind: type) -> tuple[str, ...]:
-    """Where objects of a class keep what is not in ``vars``."""
+    """Returns the attributes of objects of a class that are not in ``vars``."""
     slots = [vars(c).get("__slots__", ()) for c in kind.__mro__]
     named = [slot for some in slots for slot in ((some,) if isinstance(some, str) else some)]
     return tuple(slot for slot in named if slot not in ("__dict__", "__weakref__"))
@@ -275,7 +275,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 @functools.lru_cache(4096)
 def _shown(kind: type, key: str) -> str:
-    """The name of the property that an attribute stands behind, if it does."""
+    """Returns the name of the property behind which an attribute stands; without one, the attribute's own name."""
     return key[1:] if key.startswith("_") and isinstance(getattr(kind, key[1:], None), property) else key
 
 
@@ -292,7 +292,7 @@ def _items(value) -> Items:
 
 
 def _entries(value) -> Iterator[tuple[str, object]]:
-    """Of a container, in its order; a key that is an object is an entry itself."""
+    """Yields the entries of a container, in order.  A key that is an object is an entry itself."""
     if not isinstance(value, MAPPINGS):
         yield from ((f"[{i}]", part) for i, part in enumerate(value))
         return
@@ -302,7 +302,7 @@ def _entries(value) -> Iterator[tuple[str, object]]:
 
 
 def _bytes(value) -> bytes | None:
-    """What lies in an array, or in whatever else has a buffer."""
+    """Returns the content of an array or of another object with a buffer; None if there is no buffer."""
     if isinstance(value, np.ndarray):
         return f"{value.dtype}{list(value.shape)}".encode() + value.tobytes()
     try:
@@ -313,7 +313,7 @@ def _bytes(value) -> bytes | None:
 
 
 def _parts(value) -> Iterator[tuple[str, object]]:
-    """What objects have but for entries."""
+    """Yields the parts of an object that are not its entries."""
     if type(value) in CONTAINERS:
         return
     if isinstance(value, functools.partial):
@@ -349,19 +349,19 @@ def _held(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     yield from ((f".{key}", part) for key, part in list(vars(function).items()))
 
 
-# What is written in code.
+# What code names.
 
 
 @functools.lru_cache(4096)
 def _codes(code: types.CodeType) -> tuple[types.CodeType, ...]:
-    """It, and that of the functions in it."""
+    """Returns the code, and that of the functions in it."""
     inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
     return code, *(below for c in inner for below in _codes(c))
 
 
 @functools.lru_cache(4096)
 def _names(code: types.CodeType) -> tuple[frozenset[str], frozenset[str]]:
-    """The names that it reads as global ones, and all names."""
+    """Returns the names that the code reads as global variables, and all names in it."""
     read = {step.argval for c in _codes(code) for step in dis.get_instructions(c) if step.opname in GLOBAL}
     return frozenset(read), frozenset(name for c in _codes(code) for name in c.co_names if not _is_dunder(name))
 
@@ -372,14 +372,14 @@ def _code_asks(code: types.CodeType) -> bool:
 
 
 def _class_asks(kind: type) -> bool:
-    if issubclass(kind, torch.jit.ScriptModule):  # what it is compiled from is not at hand
+    if issubclass(kind, torch.jit.ScriptModule):  # its source is not available
         return True
     return any(map(_asks, list(vars(kind).values())))
 
 
 @functools.lru_cache(1024)
 def _library_asks(kind: type) -> bool:
-    """Whether objects of a class, such as hooks, ask a module, by what a library has written about them."""
+    """Whether library code of a class that is no module's, such as a hook's, may ask a module for its mode."""
     return not issubclass(kind, nn.Module) and any(_class_asks(c) for c in kind.__mro__ if _is_library(c.__module__))
 
 

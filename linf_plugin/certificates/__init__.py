@@ -1,5 +1,7 @@
-"""What is proved of a net's predictions.  Importing this needs neither auto_LiRPA nor SciPy: what does is imported when
-it is asked for."""
+"""Certificates: what is proved about a net's predictions.
+
+Importing this package needs neither auto_LiRPA nor SciPy.  A name that needs one of them is imported on first use.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

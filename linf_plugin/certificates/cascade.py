@@ -33,11 +33,11 @@ def margin_bound(
     progress: bool = False,
     sound: bool = True,
 ) -> Tensor:
-    """A lower bound of min_{j≠y} (z_y − z_j) over all inputs within eps of x, in float64.
+    """Returns a lower bound of min_{j≠y} (z_y − z_j) over all inputs within eps of x, in float64.
 
-    Positive means certified.  With ``sound`` that is so for the float32 program: its largest logit is the
-    label's for every float32 input in the ball (docs/math.md has the assumptions).  Without, the bound is about
-    the exact function of the weights, up to the rounding of its computation in float64.
+    A positive bound certifies the sample.  With ``sound`` it does so for the float32 program: the program's largest
+    logit is the label's for every float32 input in the ball (docs/math.md has the assumptions).  Without ``sound`` the
+    bound is about the exact function of the weights, up to the rounding of the bound's own computation in float64.
 
     Args:
         model: in evaluation mode; maps (N, C, H, W) to (N, classes).  With ``sound`` a sequential float32 net of
@@ -45,24 +45,24 @@ def margin_bound(
         x: (N, C, H, W) pixels in [low, high].
         labels: (N,) integers.
         eps: radius of the ball in the norm of the certificate, in units of x, ≥ 0.
-        method: the name of a certificate of ``CERTIFICATES``: "lipschitz", which is z_y − z_j − 2·L·eps with the net's
-            Lipschitz bound L in ℓ∞, or one of auto_LiRPA's.
+        method: a name in ``CERTIFICATES``.  "lipschitz" is z_y − z_j − 2·L·eps with the net's Lipschitz bound L in ℓ∞.
+            The others are computed by auto_LiRPA.
         low, high: the pixel range; perturbed inputs stay inside it.
-        batch_size: samples bounded at a time; by default 256, and 32 for linear bounds, which keep coefficients
-            of many outputs for each.
+        batch_size: how many samples are bounded at a time.  The default is 256, and 32 for linear bounds, because
+            these keep coefficients of many outputs for each sample.
         progress: whether to show a progress bar.
         sound: whether to cover rounding.
 
     Returns:
-        (N,) float64; −∞ where an activation may overflow, or an intermediate bound is far looser than an
+        (N,) float64.  It is −∞ where an activation may overflow, or where an intermediate bound is far looser than an
         interval bound.
 
     Raises:
         ValueError, TypeError: an argument is out of its range, or of a wrong shape or type; the message names it.
-            The model is in training mode.  For auto_LiRPA's methods, an ``nn.Conv2d`` is padded by name or with
-            other than zeros.  For "lipschitz", a layer has no known Lipschitz bound.
-        TypeError, RuntimeError: with ``sound``, as ``float32.reach.check_program``; for auto_LiRPA's methods, its version
-            has not been searched for wrong bounds.
+            The model is in training mode.  For auto_LiRPA's methods: an ``nn.Conv2d`` has its padding given by name,
+            or pads with other values than zeros.  For "lipschitz": a layer has no known Lipschitz bound.
+        TypeError, RuntimeError: with ``sound``, as ``float32.reach.check_program``.  For auto_LiRPA's methods with
+            ``sound``: this version of auto_LiRPA has not been searched for wrong bounds.
         NotImplementedError, CrossedBounds: as ``compute_bounds``.
     """
     row = certificate_of(method)
@@ -76,7 +76,7 @@ def margin_bound(
 def _bounds(
     problem: Problem, row: Certificate, rows: Tensor, size: int | None, bar: tqdm
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(some of the rows, lower bounds of their margins in float64), a batch at a time."""
+    """Yields (a batch of the rows, lower bounds of their margins in float64)."""
     bar.set_description(f"{row.name} ε={problem.ball.eps:g}", refresh=False)
     bar.reset(total=len(rows))
     if len(rows) == 0:
@@ -103,22 +103,24 @@ def certify(
     progress: bool = False,
     sound: bool = True,
 ) -> Certified:
-    """Certifies each sample by the cheapest certificate that can: the prediction is right, and it is the same
-    everywhere within eps.
+    """Certifies each sample with the cheapest certificate that can certify it.
 
-    The certificates run in order of cost, each on the samples that those before have left.  Misclassified samples are
-    not bounded.  The Lipschitz bound also leaves out samples that the float32 logits at x already rule out.  No single
-    certificate is best: on a distance net a linear bound can be looser than an interval bound.
+    A certified sample is classified correctly, and the prediction is the same everywhere within eps.
+
+    The certificates run in order of cost.  Each is tried on the samples that the ones before it left uncertified.
+    Misclassified samples are not bounded.  The Lipschitz bound also leaves out samples that the float32 logits at x
+    already rule out.  No single certificate is best: on a distance net a linear bound can be looser than an interval
+    bound.
 
     Args:
         model: in evaluation mode.
-        methods: names of certificates of ``CERTIFICATES``; by default all that are of this norm and know such a net.
+        methods: names in ``CERTIFICATES``; by default all certificates of this norm that can bound such a net.
         norm: of the balls: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
-        skip: (N,) bool, samples that are not bounded, such as those that an attack broke.
+        skip: (N,) bool, samples that are not bounded, for example because an attack broke them.
         others: as ``margin_bound``.
 
     Raises:
-        ValueError, TypeError, RuntimeError: as ``margin_bound``; also where a certificate is of another norm.
+        ValueError, TypeError, RuntimeError: as ``margin_bound``; also if a certificate is of another norm.
     """
     ball = Ball(eps, check_norm(norm), low, high)
     problem, rows, undecided = _prepare(model, x, labels, ball, methods, skip, sound)
@@ -156,12 +158,12 @@ def certify_each(
     progress: bool = False,
     sound: bool = True,
 ) -> dict[str, Tensor]:
-    """Which samples each certificate certifies by itself: to compare them.  ``certify`` finds the same best for less.
+    """Returns which samples each certificate certifies by itself, to compare the certificates.
 
-    Args, Raises: as ``certify``.
+    ``certify`` finds the same "best" with less work.  The arguments and the errors raised are those of ``certify``.
 
     Returns:
-        (N,) bool for each certificate, in order of cost, and for "best", which is true where any of them is.
+        (N,) bool for each certificate, in order of cost, and for "best", which is true where any of them is true.
     """
     ball = Ball(eps, check_norm(norm), low, high)
     problem, rows, correct = _prepare(model, x, labels, ball, methods, None, sound)
@@ -184,12 +186,12 @@ def _prepare(
     skip: Tensor | None,
     sound: bool,
 ) -> tuple[Problem, list[Certificate], Tensor]:
-    """The problem, the certificates in order of cost, and (N,) bool: which samples are bounded."""
+    """Returns the problem, the certificates in order of cost, and (N,) bool: the samples to bound."""
     names = of_norm(ball.norm) if methods is None else _check_methods(methods, ball)
     problem = Problem(model, x, labels, ball, sound)
     if methods is None:
         names = tuple(name for name in names if _knows(name, problem))
-    for name in names:  # now, not after the samples were classified
+    for name in names:  # before the samples are classified, so that it fails early
         CERTIFICATES[name].knows(problem.exact, ball.norm)
     return problem, [CERTIFICATES[name] for name in names], problem.correct & ~_check_skip(skip, x)
 
@@ -202,11 +204,11 @@ def _knows(name: str, problem: Problem) -> bool:
     return True
 
 
-# What is checked of arguments; every message names the argument.
+# Checks of arguments.  Every message names the argument.
 
 
 def _check_methods(methods: Iterable[str], ball: Ball) -> tuple[str, ...]:
-    """In order of cost, each once."""
+    """Returns the names in order of cost, each once.  Raises TypeError or ValueError."""
     if not isinstance(methods, Iterable):
         raise TypeError(f"methods must be names among {', '.join(CERTIFICATES)}, got {methods!r}")
     names = [methods] if isinstance(methods, str) else list(methods)

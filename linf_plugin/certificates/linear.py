@@ -1,6 +1,6 @@
-"""Interval and linear bounds of margins by auto_LiRPA, in float64; with rounding, of the net with noise in it.
+"""Interval and linear bounds of margins by auto_LiRPA, in float64.
 
-Importing this imports auto_LiRPA.
+To cover rounding, they are bounds of the net with noise after its layers.  Importing this module imports auto_LiRPA.
 """
 
 import functools
@@ -20,9 +20,9 @@ from .problem import Problem
 
 
 def bound(problem: Problem, method: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """(samples, labels) → lower bounds of their margins, by this method of auto_LiRPA.
+    """Returns the function (samples, labels) → lower bounds of their margins, by this method of auto_LiRPA.
 
-    The BoundedModule is made at the first batch, and shared by all methods that the problem is put to.
+    The BoundedModule is made at the first batch.  All methods that work on the problem share it.
     """
     return functools.partial(problem.once(_Traced), method)
 
@@ -63,5 +63,5 @@ class _Traced:
             found, _ = compute_bounds(self.bounded, (ball, *amounts), C, method, bound_upper=False, output_only=True)
         if problem.sound:
             found = found - torch.where(C == 0, 0, noises.slack(self.bounded).unsqueeze(1)).sum(2)
-        # An infinite or unknown number certifies nothing.
+        # A bound that is ∞ or NaN certifies nothing.
         return torch.where(found < math.inf, found, -math.inf).amin(1)

@@ -1,4 +1,4 @@
-"""What a Lipschitz bound certifies of the float32 program, rounding included."""
+"""Certificates from a Lipschitz bound, for the float32 program with its rounding."""
 
 import copy
 import math
@@ -17,8 +17,14 @@ from .problem import Problem
 
 
 def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """z (N, classes), float64 logits somewhere between ``lower`` and ``upper``, with the label's lowered and the
-    others raised by how far rounding can take the net there."""
+    """Returns z with the label's logit lowered and the others raised, by the largest rounding error in a box.
+
+    Args:
+        exact: the net, in float64.
+        z: (N, classes), its float64 logits at a point of the box.
+        labels: (N,).
+        lower, upper: (N, *), the ends of the box.
+    """
     error = reach(exact, lower, upper).error * OUTWARD
     up = torch.nextafter(z + error, torch.full_like(z, math.inf))
     down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
@@ -26,8 +32,10 @@ def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, up
 
 
 def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
-    """A Lipschitz bound of a net in float64, rounded up.  A radius above 2^127 or below 2^-149 is none, so it need
-    not be extreme."""
+    """Returns a Lipschitz bound of a net in float64, rounded up, between 2^-900 and 2^900.
+
+    The limits do no harm, because a radius above 2^127 or below 2^-149 is of no use.
+    """
     return min(max(lipschitz_bound(exact, norm) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
 
 
@@ -35,23 +43,23 @@ def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
 def sound_radius(
     model: nn.Module, x: Tensor, labels: Tensor | None = None, *, norm: float | str = math.inf, batch_size: int = 256
 ) -> Tensor:
-    """The radius within which the float32 program keeps its prediction: ``certified_radius`` less rounding.
+    """Returns the radius within which the float32 program keeps its prediction: ``certified_radius`` minus rounding.
 
-    For every float32 x′ with ‖x′ − x‖ < radius, float32 ``model(x′)`` has its one largest logit at the label.
+    For every float32 x′ with ‖x′ − x‖ < radius, the label's logit of float32 ``model(x′)`` is above all others.
 
     Args:
         model: sequential, of layers with a rule in ``ROUNDING``, float32, in evaluation mode.
         x: (N, *) float32.
-        labels: (N,); with labels a misclassified sample has radius 0.  The predicted class where not given.
+        labels: (N,); a misclassified sample has radius 0.  By default the predicted classes.
         norm: of the perturbation: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
-        batch_size: samples at a time.
+        batch_size: how many samples are computed at a time.
 
     Returns:
         (N,) float32, in units of x, rounded down.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``check_program``, ``lipschitz_bound`` and ``certified_radius``.  An
-            argument is not as described, x or a weight is not finite, the model does not return (N, classes ≥ 2).
+        TypeError, ValueError, RuntimeError: as ``check_program``, ``lipschitz_bound`` and ``certified_radius``; an
+            argument is not as described; x or a weight is not finite; the model does not return (N, classes ≥ 2).
     """
     arguments.check_count("batch_size", batch_size)
     norm = check_norm(norm)
@@ -68,7 +76,7 @@ def sound_radius(
         z = exact(part.double())
         arguments.check_logits(z, len(part))
         y = z.argmax(1) if labels is None else labels[i : i + batch_size]
-        # The error grows with the radius, so its bound at a larger one will do.
+        # The error grows with the radius, so its bound for a larger radius holds too.
         around = box(part, certified_radius(z, y, lipschitz, norm))
         exact_radius = certified_radius(_worst_logits(exact, z, y, *around), y, lipschitz, norm)
         radius = exact_radius.float()
@@ -78,20 +86,20 @@ def sound_radius(
 
 @torch.no_grad()
 def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Tensor:
-    """What the Lipschitz bound L in the norm of a ball leaves of a margin, for the float32 program: z_y − z_j −
-    apart(norm)·L·radius less rounding.
+    """Returns a lower bound of the margin of the float32 program in a ball, from the net's Lipschitz bound L.
 
-    ẑ(x′)_y − ẑ(x′)_j is at least that for every float32 x′ in the ball around x, and every j ≠ y (docs/math.md,
-    corollary of theorem 1).  Never above ẑ(x)_y − ẑ(x)_j − apart(norm)·L·radius.
+    The bound is the least z_y − z_j − apart(norm)·L·radius, minus rounding.  ẑ(x′)_y − ẑ(x′)_j is at least the bound
+    for every float32 x′ in the ball around x and every j ≠ y (docs/math.md, corollary of theorem 1).  The bound is
+    never above the least ẑ(x)_y − ẑ(x)_j − apart(norm)·L·radius.
 
     Args:
         exact: a float64 copy of a float32 net that passes ``check_program``.
         x: (N, *) float32.
         labels: (N,).
-        ball: its radius in units of x.
+        ball: its radius is in units of x; L is in its norm.
 
     Returns:
-        (N,) float64, the least over j, rounded down; −∞ where an activation may overflow.
+        (N,) float64, rounded down; −∞ where an activation may overflow.
 
     Raises:
         TypeError, ValueError: a layer has no known Lipschitz bound; an argument is not as described.
@@ -102,7 +110,7 @@ def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Ten
     arguments.check_labels(labels, x)
     lower, upper = ball.box(x)
     at = x.double()
-    # x itself too, should an end of the range fall between two float32 numbers.
+    # The box must hold x itself, also where an end of the pixel range lies between two float32 numbers.
     around = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at)
     labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
@@ -114,17 +122,17 @@ def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Ten
     return torch.where(least.isfinite(), least, -infinity)
 
 
-# The row of the table.
+# What the row of ``CERTIFICATES`` calls.
 
 
 def knows(exact: nn.Module, norm: float) -> None:
-    """Raises TypeError or RuntimeError where no Lipschitz bound of the net in this norm is known."""
+    """Raises TypeError or RuntimeError if no Lipschitz bound of the net in this norm is known."""
     lipschitz_bound(exact, norm)
 
 
 def hopeful(problem: Problem, among: Tensor) -> Tensor:
-    """(N,) bool: the samples of ``among`` that even the float32 logits at x do not rule out."""
-    if not problem.sound:  # sound_margin is never above this
+    """Returns (N,) bool: the samples of ``among`` that the float32 logits at x do not already rule out."""
+    if not problem.sound:  # only ``sound_margin`` is never above the margin of these logits minus what is lost
         return among
     ball = problem.ball
     lost = apart(ball.norm) * lipschitz_bound(problem.exact, ball.norm) * ball.eps
@@ -132,7 +140,7 @@ def hopeful(problem: Problem, among: Tensor) -> Tensor:
 
 
 def bound(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
-    """(samples, labels) → lower bounds of their margins."""
+    """Returns the function (samples, labels) → lower bounds of their margins."""
     exact, ball = problem.exact, problem.ball
     if problem.sound:
         return lambda x, labels: sound_margin(exact, x, labels, ball)

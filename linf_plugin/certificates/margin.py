@@ -1,4 +1,4 @@
-"""From margins to certified radii: what a Lipschitz bound proves about a prediction of the exact function."""
+"""Margins and certified radii: what a Lipschitz bound proves about a prediction of the exact function."""
 
 import math
 
@@ -10,7 +10,7 @@ from ..norms import apart
 
 
 def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The logit of a class, and the largest of all others, both (N,) float64.  Raises as ``margin``."""
+    """Returns the logit of a class and the largest of all others, both (N,) float64.  Raises as ``margin``."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(f"logits must be a floating-point tensor, got {kind(logits)}")
     if logits.dim() != 2 or logits.shape[1] < 2:
@@ -31,17 +31,17 @@ def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
 
 
 def margin(logits: Tensor, labels: Tensor | None = None) -> Tensor:
-    """How far the logit of a class is above all others.
+    """Returns how far the logit of a class is above all others.
 
     Args:
         logits: (N, classes) with at least two classes.
-        labels: (N,) integers; the predicted class where not given.
+        labels: (N,) integers; by default the predicted classes.
 
     Returns:
         (N,) float64: z_y − max_{j≠y} z_j, negative where a sample is misclassified.  NaN logits give NaN.
 
     Raises:
-        TypeError: logits are not floating point, labels are not integers.
+        TypeError: logits are not floating point, or labels are not integers.
         ValueError: shapes or devices do not fit, or a label is not a class.
     """
     first, second = _leading(logits, labels)
@@ -52,7 +52,10 @@ TINY = 2.0**-900  # below it the error terms of float64 may underflow
 
 
 def _difference_down(a: Tensor, b: Tensor) -> Tensor:
-    """a − b in float64, not above the exact difference where that is positive: Knuth's two-sum gives the error."""
+    """Returns a − b in float64, not above the exact difference if that is positive.
+
+    Knuth's two-sum gives the rounding error.
+    """
     d = a - b
     back = d - a
     error = (a - (d - back)) - (b + back)
@@ -60,7 +63,10 @@ def _difference_down(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _quotient_down(a: Tensor, c: float) -> Tensor:
-    """a/c in float64 for a ≥ 0 and c > 0, not above the exact quotient: Dekker's product gives the remainder."""
+    """Returns a/c in float64 for a ≥ 0 and c > 0, not above the exact quotient.
+
+    Dekker's product gives the remainder.
+    """
     q = a / c
     split = 2.0**27 + 1
     c = torch.as_tensor(c, dtype=torch.float64, device=a.device)
@@ -77,7 +83,7 @@ def _towards_zero(a: Tensor) -> Tensor:
 
 
 def _factor(lipschitz: float, norm: float | str) -> float:
-    """apart(norm)·lipschitz, not below the exact product."""
+    """Returns apart(norm)·lipschitz, not below the exact product."""
     product = apart(norm) * lipschitz
     return product if apart(norm) in (1.0, 2.0) else math.nextafter(product, math.inf)
 
@@ -86,27 +92,30 @@ def _factor(lipschitz: float, norm: float | str) -> float:
 def certified_radius(
     logits: Tensor, labels: Tensor | None = None, lipschitz: float = 1.0, norm: float | str = math.inf
 ) -> Tensor:
-    """The radius that a net's Lipschitz bound L in a norm certifies: margin / (2·L) in ℓ∞, margin / (√2·L) in ℓ2,
-    margin / L in ℓ1.
+    """Returns the radius that a net's Lipschitz bound L certifies.
 
-    If the logits change by at most L·‖δ‖ in this norm, then for ‖δ‖ < radius the difference of any two changes by less
-    than the margin (``norms.apart``), so the prediction stays.  Zhang et al. (arXiv 2102.05363), section 3.1.
-    The bound is about the exact function, as if ``logits`` were its values: how far rounding took them, and would
-    take those of another input, depends on the net.  ``sound_radius`` has the net and subtracts it.
-    No gradient.
+    It is margin / (2·L) in ℓ∞, margin / (√2·L) in ℓ2 and margin / L in ℓ1.
+
+    Suppose that the logits change by at most L·‖δ‖ in this norm.  Then for ‖δ‖ < radius the difference of two logits
+    changes by less than the margin (``norms.apart``), so the prediction stays.  Source: Zhang et al. (arXiv
+    2102.05363), section 3.1.
+
+    The radius is about the exact function, as if ``logits`` were its exact values.  How far rounding moves the logits,
+    here and at other inputs, depends on the net; ``sound_radius`` takes the net and subtracts that.  The result has no
+    gradient.
 
     Args:
         logits: (N, classes ≥ 2).
-        labels: (N,); with labels a misclassified sample has radius 0.
+        labels: (N,); a misclassified sample has radius 0.  By default the predicted classes.
         lipschitz: L, a Lipschitz bound of the net in this norm, in logits per unit of its input.
         norm: of the perturbation: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
 
     Returns:
-        (N,) radii ≥ 0 in units of the net's input and in the dtype of ``logits``, rounded down to it.
-        Ties, and NaN or infinite logits, have radius 0.
+        (N,) radii ≥ 0 in units of the net's input, in the dtype of ``logits``, rounded down.  A sample with a tie, or
+        with NaN or infinite logits, has radius 0.
 
     Raises:
-        TypeError, ValueError: as ``margin``; also where lipschitz is not positive and finite, or norm is unknown.
+        TypeError, ValueError: as ``margin``; also if lipschitz is not positive and finite, or norm is unknown.
     """
     check_positive("lipschitz", lipschitz)
     first, second = _leading(logits, labels)

@@ -1,4 +1,4 @@
-"""What certificates are asked: a net, samples, and a ball around each."""
+"""The question that certificates answer: a net, samples, and a ball around each sample."""
 
 import copy
 import functools
@@ -13,18 +13,18 @@ from ..float32.reach import check_program
 from ..norms import Ball
 
 T = TypeVar("T")
-BATCH = 256  # samples that are classified at a time
+BATCH = 256  # how many samples are classified at a time
 
 
 class Problem:
-    """One request, whose arguments are checked here; what several certificates need is made once.
+    """One request.  Its arguments are checked here, and what several certificates need is made once.
 
     Attributes:
         model, x, labels: as given; labels are int64.
-        ball: around each sample.
-        sound: whether the float32 program is meant, rounding included, or the exact function of the weights.
+        ball: the ball around each sample.
+        sound: True for the float32 program with its rounding, False for the exact function of the weights.
         exact: a float64 copy of the model.
-        classes: how many logits there are; 2 where no sample says.
+        classes: the number of logits; 2 if there is no sample to find it from.
 
     Raises:
         TypeError, ValueError, RuntimeError: as ``margin_bound`` says.
@@ -44,25 +44,25 @@ class Problem:
         self._made: dict[Callable, object] = {}
 
     def once(self, make: Callable[["Problem"], T]) -> T:
-        """``make(problem)``, which is called once and kept: what certificates of one family share."""
+        """Returns ``make(problem)``.  It is made once and kept, so that certificates of one family share it."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
 
     @functools.cached_property
     def logits(self) -> Tensor:
-        """(N, classes), of the model itself."""
+        """(N, classes), the logits of the model itself."""
         parts = [self.model(part) for part in self.x.split(BATCH)] if len(self.x) else []
         return torch.cat([self.x.new_zeros(0, self.classes), *parts])
 
     @functools.cached_property
     def correct(self) -> Tensor:
-        """(N,) bool."""
+        """(N,) bool, the samples that the model classifies correctly."""
         return self.logits.argmax(1) == self.labels
 
 
 def check_batch_size(batch_size: int | None) -> int | None:
-    """As an int.  Raises TypeError, ValueError."""
+    """Returns it as an int, or None.  Raises TypeError or ValueError if it is no count."""
     if batch_size is None:
         return None
     check_count("batch_size", batch_size)

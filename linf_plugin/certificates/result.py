@@ -1,4 +1,4 @@
-"""What a cascade of certificates found."""
+"""The result of a cascade of certificates."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from .table import CERTIFICATES
 
 
 class Tally(NamedTuple):
-    """What one method did: samples that it was tried on, those that it certified, and the seconds it took."""
+    """What one method did: how many samples it was tried on, how many it certified, and the seconds that it took."""
 
     tried: int
     certified: int
@@ -19,16 +19,16 @@ class Tally(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Certified:
-    """What ``certify`` found.
+    """The result of ``certify``.
 
     Attributes:
-        ball: around each sample; its radius is in units of the net's input.
+        ball: the ball around each sample; its radius is in units of the net's input.
         methods: the certificates that were asked for, in the order in which they ran.
-        correct: (N,) bool, what the model classifies correctly.
-        skipped: (N,) bool, what was left out on request.
-        bound: (N,) float64, the largest lower bound of the margin that was computed; −∞ where none was.
-        method: (N,) int64, the index in ``methods`` of the one that certified the sample; −1 where none did.
-        tallies: of each method.
+        correct: (N,) bool, the samples that the model classifies correctly.
+        skipped: (N,) bool, the samples that were left out on request.
+        bound: (N,) float64, the largest lower bound of the margin that was computed; −∞ where none was computed.
+        method: (N,) int64, the index in ``methods`` of the method that certified the sample; −1 if none did.
+        tallies: one for each method.
     """
 
     ball: Ball
@@ -46,17 +46,19 @@ class Certified:
 
     @property
     def failure(self) -> float:
-        """The probability with which a certified sample may not be robust: at most the sum over the certificates that
-        were tried; 0 where they are theorems."""
+        """An upper bound of the probability that a certified sample is not robust; 0 if all certificates are theorems.
+
+        It is the sum over the certificates that were asked for, at most 1.
+        """
         return min(1.0, sum(CERTIFICATES[name].failure for name in self.methods))
 
     @property
     def certified(self) -> Tensor:
-        """(N,) bool: correctly classified, with the same prediction everywhere within eps."""
+        """(N,) bool: the sample is classified correctly, with the same prediction everywhere within eps."""
         return self.method >= 0
 
     def certified_by(self, method: str) -> Tensor:
-        """(N,) bool: the samples that this method certified, and no cheaper one.
+        """Returns (N,) bool: the samples that this method certified and no cheaper method did.
 
         Raises:
             ValueError: the method was not asked for.
@@ -66,7 +68,7 @@ class Certified:
         return self.method == self.methods.index(method)
 
     def summary(self) -> str:
-        """Some lines to read: how many samples are certified, and what each method did."""
+        """Returns a short text: how many samples are certified, and what each method did."""
         total, certified = len(self.method), int(self.certified.sum())
         share = f" ({100 * certified / total:.2f} %)" if total else ""
         undecided = int((self.correct & ~self.skipped & ~self.certified).sum())

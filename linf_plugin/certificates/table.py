@@ -1,4 +1,4 @@
-"""All certificates of batches, each a row."""
+"""The table of all certificates for batches, one row for each."""
 
 import math
 from collections.abc import Callable
@@ -14,7 +14,7 @@ Bound = Callable[[Tensor, Tensor], Tensor]
 
 
 def _known(exact: nn.Module, norm: float) -> None:
-    """What is computed of any net."""
+    """Accepts every net."""
 
 
 def _any(problem: Problem, among: Tensor) -> Tensor:
@@ -26,16 +26,16 @@ class Certificate:
     """A way to prove that a prediction is the same everywhere in a ball.
 
     Attributes:
-        name: by which it is asked for.
-        label: in tables.
+        name: the name by which it is asked for.
+        label: its name in tables.
         norm: of the balls that it is about.
-        cost: rank; the cascade tries a lower one first.
-        failure: the probability with which a sample that it certifies may not be robust; 0 for a theorem.
+        cost: its rank; the cascade tries lower ranks first.
+        failure: the probability that a sample that it certifies is not robust; 0 for a theorem.
         bound: problem → ((N, *) samples, (N,) labels) → (N,) float64, lower bounds of min_{j≠y} (z_y − z_j) over the
-            ball: a positive one certifies.
-        batch_size: samples at a time, where the request does not say.
-        knows: (float64 copy of the net, norm); raises TypeError or RuntimeError where it can say nothing of such a net.
-        hopeful: (problem, (N,) bool) → (N,) bool, those of the samples that it may certify.
+            ball.  A positive bound certifies.
+        batch_size: how many samples are bounded at a time, unless the request says it.
+        knows: (float64 copy of the net, norm) → None; raises TypeError or RuntimeError if it cannot bound such a net.
+        hopeful: (problem, (N,) bool) → (N,) bool, those of the given samples that it may certify.
     """
 
     name: str
@@ -49,13 +49,13 @@ class Certificate:
     hopeful: Callable[[Problem, Tensor], Tensor] = _any
 
 
-# name → auto_LiRPA's method
+# name → auto_LiRPA's name of the method
 LIRPA_METHODS = {"ibp": "IBP", "crown-ibp": "CROWN-IBP", "crown": "CROWN", "alpha-crown": "CROWN-Optimized"}
 
 
 def _lirpa(name: str) -> Callable[[Problem], Bound]:
     def bound(problem: Problem) -> Bound:
-        from . import linear  # auto_LiRPA takes seconds to import, and need not be installed for the others
+        from . import linear  # auto_LiRPA takes seconds to import, and the other certificates do not need it
 
         return linear.bound(problem, LIRPA_METHODS[name])
 
@@ -77,24 +77,24 @@ CERTIFICATES: dict[str, Certificate] = {
 
 
 def in_order(names) -> tuple[str, ...]:
-    """These certificates, each once, the cheapest first."""
+    """Returns these names of certificates, each once, the cheapest first."""
     return tuple(sorted(set(names), key=lambda name: CERTIFICATES[name].cost))
 
 
 def of_norm(norm: float) -> tuple[str, ...]:
-    """The certificates of balls of this norm, the cheapest first."""
+    """Returns the names of the certificates for balls of this norm, the cheapest first."""
     return in_order(name for name, row in CERTIFICATES.items() if row.norm == norm)
 
 
 def certificate_of(name: str, argument: str = "method") -> Certificate:
-    """The row.  Raises ValueError for an unknown name; the message says ``argument``."""
+    """Returns the row of a name.  Raises ValueError for an unknown name; the message names ``argument``."""
     if not isinstance(name, str) or name not in CERTIFICATES:
         raise ValueError(f"{argument} must be one of {', '.join(CERTIFICATES)}, got {name!r}")
     return CERTIFICATES[name]
 
 
 def check_norm_of(name: str, norm: float) -> None:
-    """Raises ValueError where the certificate is about balls of another norm."""
+    """Raises ValueError if the certificate is about balls of another norm."""
     row = CERTIFICATES[name]
     if row.norm != norm:
         raise ValueError(f"{name} certifies {SYMBOLS[row.norm]} balls, and norm is {SYMBOLS[norm]}")

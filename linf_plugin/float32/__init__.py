@@ -1,1 +1,1 @@
-"""What float32 does: which nets and settings are a float32 program, and how far rounding takes it."""
+"""Float32 arithmetic: which nets and settings make a float32 program, and how far rounding can move its outputs."""

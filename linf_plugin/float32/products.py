@@ -1,8 +1,8 @@
-"""Whether this process multiplies float32 numbers as docs/math.md assumes: asked of its settings, and probed.
+"""Checks that this process multiplies float32 numbers as docs/math.md assumes: by its settings, and by probes.
 
-Settings tell what may happen: they are read first, and their messages say what to change.  A probe tells what does
-happen.  Layers of the same geometry multiply numbers whose products are known exactly, in batches of several sizes,
-since libraries choose by size what they run.
+Settings tell what may happen.  They are read first, and the messages say what to change.  A probe tells what does
+happen: a layer of the same geometry multiplies numbers whose products are known exactly.  It does so in batches of
+several sizes, because libraries choose their routines by size.
 """
 
 import functools
@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ROWS = (1, 2, 16, 256)  # batches that a linear layer is probed with
-IMAGES = (1, 2, 16)  # and a convolution: NNPACK begins at 16, oneDNN at 2
-WORK = 1 << 32  # products in a probe: larger batches than that are left out
-EXPONENTS = 20  # of factors, either way: a block that shares an exponent, or a transform, cannot hold them
+ROWS = (1, 2, 16, 256)  # batch sizes with which a linear layer is probed
+IMAGES = (1, 2, 16)  # batch sizes for a convolution: NNPACK starts at 16 images, oneDNN at 2
+WORK = 1 << 32  # products of one probe: batches with more are left out
+EXPONENTS = 20  # factors lie between 2^-20 and 2^21: transforms, and blocks that share an exponent, cannot hold them
 SEED = 0
 
-# Device → environment variables that make a library compute in less than float32, the values at which it does not,
-# and what it is.  Most are read when the process starts or at the first product.
+# Device → environment variable → (harmless values, library).  With any other value the library may compute in less than
+# float32.  Libraries read most of these variables when the process starts or at the first product.
 ENVIRONMENT = {
     "cpu": {
         "ONEDNN_DEFAULT_FPMATH_MODE": (("STRICT",), "oneDNN"),
@@ -38,13 +38,14 @@ ENVIRONMENT = {
     },
 }
 _AT_IMPORT = dict(os.environ)
-_ABOVE, _BELOW = 0.75 * 2.0**-52, 0.25 * 2.0**-52  # of which 1 + _ABOVE is rounded up, to nearest, and 1 + _BELOW down
+_ABOVE, _BELOW = 0.75 * 2.0**-52, 0.25 * 2.0**-52  # rounding to nearest takes 1 + _ABOVE up and 1 + _BELOW down
 
 
 def check_environment(device: str, doing: str) -> None:
-    """That no environment variable, now or when this module was imported, asks a library of ``device`` for less.
+    """Raises RuntimeError if an environment variable lets a library of ``device`` compute in less than float32.
 
-    Raises RuntimeError with its name; ``doing``: what would be computed so.
+    The variables count as they are now and as they were when this module was imported.  The message names the
+    variable and says what is computed: ``doing``.
     """
     for name, (harmless, library) in ENVIRONMENT[device].items():
         for value in (os.environ.get(name), _AT_IMPORT.get(name)):
@@ -56,15 +57,15 @@ def check_environment(device: str, doing: str) -> None:
 
 
 def _nnpack_convolves() -> bool:
-    """Whether this process leaves convolutions of large batches to NNPACK: where oneDNN does not come first."""
+    """Whether NNPACK computes convolutions of large batches in this process, which it does only without oneDNN."""
     onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return not onednn and torch.backends.nnpack.is_available() and torch._C._get_nnpack_enabled()
 
 
 def _precisions(kind: type, cuda: bool) -> Iterator[tuple[str, str]]:
-    """The settings of torch that say in what a layer multiplies, as (name, value).
+    """Yields (name, value) of torch's settings that decide the precision of a layer's products.
 
-    A convolution of one image, or without oneDNN, is a matrix product: both settings are its.
+    A convolution of one image, or without oneDNN, is a matrix product, so both CPU settings apply to it.
     """
     if cuda:
         yield "torch.backends.cuda.matmul.fp32_precision", torch.backends.cuda.matmul.fp32_precision
@@ -75,9 +76,9 @@ def _precisions(kind: type, cuda: bool) -> Iterator[tuple[str, str]]:
 
 
 def check_settings(kind: type, cuda: bool) -> None:
-    """That the settings of this process let a layer of ``kind``, nn.Linear or nn.Conv2d, multiply in float32.
+    """Raises RuntimeError if a setting of this process lets a layer multiply in less than float32.
 
-    Raises RuntimeError that names the setting.
+    ``kind`` is nn.Linear or nn.Conv2d.  The message names the setting.
     """
     check_environment("cuda" if cuda else "cpu", f"compute {kind.__name__}")
     for name, value in _precisions(kind, cuda):
@@ -103,21 +104,21 @@ def check_settings(kind: type, cuda: bool) -> None:
 
 
 def check_rounding() -> None:
-    """That this thread rounds to nearest.  (A GPU always does.)
+    """Raises RuntimeError if this thread does not round to nearest.  (A GPU always does.)
 
-    Raises RuntimeError: a library has set another direction, for numbers of all types.
+    A library can set another direction, which then holds for numbers of all types.
     """
     if (1.0 + _ABOVE, 1.0 + _BELOW, -1.0 - _ABOVE, -1.0 - _BELOW) != (1 + 2.0**-52, 1.0, -1 - 2.0**-52, -1.0):
         raise RuntimeError(
-            "this thread does not round to nearest, as every bound of the rounding error assumes: a library changed "
-            "the direction; set it back with fesetround(FE_TONEAREST) of the C library"
+            "this thread does not round to nearest, but every bound of the rounding error assumes that it does: a "
+            "library changed the direction; set it back with fesetround(FE_TONEAREST) of the C library"
         )
 
 
 def _numbers(shape: Iterable[int], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Random numbers of both signs, exponents from −EXPONENTS to EXPONENTS and all digits, laid out as ``like``.
+    """Returns random numbers of both signs, with exponents from −EXPONENTS to EXPONENTS, laid out as ``like``.
 
-    The last digit is 1, so that none is a number of fewer digits.
+    They use all their binary digits: the last digit is 1, so that none of them is a number of fewer digits.
     """
     shape = tuple(shape)
     digits = torch.rand(shape, dtype=torch.float64, generator=generator) + 1
@@ -130,18 +131,23 @@ def _numbers(shape: Iterable[int], like: Tensor, generator: torch.Generator) -> 
 
 
 def _off(y: Tensor, expected: Tensor) -> float:
-    """How far y is from what is expected, as a part of it; 0 where all are equal."""
+    """Returns the largest relative error of y; 0 if all numbers are equal."""
     if torch.equal(y, expected):
         return 0.0
     off = ((y.double() - expected.double()).abs() / expected.double().abs()).nan_to_num(0.0, math.inf)  # 0/0: equal
-    return off.max().item() or math.inf  # y is NaN
+    return off.max().item() or math.inf  # where the only difference is a NaN in y
 
 
 def linear_error(multiply: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, ...], like: Tensor) -> float:
-    """How far ``multiply(x, w)``, x·wᵀ, is from products that are known exactly; 0: it rounds as assumed.
+    """Returns the largest relative error of ``multiply(x, w)``, which is x·wᵀ; 0 if it rounds as assumed.
 
-    Each row of x is 0 but in one place: an output has one product that is not 0.  Rounded once, or fused into an
-    addition of 0, in any order, it is the rounded product.  x is (*rows, in), w ``like`` the weights (out, in).
+    Each row of x has one number that is not 0, so each output has one product that is not 0.  The output must be this
+    product, rounded once, in any order of the sum and also if the product is fused into an addition of 0.
+
+    Args:
+        multiply: (x, w) → x·wᵀ.
+        rows: x has the shape (*rows, in).
+        like: weights (out, in); w gets their shape, type and layout.
     """
     generator = torch.Generator().manual_seed(SEED)
     features = like.shape[1]
@@ -152,7 +158,10 @@ def linear_error(multiply: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, 
 
 
 class Geometry(NamedTuple):
-    """Of a convolution: as ``nn.Conv2d`` names it; pads are (left, right, top, bottom), mode that of F.pad."""
+    """The geometry of a convolution, as ``nn.Conv2d`` names it.
+
+    ``pads`` is (left, right, top, bottom), and ``mode`` is that of F.pad.
+    """
 
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -164,14 +173,14 @@ class Geometry(NamedTuple):
 def convolution_error(
     convolve: Callable[[Tensor, Tensor], Tensor], geometry: Geometry, images: tuple[int, int, int, int], like: Tensor
 ) -> float:
-    """The same of ``convolve(x, w)``, x being images (N, C, H, W).
+    """Returns the largest relative error of ``convolve(x, w)``; 0 if it rounds as assumed.  x has the shape ``images``.
 
-    Pixels that are not 0 lie so far apart that no window has two in a group of channels, and near enough for a tile of
-    a transform to hold several, of very different sizes.  Windows that have two, by the way in which the layer pads,
-    are left out.
+    The pixels that are not 0 lie so far apart that no window has two of them in a group of channels.  They lie near
+    enough for a tile of a transform to hold several, of very different sizes.  A window that gets two of them from the
+    layer's padding is left out.
     """
     generator = torch.Generator().manual_seed(SEED)
-    w = _numbers(like.shape, like, generator)  # first, so that it is the same in every batch
+    w = _numbers(like.shape, like, generator)  # drawn first, so that it is the same for every batch size
     (n, channels, height, width), groups = images, geometry.groups
     out, depth, *kernel = like.shape
     reach = [d * (k - 1) + 1 for d, k in zip(geometry.dilation, kernel)]
@@ -182,7 +191,7 @@ def convolution_error(
     some.scatter_(2, channel, _numbers(channel.shape, like, generator))
     y = convolve(x.view(n, channels, height, width), w)
 
-    # In each window the one pixel that is not 0, and its place in the kernel: sums with one term, a shift at a time.
+    # Find the pixel of each window that is not 0, and its place in the kernel: sums over all shifts, one term in each.
     planes = [(x != 0).sum(2), x.sum(2), (x != 0).long().argmax(2)]
     planes = [F.pad(a.to(like.dtype), geometry.pads, mode=geometry.mode) for a in planes]
     count, value, at = like.new_zeros(3, n, groups, *y.shape[2:])
@@ -203,15 +212,18 @@ def convolution_error(
 
 
 def batches(layer_products: int, sizes: tuple[int, ...]) -> list[int]:
-    """The batches to probe: all but those that would take long.  The argument bounds the products of one input."""
+    """Returns the batch sizes to probe, without those that take long.
+
+    ``layer_products`` is an upper bound of the products for one input.
+    """
     return [n for n in sizes if n <= 2 or n * layer_products <= WORK]
 
 
 def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
-    """None where the layer multiplies numbers of this type as assumed, on inputs (*, *shape); else what is wrong."""
+    """Returns None if the layer multiplies numbers of this type as assumed, on inputs (*, *shape); else the fault."""
     like = layer.weight.detach().to(dtype)
     bias = None if layer.bias is None else like.new_zeros(len(like))
-    errors = {}  # description of inputs → what to call
+    errors = {}  # description of inputs → function that returns the error
     if isinstance(layer, nn.Linear):
         for n in batches(math.prod(shape) * len(like), ROWS):
             errors[f"{n} inputs of shape {shape}"] = functools.partial(
@@ -234,7 +246,7 @@ def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dt
 
 
 def first_wrong(errors: dict[str, Callable[[], float]]) -> str | None:
-    """What to say of the first error that is not 0; None where all are."""
+    """Returns a description of the first error that is not 0; None if all are 0."""
     for inputs, error in errors.items():
         if off := error():
             return f"in a batch of {inputs} a product is off by {off:.1g} of itself"
@@ -242,8 +254,8 @@ def first_wrong(errors: dict[str, Callable[[], float]]) -> str | None:
 
 
 def _settings() -> tuple:
-    """What libraries look at, beside sizes, when they choose what to run."""
-    precisions = (value for cuda in (False, True) for _, value in _precisions(nn.Conv2d, cuda))  # all there are
+    """Returns the settings by which libraries choose a routine, besides sizes."""
+    precisions = (value for cuda in (False, True) for _, value in _precisions(nn.Conv2d, cuda))  # Conv2d reads all
     return (
         torch.get_num_threads(),
         torch.backends.mkldnn.enabled,
@@ -257,7 +269,7 @@ def _settings() -> tuple:
 
 
 def _description(layer: nn.Module) -> tuple:
-    """All that decides the shape of its output and how it is computed, but for the values of tensors."""
+    """Returns all that decides the shape of a layer's output and how it is computed, except the values of tensors."""
     tensors = tuple((a.shape, a.stride(), a.dtype, a.device) for a in layer._parameters.values() if a is not None)
     plain = tuple((k, v) for k, v in vars(layer).items() if isinstance(v, (int, float, str, tuple)))
     return type(layer), tensors, plain
@@ -268,18 +280,18 @@ _passed: set[tuple] = set()
 
 @torch.no_grad()
 def check_products(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
-    """That every nn.Linear and nn.Conv2d of a net multiplies as docs/math.md assumes, on inputs like x.
+    """Raises unless every nn.Linear and nn.Conv2d of a net multiplies as docs/math.md assumes, on inputs like x.
 
-    A layer is probed once in a process for its geometry, device and settings.
+    In one process a layer is probed once for its geometry, device and settings.
 
     Args:
-        model: the net, for the names of its layers.
+        model: the net, which gives the names of the layers.
         parts: its layers, in order.
         x: (N, *).
 
     Raises:
-        RuntimeError: that a setting or a variable of the environment allows less; or that a layer was seen to compute
-            with less.  It names the setting or the layer.
+        RuntimeError: a setting or an environment variable allows less than float32, or a probe shows that a layer
+            computes in less.  The message names the setting or the layer.
     """
     for kind in (nn.Linear, nn.Conv2d):
         if any(isinstance(layer, kind) for layer in parts):
@@ -302,7 +314,7 @@ def check_products(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
                 raise RuntimeError(
                     f"layer {name!r} ({type(layer).__name__}) is not computed in {str(dtype).removeprefix('torch.')}: "
                     f"{wrong}, which no bound of the rounding error covers.  A setting or an environment variable of "
-                    "oneDNN, MKL, cuBLAS or another library lets it round its factors or transform them "
+                    "oneDNN, MKL, cuBLAS or another library makes it round or transform its factors "
                     "(docs/math.md lists them): start the process without it"
                 )
         if layer in products:

@@ -1,5 +1,8 @@
-"""Whether a net is a float32 program that the theorems of docs/math.md speak of: the sequence of its layers, each as
-its class says, on a device and with settings by which each operation is rounded as assumed there."""
+"""Checks that a net is a float32 program to which the theorems of docs/math.md apply.
+
+Such a program runs the net's layers in sequence, and each layer computes what its class says.  The device and the
+settings round each operation as docs/math.md assumes.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -9,12 +12,15 @@ from ..arguments import check_forward, check_own
 from ..layers.shifts import Normalize
 from .products import check_products
 
-LARGEST = 2.0**127  # beyond it a float32 may overflow
-SMALLEST = 2.0**-126  # below it a float32 may be flushed to zero
+LARGEST = 2.0**127  # a larger float32 number may overflow
+SMALLEST = 2.0**-126  # a smaller float32 number may be flushed to zero
 
 
 def _check_plain(name: str, module: nn.Module) -> None:
-    """That calling a layer or a container runs the ``forward`` of its class and nothing else."""
+    """Raises if a call of this layer or container may run anything but the ``forward`` of its class.
+
+    A ``Normalize`` must also have a scale that is a float32 number.
+    """
     check_forward(name, module)
     if module._compiled_call_impl is not None:
         raise RuntimeError(
@@ -24,15 +30,21 @@ def _check_plain(name: str, module: nn.Module) -> None:
     check_own(name, module, [a for a in vars(module) if a != "_compiled_call_impl" and hasattr(type(module), a)])
     if isinstance(module, Normalize):
         scale = module.scale
-        # Not of float32, it would be one number to the program and another to its float64 copy.
+        # Any other scale would be one number in the float32 program and another in its float64 copy.
         if not SMALLEST <= scale < LARGEST or torch.tensor(scale, dtype=torch.float32).item() != scale:
             raise TypeError(f"the scale of {name} is {scale}, not a positive normal float32 number: round it to one")
 
 
 def check_sequence(model: nn.Module) -> None:
-    """That the model computes the sequence of its ``layers``, each as its class says."""
+    """Raises unless the model runs the sequence of its layers, and each layer computes what its class says.
+
+    Raises:
+        TypeError: the model is compiled, a module hides a method or attribute of its class, or a scale is no normal
+            float32 number.
+        RuntimeError: there are forward hooks, or a module was compiled in place.
+    """
     if type(model).__name__ == "OptimizedModule":
-        raise TypeError("the model is compiled, and a compiler may change the arithmetic: certify what it was made of")
+        raise TypeError("the model is compiled, and a compiler may change the arithmetic: certify the original model")
     for hooks in (every_module._global_forward_hooks, every_module._global_forward_pre_hooks):
         if hooks:
             raise RuntimeError("forward hooks of all modules are set (torch.nn.modules.module): remove them first")
@@ -41,19 +53,30 @@ def check_sequence(model: nn.Module) -> None:
 
 
 def check_arithmetic(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
-    """That it is a float32 program in evaluation mode, on this machine and with these settings.  parts: its layers."""
+    """Raises unless the model is a float32 program in evaluation mode, on this machine and with its settings.
+
+    Args:
+        model: the net.
+        parts: its layers, in order.
+        x: (N, *).
+
+    Raises:
+        ValueError: the model is in training mode.
+        TypeError: x, a parameter or a buffer is not a float32 tensor.
+        RuntimeError: the device is neither a CPU nor a CUDA GPU, autocast is on, or as ``check_products``.
+    """
     if model.training or any(layer.training for layer in parts):
         raise ValueError("model is in training mode: call model.eval() before certifying it")
     for name, a in (("x", x), *model.named_parameters(), *model.named_buffers()):
         if a.dtype != torch.float32:
             raise TypeError(f"{name} is {a.dtype}: certificates with sound=True are about float32 programs")
-        if type(a) not in (Tensor, nn.Parameter):  # quantised ones call themselves float32
-            raise TypeError(f"{name} is a {type(a).__name__}, whose arithmetic is its own: give a torch.Tensor")
+        if type(a) not in (Tensor, nn.Parameter):  # quantised tensors say that they are float32
+            raise TypeError(f"{name} is a {type(a).__name__}, which may compute in its own way: give a torch.Tensor")
     if x.device.type not in ("cpu", "cuda"):
         raise RuntimeError(
-            f"x is on {x.device}, of whose arithmetic nothing is assumed: certify on a CPU or a CUDA GPU, or by "
+            f"x is on {x.device}, and nothing is assumed about its arithmetic: certify on a CPU or a CUDA GPU, or with "
             "sound=False"
         )
     if torch.is_autocast_enabled(x.device.type):
-        raise RuntimeError("autocast is on: it computes in 16 bits, which no bound of the rounding error covers")
+        raise RuntimeError("autocast is on: it computes in 16 bits, and no bound of the rounding error covers that")
     check_products(model, parts, x)

@@ -1,7 +1,7 @@
-"""What rounding can do to a net: bounds of |float32 output − exact output|, and radii that hold in float32.
+"""Bounds of what rounding does to a net: of |float32 output − exact output|.
 
-An interval pass in float64.  Each layer type has one rule, from what is known of its input to what is known of
-its output; the theorem, its proof and its assumptions are in docs/math.md.
+They come from an interval pass in float64.  Each layer type has one rule, which turns what is known of the layer's
+input into what is known of its output.  The theorem, its proof and its assumptions are in docs/math.md.
 """
 
 import math
@@ -20,16 +20,19 @@ from ..layers.sort import SortDistLinear
 from ..refusal import Refusal, rule_of
 from .program import LARGEST, SMALLEST, check_arithmetic, check_sequence
 
-UNIT = 2.0**-24  # half the distance from 1 to the next float32: one rounding to nearest
+UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding to nearest
 POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
-OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer
-MOST_TERMS = 1 << 20  # that a sum may have
+OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer than float32
+MOST_TERMS = 1 << 20  # the most terms of one sum
 
 
 class Reach(NamedTuple):
-    """What is known of a layer's output over a ball, (N, *) each: lower ≤ exact ≤ upper, lower ≤ computed ≤ upper
-    and |computed − exact| ≤ error, where "computed" is in float32 from the input onwards."""
+    """What is known of a layer's output over a ball, (N, *) each.
+
+    lower ≤ exact ≤ upper, lower ≤ computed ≤ upper and |computed − exact| ≤ error.  "Computed" means: in float32, from
+    the net's input onwards.
+    """
 
     lower: Tensor
     upper: Tensor
@@ -40,21 +43,24 @@ class Reach(NamedTuple):
         return torch.maximum(self.upper, -self.lower)  # the larger of |lower| and |upper|, as lower ≤ upper
 
     def rounded(self, amount: Tensor) -> "Reach":
-        """After one more operation, off by at most ``amount`` in float32."""
+        """Returns what is known after one more operation, whose float32 result is off by at most ``amount``."""
         amount = torch.where(self.largest + amount < LARGEST, amount * OUTWARD, torch.inf)
         return Reach(self.lower - amount, self.upper + amount, (self.error + amount) * OUTWARD)
 
 
 def gamma(terms: int) -> float:
-    """|computed − exact| ≤ gamma·Σ|terms| for a sum of products in any order, fused or not, with that many
-    roundings at most on any path: n·u/(1 − n·u)."""
+    """Returns γ = n·u/(1 − n·u) for n = ``terms`` and u = ``UNIT``.
+
+    A sum of products satisfies |computed − exact| ≤ γ·Σ|terms|, in any order, fused or not, if every product passes at
+    most n roundings.  Raises ValueError if n is above ``MOST_TERMS``.
+    """
     if terms > MOST_TERMS:
         raise ValueError(f"no rounding error is known for sums of more than {MOST_TERMS} terms, got {terms}")
     return terms * UNIT / (1 - terms * UNIT)
 
 
 def _added(x: Reach, offset: Tensor, sign: float = 1.0) -> Reach:
-    """x + sign·offset, a channel at a time, rounded once."""
+    """The rule of x + sign·offset, with one offset for each channel, rounded once."""
     y = Reach(*(ops.shift(end, offset.double(), sign) for end in x[:2]), x.error)
     return y.rounded(UNIT * y.largest + 4 * SMALLEST)
 
@@ -68,17 +74,24 @@ def _normalize(layer: Normalize, x: Reach) -> Reach:
 
 
 def _distance(layer, ends: tuple[Tensor, Tensor], moved: Tensor, units: float, flushed: float) -> Reach:
-    """``moved`` bounds how far apart the exact distances of computed and of exact x are; a computed distance is
-    off by at most ``units`` of itself and ``flushed`` numbers flushed to zero."""
+    """The rule of a distance, and of its bias.
+
+    Args:
+        layer: the layer.
+        ends: the interval of the exact distance.
+        moved: bounds |distance of computed x − distance of exact x|, where both distances are exact.
+        units, flushed: float32 computes a distance d up to units·d + flushed·SMALLEST, the latter for numbers that are
+            flushed to zero.
+    """
     y = Reach(*ends, moved * OUTWARD)
     y = y.rounded(units * y.upper + flushed * SMALLEST)
     return y if layer.bias is None else _added(y, layer.bias)
 
 
 def _power_rounding(layer: LinfDistLinear | LinfDistConv2d) -> tuple[float, float]:
-    """(units, flushed) of an ℓp distance."""
+    """Returns (units, flushed) of an ℓp distance, as ``_distance`` takes them."""
     fan_in = math.prod(layer.weight.shape[1:])
-    if layer.p == math.inf:  # one rounding a difference; their maximum is exact
+    if layer.p == math.inf:  # each difference is rounded once, and their maximum is exact
         return UNIT, 4
     return POWER_UNITS * UNIT + gamma(fan_in) / layer.p, 64 * fan_in ** (1 / layer.p)
 
@@ -95,11 +108,11 @@ def _dist_linear(layer: LinfDistLinear, x: Reach) -> Reach:
 
 
 def _sort_dist_linear(layer: SortDistLinear, x: Reach) -> Reach:
-    """In evaluation mode.  A term is rounded as a difference, as a product and in at most K − 1 of the sums."""
+    """The rule in evaluation mode.  A term is rounded as a difference, as a product and in at most K − 1 sums."""
     rows, w, sort = _rows(x), layer.weight.double(), (layer.rho, layer.k)
     terms = len(coefficients(*sort, layer.in_features))
     moved = torch.ops.linf.sorted_dist(rows.error, torch.zeros_like(w[:1]), *sort)
-    # A difference can be far larger than the sum, where ρ is small: it must not overflow either.
+    # Where ρ is small, a difference can be far larger than the sum.  It must not overflow either.
     overflows = rows.largest.amax(1, keepdim=True) + w.abs().max() >= LARGEST
     moved = torch.where(overflows, torch.inf, moved).expand(-1, len(w))
     y = _distance(layer, distances(layer, rows[:2]), moved, gamma(terms + 1), 4 * terms + 8)
@@ -122,29 +135,29 @@ def _affine(layer: nn.Linear | nn.Conv2d, x: Reach) -> Reach:
     bias = None if layer.bias is None else layer.bias.double().abs()
     terms = math.prod(w.shape[1:]) + 1
     ends = interval(layer, x[:2])
-    # Where nothing has been rounded yet, and where noise is bounded layer by layer, there is no error.
+    # The input has no error if nothing has been rounded yet, or if noise is bounded layer by layer.
     error = apply_affine(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(ends[0])
     y, largest = Reach(*ends, error), x.largest
     total = apply_affine(layer, largest, w.abs(), bias)
-    # At least Σ (|x_k| + 1)(|w_k| + 1), and no product: as a part of SMALLEST it need not be tight.
+    # At least Σ (|x_k| + 1)(|w_k| + 1).  It only multiplies SMALLEST, so it need not be tight, and a product is saved.
     flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (w.abs() + 1).flatten(1).sum(1).amax() + terms
     amount = gamma(terms) * total + 8 * SMALLEST * flushed
-    return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger
+    return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger than the total
 
 
 def _relu(layer: nn.ReLU, x: Reach) -> Reach:
     ends = interval(layer, x[:2])
-    return Reach(*ends, torch.minimum(x.error, ends[1]))  # exact and computed lie in [0, upper]
+    return Reach(*ends, torch.minimum(x.error, ends[1]))  # the exact and the computed value lie in [0, upper]
 
 
 def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
-    nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh's slope is largest nearest to 0
+    nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh is steepest nearest to 0
     y = Reach(*interval(layer, x[:2]), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
     return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
 
 
 def _same(layer: nn.Module, x: Reach) -> Reach:
-    """Layers that move or negate values and compute nothing; an error has no sign."""
+    """The rule of layers that only move or negate values.  An error has no sign."""
     return Reach(*interval(layer, x[:2]), layer(x.error).abs())
 
 
@@ -165,11 +178,11 @@ ROUNDING: dict[type[nn.Module], Callable[[nn.Module, Reach], Reach] | Refusal] =
 }
 
 
-CALLED = ("forward", "__call__", "_call_impl")  # what calling a module runs
+CALLED = ("forward", "__call__", "_call_impl")  # what a call of a module runs
 
 
 def layers(model: nn.Module) -> list[nn.Module]:
-    """The layers of a sequential net, in order.  Raises TypeError for one without a rule."""
+    """Returns the layers of a sequential net, in order.  Raises TypeError if a layer has no rule."""
     if type(model) in ROUNDING:
         rule_of(ROUNDING, model, "bound of the rounding error")
         return [model]
@@ -181,16 +194,20 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def check_program(model: nn.Module, x: Tensor) -> None:
-    """That the theorem speaks of this net on this machine.
+    """Raises unless the theorem of docs/math.md applies to this net on this machine.
+
+    Args:
+        model: the net.
+        x: (N, *) float32.
 
     Raises:
-        TypeError: a layer has no rule, or a forward or another attribute in place of its class's; weights or x are
-            not float32; a scale is no float32 number; the model is compiled, or no module.
-        ValueError: the net is in training mode.  x has no batch dimension, another shape than the net's
+        TypeError: a layer has no rule; a ``forward`` or another attribute hides that of the layer's class; weights or
+            x are not float32; a scale is no float32 number; the model is compiled, or is no module.
+        ValueError: the net is in training mode; x has no batch dimension, has another shape than the net's
             ``input_shape``, or is on another device.
-        RuntimeError: a module has forward hooks or is compiled in place.  x is on a device other than a CPU or a
-            CUDA GPU.  This process would not compute the net in float32, by its settings or environment (autocast,
-            TF32 or bfloat16 products, cuDNN, NNPACK) or as is seen of its products (``arithmetic``).
+        RuntimeError: a module has forward hooks or is compiled in place; x is neither on a CPU nor on a CUDA GPU;
+            settings or environment variables let this process compute in less than float32 (autocast, TF32 or
+            bfloat16 products, cuDNN, NNPACK), or a probe of its products shows it (``products``).
     """
     arguments.check_model(model, evaluation=False)
     check_sequence(model)
@@ -199,17 +216,17 @@ def check_program(model: nn.Module, x: Tensor) -> None:
 
 
 def samples(a: Tensor, like: Tensor) -> Tensor:
-    """(N,) in the shape that broadcasts over (N, *)."""
+    """Returns a, (N,), in the shape that broadcasts over ``like``, (N, *)."""
     return a.view(-1, *[1] * (like.dim() - 1))
 
 
 @torch.no_grad()
 def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
-    """Exact and float32 outputs of a net over all float32 inputs between ``lower`` and ``upper``.
+    """Returns bounds of the exact and the float32 outputs of a net over all float32 inputs in a box.
 
     Args:
-        model: sequential, in evaluation mode, of float32 weights or their float64 copies.
-        lower, upper: (N, *) float64.
+        model: sequential, in evaluation mode, with float32 weights or their float64 copies.
+        lower, upper: (N, *) float64, the ends of the box.
 
     Returns:
         (N, classes) float64 each; the error is infinite where an activation may overflow.
@@ -223,5 +240,5 @@ def reach(model: nn.Module, lower: Tensor, upper: Tensor) -> Reach:
     for layer in layers(model):
         y = ROUNDING[type(layer)](layer, y)
         finite &= y.error.flatten(1).isfinite().all(1)
-    error = y.error + 2 * SMALLEST  # a comparison of logits may read a tiny one as 0
+    error = y.error + 2 * SMALLEST  # a comparison may read a tiny logit as 0
     return y._replace(error=torch.where(samples(finite, error), error, torch.inf))

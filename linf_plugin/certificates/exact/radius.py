@@ -1,4 +1,4 @@
-"""The exact ℓ∞ radius of one input on a small net, both ends of it proved."""
+"""The exact ℓ∞ radius of one input on a small net, as an interval with two proved ends."""
 
 import math
 import operator
@@ -15,20 +15,24 @@ from ...float32.program import check_sequence
 from .search import Question, Search
 from .steps import evaluate, numbers, steps_of
 
-FIRST = 1 / 1024  # radius of the first box, as a part of the farthest
-SMALL_GROWTH, GROWTH = 1.25, 2.0  # of the box: while intervals exclude every class, and later
-GAP = 1e-5  # upper − lower of what counts as optimal, as a part of the farthest
+FIRST = 1 / 1024  # radius of the first box, as a part of the distance to the farthest input in range
+SMALL_GROWTH, GROWTH = 1.25, 2.0  # by which the box grows: while intervals exclude every class, and later
+GAP = 1e-5  # the largest upper − lower that counts as optimal, as a part of the same distance
 
 
 @dataclass(frozen=True)
 class ExactRadius:
-    """lower ≤ the smallest ‖x′ − x‖∞ that changes or ties the class ≤ upper: both proved, whatever the status.
+    """Bounds of the exact radius, in units of x: lower ≤ the least ‖x′ − x‖∞ that changes or ties the class ≤ upper.
 
-    status: "optimal", the two differ by tolerances alone;
-    "robust", no input in range changes or ties the class, and both are ∞;
-    "time limit", the search was stopped;
-    "unsettled", the solver failed, or what it found could be neither confirmed nor excluded.
-    adversarial: float64, of another class or tied, at distance ``upper``; None where none was found.
+    Both ends are proved, for every status.
+
+    Attributes:
+        lower, upper: the ends.
+        status: "optimal": the ends differ only by tolerances.
+            "robust": no input in range changes or ties the class, and both ends are ∞.
+            "time limit": the search was stopped.
+            "unsettled": the solver failed, or what it found could be neither confirmed nor excluded.
+        adversarial: an input at distance ``upper``, float64, of another class or tied; None if none was found.
     """
 
     lower: float
@@ -38,7 +42,7 @@ class ExactRadius:
 
 
 @torch.no_grad()
-@np.errstate(over="ignore", invalid="ignore")  # such nets are "unsettled"
+@np.errstate(over="ignore", invalid="ignore")  # nets that overflow are "unsettled"
 def exact_radius(
     model: nn.Module,
     x: Tensor,
@@ -48,32 +52,33 @@ def exact_radius(
     high: float = 1.0,
     time_limit: float = 60.0,
 ) -> ExactRadius:
-    """The distance from x to the nearest input of another class: the least ‖x′ − x‖∞ with low ≤ x′ ≤ high and
-    z_j(x′) ≥ z_y(x′) for some j ≠ y.  For nets of about 16-16-10.
+    """Returns the distance from x to the nearest input of another class, for nets of about 16-16-10.
 
-    Branch and bound (``search``) within a box around x, which grows until it holds such an x′ and then shrinks to the
-    nearest one.  The parts of a box are given by which option attains each maximum.  A part is excluded by intervals,
-    rounded outward, or by a linear program.
+    It is the least ‖x′ − x‖∞ with low ≤ x′ ≤ high and z_j(x′) ≥ z_y(x′) for some j ≠ y.
+
+    Branch and bound (``search``) works within a box around x.  The box grows until it holds such an x′, and then
+    shrinks to the nearest one.  The parts of a box differ in which option attains each maximum.  A part is excluded by
+    intervals, rounded outward, or by a linear program.
 
     All of this is about the exact function of the model's weights, not about its evaluation in float32.
     ``upper`` is proved: the logits of ``adversarial`` are computed and compared in rational arithmetic.  ``lower``
-    and "robust" are proved too, and do not rest on the solver: of HiGHS's answers to linear programs only the dual
-    values are used, and what they prove is computed in integers (``relaxation``).  A wrong answer therefore costs
-    time, or leaves the radius unsettled, but moves neither end beyond the truth.
+    and "robust" are proved too, without trust in the solver: from HiGHS's answers to linear programs only the dual
+    values are used, and what they prove is computed in integers (``relaxation``).  So a wrong answer costs time, or
+    leaves the radius unsettled, but it never makes an end false.
 
     Args:
         model: a ``Sequential`` in evaluation mode, of layers with a rule in ``steps.STEPS``, with p = ∞.
         x: one input without the batch dimension, for example (C, H, W), within [low, high].
-        label: y; the predicted class where not given.  A misclassified or tied x has radius 0.
+        label: y; by default the predicted class.  A misclassified or tied x has radius 0.
         low, high: the pixel range.
-        time_limit: seconds.  Where it is reached ``lower`` stays below ``upper``; no exception.
+        time_limit: in seconds.  When it is reached, ``lower`` stays below ``upper``, and no exception is raised.
 
     Raises:
-        TypeError: a layer has no exact steps, or has a forward of its own; x is not a floating-point tensor, label is
+        TypeError: a layer has no exact steps, or has a forward of its own; x is not a floating-point tensor; label is
             not an integer.
         RuntimeError: a layer has forward hooks.
-        ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit
-            it or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
+        ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit the
+            model or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
     """
     check_number("time_limit", time_limit)
     if not 0 < time_limit:
@@ -82,7 +87,7 @@ def exact_radius(
     check_sequence(model)
     deadline = time.monotonic() + time_limit
     point = _checked_input(x, low, high)
-    # Float32 compares x with the nearest float32 numbers to low and high: x itself may be slightly beyond them.
+    # x was compared in float32 with the float32 numbers nearest to low and high, so it may lie slightly beyond these.
     low, high = min(float(low), point.min()), max(float(high), point.max())
     steps = steps_of(model, tuple(x.shape))
     logits = evaluate(steps, point)

@@ -1,12 +1,14 @@
 """Linear programs whose rows hold for a net exactly, and the bounds that their dual values prove.
 
-A solver computes in floating point, and what it says is not believed.  Of its answer only the dual values are used, and
-any would do: with multipliers y ≥ 0 of rows A·v ≤ b, and λ of rows E·v = d, every v with l ≤ v ≤ h in the program has
+A solver computes in floating point, so its answer is not trusted.  A bound uses only the dual values of the answer, and
+any values would prove some bound.  Take multipliers y ≥ 0 of the rows A·v ≤ b and multipliers λ of the rows E·v = d.
+Every v with l ≤ v ≤ h that satisfies the rows then has
 
     c·v ≥ c·v + y·(A·v − b) + λ·(E·v − d) ≥ Σ_j min(g_j·l_j, g_j·h_j) − y·b − λ·d,    g = c + Aᵀy + Eᵀλ,
 
-and the right side is computed in integers (Neumaier and Shcherbina, Safe bounds in linear and mixed-integer linear
-programming, 2004).  All numbers of a program are float64, and a float64 is an integer times a power of two.
+The right side is computed in integers (Neumaier and Shcherbina, Safe bounds in linear and mixed-integer linear
+programming, 2004).  This is exact: all numbers of a program are float64, and a float64 is an integer times a power of
+two.
 """
 
 import math
@@ -17,12 +19,12 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import linprog
 
-PENALTY = 1e4  # for leaving the rows by as much as half of a variable's interval; of the objective's, in the same units
-TOLERANCE = 1e-9  # of HiGHS, in those units
+PENALTY = 1e4  # cost of violating the rows by half of a variable's interval; half of the objective's interval costs 1
+TOLERANCE = 1e-9  # of HiGHS, in these units
 
 
 def rounded_up(exact: Fraction) -> float:
-    """A float64 that is not below; ∞ where there is none."""
+    """Returns a float64 that is not below ``exact``; ∞ if no finite one is."""
     try:
         value = float(exact)
     except OverflowError:
@@ -36,9 +38,9 @@ def rounded_down(exact: Fraction) -> float:
 
 @dataclass
 class Relaxation:
-    """Variables with finite bounds, rows Σ coefficient·variable ≤ bound, and equations.
+    """A linear program: variables with finite bounds, rows Σ coefficient·variable ≤ bound, and equations.
 
-    A row may name a variable more than once, and its coefficients add up: so that none of them is rounded.
+    A row may name a variable more than once.  Its coefficients then add up, so that none of them has to be rounded.
     """
 
     low: list[float] = field(default_factory=list)
@@ -50,18 +52,18 @@ class Relaxation:
     equations: list[bool] = field(default_factory=list)
 
     def variables(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """New ones with these bounds; their numbers."""
+        """Adds variables with these bounds, and returns their numbers."""
         first = len(self.low)
         self.low += low.tolist()
         self.high += high.tolist()
         return np.arange(first, len(self.low))
 
     def at_most(self, columns: list[int], coefficients: list[float], bound: float) -> int:
-        """Adds a row, and returns its number.  Where its bound is rounded, it must be rounded up."""
+        """Adds a row, and returns its number.  If the bound is rounded, it must be rounded up."""
         return self._row(columns, coefficients, bound, False)
 
     def equal(self, columns: list[int], coefficients: list[float], value: float) -> int:
-        """Adds an equation, of numbers that are not rounded, and returns its number."""
+        """Adds an equation, whose numbers must not be rounded, and returns its number."""
         return self._row(columns, coefficients, value, True)
 
     def _row(self, columns, coefficients, bound, equation) -> int:
@@ -73,11 +75,12 @@ class Relaxation:
         return len(self.bounds) - 1
 
     def solve(self, variable: int | None, seconds: float) -> "Solution | None":
-        """The least value of the variable, as HiGHS sees it; None where it fails, or beyond float64.
+        """Returns HiGHS's solution for the least value of the variable; None if it fails, or beyond float64.
 
-        HiGHS's tolerances are absolute, so it gets each variable as a part of its interval and each row with a largest
-        coefficient of about 1.  Rows may be left by ``left`` at a high price, so there is always a solution.  Without a
-        variable the least ``left`` is asked for.  A positive ``bound`` then proves that the program is empty.
+        HiGHS's tolerances are absolute.  So each variable is scaled to its interval, and each row to a largest
+        coefficient of about 1.  A solution may violate the rows by ``left`` at a high cost, so there always is one.
+        Without a variable HiGHS looks for the least ``left``.  A positive ``bound`` then proves that the program is
+        empty.  HiGHS stops after ``seconds``.
         """
         low, high = np.array(self.low), np.array(self.high)
         columns, starts = np.array(self.columns, np.int32), np.array(self.starts, np.int32)
@@ -126,13 +129,16 @@ class Relaxation:
         duals[equations] = -result.eqlin.marginals
         if not np.isfinite(duals).all():
             return None
-        # What turns these multipliers into the rows'; without a variable any common factor will do.
+        # These turn the multipliers into those of the rows.  Without a variable any common factor is right.
         exponents = (0 if variable is None else np.frexp(scale[variable])[1]) - np.frexp(size)[1]
         bound = self._proved(variable, duals, exponents)
         return Solution(bound, middle + scale * result.x[:-1], float(result.x[-1]), duals)
 
     def _proved(self, variable: int | None, multipliers: np.ndarray, exponents: np.ndarray) -> Fraction:
-        """The right side above, for the multipliers multipliers·2^exponents; c is 1 at the variable, else 0."""
+        """Returns the right side of the inequality above, exactly.
+
+        The multipliers are multipliers·2^exponents; c is 1 at the variable, and 0 elsewhere.
+        """
         used = np.flatnonzero(multipliers)
         y, y_exponent = _integers(multipliers[used], exponents[used])
         a, a_exponent = _integers(np.array(self.coefficients))
@@ -159,8 +165,11 @@ class Relaxation:
 
 @dataclass(frozen=True)
 class Solution:
-    """bound: proved.  values: of the variables; left: by how much rows were left; duals: scaled, for
-    comparison among each other."""
+    """An answer of HiGHS.
+
+    bound: proved, of the value that was asked for.  The others are not proved.  values: of the variables.  left: by how
+    much rows are violated.  duals: scaled, so they can only be compared with each other.
+    """
 
     bound: Fraction
     values: np.ndarray
@@ -169,7 +178,7 @@ class Solution:
 
 
 def _integers(values: np.ndarray, exponents: np.ndarray | int = 0) -> tuple[list[int], int]:
-    """values·2^exponents as integers times one power of two, and its exponent: exact."""
+    """Returns integers and one exponent e with integers·2^e = values·2^exponents, exactly."""
     mantissas, own = np.frexp(values)
     mantissas = np.ldexp(mantissas, 53).astype(np.int64)
     exponents = np.where(mantissas != 0, own.astype(np.int64) - 53 + exponents, np.iinfo(np.int64).max)

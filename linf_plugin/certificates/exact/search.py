@@ -13,18 +13,18 @@ import numpy as np
 from .relaxation import Relaxation, Solution, rounded_down, rounded_up
 from .steps import Interval, Maximum, Options, evaluate, outward
 
-CLOSE = 1e-6  # how far below a known distance the others are excluded, as a part of it
-TIGHT = 1e-6  # of a variable's interval: a relaxation that is off by less has found a point of the net
-MARGINS = (0.0, 1e-9, 1e-7, 1e-6, 1e-5)  # of z_j − z_y, as parts of its interval: asked for until a point is confirmed
+CLOSE = 1e-6  # nearer inputs are excluded up to this much below a known distance, as a part of it
+TIGHT = 1e-6  # a relaxation that is off by less, as a part of a variable's interval, has found a point of the net
+MARGINS = (0.0, 1e-9, 1e-7, 1e-6, 1e-5)  # of z_j − z_y, as parts of its interval: tried until a point is confirmed
 
-Masks = tuple[np.ndarray | None, ...]  # of each step: (out, options) bool, which may attain the maximum
+Masks = tuple[np.ndarray | None, ...]  # for each step (out, options) bool: which options may attain the maximum
 
 
 @dataclass(frozen=True)
 class Question:
     """Which inputs within [low, high] have z_j ≥ z_label for a j ≠ label?
 
-    steps: ``piecewise.steps_of``.  point: (n,), from which distances are taken.
+    steps: as ``steps.steps_of`` returns them.  point: (n,), from which distances are measured.
     """
 
     steps: list
@@ -34,25 +34,25 @@ class Question:
     high: float
 
     def box(self, radius: float) -> Interval:
-        """The ball within [low, high], never too small."""
+        """Returns the part of the ball within [low, high], rounded outward."""
         below, above = np.nextafter(self.point - radius, -math.inf), np.nextafter(self.point + radius, math.inf)
         return np.maximum(below, self.low), np.minimum(above, self.high)
 
     def changed(self, x: np.ndarray) -> bool:
-        """In rational arithmetic."""
+        """Whether x has another class or a tie, in rational arithmetic."""
         logits = evaluate(self.steps, x)
         return any(z >= logits[self.label] for j, z in enumerate(logits) if j != self.label)
 
     def distance(self, x: np.ndarray) -> float:
-        """‖x − point‖∞, rounded up."""
+        """Returns ‖x − point‖∞, rounded up."""
         return rounded_up(max(abs(Fraction(s) - Fraction(t)) for s, t in zip(x.tolist(), self.point.tolist())))
 
 
-# Intervals of a part: of all inputs in a box where each maximum is attained by an option in its mask.
+# Intervals of a part.  A part is all inputs of a box at which each maximum is attained by an option in its mask.
 
 
 def open_masks(steps: list) -> Masks:
-    """Every option may attain."""
+    """Returns masks with which every option may attain its maximum."""
     masks = []
     for step in steps:
         if isinstance(step, Maximum):
@@ -64,7 +64,7 @@ def open_masks(steps: list) -> Masks:
 
 
 def masks_at(steps: list, x: np.ndarray) -> Masks:
-    """The option that attains each maximum at x, as far as float64 can tell."""
+    """Returns masks of the option that attains each maximum at x, as far as float64 can tell."""
     masks = []
     for step in steps:
         if isinstance(step, Maximum):
@@ -79,7 +79,10 @@ def masks_at(steps: list, x: np.ndarray) -> Masks:
 
 
 def intervals(steps: list, box: Interval, masks: Masks) -> list[Interval] | None:
-    """Of the input and after each step; None where the part is empty.  NaN or infinite beyond float64."""
+    """Returns the intervals of the input and after each step; None if the part is empty.
+
+    Ends beyond float64 are NaN or infinite.
+    """
     boxes = [box]
     for step, mask in zip(steps, masks):
         low, high = step.interval(*boxes[-1])
@@ -96,7 +99,7 @@ def intervals(steps: list, box: Interval, masks: Masks) -> list[Interval] | None
 
 @dataclass(frozen=True)
 class Choice:
-    """A maximum in a relaxation: its step and neuron, variable, the options that may attain it, the rows above it."""
+    """A maximum in a relaxation: its step, neuron, variable, the options that may attain it, and the rows above it."""
 
     step: int
     neuron: int
@@ -145,7 +148,7 @@ class Part:
         return self.program.solve(self.distance, seconds)
 
     def empty(self, seconds: float) -> bool:
-        """Whether that can be proved."""
+        """Whether it is proved that the part is empty."""
         solution = self.program.solve(None, seconds)
         return solution is not None and solution.bound > 0
 
@@ -153,8 +156,11 @@ class Part:
         return solution.values[self.layers[0]].clip(self.question.low, self.question.high)
 
     def loosest(self, solution: Solution) -> tuple[Choice, np.ndarray, float] | None:
-        """The open choice whose relaxation seems to cost most, its best option at the solution, and the largest gap
-        between a maximum and its options there, as a part of its interval; None where no choice is open."""
+        """Returns the open choice whose relaxation seems to cost most, its best option at the solution, and a gap.
+
+        The gap is the largest one between a maximum and its options at the solution, as a part of the maximum's
+        interval.  Returns None if no choice is open.
+        """
         best, largest = None, 0.0
         for choice in self.choices:
             if len(choice.options) == 1:
@@ -175,14 +181,17 @@ class Part:
 def _maximum(
     program: Relaxation, options: Options, k: int, columns: np.ndarray, y: int, low: float, mask: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, ...]]:
-    """Rows of y = max of options, attained by one of ``mask``; y ≥ low.  Returns the options that may attain it, and
-    the rows above y.
+    """Adds the rows of y = max of options, which one of ``mask`` attains; y ≥ low.
 
-    y is at least each option.  Above, y is at most the one option that is left; of several, for every c,
+    Below, y is at least each option.  Above, if one option is left, y is at most this option.  If several are left, for
+    every c,
 
-        y ≤ c + Σ_i (g_i(t_i) − c)⁺,   g_i: the larger of what is left of t_i and −t_i,
+        y ≤ c + Σ_i (g_i(t_i) − c)⁺,   g_i: the larger one of t_i and −t_i, as far as they are left.
 
-    where each term is convex in t_i and so at most its chord over the ends of t_i.
+    Each term is convex in t_i, so it is at most its chord over the ends of t_i.
+
+    Returns:
+        The options that may attain the maximum, and the numbers of the rows above y.
     """
     weight, half = options.weight[k], len(columns)
     left = np.flatnonzero(mask & (options.most[k] >= low))
@@ -194,7 +203,7 @@ def _maximum(
         return left, (program.at_most([y, int(columns[i])], [1.0, -sign], float(-sign * weight[i])),)
     of = np.unique(left % half)
     weight, columns = weight[of], columns[of]
-    ends = options.least[k, of], options.most[k, of]  # of t
+    ends = options.least[k, of], options.most[k, of]  # the ends of t
     above, below = np.where(np.isin(of, left), 0.0, -np.inf), np.where(np.isin(of + half, left), 0.0, -np.inf)
     g = [np.maximum(above + t, below - t) for t in ends]
     highest = np.sort(np.maximum(*g))
@@ -212,7 +221,7 @@ def _maximum(
 
 
 def branch(masks: Masks, choice: Choice, first: np.ndarray) -> list[Masks]:
-    """Two parts: ``first`` attains the maximum, or one of the other options does."""
+    """Returns two parts: in one ``first`` attains the maximum, in the other one of the other options does."""
     parts = []
     for chosen in (first, np.setdiff1d(choice.options, first)):
         mask = masks[choice.step].copy()
@@ -227,19 +236,19 @@ def branch(masks: Masks, choice: Choice, first: np.ndarray) -> list[Masks]:
 
 @dataclass
 class Search:
-    """What is known: the nearest point found, and its distance."""
+    """The state of a search: the nearest point found, and its distance."""
 
     question: Question
     deadline: float
     nearest: np.ndarray | None = None
     distance: float = math.inf
-    order: Iterator[int] = field(default_factory=itertools.count)  # of parts with the same bound
+    order: Iterator[int] = field(default_factory=itertools.count)  # orders parts with the same bound
 
     def _left(self) -> float:
         return self.deadline - time.monotonic()
 
     def _hopeful(self, boxes: list[Interval]) -> list[int]:
-        """The classes that intervals do not exclude."""
+        """Returns the classes that intervals do not exclude."""
         question = self.question
         excluded = question.steps[-1].differences(question.label, *boxes[-2])[1] < 0
         return [j for j in range(len(excluded)) if j != question.label and not excluded[j]]
@@ -253,9 +262,9 @@ class Search:
         """Searches the box of this radius, best bound first, and shrinks it to just below each point that it finds.
 
         Returns:
-            (proved, status): no input that is nearer than ``proved`` has another class.  status: "clear", of the
-            whole box, as it was shrunk, this is proved, its boundary included; "unsettled" where something was
-            neither found nor excluded; "time limit".
+            (proved, status).  No input that is nearer than ``proved`` has another class.  The status is "clear" if this
+            is proved for the whole shrunk box with its boundary, "unsettled" if a part could be neither excluded nor
+            settled by a point, or "time limit".
         """
         steps = self.question.steps
         unsettled, queue = math.inf, []
@@ -293,7 +302,7 @@ class Search:
     def _bound(
         self, radius: float, bound: float, other: int, masks: Masks, boxes: list[Interval]
     ) -> tuple[float, list[Masks]]:
-        """A lower bound of distances in a part, at least ``bound``, and the parts to search in its place."""
+        """Returns a lower bound of distances in a part, at least ``bound``, and the parts to search instead."""
         part = solution = None
         if all(np.isfinite(end).all() for ends in boxes for end in ends):
             part = Part(self.question, radius, boxes, masks, other)
@@ -330,7 +339,7 @@ class Search:
 
 
 def _halves(masks: Masks) -> list[Masks]:
-    """Of a part without a bound: the options of its first open maximum, parted; nothing where none is open."""
+    """Splits a part without a bound by the options of its first open maximum.  Returns [] if no maximum is open."""
     for s, mask in enumerate(masks):
         if mask is None:
             continue

@@ -1,6 +1,6 @@
-"""A net of distance layers at p = ∞, linear layers and ReLU as steps of two kinds: affine maps, and maxima.
+"""A net of distance layers at p = ∞, linear layers and ReLU as steps of two kinds: affine maps and maxima.
 
-Such a net is piecewise linear: once it is known which option attains each maximum, the rest is linear.
+Such a net is piecewise linear: if it is known which option attains each maximum, the rest is linear.
 """
 
 import math
@@ -20,19 +20,22 @@ from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ...layers.sort import SortDistLinear
 from ...refusal import Refusal, rule_of
 
-TINY = 1e-300  # more than underflow takes from a sum
+TINY = 1e-300  # more than underflow can take from a sum
 
 Interval = tuple[np.ndarray, np.ndarray]
 
 
 def outward(low: np.ndarray, high: np.ndarray, size: np.ndarray, terms: int = 1) -> Interval:
-    """An interval computed in float64 from sums of so many products, wide enough for their rounding errors.
-    size: the sum of their absolute values.  NaN where that is beyond float64."""
+    """Returns an interval whose ends were computed in float64, widened by their rounding errors.
+
+    low, high: sums of ``terms`` products.  size: the sum of the absolute values of these products.  Ends beyond float64
+    are NaN or infinite.
+    """
     error = (terms + 8) * 2.0**-50 * size + TINY
     return low - error, high + error
 
 
-# Steps: what layers are made of.  Each has ``interval`` (outward) and ``evaluate`` (rational).
+# Steps: the parts of layers.  Each has ``interval``, rounded outward, and ``evaluate``, in rational arithmetic.
 
 
 def interval(steps: list, low: np.ndarray, high: np.ndarray) -> Interval:
@@ -50,13 +53,13 @@ def evaluate(steps: list, point: np.ndarray) -> list[Fraction]:
 
 @dataclass(frozen=True)
 class Affine:
-    """A·x + c."""
+    """The map A·x + c."""
 
     matrix: sparse.csr_array
     offset: np.ndarray
 
     def rows(self) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
-        """Columns, coefficients and offset of each output."""
+        """Yields the columns, the coefficients and the offset of each output."""
         starts = self.matrix.indptr
         for a, b, c in zip(starts[:-1], starts[1:], self.offset):
             yield self.matrix.indices[a:b], self.matrix.data[a:b], c
@@ -65,7 +68,7 @@ class Affine:
         return _affine_interval(self.matrix, self.offset, low, high)
 
     def differences(self, label: int, low, high) -> Interval:
-        """Of each output less that of the label."""
+        """Returns the interval of each output minus the label's output."""
         chosen = np.full(len(self.offset), label)
         most = abs(self.matrix) + abs(self.matrix[chosen])
         size = most @ np.maximum(abs(low), abs(high)) + abs(self.offset) + abs(self.offset[label])
@@ -88,7 +91,7 @@ def _affine_interval(matrix: sparse.csr_array, offset: np.ndarray, low, high, si
 
 @dataclass(frozen=True)
 class Options:
-    """What y_k is the maximum of: t_ki = x_{index[k,i]} − w_ki and −t_ki, side by side, as far as they ``exist``.
+    """The options whose maximum is y_k: t_ki = x_{index[k,i]} − w_ki and −t_ki, side by side, if they ``exist``.
 
     index, weight: (out, in); index 0 is the constant 0, index i + 1 is x_i.
     least, most: (out, 2·in), the ends of each option over a box.
@@ -102,14 +105,14 @@ class Options:
     exist: np.ndarray
 
     def values(self, x: np.ndarray) -> np.ndarray:
-        """(out, 2·in), each option at x, in float64; −∞ for one that does not exist."""
+        """Returns (out, 2·in), each option at x, in float64; −∞ for an option that does not exist."""
         t = np.r_[0.0, x][self.index] - self.weight
         return np.where(self.exist, np.hstack([t, -t]), -np.inf)
 
 
 @dataclass(frozen=True)
 class Maximum:
-    """y_k = max_i t_ki, t_ki = x_{index[k,i]} − w_ki, or of |t_ki| where ``both`` signs are options."""
+    """The map y_k = max_i t_ki, t_ki = x_{index[k,i]} − w_ki; or y_k = max_i |t_ki| if ``both`` signs are options."""
 
     index: np.ndarray
     weight: np.ndarray
@@ -147,7 +150,7 @@ def numbers(a: Tensor) -> np.ndarray:
 
 
 def _per_channel(values, shape: tuple[int, ...]) -> np.ndarray:
-    """One number a channel, or one for all, as one a coordinate: exact."""
+    """Returns one number for each coordinate, from one for each channel or one for all.  Nothing is rounded."""
     values = np.asarray(values, float)
     return np.broadcast_to(values.reshape(-1, *[1] * (len(shape) - 1)), shape).ravel()
 
@@ -158,11 +161,11 @@ def _scaled(scale: float, offset: np.ndarray) -> Affine:
 
 def _expect(layer: nn.Module, shape: tuple[int, ...], fits: bool, expected: str) -> None:
     if not fits:
-        raise ValueError(f"x does not fit the model: {type(layer).__name__} takes {expected}, and gets {shape}")
+        raise ValueError(f"x does not fit the model: {type(layer).__name__} takes {expected}, but gets {shape}")
 
 
 def _normalize(layer, shape):
-    """Two steps: −mean·scale would have to be rounded."""
+    """There are two steps, because −mean·scale would have to be rounded."""
     _expect(layer, shape, len(layer.mean) in (1, *shape[:1]), f"({len(layer.mean)}, *)")
     shift = _scaled(1.0, _per_channel(-numbers(layer.mean), shape))
     return [shift, _scaled(layer.scale, np.zeros(math.prod(shape)))], shape
@@ -184,7 +187,7 @@ def _flatten(layer, shape):
 
 
 def _relu(layer, shape):
-    """max(x − 0, 0 − 0)."""
+    """ReLU is max(x − 0, 0 − 0)."""
     n = math.prod(shape)
     return [Maximum(np.stack([np.arange(1, n + 1), np.zeros(n, int)], 1), np.zeros((n, 2)), both=False)], shape
 
@@ -196,7 +199,7 @@ def _linear(layer, shape):
 
 
 def _crop(layer, shape):
-    """The coordinates that stay, by number."""
+    """The step selects the coordinates that stay, by their numbers."""
     _expect(layer, shape, len(shape) == 3 and min(shape[1:]) >= layer.size, f"images of {layer.size} pixels or more")
     number = torch.arange(math.prod(shape)).reshape(1, *shape)
     kept = layer(number)[0]
@@ -206,8 +209,10 @@ def _crop(layer, shape):
 
 
 def _window_coordinates(layer, shape, w: np.ndarray) -> tuple[np.ndarray, tuple[int, ...]]:
-    """(groups, windows, in), which coordinate of the input each coordinate of a window is, 0 for padding and i + 1
-    for x_i; and the shape of the output."""
+    """Returns which coordinate of the input each coordinate of a window is, and the shape of the output.
+
+    The coordinates are (groups, windows, in): i + 1 for x_i, and 0 for padding.
+    """
     _expect(layer, shape, len(shape) == 3 and shape[0] == layer.in_channels, f"({layer.in_channels}, H, W)")
     conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
     out = windows.output_shape((1, *shape), w.shape, conv)[1:]
@@ -232,7 +237,7 @@ def _conv(layer, shape):
 
 
 def _distance_steps(layer, index: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]):
-    """A distance and its bias; ``shape`` is of the output."""
+    """Returns the steps of a distance and its bias, and ``shape``, which is that of the output."""
     if layer.p != math.inf:
         raise ValueError(f"model: {type(layer).__name__} has p={layer.p:g}; only p = ∞ is piecewise linear")
     bias = [] if layer.bias is None else [_scaled(1.0, _per_channel(numbers(layer.bias), shape))]
@@ -272,9 +277,9 @@ STEPS: dict[type[nn.Module], Callable | Refusal] = {
 
 
 def steps_of(model: nn.Module, shape: tuple[int, ...]) -> list:
-    """The model as steps from a flat input to logits, the last affine.  Raises as ``exact_radius``."""
+    """Returns the model as steps from a flat input to logits; the last step is affine.  Raises as ``exact_radius``."""
     if any(m.training for m in model.modules()):
-        raise ValueError("model is in training mode: call model.eval() before")
+        raise ValueError("model is in training mode: call model.eval() first")
     if not all(v.isfinite().all() for v in model.state_dict().values()):
         raise ValueError("model has weights that are not finite")
     steps = []
@@ -282,5 +287,5 @@ def steps_of(model: nn.Module, shape: tuple[int, ...]) -> list:
         more, shape = rule_of(STEPS, layer, "encoding as exact steps")(layer, shape)
         steps += more
     if len(shape) != 1 or shape[0] < 2:
-        raise ValueError(f"model must give (N, classes ≥ 2), gives {('N', *shape)}")
+        raise ValueError(f"model must give (N, classes ≥ 2), but gives {('N', *shape)}")
     return steps if steps and isinstance(steps[-1], Affine) else [*steps, _scaled(1.0, np.zeros(shape[0]))]
