@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     print(bench.table(results))
     if args.json:
         write_json(args.json, results)
-    if args.plot:
-        bench.draw(results, args.plot)
+    if args.plot and results["rows"]:
+        bench.operator_times(results, args.plot)
     if results["wrong"]:
         print(f"linf-compare: {len(results['wrong'])} wrong operators were not timed", file=sys.stderr)
     return 1 if results["wrong"] else 0

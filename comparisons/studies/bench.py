@@ -275,8 +275,8 @@ def asked(args: argparse.Namespace, sweeps: bool) -> dict:
         torch.set_num_threads(threads)
 
 
-def draw(results: dict, path: Path) -> None:
-    """The picture, where sizes were measured."""
+def _draw(results: dict, path: Path) -> None:
+    """The picture, where several sizes were measured."""
     if any(row["kind"] != "table" for row in results["rows"]):
         operator_times(results, path)
 
@@ -294,7 +294,7 @@ STUDY = Study(
     table,
     wrong=lambda results: len(results["wrong"]),
     picture="cost.png",
-    plot=draw,
+    plot=_draw,
     page="table.txt",
 )
 

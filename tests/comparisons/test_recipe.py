@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 
 from comparisons.recipe import available, load_recipe, recipe_from
-from comparisons.running.runner import eps_key
+from comparisons.results.file import eps_key
 
 GOOD = """
 description = "test"
@@ -37,12 +37,12 @@ def write(tmp_path, text):
 @pytest.mark.parametrize("name", available())
 def test_ours_load(name):
     recipe = load_recipe(name)
-    assert recipe.name == name and recipe.methods and recipe.eps in recipe.eps_values
+    assert recipe.name == name and recipe.methods and recipe.eps in recipe.evaluation.eps_values
 
 
 def test_a_file_is_read(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
-    assert recipe.name == "mine" and recipe.eps_values == (0.05, 0.1)
+    assert recipe.name == "mine" and recipe.evaluation.eps_values == (0.05, 0.1)
     method = recipe.methods["ibp"]
     assert method.schedule.lr_drops == (1,)
     assert (method.select, method.average, method.validate_every) == (0, 0, 1)
@@ -68,8 +68,12 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "eps by zero": ("[0.05, 0.1]", '[0.1, "1/0"]', "eps_values must be a number or a fraction.*'1/0'"),
     "eps range": ("[0.05, 0.1]", "[0.1, 1.5]", r"eps_values must lie in the pixel range \[0, 1\], got 1.5"),
     "eps nan": ("[0.05, 0.1]", "[0.1, nan]", "eps_values must be a number"),
-    "attack": ("restarts = 1", "restart = 1", "attack: unknown key 'restart'; known: batch_size, restarts, steps"),
-    "attack value": ("steps = 2", "steps = 0", "attack: steps must be a whole number ≥ 1, got 0"),
+    "attack": (
+        "restarts = 1",
+        "restart = 1",
+        "attack 'pgd': unknown key 'restart'; known: batch_size, restarts, steps",
+    ),
+    "attack value": ("steps = 2", "steps = 0", "attack 'pgd': steps must be a whole number ≥ 1, got 0"),
     "method": ("methods.ibp]", "methods.sabr]", "unknown method; known: linf-dist"),
     "no method": (GOOD[GOOD.index("[methods") :], "", "no .methods"),
     "method type": (GOOD[GOOD.index("[methods") :], "[methods]\nibp = 1\n", "methods.ibp must be a table, got 1"),
@@ -152,7 +156,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 )
 def test_an_eps_is_the_float_nearest_to_its_fraction(tmp_path, text, eps):
     recipe = load_recipe(write(tmp_path, GOOD.replace("0.1", text)))
-    assert recipe.eps == recipe.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
+    assert recipe.eps == recipe.evaluation.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
     assert eps_key(recipe.eps) == repr(eps)
 
 
@@ -160,7 +164,8 @@ def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
     defaults = "[defaults]\nbatch_size = 32\nshift = 1\nflip = true\nschedule = { epochs = 9, snap = false }\n"
     shared = GOOD.replace("batch_size = 64", "shift = 2").replace("[methods", defaults + "[methods")
     method = load_recipe(write(tmp_path, shared)).methods["ibp"]
-    assert (method.batch_size, method.shift, method.flip, method.padding) == (32, 2, True, "edge")
+    assert method.batch_size == 32
+    assert method.augmentation == {"name": "shift-flip", "shift": 2, "flip": True}
     assert (method.schedule.epochs, method.schedule.snap, method.schedule.eps) == (1, False, 0.1)
 
 

@@ -5,7 +5,7 @@ import torch
 
 from comparisons.methods.kinds import METHODS
 from comparisons.methods.losses import LOSSES
-from comparisons.report.plots import COLORS
+from comparisons.report.looks import COLORS
 from linf_plugin import build
 from linf_plugin.training import Schedule, clipped_hinge, interval_hinge
 

@@ -1,8 +1,11 @@
 """How figures are shown."""
 
 import pytest
+from runs import made_up
 
 from comparisons.report.tables import eps_text, markdown_rows, mean, over_seeds, table
+from comparisons.results.file import from_plain
+from comparisons.results.schema import Results
 
 
 @pytest.mark.parametrize(
@@ -36,34 +39,13 @@ def test_one_figure_has_no_spread():
     assert (mean([0.5]), mean([0.5, 0.6])) == ("50.00", "55.00 ± 7.07")
 
 
-def _run(seed: int, clean: float) -> dict:
-    key = repr(8 / 255)
-    return {
-        "recipe": "r",
-        "dataset": "cifar10",
-        "eps": 8 / 255,
-        "eps_values": [8 / 255, 0.1],
-        "seed": seed,
-        "held_out": 0.0,
-        "test_samples": 10,
-        "attack": {"steps": 3, "restarts": 1},
-        "device": "cpu",
-        "methods": {
-            "ibp": {
-                "label": "IBP",
-                "clean": clean,
-                "pgd": {key: 0.4, "0.1": 0.2},
-                "contradictions": 0,
-                "certified": {"ibp": {key: 0.3, "0.1": 0.1}, "best": {key: 0.3, "0.1": 0.1}},
-                "parameters": 5,
-                "pairs_per_sample": 5,
-                "epochs": 2,
-                "seconds_per_epoch": 1.0,
-                "certify_seconds": 1.0,
-                "identity": {"recipe": "r", "seed": seed},
-            }
-        },
-    }
+def _run(seed: int, clean: float) -> Results:
+    key, content = repr(8 / 255), made_up({"ibp": clean}, dataset="cifar10", eps=8 / 255, seed=seed, test_samples=10)
+    content["eps_values"].append(0.1)
+    accuracies = {"attacked": {"pgd": {key: 0.4, "0.1": 0.2}}}
+    proved = {"norm": "linf", "failure": 0.0, "accuracy": {key: 0.3, "0.1": 0.1}}
+    content["methods"]["ibp"] |= accuracies | {"certified": {"ibp": proved, "best": proved}}
+    return from_plain(content)
 
 
 def test_tables_show_fractions_and_read_keys_of_decimals():

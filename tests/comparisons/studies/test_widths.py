@@ -1,5 +1,6 @@
 """Widths: the nets, what is counted, the table, and a run."""
 
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from comparisons.studies import widths
+from comparisons.studies.shell import main
 from linf_plugin import LinfDistLinear
 
 
@@ -59,7 +61,7 @@ def test_the_table_says_that_a_bound_is_looser(results):
 def test_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(widths, "SIZES", (6, 5, 4, 3))
     monkeypatch.setattr(widths, "EXPONENTS", (math.inf,))
-    assert widths.main(["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
+    assert main(widths.STUDY, ["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["cases"]) == len(widths.INPUTS) and widths.looser(results) == 0
     for case in results["cases"]:
@@ -69,15 +71,15 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "table.md").read_text() == widths.table(results) in capsys.readouterr().out
 
 
-def test_looser_bounds_are_an_exit_status(tmp_path, results, monkeypatch):
-    monkeypatch.setattr(widths, "run", lambda *args, **options: results)
-    assert widths.main(["--out", str(tmp_path)]) == 0
+def test_looser_bounds_are_an_exit_status(tmp_path, results):
+    study = dataclasses.replace(widths.STUDY, measure=lambda args, save: results)
+    assert main(study, ["--out", str(tmp_path)]) == 0
     results["cases"][0]["runs"][0]["looser"]["CROWN"] = 1
-    assert widths.main(["--out", str(tmp_path), "--force"]) == 1
+    assert main(study, ["--out", str(tmp_path), "--force"]) == 1
 
 
 @pytest.mark.parametrize("option", ["--images", "--seeds"])
 def test_numbers_must_be_positive(option, tmp_path, capsys):
-    assert widths.main(["--out", str(tmp_path), option, "0"]) == 2
+    assert main(widths.STUDY, ["--out", str(tmp_path), option, "0"]) == 2
     assert f"{option} must be positive" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
