@@ -127,7 +127,8 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name"}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
-    for key, value in (("defaults", defaults), ("methods", methods), (ATTACK, table.get(ATTACK, {}))):
+    tables = {"defaults": defaults, "methods": methods, **{k: table.get(k, {}) for k in (ATTACK, "evaluation")}}
+    for key, value in tables.items():
         if not isinstance(value, dict):
             raise ValueError(f"{where}: {key} must be a table, got {shown(value)}")
     table = long_recipe(table, where)
@@ -140,13 +141,13 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     evaluation = _evaluation(evaluation, said["eps"], where)
     if not methods:
         raise ValueError(f"{where}: no [methods.…] table")
-    defaults = long_method(defaults, f"{where} [defaults]")
+    defaults = named(long_method(defaults, f"{where} [defaults]"))
     built = {}
     for key, method in methods.items():
         if not isinstance(method, dict):
             raise ValueError(f"{where}: methods.{key} must be a table, got {shown(method)}")
         here = f"{where} [methods.{key}]"
-        built[key] = _method(with_defaults(long_method(method, here), defaults), key, here)
+        built[key] = _method(with_defaults(named(long_method(method, here)), defaults), key, here)
         if not set(certificates_of(built[key].kind)) & set(evaluation.certificates):
             applies = ", ".join(certificates_of(built[key].kind))
             raise ValueError(f"{where}: none of the certificates applies to {key}, only {applies}")
@@ -164,9 +165,7 @@ def with_defaults(method: dict, defaults: dict) -> dict:
     return {**defaults, **{key: merge(value, defaults.get(key)) for key, value in method.items()}}
 
 
-def _evaluation(table, eps: float, where: str) -> Evaluation:
-    if not isinstance(table, dict):
-        raise ValueError(f"{where}: evaluation must be a table, got {shown(table)}")
+def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     if isinstance(table.get("eps_values"), list):
         values = [toml_arguments.eps(value, f"{where}: eps_values") for value in table["eps_values"]]
         table = {**table, "eps_values": values}
@@ -188,7 +187,6 @@ def _evaluation(table, eps: float, where: str) -> Evaluation:
 
 def _method(table: dict, name: str, where: str) -> MethodRecipe:
     known_keys(table, {*parameters(MethodRecipe), *OF_AUGMENTATION}, where)
-    table = named(table)
     kind, label = _kind_and_label(table, name, where)
     for key, part in PARTS.items():
         if key in table or parameters(MethodRecipe)[key].default is inspect.Parameter.empty:

@@ -14,8 +14,7 @@ SHIFT_FLIP, PGD = "shift-flip", "pgd"
 
 
 def long_method(table: dict, where: str) -> dict:
-    """A method's table, or a part of one, without short forms.  ``named`` follows when nothing is merged into it any
-    more.  Raises ValueError where a key stands twice."""
+    """A method's table, or a part of one, without short forms.  Raises ValueError where a key stands twice."""
     return _moved(table, AUGMENTATION, OF_AUGMENTATION, where)
 
 

@@ -64,8 +64,8 @@ def made_up(
     method: dict | None = None,
     **change,
 ) -> dict:
-    """The content of a file.  Accuracy under PGD is a tenth below each method's clean one, certified accuracy two tenths.
-    method, change: what else stands in every method, and in the whole."""
+    """The content of a file.  Accuracy under PGD is a tenth below each method's clean one, certified accuracy two
+    tenths.  method, change: what else stands in every method, and in the whole."""
     return {
         "schema": 2,
         "recipe": recipe,

@@ -26,7 +26,7 @@ from ..results.file import FILE
 from ..running.run import run
 from ..settings import changes as changes_of
 from ..settings import few, filled, settings_of
-from ..short_forms import PGD, long_method, long_recipe
+from ..short_forms import PGD, long_method, long_recipe, named
 from . import shell
 from .shell import Save, Study, main
 
@@ -67,7 +67,7 @@ class Ablation:
             raise ValueError(f"{self.name}.toml: recipe {self.recipe} has no method {self.method!r}")
         if not isinstance(defaults, dict):
             raise ValueError(f"{where}: defaults of {self.recipe} must be a table, got {defaults!r}")
-        method = with_defaults(long_method(methods[self.method], where), long_method(defaults, where))
+        method = with_defaults(*(named(long_method(each, where)) for each in (methods[self.method], defaults)))
         for other in (self.short, self.changes[change].table):
             method = merged(method, long_method(other, where))
         table = long_recipe(table, where)

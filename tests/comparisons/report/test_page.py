@@ -107,7 +107,11 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"held_out": 0.2}, "held_out = 0.2"), ({"method": {"contradictions": 3}}, "3 certificates are contradicted")],
+    [
+        ({"held_out": 0.2}, "held_out = 0.2"),
+        ({"method": {"contradictions": 3}}, "3 certificates are contradicted by PGD"),
+        ({"norm": "l2"}, "measured on ℓ2 balls; the published rows are of ℓ∞ balls"),
+    ],
 )
 def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, words):
     write(tmp_path / "in" / "cifar" / "seed-0.json", {"ibp": 0.9876}, **change)
@@ -199,6 +203,22 @@ def test_the_picture_is_drawn_from_the_files_alone(seeds, tmp_path):
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 200_000
     assert main(command) == 0 and picture.read_bytes() == content
+
+
+def test_two_widths_of_one_kind_are_two_rows_with_labels_of_their_own(tmp_path):
+    path = write(tmp_path / "a.json", {"linf-dist": 0.5})
+    content = json.loads(path.read_text())
+    wide = json.loads(json.dumps(content["methods"]["linf-dist"])) | {"label": "ℓ∞-dist net (wide)", "clean": 0.6}
+    wide["identity"] |= {"method": "wide", "settings": "def"}
+    content["methods"]["wide"] = wide
+    path.write_text(json.dumps(content))
+    groups, _ = collect([path])
+    assert [(g.method, g.label, g.first[1].kind) for g in groups] == [
+        ("linf-dist", "ℓ∞-dist net", "linf-dist"),
+        ("wide", "ℓ∞-dist net (wide)", "linf-dist"),
+    ]
+    cifar = section(rendered(path), "CIFAR-10, ε = 8/255")
+    assert "| **ℓ∞-dist net** |" in cifar and "| **ℓ∞-dist net (wide)** |" in cifar
 
 
 def test_a_setting_without_results_is_not_drawn(tmp_path):

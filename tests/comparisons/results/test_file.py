@@ -1,4 +1,4 @@
-"""Results files: what is written is read, earlier forms are read too, and all else is refused by what is wrong in it."""
+"""Results files: what is written is read, earlier forms too; all else is refused by what is wrong in it."""
 
 import copy
 import dataclasses

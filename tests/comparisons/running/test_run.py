@@ -287,6 +287,83 @@ def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_
         assert all(torch.equal(v, whole[k]) for k, v in ours.items())
 
 
+TWO_WIDTHS = """
+description = "one kind at two widths, each part a table"
+dataset = "digits"
+eps = 0.05
+[evaluation]
+eps_values = [0.02, 0.05]
+certificates = ["lipschitz", "ibp"]
+attacks = [{ name = "pgd", steps = 1, restarts = 1 }]
+[defaults]
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 128
+schedule = { epochs = 4, eps = 0.1, p_end = 3 }
+[methods.narrow]
+kind = "linf-dist"
+label = "narrow"
+architecture = { name = "linf-mlp", width = 8, depth = 2 }
+[methods.wide]
+kind = "linf-dist"
+architecture = { name = "linf-mlp", width = 24, depth = 2 }
+augmentation = { name = "shift-flip", shift = 1, padding = "zero" }
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+initialisation = { name = "interval" }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+schedule = { epochs = 2, eps = 0.05, eps_end = 1 }
+"""
+
+
+def test_one_kind_is_run_at_two_widths(tmp_path, capsys):
+    path, out = tmp_path / "two.toml", tmp_path / "out"
+    path.write_text(TWO_WIDTHS)
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 0
+    found, text = read(out), capsys.readouterr().out
+    assert {name: m.kind for name, m in found.methods.items()} == {
+        "narrow": "linf-dist",
+        "wide": "linf-dist",
+        "ibp": "ibp",
+    }
+    assert found.methods["wide"].parameters > 2 * found.methods["narrow"].parameters
+    assert set(found.methods["narrow"].certified) == {"lipschitz", "ibp", "best"}
+    assert set(found.methods["ibp"].certified) == {"ibp", "best"}
+    assert "| narrow |" in text and "| ℓ∞-dist net (wide) |" in text and "narrow.pt, wide.pt, ibp.pt" in text
+    assert all(load(out / f"{name}.pt")[1]["method"] == name for name in found.methods)
+    assert (out / "certified.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().err.count("already in") == 3 and read(out) == found
+    path.write_text(TWO_WIDTHS.replace("width = 24, depth = 2 }\naug", "width = 25, depth = 2 }\naug"))
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "wide (finished, with other settings (architecture.width: 24 → 25)): --force" in error
+
+
+OTHER_PARTS = {  # part → its default, another
+    "initialisation": ('name = "default"', 'name = "interval"'),
+    "augmentation": ('name = "none"', 'name = "shift-flip", shift = 1'),
+}
+
+
+@pytest.mark.parametrize("part", OTHER_PARTS)
+def test_a_part_of_a_recipe_changes_the_net(part, tmp_path):
+    """And its default does not: the same bits as without a word of it."""
+    default, other = OTHER_PARTS[part]
+    ibp = TWO_WIDTHS.split("[methods.ibp]\n")[1].replace('initialisation = { name = "interval" }\n', "")
+    nets = {}
+    for name, said in (("none", ""), ("default", default), ("other", other)):
+        path = tmp_path / f"{name}.toml"
+        line = f"{part} = {{ {said} }}\n" if said else ""
+        path.write_text(f"{TWO_WIDTHS.split('[methods.narrow]')[0]}[methods.ibp]\n{line}{ibp}")
+        comparisons.running.run.run(load_recipe(str(path)), load_dataset("digits"), tmp_path / name, progress=False)
+        nets[name] = load(tmp_path / name / "ibp.pt")[0].state_dict()
+    weights = [name for name in nets["none"] if name.endswith("weight")]
+    assert all(torch.equal(a, nets["default"][name]) for name, a in nets["none"].items())
+    assert weights and not any(torch.equal(nets["none"][name], nets["other"][name]) for name in weights)
+
+
 @pytest.mark.parametrize("text", ("", "{}", "[]", '{"methods": {"linf-dist": {}}}', '{"methods": []}'))
 @pytest.mark.parametrize("flags", ([], ["--resume"], ["--resume", "--force"]), ids=" ".join)
 def test_a_file_that_is_not_of_results_is_named(text, flags, recipe_path, tmp_path, capsys):

@@ -398,6 +398,16 @@ def test_a_picture_is_not_drawn_of_nothing(monkeypatch, tmp_path, capsys):
     assert "all wrong" in capsys.readouterr().out and not (tmp_path / "cost.png").exists()
 
 
+def test_the_study_writes_what_the_command_prints(tmp_path, capsys):
+    arguments = ["study", "bench", "--cases", "dense", "--p", "8", "--seconds", str(SECONDS), "--quiet"]
+    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
+    folder, found = tmp_path / "plain", json.loads((tmp_path / "plain" / "results.json").read_text())
+    assert {row["kind"] for row in found["rows"]} == {"table"} and not (folder / "cost.png").exists()
+    assert (folder / "table.txt").read_text() == table(found) and table(found) in capsys.readouterr().out
+    assert main([*arguments, "--sweeps", "--out", str(tmp_path / "sweeps")]) == 0
+    assert (tmp_path / "sweeps" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_help_names_every_case(monkeypatch, capsys):
     monkeypatch.undo()
     with pytest.raises(SystemExit):
