@@ -28,7 +28,7 @@ def _list_of(check: Callable) -> Callable:
 
 
 # Type of an argument → what a file must have for it: in words, and as a check
-KINDS = {
+TYPES = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     str: ("a string", lambda value: isinstance(value, str)),
     dict: ("a table", lambda value: isinstance(value, dict)),
@@ -46,7 +46,7 @@ def _kind(parameter: inspect.Parameter) -> tuple[str, Callable]:
     kind = parameter.annotation
     if NoneType in get_args(kind):  # may be left out
         (kind,) = (k for k in get_args(kind) if k is not NoneType)
-    return WHOLE_OR_0 if kind is int and parameter.default == 0 else KINDS[kind]
+    return WHOLE_OR_0 if kind is int and parameter.default == 0 else TYPES[kind]
 
 
 def known_keys(table: dict, known, where: str) -> None:

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.summary:
         text = over_seeds(results)
         if not text:
-            raise ValueError("--summary: no two of these runs differ in their seed alone")
+            raise ValueError("--summary: no two of these runs differ only in their seed")
         print(text, end="")
     else:
         first = args.folders[0]

@@ -39,7 +39,7 @@ class Part:
         if table.get("name") not in self.registry:
             return table
         defaults = {k: p.default for k, p in self.parameters(table["name"]).items() if p.default is not p.empty}
-        return {**defaults, **table}
+        return {"name": table["name"], **defaults, **arguments_of(table)}
 
 
 PARTS = {  # key of a method's table

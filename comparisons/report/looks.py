@@ -14,7 +14,7 @@ COLORS = {
     "linf-dist-clip": "#17becf",
 }
 OTHER = "#444444"  # of a kind that has no colour
-MARKS = "osD^vP"
+MARKERS = "osD^vP"
 PALER = (0.0, 0.45, 0.65)  # part of white in the colour
 
 
@@ -24,7 +24,7 @@ def looks(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
     for name, kind in methods:
         if name not in found:
             nth = of_kind[kind] = of_kind.get(kind, -1) + 1
-            found[name] = {"color": shade(COLORS.get(kind, OTHER), nth), "marker": MARKS[nth % len(MARKS)]}
+            found[name] = {"color": shade(COLORS.get(kind, OTHER), nth), "marker": MARKERS[nth % len(MARKERS)]}
     return found
 
 

@@ -43,7 +43,7 @@ package. The others are published: interval training, and the best certified of 
 
 @dataclass(frozen=True)
 class Group:
-    """One method of one recipe: runs that differ in nothing but the seed.
+    """One method of one recipe: runs that differ only in the seed.
 
     runs: seed → the results, and the entry for the method in them.
     """

@@ -8,7 +8,7 @@ from ..results.schema import Results
 from .looks import looks
 from .tables import attacks_of, images
 
-FAMILIES = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
+FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 
 
 def pyplot():
@@ -72,7 +72,7 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
     look = looks((ours["label"], ours["kind"]) for panel in panels for ours in panel["ours"])
     for (left, right), panel in zip(axes, panels):
         for row in panel["published"]:
-            label, marker = FAMILIES[row["family"]]
+            label, marker = FAMILY_MARKS[row["family"]]
             keys[label] = {"marker": marker, "color": "0.35", "mfc": "white"}
             left.plot(row["clean"], row["certified"], ls="", **keys[label])
             right.axhline(row["certified"], color="0.7", linewidth=0.7, ls="-" if marker == "o" else ":")

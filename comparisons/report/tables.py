@@ -143,7 +143,7 @@ def mean(fractions: list[float]) -> str:
 
 
 def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
-    """The methods of runs that differ in nothing but the seed: of each group seed → run, name of the method."""
+    """The methods of runs that differ only in the seed: of each group seed → run, name of the method."""
     entries = [(run, name) for run in runs for name in run.methods]
     found: dict[tuple, dict] = {}
     for key, (run, name) in zip(same_settings([run.methods[name] for run, name in entries]), entries):
@@ -152,7 +152,7 @@ def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
 
 
 def over_seeds(runs: list[Results]) -> str:
-    """Markdown: means and standard deviations of runs that differ in nothing but the seed, a row a method; empty
+    """Markdown: means and standard deviations of runs that differ only in the seed, a row a method; empty
     where no method was run with two seeds."""
     found = groups(runs)
     if all(len(group) < 2 for group in found):

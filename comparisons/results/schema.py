@@ -136,9 +136,9 @@ class Results:
 
 
 def same_settings(entries: list[MethodResult]) -> list[tuple]:
-    """Of each entry a key: equal where recipe, settings and data are, whatever the seed.
+    """A key for each entry.  Two keys are equal if recipe, settings and data are; the seed does not count.
 
-    Digests of settings that different versions wrote are told to be the same by entries that have both.
+    Versions wrote different digests of the same settings: an entry that has both tells that they are the same.
     """
     newer = {old: m.identity.settings for m in entries for old in m.identity.earlier}
     return [

@@ -143,9 +143,9 @@ def results_in(out: Path) -> Results | None:
 def plan(wanted: Wanted, out: Path, *, resume: bool, force: bool) -> Plan:
     """What a run is to do in ``out``; nothing is written.
 
-    A method that is finished there, by the same recipe, data and seed, is kept.  An interrupted one goes on with
-    ``resume``.  All else that is there is replaced with ``force`` alone; ``force`` without ``resume`` does what is
-    finished or interrupted anew, too.  Methods that are not chosen stay.
+    A method that is finished there, with the same recipe, data and seed, is kept.  An interrupted one goes on with
+    ``resume``.  Everything else that is there is replaced, but only with ``force``.  ``force`` without ``resume`` also
+    repeats what is finished or interrupted.  Methods that are not chosen stay.
 
     Raises:
         WouldReplace: something would be replaced, without ``force``; the message says all of it, and why.

@@ -232,7 +232,7 @@ def settings(ablation: Ablation, change: str) -> dict:
 
 
 def table(results: dict) -> str:
-    """Markdown: a row a change, against the runs that changed nothing; nothing is computed anew."""
+    """Markdown: a row a change, beside the runs that changed nothing.  It computes only from ``results``."""
     by_change: dict[str, list[dict]] = {}
     for r in results["runs"]:
         by_change.setdefault(r["change"], []).append(r)

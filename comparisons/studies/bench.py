@@ -30,7 +30,7 @@ from .bench_report import table
 from .shell import Study, main
 
 # ``pixels`` makes a convolution, of images of that height and width, padded so that they keep it.
-CASES = {
+OPERATOR_CASES = {
     "overhead": {"batch": 16, "in": 16, "out": 16},
     "small": {"batch": 128, "in": 64, "out": 256},
     "medium": {"batch": 512, "in": 1024, "out": 1024},
@@ -153,7 +153,7 @@ def _measure(
 
 
 def _ceiling(p: float, direction: str, device: str) -> float | None:
-    """Coordinate pairs a second of a loop on registers alone; None where there is no arithmetic or no kernel."""
+    """Coordinate pairs a second of a loop that uses only registers; None where there is no arithmetic or no kernel."""
     kernels, backward = KERNELS[device], direction == "backward"
     if not kernels.available()[0] or (backward and p == math.inf):
         return None
@@ -241,10 +241,10 @@ def run(
 
 def check(args: argparse.Namespace) -> tuple[list[str], list[float]]:
     """Cases and exponents that are asked for.  Raises ValueError where an argument is out of its range."""
-    names = ",".join(CASES) if args.cases is None else args.cases
+    names = ",".join(OPERATOR_CASES) if args.cases is None else args.cases
     cases = list(dict.fromkeys(name.strip() for name in names.split(",")))
-    if not set(cases) <= set(CASES):
-        raise ValueError(f"--cases {args.cases}: choose from {', '.join(CASES)}")
+    if not set(cases) <= set(OPERATOR_CASES):
+        raise ValueError(f"--cases {args.cases}: choose from {', '.join(OPERATOR_CASES)}")
     try:
         exponents = list(dict.fromkeys(check_p(float(p)) for p in args.p.split(",")))
     except ValueError as error:
@@ -263,7 +263,7 @@ def asked(args: argparse.Namespace, sweeps: bool) -> dict:
     torch.set_num_threads(args.threads or threads)
     try:
         return run(
-            [CASES[name] for name in cases],
+            [OPERATOR_CASES[name] for name in cases],
             exponents,
             sweeps=sweeps,
             device=device,

@@ -4,8 +4,8 @@ import argparse
 
 DESCRIPTION = """\
 Times the distance operators, forward and backward, beside torch.cdist, blocked PyTorch, torch.compile and a matrix
-product of the same size, and beside what the processor can do with the same arithmetic on registers alone.  An
-operator that does not agree with its specification is not timed, and the command exits with status 1."""
+product of the same size, and beside what the processor can do with the same arithmetic in registers only.  An
+operator that does not agree with its specification is not timed, and the exit status is 1."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

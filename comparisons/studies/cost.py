@@ -37,7 +37,7 @@ What do certificates cost?  In four parts:
   d  certified accuracy on the digits, of each method and of all together, over ε
 
 Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run.
-A part that is asked for, and there, is measured anew only with --force."""
+A part that is there already is measured again only with --force."""
 
 EPS = 0.1  # of bounds whose values do not matter
 SHAPE, CLASSES = (1, 28, 28), 10  # of nets that are not trained
@@ -91,7 +91,7 @@ def time_interval_bounds() -> dict:
 
 # b: memory.
 
-MEMORY = [  # (method, width, depth, batch)
+MEMORY_CASES = [  # (method, width, depth, batch)
     *((method, 512, 3, 8) for method in ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")),
     *((method, 5120, 3, 1) for method in ("CROWN-IBP", "CROWN")),
 ]
@@ -119,9 +119,9 @@ def peak_memory(method: str, width: int, depth: int, batch: int) -> dict:
 
 
 def measure_memory(repeats: int = 3) -> dict:
-    """The median of each of ``MEMORY``; nets that need minutes are bounded once."""
+    """The median of each of ``MEMORY_CASES``; nets that need minutes are bounded once."""
     rows = []
-    for method, width, depth, batch in MEMORY:
+    for method, width, depth, batch in MEMORY_CASES:
         found = []
         for _ in range(repeats if width <= 512 else 1):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
@@ -136,7 +136,7 @@ def measure_memory(repeats: int = 3) -> dict:
 CASCADE = {"width": 512, "depth": 4, "images": 10000, "batch_size": 256, "lr": 0.02, "ce": (0.3, 0.01), "seed": 0}
 CASCADE_SCHEDULE = Schedule(epochs=14, eps=0.45, p_end=12)
 CHEAP, COSTLY = ("lipschitz", "ibp", "crown-ibp"), {"crown": 8, "alpha-crown": 8}  # method → batch size
-ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
+CASCADE_ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
 SHARE, TRIALS, TRIAL_IMAGES = 0.9, 8, 500  # asked of the Lipschitz bound; how its ε is looked for
 UNDECIDED, FEW, PATIENCE = 64, 8, 5.0  # samples of a costly method; so few where each takes more seconds than this
 TEST_IMAGES = 10000
@@ -188,8 +188,8 @@ def run_cascade(model: Net, data: Dataset) -> dict:
     correct = logits.argmax(1) == y
     radii = torch.where(correct, certified_radius(logits, y, model.lipschitz), 0)
     some = slice(0, TRIAL_IMAGES)
-    eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **ATTACK)), 4)
-    survives = pgd_survives(model, x, y, eps, **ATTACK)
+    eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **CASCADE_ATTACK)), 4)
+    survives = pgd_survives(model, x, y, eps, **CASCADE_ATTACK)
 
     began = time.perf_counter()
     certificate = certify(model, x, y, eps, CHEAP, skip=~survives)
@@ -207,7 +207,7 @@ def run_cascade(model: Net, data: Dataset) -> dict:
         **data.identity,
         "test_images": len(x),
         "eps": eps,
-        "attack": ATTACK,
+        "attack": CASCADE_ATTACK,
         "correct": int(correct.sum()),
         "survives": int(survives.sum()),
         "certified": int(certificate.certified.sum()),
@@ -266,7 +266,7 @@ def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
 
 
 def digits_accuracies() -> dict:
-    """How many test images each certificate proves alone, and all of them together, at each ε."""
+    """How many test images each certificate proves by itself, and all of them together, at each ε."""
     data = load_dataset("digits")
     x, y, nets = data.x_test[:DIGITS_IMAGES], data.y_test[:DIGITS_IMAGES], {}
     values = [round(DIGITS_EPS * multiple, 6) for multiple in MULTIPLES]

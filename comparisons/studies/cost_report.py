@@ -1,4 +1,4 @@
-"""The table of ``comparisons.studies.cost``, from results.json alone; nothing is measured here."""
+"""The table of the study ``cost``: it reads only results.json, and measures nothing."""
 
 from ..certificates import in_order, label_of
 from ..report.tables import markdown_rows

@@ -76,8 +76,10 @@ def _parser(study: Study, prog: str | None) -> argparse.ArgumentParser:
     study.add_arguments(parser)
     own = "" if study.folder else f"default: results/{study.name}"
     parser.add_argument("--out", type=Path, metavar="DIR", help=own or "the folder that is written")
-    parser.add_argument("--force", action="store_true", help="measure anew and replace what is there")
-    parser.add_argument("--table", action="store_true", help="only make the table anew, from results.json in --out")
+    parser.add_argument("--force", action="store_true", help="measure again, and replace what is there")
+    parser.add_argument(
+        "--table", action="store_true", help="measure nothing; write the table again from results.json in --out"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     return parser
 

@@ -27,7 +27,7 @@ NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
     "5120 wide, depth 5, batch 512": (5120, 5, 512),
 }
 ON_CPU = list(NETS)[:2]  # where the last one takes minutes
-EXPONENTS = (8.0, 100.5, math.inf)
+STEP_EXPONENTS = (8.0, 100.5, math.inf)
 PAIRED = 15  # rounds, each of one step a variant, in turn
 
 DESCRIPTION = f"""\
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
     where, rounds = shell.device(args), args.rounds
     nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
     results = {"device": device_name(where), "torch": torch.__version__, "rounds": rounds, "rows": []}
-    cases = [(net, p) for net in nets for p in EXPONENTS]
+    cases = [(net, p) for net in nets for p in STEP_EXPONENTS]
     for net, p in tqdm(cases, desc="steps", unit="case", disable=args.quiet):
         seconds = measure(variants(*NETS[net], p, args.device), args.device, rounds)
         ratios = {
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
 
 
 def table(results: dict) -> str:
-    """Markdown; nothing is computed anew."""
+    """Markdown: a row for each net and exponent."""
     names = [name for name in results["rows"][0]["ratios"] if name != "plain"]
     rows = [
         [

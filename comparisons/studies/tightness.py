@@ -100,7 +100,7 @@ class Case:
     train: Callable[[Net, Dataset, int], None]
 
 
-CASES = {
+SMALL_NETS = {
     "linf-dist": Case("ℓ∞-dist net, clipped hinge", _two_layers("linf-mlp"), _hinge),
     "linf-dist-linear": Case("ℓ∞-dist features and Linear, cross-entropy", _linear_head, _cross_entropy),
     "relu": Case("ReLU net, cross-entropy", _two_layers("relu-mlp"), _cross_entropy),
@@ -193,9 +193,9 @@ def run(args: argparse.Namespace, save: Save) -> dict:
         "versions": {"scipy": scipy.__version__, "torch": torch.__version__},
         "cases": {},
     }
-    total = len(CASES) * seeds * images
+    total = len(SMALL_NETS) * seeds * images
     with tqdm(total=total, desc="exact radii", unit="image", disable=args.quiet, dynamic_ncols=True) as bar:
-        for key, case in CASES.items():
+        for key, case in SMALL_NETS.items():
             runs = results["cases"][key] = {"label": case.label, "runs": []}
             for seed in range(seeds):
                 bar.set_postfix_str(f"{key}, seed {seed}")
@@ -217,7 +217,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
     return results
 
 
-# The table, from results.json alone.
+# The table reads only results.json.
 
 
 def ratios(case: dict) -> dict[str, list[float]]:

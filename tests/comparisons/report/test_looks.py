@@ -6,7 +6,7 @@ import pytest
 from runs import made_up
 
 from comparisons.methods.kinds import METHODS
-from comparisons.report.looks import COLORS, MARKS, looks, shade
+from comparisons.report.looks import COLORS, MARKERS, looks, shade
 from comparisons.report.plots import certified_against_eps
 from comparisons.results.file import from_plain
 
@@ -21,7 +21,7 @@ def test_the_first_of_a_kind_has_its_colour_and_the_next_another_shade_and_mark(
     assert found["ibp"] == {"color": COLORS["ibp"], "marker": "o"}
     same = [found[name] for name in ("linf-dist", "wide", "wider")]
     assert len({look["color"] for look in same}) == len({look["marker"] for look in same}) == 3
-    assert [look["marker"] for look in same] == list(MARKS[:3])
+    assert [look["marker"] for look in same] == list(MARKERS[:3])
 
 
 def test_a_name_that_comes_twice_looks_the_same():

@@ -26,7 +26,7 @@ def tiny(monkeypatch):
     """No compiler, small cases, small sweeps."""
     monkeypatch.setitem(bench_peers.COMPILER, "backend", "eager")
     bench_peers._compiled.cache_clear()
-    monkeypatch.setattr(bench, "CASES", TINY)
+    monkeypatch.setattr(bench, "OPERATOR_CASES", TINY)
     monkeypatch.setattr(
         bench,
         "SWEEPS",
@@ -413,8 +413,8 @@ def test_help_names_every_case(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     text = capsys.readouterr().out
-    assert all(name in text for name in bench.CASES)
-    assert all(bench.size_of(case) in text for case in bench.CASES.values() if "pixels" not in case)
+    assert all(name in text for name in bench.OPERATOR_CASES)
+    assert all(bench.size_of(case) in text for case in bench.OPERATOR_CASES.values() if "pixels" not in case)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ def small(monkeypatch):
         "TIMED": {"small": ("linf-mlp", {"width": 8, "depth": 2})},
         "TIMED_BATCH": 4,
         "REPEATS": 2,
-        "MEMORY": [("CROWN", 8, 2, 1)],
+        "MEMORY_CASES": [("CROWN", 8, 2, 1)],
         "CASCADE": {**cost.CASCADE, "width": 8, "depth": 2, "images": 60},
         "CASCADE_SCHEDULE": Schedule(epochs=3, eps=0.1, p_end=2),
         "TRIALS": 3,

@@ -82,10 +82,10 @@ def test_the_table_has_a_column_for_every_certificate_in_the_results(results):
     assert "| a net | 90.0 | 1 of 1 | 0.200 | 0.500 (0.500) | – | 0.750 (0.750) | 0.750 (0.750) | 0.50 |" in text
 
 
-@pytest.mark.parametrize("key", tightness.CASES)
+@pytest.mark.parametrize("key", tightness.SMALL_NETS)
 def test_each_case_runs(key, tmp_path, monkeypatch, capsys):
     """With fewer epochs; the table comes from the file."""
-    monkeypatch.setattr(tightness, "CASES", {key: tightness.CASES[key]})
+    monkeypatch.setattr(tightness, "SMALL_NETS", {key: tightness.SMALL_NETS[key]})
     monkeypatch.setattr(tightness, "Schedule", lambda epochs, eps, **times: Schedule(epochs=2, eps=eps, p_end=1))
     assert main(tightness.STUDY, ["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
