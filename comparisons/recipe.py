@@ -151,6 +151,9 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
         if not set(certificates_of(built[key].kind)) & set(evaluation.certificates):
             applies = ", ".join(certificates_of(built[key].kind))
             raise ValueError(f"{where}: none of the certificates applies to {key}, only {applies}")
+    labels = [method.label for method in built.values()]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
     return Recipe(name=name, evaluation=evaluation, methods=built, **said)
 
 
@@ -176,6 +179,9 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     known = certificates.names()
     if not set(found.certificates) <= set(known):
         raise ValueError(f"{where}: certificates must be among {', '.join(known)}, got {shown(found.certificates)}")
+    for name in found.certificates:
+        if certificates.norm_of(name) != certificates.norm_named(found.norm):
+            raise ValueError(f"{where}: {name} does not certify balls of the norm {found.norm}")
     if eps not in found.eps_values:
         raise ValueError(f"{where}: eps_values must contain eps={eps}, got {shown(found.eps_values)}")
     for attack in found.attacks:
@@ -219,8 +225,10 @@ def _kind_and_label(table: dict, name: str, where: str) -> tuple[str, str]:
         raise ValueError(f"{where}: kind must be one of {', '.join(METHODS)}, got {shown(kind)}")
     if name in METHODS and name != kind:
         raise ValueError(f"{where}: {name} is a kind itself; a method of kind {kind} needs another name")
-    if label is not None and (not isinstance(label, str) or not label.isprintable() or not label):
-        raise ValueError(f"{where}: label must be a string, of one line, got {shown(label)}")
+    if label is not None and not (
+        isinstance(label, str) and label.isprintable() and label.strip() and "|" not in label
+    ):
+        raise ValueError(f"{where}: label must be a string, of one line and without |, got {shown(label)}")
     return kind, label_of(name, kind) if label is None else label
 
 

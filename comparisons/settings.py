@@ -68,6 +68,15 @@ def _defaults(kind: type) -> dict:
     return found
 
 
+def settings_changes(theirs: dict, recipe: Recipe, key: str) -> list[str]:
+    """How settings that a file has differ from those of a recipe.  The file may be of any version, or hold nonsense."""
+    try:
+        theirs = filled(theirs, key)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # then all of it differs
+    return changes(theirs, settings_of(recipe, key))
+
+
 def changes(old, new) -> list[str]:
     """What differs in plain data: lines such as "clip: 10 → 11"."""
     found = state.differing(old, new)

@@ -7,9 +7,11 @@ from .. import certificates
 
 @dataclass(frozen=True)
 class Method:
-    """How a kind of method is called in tables, and which certificates are not computed for it."""
+    """How a kind of method is called in tables, its colour "#rrggbb" in pictures, and which certificates are not computed
+    for it."""
 
     label: str
+    color: str
     without: tuple[str, ...] = ()
 
 
@@ -18,15 +20,15 @@ _NO_LIPSCHITZ_BOUND = ("lipschitz",)
 # The Lipschitz bound of a linear head, or of clipped pixels, is so large that it certifies next to nothing; it
 # stands in tables to show that.
 METHODS = {
-    "linf-dist": Method("ℓ∞-dist net"),
-    "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels"),
-    "linf-dist-mlp": Method("ℓ∞-dist net+MLP"),
-    "linf-conv-mlp": Method("ℓ∞-dist net (conv)+MLP"),
-    "linf-dist-v2": Method("ℓ∞-dist net v2"),
-    "sortnet": Method("SortNet"),
-    "sortnet-mlp": Method("SortNet+MLP"),
-    "ibp": Method("IBP", without=_NO_LIPSCHITZ_BOUND),
-    "crown-ibp": Method("CROWN-IBP", without=_NO_LIPSCHITZ_BOUND),
+    "linf-dist": Method("ℓ∞-dist net", "#d62728"),
+    "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels", "#17becf"),
+    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", "#ff7f0e"),
+    "linf-conv-mlp": Method("ℓ∞-dist net (conv)+MLP", "#bcbd22"),
+    "linf-dist-v2": Method("ℓ∞-dist net v2", "#e377c2"),
+    "sortnet": Method("SortNet", "#9467bd"),
+    "sortnet-mlp": Method("SortNet+MLP", "#8c564b"),
+    "ibp": Method("IBP", "#1f77b4", without=_NO_LIPSCHITZ_BOUND),
+    "crown-ibp": Method("CROWN-IBP", "#2ca02c", without=_NO_LIPSCHITZ_BOUND),
 }
 
 

@@ -2,18 +2,9 @@
 
 from collections.abc import Iterable
 
-COLORS = {
-    "linf-dist": "#d62728",
-    "linf-dist-mlp": "#ff7f0e",
-    "ibp": "#1f77b4",
-    "crown-ibp": "#2ca02c",
-    "sortnet": "#9467bd",
-    "sortnet-mlp": "#8c564b",
-    "linf-dist-v2": "#e377c2",
-    "linf-conv-mlp": "#bcbd22",
-    "linf-dist-clip": "#17becf",
-}
-OTHER = "#444444"  # of a kind that has no colour
+from ..methods.kinds import METHODS
+
+OTHER = "#444444"  # of a kind that is not known
 MARKERS = "osD^vP"
 PALER = (0.0, 0.45, 0.65)  # part of white in the colour
 
@@ -24,7 +15,10 @@ def looks(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
     for name, kind in methods:
         if name not in found:
             nth = of_kind[kind] = of_kind.get(kind, -1) + 1
-            found[name] = {"color": shade(COLORS.get(kind, OTHER), nth), "marker": MARKERS[nth % len(MARKERS)]}
+            found[name] = {
+                "color": shade(METHODS[kind].color if kind in METHODS else OTHER, nth),
+                "marker": MARKERS[nth % len(MARKERS)],
+            }
     return found
 
 

@@ -13,7 +13,7 @@ from ..methods.parts import ATTACKING, arguments_of
 from ..recipe import Recipe
 from ..results import file
 from ..results.schema import AttackSettings, Identity, MethodResult, Results
-from ..settings import changes, few, filled, plain_data, settings_of
+from ..settings import changes, few, plain_data, settings_changes, settings_of
 
 
 @dataclass(frozen=True)
@@ -74,16 +74,21 @@ class Wanted:
         ours = self.training(key)
         try:
             theirs = state.read(path)["settings"]["identity"]
-            return ours if _changed_training(theirs, ours, key) else theirs
+            return ours if self.changed_training(key, theirs, ours) else theirs
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return ours
+
+    def changed_training(self, key: str, theirs: dict, ours: dict) -> list[str]:
+        """How the state of a training, maybe of an earlier version, differs in what it was kept with."""
+        rest = ({name: value for name, value in side.items() if name != "recipe"} for side in (theirs, ours))
+        return settings_changes(theirs["recipe"], self.recipe, key) + changes(*rest)
 
     def changed(self, key: str, entry: MethodResult) -> list[str]:
         """How a method of the results differs from what is asked for now; empty where it is the same."""
         new = self.identity(key)
         lines = changes(_plain_identity(entry.identity), _plain_identity(new))
         if entry.settings is not None:
-            lines += changes(filled(entry.settings, key), settings_of(self.recipe, key))
+            lines += settings_changes(entry.settings, self.recipe, key)
         elif entry.identity.settings not in (new.settings, *new.earlier):
             lines.append("settings: others, which an earlier version did not keep")
         return lines + (self._changed_data(entry.data) if entry.data is not None else [])
@@ -202,15 +207,9 @@ def _interrupted(wanted: Wanted, key: str, path: Path) -> tuple[str, list[str]]:
         theirs |= content["settings"]["identity"]
         epochs = f" after {len(content['history'].splitlines())} of {content['epochs']} epochs"
         ours = plain_data({"seed": wanted.seed, "budget": wanted.budget, **wanted.training(key)})
-        return epochs, _changed_training(theirs, ours, key)
+        return epochs, wanted.changed_training(key, theirs, ours)
     except (ValueError, KeyError, TypeError, AttributeError):
         return "", [f"{path.name} cannot be read"]
-
-
-def _changed_training(theirs: dict, ours: dict, key: str) -> list[str]:
-    """``theirs`` may be of an earlier version."""
-    rest = ({name: value for name, value in side.items() if name != "recipe"} for side in (theirs, ours))
-    return changes(filled(theirs["recipe"], key), ours["recipe"]) + changes(*rest)
 
 
 def _look_at_others(wanted: Wanted, found: Plan, path: Path, anew: bool) -> None:

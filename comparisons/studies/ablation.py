@@ -214,7 +214,10 @@ def _changed(r: dict, ablation: Ablation, described: dict[str, dict], data: Data
         return "no such change any more"
     theirs = r.get("data", {"dataset": dataset})
     ours = {key: data.identity[key] for key in theirs}
-    kept = kept_settings(r, ablation)
+    try:
+        kept = kept_settings(r, ablation)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        kept = {}  # nonsense: all of it differs
     return few(changes_of({**kept, "data": theirs}, {**described[r["change"]], "data": ours}))
 
 

@@ -2,13 +2,18 @@
 
 import copy
 import datetime
+import importlib
 import math
 import random
+import re
 import tomllib
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from comparisons import certificates
+from comparisons.methods.parts import ATTACKING, PARTS
 from comparisons.recipe import available, load_recipe, recipe_from
 from comparisons.results.file import eps_key
 
@@ -117,7 +122,12 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     ),
     "name of a path": ("methods.ibp]", 'methods."a/b"]\nkind = "ibp"', "a method's name has letters, digits, - and _"),
     "name of a state": ("methods.ibp]", 'methods."a.state"]\nkind = "ibp"', "a method's name has letters, digits"),
-    "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string, of one line, got 3"),
+    "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string, of one line.*got 3"),
+    "label of a table": (
+        "methods.ibp]",
+        'methods.ibp]\nlabel = "a|b"',
+        "label must be a string, of one line and without",
+    ),
     "label of lines": ("methods.ibp]", 'methods.ibp]\nlabel = "a\\nb"', "label must be a string, of one line"),
     "initialisation": (
         "batch_size = 64",
@@ -273,6 +283,17 @@ schedule = { epochs = 1, eps = 0.1 }
 """
 
 
+def test_labels_tell_methods_apart(tmp_path):
+    with pytest.raises(ValueError, match="mine.toml: two methods have the label 'IBP'"):
+        load_recipe(write(tmp_path, GOOD + TWO_WIDTHS.replace('kind = "ibp"', 'kind = "ibp"\nlabel = "IBP"')))
+
+
+def test_a_certificate_of_another_norm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificates, "norm_of", lambda name: 2.0)
+    with pytest.raises(ValueError, match="mine.toml: ibp does not certify balls of the norm linf"):
+        load_recipe(write(tmp_path, GOOD))
+
+
 def test_one_kind_stands_in_a_recipe_at_two_widths(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD + TWO_WIDTHS))
     assert {name: (m.kind, m.label) for name, m in recipe.methods.items()} == {
@@ -281,6 +302,23 @@ def test_one_kind_stands_in_a_recipe_at_two_widths(tmp_path):
     }
     named = load_recipe(write(tmp_path, GOOD + TWO_WIDTHS.replace('kind = "ibp"', 'kind = "ibp"\nlabel = "IBP, 16"')))
     assert named.methods["ibp-wide"].label == "IBP, 16"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_in_the_docs_is_one():
+    table = tomllib.loads(DOCS.split("```toml\n")[1].split("```")[0])
+    recipe = recipe_from("docs", "docs", table)
+    assert {name: m.kind for name, m in recipe.methods.items()} == {"linf-dist": "linf-dist", "wide": "linf-dist"}
+
+
+@pytest.mark.parametrize("name", [*PARTS, "attacks"])
+def test_the_docs_name_the_registry_of_every_part(name):
+    (line,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}`"))
+    module, registry = re.search(r"`([\w.]+)\.([A-Z]+)`", line).groups()
+    part = PARTS.get(name, ATTACKING)
+    assert getattr(importlib.import_module(module), registry) is part.registry
 
 
 def test_an_unknown_name_lists_the_known_ones():

@@ -15,7 +15,7 @@ from comparisons.recipe import Evaluation, MethodRecipe, load_recipe, recipe_fro
 from comparisons.report.tables import over_seeds
 from comparisons.results.file import from_plain, read, to_plain
 from comparisons.running.plan import Wanted, plan
-from comparisons.settings import changes, filled, settings_of
+from comparisons.settings import changes, filled, settings_changes, settings_of
 from linf_plugin.training import Schedule
 
 DIGITS = Path(__file__).parents[2] / "docs" / "results" / "digits"
@@ -222,6 +222,23 @@ def test_settings_of_an_earlier_version_are_those_of_today():
     old = form_1({**content, "methods": {"ibp": {**entry, "identity": {}}}})["methods"]["ibp"]["settings"]
     assert old["methods"]["shift"] == 1 and old["attack"]["steps"] == 2 and "evaluation" not in old
     assert filled(old, "ibp") == now == filled(now, "ibp")
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {},
+        {"method": 3},
+        {"methods": []},
+        {"evaluation": 1, "method": {"loss": {"name": []}}},
+        {"attack": {}, "evaluation": {"attacks": 3}},
+    ],
+    ids=str,
+)
+def test_settings_that_are_nonsense_are_other_settings(nonsense):
+    assert settings_changes(nonsense, recipe(), "ibp") and not settings_changes(
+        settings_of(recipe(), "ibp"), recipe(), "ibp"
+    )
 
 
 def test_an_unknown_name_stays_as_it_is():
