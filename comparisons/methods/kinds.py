@@ -7,7 +7,7 @@ from .. import certificates
 
 @dataclass(frozen=True)
 class Method:
-    """How a kind of method is called in tables, its colour "#rrggbb" in pictures, and which certificates are not computed
+    """A kind of method: its label in tables, its colour "#rrggbb" in pictures, and the certificates that are not computed
     for it."""
 
     label: str

@@ -11,7 +11,6 @@ from comparisons.report.looks import MARKERS, looks, shade
 from comparisons.report.plots import certified_against_eps
 from comparisons.results.file import from_plain
 
-
 COLORS = {kind: method.color for kind, method in METHODS.items()}
 
 
