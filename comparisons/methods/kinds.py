@@ -7,8 +7,7 @@ from .. import certificates
 
 @dataclass(frozen=True)
 class Method:
-    """A kind of method: its label in tables, its colour "#rrggbb" in pictures, and the certificates that are not computed
-    for it."""
+    """label: in tables.  color: "#rrggbb", in pictures.  without: the certificates that are not computed for it."""
 
     label: str
     color: str
