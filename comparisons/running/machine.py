@@ -5,8 +5,6 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-import linf_plugin
-
 
 def device_of(choice: str) -> str:
     """ "auto", "cpu" or "cuda" as a device.  Raises ValueError where torch sees no CUDA device and one is asked for."""
@@ -34,7 +32,9 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             return "unknown"
 
-    import auto_LiRPA
+    import linf_plugin.bounds  # makes auto_LiRPA importable: it comes first
+
+    import auto_LiRPA  # isort: skip
 
     found = {name: of(name) for name in ("torch", "numpy", "adversarial-robustness-toolbox")}
     return {
