@@ -1,56 +1,55 @@
 """Recipes: what a run trains and how, as TOML files.  ``recipes/`` holds ours; any path works."""
 
 import inspect
-import math
+import re
 import tomllib
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from types import NoneType
-from typing import get_args
 
 from linf_plugin import plain
-from linf_plugin.certificates.cascade import CERTIFICATES
 from linf_plugin.datasets import SOURCES
-from linf_plugin.models.architectures import ARCHITECTURES
 from linf_plugin.models.spec import MOST_LAYERS
 from linf_plugin.plain import shown
 from linf_plugin.training import Schedule
-from linf_plugin.training.augment import PADDINGS
 
-from .attacks.pgd import pgd_survives
-from .methods.kinds import METHODS
-from .methods.losses import LOSSES
-from .methods.optimizers import OPTIMIZERS
+from . import certificates, toml_arguments
+from .attacks.attack import ATTACKS
+from .methods.kinds import METHODS, certificates_of, label_of
+from .methods.parts import ATTACKING, PARTS
+from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, long_recipe, named
+from .toml_arguments import arguments, check_named, known_keys, parameters
 
 DEEPEST = 1000  # brackets in a file, those in comments included
+NAME = re.compile(r"[\w-]{1,60}")  # of a method: it names files
 
 
 @dataclass(frozen=True)
 class MethodRecipe:
-    """How one method is trained: tables of ``models.ARCHITECTURES``, ``LOSSES``, ``OPTIMIZERS`` arguments.
+    """How one method is trained.
 
-    architecture, loss, optimizer: {"name": …, arguments…}.  shift: pixels of random shift, of ``shift_share`` of
-    the images.  padding: what moves in, "edge" or "zero".  flip: mirror at random.  decay: ℓp weight decay of
+    kind: a row of ``METHODS``; label: what tables call it.  architecture, initialisation, augmentation, loss,
+    optimizer: {"name": …, arguments…}, of the registries in ``PARTS``.  decay: ℓp weight decay of
     distance layers, in units of the learning rate.  clip: largest norm of the gradient.  average: decay a step of
     an exponential moving average of the weights, from the schedule's average_start on; 0 keeps none.  select: part
     of the training set that is not trained on and chooses the model, every ``validate_every`` epochs, among the
     last weights and their average; 0 keeps the model of the last epoch.
 
+    A field that is added has a default that trains as before: files of earlier versions mean that.
+
     Raises:
         ValueError: a part, a decay or a number is out of its range.
     """
 
+    kind: str
+    label: str
     architecture: dict
     loss: dict
     optimizer: dict
     schedule: Schedule
     batch_size: int
-    shift: int = 0
-    shift_share: float = 1.0
-    padding: str = "edge"
-    flip: bool = False
+    initialisation: dict = field(default_factory=lambda: {"name": "default"})
+    augmentation: dict = field(default_factory=lambda: {"name": "none"})
     decay: float = 0.0
     clip: float = 0.0
     average: float = 0.0
@@ -66,21 +65,30 @@ class MethodRecipe:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """What is measured of each method: on balls of the radii ``eps_values`` in the norm of that name, by certificates
+    and by attacks {"name": …, arguments…} of ``ATTACKS``."""
+
+    eps_values: tuple[float, ...]
+    certificates: tuple[str, ...]
+    attacks: tuple[dict, ...]
+    norm: str = "linf"
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One comparison.  ε in units of the pixel range: ``eps`` is the headline, ``eps_values`` the curve.
+    """One comparison.  ε in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
 
     In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  What the methods have in common may stand
     once, in a table ``[defaults]``: a method takes from there each key, and in its tables each entry, that it does
-    not have.
+    not have; but nothing of a table with another name.
     """
 
     name: str
     description: str
     dataset: str
     eps: float
-    eps_values: tuple[float, ...]
-    certificates: tuple[str, ...]
-    attack: dict
+    evaluation: Evaluation
     methods: dict[str, MethodRecipe]
 
 
@@ -88,121 +96,6 @@ def available() -> dict[str, Path]:
     """The recipes that come with the package."""
     folder = Path(str(files("comparisons") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
-
-
-def _eps(value, where: str) -> float:
-    """The float nearest to a number or to a fraction such as "8/255"."""
-    try:
-        if isinstance(value, str):
-            eps = plain.fraction(value)
-        elif _is_number(value):
-            eps = float(value)
-        else:
-            raise ValueError
-    except (ValueError, OverflowError):
-        raise ValueError(f'{where} must be a number or a fraction in quotes, "8/255", got {shown(value)}') from None
-    if not 0 <= eps <= 1:
-        raise ValueError(f"{where} must lie in the pixel range [0, 1], got {shown(value)}")
-    return eps
-
-
-def _is_number(value) -> bool:
-    try:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an integer beyond float64
-        return False
-
-
-def _is_whole(value) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _list_of(check: Callable) -> Callable:
-    return lambda value: isinstance(value, list) and all(check(v) for v in value)
-
-
-# Type of an argument → what a file must have for it: in words, and as a check
-KINDS = {
-    bool: ("true or false", lambda value: isinstance(value, bool)),
-    str: ("a string", lambda value: isinstance(value, str)),
-    dict: ("a table", lambda value: isinstance(value, dict)),
-    int: ("a whole number ≥ 1", lambda value: _is_whole(value) and 1 <= value < 2**63),
-    float: ("a number ≥ 0", lambda value: _is_number(value) and value >= 0),
-    tuple[int, ...]: ("a list of whole numbers ≥ 1", _list_of(lambda value: _is_whole(value) and value >= 1)),
-    tuple[float, ...]: ("a list of numbers ≥ 0", _list_of(lambda value: _is_number(value) and value >= 0)),
-    tuple[str, ...]: ("a list of strings", _list_of(lambda value: isinstance(value, str))),
-}
-WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and 0 <= value < 2**63)  # where 0 is the default
-
-
-def _kind(parameter: inspect.Parameter) -> tuple[str, Callable]:
-    kind = parameter.annotation
-    if NoneType in get_args(kind):  # may be left out
-        (kind,) = (k for k in get_args(kind) if k is not NoneType)
-    return WHOLE_OR_0 if kind is int and parameter.default == 0 else KINDS[kind]
-
-
-def _arguments(table: dict, function: Callable, where: str, given: tuple[str, ...] = ()) -> dict:
-    """The table as arguments of ``function`` besides those ``given`` by the runner; lists become tuples.
-
-    Raises ValueError for what is unknown, missing or of another type than the function's.
-    """
-    known = {name: p for name, p in inspect.signature(function).parameters.items() if name not in given}
-    for key, value in table.items():
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
-        words, fits = _kind(known[key])
-        if not fits(value):
-            raise ValueError(f"{where}: {key} must be {words}, got {shown(value)}")
-    missing = [name for name, p in known.items() if p.default is p.empty and name not in table]
-    if missing:
-        raise ValueError(f"{where}: {missing[0]} is missing")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in table.items()}
-
-
-def _named(method: dict, key: str, registry: dict, where: str, given: tuple[str, ...]) -> None:
-    """Checks {"name": …, arguments…} against the function of that name."""
-    table = method.get(key)
-    if not isinstance(table, dict) or not isinstance(table.get("name"), str) or table["name"] not in registry:
-        raise ValueError(f"{where}: {key} needs a name among {', '.join(registry)}")
-    arguments = {k: v for k, v in table.items() if k != "name"}
-    _arguments(arguments, registry[table["name"]], f"{where} {key} {table['name']!r}", given)
-
-
-def with_defaults(method: dict, defaults: dict) -> dict:
-    """A method's table with what ``[defaults]`` says and it does not."""
-    both = {key for key in method.keys() & defaults.keys() if isinstance(method[key], dict)}
-    tables = {key: {**defaults[key], **method[key]} for key in both if isinstance(defaults[key], dict)}
-    return {**defaults, **method, **tables}
-
-
-def _method(table: dict, where: str) -> MethodRecipe:
-    known = inspect.signature(MethodRecipe).parameters
-    for key in table:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
-    _named(table, "architecture", ARCHITECTURES, where, ("shape", "classes", "mean", "std"))
-    _named(table, "loss", LOSSES, where, ("model", "schedule"))
-    _named(table, "optimizer", OPTIMIZERS, where, ("model", "loss"))
-    schedule = table.get("schedule", {})
-    if not isinstance(schedule, dict):
-        raise ValueError(f"{where}: schedule must be a table, got {shown(schedule)}")
-    if "eps" in schedule:
-        schedule = {**schedule, "eps": _eps(schedule["eps"], f"{where} schedule: eps")}
-    schedule = _arguments(schedule, Schedule, f"{where} schedule")
-    rest = {key: value for key, value in table.items() if key != "schedule"}
-    arguments = _arguments(rest, MethodRecipe, where, given=("schedule",))
-    if arguments.get("padding", "edge") not in PADDINGS:
-        raise ValueError(f"{where}: padding must be one of {', '.join(PADDINGS)}, got {shown(arguments['padding'])}")
-    try:
-        architecture = dict(table["architecture"])
-        spec_of = ARCHITECTURES[architecture.pop("name")]
-        if architecture.get("depth", 1) > MOST_LAYERS:
-            raise ValueError(f"depth must be at most {MOST_LAYERS:,}, got {shown(architecture['depth'])}")
-        spec_of(shape=(1, 64, 64), classes=2, **architecture)  # the spec of a net, not the net
-        return MethodRecipe(**arguments, schedule=Schedule(**schedule))
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
 
 
 def load_recipe(name: str) -> Recipe:
@@ -231,38 +124,119 @@ def read_toml(name: str) -> tuple[Path, dict]:
 
 def recipe_from(name: str, where: str, table: dict) -> Recipe:
     """A recipe from the contents of a TOML file; messages begin with ``where``.  Raises ValueError."""
-    known = {*inspect.signature(Recipe).parameters, "defaults"} - {"name"}
-    for key in table:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
+    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name"}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
-    for key, value in (("defaults", defaults), ("methods", methods)):
+    tables = {"defaults": defaults, "methods": methods, **{k: table.get(k, {}) for k in (ATTACK, "evaluation")}}
+    for key, value in tables.items():
         if not isinstance(value, dict):
             raise ValueError(f"{where}: {key} must be a table, got {shown(value)}")
+    table = long_recipe(table, where)
     if "eps" in table:
-        table["eps"] = _eps(table["eps"], f"{where}: eps")
-    if isinstance(table.get("eps_values"), list):
-        table["eps_values"] = [_eps(value, f"{where}: eps_values") for value in table["eps_values"]]
-    arguments = _arguments(table, Recipe, where, given=("name", "methods"))
-    _arguments(table["attack"], pgd_survives, f"{where} attack", given=("model", "x", "labels", "eps", "seed"))
-    if table["dataset"] not in SOURCES:
-        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(table['dataset'])}")
-    if not set(table["certificates"]) <= set(CERTIFICATES):
-        raise ValueError(f"{where}: certificates must be among {', '.join(CERTIFICATES)}, got {table['certificates']}")
-    if table["eps"] not in table["eps_values"]:
-        raise ValueError(f"{where}: eps_values must contain eps={table['eps']}, got {table['eps_values']}")
+        table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps")
+    evaluation = table.pop("evaluation", {})
+    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods")), where)
+    if said["dataset"] not in SOURCES:
+        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(said['dataset'])}")
+    evaluation = _evaluation(evaluation, said["eps"], where)
     if not methods:
         raise ValueError(f"{where}: no [methods.…] table")
+    defaults = named(long_method(defaults, f"{where} [defaults]"))
     built = {}
     for key, method in methods.items():
-        if key not in METHODS:
-            raise ValueError(f"{where} [methods.{key}]: unknown method; known: {', '.join(METHODS)}")
         if not isinstance(method, dict):
             raise ValueError(f"{where}: methods.{key} must be a table, got {shown(method)}")
-        if not set(METHODS[key].certificates) & set(table["certificates"]):
-            raise ValueError(
-                f"{where}: none of the certificates applies to {key}, only {', '.join(METHODS[key].certificates)}"
-            )
-        built[key] = _method(with_defaults(method, defaults), f"{where} [methods.{key}]")
-    return Recipe(name=name, methods=built, **arguments)
+        here = f"{where} [methods.{key}]"
+        built[key] = _method(with_defaults(named(long_method(method, here)), defaults), key, here)
+        if not set(certificates_of(built[key].kind)) & set(evaluation.certificates):
+            applies = ", ".join(certificates_of(built[key].kind))
+            raise ValueError(f"{where}: none of the certificates applies to {key}, only {applies}")
+    labels = [method.label for method in built.values()]
+    if twice := [label for label in labels if labels.count(label) > 1]:
+        raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
+    return Recipe(name=name, evaluation=evaluation, methods=built, **said)
+
+
+def with_defaults(method: dict, defaults: dict) -> dict:
+    """A method's table with what ``[defaults]`` says and it does not."""
+
+    def merge(ours, theirs):
+        tables = isinstance(ours, dict) and isinstance(theirs, dict)
+        same = tables and ours.get("name", theirs.get("name")) == theirs.get("name", ours.get("name"))
+        return {**theirs, **ours} if same else ours
+
+    return {**defaults, **{key: merge(value, defaults.get(key)) for key, value in method.items()}}
+
+
+def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
+    if isinstance(table.get("eps_values"), list):
+        values = [toml_arguments.eps(value, f"{where}: eps_values") for value in table["eps_values"]]
+        table = {**table, "eps_values": values}
+    found = Evaluation(**arguments(table, parameters(Evaluation), where))
+    norms = {certificates.name_of_norm(attack.norm) for attack in ATTACKS.values()}
+    if found.norm not in norms:
+        raise ValueError(f"{where}: norm must be one of {', '.join(sorted(norms))}, got {shown(found.norm)}")
+    known = certificates.names()
+    if not set(found.certificates) <= set(known):
+        raise ValueError(f"{where}: certificates must be among {', '.join(known)}, got {shown(found.certificates)}")
+    for name in found.certificates:
+        if certificates.norm_of(name) != certificates.norm_named(found.norm):
+            raise ValueError(f"{where}: {name} does not certify balls of the norm {found.norm}")
+    if eps not in found.eps_values:
+        raise ValueError(f"{where}: eps_values must contain eps={eps}, got {shown(found.eps_values)}")
+    for attack in found.attacks:
+        check_named(attack, "attack", ATTACKING, where)
+    if len({attack["name"] for attack in found.attacks}) != max(1, len(found.attacks)):
+        raise ValueError(f"{where}: attacks must be one at least, and each another, got {shown(found.attacks)}")
+    return found
+
+
+def _method(table: dict, name: str, where: str) -> MethodRecipe:
+    known_keys(table, {*parameters(MethodRecipe), *OF_AUGMENTATION}, where)
+    kind, label = _kind_and_label(table, name, where)
+    for key, part in PARTS.items():
+        if key in table or parameters(MethodRecipe)[key].default is inspect.Parameter.empty:
+            check_named(table.get(key), key, part, where)
+    schedule = table.get("schedule", {})
+    if not isinstance(schedule, dict):
+        raise ValueError(f"{where}: schedule must be a table, got {shown(schedule)}")
+    if "eps" in schedule:
+        schedule = {**schedule, "eps": toml_arguments.eps(schedule["eps"], f"{where} schedule: eps")}
+    schedule = arguments(schedule, parameters(Schedule), f"{where} schedule")
+    apart = ("kind", "label", "schedule")
+    rest = {key: value for key, value in table.items() if key not in apart}
+    rest = arguments(rest, parameters(MethodRecipe, given=apart), where)
+    try:
+        _check_parts(table)
+        return MethodRecipe(kind=kind, label=label, schedule=Schedule(**schedule), **rest)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
+
+
+def _kind_and_label(table: dict, name: str, where: str) -> tuple[str, str]:
+    if not NAME.fullmatch(name):
+        raise ValueError(f"{where}: a method's name has letters, digits, - and _ only, 60 at most")
+    if "kind" not in table and name not in METHODS:
+        raise ValueError(
+            f"{where}: unknown method; known: {', '.join(METHODS)}. A name of your own needs a kind of these"
+        )
+    kind, label = table.get("kind", name), table.get("label")
+    if not isinstance(kind, str) or kind not in METHODS:
+        raise ValueError(f"{where}: kind must be one of {', '.join(METHODS)}, got {shown(kind)}")
+    if name in METHODS and name != kind:
+        raise ValueError(f"{where}: {name} is a kind itself; a method of kind {kind} needs another name")
+    if label is not None and not (
+        isinstance(label, str) and label.isprintable() and label.strip() and "|" not in label
+    ):
+        raise ValueError(f"{where}: label must be a string, of one line and without |, got {shown(label)}")
+    return kind, label_of(name, kind) if label is None else label
+
+
+def _check_parts(table: dict) -> None:
+    """Calls what can be called without data or a net.  Raises ValueError where arguments contradict each other."""
+    architecture = dict(table["architecture"])
+    if architecture.get("depth", 1) > MOST_LAYERS:
+        raise ValueError(f"depth must be at most {MOST_LAYERS:,}, got {shown(architecture['depth'])}")
+    PARTS["architecture"].resolve(architecture, shape=(1, 64, 64), classes=2)  # the spec of a net, not the net
+    if "augmentation" in table:
+        PARTS["augmentation"].resolve(table["augmentation"])

@@ -10,7 +10,7 @@ from fuzz import __main__ as fuzz
 
 import linf_plugin
 from comparisons import cli
-from comparisons.studies import cost, steps, tightness, widths
+from comparisons.studies import cost, found, shell
 from linf_plugin.files import WouldReplace, check_absent, write_json, write_text
 
 export = importlib.import_module("onnx_export.cli")
@@ -18,9 +18,12 @@ cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for na
 
 TABLE = ("results.json", "table.md")
 COMMANDS = {  # main, arguments with {} for a folder, files in it
-    "steps": (steps.main, ["--out", "{}"], TABLE),
-    "widths": (widths.main, ["--out", "{}"], TABLE),
-    "tightness": (tightness.main, ["--out", "{}"], TABLE),
+    **{
+        f"study {name}": (cli.main, ["study", name, "--out", "{}"], TABLE)
+        for name in found.summaries()
+        if not found.load(name).goes_on and name != "bench"
+    },
+    "study bench": (cli.main, ["study", "bench", "--out", "{}"], ("results.json", "table.txt", "cost.png")),
     "cross_check": (cross_check.main, ["--out", "{}"], TABLE),
     "onnx_bench": (onnx_bench.main, ["--out", "{}"], TABLE),
     "fuzz": (fuzz.main, ["--out", "{}/fuzz.json"], ("fuzz.json", "fuzz.md")),
@@ -57,7 +60,7 @@ def test_what_is_there_stays(name, file, tmp_path, capsys):
 def test_parts_of_a_measurement_that_are_there_stay(tmp_path, capsys):
     write_json(tmp_path / "results.json", {"a": {"hours": 3}})
     before = (tmp_path / "results.json").read_bytes()
-    assert cost.main(["--out", str(tmp_path), "--parts", "a"]) == 2
+    assert shell.main(cost.STUDY, ["--out", str(tmp_path), "--parts", "a"]) == 2
     assert "results.json has part a: --force replaces it" in capsys.readouterr().err
     assert (tmp_path / "results.json").read_bytes() == before
 

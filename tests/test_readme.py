@@ -10,7 +10,8 @@ from brute import __main__ as brute
 
 from comparisons.recipe import load_recipe
 from comparisons.report.tables import over_seeds, table
-from comparisons.running.existing import identity_of
+from comparisons.results.file import read
+from comparisons.running.plan import Wanted
 from comparisons.studies import ablation, bench_report, cost_report, steps, tightness, widths
 
 cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("verifiers.marabou", "bench"))
@@ -27,6 +28,7 @@ TABLES = {  # all others are runs
     "exact": brute.table,
 }
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
+COPIES = [p for kind in ("recipes", "snap") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))]
 RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
 
 
@@ -42,9 +44,9 @@ def test_the_first_example_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.parent.name)
 def test_committed_tables_come_from_their_results(path):
-    results = json.loads(path.read_text())
+    results = read(path)
     assert (path.parent / "table.md").read_text() == table(results)
-    assert all(m["contradictions"] == 0 for m in results["methods"].values())
+    assert results.contradictions == 0
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -55,13 +57,16 @@ def test_committed_tables_of_measurements_come_from_their_results(name):
     assert name != "tightness" or tightness.beyond(results) == 0
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "results" / "recipes").glob("*/*.json")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", [*RUNS, *COPIES], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_committed_results_are_of_the_recipes_as_they_are(path):
-    results = json.loads(path.read_text())
-    recipe = load_recipe(results["recipe"])
-    for key, m in results["methods"].items():
-        assert m["identity"] == identity_of(recipe, key, results["seed"], held_out=0.0, budget=None)
-        assert m["contradictions"] == 0
+    """So they are kept where they lie beside their models, and averaged with those of other seeds."""
+    results, own = read(path), path.parent / f"{path.stem.rsplit('-', 1)[0]}.toml"
+    recipe = load_recipe(str(own) if own.exists() else results.recipe)
+    data = {"dataset": recipe.dataset}
+    wanted = Wanted(recipe, list(results.methods), data, results.seed, results.held_out, budget=None)
+    assert results.methods and results.contradictions == 0
+    for key, m in results.methods.items():
+        assert wanted.changed(key, m) == [] and m.identity.seed == results.seed
 
 
 @pytest.mark.parametrize("name", ablation.available())
@@ -71,7 +76,7 @@ def test_committed_ablations_are_those_described(name):
     assert (path.parent / "table.md").read_text() == ablation.table(results)
     assert {r["change"] for r in results["runs"]} == set(described.changes)
     for r in results["runs"]:
-        assert r["settings"] == ablation.settings(described, r["change"])
+        assert ablation.kept_settings(r, described) == ablation.settings(described, r["change"])
 
 
 def test_docs_show_the_times_of_onnx_as_measured():
@@ -82,14 +87,14 @@ def test_docs_show_the_times_of_onnx_as_measured():
 
 def test_readme_shows_the_table_of_the_demo():
     (path,) = (p for p in RUNS if p.parent.name == "digits")
-    text = table(json.loads(path.read_text()))
+    text = table(read(path))
     assert text.split("\n", 2)[2].strip() in README
 
 
 def test_the_snapping_study_shows_the_means_of_its_runs():
     folder = ROOT / "docs" / "results" / "snap"
     paths = sorted(folder.glob("*.json"), key=lambda p: (p.stem.rsplit("-", 1)[0], int(p.stem.rsplit("-", 1)[1])))
-    text = over_seeds([json.loads(p.read_text()) for p in paths])
+    text = over_seeds([read(p) for p in paths])
     assert len(paths) == 26 and text.split("\n", 2)[2].strip() in (folder / "README.md").read_text()
 
 

@@ -24,9 +24,9 @@ class BoundedCrossEntropy:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, eps_max: float, crown: bool, kappa: float = 0.5):
-        from auto_LiRPA import BoundedModule
+        import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable: it comes first)
 
-        import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable)
+        from auto_LiRPA import BoundedModule  # isort: skip
 
         self.bounded = BoundedModule(model, example, device=example.device)
         self.eps_max, self.crown, self.kappa = eps_max, crown, kappa
@@ -43,9 +43,9 @@ class BoundedCrossEntropy:
 
     def _margins(self, x: Tensor, labels: Tensor, classes: int, eps: float) -> Tensor:
         """Lower bounds of z_y − z_j, j ≠ y: (N, classes − 1)."""
-        from auto_LiRPA import BoundedTensor, PerturbationLpNorm
-
         from linf_plugin.bounds import specification
+
+        from auto_LiRPA import BoundedTensor, PerturbationLpNorm  # isort: skip
 
         low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
         ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))

@@ -1,46 +1,22 @@
-"""Tables from results.json; nothing is recomputed here."""
+"""Tables of runs; nothing is recomputed here."""
 
-import json
+import math
 import statistics
-from pathlib import Path
+from collections.abc import Iterable
 
-from linf_plugin import plain
+from ..attacks.attack import label_of as attack_label
+from ..certificates import BEST, in_order, symbol_of_norm
+from ..certificates import label_of as certificate_label
+from ..results.file import eps_key
+from ..results.schema import MethodResult, Results, same_settings
 
-from ..results import check_results
-from ..running.existing import digests_of
-from ..running.runner import RESULTS, eps_key
-
-CERTIFICATE_LABELS = {
-    "lipschitz": "Lipschitz",
-    "ibp": "interval",
-    "crown-ibp": "CROWN-IBP",
-    "crown": "CROWN",
-    "alpha-crown": "α-CROWN",
-    "best": "best of all",
-}
-
-
-def read(path: str | Path) -> dict:
-    """The results in a folder that ``run`` wrote, or in a copy of its results.json.
-
-    Raises:
-        FileNotFoundError: there is no results.json; ValueError: it is not one of ours.
-    """
-    path = Path(path)
-    path = path if path.suffix == ".json" else path / RESULTS
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
-    try:
-        results = plain.loads(path.read_text(encoding="utf-8"))
-        check_results(results)
-    except ValueError as error:
-        raise ValueError(f"{path} is not a results file of linf-compare: {error}") from error
-    return results
+NONE = "–"
+WORDS = {"restarts": "random starts"}  # an attack's argument, as readers see it
 
 
 def percent(fraction: float | None) -> str:
     """A fraction of the images in percent; a dash where there is none."""
-    return "–" if fraction is None else f"{100 * fraction:.2f}"
+    return NONE if fraction is None else f"{100 * fraction:.2f}"
 
 
 def eps_text(eps: float) -> str:
@@ -59,60 +35,105 @@ def count(n: int) -> str:
     return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
 
 
-def images(results: dict) -> str:
+def images(results: Results) -> str:
     """What the accuracies are of."""
-    return f"{results['test_samples']} {'held-out training' if results.get('held_out') else 'test'} images"
+    return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} images"
 
 
-def table(results: dict) -> str:
+def table(results: Results) -> str:
     """Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate's share."""
-    eps, values = eps_key(results["eps"]), [eps_key(e) for e in results["eps_values"]]
-    shown = eps_text(results["eps"])
-    methods = results["methods"].values()
-    attack = results["attack"]
-    computed = [c for c in CERTIFICATE_LABELS if any(c in m["certified"] for m in methods)]
+    methods, eps, shown = results.methods.values(), results.eps, eps_text(results.eps)
+    computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
+    norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
+    attacks = {name: attack_label(name) for name in results.attacks}
+    both = "; ".join(f"{label}: {_words(results.attacks[name].arguments)}" for name, label in attacks.items())
     parts = [
-        f"## {results['dataset']}, ε = {shown} (recipe `{results['recipe']}`, seed {results['seed']})",
-        f"Percent of {images(results)}. ε in the pixel range [0, 1]. PGD: {attack['steps']} steps, "
-        f"{attack['restarts']} random starts. Certified: by the best certificate of each image. {results['device']}.",
+        f"## {results.dataset}, ε = {shown}{norm} (recipe `{results.recipe}`, seed {results.seed})",
+        f"Percent of {images(results)}. ε in the pixel range [0, 1]. {both}. "
+        f"Certified: by the best certificate of each image. {results.device}.",
         markdown_rows(
-            ["method", "clean", "PGD", "certified", "parameters", "pairs/image", "s/epoch", "epochs", "certify s"],
+            [
+                "method",
+                "clean",
+                *attacks.values(),
+                "certified",
+                "parameters",
+                "pairs/image",
+                "s/epoch",
+                "epochs",
+                "certify s",
+            ],
             [
                 [
-                    m["label"],
-                    percent(m["clean"]),
-                    percent(m["pgd"][eps]),
-                    percent(m["certified"]["best"][eps]),
-                    count(m["parameters"]),
-                    count(m["pairs_per_sample"]),
-                    f"{m['seconds_per_epoch']:.2f}",
-                    str(m["epochs"]),
-                    f"{m['certify_seconds']:.1f}",
+                    m.label,
+                    percent(m.clean),
+                    *(percent(m.attacked[name][eps]) for name in attacks),
+                    percent(m.proved(eps)),
+                    count(m.parameters),
+                    count(m.pairs_per_sample),
+                    f"{m.training.seconds_per_epoch:.2f}",
+                    str(m.training.epochs),
+                    f"{m.certify_seconds:.1f}",
                 ]
                 for m in methods
             ],
         ),
-        "Certified (PGD) over ε:",
+        f"Certified ({', '.join(attacks.values())}) over ε:",
         markdown_rows(
-            ["method", *(f"ε = {eps_text(e)}" for e in results["eps_values"])],
-            [
-                [m["label"], *(f"{percent(m['certified']['best'][e])} ({percent(m['pgd'][e])})" for e in values)]
-                for m in methods
-            ],
+            ["method", *(f"ε = {eps_text(e)}" for e in results.eps_values)],
+            [[m.label, *(_certified_and_attacked(m, e) for e in results.eps_values)] for m in methods],
         ),
         f"Each certificate alone at ε = {shown}:",
         markdown_rows(
-            ["method", *(CERTIFICATE_LABELS[c] for c in computed)],
-            [[m["label"], *(percent(m["certified"].get(c, {}).get(eps)) for c in computed)] for m in methods],
+            ["method", *(certificate_label(c) for c in computed)],
+            [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
         ),
+        verdict(results),
+        *_what_may_fail(results),
     ]
-    broken = sum(m["contradictions"] for m in methods)
-    parts.append(
-        "No image is certified at an ε at which PGD broke it."
-        if broken == 0
-        else f"**{broken} certificates are contradicted by PGD: a bound is wrong.**"
-    )
     return "\n\n".join(parts) + "\n"
+
+
+def verdict(results: Results) -> str:
+    """Whether an attack contradicts a certificate that is a theorem."""
+    by, wrong = attacks_of(results), results.contradictions
+    if wrong:
+        return f"**{wrong} certificates are contradicted by {by}: a bound is wrong.**"
+    return f"No image is certified at an ε at which {by} broke it."
+
+
+def attacks_of(results: Results) -> str:
+    return " or ".join(map(attack_label, results.attacks))
+
+
+def _what_may_fail(results: Results) -> list[str]:
+    """A line for each certificate that is no theorem: its failure probability, and how often an attack broke it."""
+    found = {}
+    for m in results.methods.values():
+        for name, certified in m.certified.items():
+            if certified.failure and name != BEST:
+                before = found.get(name, (0, 0.0))
+                found[name] = (before[0] + m.broken.get(name, 0), max(before[1], certified.failure))
+    by = attacks_of(results)
+    return [
+        f"{certificate_label(name)} may be wrong about an image with a probability of {failure:g}: {by} broke {n} that "
+        "it certifies."
+        for name, (n, failure) in found.items()
+    ]
+
+
+def _words(arguments: dict) -> str:
+    """ "20 steps, 2 random starts"."""
+    return ", ".join(f"{value} {WORDS.get(name, name)}" for name, value in arguments.items())
+
+
+def _certified_and_attacked(m: MethodResult, eps: float) -> str:
+    attacked = ", ".join(percent(accuracy[eps]) for accuracy in m.attacked.values())
+    return f"{percent(m.proved(eps))} ({attacked})"
+
+
+def _alone(m: MethodResult, certificate: str, eps: float) -> float | None:
+    return m.certified[certificate].accuracy.get(eps) if certificate in m.certified else None
 
 
 def mean(fractions: list[float]) -> str:
@@ -121,35 +142,44 @@ def mean(fractions: list[float]) -> str:
     return percent(statistics.fmean(fractions)) + spread
 
 
-def without_seed(m: dict) -> str:
-    """What the runs of a method must have in common to be averaged: recipe, settings, data."""
-    return json.dumps([m["identity"] | {"seed": None}, digests_of(m)], sort_keys=True)
+def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
+    """The methods of runs that differ only in the seed: of each group seed → run, name of the method."""
+    entries = [(run, name) for run in runs for name in run.methods]
+    found: dict[tuple, dict] = {}
+    for key, (run, name) in zip(same_settings([run.methods[name] for run, name in entries]), entries):
+        found.setdefault(key, {})[run.methods[name].identity.seed] = run, name
+    return list(found.values())
 
 
-def over_seeds(runs: list[dict]) -> str:
-    """Markdown: means and standard deviations of runs that differ in nothing but the seed, a row a method; empty
+def over_seeds(runs: list[Results]) -> str:
+    """Markdown: means and standard deviations of runs that differ only in the seed, a row a method; empty
     where no method was run with two seeds."""
-    groups: dict[str, dict[int, tuple[dict, dict]]] = {}
-    for run in runs:
-        for m in run["methods"].values():
-            groups.setdefault(without_seed(m), {})[m["identity"]["seed"]] = run, m
-    if all(len(group) < 2 for group in groups.values()):
+    found = groups(runs)
+    if all(len(group) < 2 for group in found):
         return ""
+    attacks = dict.fromkeys(name for run in runs for name in run.attacks)
     rows = []
-    for group in groups.values():
-        run, first = next(iter(group.values()))
-        eps, measured = eps_key(run["eps"]), [m for _, m in group.values()]
+    for group in found:
+        run, name = next(iter(group.values()))
+        measured = [run.methods[name] for run, name in group.values()]
         rows.append(
             [
-                f"{run['recipe']}: {first['label']}",
-                eps_text(run["eps"]),
+                f"{run.recipe}: {run.methods[name].label}",
+                eps_text(run.eps),
                 ", ".join(map(str, group)),
                 images(run),
-                mean([m["clean"] for m in measured]),
-                mean([m["pgd"][eps] for m in measured]),
-                mean([m["certified"]["best"][eps] for m in measured]),
-                f"{statistics.fmean(m['seconds_per_epoch'] for m in measured):.2f}",
+                mean([m.clean for m in measured]),
+                *(attacked(measured, attack, run.eps) for attack in attacks),
+                mean([m.proved(run.eps) for m in measured]),
+                f"{statistics.fmean(m.training.seconds_per_epoch for m in measured):.2f}",
             ]
         )
-    header = ["recipe: method", "ε", "seeds", "of", "clean %", "PGD %", "certified %", "s/epoch"]
+    columns = [f"{attack_label(attack)} %" for attack in attacks]
+    header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %", "s/epoch"]
     return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
+
+
+def attacked(measured: Iterable[MethodResult], attack: str, eps: float) -> str:
+    """Mean accuracy under an attack; a dash where it was not run."""
+    found = [m.attacked[attack][eps] for m in measured if attack in m.attacked]
+    return mean(found) if found else NONE

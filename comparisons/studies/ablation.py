@@ -1,12 +1,10 @@
-"""What each part of a recipe is worth: short runs that differ from one another in one thing.
+"""What is each part of a recipe worth?  Short runs that differ from one another in one thing.
 
 An ablation is data (``ablations/*.toml``): a recipe and one of its methods, what makes its runs short, and named
 changes.  All runs leave the same part of the training set out and are measured on it; no test image is looked at.
 """
 
 import argparse
-import dataclasses
-import json
 import statistics
 import sys
 import tempfile
@@ -15,25 +13,27 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
-from linf_plugin import plain
 from linf_plugin.datasets import Dataset
-from linf_plugin.files import WouldReplace, write_json, write_text
+from linf_plugin.files import WouldReplace
 from linf_plugin.training.parallel import Ranks
 
-from ..cli import load_own
+from ..data import load_own
 from ..recipe import Recipe, read_toml, recipe_from, with_defaults
-from ..report.tables import eps_key, eps_text, markdown_rows, percent
-from ..running.existing import RESULTS, few
-from ..running.existing import changes as changes_of
-from ..running.runner import run
+from ..report.tables import eps_text, markdown_rows, percent
+from ..results.file import FILE
+from ..running.run import run
+from ..settings import changes as changes_of
+from ..settings import few, filled, settings_of
+from ..short_forms import PGD, long_method, long_recipe, named
+from . import shell
+from .shell import Save, Study, main
 
 DESCRIPTION = """\
 Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures
 them on that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it
-stopped; those of other settings or other data are dropped, with --force alone."""
+stopped.  Runs of other settings or other data are dropped, but only with --force."""
 
 BASE = "as it is"
 
@@ -67,11 +67,15 @@ class Ablation:
             raise ValueError(f"{self.name}.toml: recipe {self.recipe} has no method {self.method!r}")
         if not isinstance(defaults, dict):
             raise ValueError(f"{where}: defaults of {self.recipe} must be a table, got {defaults!r}")
-        method = with_defaults(methods[self.method], defaults)
-        method = merged(merged(method, self.short), self.changes[change].table)
+        method = with_defaults(*(named(long_method(each, where)) for each in (methods[self.method], defaults)))
+        for other in (self.short, self.changes[change].table):
+            method = merged(method, long_method(other, where))
+        table = long_recipe(table, where)
         # only what is measured: certified at the recipe's ε; one step of the attack keeps the check of certificates
-        table |= {"eps_values": [table.get("eps")], "attack": {"steps": 1}, "methods": {self.method: method}}
-        return recipe_from(path.stem, where, table)
+        less = {"eps_values": [table.get("eps")], "attacks": [{"name": PGD, "steps": 1}]}
+        evaluation = table.get("evaluation")
+        evaluation = {**evaluation, **less} if isinstance(evaluation, dict) else evaluation
+        return recipe_from(path.stem, where, {**table, "evaluation": evaluation, "methods": {self.method: method}})
 
 
 def merged(table: dict, other: dict) -> dict:
@@ -123,12 +127,13 @@ def measure(
     out: Path,
     seeds: list[int],
     changes: list[str],
+    save: Save,
     *,
     force: bool = False,
     ranks: Ranks = Ranks(),
     progress: bool = True,
 ) -> dict:
-    """Runs what ``out/results.json`` does not have yet, writes it after each run, and returns it.
+    """Runs what ``out/results.json`` does not have yet, saves after each run, and returns all.
 
     No table compares what differs in more than a change: runs there that are not those described any more, or of other
     data, are dropped with ``force``.
@@ -137,12 +142,12 @@ def measure(
         WouldReplace: such runs are there, without ``force``.
         ValueError: the file is of another ablation, or none.
     """
-    path = out / RESULTS
-    results = _read(path, ablation)
+    path = out / FILE
+    results = _read(out, ablation)
     described = {change: settings(ablation, change) for change in ablation.changes}
     lost = {}  # place among the runs → why
     for i, r in enumerate(results["runs"]):
-        if why := _changed(r, described, data, results.get("dataset")):
+        if why := _changed(r, ablation, described, data, results.get("dataset")):
             lost[i] = f"{r['change']}, seed {r['seed']} ({why})"
     if lost and not force:
         raise WouldReplace(f"{path} has runs of other settings: {'; '.join(lost.values())}")
@@ -160,40 +165,39 @@ def measure(
             continue
         with tempfile.TemporaryDirectory() as folder:
             found = run(recipe, data, folder, seed=seed, held_out=ablation.held_out, progress=progress, ranks=ranks)
-        measured, eps = found["methods"][ablation.method], eps_key(recipe.eps)
+        measured = found.methods[ablation.method]
         results["runs"].append(
             {
                 **key,
                 "why": ablation.changes[change].why,
-                "clean": measured["clean"],
-                "certified": measured["certified"]["best"][eps],
-                "loss": measured["loss"][-1],
-                "train_seconds": measured["train_seconds"],
-                "epochs": measured["epochs"],
-                "parameters": measured["parameters"],
+                "clean": measured.clean,
+                "certified": measured.proved(recipe.eps),
+                "loss": measured.training.loss[-1],
+                "train_seconds": measured.training.seconds,
+                "epochs": measured.training.epochs,
+                "parameters": measured.parameters,
                 "settings": described[change],
-                "data": measured["data"],
+                "data": measured.data,
             }
         )
         results |= {
             "recipe": recipe.name,
             "dataset": data.name,
             "eps": recipe.eps,
-            "device": found["device"],
-            "images": found["test_samples"],
-            "versions": found["versions"],
+            "device": found.device,
+            "images": found.test_samples,
+            "versions": found.versions,
         }
-        write_json(path, results)
-    if lost:
-        write_json(path, results)  # though nothing may have been run
+        save(results)
     return results
 
 
-def _read(path: Path, ablation: Ablation) -> dict:
+def _read(out: Path, ablation: Ablation) -> dict:
+    path = out / FILE
     if not path.exists():
         return {"ablation": ablation.name, "runs": []}
     try:
-        results = plain.loads(path.read_text(encoding="utf-8"))
+        results = shell.read(out, STUDY.name)
         for r in results["runs"]:
             r["change"], r["seed"], r["settings"]
     except (ValueError, KeyError, TypeError) as error:
@@ -203,25 +207,35 @@ def _read(path: Path, ablation: Ablation) -> dict:
     return results
 
 
-def _changed(r: dict, described: dict[str, dict], data: Dataset, dataset: str) -> str:
+def _changed(r: dict, ablation: Ablation, described: dict[str, dict], data: Dataset, dataset: str) -> str:
     """Why a run is not one that the ablation describes on these data; empty where it is.  Runs of earlier versions have
     no digests: of their data only the name is known, ``dataset``."""
     if r["change"] not in described:
         return "no such change any more"
     theirs = r.get("data", {"dataset": dataset})
     ours = {key: data.identity[key] for key in theirs}
-    return few(changes_of({**r["settings"], "data": theirs}, {**described[r["change"]], "data": ours}))
+    try:
+        kept = kept_settings(r, ablation)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        kept = {}  # nonsense: all of it differs
+    return few(changes_of({**kept, "data": theirs}, {**described[r["change"]], "data": ours}))
+
+
+def kept_settings(r: dict, ablation: Ablation) -> dict:
+    """The settings of a run, in the form of ``settings``; earlier versions wrote them under the method's name."""
+    kept = r["settings"]
+    return filled({**kept, "methods": kept["methods"][ablation.method]} if "methods" in kept else kept, ablation.method)
 
 
 def settings(ablation: Ablation, change: str) -> dict:
     """What must agree for a run to be kept: plain data."""
-    said = dataclasses.asdict(ablation.build(change))
-    del said["name"], said["description"]
-    return json.loads(json.dumps({**said, "held_out": ablation.held_out}))
+    said = settings_of(ablation.build(change), ablation.method)
+    del said["name"]
+    return {**said, "held_out": ablation.held_out}
 
 
 def table(results: dict) -> str:
-    """Markdown: a row a change, against the runs that changed nothing; nothing is computed anew."""
+    """Markdown: a row a change, beside the runs that changed nothing.  It computes only from ``results``."""
     by_change: dict[str, list[dict]] = {}
     for r in results["runs"]:
         by_change.setdefault(r["change"], []).append(r)
@@ -252,61 +266,44 @@ def table(results: dict) -> str:
     if len(base) > 1:
         deviation = 100 * statistics.stdev(r["certified"] for r in base)
         spread = f" Its certified accuracy has a standard deviation of {deviation:.2f} over {len(base)} seeds."
-    return (
-        "\n\n".join(
-            [
-                f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
-                f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
-                f'{eps_text(results["eps"])}. "{BASE}" takes {mean(base, "train_seconds") / 60:.1f} minutes of training.'
-                f"{spread} Gain: of certified accuracy, same seeds. Time: of training, as a multiple. {results['device']}."
-                if base
-                else f"Percent of {results['images']} held-out training images.",
-                markdown_rows(["change", "what", "seeds", "clean", "certified", "gain", "time"], rows),
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        f"## {results['ablation']}: what is changed in a short form of `{results['recipe']}`",
+        f"Percent of {results['images']} training images that were held out, {results['dataset']}, ε = "
+        f'{eps_text(results["eps"])}. "{BASE}" takes {mean(base, "train_seconds") / 60:.1f} minutes of training.'
+        f"{spread} Gain: of certified accuracy, same seeds. Time: of training, as a multiple. {results['device']}."
+        if base
+        else f"Percent of {results['images']} held-out training images.",
+        markdown_rows(["change", "what", "seeds", "clean", "certified", "gain", "time"], rows),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a wrong request."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.studies.ablation",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("ablation", metavar="ABLATION", help=", ".join([*available(), "or the path of a TOML file"]))
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="as for linf-compare run")
     parser.add_argument("--data-name", metavar="NAME", help="as for linf-compare run")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/ablations/ABLATION")
     parser.add_argument("--changes", metavar="A,B", help=f'names of changes, "{BASE}" among them; default: all')
     parser.add_argument("--seeds", default="0", metavar="0,1", help="default: 0")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    parser.add_argument("--force", action="store_true", help="drop runs of other settings or other data")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    args = parser.parse_args(argv)
-    try:
-        ablation = load(args.ablation)
-        changes = list(ablation.changes) if args.changes is None else [c.strip() for c in args.changes.split(",")]
-        unknown = [c for c in changes if c not in ablation.changes]
-        if unknown:
-            raise ValueError(f"--changes: {unknown[0]!r} is not among {', '.join(ablation.changes)}")
-        seeds = [int(s) for s in args.seeds.split(",")]
-        data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
-        out = args.out or Path("results/ablations") / ablation.name
-        ranks = Ranks(device=torch.device(args.device))
-        results = measure(ablation, data, out, seeds, changes, force=args.force, ranks=ranks, progress=not args.quiet)
-    except WouldReplace as error:
-        print(f"{parser.prog}: error: {error.with_flags()}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"{parser.prog}: error: {error}", file=sys.stderr)
-        return 2
-    text = table(results)
-    write_text(out / "table.md", text)
-    print(text)
-    return 0
+    shell.add_device(parser)
 
+
+def _measure(args: argparse.Namespace, save: Save) -> dict:
+    ablation = load(args.ablation)
+    changes = list(ablation.changes) if args.changes is None else [c.strip() for c in args.changes.split(",")]
+    unknown = [c for c in changes if c not in ablation.changes]
+    if unknown:
+        raise ValueError(f"--changes: {unknown[0]!r} is not among {', '.join(ablation.changes)}")
+    seeds, ranks = [int(s) for s in args.seeds.split(",")], Ranks(device=shell.device(args))
+    data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
+    progress = not args.quiet
+    return measure(ablation, data, args.out, seeds, changes, save, force=args.force, ranks=ranks, progress=progress)
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    return Path("results/ablations") / Path(args.ablation).stem
+
+
+STUDY = Study("ablation", DESCRIPTION, add_arguments, _measure, table, folder=_folder, goes_on=True)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(STUDY))

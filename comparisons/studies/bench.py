@@ -1,13 +1,14 @@
-"""Times the distance operators beside their peers and refuses to time one that is wrong.
+"""What do the distance operators cost?  Beside their peers; one that is wrong is not timed.
 
-``run`` returns plain data; ``bench_report.table`` and ``plots.cost`` read that alone.
+``run`` returns plain data; ``bench_report`` and ``bench_picture`` read only that.
 """
 
-import functools
+import argparse
 import math
 import os
 import platform
 import re
+import sys
 import timeit
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +16,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch._functorch.config
-import torch.nn.functional as F
-from torch import Tensor
 from torch.utils import benchmark
 from tqdm import tqdm
 
-from linf_plugin import ops
-from linf_plugin.kernels import blocked, cpu, gpu, reference
+from linf_plugin.arguments import check_p
+from linf_plugin.kernels import cpu, gpu
+
+from ..running.machine import device_of
+from .bench_arguments import DESCRIPTION, add_arguments
+from .bench_peers import PEERS, counts, deviation, function_of, size_of, tensors
+from .bench_picture import operator_times
+from .bench_report import table
+from .shell import Study, main
 
 # ``pixels`` makes a convolution, of images of that height and width, padded so that they keep it.
-CASES = {
+OPERATOR_CASES = {
     "overhead": {"batch": 16, "in": 16, "out": 16},
     "small": {"batch": 128, "in": 64, "out": 256},
     "medium": {"batch": 512, "in": 1024, "out": 1024},
@@ -38,150 +44,8 @@ SWEEPS = {  # what the picture shows
 SWEEP_PEERS = ("ours", "cdist", "matmul")
 KERNELS = {"cpu": cpu, "cuda": gpu}  # what ours are
 DIRECTIONS = ("forward", "training", "backward")  # training: a forward pass that prepares the backward one
-
-# Dynamic is as fast here, and one compilation serves all sizes.  A partial graph would run as if not compiled.
-COMPILER = {"backend": "inductor", "dynamic": True, "fullgraph": True}
 READING_SECONDS = 0.01  # calls shorter than this are timed several at a time
 FIRST_PAIRS = 1 << 22  # coordinate pairs of the first call of a slow peer
-CHECK_PAIRS = 1 << 22  # coordinate pairs compared with the specification
-
-
-# The competitors.
-
-
-class _Formula(torch.autograd.Function):
-    """A distance and its gradient, functions with the signatures of ``reference``, made differentiable."""
-
-    @staticmethod
-    def forward(ctx, dist, vjp, x, w, p):
-        y = dist(x, w, p)
-        ctx.save_for_backward(x, w, y)
-        ctx.p, ctx.vjp = p, vjp
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        return None, None, *ctx.vjp(grad, *ctx.saved_tensors, ctx.p), None
-
-
-def _broadcast(x: Tensor, w: Tensor, p: float) -> Tensor:
-    """The distance as one writes it for a compiler: one pass, whose powers may overflow."""
-    t = x[:, None] - w
-    return t.abs().amax(-1) if p == math.inf else torch.linalg.vector_norm(t, p, -1)
-
-
-@functools.cache
-def _compiled() -> Callable:
-    return torch.compile(_broadcast, **COMPILER)
-
-
-def _over_windows(distance: Callable, x: Tensor, w: Tensor, p: float) -> Tensor:
-    """``distance`` between every window of the images x and the kernels w; the images keep their size."""
-    windows = F.unfold(x, w.shape[2:], padding=w.shape[-1] // 2).transpose(1, 2).flatten(0, 1)
-    y = distance(windows, w.flatten(1), p)
-    return y.unflatten(0, (len(x), -1)).transpose(1, 2).unflatten(2, x.shape[2:])
-
-
-# ``slow``: may take minutes, so that a slice of the batch stands for it.  ``bytes``: of memory for each coordinate
-# pair, where a peer materialises them.
-PEERS = {
-    "ours": {
-        "title": "ours",
-        "dense": lambda x, w, p: ops.dist(x, w, p),
-        "conv": lambda x, w, p: torch.ops.linf.dist_conv2d(x, w, p, [1, 1], [w.shape[-1] // 2] * 2, [1, 1], 1),
-    },
-    "cdist": {
-        "title": "torch.cdist",
-        "dense": lambda x, w, p: torch.cdist(x, w, p),
-        "slow": True,
-        "bytes": lambda p, direction, device: 4 * (direction == "backward" and device == "cuda"),
-    },
-    "blocked": {
-        "title": "blocked",
-        "slow": True,
-        "dense": functools.partial(_Formula.apply, blocked.dist, blocked.dist_vjp),
-    },
-    "compile": {
-        "title": "torch.compile",
-        "dense": lambda x, w, p: _compiled()(x, w, p),
-        "slow": True,
-        "bytes": lambda p, direction, device: 4 * (direction == "backward" and p == math.inf),
-    },
-    "matmul": {
-        "title": "matrix product",
-        "dense": lambda x, w, p: F.linear(x, w),
-        "conv": lambda x, w, p: F.conv2d(x, w, padding=w.shape[-1] // 2),
-    },
-}
-
-
-def _function(peer: str, case: dict) -> Callable:
-    if "pixels" not in case:
-        return PEERS[peer]["dense"]
-    return PEERS[peer].get("conv") or functools.partial(_over_windows, PEERS[peer]["dense"])
-
-
-# The problem.
-
-
-def size_of(case: dict) -> str:
-    if "pixels" in case:
-        return f"conv {case['batch']}×{case['in']}→{case['out']}, {case['pixels']}², k{case['kernel']}"
-    return f"{case['batch']}×{case['in']}×{case['out']}"
-
-
-def _counts(case: dict) -> tuple[int, int, int]:
-    """Windows of a sample, coordinates of a window, coordinate pairs of a sample."""
-    windows, features = case.get("pixels", 1) ** 2, case["in"] * case.get("kernel", 1) ** 2
-    return windows, features, windows * features * case["out"]
-
-
-def _tensors(case: dict, rows: int, device: str) -> tuple[Tensor, Tensor]:
-    """The first rows of x, and w, normally distributed."""
-    generator = torch.Generator(device).manual_seed(0)
-    images, kernel = ([case[key]] * 2 if key in case else [] for key in ("pixels", "kernel"))
-    w = torch.randn(case["out"], case["in"], *kernel, device=device, generator=generator)
-    return torch.randn(rows, case["in"], *images, device=device, generator=generator), w
-
-
-def deviation(case: dict, p: float, device: str) -> str | None:
-    """What is wrong with our operator on this case, or None.
-
-    It computes the whole case.  Some rows of x and w, the first and the last among them, are compared with
-    ``reference``: in float64, but in float32 at p = ∞, where every bit must agree.  The gradient that is fed in
-    is −1, 0 or 1 there and 0 elsewhere, so that at p = ∞ all sums are exact.
-    """
-    x, w = (a.requires_grad_() for a in _tensors(case, case["batch"], device))
-    y = _function("ours", case)(x, w, p)
-    windows, features, _ = _counts(case)
-    n = min(len(x), math.isqrt(CHECK_PAIRS // (windows * features)) or 1)
-    k = min(len(w), CHECK_PAIRS // (windows * features * n) or 1)
-    i, k = (torch.linspace(0, len(a) - 1, count, device=device).long() for a, count in ((x, n), (w, k)))
-    grad, some = torch.zeros_like(y), (i[:, None], k)
-    grad[some] = torch.randint(-1, 2, y[some].shape, device=device).to(y)
-    gx, gw = torch.autograd.grad(y, (x, w), grad)
-
-    dtype = torch.float32 if p == math.inf else torch.float64
-    xs, ws = (a.detach()[at].to(dtype).requires_grad_() for a, at in ((x, i), (w, k)))
-    formula = functools.partial(_Formula.apply, reference.dist, reference.dist_vjp)
-    ys = _over_windows(formula, xs, ws, p) if "pixels" in case else formula(xs, ws, p)
-    gxs, gws = torch.autograd.grad(ys, (xs, ws), grad[some].to(dtype))
-
-    # In units of eps/2, a distance loses 4 by difference, division, root and product, and features/p by a sum in
-    # any order.  A gradient is the power p − 1 of a ratio of two such numbers; up to ``terms`` of them are added.
-    eps = 0.0 if p == math.inf else torch.finfo(y.dtype).eps
-    terms = max(len(i) * windows, len(k) * case.get("kernel", 1) ** 2)
-    value = eps * (4 + features / p)
-    gradient = terms * (p * (value + 2 * eps) + eps * terms) if eps else 0.0
-    for name, ours, exact, allowed in (
-        ("distance", y[some], ys, value * ys.abs()),
-        ("gradient of x", gx, torch.zeros_like(gx, dtype=dtype).index_copy(0, i, gxs), gradient),
-        ("gradient of w", gw, torch.zeros_like(gw, dtype=dtype).index_copy(0, k, gws), gradient),
-    ):
-        error = (ours.to(dtype) - exact).abs()
-        if not (error <= allowed).all():  # NaN is an error too
-            return f"p = {p:g}, {size_of(case)}: the {name} is off by up to {error.max().item():.3g}; not timed"
-    return None
 
 
 # The clock.
@@ -207,8 +71,8 @@ def _seconds(call: Callable, number: int = 1) -> float:
 
 def _call(peer: str, case: dict, p: float, direction: str, rows: int, device: str) -> Callable:
     """What is timed."""
-    x, w = _tensors(case, rows, device)
-    function = _function(peer, case)
+    x, w = tensors(case, rows, device)
+    function = function_of(peer, case)
     if direction != "forward":
         x.requires_grad_(), w.requires_grad_()
     if direction != "backward":
@@ -224,7 +88,7 @@ def _prepare(peer: str, case: dict, p: float, direction: str, device: str, secon
     ``first`` has the rows and seconds of a call on at most a quarter of that slice.  Raises MemoryError where the
     whole batch would not fit.
     """
-    batch, pairs = case["batch"], _counts(case)[2]
+    batch, pairs = case["batch"], counts(case)[2]
     needed = batch * pairs * (PEERS[peer]["bytes"](p, direction, device) if "bytes" in PEERS[peer] else 0)
     if needed > (free := _free_bytes(device)):
         raise MemoryError(f"needs {needed / 1e9:.0f} GB of memory, {free / 1e9:.0f} GB are free")
@@ -289,7 +153,7 @@ def _measure(
 
 
 def _ceiling(p: float, direction: str, device: str) -> float | None:
-    """Coordinate pairs a second of a loop on registers alone; None where there is no arithmetic or no kernel."""
+    """Coordinate pairs a second of a loop that uses only registers; None where there is no arithmetic or no kernel."""
     kernels, backward = KERNELS[device], direction == "backward"
     if not kernels.available()[0] or (backward and p == math.inf):
         return None
@@ -363,10 +227,76 @@ def run(
                             "size": size_of(case),
                             "case": case,
                             "direction": direction,
-                            "pairs": case["batch"] * _counts(case)[2],
+                            "pairs": case["batch"] * counts(case)[2],
                             "times": _measure(some, case, p, direction, device, seconds, full),
                             "ceiling": _ceiling(p, direction, device),
                         }
                     )
                 bar.update()
     return results
+
+
+# The study, and what ``linf-compare bench`` asks.
+
+
+def check(args: argparse.Namespace) -> tuple[list[str], list[float]]:
+    """Cases and exponents that are asked for.  Raises ValueError where an argument is out of its range."""
+    names = ",".join(OPERATOR_CASES) if args.cases is None else args.cases
+    cases = list(dict.fromkeys(name.strip() for name in names.split(",")))
+    if not set(cases) <= set(OPERATOR_CASES):
+        raise ValueError(f"--cases {args.cases}: choose from {', '.join(OPERATOR_CASES)}")
+    try:
+        exponents = list(dict.fromkeys(check_p(float(p)) for p in args.p.split(",")))
+    except ValueError as error:
+        raise ValueError(f"--p {args.p}: {error}") from error
+    if not 0 < args.seconds < math.inf:
+        raise ValueError(f"--seconds must be positive, got {args.seconds}")
+    if args.threads is not None and args.threads < 1:
+        raise ValueError(f"--threads must be at least 1, got {args.threads}")
+    return cases, exponents
+
+
+def asked(args: argparse.Namespace, sweeps: bool) -> dict:
+    """``run`` as the arguments say."""
+    cases, exponents = check(args)
+    device, threads = device_of(args.device), torch.get_num_threads()
+    torch.set_num_threads(args.threads or threads)
+    try:
+        return run(
+            [OPERATOR_CASES[name] for name in cases],
+            exponents,
+            sweeps=sweeps,
+            device=device,
+            seconds=args.seconds,
+            full=args.full,
+            progress=not args.quiet,
+        )
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _draw(results: dict, path: Path) -> None:
+    """The picture, where several sizes were measured."""
+    if any(row["kind"] != "table" for row in results["rows"]):
+        operator_times(results, path)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_arguments(parser)
+    parser.add_argument("--sweeps", action="store_true", help="also measure cost over size, and draw it")
+
+
+STUDY = Study(
+    "bench",
+    DESCRIPTION,
+    _add_arguments,
+    lambda args, save: asked(args, args.sweeps),
+    table,
+    wrong=lambda results: len(results["wrong"]),
+    picture="cost.png",
+    plot=_draw,
+    page="table.txt",
+)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))

@@ -1,4 +1,4 @@
-"""The table of ``linf-compare bench``, from its results; nothing is measured here."""
+"""The table of the study ``bench``: it reads only its results, and measures nothing."""
 
 import math
 import textwrap

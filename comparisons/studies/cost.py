@@ -1,7 +1,4 @@
-"""What do certificates cost?  Time and memory of bounds, the cascade on MNIST, and what it adds on the digits.
-
-``python -m comparisons.studies.cost`` measures and writes results.json and table.md.
-"""
+"""What do certificates cost?  Time and memory of bounds, the cascade on MNIST, and what it adds on the digits."""
 
 import argparse
 import math
@@ -19,16 +16,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import linf_plugin.models
-from linf_plugin import Net, build, certified_radius, plain
-from linf_plugin.bounds import CERTIFICATES, certify_each, compute_bounds
+from linf_plugin import Net, build, certified_radius
+from linf_plugin.bounds import certify_each, compute_bounds
 from linf_plugin.certificates.cascade import certify
 from linf_plugin.datasets import Dataset, load_dataset
-from linf_plugin.files import WouldReplace, write_json, write_text
+from linf_plugin.files import WouldReplace
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from ..attacks.pgd import pgd_survives
-from ..running.runner import RESULTS, eps_key
+from ..results.file import FILE, eps_key
 from .cost_report import table
+from .shell import Save, Study, main, read
 
 DESCRIPTION = """\
 What do certificates cost?  In four parts:
@@ -38,8 +36,8 @@ What do certificates cost?  In four parts:
   c  the cascade of certificates on the MNIST test images, and what is left to CROWN and α-CROWN
   d  certified accuracy on the digits, of each method and of all together, over ε
 
-Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run;
-those that are asked for and there are measured anew with --force alone."""
+Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run.
+A part that is there already is measured again only with --force."""
 
 EPS = 0.1  # of bounds whose values do not matter
 SHAPE, CLASSES = (1, 28, 28), 10  # of nets that are not trained
@@ -93,7 +91,7 @@ def time_interval_bounds() -> dict:
 
 # b: memory.
 
-MEMORY = [  # (method, width, depth, batch)
+MEMORY_CASES = [  # (method, width, depth, batch)
     *((method, 512, 3, 8) for method in ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized")),
     *((method, 5120, 3, 1) for method in ("CROWN-IBP", "CROWN")),
 ]
@@ -121,9 +119,9 @@ def peak_memory(method: str, width: int, depth: int, batch: int) -> dict:
 
 
 def measure_memory(repeats: int = 3) -> dict:
-    """The median of each of ``MEMORY``; nets that need minutes are bounded once."""
+    """The median of each of ``MEMORY_CASES``; nets that need minutes are bounded once."""
     rows = []
-    for method, width, depth, batch in MEMORY:
+    for method, width, depth, batch in MEMORY_CASES:
         found = []
         for _ in range(repeats if width <= 512 else 1):
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
@@ -138,7 +136,7 @@ def measure_memory(repeats: int = 3) -> dict:
 CASCADE = {"width": 512, "depth": 4, "images": 10000, "batch_size": 256, "lr": 0.02, "ce": (0.3, 0.01), "seed": 0}
 CASCADE_SCHEDULE = Schedule(epochs=14, eps=0.45, p_end=12)
 CHEAP, COSTLY = ("lipschitz", "ibp", "crown-ibp"), {"crown": 8, "alpha-crown": 8}  # method → batch size
-ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
+CASCADE_ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
 SHARE, TRIALS, TRIAL_IMAGES = 0.9, 8, 500  # asked of the Lipschitz bound; how its ε is looked for
 UNDECIDED, FEW, PATIENCE = 64, 8, 5.0  # samples of a costly method; so few where each takes more seconds than this
 TEST_IMAGES = 10000
@@ -190,8 +188,8 @@ def run_cascade(model: Net, data: Dataset) -> dict:
     correct = logits.argmax(1) == y
     radii = torch.where(correct, certified_radius(logits, y, model.lipschitz), 0)
     some = slice(0, TRIAL_IMAGES)
-    eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **ATTACK)), 4)
-    survives = pgd_survives(model, x, y, eps, **ATTACK)
+    eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **CASCADE_ATTACK)), 4)
+    survives = pgd_survives(model, x, y, eps, **CASCADE_ATTACK)
 
     began = time.perf_counter()
     certificate = certify(model, x, y, eps, CHEAP, skip=~survives)
@@ -209,7 +207,7 @@ def run_cascade(model: Net, data: Dataset) -> dict:
         **data.identity,
         "test_images": len(x),
         "eps": eps,
-        "attack": ATTACK,
+        "attack": CASCADE_ATTACK,
         "correct": int(correct.sum()),
         "survives": int(survives.sum()),
         "certified": int(certificate.certified.sum()),
@@ -261,14 +259,14 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
 
 def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
     """As ``certify_each``; but α-CROWN, which starts from CROWN, runs only on what that and an attack leave."""
-    found = certify_each(model, x, y, eps, CERTIFICATES[:-1])
+    found = certify_each(model, x, y, eps, (*CHEAP, "crown"))
     skip = found["crown"] | ~pgd_survives(model, x, y, eps)
-    alpha = found["crown"] | certify(model, x, y, eps, CERTIFICATES[-1:], skip=skip).certified
+    alpha = found["crown"] | certify(model, x, y, eps, ("alpha-crown",), skip=skip).certified
     return {**found, "alpha-crown": alpha, "best": found["best"] | alpha}
 
 
 def digits_accuracies() -> dict:
-    """How many test images each certificate proves alone, and all of them together, at each ε."""
+    """How many test images each certificate proves by itself, and all of them together, at each ε."""
     data = load_dataset("digits")
     x, y, nets = data.x_test[:DIGITS_IMAGES], data.y_test[:DIGITS_IMAGES], {}
     values = [round(DIGITS_EPS * multiple, 6) for multiple in MULTIPLES]
@@ -285,44 +283,31 @@ def digits_accuracies() -> dict:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a wrong request."""
-    style = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m comparisons.studies.cost", description=DESCRIPTION, formatter_class=style
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/cost"), help="default: results/cost")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--parts", default="a,b,c,d", metavar="LIST", help="of a, b, c, d; default: a,b,c,d")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw; part c needs it")
-    parser.add_argument("--force", action="store_true", help="measure parts anew that --out has")
-    args = parser.parse_args(argv)
-    parts = args.parts.split(",")
-    if wrong := [part for part in parts if part not in tuple("abcd")]:
-        print(f"{parser.prog}: error: --parts must be among a, b, c, d, got {wrong[0]!r}", file=sys.stderr)
-        return 2
-    path = args.out / RESULTS
-    try:
-        results = plain.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if not isinstance(results, dict):
-            raise ValueError(f"{path} is no results file of this command")
-        if (there := sorted(results.keys() & set(parts))) and not args.force:
-            raise WouldReplace(f"{path} has part {', '.join(there)}")
-        mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
-        text = error.with_flags() if isinstance(error, WouldReplace) else getattr(error, "what", error)
-        print(f"{parser.prog}: error: {text}", file=sys.stderr)
-        return 2
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    """Measures the parts that are asked for; saves after each."""
+    parts, path = args.parts.split(","), args.out / FILE
+    if wrong := [part for part in parts if part not in ("a", "b", "c", "d")]:
+        raise ValueError(f"--parts must be among a, b, c, d, got {wrong[0]!r}")
+    results = read(args.out, STUDY.name) if path.exists() else {}
+    if (there := sorted(results.keys() & set(parts))) and not args.force:
+        raise WouldReplace(f"{path} has part {', '.join(there)}")
+    mnist = load_dataset("mnist", args.data_dir) if "c" in parts else None
     measures = {"a": time_interval_bounds, "b": measure_memory, "c": lambda: cascade(mnist), "d": digits_accuracies}
     for part in parts:
         measured = measures[part]()
         versions = {"linf-plugin": linf_plugin.__version__, "torch": torch.__version__}
         results[part] = {"threads": torch.get_num_threads(), "versions": versions, **measured}
-        write_json(path, dict(sorted(results.items())))
-    text = table(results)
-    write_text(args.out / "table.md", text)
-    print(text)
-    return 0
+        results = dict(sorted(results.items()))
+        save(results)
+    return results
 
+
+STUDY = Study("cost", DESCRIPTION, add_arguments, run, table, goes_on=True)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(STUDY))

@@ -1,8 +1,7 @@
-"""The table of ``comparisons.studies.cost``, from results.json alone; nothing is measured here."""
+"""The table of the study ``cost``: it reads only results.json, and measures nothing."""
 
-from linf_plugin.bounds import CERTIFICATES
-
-from ..report.tables import CERTIFICATE_LABELS, markdown_rows
+from ..certificates import in_order, label_of
+from ..report.tables import markdown_rows
 
 LIRPA_LABELS = {"CROWN-Optimized": "α-CROWN"}
 
@@ -58,7 +57,7 @@ def _cascade(part: dict) -> list[str]:
     t, total = part["training"], part["survives"]
     rows = [
         [
-            CERTIFICATE_LABELS[m],
+            label_of(m),
             str(each["tried"]),
             str(each["certified"]),
             f"{each['seconds']:.1f}",
@@ -88,18 +87,12 @@ def _digits(part: dict) -> list[str]:
         "Bold: more than the Lipschitz bound alone.",
     ]
     for name, net in part["nets"].items():
+        first, *others = in_order(list(next(iter(net["certified"].values()))))
         rows = [
-            [
-                eps,
-                str(found["lipschitz"]),
-                *(
-                    f"**{found[m]}**" if found[m] > found["lipschitz"] else str(found[m])
-                    for m in (*CERTIFICATES[1:], "best")
-                ),
-            ]
+            [eps, str(found[first]), *(f"**{found[m]}**" if found[m] > found[first] else str(found[m]) for m in others)]
             for eps, found in net["certified"].items()
         ]
-        header = ["ε", *(CERTIFICATE_LABELS[m] for m in (*CERTIFICATES, "best"))]
+        header = ["ε", *(label_of(m) for m in (first, *others))]
         parts += [f"{name}, {net['clean']} classified correctly:", markdown_rows(header, rows)]
     return parts
 

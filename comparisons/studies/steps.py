@@ -1,7 +1,4 @@
-"""What a training step costs, and whether compiling it or fusing the optimiser pays.
-
-``python -m comparisons.studies.steps`` measures and writes results.json and table.md.
-"""
+"""What does a training step cost?  As it is, compiled, and with the optimiser in one kernel."""
 
 import argparse
 import math
@@ -9,20 +6,20 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.layers.base import set_p
 from linf_plugin.training import Schedule, adam
 
 from ..methods.losses import LOSSES
 from ..report.tables import markdown_rows
-from ..running.runner import RESULTS, device_name
+from ..running.machine import device_name
+from . import shell
+from .shell import Save, Study, main, positive
 
 NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
     "128 wide, depth 3, batch 64": (128, 3, 64),
@@ -30,7 +27,7 @@ NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
     "5120 wide, depth 5, batch 512": (5120, 5, 512),
 }
 ON_CPU = list(NETS)[:2]  # where the last one takes minutes
-EXPONENTS = (8.0, 100.5, math.inf)
+STEP_EXPONENTS = (8.0, 100.5, math.inf)
 PAIRED = 15  # rounds, each of one step a variant, in turn
 
 DESCRIPTION = f"""\
@@ -99,25 +96,33 @@ def measure(steps: dict[str, Callable[[], None]], device: str, rounds: int) -> d
     return seconds
 
 
-def run(out: Path, device: str, rounds: int, nets: list[str], progress: bool) -> dict:
-    """Measures every net at every exponent and writes ``out/results.json``."""
-    results = {"device": device_name(torch.device(device)), "torch": torch.__version__, "rounds": rounds, "rows": []}
-    cases = [(net, p) for net in nets for p in EXPONENTS]
-    for net, p in tqdm(cases, desc="steps", unit="case", disable=not progress):
-        seconds = measure(variants(*NETS[net], p, device), device, rounds)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    shell.add_device(parser)
+    parser.add_argument("--rounds", type=int, default=PAIRED, metavar="N", help=f"default: {PAIRED}")
+    parser.add_argument("--nets", type=int, metavar="N", help="the first N nets; default: all, on a CPU the first two")
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    """Measures every net at every exponent; saves after each."""
+    positive(args, "rounds", "nets")
+    where, rounds = shell.device(args), args.rounds
+    nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
+    results = {"device": device_name(where), "torch": torch.__version__, "rounds": rounds, "rows": []}
+    cases = [(net, p) for net in nets for p in STEP_EXPONENTS]
+    for net, p in tqdm(cases, desc="steps", unit="case", disable=args.quiet):
+        seconds = measure(variants(*NETS[net], p, args.device), args.device, rounds)
         ratios = {
             name: statistics.median(a / b for a, b in zip(taken, seconds["plain"])) for name, taken in seconds.items()
         }
         results["rows"].append(
             {"net": net, "p": repr(p), "plain_seconds": statistics.median(seconds["plain"]), "ratios": ratios}
         )
-        out.mkdir(parents=True, exist_ok=True)
-        write_json(out / RESULTS, results)
+        save(results)
     return results
 
 
 def table(results: dict) -> str:
-    """Markdown; nothing is computed anew."""
+    """Markdown: a row for each net and exponent."""
     names = [name for name in results["rows"][0]["ratios"] if name != "plain"]
     rows = [
         [
@@ -128,49 +133,16 @@ def table(results: dict) -> str:
         ]
         for row in results["rows"]
     ]
-    return (
-        "\n\n".join(
-            [
-                "## A training step",
-                f"Milliseconds of a plain step, and the time of other forms as multiples of it: medians of {results['rounds']} "
-                f"rounds in which all took turns. {results['device']}, torch {results['torch']}.",
-                markdown_rows(["ℓ∞-dist net", "p", "plain, ms", *names], rows),
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        "## A training step",
+        f"Milliseconds of a plain step, and the time of other forms as multiples of it: medians of {results['rounds']} "
+        f"rounds in which all took turns. {results['device']}, torch {results['torch']}.",
+        markdown_rows(["ℓ∞-dist net", "p", "plain, ms", *names], rows),
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 2 for a wrong request."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.studies.steps",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", type=Path, metavar="DIR", default=Path("results/steps"), help="default: results/steps")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
-    parser.add_argument("--rounds", type=int, default=PAIRED, metavar="N", help=f"default: {PAIRED}")
-    parser.add_argument("--nets", type=int, metavar="N", help="the first N nets; default: all, on a CPU the first two")
-    add_force(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    for name in ("rounds", "nets"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
-            return 2
-    if args.device == "cuda" and not torch.cuda.is_available():
-        print(f"{parser.prog}: error: --device cuda: torch sees no CUDA device here", file=sys.stderr)
-        return 2
-    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
-        return 2
-    nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
-    results = run(args.out, args.device, args.rounds, nets, progress=not args.quiet)
-    text = table(results)
-    write_text(args.out / "table.md", text)
-    print(text)
-    return 0
-
+STUDY = Study("steps", DESCRIPTION, add_arguments, run, table)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(STUDY))

@@ -1,7 +1,4 @@
-"""How tight is each certificate?  Certified radii against exact ones, on nets small enough for both.
-
-``python -m comparisons.studies.tightness`` trains such nets and writes results.json and table.md.
-"""
+"""How tight is each certificate?  Certified radii against exact ones, on nets small enough for both."""
 
 import argparse
 import copy
@@ -11,7 +8,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import scipy
 import torch
@@ -24,12 +20,12 @@ from linf_plugin.bounds import margin_bound
 from linf_plugin.certificates.cascade import LIRPA_METHODS
 from linf_plugin.certificates.exact.radius import exact_radius
 from linf_plugin.datasets import Dataset, load_dataset
-from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
+from ..certificates import label_of
 from ..methods.bounded import BoundedCrossEntropy
-from ..report.tables import CERTIFICATE_LABELS
-from ..running.runner import RESULTS
+from ..report.tables import markdown_rows
+from .shell import Save, Study, main, positive
 
 WIDTH = 16
 EPS = 0.05  # that nets are trained for
@@ -104,7 +100,7 @@ class Case:
     train: Callable[[Net, Dataset, int], None]
 
 
-CASES = {
+SMALL_NETS = {
     "linf-dist": Case("ℓ∞-dist net, clipped hinge", _two_layers("linf-mlp"), _hinge),
     "linf-dist-linear": Case("ℓ∞-dist features and Linear, cross-entropy", _linear_head, _cross_entropy),
     "relu": Case("ReLU net, cross-entropy", _two_layers("relu-mlp"), _cross_entropy),
@@ -175,9 +171,18 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
     }
 
 
-def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -> dict:
-    """Trains and measures every case, writes ``out/results.json`` after each net, and returns what it holds."""
-    data = small_digits()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=30, metavar="N", help="of each net; default: 30")
+    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="nets of each kind; default: 3")
+    parser.add_argument(
+        "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for one exact radius; default: 60"
+    )
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    """Trains and measures every case; saves after each net."""
+    positive(args, "images", "seeds", "time_limit")
+    images, seeds, time_limit, data = args.images, args.seeds, args.time_limit, small_digits()
     results = {
         **data.identity,
         "eps": EPS,
@@ -188,10 +193,9 @@ def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -
         "versions": {"scipy": scipy.__version__, "torch": torch.__version__},
         "cases": {},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    total = len(CASES) * seeds * images
-    with tqdm(total=total, desc="exact radii", unit="image", disable=not progress, dynamic_ncols=True) as bar:
-        for key, case in CASES.items():
+    total = len(SMALL_NETS) * seeds * images
+    with tqdm(total=total, desc="exact radii", unit="image", disable=args.quiet, dynamic_ncols=True) as bar:
+        for key, case in SMALL_NETS.items():
             runs = results["cases"][key] = {"label": case.label, "runs": []}
             for seed in range(seeds):
                 bar.set_postfix_str(f"{key}, seed {seed}")
@@ -209,11 +213,11 @@ def run(out: Path, images: int, seeds: int, time_limit: float, progress: bool) -
                         **measure(model, data.x_test[rows], data.y_test[rows], time_limit, bar),
                     }
                 )
-                write_json(out / RESULTS, results)
+                save(results)
     return results
 
 
-# The table, from results.json alone.
+# The table reads only results.json.
 
 
 def ratios(case: dict) -> dict[str, list[float]]:
@@ -245,7 +249,7 @@ def _precisions(results: dict) -> str:
     """What the bisections were stopped at: "0.01 % (interval, CROWN), 0.1 % (alpha-crown)"."""
     methods = {}
     for method, precision in results["precision"].items():
-        methods.setdefault(precision, []).append(CERTIFICATE_LABELS.get(method, method))
+        methods.setdefault(precision, []).append(label_of(method))
     return ", ".join(f"{100 * precision:g} % ({', '.join(names)})" for precision, names in methods.items())
 
 
@@ -269,57 +273,23 @@ def table(results: dict) -> str:
                 f"{statistics.fmean(s for m in runs for s in m['seconds']):.2f}",
             ]
         )
-    labels = [CERTIFICATE_LABELS.get(c, c) for c in certificates]
+    labels = [label_of(c) for c in certificates]
     header = ["net", "clean %", "solved", "exact radius", *labels, "s/image, exact"]
-    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     wrong = beyond(results)
-    return (
-        "\n\n".join(
-            [
-                f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
-                f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
-                "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
-                f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
-                "\n".join("| " + " | ".join(line) + " |" for line in lines),
-                "No certificate reaches beyond the exact radius."
-                if wrong == 0
-                else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",
-            ]
-        )
-        + "\n"
-    )
+    parts = [
+        f"## Certified radius as a part of the exact one ({results['dataset']}, nets 16-16-10)",
+        f"Mean (least) over {results['images']} correctly classified test images of each of {results['seeds']} "
+        "nets. Solved: the exact radius is known. Exact radius: mean, in the pixel range. Radii found by bisection "
+        f"may be too small by this part of the exact one: {_precisions(results)}. Seconds: of one core.",
+        markdown_rows(header, rows),
+        "No certificate reaches beyond the exact radius."
+        if wrong == 0
+        else f"**{wrong} certified radii are larger than exact ones: a bound is wrong.**",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a certificate is contradicted, 2 for a wrong request."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.studies.tightness",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("results/tightness"), help="default: results/tightness"
-    )
-    parser.add_argument("--images", type=int, default=30, metavar="N", help="of each net; default: 30")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="nets of each kind; default: 3")
-    parser.add_argument(
-        "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for one exact radius; default: 60"
-    )
-    add_force(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    for name in ("images", "seeds", "time_limit"):
-        if not getattr(args, name) > 0:
-            print(f"{parser.prog}: error: --{name.replace('_', '-')} must be positive", file=sys.stderr)
-            return 2
-    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
-        return 2
-    results = run(args.out, args.images, args.seeds, args.time_limit, progress=not args.quiet)
-    text = table(results)
-    write_text(args.out / "table.md", text)
-    print(text)
-    return 1 if beyond(results) else 0
-
+STUDY = Study("tightness", DESCRIPTION, add_arguments, run, table, wrong=beyond)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(STUDY))

@@ -1,13 +1,9 @@
-"""How wide are the bounds of each method?  Output widths as parts of interval bounds', on random nets.
-
-``python -m comparisons.studies.widths`` measures them and writes results.json and table.md.
-"""
+"""How wide are the bounds of each method?  Output widths as parts of interval bounds', on random nets."""
 
 import argparse
 import math
 import statistics
 import sys
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -15,16 +11,15 @@ from tqdm import tqdm
 
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds, versions
-from linf_plugin.files import add_force, occupied, write_json, write_text
 
 from ..report.tables import markdown_rows
-from ..running.runner import RESULTS
+from .shell import Save, Study, main, positive
 
-SIZES = (48, 32, 24, 10)  # features of the input, of each distance layer, and of the linear head
+NET_SIZES = (48, 32, 24, 10)  # features of the input, of each distance layer, and of the linear head
 EPS = 0.1
 EXPONENTS = (math.inf, 8.0, 2.0)
 INPUTS = {"uniform": (torch.rand, "U[0, 1]"), "normal": (torch.randn, "N(0, 1)")}  # key → (draw, label)
-METHODS = {  # auto_LiRPA's method → label; interval bounds first
+BOUND_METHODS = {  # auto_LiRPA's method → label; interval bounds first
     "IBP": "IBP",
     "CROWN-IBP": "CROWN-IBP",
     "CROWN": "CROWN",
@@ -32,13 +27,13 @@ METHODS = {  # auto_LiRPA's method → label; interval bounds first
     "Forward+Backward": "Forward+Backward",
     "CROWN-Optimized": "α-CROWN",
 }
-ASKED = {"CROWN": 0.85, "CROWN-Optimized": 0.70}  # of the mean ratio at p = ∞ on uniform inputs
+ASKED_RATIOS = {"CROWN": 0.85, "CROWN-Optimized": 0.70}  # of the mean ratio at p = ∞ on uniform inputs
 
 DESCRIPTION = f"""\
-How wide are the bounds of each method?  Nets {"→".join(map(str, SIZES))} of distance layers with weights N(0, 1), no
-bias and no mean shift, and a linear head as torch.nn.Linear starts it, are bounded by linf_plugin.bounds.compute_bounds
-on ℓ∞ balls of radius {EPS} around random inputs.  A ratio of 0.8 says that a method's outputs are on average bounded
-by intervals of four fifths of the width of interval bounds (IBP).
+How wide are the bounds of each method?  linf_plugin.bounds.compute_bounds bounds random nets on ℓ∞ balls of radius
+{EPS} around random inputs.  The nets are {"→".join(map(str, NET_SIZES))}: distance layers with weights N(0, 1), no bias
+and no mean shift, and a linear head as torch.nn.Linear starts it.  A ratio of 0.8 says: on average a method bounds
+outputs by intervals of four fifths of the width of interval bounds (IBP).
 
 Written to --out: results.json and table.md.  Exit status 1 where an output's bound is looser than its interval bound,
 which compute_bounds promises never to be."""
@@ -47,7 +42,7 @@ which compute_bounds promises never to be."""
 def random_net(p: float, seed: int) -> nn.Sequential:
     """Distance layers and a linear head in float64; the same weights for every p."""
     torch.manual_seed(seed)
-    *distances, last = zip(SIZES, SIZES[1:])
+    *distances, last = zip(NET_SIZES, NET_SIZES[1:])
     layers = [LinfDistLinear(*sizes, bias=False, p=p) for sizes in distances]
     return nn.Sequential(*layers, nn.Linear(*last)).double().eval().requires_grad_(False)
 
@@ -60,7 +55,7 @@ def bounds(net: nn.Sequential, x: Tensor) -> tuple[dict[str, tuple[Tensor, Tenso
     found = {}
     with versions.float64_by_default():
         ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, eps=EPS))
-        for method in METHODS:
+        for method in BOUND_METHODS:
             bounded = BoundedModule(net, x[:1], verbose=False)
             bounded.eval()  # in training mode it asks for gradients of parameters
             found[method] = compute_bounds(bounded, (ball,), method=method)
@@ -84,35 +79,42 @@ def measure(net: nn.Sequential, x: Tensor) -> dict:
     }
 
 
-def run(out: Path, images: int, seeds: int, progress: bool) -> dict:
-    """Measures every net, writes ``out/results.json``, and returns what it holds."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=16, metavar="N", help="inputs of each net; default: 16")
+    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="nets of each kind; default: 10")
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    """Measures every net."""
     import auto_LiRPA
 
+    positive(args, "images", "seeds")
+    images, seeds = args.images, args.seeds
+
     results = {
-        "sizes": SIZES,
+        "sizes": NET_SIZES,
         "eps": EPS,
         "images": images,
         "seeds": seeds,
-        "asked": ASKED,
+        "asked": ASKED_RATIOS,
         "versions": {"auto_LiRPA": auto_LiRPA.__version__, "torch": torch.__version__},
         "cases": [],
     }
-    out.mkdir(parents=True, exist_ok=True)
     total = len(EXPONENTS) * len(INPUTS) * seeds
-    with tqdm(total=total, desc="bounds", unit="net", disable=not progress, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc="bounds", unit="net", disable=args.quiet, dynamic_ncols=True) as bar:
         for inputs, (draw, _) in INPUTS.items():
             for p in EXPONENTS:
                 runs = []
                 for seed in range(seeds):
                     net = random_net(p, seed)
-                    runs.append({"seed": seed, **measure(net, draw(images, SIZES[0], dtype=torch.float64))})
+                    runs.append({"seed": seed, **measure(net, draw(images, NET_SIZES[0], dtype=torch.float64))})
                     bar.update()
                 results["cases"].append({"inputs": inputs, "p": f"{p:g}", "runs": runs})
-    write_json(out / RESULTS, results)
+                save(results)
     return results
 
 
-# The table, from results.json alone.
+# The table reads only results.json.
 
 
 def looser(results: dict) -> int:
@@ -141,61 +143,31 @@ def table(results: dict) -> str:
             INPUTS[case["inputs"]][1],
             "∞" if case["p"] == "inf" else case["p"],
             f"{statistics.fmean(m['width'] for m in case['runs']):.3f}",
-            *(_spread(_ratios(case, method)) for method in METHODS),
+            *(_spread(_ratios(case, method)) for method in BOUND_METHODS),
         ]
         for case in results["cases"]
     ]
     asked = "; ".join(
-        f"{METHODS[method]} asked ≤ {results['asked'][method]:.2f}, reached {ratio:.3f}"
+        f"{BOUND_METHODS[method]} asked ≤ {results['asked'][method]:.2f}, reached {ratio:.3f}"
         for method, ratio in reached(results).items()
     )
     runs = [measured for case in results["cases"] for measured in case["runs"]]
-    bounded, wrong = len(METHODS) * sum(measured["bounds"] for measured in runs), looser(results)
-    return (
-        "\n\n".join(
-            [
-                f"## Width of output bounds as a part of IBP's (nets {'-'.join(map(str, results['sizes']))}, "
-                f"ε = {results['eps']:g})",
-                f"Mean (least–largest) over nets of {results['seeds']} seeds, each of the mean over {results['images']} inputs "
-                "and all outputs. Distance layers with weights N(0, 1), then Linear; ℓ∞ balls, not cut to a pixel range; "
-                f"float64; α-CROWN with {runs[0]['iterations']} iterations. Of U[0, 1] at p = ∞: {asked}.",
-                markdown_rows(["inputs", "p", "width by IBP", *METHODS.values()], rows),
-                f"None of {bounded} output bounds is looser than the interval bound."
-                if wrong == 0
-                else f"**{wrong} of {bounded} output bounds are looser than interval bounds.**",
-            ]
-        )
-        + "\n"
-    )
+    bounded, wrong = len(BOUND_METHODS) * sum(measured["bounds"] for measured in runs), looser(results)
+    parts = [
+        f"## Width of output bounds as a part of IBP's (nets {'-'.join(map(str, results['sizes']))}, "
+        f"ε = {results['eps']:g})",
+        f"Mean (least–largest) over nets of {results['seeds']} seeds, each of the mean over {results['images']} inputs "
+        "and all outputs. Distance layers with weights N(0, 1), then Linear; ℓ∞ balls, not cut to a pixel range; "
+        f"float64; α-CROWN with {runs[0]['iterations']} iterations. Of U[0, 1] at p = ∞: {asked}.",
+        markdown_rows(["inputs", "p", "width by IBP", *BOUND_METHODS.values()], rows),
+        f"None of {bounded} output bounds is looser than the interval bound."
+        if wrong == 0
+        else f"**{wrong} of {bounded} output bounds are looser than interval bounds.**",
+    ]
+    return "\n\n".join(parts) + "\n"
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a bound is looser than the interval bound, 2 for a wrong request."""
-    parser = argparse.ArgumentParser(
-        prog="python -m comparisons.studies.widths",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=Path("results/widths"), help="default: results/widths"
-    )
-    parser.add_argument("--images", type=int, default=16, metavar="N", help="inputs of each net; default: 16")
-    parser.add_argument("--seeds", type=int, default=10, metavar="N", help="nets of each kind; default: 10")
-    add_force(parser)
-    parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    args = parser.parse_args(argv)
-    for name in ("images", "seeds"):
-        if getattr(args, name) < 1:
-            print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
-            return 2
-    if occupied(parser.prog, args.out / RESULTS, args.out / "table.md", force=args.force):
-        return 2
-    results = run(args.out, args.images, args.seeds, progress=not args.quiet)
-    text = table(results)
-    write_text(args.out / "table.md", text)
-    print(text)
-    return 1 if looser(results) else 0
-
+STUDY = Study("widths", DESCRIPTION, add_arguments, run, table, wrong=looser)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(STUDY))

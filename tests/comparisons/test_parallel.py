@@ -83,9 +83,10 @@ def test_two_processes_write_one_set_of_results(whole):
     out, output, errors = whole
     results = json.loads((out / "results.json").read_text())
     assert results["device"].endswith("2 processes")
-    assert {name: m["epochs"] for name, m in results["methods"].items()} == {"linf-dist": 25, "ibp": 3}
+    assert {name: m["training"]["epochs"] for name, m in results["methods"].items()} == {"linf-dist": 25, "ibp": 3}
     m = results["methods"]["linf-dist"]
-    assert 0.5 < m["certified"]["best"]["0.05"] <= m["pgd"]["0.05"] <= m["clean"] and m["contradictions"] == 0
+    certified, attacked = m["certified"]["best"]["accuracy"]["0.05"], m["attacked"]["pgd"]["0.05"]
+    assert 0.5 < certified <= attacked <= m["clean"] and m["contradictions"] == 0
     assert len((out / "linf-dist.log.jsonl").read_text().splitlines()) == 25
     assert output.count("Written to") == 1 and not list(out.glob("*.state.pt"))
     assert errors.count("IBP:   0%") == 1  # a bar begins with it: the other rank has none

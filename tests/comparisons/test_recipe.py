@@ -2,15 +2,20 @@
 
 import copy
 import datetime
+import importlib
 import math
 import random
+import re
 import tomllib
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
+from comparisons import certificates
+from comparisons.methods.parts import ATTACKING, PARTS
 from comparisons.recipe import available, load_recipe, recipe_from
-from comparisons.running.runner import eps_key
+from comparisons.results.file import eps_key
 
 GOOD = """
 description = "test"
@@ -37,12 +42,12 @@ def write(tmp_path, text):
 @pytest.mark.parametrize("name", available())
 def test_ours_load(name):
     recipe = load_recipe(name)
-    assert recipe.name == name and recipe.methods and recipe.eps in recipe.eps_values
+    assert recipe.name == name and recipe.methods and recipe.eps in recipe.evaluation.eps_values
 
 
 def test_a_file_is_read(tmp_path):
     recipe = load_recipe(write(tmp_path, GOOD))
-    assert recipe.name == "mine" and recipe.eps_values == (0.05, 0.1)
+    assert recipe.name == "mine" and recipe.evaluation.eps_values == (0.05, 0.1)
     method = recipe.methods["ibp"]
     assert method.schedule.lr_drops == (1,)
     assert (method.select, method.average, method.validate_every) == (0, 0, 1)
@@ -68,9 +73,97 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "eps by zero": ("[0.05, 0.1]", '[0.1, "1/0"]', "eps_values must be a number or a fraction.*'1/0'"),
     "eps range": ("[0.05, 0.1]", "[0.1, 1.5]", r"eps_values must lie in the pixel range \[0, 1\], got 1.5"),
     "eps nan": ("[0.05, 0.1]", "[0.1, nan]", "eps_values must be a number"),
-    "attack": ("restarts = 1", "restart = 1", "attack: unknown key 'restart'; known: batch_size, restarts, steps"),
-    "attack value": ("steps = 2", "steps = 0", "attack: steps must be a whole number ≥ 1, got 0"),
+    "attack": (
+        "restarts = 1",
+        "restart = 1",
+        "attack 'pgd': unknown key 'restart'; known: batch_size, restarts, steps",
+    ),
+    "attack value": ("steps = 2", "steps = 0", "attack 'pgd': steps must be a whole number ≥ 1, got 0"),
     "method": ("methods.ibp]", "methods.sabr]", "unknown method; known: linf-dist"),
+    "evaluation type": ("eps_values = [0.05, 0.1]", "evaluation = 1", "mine.toml: evaluation must be a table, got 1"),
+    "evaluation key": ("eps_values", "evaluation = { images = 3 }\neps_values", "mine.toml: unknown key 'images'"),
+    "evaluation twice": (
+        "eps_values = ",
+        "evaluation = { eps_values = [0.1] }\neps_values = ",
+        "mine.toml: eps_values stands twice: by itself and in evaluation",
+    ),
+    "attacks twice": (
+        "attack = {",
+        'evaluation = { attacks = [{ name = "pgd" }] }\nattack = {',
+        "mine.toml: attacks stands twice: by itself and in evaluation",
+    ),
+    "attacks type": ("attack = { ", "evaluation = { attacks = 3 } # ", "attacks must be a list of tables, got 3"),
+    "attack type": ("attack = {", "attack = 3 # {", "mine.toml: attack must be a table, got 3"),
+    "no attack": ("attack = {", "evaluation = { attacks = [] } # {", "attacks must be one at least, and each another"),
+    "attack missing": ("attack = {", "# {", "mine.toml: attacks is missing"),
+    "attack name": (
+        "attack = {",
+        'evaluation = { attacks = [{ name = "square" }] } # {',
+        "mine.toml: attack needs a name among pgd",
+    ),
+    "attack repeated": (
+        "attack = {",
+        'evaluation = { attacks = [{ name = "pgd" }, { name = "pgd" }] } # {',
+        "attacks must be one at least, and each another",
+    ),
+    "norm": ("eps_values", 'evaluation = { norm = "l2" }\neps_values', "mine.toml: norm must be one of linf, got 'l2'"),
+    "kind": ("methods.ibp]", 'methods.mine]\nkind = "sabr"', "methods.mine.: kind must be one of linf-dist.*'sabr'"),
+    "kind type": ("methods.ibp]", "methods.mine]\nkind = 3", "methods.mine.: kind must be one of linf-dist.*got 3"),
+    "no kind": ("methods.ibp]", "methods.mine]", "methods.mine.: unknown method; known: linf.*needs a kind of these"),
+    "kind of another": (
+        "methods.ibp]",
+        'methods.sortnet]\nkind = "ibp"',
+        "methods.sortnet.: sortnet is a kind itself; a method of kind ibp needs another name",
+    ),
+    "certificate of the kind": (
+        'certificates = ["ibp"]',
+        'certificates = ["lipschitz"] #',
+        "none of the certificates applies to ibp, only ibp, crown-ibp",
+    ),
+    "name of a path": ("methods.ibp]", 'methods."a/b"]\nkind = "ibp"', "a method's name has letters, digits, - and _"),
+    "name of a state": ("methods.ibp]", 'methods."a.state"]\nkind = "ibp"', "a method's name has letters, digits"),
+    "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string, of one line.*got 3"),
+    "label of a table": (
+        "methods.ibp]",
+        'methods.ibp]\nlabel = "a|b"',
+        "label must be a string, of one line and without",
+    ),
+    "label of lines": ("methods.ibp]", 'methods.ibp]\nlabel = "a\\nb"', "label must be a string, of one line"),
+    "initialisation": (
+        "batch_size = 64",
+        'batch_size = 64\ninitialisation = { name = "he" }',
+        "methods.ibp.: initialisation needs a name among default, interval",
+    ),
+    "initialisation key": (
+        "batch_size = 64",
+        'batch_size = 64\ninitialisation = { name = "interval", gain = 1 }',
+        "initialisation 'interval': unknown key 'gain'",
+    ),
+    "augmentation": (
+        "batch_size = 64",
+        'batch_size = 64\naugmentation = { name = "mixup" }',
+        "methods.ibp.: augmentation needs a name among none, shift-flip",
+    ),
+    "augmentation type": (
+        "batch_size = 64",
+        "batch_size = 64\naugmentation = 1",
+        "augmentation needs a name among none, shift-flip",
+    ),
+    "augmentation key": (
+        "batch_size = 64",
+        'batch_size = 64\naugmentation = { name = "none", shift = 1 }',
+        "augmentation 'none': unknown key 'shift'",
+    ),
+    "augmentation twice": (
+        "batch_size = 64",
+        "batch_size = 64\nshift = 1\naugmentation = { shift = 1 }",
+        "methods.ibp.: shift stands twice: by itself and in augmentation",
+    ),
+    "shift_share": (
+        "batch_size = 64",
+        "batch_size = 64\nshift_share = 1.5",
+        r"shift_share must lie in .0, 1., got 1.5",
+    ),
     "no method": (GOOD[GOOD.index("[methods") :], "", "no .methods"),
     "method type": (GOOD[GOOD.index("[methods") :], "[methods]\nibp = 1\n", "methods.ibp must be a table, got 1"),
     "methods type": (GOOD[GOOD.index("[methods") :], "methods = 1\n", "methods must be a table, got 1"),
@@ -152,7 +245,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 )
 def test_an_eps_is_the_float_nearest_to_its_fraction(tmp_path, text, eps):
     recipe = load_recipe(write(tmp_path, GOOD.replace("0.1", text)))
-    assert recipe.eps == recipe.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
+    assert recipe.eps == recipe.evaluation.eps_values[1] == recipe.methods["ibp"].schedule.eps == eps
     assert eps_key(recipe.eps) == repr(eps)
 
 
@@ -160,8 +253,72 @@ def test_defaults_are_what_a_method_does_not_say_itself(tmp_path):
     defaults = "[defaults]\nbatch_size = 32\nshift = 1\nflip = true\nschedule = { epochs = 9, snap = false }\n"
     shared = GOOD.replace("batch_size = 64", "shift = 2").replace("[methods", defaults + "[methods")
     method = load_recipe(write(tmp_path, shared)).methods["ibp"]
-    assert (method.batch_size, method.shift, method.flip, method.padding) == (32, 2, True, "edge")
+    assert method.batch_size == 32
+    assert method.augmentation == {"name": "shift-flip", "shift": 2, "flip": True}
     assert (method.schedule.epochs, method.schedule.snap, method.schedule.eps) == (1, False, 0.1)
+
+
+def test_defaults_are_not_those_of_a_table_of_another_name(tmp_path):
+    defaults = """[defaults]
+optimizer = { name = "distance-adam", lr = 0.5, beta2 = 0.95 }
+initialisation = { name = "interval" }
+shift = 1
+[methods"""
+    recipe = load_recipe(write(tmp_path, GOOD.replace("[methods", defaults)))
+    method = recipe.methods["ibp"]
+    assert method.optimizer == {"name": "adam", "lr": 1e-3} and method.initialisation == {"name": "interval"}
+    assert method.augmentation == {"name": "shift-flip", "shift": 1}
+    text = GOOD.replace("[methods", defaults).replace("batch_size", 'augmentation = { name = "none" }\nbatch_size')
+    assert load_recipe(write(tmp_path, text)).methods["ibp"].augmentation == {"name": "none"}
+
+
+TWO_WIDTHS = """
+[methods.ibp-wide]
+kind = "ibp"
+architecture = { name = "relu-mlp", width = 16, depth = 2 }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 1e-3 }
+batch_size = 64
+schedule = { epochs = 1, eps = 0.1 }
+"""
+
+
+def test_labels_tell_methods_apart(tmp_path):
+    with pytest.raises(ValueError, match="mine.toml: two methods have the label 'IBP'"):
+        load_recipe(write(tmp_path, GOOD + TWO_WIDTHS.replace('kind = "ibp"', 'kind = "ibp"\nlabel = "IBP"')))
+
+
+def test_a_certificate_of_another_norm_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(certificates, "norm_of", lambda name: 2.0)
+    with pytest.raises(ValueError, match="mine.toml: ibp does not certify balls of the norm linf"):
+        load_recipe(write(tmp_path, GOOD))
+
+
+def test_one_kind_stands_in_a_recipe_at_two_widths(tmp_path):
+    recipe = load_recipe(write(tmp_path, GOOD + TWO_WIDTHS))
+    assert {name: (m.kind, m.label) for name, m in recipe.methods.items()} == {
+        "ibp": ("ibp", "IBP"),
+        "ibp-wide": ("ibp", "IBP (ibp-wide)"),
+    }
+    named = load_recipe(write(tmp_path, GOOD + TWO_WIDTHS.replace('kind = "ibp"', 'kind = "ibp"\nlabel = "IBP, 16"')))
+    assert named.methods["ibp-wide"].label == "IBP, 16"
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+
+
+def test_the_recipe_in_the_docs_is_one():
+    table = tomllib.loads(DOCS.split("```toml\n")[1].split("```")[0])
+    recipe = recipe_from("docs", "docs", table)
+    assert {name: m.kind for name, m in recipe.methods.items()} == {"linf-dist": "linf-dist", "wide": "linf-dist"}
+
+
+@pytest.mark.parametrize("name", [*PARTS, "attacks"])
+def test_the_docs_name_the_registry_of_every_part(name):
+    (line,) = (line for line in DOCS.splitlines() if line.startswith(f"| `{name}`"))
+    module, registry = re.search(r"`([\w.]+)\.([A-Z]+)`", line).groups()
+    part = PARTS.get(name, ATTACKING)
+    assert getattr(importlib.import_module(module), registry) is part.registry
 
 
 def test_an_unknown_name_lists_the_known_ones():

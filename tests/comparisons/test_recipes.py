@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from comparisons.recipe import Recipe, available, load_recipe
-from comparisons.running.runner import eps_key, run
+from comparisons.results.file import eps_key
+from comparisons.running.run import run
 from linf_plugin import load
 from linf_plugin.datasets import SOURCES, Dataset
 from linf_plugin.layers.base import distance_layers
@@ -58,7 +59,9 @@ def miniature(recipe: Recipe) -> Recipe:
             batch_size=BATCH,
             schedule=dataclasses.replace(s, epochs=EPOCHS, lr_drops=drops, **scaled),
         )
-    return dataclasses.replace(recipe, methods=methods, eps_values=(recipe.eps,), attack={"steps": 1, "restarts": 1})
+    attacks = ({"name": "pgd", "steps": 1, "restarts": 1},)
+    evaluation = dataclasses.replace(recipe.evaluation, eps_values=(recipe.eps,), attacks=attacks)
+    return dataclasses.replace(recipe, methods=methods, evaluation=evaluation)
 
 
 # The published settings as the authors' programs take them: five epochs, ε in training, learning rate, decay.
@@ -164,8 +167,9 @@ def test_every_recipe_runs(name, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["methods"]) == list(recipe.methods)
     for key, m in results["methods"].items():
-        assert all(math.isfinite(value) for value in m["loss"]) and len(m["loss"]) == EPOCHS
-        assert m["certified"]["best"][eps_key(recipe.eps)] <= m["pgd"][eps_key(recipe.eps)] <= m["clean"]
+        losses, eps = m["training"]["loss"], eps_key(recipe.eps)
+        assert all(math.isfinite(value) for value in losses) and len(losses) == EPOCHS
+        assert m["certified"]["best"]["accuracy"][eps] <= m["attacked"]["pgd"][eps] <= m["clean"]
         model, _ = load(tmp_path / m["checkpoint"])
         assert all(layer.p == math.inf for layer in distance_layers(model))
         assert model(data.x_test).isfinite().all() and model(data.x_test).shape == (2, SHAPES[recipe.dataset][1])

@@ -22,7 +22,7 @@ def _words(row: dict) -> str:
 
 
 def run(record: Record) -> str:
-    cases = [bench.CASES[name] for name in (CASES[:1] if record.quick else CASES)]
+    cases = [bench.OPERATOR_CASES[name] for name in (CASES[:1] if record.quick else CASES)]
     work = [(FAST, [case], p) for case in cases for p in EXPONENTS]
     work += [] if record.quick else [(COMPILED, cases, p) for p in EXPONENTS]  # one compilation serves all sizes
     results: dict = {}

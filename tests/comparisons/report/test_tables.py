@@ -1,8 +1,11 @@
 """How figures are shown."""
 
 import pytest
+from runs import made_up
 
 from comparisons.report.tables import eps_text, markdown_rows, mean, over_seeds, table
+from comparisons.results.file import from_plain
+from comparisons.results.schema import Results
 
 
 @pytest.mark.parametrize(
@@ -36,34 +39,13 @@ def test_one_figure_has_no_spread():
     assert (mean([0.5]), mean([0.5, 0.6])) == ("50.00", "55.00 ± 7.07")
 
 
-def _run(seed: int, clean: float) -> dict:
-    key = repr(8 / 255)
-    return {
-        "recipe": "r",
-        "dataset": "cifar10",
-        "eps": 8 / 255,
-        "eps_values": [8 / 255, 0.1],
-        "seed": seed,
-        "held_out": 0.0,
-        "test_samples": 10,
-        "attack": {"steps": 3, "restarts": 1},
-        "device": "cpu",
-        "methods": {
-            "ibp": {
-                "label": "IBP",
-                "clean": clean,
-                "pgd": {key: 0.4, "0.1": 0.2},
-                "contradictions": 0,
-                "certified": {"ibp": {key: 0.3, "0.1": 0.1}, "best": {key: 0.3, "0.1": 0.1}},
-                "parameters": 5,
-                "pairs_per_sample": 5,
-                "epochs": 2,
-                "seconds_per_epoch": 1.0,
-                "certify_seconds": 1.0,
-                "identity": {"recipe": "r", "seed": seed},
-            }
-        },
-    }
+def _run(seed: int, clean: float) -> Results:
+    key, content = repr(8 / 255), made_up({"ibp": clean}, dataset="cifar10", eps=8 / 255, seed=seed, test_samples=10)
+    content["eps_values"].append(0.1)
+    accuracies = {"attacked": {"pgd": {key: 0.4, "0.1": 0.2}}}
+    proved = {"norm": "linf", "failure": 0.0, "accuracy": {key: 0.3, "0.1": 0.1}}
+    content["methods"]["ibp"] |= accuracies | {"certified": {"ibp": proved, "best": proved}}
+    return from_plain(content)
 
 
 def test_tables_show_fractions_and_read_keys_of_decimals():
@@ -72,3 +54,56 @@ def test_tables_show_fractions_and_read_keys_of_decimals():
     assert "| method | ε = 8/255 | ε = 0.1 |" in text and "0.0313" not in text
     assert "| IBP | 30.00 (40.00) | 10.00 (20.00) |" in text
     assert "| r: IBP | 8/255 | 0, 1 |" in over_seeds([_run(0, 0.5), _run(1, 0.6)])
+
+
+def _changed(**change) -> Results:
+    content = made_up({"ibp": 0.9})
+    content["attacks"] |= {"square": {"norm": "linf", "arguments": {"queries": 500}}}
+    m = content["methods"]["ibp"]
+    m["attacked"]["square"] = {"0.25": 0.85}
+    m["certified"]["smoothing"] = {"norm": "linf", "failure": 0.001, "accuracy": {"0.25": 0.6}}
+    m["certified"]["ibp"]["accuracy"] = {"0.25": 0.7}
+    m |= change
+    return from_plain(content)
+
+
+def test_each_attack_has_a_column_and_its_arguments_in_words():
+    text = table(_changed())
+    assert "| method | clean | PGD | square | certified |" in text
+    assert "| IBP | 90.00 | 80.00 | 85.00 | 70.00 |" in text
+    assert "PGD: 100 steps, 2 random starts; square: 500 queries. Certified:" in text
+    assert "Certified (PGD, square) over ε:" in text and "| IBP | 70.00 (80.00, 85.00) |" in text
+    assert "No image is certified at an ε at which PGD or square broke it." in text
+    both = over_seeds([_changed(), _run_of(1)])
+    assert "| clean % | PGD % | square % | certified % |" in both
+
+
+def _run_of(seed: int) -> Results:
+    """Without the second attack."""
+    return from_plain(made_up({"ibp": 0.8}, seed=seed))
+
+
+def test_certificates_are_in_order_of_cost_and_the_best_is_last():
+    assert "| method | interval | smoothing | best of all |" in table(_changed())
+    assert "| IBP | 70.00 | 60.00 | 70.00 |" in table(_changed())
+
+
+def test_what_may_fail_is_said_with_its_probability():
+    text = table(_changed(broken={"smoothing": 4}))
+    *_, verdict, line = text.strip().split("\n\n")
+    assert verdict == "No image is certified at an ε at which PGD or square broke it."
+    assert line == (
+        "smoothing may be wrong about an image with a probability of 0.001: PGD or square broke 4 that it certifies."
+    )
+    assert "may be wrong" not in table(_run(0, 0.5))
+
+
+def test_a_contradicted_theorem_is_said():
+    text = table(_changed(contradictions=2))
+    assert "**2 certificates are contradicted by PGD or square: a bound is wrong.**" in text
+    assert "No image is certified" not in text
+
+
+def test_another_norm_is_in_the_title():
+    content = made_up({"ibp": 0.9}, norm="l2")
+    assert table(from_plain(content)).startswith("## digits, ε = 0.25 in ℓ2 (recipe")

@@ -8,9 +8,10 @@ import pytest
 from comparisons.recipe import available as recipes
 from comparisons.recipe import load_recipe
 from comparisons.studies import ablation as module
-from comparisons.studies.ablation import BASE, load, main, measure, merged, table
+from comparisons.studies.ablation import BASE, STUDY, load, merged, table
+from comparisons.studies.shell import main
 from linf_plugin.datasets import load_dataset
-from linf_plugin.files import WouldReplace
+from linf_plugin.files import WouldReplace, write_json
 
 RECIPE = """
 description = "test"
@@ -43,6 +44,11 @@ schedule = { p_first = 3.0 }
 why = "a hinge that is not clipped"
 loss = { name = "hinge" }
 """
+
+
+def measure(ablation, data, out, *args, **options):
+    """And writes what it saves."""
+    return module.measure(ablation, data, out, *args, lambda found: write_json(out / "results.json", found), **options)
 
 
 @pytest.fixture
@@ -79,8 +85,8 @@ def test_merged_leaves_its_arguments_alone():
 
 def test_runs_are_measured_kept_and_tabled(path, tmp_path, monkeypatch):
     ablation, data, out = load(str(path)), load_dataset("digits"), tmp_path / "out"
-    arguments = dict(seeds=[0, 1], changes=[BASE, "p from 3"], progress=False)
-    results = measure(ablation, data, out, **arguments)
+    seeds, changes = [0, 1], [BASE, "p from 3"]
+    results = measure(ablation, data, out, seeds, changes, progress=False)
     assert [(r["change"], r["seed"]) for r in results["runs"]] == [
         (BASE, 0),
         ("p from 3", 0),
@@ -91,7 +97,7 @@ def test_runs_are_measured_kept_and_tabled(path, tmp_path, monkeypatch):
     assert results["images"] == 360 and json.loads((out / "results.json").read_text()) == results
 
     monkeypatch.setattr(module, "run", None)  # nothing is run again
-    assert measure(ablation, data, out, **arguments) == results
+    assert measure(ablation, data, out, seeds, changes, progress=False) == results
 
     base, change = ([r for r in results["runs"] if r["change"] == c] for c in (BASE, "p from 3"))
     gain = 50 * sum(c["certified"] - b["certified"] for b, c in zip(base, change))
@@ -117,13 +123,13 @@ def test_a_run_on_other_data_is_made_anew(path, tmp_path, capsys):
     data, out, mine = load_dataset("digits"), tmp_path / "out", ["--data-name", "mine"]
     measure(load(str(path)), data, out, [0], [BASE], progress=False)
     arguments = [str(path), "--changes", BASE, "--out", str(out), "--quiet"]
-    assert main(arguments) == 0 and main([*arguments, *mine]) == 2
+    assert main(STUDY, arguments) == 0 and main(STUDY, [*arguments, *mine]) == 2
     assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
     results = json.loads((out / "results.json").read_text())
     assert results["runs"][0].pop("data") == data.identity  # as earlier versions wrote it
     (out / "results.json").write_text(json.dumps(results))
-    assert main(arguments) == 0 and "name no digest of their data" in capsys.readouterr().err
-    assert main([*arguments, *mine]) == 2
+    assert main(STUDY, arguments) == 0 and "name no digest of their data" in capsys.readouterr().err
+    assert main(STUDY, [*arguments, *mine]) == 2
     assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
 
 
@@ -141,9 +147,9 @@ def test_runs_that_are_not_described_any_more_are_dropped(path, tmp_path, capsys
     measure(load(str(path)), data, out, [0, 1], [BASE], progress=False)
     path.write_text(path.read_text().replace("epochs = 2", "epochs = 3"))
     arguments = [str(path), "--out", str(out), "--changes", "hinge", "--quiet"]
-    assert main(arguments) == 2
-    assert "as it is, seed 1 (linf-dist.schedule.epochs: 2 → 3): --force replaces it" in capsys.readouterr().err
-    assert main([*arguments, "--force"]) == 0
+    assert main(STUDY, arguments) == 2
+    assert "as it is, seed 1 (schedule.epochs: 2 → 3): --force replaces it" in capsys.readouterr().err
+    assert main(STUDY, [*arguments, "--force"]) == 0
     assert "dropped: as it is, seed 1 (" in capsys.readouterr().err
     runs = json.loads((out / "results.json").read_text())["runs"]
     assert [(r["change"], r["epochs"]) for r in runs] == [("hinge", 3)]
@@ -175,17 +181,17 @@ def test_the_first_form_is_the_recipe(name):
 def test_mistakes_are_named(path, capsys, old, new, message):
     assert old in path.read_text()
     path.write_text(path.read_text().replace(old, new))
-    assert main([str(path), "--quiet"]) == 2
+    assert main(STUDY, [str(path), "--quiet"]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 
 def test_the_command_names_what_it_does_not_know(path, capsys, tmp_path):
-    assert main(["nothing", "--quiet"]) == 2
+    assert main(STUDY, ["nothing", "--quiet"]) == 2
     assert "no ablation or file 'nothing'; ablations: " in capsys.readouterr().err
-    assert main([str(path), "--changes", "lr", "--quiet"]) == 2
+    assert main(STUDY, [str(path), "--changes", "lr", "--quiet"]) == 2
     assert "--changes: 'lr' is not among as it is, p from 3, hinge" in capsys.readouterr().err
 
 
 def test_the_command_writes_a_table(path, capsys, tmp_path):
-    assert main([str(path), "--changes", "as it is,hinge", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert main(STUDY, [str(path), "--changes", "as it is,hinge", "--out", str(tmp_path / "out"), "--quiet"]) == 0
     assert (tmp_path / "out" / "table.md").read_text() in capsys.readouterr().out

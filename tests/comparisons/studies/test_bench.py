@@ -8,8 +8,8 @@ import torch
 from cases import INF, few_p
 
 from comparisons.cli import main
-from comparisons.report.plots import cost
-from comparisons.studies import bench
+from comparisons.studies import bench, bench_peers
+from comparisons.studies.bench_picture import operator_times
 from comparisons.studies.bench_report import WIDTH, table
 from linf_plugin import ops
 from linf_plugin.kernels import cpu
@@ -24,16 +24,16 @@ each_case = pytest.mark.parametrize("case", TINY.values(), ids=TINY)
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
     """No compiler, small cases, small sweeps."""
-    monkeypatch.setitem(bench.COMPILER, "backend", "eager")
-    bench._compiled.cache_clear()
-    monkeypatch.setattr(bench, "CASES", TINY)
+    monkeypatch.setitem(bench_peers.COMPILER, "backend", "eager")
+    bench_peers._compiled.cache_clear()
+    monkeypatch.setattr(bench, "OPERATOR_CASES", TINY)
     monkeypatch.setattr(
         bench,
         "SWEEPS",
         {"width": [{"batch": 3, "in": n, "out": n} for n in (4, 8)], "batch": [DENSE | {"batch": n} for n in (1, 5)]},
     )
     yield
-    bench._compiled.cache_clear()
+    bench_peers._compiled.cache_clear()
 
 
 def run(case, *exponents, **options):
@@ -50,7 +50,7 @@ def times(results, direction="forward"):
 def results():
     """A whole run, read from JSON."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(bench.COMPILER, "backend", "eager")
+        patch.setitem(bench_peers.COMPILER, "backend", "eager")
         patch.setattr(bench, "SWEEPS", {"width": [DENSE, DENSE | {"in": 14, "out": 14}], "batch": [DENSE, CONV]})
         found = bench.run([DENSE, CONV], [INF, 8.0], sweeps=True, seconds=SECONDS, progress=False)
     return json.loads(json.dumps(found, allow_nan=False))
@@ -63,8 +63,8 @@ def results():
 @few_p
 @pytest.mark.parametrize("peer", [peer for peer in bench.PEERS if peer not in ("ours", "matmul")])
 def test_peers_compute_what_we_compute(peer, p, case):
-    tensors = [a.requires_grad_() for a in bench._tensors(case, case["batch"], "cpu")]
-    values = [bench._function(name, case)(*tensors, p) for name in (peer, "ours")]
+    tensors = [a.requires_grad_() for a in bench_peers.tensors(case, case["batch"], "cpu")]
+    values = [bench_peers.function_of(name, case)(*tensors, p) for name in (peer, "ours")]
     torch.testing.assert_close(*values)
     grad = torch.randn_like(values[0])
     for ours, theirs in zip(*(torch.autograd.grad(y, tensors, grad) for y in values), strict=True):
@@ -74,8 +74,8 @@ def test_peers_compute_what_we_compute(peer, p, case):
 @each_case
 def test_the_matrix_product_has_as_many_pairs(case):
     with torch.utils.flop_counter.FlopCounterMode(display=False) as flops:
-        bench._function("matmul", case)(*bench._tensors(case, case["batch"], "cpu"), INF)
-    assert flops.get_total_flops() == 2 * case["batch"] * bench._counts(case)[2]
+        bench_peers.function_of("matmul", case)(*bench_peers.tensors(case, case["batch"], "cpu"), INF)
+    assert flops.get_total_flops() == 2 * case["batch"] * bench_peers.counts(case)[2]
 
 
 @each_case
@@ -85,7 +85,7 @@ def test_the_operators_pass(p, case):
 
 
 def test_the_gate_takes_rows_of_a_large_problem(monkeypatch):
-    monkeypatch.setattr(bench, "CHECK_PAIRS", 64)
+    monkeypatch.setattr(bench_peers, "CHECK_PAIRS", 64)
     for case in ({"batch": 40, "in": 9, "out": 50}, CONV):
         assert bench.deviation(case, INF, "cpu") is None and bench.deviation(case, 8.0, "cpu") is None
 
@@ -118,7 +118,7 @@ WRONG = {  # p, operator, what the message names
 @each_case
 @pytest.mark.parametrize(("p", "operator", "what"), WRONG.values(), ids=WRONG)
 def test_a_wrong_operator_is_named_and_not_timed(p, operator, what, case, monkeypatch):
-    ours = bench._function("ours", case)
+    ours = bench_peers.function_of("ours", case)
     wrong = {key: lambda x, w, p: operator(x, w, p, ours) for key in ("dense", "conv")}
     monkeypatch.setitem(bench.PEERS, "ours", bench.PEERS["ours"] | wrong)
     found = run(case, p)
@@ -130,7 +130,7 @@ def test_a_wrong_operator_is_named_and_not_timed(p, operator, what, case, monkey
 
 def test_a_gradient_outside_of_the_rows_compared_is_wrong(monkeypatch):
     """It must be 0 there."""
-    monkeypatch.setattr(bench, "CHECK_PAIRS", 64)
+    monkeypatch.setattr(bench_peers, "CHECK_PAIRS", 64)
     case = {"batch": 40, "in": 9, "out": 50}
     leak = _Leak.apply
     monkeypatch.setitem(bench.PEERS, "ours", {"dense": lambda x, w, p: ops.dist(leak(x), w, p)})
@@ -271,7 +271,7 @@ def test_a_peer_that_fails_says_why(monkeypatch):
     def backend(*_):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setitem(bench.COMPILER, "backend", backend)
+    monkeypatch.setitem(bench_peers.COMPILER, "backend", backend)
     found = run(DENSE, INF)
     for direction in ("forward", "backward"):
         time = times(found, direction)["compile"]
@@ -364,13 +364,15 @@ def test_the_table_fits_slow_scaled_results():
 def test_the_picture_comes_from_the_results_alone(results, tmp_path):
     for line in results["rows"]:
         line["times"].get("cdist", {})["scaled"] = True
-    cost(results, tmp_path / "cost.png")
+    operator_times(results, tmp_path / "cost.png")
     picture = (tmp_path / "cost.png").read_bytes()
     assert picture.startswith(b"\x89PNG") and len(picture) > 20_000
 
 
 def test_a_picture_of_nothing_but_refused_cases_is_drawn(results, tmp_path):
-    cost(results | {"rows": [row for row in results["rows"] if row["kind"] == "table"]}, tmp_path / "cost.png")
+    operator_times(
+        results | {"rows": [row for row in results["rows"] if row["kind"] == "table"]}, tmp_path / "cost.png"
+    )
     assert (tmp_path / "cost.png").exists()
 
 
@@ -396,13 +398,23 @@ def test_a_picture_is_not_drawn_of_nothing(monkeypatch, tmp_path, capsys):
     assert "all wrong" in capsys.readouterr().out and not (tmp_path / "cost.png").exists()
 
 
+def test_the_study_writes_what_the_command_prints(tmp_path, capsys):
+    arguments = ["study", "bench", "--cases", "dense", "--p", "8", "--seconds", str(SECONDS), "--quiet"]
+    assert main([*arguments, "--out", str(tmp_path / "plain")]) == 0
+    folder, found = tmp_path / "plain", json.loads((tmp_path / "plain" / "results.json").read_text())
+    assert {row["kind"] for row in found["rows"]} == {"table"} and not (folder / "cost.png").exists()
+    assert (folder / "table.txt").read_text() == table(found) and table(found) in capsys.readouterr().out
+    assert main([*arguments, "--sweeps", "--out", str(tmp_path / "sweeps")]) == 0
+    assert (tmp_path / "sweeps" / "cost.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_help_names_every_case(monkeypatch, capsys):
     monkeypatch.undo()
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     text = capsys.readouterr().out
-    assert all(name in text for name in bench.CASES)
-    assert all(bench.size_of(case) in text for case in bench.CASES.values() if "pixels" not in case)
+    assert all(name in text for name in bench.OPERATOR_CASES)
+    assert all(bench.size_of(case) in text for case in bench.OPERATOR_CASES.values() if "pixels" not in case)
 
 
 @pytest.mark.parametrize(

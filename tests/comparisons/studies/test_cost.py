@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from comparisons.studies import cost, cost_report
+from comparisons.studies.shell import main
 from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.training import Schedule
 
@@ -17,7 +18,7 @@ def small(monkeypatch):
         "TIMED": {"small": ("linf-mlp", {"width": 8, "depth": 2})},
         "TIMED_BATCH": 4,
         "REPEATS": 2,
-        "MEMORY": [("CROWN", 8, 2, 1)],
+        "MEMORY_CASES": [("CROWN", 8, 2, 1)],
         "CASCADE": {**cost.CASCADE, "width": 8, "depth": 2, "images": 60},
         "CASCADE_SCHEDULE": Schedule(epochs=3, eps=0.1, p_end=2),
         "TRIALS": 3,
@@ -44,14 +45,14 @@ def toy() -> Dataset:
 def test_parts_are_measured_and_kept(small, tmp_path, monkeypatch, capsys):
     sources = {"mnist": toy, "digits": lambda: load_dataset("digits")}
     monkeypatch.setattr(cost, "load_dataset", lambda name, data_dir=None: sources[name]())
-    assert cost.main(["--out", str(tmp_path), "--parts", "d,a"]) == 0
+    assert main(cost.STUDY, ["--out", str(tmp_path), "--parts", "d,a"]) == 0
     first = json.loads((tmp_path / "results.json").read_text())
-    assert cost.main(["--out", str(tmp_path), "--parts", "b,c"]) == 0
+    assert main(cost.STUDY, ["--out", str(tmp_path), "--parts", "b,c"]) == 0
     results, printed = json.loads((tmp_path / "results.json").read_text()), capsys.readouterr().out
-    assert cost.main(["--out", str(tmp_path), "--parts", "a,c"]) == 2
+    assert main(cost.STUDY, ["--out", str(tmp_path), "--parts", "a,c"]) == 2
     assert "results.json has part a, c: --force replaces it" in capsys.readouterr().err
     assert json.loads((tmp_path / "results.json").read_text()) == results
-    assert list(first) == ["a", "d"] and {part: results[part] for part in first} == first
+    assert list(first) == ["study", "a", "d"] and {part: results[part] for part in first} == first
     assert (tmp_path / "table.md").read_text() == cost_report.table(results) in printed
 
     assert all(seconds > 0 for seconds in results["a"]["nets"]["small"].values())
@@ -106,6 +107,6 @@ def test_the_table_shows_what_is_beyond_the_lipschitz_bound():
     ],
 )
 def test_wrong_requests_measure_nothing(arguments, message, tmp_path, capsys):
-    assert cost.main(["--out", str(tmp_path), *arguments]) == 2
+    assert main(cost.STUDY, ["--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

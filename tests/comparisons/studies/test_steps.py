@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from comparisons.studies import steps
+from comparisons.studies.shell import main
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_every_form_takes_the_same_step(monkeypatch, p):
 
 def test_it_is_measured_and_tabled(tiny, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(steps, "variants", lambda *_: {"plain": lambda: None, "fused Adam": lambda: None})
-    assert steps.main(["--out", str(tmp_path), "--rounds", "3", "--quiet"]) == 0
+    assert main(steps.STUDY, ["--out", str(tmp_path), "--rounds", "3", "--quiet"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert [row["p"] for row in results["rows"]] == ["8.0", "100.5", "inf"]
     row = results["rows"][0]
@@ -45,11 +46,11 @@ def test_it_is_measured_and_tabled(tiny, monkeypatch, tmp_path, capsys):
 
 @pytest.mark.parametrize("argument", ["--rounds", "--nets"])
 def test_wrong_requests_are_named(argument, capsys):
-    assert steps.main([argument, "0"]) == 2
+    assert main(steps.STUDY, [argument, "0"]) == 2
     assert f"{argument} must be positive" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a machine without CUDA refuses it")
 def test_cuda_is_refused_where_there_is_none(capsys):
-    assert steps.main(["--device", "cuda"]) == 2
+    assert main(steps.STUDY, ["--device", "cuda"]) == 2
     assert "--device cuda" in capsys.readouterr().err

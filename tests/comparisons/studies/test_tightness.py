@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from comparisons.studies import tightness
+from comparisons.studies.shell import main
 from linf_plugin.certificates.cascade import LIRPA_METHODS
 from linf_plugin.training import Schedule
 
@@ -81,12 +82,12 @@ def test_the_table_has_a_column_for_every_certificate_in_the_results(results):
     assert "| a net | 90.0 | 1 of 1 | 0.200 | 0.500 (0.500) | – | 0.750 (0.750) | 0.750 (0.750) | 0.50 |" in text
 
 
-@pytest.mark.parametrize("key", tightness.CASES)
+@pytest.mark.parametrize("key", tightness.SMALL_NETS)
 def test_each_case_runs(key, tmp_path, monkeypatch, capsys):
     """With fewer epochs; the table comes from the file."""
-    monkeypatch.setattr(tightness, "CASES", {key: tightness.CASES[key]})
+    monkeypatch.setattr(tightness, "SMALL_NETS", {key: tightness.SMALL_NETS[key]})
     monkeypatch.setattr(tightness, "Schedule", lambda epochs, eps, **times: Schedule(epochs=2, eps=eps, p_end=1))
-    assert tightness.main(["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
+    assert main(tightness.STUDY, ["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     run = results["cases"][key]["runs"][0]
     assert run["status"] == ["optimal"] * 2 and all(0 < u for u in run["upper"])
@@ -98,6 +99,6 @@ def test_each_case_runs(key, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("option", ["--images", "--seeds", "--time-limit"])
 def test_numbers_must_be_positive(option, tmp_path, capsys):
-    assert tightness.main(["--out", str(tmp_path), option, "0"]) == 2
+    assert main(tightness.STUDY, ["--out", str(tmp_path), option, "0"]) == 2
     assert f"{option} must be positive" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Widths: the nets, what is counted, the table, and a run."""
 
+import dataclasses
 import json
 import math
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from comparisons.studies import widths
+from comparisons.studies.shell import main
 from linf_plugin import LinfDistLinear
 
 
@@ -21,27 +23,27 @@ def test_nets_have_the_same_weights_for_every_p():
 
 def test_looser_bounds_are_counted(monkeypatch):
     """Each end by itself, and one that is not a number."""
-    ends = {method: (torch.zeros(2, 2), torch.ones(2, 2)) for method in widths.METHODS}
+    ends = {method: (torch.zeros(2, 2), torch.ones(2, 2)) for method in widths.BOUND_METHODS}
     ends["CROWN"] = torch.tensor([[-0.5, 0.5], [0.0, 0.0]]), torch.tensor([[1.0, 1.0], [1.25, math.nan]])
     ends["Forward"] = torch.zeros(2, 2), torch.full((2, 2), 0.25)
     monkeypatch.setattr(widths, "bounds", lambda net, x: (ends, 20))
     measured = widths.measure(None, None)
-    assert measured["looser"] == {**dict.fromkeys(widths.METHODS, 0), "CROWN": 3} and measured["bounds"] == 8
+    assert measured["looser"] == {**dict.fromkeys(widths.BOUND_METHODS, 0), "CROWN": 3} and measured["bounds"] == 8
     assert measured["width"] == 1 and measured["ratios"]["Forward"] == 0.25
 
 
 @pytest.fixture
 def results():
     def run(crown, alpha):
-        ratios = {**dict.fromkeys(widths.METHODS, 1.0), "CROWN": crown, "CROWN-Optimized": alpha}
-        none = dict.fromkeys(widths.METHODS, 0)
+        ratios = {**dict.fromkeys(widths.BOUND_METHODS, 1.0), "CROWN": crown, "CROWN-Optimized": alpha}
+        none = dict.fromkeys(widths.BOUND_METHODS, 0)
         return {"width": 2.0, "bounds": 8, "iterations": 20, "ratios": ratios, "looser": none}
 
     cases = [
         {"inputs": "normal", "p": "inf", "runs": [run(0.1, 0.1)]},
         {"inputs": "uniform", "p": "inf", "runs": [run(0.7, 0.5), run(0.9, 0.6)]},
     ]
-    return {"sizes": [4, 2], "eps": 0.1, "images": 3, "seeds": 2, "asked": widths.ASKED, "cases": cases}
+    return {"sizes": [4, 2], "eps": 0.1, "images": 3, "seeds": 2, "asked": widths.ASKED_RATIOS, "cases": cases}
 
 
 def test_the_table_says_what_was_asked_and_reached(results):
@@ -57,9 +59,9 @@ def test_the_table_says_that_a_bound_is_looser(results):
 
 
 def test_a_run(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(widths, "SIZES", (6, 5, 4, 3))
+    monkeypatch.setattr(widths, "NET_SIZES", (6, 5, 4, 3))
     monkeypatch.setattr(widths, "EXPONENTS", (math.inf,))
-    assert widths.main(["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
+    assert main(widths.STUDY, ["--out", str(tmp_path), "--images", "2", "--seeds", "1", "--quiet"]) == 0
     results = json.loads((tmp_path / "results.json").read_text())
     assert len(results["cases"]) == len(widths.INPUTS) and widths.looser(results) == 0
     for case in results["cases"]:
@@ -69,15 +71,15 @@ def test_a_run(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "table.md").read_text() == widths.table(results) in capsys.readouterr().out
 
 
-def test_looser_bounds_are_an_exit_status(tmp_path, results, monkeypatch):
-    monkeypatch.setattr(widths, "run", lambda *args, **options: results)
-    assert widths.main(["--out", str(tmp_path)]) == 0
+def test_looser_bounds_are_an_exit_status(tmp_path, results):
+    study = dataclasses.replace(widths.STUDY, measure=lambda args, save: results)
+    assert main(study, ["--out", str(tmp_path)]) == 0
     results["cases"][0]["runs"][0]["looser"]["CROWN"] = 1
-    assert widths.main(["--out", str(tmp_path), "--force"]) == 1
+    assert main(study, ["--out", str(tmp_path), "--force"]) == 1
 
 
 @pytest.mark.parametrize("option", ["--images", "--seeds"])
 def test_numbers_must_be_positive(option, tmp_path, capsys):
-    assert widths.main(["--out", str(tmp_path), option, "0"]) == 2
+    assert main(widths.STUDY, ["--out", str(tmp_path), option, "0"]) == 2
     assert f"{option} must be positive" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

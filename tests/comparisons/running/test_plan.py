@@ -7,13 +7,17 @@ import shutil
 
 import pytest
 import torch
+from runs import flat, form_1
 
-import comparisons.running.runner
+import comparisons.recipe
+import comparisons.running.run
+import comparisons.running.train
+import comparisons.settings
 from comparisons.cli import main
 from comparisons.recipe import load_recipe
 from comparisons.report.tables import over_seeds
-from comparisons.running.existing import digests_of, read_results
-from linf_plugin import load
+from comparisons.results.file import from_plain, read
+from linf_plugin import checkpoint, load
 from linf_plugin.datasets import SOURCES, Dataset, OtherData, load_dataset
 from linf_plugin.files import WouldReplace
 
@@ -99,8 +103,8 @@ class Trained(list):
 
 @pytest.fixture
 def trained(monkeypatch):
-    found = Trained(comparisons.running.runner.fit)
-    monkeypatch.setattr(comparisons.running.runner, "fit", found)
+    found = Trained(comparisons.running.train.fit)
+    monkeypatch.setattr(comparisons.running.train, "fit", found)
     return found
 
 
@@ -158,7 +162,7 @@ def test_force_replaces_what_it_says_and_nothing_else(folder, trained, capsys):
     assert "done anew: ibp (finished, with other settings (clip: 10 → 11))" in error and "ℓ∞-dist net: already" in error
     assert trained == ["ibp"] and list(folder.results["methods"]) == ["linf-dist", "ibp"]
     assert folder.results["methods"]["linf-dist"] == results["methods"]["linf-dist"]
-    assert folder.results["methods"]["ibp"]["settings"]["methods"]["clip"] == 11
+    assert folder.results["methods"]["ibp"]["settings"]["method"]["clip"] == 11
     after = folder.content()
     assert after["linf-dist.pt"] == before["linf-dist.pt"] and after["ibp.pt"] != before["ibp.pt"]
     assert folder.run("--force", "--methods", "ibp") == 0 and trained == ["ibp", "ibp"]
@@ -209,7 +213,7 @@ def test_an_interrupted_method_of_other_settings_is_replaced_by_force(tmp_path, 
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))
     assert folder.run("--resume", "--force") == 0
     assert "done anew: ibp (interrupted after 1 of 2 epochs, with other settings (clip: 10" in capsys.readouterr().err
-    assert folder.results["methods"]["ibp"]["settings"]["methods"]["clip"] == 11
+    assert folder.results["methods"]["ibp"]["settings"]["method"]["clip"] == 11
     (folder.out / "ibp.state.pt").write_text("cut")
     assert folder.run() == 0  # it is finished
     (folder.out / "ibp.pt").unlink()
@@ -223,10 +227,10 @@ def test_a_training_does_not_go_on_with_other_images(tmp_path, trained):
     recipe, data = load_recipe(str(folder.recipe)), dataclasses.replace(load_dataset("digits"), name="mine")
     trained.stop = ("ibp",)
     with pytest.raises(KeyboardInterrupt):
-        comparisons.running.runner.run(recipe, data, folder.out, progress=False)
+        comparisons.running.run.run(recipe, data, folder.out, progress=False)
     for change, name in (({"x_train": data.x_train.flip(0)}, "images"), ({"y_train": data.y_train.flip(0)}, "labels")):
         with pytest.raises(ValueError, match=f"ibp.state.pt belongs to another run: {name}: .* there, .* here$"):
-            comparisons.running.runner.run(
+            comparisons.running.run.run(
                 recipe, dataclasses.replace(data, **change), folder.out, progress=False, resume=True
             )
 
@@ -236,12 +240,12 @@ def test_finished_results_of_other_data_are_replaced_by_force_alone(tmp_path):
     folder = Folder(tmp_path)
     folder.write(RECIPE)
     recipe, data = load_recipe(str(folder.recipe)), dataclasses.replace(load_dataset("digits"), name="mine")
-    comparisons.running.runner.run(recipe, data, folder.out, progress=False)
+    comparisons.running.run.run(recipe, data, folder.out, progress=False)
     changed = dataclasses.replace(data, x_test=data.x_test.flip(0), y_test=data.y_test.flip(0))
     with pytest.raises(WouldReplace, match="finished, with other settings .test_data_sha256: [0-9a-f]*… → [0-9a-f]*…"):
-        comparisons.running.runner.run(recipe, changed, folder.out, progress=False)
-    found = comparisons.running.runner.run(recipe, changed, folder.out, progress=False, force=True)
-    assert found["dataset"] == "mine" and found["methods"]["linf-dist"]["data"] == changed.identity
+        comparisons.running.run.run(recipe, changed, folder.out, progress=False)
+    found = comparisons.running.run.run(recipe, changed, folder.out, progress=False, force=True)
+    assert found.dataset == "mine" and found.methods["linf-dist"].data == changed.identity
 
 
 def test_methods_of_another_run_do_not_stand_beside_those_of_this_one(folder, trained, capsys):
@@ -288,7 +292,7 @@ def test_figures_never_lie_beside_another_model(folder, monkeypatch):
 
 def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
     """Of two calls with a method each, and of two with the same method."""
-    text, evaluate = RECIPE + IBP + IBP.replace("methods.ibp", "methods.crown-ibp"), comparisons.running.runner.evaluate
+    text, evaluate = RECIPE + IBP + IBP.replace("methods.ibp", "methods.crown-ibp"), comparisons.running.run.evaluate
     (folder.out / "results.json").unlink()
     (folder.out / "linf-dist.pt").unlink()
     (folder.out / "ibp.pt").unlink()
@@ -296,14 +300,14 @@ def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
 
     def meanwhile(*args, **options):
         with monkeypatch.context() as patch:
-            patch.setattr(comparisons.running.runner, "evaluate", evaluate)
+            patch.setattr(comparisons.running.run, "evaluate", evaluate)
             assert folder.run("--methods", "ibp") == 0
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(comparisons.running.runner, "evaluate", meanwhile)
+    monkeypatch.setattr(comparisons.running.run, "evaluate", meanwhile)
     assert folder.run("--methods", "linf-dist") == 0
     assert list(folder.results["methods"]) == ["ibp", "linf-dist"]
-    monkeypatch.setattr(comparisons.running.runner, "evaluate", evaluate)
+    monkeypatch.setattr(comparisons.running.run, "evaluate", evaluate)
     results = folder.results
 
     def same(*args, **options):
@@ -312,7 +316,7 @@ def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
         (folder.out / "results.json").write_text(json.dumps(content))
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(comparisons.running.runner, "evaluate", same)
+    monkeypatch.setattr(comparisons.running.run, "evaluate", same)
     assert folder.run("--methods", "crown-ibp") == 2
     assert "has crown-ibp of another run, which wrote it meanwhile" in capsys.readouterr().err
     assert (folder.out / "crown-ibp.state.pt").exists() and not (folder.out / "crown-ibp.pt").exists()
@@ -352,23 +356,19 @@ def test_a_data_set_goes_by_its_own_name(tmp_path, capsys):
     parts = {name: getattr(digits, name).flip(0) for name in ("x_train", "y_train", "x_test", "y_test")}
     mine = Dataset("mine", **parts, mean=digits.mean, std=digits.std)
     with pytest.raises(OtherData, match="given as digits are not the published ones"):
-        comparisons.running.runner.run(recipe, dataclasses.replace(mine, name="digits"), folder.out, progress=False)
+        comparisons.running.run.run(recipe, dataclasses.replace(mine, name="digits"), folder.out, progress=False)
     assert not folder.out.exists()
-    results = comparisons.running.runner.run(recipe, mine, folder.out, progress=False)
-    entry, metadata = results["methods"]["linf-dist"], load(folder.out / "linf-dist.pt")[1]
-    assert results["dataset"] == entry["identity"]["dataset"] == metadata["dataset"] == "mine"
-    assert entry["data"] == mine.identity and metadata.items() >= mine.identity.items()
+    results = comparisons.running.run.run(recipe, mine, folder.out, progress=False)
+    entry, metadata = results.methods["linf-dist"], load(folder.out / "linf-dist.pt")[1]
+    assert results.dataset == entry.identity.dataset == metadata["dataset"] == "mine"
+    assert entry.data == mine.identity and metadata.items() >= mine.identity.items()
 
 
 # Files of earlier versions, which kept neither digests nor settings.
 
 
 def of_an_earlier_version(path) -> None:
-    results = json.loads(path.read_text())
-    for entry in results["methods"].values():
-        for key in ("data", "settings", "versions"):
-            del entry[key]
-    path.write_text(json.dumps(results))
+    path.write_text(json.dumps(form_1(json.loads(path.read_text()), keep=())))
 
 
 def test_results_of_an_earlier_version_are_kept(folder, trained, capsys):
@@ -379,6 +379,53 @@ def test_results_of_an_earlier_version_are_kept(folder, trained, capsys):
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))
     assert folder.run("--resume") == 2
     assert "settings: others, which an earlier version did not keep" in capsys.readouterr().err
+
+
+def test_a_file_of_an_earlier_version_takes_a_method_of_today(folder, trained):
+    of_an_earlier_version(folder.out / "results.json")
+    before = read(folder.out)
+    folder.write(RECIPE + IBP + IBP.replace("methods.ibp", "methods.crown-ibp"))
+    assert folder.run() == 0 and trained == ["crown-ibp"]
+    after = read(folder.out)
+    assert folder.results["schema"] == 2 and list(after.methods) == ["linf-dist", "ibp", "crown-ibp"]
+    assert {key: after.methods[key] for key in before.methods} == before.methods
+
+
+def _state_as_earlier(path, monkeypatch) -> None:
+    """The state of a version whose recipes had flat settings."""
+    content = checkpoint.read(path)
+    identity = content["settings"]["identity"]
+    identity["recipe"] = flat(identity["recipe"])
+    checkpoint.write(path, content)
+
+
+def _recipe_grew(path, monkeypatch) -> None:
+    """A field that the state has never heard of."""
+    for module in (comparisons.recipe, comparisons.settings):
+        monkeypatch.setattr(module, "MethodRecipe", Wider)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wider(comparisons.recipe.MethodRecipe):
+    noise: float = 0.0
+
+
+@pytest.mark.parametrize("since", (_state_as_earlier, _recipe_grew))
+def test_an_interrupted_method_of_an_earlier_version_goes_on(finished, tmp_path, trained, monkeypatch, since, capsys):
+    folder = Folder(tmp_path)
+    folder.write(IBP.replace("[methods", RECIPE.split("[methods")[0] + "[methods"))
+    trained.stop = ("ibp",)
+    assert folder.run() == 130
+    trained.stop = ()
+    since(folder.out / "ibp.state.pt", monkeypatch)
+    text = folder.recipe.read_text()
+    folder.recipe.write_text(text.replace("clip = 10", "clip = 11"))
+    assert folder.run("--resume") == 2
+    assert "(interrupted after 1 of 2 epochs, with other settings (clip: 10 → 11))" in capsys.readouterr().err
+    folder.recipe.write_text(text)
+    assert folder.run("--resume") == 0 and len((folder.out / "ibp.log.jsonl").read_text().splitlines()) == 2
+    one, two = (load(out / "ibp.pt")[0].state_dict() for out in (folder.out, finished.out))
+    assert all(torch.equal(a, two[name]) for name, a in one.items())
 
 
 def test_runs_are_averaged_by_the_digests_of_their_data(finished, tmp_path):
@@ -392,8 +439,8 @@ def test_runs_are_averaged_by_the_digests_of_their_data(finished, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(json.dumps(runs[0]))
     of_an_earlier_version(path)
-    old = read_results(path)
-    assert {digests_of(m) for r in (old, runs[1]) for m in r["methods"].values()} == {SOURCES["digits"].published}
     for entry in runs[2]["methods"].values():
         entry["data"]["test_data_sha256"] = "another"
-    assert "| 0, 1 |" in over_seeds([old, *runs[1:]]) and over_seeds(runs[1:]) == ""
+    old, (_, one, two) = read(path), map(from_plain, runs)
+    assert {m.digests for r in (old, one) for m in r.methods.values()} == {SOURCES["digits"].published}
+    assert "| 0, 1 |" in over_seeds([old, one, two]) and over_seeds([one, two]) == ""

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import comparisons.running.runner
+import comparisons.running.evaluate
+import comparisons.running.run
+import comparisons.running.train
 from comparisons.cli import main
-from comparisons.methods.kinds import METHODS
+from comparisons.methods.kinds import METHODS, certificates_of
 from comparisons.recipe import load_recipe
-from comparisons.report.tables import over_seeds, read, table
+from comparisons.report.tables import over_seeds, table
+from comparisons.results.file import from_plain, read
 from linf_plugin import load
 from linf_plugin.certificates.cascade import certify
 from linf_plugin.datasets import hold_out, load_dataset
@@ -89,26 +92,32 @@ def results(folder):
 
 def test_results_have_every_field(out):
     r = results(out)
+    assert (r["schema"], r["norm"]) == (2, "linf")
+    assert r["attacks"] == {"pgd": {"norm": "linf", "arguments": {"steps": 2, "restarts": 1}}}
     assert (r["dataset"], r["eps"], r["seed"], r["test_samples"]) == ("digits", 0.05, 3, 360)
     assert {"torch", "auto_LiRPA", "linf-plugin"} <= set(r["versions"]) and r["device"].startswith(("cpu", "cuda"))
     assert list(r["methods"]) == ["linf-dist", "linf-dist-mlp", "sortnet", "ibp", "crown-ibp"]
     for key, m in r["methods"].items():
-        assert 0 < m["clean"] <= 1 and set(m["pgd"]) == {"0.02", "0.05"}
-        asked = [c for c in METHODS[key].certificates if c != "alpha-crown"]  # as the recipe does
+        assert m["kind"] == key and set(m["attacked"]) == {"pgd"}
+        pgd, t = m["attacked"]["pgd"], m["training"]
+        assert 0 < m["clean"] <= 1 and set(pgd) == {"0.02", "0.05"}
+        asked = [c for c in certificates_of(key) if c != "alpha-crown"]  # as the recipe does
         assert set(m["certified"]) == {*asked, "best"}
-        for eps in m["pgd"]:
-            best = m["certified"]["best"][eps]
-            assert max(m["certified"][c][eps] for c in asked) <= best <= m["pgd"][eps] <= m["clean"]
-        assert m["contradictions"] == 0
+        assert all((c["norm"], c["failure"]) == ("linf", 0) for c in m["certified"].values())
+        for eps in pgd:
+            best = m["certified"]["best"]["accuracy"][eps]
+            assert max(m["certified"][c]["accuracy"][eps] for c in asked) <= best <= pgd[eps] <= m["clean"]
+        assert m["contradictions"] == 0 and m["broken"] == {}
         assert m["parameters"] > 0 and m["pairs_per_sample"] > 0
-        assert m["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and m["epochs"] in (6, 15)
-        assert m["schedule"]["epochs"] == m["epochs"] == len(m["loss"]) and m["images_per_second"] > 0
-        assert m["train_seconds"] >= m["epochs"] * m["seconds_per_epoch"] and m["peak_memory_mib"] > 0
+        assert t["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and t["epochs"] in (6, 15)
+        assert t["schedule"]["epochs"] == t["epochs"] == len(t["loss"]) and t["images_per_second"] > 0
+        assert t["seconds"] >= t["epochs"] * t["seconds_per_epoch"] and t["peak_memory_mib"] > 0
 
 
 def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
     """Which epochs were measured, which model was kept, and that its figures are those of the images held back."""
-    data, measured = load_dataset("digits"), results(out)["methods"]
+    data = load_dataset("digits")
+    measured = {key: m["training"] for key, m in results(out)["methods"].items()}
     assert [v["epoch"] for v in measured["linf-dist"]["validation"]] == [2, 5, 8, 11, 14]
     assert [v["epoch"] for v in measured["ibp"]["validation"]] == [1, 3, 5]
     assert [v["epoch"] for v in measured["linf-dist-mlp"]["validation"]] == list(range(6))
@@ -116,7 +125,7 @@ def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
         select = load_recipe(str(recipe_path)).methods[key].select
         assert m["select"] == select
         if not select:
-            assert m["chosen"] is None and m["validation"] == []
+            assert "chosen" not in m and m["validation"] == []
             continue
         chosen = m["chosen"]
         everything = [(v["epoch"], w, f) for v in m["validation"] for w, f in v.items() if w != "epoch"]
@@ -134,8 +143,8 @@ def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
 def test_every_epoch_is_logged(out):
     for key, m in results(out)["methods"].items():
         lines = [json.loads(line) for line in (out / f"{key}.log.jsonl").read_text().splitlines()]
-        assert [line["epoch"] for line in lines] == list(range(m["epochs"]))
-        assert [line["loss"] for line in lines] == m["loss"]
+        assert [line["epoch"] for line in lines] == list(range(m["training"]["epochs"]))
+        assert [line["loss"] for line in lines] == m["training"]["loss"]
         assert len(list((out / "tensorboard" / key).glob("events.out.tfevents.*"))) == 1
         assert not (out / f"{key}.state.pt").exists()
 
@@ -150,19 +159,20 @@ def test_the_checkpoint_is_the_model_that_was_measured(out):
     for key, m in results(out)["methods"].items():
         model, metadata = load(out / f"{key}.pt")
         assert metadata["method"] == key and metadata["epsilon"] == 0.05 and metadata["dataset"] == "digits"
-        assert metadata["results"]["certified"] == m["certified"]
+        assert metadata["results"]["certified"] == {name: c["accuracy"] for name, c in m["certified"].items()}
+        assert metadata["results"]["pgd"] == m["attacked"]["pgd"]
         assert {name: metadata[name] for name in data.identity} == data.identity == m["data"]
         clean = (model(data.x_test).argmax(1) == data.y_test).double().mean().item()
         assert clean == m["clean"]
     proved = certify(model, data.x_test, data.y_test, 0.05, ["ibp"]).certified.double().mean().item()
-    assert proved == m["certified"]["ibp"]["0.05"]
+    assert proved == m["certified"]["ibp"]["accuracy"]["0.05"]
 
 
 def test_table_and_picture_come_from_the_results_alone(out, tmp_path, capsys):
     (tmp_path / "results.json").write_text((out / "results.json").read_text())
     assert main(["report", str(tmp_path)]) == 0
     text = (tmp_path / "table.md").read_text()
-    assert text == (out / "table.md").read_text() == table(results(out))
+    assert text == (out / "table.md").read_text() == table(read(out))
     assert text.strip() in capsys.readouterr().out
     for m in results(out)["methods"].values():
         assert f"| {m['label']} | {100 * m['clean']:.2f} |" in text
@@ -201,15 +211,16 @@ def _run_held_out(recipe_path, out, seed: int) -> dict:
 
 
 def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path, tmp_path, monkeypatch, capsys):
-    seen, fit = [], comparisons.running.runner.fit
+    seen, fit = [], comparisons.running.train.fit
 
     def recorded(model, loss, optimizer, schedule, x, y, **options):
         seen.append(x)
         return fit(model, loss, optimizer, schedule, x, y, **options)
 
-    monkeypatch.setattr(comparisons.running.runner, "fit", recorded)
+    monkeypatch.setattr(comparisons.running.train, "fit", recorded)
     folders = [tmp_path / "first", tmp_path / "second"]
     runs = [_run_held_out(recipe_path, folder, seed) for seed, folder in enumerate(folders)]
+    typed = list(map(from_plain, runs))
     data = load_dataset("digits")
     assert all(r["train_samples"] + r["test_samples"] == len(data.x_train) for r in runs)
     trained = hold_out(hold_out(data, 0.25), 0.2)  # the recipe's select takes its part of what remains
@@ -221,16 +232,16 @@ def test_held_out_images_are_training_images_and_seeds_are_averaged(recipe_path,
     clean = (model(held.x_test).argmax(1) == held.y_test).double().mean().item()
     assert clean == runs[0]["methods"]["linf-dist"]["clean"]
 
-    assert over_seeds(runs[:1]) == over_seeds([runs[0], runs[0]]) == ""
+    assert over_seeds(typed[:1]) == over_seeds([typed[0], typed[0]]) == ""
     capsys.readouterr()
     assert main(["report", *map(str, folders)]) == 0
     text = capsys.readouterr().out
-    assert "held-out training images" in text and over_seeds(runs) in text
+    assert "held-out training images" in text and over_seeds(typed) in text
     copies = [tmp_path / f"{i}.json" for i in range(2)]
     for copy, folder in zip(copies, folders):
         copy.write_text((folder / "results.json").read_text())
     assert main(["report", "--summary", *map(str, copies)]) == 0
-    assert capsys.readouterr().out == over_seeds(runs)
+    assert capsys.readouterr().out == over_seeds(typed)
     assert main(["report", "--summary", str(copies[0])]) == 2
     assert "--summary" in capsys.readouterr().err
     clean = [100 * r["methods"]["linf-dist"]["clean"] for r in runs]
@@ -244,13 +255,13 @@ def test_runs_on_other_images_or_of_another_recipe_are_not_averaged(out):
     for change in ({"held_out": 0.5}, {"settings": "another"}):
         for m in second["methods"].values():
             m["identity"] |= {"seed": 4} | change
-        assert over_seeds([first, second]) == ""
+        assert over_seeds([from_plain(first), from_plain(second)]) == ""
 
 
 def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_path, out, tmp_path, monkeypatch):
     """A stop in the second method: the first is not trained again, the second goes on, and all bits agree."""
     recipe, data = load_recipe(str(recipe_path)), load_dataset("digits")
-    fit, trained = comparisons.running.runner.fit, []
+    fit, trained = comparisons.running.train.fit, []
 
     def stopping(model, loss, *args, **kwargs):
         trained.append(kwargs["description"])
@@ -262,18 +273,95 @@ def test_resume_keeps_finished_methods_and_continues_the_interrupted_one(recipe_
 
         return fit(model, interrupted if len(trained) == 2 else loss, *args, **kwargs)
 
-    monkeypatch.setattr(comparisons.running.runner, "fit", stopping)
+    monkeypatch.setattr(comparisons.running.train, "fit", stopping)
     with pytest.raises(KeyboardInterrupt):
-        comparisons.running.runner.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"])
+        comparisons.running.run.run(recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"])
     assert list(results(tmp_path)["methods"]) == ["ibp"]
     assert not (tmp_path / "ibp.state.pt").exists() and (tmp_path / "crown-ibp.state.pt").exists()
-    comparisons.running.runner.run(
+    comparisons.running.run.run(
         recipe, data, tmp_path, seed=3, progress=False, methods=["ibp", "crown-ibp"], resume=True
     )
     assert trained == ["IBP", "CROWN-IBP", "CROWN-IBP"]
     for key in ("ibp", "crown-ibp"):
         ours, whole = (load(folder / f"{key}.pt")[0].state_dict() for folder in (tmp_path, out))
         assert all(torch.equal(v, whole[k]) for k, v in ours.items())
+
+
+TWO_WIDTHS = """
+description = "one kind at two widths, each part a table"
+dataset = "digits"
+eps = 0.05
+[evaluation]
+eps_values = [0.02, 0.05]
+certificates = ["lipschitz", "ibp"]
+attacks = [{ name = "pgd", steps = 1, restarts = 1 }]
+[defaults]
+loss = { name = "clipped-hinge", ce_first = 0.1, ce_last = 0.01 }
+optimizer = { name = "distance-adam", lr = 0.05, scalar_lr = 0.006 }
+batch_size = 128
+schedule = { epochs = 4, eps = 0.1, p_end = 3 }
+[methods.narrow]
+kind = "linf-dist"
+label = "narrow"
+architecture = { name = "linf-mlp", width = 8, depth = 2 }
+[methods.wide]
+kind = "linf-dist"
+architecture = { name = "linf-mlp", width = 24, depth = 2 }
+augmentation = { name = "shift-flip", shift = 1, padding = "zero" }
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 24, depth = 2 }
+initialisation = { name = "interval" }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+schedule = { epochs = 2, eps = 0.05, eps_end = 1 }
+"""
+
+
+def test_one_kind_is_run_at_two_widths(tmp_path, capsys):
+    path, out = tmp_path / "two.toml", tmp_path / "out"
+    path.write_text(TWO_WIDTHS)
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 0
+    found, text = read(out), capsys.readouterr().out
+    assert {name: m.kind for name, m in found.methods.items()} == {
+        "narrow": "linf-dist",
+        "wide": "linf-dist",
+        "ibp": "ibp",
+    }
+    assert found.methods["wide"].parameters > 2 * found.methods["narrow"].parameters
+    assert set(found.methods["narrow"].certified) == {"lipschitz", "ibp", "best"}
+    assert set(found.methods["ibp"].certified) == {"ibp", "best"}
+    assert "| narrow |" in text and "| ℓ∞-dist net (wide) |" in text and "narrow.pt, wide.pt, ibp.pt" in text
+    assert all(load(out / f"{name}.pt")[1]["method"] == name for name in found.methods)
+    assert (out / "certified.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 0
+    assert capsys.readouterr().err.count("already in") == 3 and read(out) == found
+    path.write_text(TWO_WIDTHS.replace("width = 24, depth = 2 }\naug", "width = 25, depth = 2 }\naug"))
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert "wide (finished, with other settings (architecture.width: 24 → 25)): --force" in error
+
+
+OTHER_PARTS = {  # part → its default, another
+    "initialisation": ('name = "default"', 'name = "interval"'),
+    "augmentation": ('name = "none"', 'name = "shift-flip", shift = 1'),
+}
+
+
+@pytest.mark.parametrize("part", OTHER_PARTS)
+def test_a_part_of_a_recipe_changes_the_net(part, tmp_path):
+    """And its default does not: the same bits as without a word of it."""
+    default, other = OTHER_PARTS[part]
+    ibp = TWO_WIDTHS.split("[methods.ibp]\n")[1].replace('initialisation = { name = "interval" }\n', "")
+    nets = {}
+    for name, said in (("none", ""), ("default", default), ("other", other)):
+        path = tmp_path / f"{name}.toml"
+        line = f"{part} = {{ {said} }}\n" if said else ""
+        path.write_text(f"{TWO_WIDTHS.split('[methods.narrow]')[0]}[methods.ibp]\n{line}{ibp}")
+        comparisons.running.run.run(load_recipe(str(path)), load_dataset("digits"), tmp_path / name, progress=False)
+        nets[name] = load(tmp_path / name / "ibp.pt")[0].state_dict()
+    weights = [name for name in nets["none"] if name.endswith("weight")]
+    assert all(torch.equal(a, nets["default"][name]) for name, a in nets["none"].items())
+    assert weights and not any(torch.equal(nets["none"][name], nets["other"][name]) for name in weights)
 
 
 @pytest.mark.parametrize("text", ("", "{}", "[]", '{"methods": {"linf-dist": {}}}', '{"methods": []}'))
@@ -287,22 +375,23 @@ def test_a_file_that_is_not_of_results_is_named(text, flags, recipe_path, tmp_pa
 
 def test_resume_keeps_methods_that_are_not_asked_for(recipe_path, out, tmp_path, monkeypatch):
     shutil.copytree(out, tmp_path, dirs_exist_ok=True)
-    monkeypatch.setattr(comparisons.running.runner, "fit", None)  # nothing is trained
+    monkeypatch.setattr(comparisons.running.train, "fit", None)  # nothing is trained
     recipe = load_recipe(str(recipe_path))
-    again = comparisons.running.runner.run(
+    again = comparisons.running.run.run(
         recipe, load_dataset("digits"), tmp_path, seed=3, methods=["ibp"], progress=False, resume=True
     )
-    assert again["methods"] == results(out)["methods"] == results(tmp_path)["methods"]
+    assert again == read(out) == read(tmp_path)
 
 
 def test_a_budget_is_what_training_takes_and_is_kept(recipe_path, tmp_path, capsys):
     arguments = ["run", str(recipe_path), "--out", str(tmp_path), "--quiet", "--methods", "linf-dist"]
     assert main([*arguments, "--budget", "4s"]) == 0
     m = results(tmp_path)["methods"]["linf-dist"]
-    assert f"ℓ∞-dist net: {m['epochs']} epochs (instead of 15) fit into 4s" in capsys.readouterr().err
-    schedule = load_recipe(str(recipe_path)).methods["linf-dist"].schedule.scaled(m["epochs"])
-    assert m["schedule"] == json.loads(json.dumps(dataclasses.asdict(schedule)))
-    assert m["identity"]["budget"] == 4.0 and m["train_seconds"] < 20
+    t = m["training"]
+    assert f"ℓ∞-dist net: {t['epochs']} epochs (instead of 15) fit into 4s" in capsys.readouterr().err
+    schedule = load_recipe(str(recipe_path)).methods["linf-dist"].schedule.scaled(t["epochs"])
+    assert t["schedule"] == json.loads(json.dumps(dataclasses.asdict(schedule)))
+    assert m["identity"]["budget"] == 4.0 and t["seconds"] < 20
     assert main([*arguments, "--budget", "4s", "--resume"]) == 0
     assert results(tmp_path)["methods"]["linf-dist"] == m
 
@@ -339,7 +428,7 @@ def test_results_of_earlier_versions_are_still_shown(name):
 
 def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
-        comparisons.running.runner,
+        comparisons.running.evaluate,
         "certify_each",
         lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
     )

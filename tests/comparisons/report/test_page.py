@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+from runs import made_up
 
 from comparisons.cli import main
-from comparisons.report import published, standing
-from comparisons.report.standing import BEGIN, END, collect, page, result_files, short, with_block
-from comparisons.running.runner import eps_key
+from comparisons.report import page as module
+from comparisons.report import published
+from comparisons.report.page import BEGIN, END, collect, page, result_files, short, with_block
 from linf_plugin.datasets import DIGESTS, SOURCES
 
 ROOT = Path(__file__).parents[3]
@@ -19,43 +20,16 @@ RECIPES = {
 }
 
 
-def method(key: str, recipe: str, seed: int, eps: float, clean: float, **more) -> dict:
-    """An entry of results.json: PGD a tenth below clean accuracy, certified two tenths."""
-    return {
-        "label": {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}[key],
-        "clean": clean,
-        "pgd": {eps_key(eps): clean - 0.1},
-        "certified": {"ibp": {}, "best": {eps_key(eps): clean - 0.2}},
-        "contradictions": 0,
-        "parameters": 25_900,
-        "pairs_per_sample": 25_900,
-        "epochs": 6,
-        "seconds_per_epoch": 20.0,
-        "certify_seconds": 5.0,
-        "identity": {"recipe": recipe, "method": key, "seed": seed, "held_out": 0.0, "settings": "abc"},
-        **more,
-    }
-
-
 def write(path: Path, clean: dict[str, float], recipe: str = "cifar", seed: int = 0, **change) -> Path:
     dataset, eps, _ = RECIPES[recipe]
-    more = change.pop("method", {})
-    content = {
-        "recipe": recipe,
-        "dataset": dataset,
-        "eps": eps,
-        "eps_values": [eps],
-        "seed": seed,
-        "held_out": 0.0,
-        "attack": {"steps": 100, "restarts": 2},
-        "test_samples": 10_000,
-        "device": "cuda: NVIDIA H200",
-        "methods": {key: method(key, recipe, seed, eps, c, **more) for key, c in clean.items()},
-        **change,
-    }
+    content = made_up(clean, recipe=recipe, dataset=dataset, eps=eps, seed=seed, **change)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
+
+
+def minutes(number: float) -> dict:
+    return {"training": {"epochs": 6, "seconds_per_epoch": 20.0, "seconds": 60 * number}}
 
 
 def rendered(*paths: Path) -> str:
@@ -71,9 +45,9 @@ def section(text: str, title: str) -> str:
 def seeds(tmp_path):
     """Three seeds of one recipe, one of which has one method; in folders as they are committed."""
     folder = tmp_path / "cifar"
-    write(folder / "seed-0.json", {"linf-dist": 0.50, "ibp": 0.40}, method={"train_seconds": 600.0})
-    write(folder / "seed-2.json", {"linf-dist": 0.54}, seed=2, method={"train_seconds": 660.0})
-    write(folder / "seed-10.json", {"linf-dist": 0.52, "ibp": 0.42}, seed=10, method={"train_seconds": 720.0})
+    write(folder / "seed-0.json", {"linf-dist": 0.50, "ibp": 0.40}, method=minutes(10))
+    write(folder / "seed-2.json", {"linf-dist": 0.54}, seed=2, method=minutes(11))
+    write(folder / "seed-10.json", {"linf-dist": 0.52, "ibp": 0.42}, seed=10, method=minutes(12))
     return tmp_path
 
 
@@ -133,7 +107,11 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"held_out": 0.2}, "held_out = 0.2"), ({"method": {"contradictions": 3}}, "3 certificates are contradicted")],
+    [
+        ({"held_out": 0.2}, "held_out = 0.2"),
+        ({"method": {"contradictions": 3}}, "3 certificates are contradicted by PGD"),
+        ({"norm": "l2"}, "measured on ℓ2 balls; the published rows are of ℓ∞ balls"),
+    ],
 )
 def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, words):
     write(tmp_path / "in" / "cifar" / "seed-0.json", {"ibp": 0.9876}, **change)
@@ -214,10 +192,10 @@ def test_the_command_writes_once_and_checks(seeds, tmp_path, capsys):
 
 def test_the_picture_is_drawn_from_the_files_alone(seeds, tmp_path):
     groups, _ = collect(result_files([seeds]))
-    (panel,) = standing.panels(groups, published.load())
+    (panel,) = module.panels(groups, published.load())
     assert panel["title"] == "CIFAR-10, ε = 8/255" and len(panel["published"]) == 8  # PVT, DiffAI, COLT left out
     first, second = panel["ours"]
-    assert (first["recipe"], first["method"], first["minutes"]) == ("cifar", "linf-dist", pytest.approx(11))
+    assert (first["recipe"], first["kind"], first["minutes"]) == ("cifar", "linf-dist", pytest.approx(11))
     assert first["clean"] == pytest.approx((52, 2)) and second["certified"] == pytest.approx((21, 2**0.5))
     picture = tmp_path / "picture.png"
     command = ["results", str(seeds), "--out", str(tmp_path / "page.md"), "--plot", str(picture)]
@@ -225,6 +203,22 @@ def test_the_picture_is_drawn_from_the_files_alone(seeds, tmp_path):
     content = picture.read_bytes()
     assert content.startswith(b"\x89PNG") and 10_000 < len(content) < 200_000
     assert main(command) == 0 and picture.read_bytes() == content
+
+
+def test_two_widths_of_one_kind_are_two_rows_with_labels_of_their_own(tmp_path):
+    path = write(tmp_path / "a.json", {"linf-dist": 0.5})
+    content = json.loads(path.read_text())
+    wide = json.loads(json.dumps(content["methods"]["linf-dist"])) | {"label": "ℓ∞-dist net (wide)", "clean": 0.6}
+    wide["identity"] |= {"method": "wide", "settings": "def"}
+    content["methods"]["wide"] = wide
+    path.write_text(json.dumps(content))
+    groups, _ = collect([path])
+    assert [(g.method, g.label, g.first[1].kind) for g in groups] == [
+        ("linf-dist", "ℓ∞-dist net", "linf-dist"),
+        ("wide", "ℓ∞-dist net (wide)", "linf-dist"),
+    ]
+    cifar = section(rendered(path), "CIFAR-10, ε = 8/255")
+    assert "| **ℓ∞-dist net** |" in cifar and "| **ℓ∞-dist net (wide)** |" in cifar
 
 
 def test_a_setting_without_results_is_not_drawn(tmp_path):
@@ -251,14 +245,14 @@ def test_without_any_result_file_every_recipe_is_not_run(tmp_path):
 
 
 def test_the_committed_page_is_what_the_committed_files_give():
-    folders = [ROOT / folder for folder in standing.FOLDERS if (ROOT / folder).exists()]
+    folders = [ROOT / folder for folder in module.FOLDERS if (ROOT / folder).exists()]
     groups, refused = collect(result_files(folders))
     assert refused == []
-    texts = standing.documents(groups, refused, ROOT / "docs" / "results.md", ROOT / "README.md")
-    assert standing.stale(texts) == [], "run `linf-compare results --readme README.md`"
+    texts = module.documents(groups, refused, ROOT / "docs" / "results.md", ROOT / "README.md")
+    assert module.stale(texts) == [], "run `linf-compare results --readme README.md`"
 
 
 def test_every_recipe_of_the_package_is_on_the_committed_page():
     text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    for name in standing.shipped():
+    for name in module.shipped():
         assert f"recipe `{name}`" in text

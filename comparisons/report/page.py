@@ -4,6 +4,7 @@ Both are made from published.toml, from result files (copies of what ``linf-comp
 and from the recipes that ship with the package, and from nothing else; nothing is recomputed.
 """
 
+import math
 import re
 import statistics
 import textwrap
@@ -13,13 +14,14 @@ from pathlib import Path
 
 from linf_plugin.datasets import SOURCES
 
-from ..methods.kinds import METHODS
+from ..attacks.attack import label_of as attack_label
+from ..certificates import symbol_of_norm
 from ..recipe import available, load_recipe
-from ..running.existing import digests_of
-from ..running.runner import eps_key
+from ..results.file import read
+from ..results.schema import MethodResult, Results, same_settings
 from . import published
 from .published import Published
-from .tables import count, eps_text, markdown_rows, mean, read, without_seed
+from .tables import NONE, attacked, count, eps_text, markdown_rows, mean
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
 WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
@@ -27,7 +29,7 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = ["method", "net", "clean %", "PGD %", "certified %", "s/epoch", "minutes", "hardware", "from"]
 SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "from"]
 TEXT = ("method", "net", "hardware", "from")  # columns that hold no figures
-NONE = "–"
+PGD = "pgd"  # the attack that has a column
 ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
 **Bold**: measured with this package, from the result files in [results](results/); certified by the best
 certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as
@@ -41,37 +43,54 @@ package. The others are published: interval training, and the best certified of 
 
 @dataclass(frozen=True)
 class Group:
-    """One method of one recipe: runs that differ in nothing but the seed.
+    """One method of one recipe: runs that differ only in the seed.
 
-    runs: seed → the results file's content and its entry for the method.
+    runs: seed → the results, and the entry for the method in them.
     """
 
     recipe: str
     dataset: str
     eps: float
     method: str
-    runs: dict[int, tuple[dict, dict]]
+    runs: dict[int, tuple[Results, MethodResult]]
 
-    def mean(self, figure: Callable[[dict], float]) -> float:
+    @property
+    def first(self) -> tuple[Results, MethodResult]:
+        return next(iter(self.runs.values()))
+
+    @property
+    def entries(self) -> list[MethodResult]:
+        return [m for _, m in self.runs.values()]
+
+    def mean(self, figure: Callable[[MethodResult], float]) -> float:
         """Of a figure of the method's entry, over the seeds."""
-        return statistics.fmean(figure(m) for _, m in self.runs.values())
+        return statistics.fmean(map(figure, self.entries))
 
     def minutes(self) -> float:
         """Of training; where no time of the whole was written, of the epochs."""
-        return self.mean(lambda m: m.get("train_seconds", m["epochs"] * m["seconds_per_epoch"])) / 60
+
+        def seconds(m: MethodResult) -> float:
+            t = m.training
+            return t.epochs * t.seconds_per_epoch if t.seconds is None else t.seconds
+
+        return self.mean(seconds) / 60
 
     @property
     def label(self) -> str:
-        return next(iter(self.runs.values()))[1]["label"]
+        return self.first[1].label
 
     def accuracies(self) -> list[str]:
         """Clean, PGD and certified, as cells."""
-        key, found = eps_key(self.eps), [m for _, m in self.runs.values()]
+        found = self.entries
         return [
-            mean([m["clean"] for m in found]),
-            mean([m["pgd"][key] for m in found]),
-            mean([m["certified"]["best"][key] for m in found]),
+            mean([m.clean for m in found]),
+            attacked(found, PGD, self.eps),
+            mean([m.proved(self.eps) for m in found]),
         ]
+
+    def devices(self) -> list[str]:
+        """What they were measured on, each once."""
+        return list(dict.fromkeys(m.device or run.device for run, m in self.runs.values()))
 
     def seeds(self) -> str:
         return f"seed{'s' * (len(self.runs) > 1)} {', '.join(map(str, self.runs))}"
@@ -91,16 +110,20 @@ def result_files(paths: list[str | Path]) -> list[Path]:
     return list(found)
 
 
-def refusal(run: dict) -> str | None:
+def refusal(run: Results) -> str | None:
     """Why a file is not shown among the results, or None."""
-    broken = sum(m["contradictions"] for m in run["methods"].values())
-    if broken:
-        return f"{broken} certificates are contradicted by PGD: a bound is wrong"
-    if run.get("held_out"):
-        return f"measured on held-out training images (held_out = {run['held_out']}), not on the test set"
-    known = SOURCES[run["dataset"]].published if run["dataset"] in SOURCES else None
-    if known and any("data" in m and digests_of(m) != known for m in run["methods"].values()):
-        return f"not of the images published as {run['dataset']}: their digests are others"
+    if run.contradictions:
+        by = " or ".join(map(attack_label, run.attacks))
+        return f"{run.contradictions} certificates are contradicted by {by}: a bound is wrong"
+    if run.norm != math.inf:
+        return (
+            f"measured on {symbol_of_norm(run.norm)} balls; the published rows are of {symbol_of_norm(math.inf)} balls"
+        )
+    if run.held_out:
+        return f"measured on held-out training images (held_out = {run.held_out}), not on the test set"
+    known = SOURCES[run.dataset].published if run.dataset in SOURCES else None
+    if known and any(m.data is not None and m.digests != known for m in run.methods.values()):
+        return f"not of the images published as {run.dataset}: their digests are others"
     return None
 
 
@@ -110,21 +133,21 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
     Raises:
         ValueError: a file is not one of ours, or two files give one method and seed different figures.
     """
-    groups: dict[str, Group] = {}
-    refused, seen = [], {}
+    refused, entries = [], []
     for path in files:
         run, name = read(path), f"{path.parent.name}/{path.name}"
-        reason = refusal(run)
-        if reason:
+        if reason := refusal(run):
             refused.append((name, reason))
-            continue
-        for key, m in run["methods"].items():
-            seed = m["identity"]["seed"]
-            same = without_seed(m)
-            group = groups.setdefault(same, Group(run["recipe"], run["dataset"], run["eps"], key, {}))
-            if group.runs.setdefault(seed, (run, m))[1] != m:
-                raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
-            seen.setdefault((same, seed), path)
+        else:
+            entries += [(path, run, key, m) for key, m in run.methods.items()]
+    groups: dict[tuple, Group] = {}
+    seen = {}
+    for same, (path, run, key, m) in zip(same_settings([m for *_, m in entries]), entries):
+        seed = m.identity.seed
+        group = groups.setdefault(same, Group(run.recipe, run.dataset, run.eps, key, {}))
+        if group.runs.setdefault(seed, (run, m))[1] != m:
+            raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
+        seen.setdefault((same, seed), path)
     ordered = [
         Group(g.recipe, g.dataset, g.eps, g.method, dict(sorted(g.runs.items())))
         for g in sorted(groups.values(), key=lambda g: g.recipe)
@@ -135,7 +158,7 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
 def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
     """The recipes of the package: name → data set, ε, and the label of each method."""
     return {
-        recipe.name: (recipe.dataset, recipe.eps, {key: METHODS[key].label for key in recipe.methods})
+        recipe.name: (recipe.dataset, recipe.eps, {key: m.label for key, m in recipe.methods.items()})
         for recipe in map(load_recipe, available())
     }
 
@@ -176,16 +199,19 @@ def _published_row(row: published.Row, known: Published) -> list[str]:
 
 
 def _our_row(group: Group) -> list[str]:
-    run, m = next(iter(group.runs.values()))
-    attack = run["attack"]
+    run, m = group.first
+    attacks = [
+        f"{attack_label(name)} {' × '.join(map(str, attack.arguments.values()))}"
+        for name, attack in run.attacks.items()
+    ]
     return [
         f"**{group.label}**",
-        f"{count(m['pairs_per_sample'])} pairs, {m['epochs']} epochs",
+        f"{count(m.pairs_per_sample)} pairs, {m.training.epochs} epochs",
         *group.accuracies(),
-        f"{group.mean(lambda m: m['seconds_per_epoch']):.2f}",
+        f"{group.mean(lambda m: m.training.seconds_per_epoch):.2f}",
         f"{group.minutes():.1f}",
-        "; ".join(dict.fromkeys(m.get("device", run["device"]) for run, m in group.runs.values())),
-        f"recipe `{group.recipe}`, {group.seeds()}, PGD {attack['steps']} × {attack['restarts']}",
+        "; ".join(group.devices()),
+        ", ".join([f"recipe `{group.recipe}`", group.seeds(), *attacks]),
     ]
 
 
@@ -251,8 +277,11 @@ def short(groups: list[Group], known: Published) -> str:
 
 
 def panels(groups: list[Group], known: Published) -> list[dict]:
-    """What ``plots.standing`` draws: each data set that has results at its headline ε.  Accuracies in percent, as
-    mean and standard deviation (None of one seed) for ours; rows of the family "other" are left to the page."""
+    """What ``plots.beside_published`` draws: each data set that has results at its headline ε.
+
+    Accuracies are in percent, ours as mean and standard deviation (None of one seed).  Rows of the family "other" stand
+    only on the page.
+    """
     found = []
     for dataset, (_, headline) in known.datasets.items():
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, float(headline))]
@@ -272,20 +301,18 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
 
 
 def _point(group: Group) -> dict:
-    key = eps_key(group.eps)
-
-    def spread(figure: Callable[[dict], float]) -> tuple[float, float | None]:
-        values = [100 * figure(m) for _, m in group.runs.values()]
+    def spread(figure: Callable[[MethodResult], float]) -> tuple[float, float | None]:
+        values = [100 * figure(m) for m in group.entries]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     return {
-        "method": group.method,
+        "kind": group.first[1].kind,
         "label": group.label,
         "recipe": group.recipe,
         "minutes": group.minutes(),
-        "device": next(m.get("device", run["device"]) for run, m in group.runs.values()),
-        "clean": spread(lambda m: m["clean"]),
-        "certified": spread(lambda m: m["certified"]["best"][key]),
+        "device": group.devices()[0],
+        "clean": spread(lambda m: m.clean),
+        "certified": spread(lambda m: m.proved(group.eps)),
     }
 
 

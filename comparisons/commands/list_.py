@@ -1,0 +1,32 @@
+"""``linf-compare list``."""
+
+import argparse
+
+SUMMARY = "recipes, methods and data sets"
+DESCRIPTION = "What `run` can be given."
+EPILOG = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(args: argparse.Namespace) -> int:
+    from linf_plugin.datasets import SOURCES
+
+    from ..methods.kinds import METHODS, certificates_of
+    from ..recipe import available, load_recipe
+    from ..report.tables import eps_text
+
+    print("recipes")
+    for name in available():
+        recipe = load_recipe(name)
+        print(f"  {name:16} {recipe.description}")
+        print(f"  {'':16} {recipe.dataset}, ε = {eps_text(recipe.eps)}: {', '.join(recipe.methods)}")
+    print("methods")
+    for kind, method in METHODS.items():
+        print(f"  {kind:16} {method.label}; certificates {', '.join(certificates_of(kind))}")
+    print("data sets")
+    for name, source in SOURCES.items():
+        print(f"  {name:16} {'--data-dir with ' + source.files[0] + ' …' if source.files else 'part of scikit-learn'}")
+    return 0

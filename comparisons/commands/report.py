@@ -1,0 +1,38 @@
+"""``linf-compare report``."""
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "table and picture from results.json"
+DESCRIPTION = """\
+Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: writes comparison.md
+and comparison.png, with a panel each, to the first; runs that differ only in their seed are also averaged."""
+EPILOG = None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json"
+    )
+    parser.add_argument("--summary", action="store_true", help="print only the means over seeds, and write nothing")
+    parser.add_argument("--force", action="store_true", help="replace a table and a picture of other runs")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..report.tables import over_seeds
+    from ..report.written import say_what_has_no_digest, write_report
+    from ..results import file
+
+    results = [file.read(folder) for folder in args.folders]
+    say_what_has_no_digest([m for run in results for m in run.methods.values()])
+    if args.summary:
+        text = over_seeds(results)
+        if not text:
+            raise ValueError("--summary: no two of these runs differ only in their seed")
+        print(text, end="")
+    else:
+        first = args.folders[0]
+        folder = first.parent if first.suffix == ".json" else first
+        own = len(results) == 1 and (first == folder or first.name == file.FILE)  # the folder's own table
+        print(write_report(results, folder, replace=own or args.force))
+    return 0

@@ -1,0 +1,266 @@
+"""``results.json``: the only module that reads and writes it.
+
+The file has a version, ``"schema"``.  Files of earlier versions are upgraded as they are read (``upgrade``).  Keys that
+are not known here are kept: a later version may add some without a new number.
+"""
+
+from pathlib import Path
+
+from linf_plugin import plain
+from linf_plugin.datasets import DIGESTS
+from linf_plugin.files import write_json
+
+from ..certificates import BEST, name_of_norm, norm_named
+from .schema import AttackSettings, Certified, Identity, MethodResult, Results, Training
+from .table import Table
+from .upgrade import upgraded
+
+FILE = "results.json"
+SCHEMA = 2
+
+
+def eps_key(eps: float) -> str:
+    """ε as a key of the file: its shortest decimal."""
+    return repr(float(eps))
+
+
+# Reading.
+
+
+def read(path: str | Path) -> Results:
+    """The results in a folder that ``run`` wrote, or in a copy of its results.json.
+
+    Raises:
+        FileNotFoundError: there is no results.json.
+        ValueError: it is not one of ours; the message says what is wrong with it.
+    """
+    path = Path(path)
+    path = path if path.suffix == ".json" else path / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; `linf-compare run` writes it")
+    try:
+        return from_plain(plain.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a results file of linf-compare: {error}") from error
+
+
+def from_plain(content) -> Results:
+    """The content of a file.
+
+    Raises:
+        ValueError: it is of a later version, something is missing or of another type; the message says where.
+    """
+    if not isinstance(content, dict):
+        raise ValueError(f"its content must be a dict, got {type(content).__name__}")
+    version = content.get("schema", 1)
+    if version not in (1, SCHEMA) or isinstance(version, bool):
+        raise ValueError(f"schema must be at most {SCHEMA}, which this version reads, got {version!r:.80}")
+    table = Table(content if version == SCHEMA else upgraded(content))
+    table.number("schema")
+    eps, values = table.eps("eps"), tuple(table.list_of_eps("eps_values"))
+    attacks = {name: _attack(each) for name, each in table.tables("attacks")}
+    if not attacks:
+        raise ValueError("attacks must not be empty")
+    wanted = {eps, *values}
+    return Results(
+        recipe=table.text("recipe"),
+        dataset=table.text("dataset"),
+        eps=eps,
+        eps_values=values,
+        attacks=attacks,
+        seed=table.whole("seed"),
+        test_samples=table.whole("test_samples"),
+        device=table.text("device"),
+        norm=_norm(table),
+        held_out=table.number("held_out", 0.0),
+        description=table.text("description", ""),
+        train_samples=table.whole("train_samples", None),
+        versions=table.mapping("versions", None),
+        methods={name: _method(each, wanted, tuple(attacks)) for name, each in table.tables("methods")},
+        more=table.rest(),
+    )
+
+
+def _norm(table: Table) -> float:
+    name = table.text("norm")
+    try:
+        return norm_named(name)
+    except ValueError as error:
+        raise ValueError(f"{table.where}: {error}") from None
+
+
+def _attack(table: Table) -> AttackSettings:
+    arguments = table.mapping("arguments")
+    return AttackSettings(_norm(table), arguments)
+
+
+def _method(table: Table, eps: set[float], attacks: tuple[str, ...]) -> MethodResult:
+    attacked = {name: _accuracy(each, eps) for name, each in table.tables("attacked", attacks)}
+    certified = {
+        name: Certified(
+            _norm(each), each.number("failure"), _accuracy(each.table("accuracy"), eps if name == BEST else set())
+        )
+        for name, each in table.tables("certified", (BEST,))
+    }
+    return MethodResult(
+        kind=table.text("kind"),
+        label=table.text("label"),
+        clean=table.number("clean"),
+        attacked=attacked,
+        certified=certified,
+        contradictions=table.whole("contradictions"),
+        parameters=table.number("parameters"),
+        pairs_per_sample=table.number("pairs_per_sample"),
+        certify_seconds=table.number("certify_seconds"),
+        training=_training(table.table("training")),
+        identity=_identity(table.table("identity")),
+        broken={name: table.table("broken").whole(name) for name in table.mapping("broken", {})},
+        attack_seconds=table.number("attack_seconds", None),
+        device=table.text("device", None),
+        versions=table.mapping("versions", None),
+        checkpoint=table.text("checkpoint", None),
+        data=_data(table),
+        settings=table.mapping("settings", None),
+        more=table.rest(),
+    )
+
+
+def _accuracy(table: Table, eps: set[float]) -> dict[float, float]:
+    found = table.numbers_by_eps()
+    if missing := eps - found.keys():
+        raise ValueError(f"{table.where} lacks ε = {min(missing)}")
+    return found
+
+
+def _training(table: Table) -> Training:
+    return Training(
+        epochs=table.whole("epochs"),
+        seconds_per_epoch=table.number("seconds_per_epoch"),
+        seconds=table.number("seconds", None),
+        images_per_second=table.number("images_per_second", None),
+        peak_memory_mib=table.number("peak_memory_mib", None),
+        loss=tuple(table.sequence("loss", ())),
+        schedule=table.mapping("schedule", None),
+        select=table.number("select", None),
+        chosen=table.mapping("chosen", None),
+        validation=tuple(table.sequence("validation", ())),
+    )
+
+
+def _identity(table: Table) -> Identity:
+    found = Identity(
+        seed=table.whole("seed"),
+        settings=table.text("settings", None),
+        recipe=table.text("recipe", None),
+        dataset=table.text("dataset", None),
+        method=table.text("method", None),
+        held_out=table.number("held_out", None),
+        budget=table.number("budget", None),
+        earlier=tuple(table.texts("earlier", ())),
+    )
+    if unknown := table.rest():
+        raise ValueError(f"{table.where} has an unknown key {min(unknown)[:80]!r}")
+    return found
+
+
+def _data(table: Table) -> dict | None:
+    data = table.mapping("data", None)
+    for key in () if data is None else DIGESTS:
+        table.table("data").text(key)
+    return data
+
+
+# Writing.
+
+
+def write(path: str | Path, results: Results) -> None:
+    """As ``linf_plugin.files.write_text``: whole or not at all."""
+    write_json(path, to_plain(results))
+
+
+def to_plain(results: Results) -> dict:
+    """The content of the file: what ``from_plain`` reads.  What is not known is not written."""
+    r = results
+    return {
+        "schema": SCHEMA,
+        "recipe": r.recipe,
+        "description": r.description,
+        "dataset": r.dataset,
+        "norm": name_of_norm(r.norm),
+        "eps": r.eps,
+        "eps_values": list(r.eps_values),
+        "seed": r.seed,
+        "held_out": r.held_out,
+        "attacks": {name: {"norm": name_of_norm(a.norm), "arguments": a.arguments} for name, a in r.attacks.items()},
+        **_known(train_samples=r.train_samples),
+        "test_samples": r.test_samples,
+        **_known(versions=r.versions),
+        "device": r.device,
+        **r.more,
+        "methods": {name: _plain_method(m) for name, m in r.methods.items()},
+    }
+
+
+def _plain_method(m: MethodResult) -> dict:
+    t, i = m.training, m.identity
+    return {
+        "kind": m.kind,
+        "label": m.label,
+        "clean": m.clean,
+        "attacked": {name: _plain_accuracy(accuracy) for name, accuracy in m.attacked.items()},
+        "certified": {
+            name: {"norm": name_of_norm(c.norm), "failure": c.failure, "accuracy": _plain_accuracy(c.accuracy)}
+            for name, c in m.certified.items()
+        },
+        "contradictions": m.contradictions,
+        "broken": m.broken,
+        "certify_seconds": m.certify_seconds,
+        **_known(attack_seconds=m.attack_seconds),
+        "parameters": m.parameters,
+        "pairs_per_sample": m.pairs_per_sample,
+        "training": _known(
+            epochs=t.epochs,
+            seconds_per_epoch=t.seconds_per_epoch,
+            seconds=t.seconds,
+            images_per_second=t.images_per_second,
+            peak_memory_mib=t.peak_memory_mib,
+            schedule=t.schedule,
+            select=t.select,
+            chosen=t.chosen,
+            validation=list(t.validation),
+            loss=list(t.loss),
+        ),
+        **_known(device=m.device, versions=m.versions, checkpoint=m.checkpoint, data=m.data),
+        "identity": _known(
+            recipe=i.recipe,
+            dataset=i.dataset,
+            method=i.method,
+            seed=i.seed,
+            held_out=i.held_out,
+            budget=i.budget,
+            settings=i.settings,
+            earlier=list(i.earlier) or None,
+        ),
+        **_known(settings=m.settings),
+        **m.more,
+    }
+
+
+def figures(m: MethodResult) -> dict:
+    """What a checkpoint says of its own accuracies: by attack, and by certificate."""
+    return {
+        "clean": m.clean,
+        **{name: _plain_accuracy(accuracy) for name, accuracy in m.attacked.items()},
+        "certified": {name: _plain_accuracy(c.accuracy) for name, c in m.certified.items()},
+        "contradictions": m.contradictions,
+        "certify_seconds": m.certify_seconds,
+        "attack_seconds": m.attack_seconds,
+    }
+
+
+def _plain_accuracy(accuracy: dict[float, float]) -> dict[str, float]:
+    return {eps_key(eps): fraction for eps, fraction in accuracy.items()}
+
+
+def _known(**values) -> dict:
+    return {key: value for key, value in values.items() if value is not None}

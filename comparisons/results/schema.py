@@ -1,0 +1,150 @@
+"""What a run found, as typed objects; ``file`` reads and writes them."""
+
+import math
+from dataclasses import dataclass, field, replace
+
+from linf_plugin.datasets import DIGESTS, SOURCES
+
+from ..certificates import BEST
+
+
+@dataclass(frozen=True)
+class AttackSettings:
+    """An attack of a run.  norm: exponent.  arguments: as the recipe gives them."""
+
+    norm: float
+    arguments: dict
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What one certificate proves.  norm: exponent of the norm of its balls.  failure: the probability that it is
+    wrong about an image, 0 for a theorem.  accuracy: ε → fraction of the images."""
+
+    norm: float
+    failure: float
+    accuracy: dict[float, float]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What must agree, besides the digests of the data, for figures to be kept, or averaged over seeds.
+
+    settings: digest of all that the recipe says about the method.  earlier: digests that earlier versions wrote for
+    the same settings.
+    """
+
+    seed: int | None
+    settings: str | None = None
+    recipe: str | None = None
+    dataset: str | None = None
+    method: str | None = None
+    held_out: float | None = None
+    budget: float | None = None
+    earlier: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method was trained.  seconds: of all epochs and validations.  select: part of the training set that chose
+    the model.  chosen, validation: what it chose, and by which figures.  ``None``: not known."""
+
+    epochs: int
+    seconds_per_epoch: float
+    seconds: float | None = None
+    images_per_second: float | None = None
+    peak_memory_mib: float | None = None
+    loss: tuple[float, ...] = ()
+    schedule: dict | None = None
+    select: float | None = None
+    chosen: dict | None = None
+    validation: tuple[dict, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """The figures of one method.
+
+    kind: row of ``METHODS``.  clean: fraction of the images that are classified correctly.  attacked: name of an
+    attack → ε → fraction that is still correct.  certified: name of a certificate → what it proves; ``BEST`` counts
+    an image if any certificate proves it.  contradictions: how often an attack broke what a theorem certified, over
+    all images and ε.  broken: the same of certificates that may fail, by name.  pairs_per_sample: of a forward
+    pass.  data: name and digests.  settings: all that the recipe said about the method, with every default.
+    more: keys of the file that are not known here.
+    """
+
+    kind: str
+    label: str
+    clean: float
+    attacked: dict[str, dict[float, float]]
+    certified: dict[str, Certified]
+    contradictions: int
+    parameters: int
+    pairs_per_sample: int
+    certify_seconds: float
+    training: Training
+    identity: Identity
+    broken: dict[str, int] = field(default_factory=dict)
+    attack_seconds: float | None = None
+    device: str | None = None
+    versions: dict | None = None
+    checkpoint: str | None = None
+    data: dict | None = None
+    settings: dict | None = None
+    more: dict = field(default_factory=dict)
+
+    @property
+    def digests(self) -> tuple[str, str] | None:
+        """Of the data behind the figures.  Versions that wrote none knew published data only."""
+        if self.data is not None:
+            return tuple(self.data[key] for key in DIGESTS)
+        dataset = self.identity.dataset
+        return SOURCES[dataset].published if dataset in SOURCES else None
+
+    def proved(self, eps: float) -> float:
+        """Fraction of the images that some certificate proves at ε."""
+        return self.certified[BEST].accuracy[eps]
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the curve, both in units of the
+    pixel range.  held_out: part of the training set that was measured on instead of the test set."""
+
+    recipe: str
+    dataset: str
+    eps: float
+    eps_values: tuple[float, ...]
+    attacks: dict[str, AttackSettings]
+    seed: int
+    test_samples: int
+    device: str
+    norm: float = math.inf
+    held_out: float = 0.0
+    description: str = ""
+    train_samples: int | None = None
+    versions: dict | None = None
+    methods: dict[str, MethodResult] = field(default_factory=dict)
+    more: dict = field(default_factory=dict)
+
+    @property
+    def contradictions(self) -> int:
+        return sum(m.contradictions for m in self.methods.values())
+
+    def with_methods(self, methods: dict[str, MethodResult]) -> "Results":
+        return replace(self, methods=methods)
+
+
+def same_settings(entries: list[MethodResult]) -> list[tuple]:
+    """A key for each entry.  Two keys are equal if recipe, settings and data are; the seed does not count.
+
+    Versions wrote different digests of the same settings: an entry that has both tells that they are the same.
+    """
+    newer = {old: m.identity.settings for m in entries for old in m.identity.earlier}
+    return [
+        (
+            replace(m.identity, seed=None, earlier=(), settings=newer.get(m.identity.settings, m.identity.settings)),
+            m.digests,
+        )
+        for m in entries
+    ]

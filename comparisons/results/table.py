@@ -1,0 +1,98 @@
+"""A JSON object of a file of which nothing is trusted, read key by key: messages say where something is wrong."""
+
+import math
+from collections.abc import Iterator
+
+REQUIRED = object()
+
+
+class Table:
+    """The object, and which of its keys were read.
+
+    Every reader takes a key and maybe what stands for a key that is missing; null is as good as missing there.  It
+    raises ValueError where the key is required and missing, or its value is of another type.
+    """
+
+    def __init__(self, content: dict, where: str = "it"):
+        self.content, self.where, self.taken = content, where[:80], set()
+
+    def _take(self, key: str, default, kinds: tuple[type, ...], words: str):
+        self.taken.add(key)
+        value = self.content.get(key)
+        if value is None and default is not REQUIRED:
+            return default
+        if key not in self.content:
+            raise ValueError(f"{self.where} lacks {key!r}")
+        if not isinstance(value, kinds) or isinstance(value, bool):
+            raise ValueError(f"{self._of(key)} must be a {words}, got {type(value).__name__}")
+        return value
+
+    def _of(self, key: str) -> str:
+        return key[:80] if self.where == "it" else f"{key[:80]} of {self.where}"
+
+    def text(self, key: str, default=REQUIRED):
+        return self._take(key, default, (str,), "str")
+
+    def whole(self, key: str, default=REQUIRED):
+        return self._take(key, default, (int,), "int")
+
+    def number(self, key: str, default=REQUIRED):
+        value = self._take(key, default, (int, float), "number")
+        if isinstance(value, int) and abs(value) > 2**63:
+            raise ValueError(f"{self._of(key)} is too large")
+        return value
+
+    def mapping(self, key: str, default=REQUIRED):
+        return self._take(key, default, (dict,), "dict")
+
+    def sequence(self, key: str, default=REQUIRED):
+        return self._take(key, default, (list,), "list")
+
+    def texts(self, key: str, default=REQUIRED):
+        values = self.sequence(key, default)
+        if not all(isinstance(value, str) for value in values):
+            raise ValueError(f"{self._of(key)} must be a list of str")
+        return values
+
+    def table(self, key: str) -> "Table":
+        return Table(self.mapping(key), self._of(key))
+
+    def tables(self, key: str, required: tuple[str, ...] = ()) -> Iterator[tuple[str, "Table"]]:
+        """Each entry of an object whose values are objects; those that are ``required`` are there."""
+        table = self.table(key)
+        if missing := [name for name in required if name not in table.content]:
+            raise ValueError(f"{table.where} lacks {missing[0]!r}")
+        for name in table.content:
+            each = table.mapping(name)
+            yield name, Table(each, name if self.where == "it" else table._of(name))
+
+    def eps(self, key: str) -> float:
+        return _eps(self.number(key), self._of(key))
+
+    def list_of_eps(self, key: str) -> list[float]:
+        values = self.sequence(key)
+        for value in values:
+            if not isinstance(value, (int, float)) or isinstance(value, bool):
+                raise ValueError(f"{self._of(key)} must be a list of numbers")
+        return [_eps(value, self._of(key)) for value in values]
+
+    def numbers_by_eps(self) -> dict[float, float]:
+        """Every entry: its key is an ε that is written out, its value a number."""
+        found = {}
+        for key in self.content:
+            try:
+                eps = float(key)
+            except ValueError:
+                raise ValueError(f"{self.where} has the key {key[:80]!r}, which is no ε") from None
+            found[_eps(eps, self._of(key))] = self.number(key)
+        return found
+
+    def rest(self) -> dict:
+        """What was not read."""
+        return {key: value for key, value in self.content.items() if key not in self.taken}
+
+
+def _eps(value: float, where: str) -> float:
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{where} must not be negative, got {value}")
+    return float(value)

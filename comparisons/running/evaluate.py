@@ -1,0 +1,91 @@
+"""Measures one method: clean, attacked and certified accuracy, and where attacks contradict certificates."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from linf_plugin.bounds import certify_each
+
+from ..certificates import BEST, failure_of, norm_named, norm_of
+from ..methods.kinds import certificates_of
+from ..methods.parts import ATTACKING
+from ..recipe import Recipe
+from ..results.schema import Certified
+
+
+@dataclass
+class Measured:
+    """As in ``MethodResult``."""
+
+    clean: float
+    attacked: dict[str, dict[float, float]]
+    certified: dict[str, Certified]
+    contradictions: int = 0
+    broken: dict[str, int] | None = None
+    certify_seconds: float = 0.0
+    attack_seconds: float = 0.0
+
+
+def evaluate(
+    recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool
+) -> Measured:
+    """Of the images (x, y): fractions in [0, 1], per ε."""
+    asked, label = recipe.evaluation, recipe.methods[key].label
+    with torch.no_grad():
+        clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
+    names = [name for name in certificates_of(recipe.methods[key].kind) if name in asked.certificates]
+    attacks = {table["name"]: table for table in asked.attacks}
+    norm = norm_named(asked.norm)
+    certified = {name: Certified(norm_of(name), failure_of(name), {}) for name in names}
+    certified[BEST] = Certified(norm, min(1.0, sum(failure_of(name) for name in names)), {})  # any of them may fail
+    found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
+    for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=not progress, unit="ε"):
+        began = time.perf_counter()
+        proofs = certify_each(model, x, y, eps, names, progress=progress)
+        found.certify_seconds += time.perf_counter() - began
+        began = time.perf_counter()
+        survives = {name: ATTACKING.resolve(table, model, x, y, eps, seed=seed) for name, table in attacks.items()}
+        found.attack_seconds += time.perf_counter() - began
+        for name, proved in proofs.items():
+            certified[name].accuracy[eps] = _share(proved)
+        for name, kept in survives.items():
+            found.attacked[name][eps] = _share(kept)
+        contradictions, broken = contradicted(proofs, survives)
+        found.contradictions += contradictions
+        for name, images in broken.items():
+            found.broken[name] = found.broken.get(name, 0) + images
+    return found
+
+
+def _share(images: Tensor) -> float:
+    return images.double().mean().item()
+
+
+def contradicted(proofs: dict[str, Tensor], survives: dict[str, Tensor]) -> tuple[int, dict[str, int]]:
+    """How many images an attack broke that a certificate covers, at one ε.
+
+    An attack contradicts a certificate of the same norm.  A theorem, whose failure probability is 0, is then wrong; a
+    certificate that may fail is counted apart.
+
+    Args:
+        proofs: certificate → (N,) bool, the images that it certifies.
+        survives: attack → (N,) bool, the images that are still correct.
+
+    Returns:
+        The images that any theorem certifies wrongly; and the images of each certificate that may fail, by name.
+    """
+    proofs = {name: proved for name, proved in proofs.items() if name != BEST}
+    wrong, broken = [], {}
+    for norm in {ATTACKING.registry[name].norm for name in survives}:
+        kept = torch.stack([kept for name, kept in survives.items() if ATTACKING.registry[name].norm == norm]).all(0)
+        for name, proved in proofs.items():
+            if norm_of(name) != norm:
+                continue
+            if failure_of(name) == 0:
+                wrong.append(proved & ~kept)
+            else:
+                broken[name] = int((proved & ~kept).sum())
+    return (int(torch.stack(wrong).any(0).sum()) if wrong else 0), broken

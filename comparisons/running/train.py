@@ -1,0 +1,105 @@
+"""Trains one method of a recipe."""
+
+import statistics
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import linf_plugin
+from linf_plugin import Net
+from linf_plugin.datasets import Dataset, hold_out
+from linf_plugin.training import Log, Trained, fit
+from linf_plugin.training.optim import decay_distances
+from linf_plugin.training.parallel import Ranks
+
+from ..methods.parts import PARTS, arguments_of
+from ..recipe import MethodRecipe
+from ..results.schema import Training
+from ..settings import plain_data
+from .plan import Wanted
+from .validation import validation
+
+
+def train(
+    wanted: Wanted, key: str, data: Dataset, out: Path, *, ranks: Ranks, resume: bool, progress: bool
+) -> tuple[Net, Trained]:
+    """Its state is kept in ``out/KEY.state.pt`` while it runs; an epoch is a line of ``out/KEY.log.jsonl`` and a point
+    in ``out/tensorboard/KEY``."""
+    settings, device, seed = wanted.recipe.methods[key], ranks.device, wanted.seed
+    if settings.select:
+        data = hold_out(data, settings.select)  # its test set now is what chooses the model
+    torch.manual_seed(seed)
+    model = _start(settings, data).to(device)
+    loss = PARTS["loss"].resolve(settings.loss, model.eval(), settings.schedule)
+    if isinstance(loss, nn.Module):
+        loss.to(device)
+    optimizer = PARTS["optimizer"].resolve(settings.optimizer, model, loss)
+    validate = None
+    if settings.select:
+        validate = validation(data.x_test.to(device), data.y_test.to(device), wanted.recipe.eps)
+    state = out / f"{key}.state.pt"
+    if not resume and ranks.main:
+        state.unlink(missing_ok=True)
+    with Log(out / f"{key}.log.jsonl", out / "tensorboard" / key) as log:
+        trained = fit(
+            model,
+            loss,
+            optimizer,
+            settings.schedule,
+            data.x_train.to(device),
+            data.y_train.to(device),
+            batch_size=settings.batch_size,
+            seed=seed,
+            augment=PARTS["augmentation"].resolve(settings.augmentation),
+            after_backward=partial(_before_step, settings) if settings.clip or settings.decay else None,
+            average=settings.average,
+            validate=validate,
+            validate_every=settings.validate_every,
+            budget=wanted.budget,
+            state_path=state,
+            resume=resume,
+            identity=wanted.kept_with(key, state) if resume else wanted.training(key),
+            log=log,
+            ranks=ranks,
+            description=settings.label,
+            progress=progress,
+        )
+    return model, trained
+
+
+def _start(settings: MethodRecipe, data: Dataset) -> Net:
+    """The net with its first weights."""
+    table = settings.architecture
+    about = {"shape": data.shape, "classes": data.classes, "mean": data.mean, "std": data.std}
+    model = linf_plugin.build(table["name"], **about, **arguments_of(table))
+    PARTS["initialisation"].resolve(settings.initialisation, model)
+    return model
+
+
+def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> None:
+    if settings.clip:
+        nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+    if settings.decay:
+        decay_distances(model, lr * settings.decay)
+
+
+def report_of(trained: Trained, select: float) -> Training:
+    """What results say about training.  select: the part of the training set that chose the model."""
+    history = trained.history
+    seconds = sum(h["seconds"] for h in history)
+    memory = [h["peak_memory_mib"] for h in history if h["peak_memory_mib"] is not None]
+    return Training(
+        epochs=len(history),
+        seconds_per_epoch=seconds / len(history),
+        seconds=seconds + sum(h.get("validation_seconds", 0.0) for h in history),
+        images_per_second=statistics.median(h["images_per_second"] for h in history),
+        peak_memory_mib=max(memory, default=None),
+        loss=tuple(h["loss"] for h in history),
+        schedule=plain_data(asdict(trained.schedule)),
+        select=select,
+        chosen=trained.chosen,
+        validation=tuple({"epoch": h["epoch"], **h["validation"]} for h in history if "validation" in h),
+    )

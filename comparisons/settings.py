@@ -1,0 +1,88 @@
+"""What must agree for results to be kept: all that a recipe says about a method, compared with defaults filled in.
+
+A field or an argument that is added to a recipe has a default; settings of earlier versions lack it, and mean that
+default.  So they agree with settings of today that do not use it.
+"""
+
+import dataclasses
+import json
+
+from linf_plugin.training import Schedule, state
+
+from .methods.parts import ATTACKING, PARTS
+from .recipe import Evaluation, MethodRecipe, Recipe
+from .short_forms import SHIFT_FLIP, long_method, long_recipe, named
+
+SHOWN = 5  # differences that a message lists
+
+
+def plain_data(value):
+    return json.loads(json.dumps(value))
+
+
+def settings_of(recipe: Recipe, key: str) -> dict:
+    """All that the recipe says about a method except its label: plain data, with every default."""
+    return filled(said(recipe, key), key)
+
+
+def said(recipe: Recipe, key: str) -> dict:
+    """The same, but tables with a name have what the file says, and no defaults."""
+    method = dataclasses.asdict(recipe.methods[key])
+    del method["label"]
+    return plain_data(
+        {
+            "name": recipe.name,
+            "dataset": recipe.dataset,
+            "eps": recipe.eps,
+            "evaluation": dataclasses.asdict(recipe.evaluation),
+            "method": method,
+        }
+    )
+
+
+def filled(settings: dict, key: str) -> dict:
+    """Settings of this or an earlier version with every default of today.
+
+    key: the name of the method, which is its kind where none is said.
+    """
+    rest = {name: value for name, value in settings.items() if name != "methods"}
+    method = settings.get("method", settings.get("methods", {}))  # "methods": of earlier versions, one as well
+    recipe, method = long_recipe(rest, "settings"), named(long_method(method, "settings"))
+    evaluation, schedule = recipe.get("evaluation", {}), method.get("schedule", {})
+    evaluation = {**_defaults(Evaluation), **evaluation}
+    evaluation["attacks"] = [ATTACKING.filled(attack) for attack in evaluation.get("attacks", ())]
+    method = {"kind": key, **_defaults(MethodRecipe), **method, "schedule": {**_defaults(Schedule), **schedule}}
+    method |= {name: part.filled(method[name]) for name, part in PARTS.items() if name in method}
+    if method["augmentation"] == PARTS["augmentation"].filled({"name": SHIFT_FLIP}):
+        method["augmentation"] = {"name": "none"}  # moves nothing
+    return plain_data({**recipe, "evaluation": evaluation, "method": method})
+
+
+def _defaults(kind: type) -> dict:
+    found = {}
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING:
+            found[field.name] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            found[field.name] = field.default_factory()
+    return found
+
+
+def settings_changes(theirs: dict, recipe: Recipe, key: str) -> list[str]:
+    """How settings that a file has differ from those of a recipe.  The file may be of any version, or hold nonsense."""
+    try:
+        theirs = filled(theirs, key)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass  # then all of it differs
+    return changes(theirs, settings_of(recipe, key))
+
+
+def changes(old, new) -> list[str]:
+    """What differs in plain data: lines such as "clip: 10 → 11"."""
+    found = state.differing(old, new)
+    return [f"{name.removeprefix('method.')}: {state.shown(a)} → {state.shown(b)}" for name, a, b in found]
+
+
+def few(lines: list[str]) -> str:
+    """The first of them, for a message."""
+    return ", ".join(lines[:SHOWN]) + (", …" if len(lines) > SHOWN else "")

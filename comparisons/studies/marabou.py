@@ -1,0 +1,43 @@
+"""Does the verifier Marabou agree with certificates and exact radii?  The measurement is of ``onnx_export``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .shell import Save, Study, main, positive
+
+DESCRIPTION = """\
+Trains small ℓ∞-distance nets, exports them for the verifier Marabou (pip install linf-plugin[marabou]), and asks it
+about test images: can an input inside the certified radius change the class, and one a little beyond the exact
+radius?  Exit status 1 where Marabou contradicts a certificate."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--count", type=int, default=24, metavar="N", help="images of each net; default: 24")
+    parser.add_argument("--time-limit", type=float, default=30.0, metavar="SECONDS", help="for one query; default: 30")
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    from onnx_export.verifiers import marabou
+
+    positive(args, "count", "time_limit")
+    return marabou.measure(args.out, args.count, args.time_limit, progress=not args.quiet)
+
+
+def table(results: dict) -> str:
+    from onnx_export.verifiers import marabou
+
+    return marabou.table(results)
+
+
+def wrong(results: dict) -> int:
+    from onnx_export.verifiers import marabou
+
+    every = (verdicts for case in results["cases"] for verdicts in case["results"].values())
+    return sum(map(marabou.contradictions, every))
+
+
+STUDY = Study("marabou", DESCRIPTION, add_arguments, run, table, wrong, folder=lambda args: Path("results/cross-check"))
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))

@@ -1,0 +1,44 @@
+"""What do the ways to run an exported distance cost in onnxruntime?  The measurement is of ``onnx_export``."""
+
+import argparse
+import sys
+
+from .shell import Save, Study, main
+
+DESCRIPTION = """\
+Times a batch of distances in onnxruntime: by broadcast, by the functions that exported files carry, and by the compiled
+operator, beside PyTorch; then the memory of each, and the export of a large net.  A way that gives wrong numbers is
+named and not timed, and the exit status is 1.
+
+OMP_WAIT_POLICY=passive in the environment keeps threads that wait from slowing the others down."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions")
+
+
+def run(args: argparse.Namespace, save: Save) -> dict:
+    from onnx_export import bench
+
+    progress = not args.quiet
+    if args.quick:
+        return bench.run(bench.QUICK_CASES, bench.QUICK_NET, 2, progress=progress)
+    return bench.run(bench.CASES, bench.NET, progress=progress)
+
+
+def table(results: dict) -> str:
+    from onnx_export import bench
+
+    return bench.table(results)
+
+
+def wrong(results: dict) -> int:
+    from onnx_export import bench
+
+    return len(bench.wrong(results))
+
+
+STUDY = Study("onnx", DESCRIPTION, add_arguments, run, table, wrong)
+
+if __name__ == "__main__":
+    sys.exit(main(STUDY))

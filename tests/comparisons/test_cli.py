@@ -1,0 +1,45 @@
+"""The command line: every command is a file, and help needs no torch."""
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import comparisons.commands
+from comparisons import cli
+
+
+def test_every_file_of_the_folder_is_a_command():
+    folder = Path(comparisons.commands.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if path.stem != "__init__"}
+    assert {command.__name__.rsplit(".", 1)[1] for command in cli.COMMANDS.values()} == modules
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_each_command_says_what_it_does(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main([name, "--help"])
+    assert end.value.code == 0 and capsys.readouterr().out.startswith(f"usage: linf-compare {name} ")
+    command = cli.COMMANDS[name]
+    assert command.SUMMARY and command.DESCRIPTION.strip() and importlib.import_module(command.__name__) is command
+
+
+def test_help_imports_no_torch():
+    code = (
+        "import sys\nfrom comparisons.cli import main\n"
+        "try: main(['study', '--help'])\n"
+        "except SystemExit as e: print('status', e.code, {'torch', 'matplotlib', 'linf_plugin'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("status 0 set()\n"), done.stdout + done.stderr
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.COMMANDS["run"], "run", interrupted)
+    assert cli.main(["run", "digits"]) == 130
+    assert capsys.readouterr().err == "linf-compare: interrupted; --resume goes on from the last finished epoch\n"
