@@ -1,24 +1,14 @@
 """Facts about certificates and norms, by name.  No other file here knows where they come from."""
 
-import math
-
-from linf_plugin.certificates.cascade import CERTIFICATES
+from linf_plugin import norms
+from linf_plugin.certificates import table
 
 BEST = "best"  # for each image the best of all certificates that were computed
-_LABELS = {
-    "lipschitz": "Lipschitz",
-    "ibp": "interval",
-    "crown-ibp": "CROWN-IBP",
-    "crown": "CROWN",
-    "alpha-crown": "α-CROWN",
-    BEST: "best of all",
-}
-_NORMS = {"linf": (math.inf, "ℓ∞"), "l2": (2.0, "ℓ2"), "l1": (1.0, "ℓ1")}  # name → exponent, symbol
 
 
 def names() -> tuple[str, ...]:
     """All certificates, in order of cost."""
-    return CERTIFICATES
+    return table.in_order(table.CERTIFICATES)
 
 
 def in_order(some) -> list[str]:
@@ -29,31 +19,33 @@ def in_order(some) -> list[str]:
 
 def label_of(certificate: str) -> str:
     """How tables call it: the name itself where it is not known."""
-    return _LABELS.get(certificate, certificate)
+    if certificate == BEST:
+        return "best of all"
+    return table.CERTIFICATES[certificate].label if certificate in table.CERTIFICATES else certificate
 
 
 def norm_of(certificate: str) -> float:
     """The exponent of the norm in which it bounds perturbations."""
-    return math.inf
+    return table.CERTIFICATES[certificate].norm
 
 
 def failure_of(certificate: str) -> float:
     """The probability that it is wrong about an image: 0 for a theorem."""
-    return 0.0
+    return table.CERTIFICATES[certificate].failure
 
 
 def norm_named(name: str) -> float:
     """The exponent of a norm.  Raises ValueError where there is no such norm."""
-    if name not in _NORMS:
-        raise ValueError(f"norm must be one of {', '.join(_NORMS)}, got {name!r}")
-    return _NORMS[name][0]
+    if name not in norms.NORMS:
+        raise ValueError(f"norm must be one of {', '.join(norms.NORMS)}, got {name!r}")
+    return norms.NORMS[name]
 
 
 def name_of_norm(norm: float) -> str:
     """The name of an exponent, as recipes and results write it."""
-    return next(name for name, (exponent, _) in _NORMS.items() if exponent == norm)
+    return norms.name_of(norm)
 
 
 def symbol_of_norm(norm: float) -> str:
     """How readers see it: ℓ∞."""
-    return next(symbol for exponent, symbol in _NORMS.values() if exponent == norm)
+    return norms.SYMBOLS[norm]

@@ -1,5 +1,6 @@
 """The losses that a recipe can name."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -34,7 +35,7 @@ class ClippedHinge(_FallingEntropy):
 
     def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
         super().__init__(ce_first, ce_last)
-        self.scale = model.lipschitz
+        self.scale = lipschitz_bound(model, math.inf)
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         return clipped_hinge(model(x), y, self.scale * step.eps, self.weight(step), self.scalar)
@@ -60,7 +61,7 @@ class Hinge(nn.Module):
 
     def __init__(self, model: Net, schedule: Schedule, mix: float = 1.0):
         super().__init__()
-        self.scale, self.mix = model.lipschitz, mix
+        self.scale, self.mix = lipschitz_bound(model, math.inf), mix
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         return hinge(model(x), y, self.scale * step.eps, self.mix)
@@ -72,7 +73,7 @@ class IntervalCrossEntropy(nn.Module):
     def __init__(self, model: Net, schedule: Schedule, kappa: float = 0.5):
         super().__init__()
         self.kappa = kappa
-        self.scale = lipschitz_bound(model.split_head()[0])
+        self.scale = lipschitz_bound(model.split_head()[0], math.inf)
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         features, head = model.split_head()
@@ -84,7 +85,7 @@ class IntervalHinge(_FallingEntropy):
 
     def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float):
         super().__init__(ce_first, ce_last)
-        self.scale = lipschitz_bound(model.split_head()[0])
+        self.scale = lipschitz_bound(model.split_head()[0], math.inf)
 
     def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
         features, head = model.split_head()

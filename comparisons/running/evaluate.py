@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from linf_plugin.bounds import certify_each
+from linf_plugin.certificates import certify_each
 
 from ..certificates import BEST, failure_of, norm_named, norm_of
 from ..methods.kinds import certificates_of
@@ -44,7 +44,7 @@ def evaluate(
     found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
     for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=not progress, unit="ε"):
         began = time.perf_counter()
-        proofs = certify_each(model, x, y, eps, names, progress=progress)
+        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=progress)
         found.certify_seconds += time.perf_counter() - began
         began = time.perf_counter()
         survives = {name: ATTACKING.resolve(table, model, x, y, eps, seed=seed) for name, table in attacks.items()}

@@ -1,5 +1,6 @@
 """What chooses a model while it is trained: its figures on a part of the training set, by a cheap certificate."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,7 @@ def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
     of all layers of any other."""
     features, head = model.split_head()
     if len(head) == 0 and not any(isinstance(layer, nn.ReLU) for layer in model):
-        return margin(model(x), y) - 2 * lipschitz_bound(model) * eps
+        return margin(model(x), y) - 2 * lipschitz_bound(model, math.inf) * eps
     if len(head) == 0:  # clipped pixels
         return -worst_margins(model, x, y, eps)[1].scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for linear bounds of tanh

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import linf_plugin.models
-from linf_plugin import Net, build, certified_radius
-from linf_plugin.bounds import certify_each, compute_bounds
-from linf_plugin.certificates.cascade import certify
+from linf_plugin import Net, build, certified_radius, lipschitz_bound
+from linf_plugin.bounds import compute_bounds
+from linf_plugin.certificates import certify, certify_each
 from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
@@ -147,7 +147,7 @@ def train_for_cascade(data: Dataset) -> tuple[Net, float]:
     torch.manual_seed(CASCADE["seed"])
     sizes = {"width": CASCADE["width"], "depth": CASCADE["depth"], "mean": data.mean, "std": data.std}
     model = build("linf-mlp", shape=data.shape, classes=data.classes, **sizes)
-    scale, (first, last) = model.eval().lipschitz, CASCADE["ce"]
+    scale, (first, last) = lipschitz_bound(model.eval(), math.inf), CASCADE["ce"]
 
     def loss(model, x, y, step):
         return clipped_hinge(model(x), y, scale * step.eps, weight=first * (last / first) ** step.progress)
@@ -186,7 +186,7 @@ def run_cascade(model: Net, data: Dataset) -> dict:
     with torch.no_grad():
         logits = torch.cat([model(part) for part in x.split(256)])
     correct = logits.argmax(1) == y
-    radii = torch.where(correct, certified_radius(logits, y, model.lipschitz), 0)
+    radii = torch.where(correct, certified_radius(logits, y, lipschitz_bound(model, math.inf)), 0)
     some = slice(0, TRIAL_IMAGES)
     eps = round(choose_eps(radii[some], lambda eps: pgd_survives(model, x[some], y[some], eps, **CASCADE_ATTACK)), 4)
     survives = pgd_survives(model, x, y, eps, **CASCADE_ATTACK)
@@ -251,7 +251,7 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
     ):
         torch.manual_seed(0)
         model = nets[name] = Net({**spec, "layers": layers})
-        scale = model.eval().lipschitz
+        scale = lipschitz_bound(model.eval(), math.inf)
         fit(model, loss, adam(model, lr), schedule, data.x_train, data.y_train, batch_size=64, progress=False)
         model.requires_grad_(False)
     return nets

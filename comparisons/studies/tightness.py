@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linf_plugin import Net, build, certified_radius, lipschitz_bound
-from linf_plugin.bounds import margin_bound
-from linf_plugin.certificates.cascade import LIRPA_METHODS
+from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.exact.radius import exact_radius
+from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
@@ -52,7 +52,7 @@ def _hinge(model: Net, data: Dataset, seed: int) -> None:
     def loss(model, x, y, step):
         return clipped_hinge(model(x), y, model_scale * step.eps, weight=0.5 * 0.004**step.progress)
 
-    model_scale = model.lipschitz  # at p = ∞
+    model_scale = lipschitz_bound(model, math.inf)  # at p = ∞
     _fit(model, loss, adam(model, lr=0.03), Schedule(epochs=200, eps=EPS, p_end=176), data, seed)
 
 
@@ -153,7 +153,9 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
     top = 1.01 * torch.tensor([min(e.upper, 1.0) for e in exact], dtype=torch.float64)
     double = copy.deepcopy(model).double()
     with torch.no_grad():
-        certified = {"lipschitz": certified_radius(double(x.double()), labels, lipschitz_bound(double)).tolist()}
+        certified = {
+            "lipschitz": certified_radius(double(x.double()), labels, lipschitz_bound(double, math.inf)).tolist()
+        }
     for method in LIRPA_METHODS:
 
         def holds(eps: float, rows: Tensor, method: str = method) -> Tensor:

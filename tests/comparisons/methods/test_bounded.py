@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from comparisons.methods.bounded import BoundedCrossEntropy
 from linf_plugin import build
-from linf_plugin.bounds import margin_bound
+from linf_plugin.certificates import margin_bound
 from linf_plugin.training import Step
 
 

@@ -7,7 +7,7 @@ import torch
 
 from comparisons.studies import tightness
 from comparisons.studies.shell import main
-from linf_plugin.certificates.cascade import LIRPA_METHODS
+from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.training import Schedule
 
 
