@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from brute import __main__ as brute
 
-from comparisons.recipe import load_recipe
+from comparisons.recipes.recipe import load_recipe
 from comparisons.report.tables import over_seeds, table
 from comparisons.results.file import read
 from comparisons.running.plan import Wanted

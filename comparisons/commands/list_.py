@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.datasets import SOURCES
 
     from ..methods.kinds import METHODS, certificates_of
-    from ..recipe import available, load_recipe
+    from ..recipes.recipe import available, load_recipe
     from ..report.tables import eps_text
 
     print("recipes")

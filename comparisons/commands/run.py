@@ -73,10 +73,10 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.budgets import parse_duration
     from linf_plugin.training.parallel import join
 
-    from ..data import load_own
-    from ..recipe import load_recipe
+    from ..recipes.recipe import load_recipe
     from ..report.tables import attacks_of
     from ..report.written import write_report
+    from ..running.data import load_own
     from ..running.machine import device_of
     from ..running.run import run as run_recipe
 

@@ -16,7 +16,7 @@ from linf_plugin.datasets import SOURCES
 
 from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
-from ..recipe import available, load_recipe
+from ..recipes.recipe import available, load_recipe
 from ..results.file import read
 from ..results.schema import MethodResult, Results, same_settings
 from . import published

@@ -12,7 +12,7 @@ from linf_plugin.certificates import certify_each
 from ..certificates import BEST, failure_of, norm_named, norm_of
 from ..methods.kinds import certificates_of
 from ..methods.parts import ATTACKING
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from ..results.schema import Certified
 
 

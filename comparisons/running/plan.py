@@ -8,12 +8,12 @@ from linf_plugin.files import WouldReplace
 from linf_plugin.training import state
 
 from ..certificates import norm_named
-from ..digests import digests
 from ..methods.parts import ATTACKING, arguments_of
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from ..results import file
+from ..results.digests import digests
 from ..results.schema import AttackSettings, Identity, MethodResult, Results
-from ..settings import changes, few, plain_data, settings_changes, settings_of
+from ..results.settings import changes, few, plain_data, settings_changes, settings_of
 
 
 @dataclass(frozen=True)

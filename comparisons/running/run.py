@@ -13,10 +13,10 @@ from linf_plugin.files import WouldReplace
 from linf_plugin.training import Trained
 from linf_plugin.training.parallel import Ranks
 
-from ..recipe import Recipe
+from ..recipes.recipe import Recipe
 from ..results import file
 from ..results.schema import MethodResult, Results
-from ..settings import settings_of
+from ..results.settings import settings_of
 from .evaluate import Measured, evaluate
 from .machine import device_name, versions
 from .plan import Plan, Wanted, plan, results_in

@@ -16,9 +16,9 @@ from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
 
 from ..methods.parts import PARTS, arguments_of
-from ..recipe import MethodRecipe
+from ..recipes.recipe import MethodRecipe
 from ..results.schema import Training
-from ..settings import plain_data
+from ..results.settings import plain_data
 from .plan import Wanted
 from .validation import validation
 

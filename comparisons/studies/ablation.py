@@ -19,14 +19,14 @@ from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.training.parallel import Ranks
 
-from ..data import load_own
-from ..recipe import Recipe, read_toml, recipe_from, with_defaults
+from ..recipes.recipe import Recipe, read_toml, recipe_from, with_defaults
+from ..recipes.short_forms import PGD, long_method, long_recipe, named
 from ..report.tables import eps_text, markdown_rows, percent
 from ..results.file import FILE
+from ..results.settings import changes as changes_of
+from ..results.settings import few, filled, settings_of
+from ..running.data import load_own
 from ..running.run import run
-from ..settings import changes as changes_of
-from ..settings import few, filled, settings_of
-from ..short_forms import PGD, long_method, long_recipe, named
 from . import shell
 from .shell import Save, Study, main
 

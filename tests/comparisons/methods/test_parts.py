@@ -13,7 +13,7 @@ from comparisons.methods.augmentations import AUGMENTATIONS
 from comparisons.methods.initialisations import INITIALISATIONS
 from comparisons.methods.kinds import METHODS, certificates_of, label_of
 from comparisons.methods.parts import ATTACKING, PARTS
-from comparisons.recipe import MethodRecipe
+from comparisons.recipes.recipe import MethodRecipe
 from linf_plugin import build
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.training import shift_and_flip

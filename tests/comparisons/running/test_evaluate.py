@@ -8,7 +8,7 @@ from torch import nn
 
 import comparisons.running.evaluate as module
 from comparisons.attacks.attack import ATTACKS, Attack
-from comparisons.recipe import recipe_from
+from comparisons.recipes.recipe import recipe_from
 from comparisons.running.evaluate import contradicted, evaluate
 
 TABLE = {
@@ -86,7 +86,7 @@ def test_a_method_is_measured_under_every_attack(facts, monkeypatch):
     monkeypatch.setitem(ATTACKS, "second", Attack("second", math.inf, survives))
     evaluation = {**TABLE["evaluation"], "attacks": [{"name": "pgd", "steps": 1}, {"name": "second", "strength": 7}]}
     monkeypatch.setitem(TABLE, "evaluation", evaluation)
-    monkeypatch.setattr("comparisons.recipe.check_named", lambda *_: None)
+    monkeypatch.setattr("comparisons.recipes.recipe.check_named", lambda *_: None)
     recipe = recipe_from("mine", "mine.toml", TABLE)
     model = nn.Flatten()
     x, y = torch.eye(4).view(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)

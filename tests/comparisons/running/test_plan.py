@@ -9,12 +9,12 @@ import pytest
 import torch
 from runs import flat, form_1
 
-import comparisons.recipe
+import comparisons.recipes.recipe
+import comparisons.results.settings
 import comparisons.running.run
 import comparisons.running.train
-import comparisons.settings
 from comparisons.cli import main
-from comparisons.recipe import load_recipe
+from comparisons.recipes.recipe import load_recipe
 from comparisons.report.tables import over_seeds
 from comparisons.results.file import from_plain, read
 from linf_plugin import checkpoint, load
@@ -401,12 +401,12 @@ def _state_as_earlier(path, monkeypatch) -> None:
 
 def _recipe_grew(path, monkeypatch) -> None:
     """A field that the state has never heard of."""
-    for module in (comparisons.recipe, comparisons.settings):
+    for module in (comparisons.recipes.recipe, comparisons.results.settings):
         monkeypatch.setattr(module, "MethodRecipe", Wider)
 
 
 @dataclasses.dataclass(frozen=True)
-class Wider(comparisons.recipe.MethodRecipe):
+class Wider(comparisons.recipes.recipe.MethodRecipe):
     noise: float = 0.0
 
 

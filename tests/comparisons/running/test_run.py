@@ -16,7 +16,7 @@ import comparisons.running.run
 import comparisons.running.train
 from comparisons.cli import main
 from comparisons.methods.kinds import METHODS, certificates_of
-from comparisons.recipe import load_recipe
+from comparisons.recipes.recipe import load_recipe
 from comparisons.report.tables import over_seeds, table
 from comparisons.results.file import from_plain, read
 from linf_plugin import load

@@ -5,8 +5,8 @@ import re
 
 import pytest
 
-from comparisons.recipe import available as recipes
-from comparisons.recipe import load_recipe
+from comparisons.recipes.recipe import available as recipes
+from comparisons.recipes.recipe import load_recipe
 from comparisons.studies import ablation as module
 from comparisons.studies.ablation import BASE, STUDY, load, merged, table
 from comparisons.studies.shell import main

@@ -14,7 +14,7 @@ import pytest
 
 from comparisons import certificates
 from comparisons.methods.parts import ATTACKING, PARTS
-from comparisons.recipe import available, load_recipe, recipe_from
+from comparisons.recipes.recipe import available, load_recipe, recipe_from
 from comparisons.results.file import eps_key
 
 GOOD = """
@@ -304,7 +304,7 @@ def test_one_kind_stands_in_a_recipe_at_two_widths(tmp_path):
     assert named.methods["ibp-wide"].label == "IBP, 16"
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
+DOCS = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
 
 
 def test_the_recipe_in_the_docs_is_one():

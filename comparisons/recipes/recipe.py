@@ -13,10 +13,11 @@ from linf_plugin.models.spec import MOST_LAYERS
 from linf_plugin.plain import shown
 from linf_plugin.training import Schedule
 
-from . import certificates, toml_arguments
-from .attacks.attack import ATTACKS
-from .methods.kinds import METHODS, certificates_of, label_of
-from .methods.parts import ATTACKING, PARTS
+from .. import certificates
+from ..attacks.attack import ATTACKS
+from ..methods.kinds import METHODS, certificates_of, label_of
+from ..methods.parts import ATTACKING, PARTS
+from . import toml_arguments
 from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, long_recipe, named
 from .toml_arguments import arguments, check_named, known_keys, parameters
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from comparisons.recipe import Recipe, available, load_recipe
+from comparisons.recipes.recipe import Recipe, available, load_recipe
 from comparisons.results.file import eps_key
 from comparisons.running.run import run
 from linf_plugin import load

@@ -10,10 +10,10 @@ import json
 
 from linf_plugin.training import state
 
-from .methods.parts import arguments_of
-from .recipe import Recipe
+from ..methods.parts import arguments_of
+from ..recipes.recipe import Recipe
+from ..recipes.short_forms import PGD
 from .settings import filled, said, settings_of
-from .short_forms import PGD
 
 METHOD = ("architecture", "loss", "optimizer", "batch_size", "decay", "clip", "average", "select", "validate_every")
 SHIFT = {"shift": 0, "shift_share": 1.0, "padding": "edge", "flip": False}

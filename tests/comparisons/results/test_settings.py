@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 from runs import form_1
 
-import comparisons.recipe
-import comparisons.settings
-from comparisons.digests import digests
+import comparisons.recipes.recipe
+import comparisons.results.settings
 from comparisons.methods.losses import LOSSES
-from comparisons.recipe import Evaluation, MethodRecipe, load_recipe, recipe_from
+from comparisons.recipes.recipe import Evaluation, MethodRecipe, load_recipe, recipe_from
 from comparisons.report.tables import over_seeds
+from comparisons.results.digests import digests
 from comparisons.results.file import from_plain, read, to_plain
+from comparisons.results.settings import changes, filled, settings_changes, settings_of
 from comparisons.running.plan import Wanted, plan
-from comparisons.settings import changes, filled, settings_changes, settings_of
 from linf_plugin.training import Schedule
 
-DIGITS = Path(__file__).parents[2] / "docs" / "results" / "digits"
+DIGITS = Path(__file__).parents[3] / "docs" / "results" / "digits"
 DATA = {"dataset": "digits", "train_data_sha256": "a", "test_data_sha256": "b"}
 METHOD = {
     "architecture": {"name": "relu-mlp", "width": 8, "depth": 2},
@@ -83,13 +83,13 @@ GROWN = {  # what a recipe says to use it, and what a message says then
 @pytest.fixture(params=GROWN)
 def grown(request, monkeypatch):
     """(digits as before, with a recipe that uses what is new, message)."""
-    for module in (comparisons.recipe, comparisons.settings):
+    for module in (comparisons.recipes.recipe, comparisons.results.settings):
         monkeypatch.setattr(module, "MethodRecipe", WiderMethod)
         monkeypatch.setattr(module, "Evaluation", WiderEvaluation)
         monkeypatch.setattr(module, "Schedule", WiderSchedule)
     monkeypatch.setitem(LOSSES, "interval-ce", _wider_loss)
     used, message = GROWN[request.param]
-    _, table = comparisons.recipe.read_toml("digits")
+    _, table = comparisons.recipes.recipe.read_toml("digits")
     table["evaluation"] = {"images": 7} if request.param == "evaluation" else {}
     table["methods"]["linf-dist-mlp"] = {
         **table["methods"]["linf-dist-mlp"],

@@ -9,7 +9,7 @@ from typing import get_args
 from linf_plugin import plain
 from linf_plugin.plain import shown
 
-from .methods.parts import Part, arguments_of
+from ..methods.parts import Part, arguments_of
 
 
 def is_number(value) -> bool:

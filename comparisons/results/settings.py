@@ -9,9 +9,9 @@ import json
 
 from linf_plugin.training import Schedule, state
 
-from .methods.parts import ATTACKING, PARTS
-from .recipe import Evaluation, MethodRecipe, Recipe
-from .short_forms import SHIFT_FLIP, long_method, long_recipe, named
+from ..methods.parts import ATTACKING, PARTS
+from ..recipes.recipe import Evaluation, MethodRecipe, Recipe
+from ..recipes.short_forms import SHIFT_FLIP, long_method, long_recipe, named
 
 SHOWN = 5  # differences that a message lists
 

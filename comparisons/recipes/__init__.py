@@ -1,0 +1,1 @@
+"""Recipes: what a run trains and how, as TOML files, and what reads them."""
