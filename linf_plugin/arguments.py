@@ -92,14 +92,14 @@ def check_windows(
         raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(x)}")
     if len(w) != 4:
         raise ValueError(f"w must have shape (out, C/groups, kh, kw), got {tuple(w)}")
-    for what, numbers, least in (
+    for what, pair, least in (
         ("stride", stride, 1),
         ("padding", padding, 0),
         ("dilation", dilation, 1),
         ("the kernel of w", w[2:], 1),
     ):
-        if len(numbers) != 2 or min(numbers) < least or max(numbers) >= MOST_STEP:
-            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")
+        if len(pair) != 2 or min(pair) < least or max(pair) >= MOST_STEP:
+            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(pair)}")
     if groups < 1 or w[0] % groups or w[1] * groups != x[1]:
         raise ValueError(
             f"groups={groups}: {name} must have groups times the channels of w, and w a multiple of groups outputs, "

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import windows
+from ..kernels.geometry import Geometry
 from . import lines
 from .lines import Side
 
@@ -117,7 +118,7 @@ def sorted_dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: i
 
 def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> Blocks:
     """Of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
-    return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, conv)
+    return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, Geometry(*conv))
 
 
 def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:

@@ -151,8 +151,12 @@ def linear_error(multiply: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, 
     return _off(multiply(x, w), value * w.t()[at[..., 0]])
 
 
-class Geometry(NamedTuple):
-    """Of a convolution: as ``nn.Conv2d`` names it; pads are (left, right, top, bottom), mode that of F.pad."""
+class PaddedWindows(NamedTuple):
+    """Where the windows of any convolution lie: stride, dilation and groups as ``nn.Conv2d`` names them.
+
+    Unlike those of a distance layer, they can be padded by another mode than with zeros, and differently on each side:
+    pads are (left, right, top, bottom), mode is that of F.pad.
+    """
 
     stride: tuple[int, int]
     dilation: tuple[int, int]
@@ -161,8 +165,14 @@ class Geometry(NamedTuple):
     mode: str = "constant"
 
 
+Geometry = PaddedWindows  # the name under which onnx_export imports it
+
+
 def convolution_error(
-    convolve: Callable[[Tensor, Tensor], Tensor], geometry: Geometry, images: tuple[int, int, int, int], like: Tensor
+    convolve: Callable[[Tensor, Tensor], Tensor],
+    geometry: PaddedWindows,
+    images: tuple[int, int, int, int],
+    like: Tensor,
 ) -> float:
     """The same of ``convolve(x, w)``, x being images (N, C, H, W).
 
@@ -220,7 +230,7 @@ def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dt
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         pads = tuple(layer._reversed_padding_repeated_twice)
-        geometry = Geometry(layer.stride, layer.dilation, layer.groups, pads, mode)
+        geometry = PaddedWindows(layer.stride, layer.dilation, layer.groups, pads, mode)
         for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES):
             for layout in (torch.contiguous_format, torch.channels_last):
                 errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(

@@ -108,7 +108,7 @@ def _sort_dist_linear(layer: SortDistLinear, x: Reach) -> Reach:
 
 
 def _dist_conv2d(layer: LinfDistConv2d, x: Reach) -> Reach:
-    w, conv = layer.weight.double(), (layer.stride, layer.padding, layer.dilation, layer.groups)
+    w, conv = layer.weight.double(), layer.geometry
     moved = torch.ops.linf.dist_conv2d(x.error, torch.zeros_like(w[: layer.groups]), layer.p, *conv)
     moved = moved.repeat_interleave(len(w) // layer.groups, 1)
     ends = torch.ops.linf.box_conv2d(*x[:2], w, layer.p, *conv)

@@ -15,8 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .geometry import Geometry
 from .reference import coefficients
-from .windows import flat_kernels, fold_composed, from_rows, output_shape, to_rows, unfold_composed
+from .windows import flat_kernels, fold_composed, from_rows, to_rows, unfold_composed
 
 MOST_DIFFERENCES = 1 << 22
 
@@ -217,24 +218,29 @@ def box_sorted_dist_vjp(
 # Convolutions: the same of every window.
 
 
-def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, conv: tuple) -> tuple[Tensor, ...]:
+def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
     """``windows.apply``: ``fn(*windows, w)`` of each group."""
-    groups, shape = conv[3], output_shape(images[0].shape, w.shape, conv)
+    groups, shape = geometry.groups, geometry.output_shape(images[0].shape, w.shape)
     flat = flat_kernels(w, groups)
-    windows = [unfold_composed(a, w.shape, conv) for a in images]
+    windows = [unfold_composed(a, w.shape, geometry) for a in images]
     per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
     return tuple(from_rows(torch.stack(y), shape) for y in zip(*per_group))
 
 
 def vjp_by_windows(
-    fn: Callable, maps: tuple[Tensor, ...], images: tuple[Tensor, ...], w: Tensor | None, shapes: tuple, conv: tuple
+    fn: Callable,
+    maps: tuple[Tensor, ...],
+    images: tuple[Tensor, ...],
+    w: Tensor | None,
+    shapes: tuple,
+    geometry: Geometry,
 ) -> tuple[Tensor, ...]:
     """``windows.apply_vjp``: ``fn(maps, windows, w)`` of each group; the images' gradients, and w's."""
     x_shape, w_shape = shapes
-    groups = conv[3]
+    groups = geometry.groups
     flat = [None] * groups if w is None else flat_kernels(w, groups)
-    windows = [unfold_composed(a, w_shape, conv) for a in images]
+    windows = [unfold_composed(a, w_shape, geometry) for a in images]
     rows = [to_rows(a, groups) for a in maps]
     per_group = [fn([a[g] for a in rows], [a[g] for a in windows], flat[g]) for g in range(groups)]
     *columns, g_w = (torch.stack(a) for a in zip(*per_group))
-    return *(fold_composed(a, x_shape, w_shape, conv) for a in columns), g_w.reshape(w_shape)
+    return *(fold_composed(a, x_shape, w_shape, geometry) for a in columns), g_w.reshape(w_shape)

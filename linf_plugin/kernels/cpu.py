@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ..arguments import MOST_FEATURES
+from .geometry import Geometry
 
 ABI = 3
 LIBRARY = Path(__file__).with_name("libcpu.so")
@@ -235,31 +236,33 @@ def box_dist_vjp(
     return grads
 
 
-def _geometry(image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice):
+def _c_geometry(image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice):
     """``Geometry`` of cpu_windows.cpp."""
-    stride, padding, dilation, groups = conv
+    stride, padding, dilation, groups = geometry
     numbers = (*image, groups, out[3], rows.start, rows.stop, *w[2:], *stride, *padding, *dilation)
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> Tensor:
+def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice) -> Tensor:
     """``windows.unfold``; ``out`` is the shape of the output."""
     x = x.contiguous()
     windows = len(x) * (rows.stop - rows.start) * out[3]
-    columns = x.new_empty(conv[3], windows, w[1] * w[2] * w[3])
+    columns = x.new_empty(geometry.groups, windows, w[1] * w[2] * w[3])
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
     _load().lib.linf_unfold(
-        _DTYPES[x.dtype], threads, _geometry(x.shape, out, w, conv, rows), x.data_ptr(), columns.data_ptr()
+        _DTYPES[x.dtype], threads, _c_geometry(x.shape, out, w, geometry, rows), x.data_ptr(), columns.data_ptr()
     )
     return columns
 
 
-def add_folded(gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> None:
+def add_folded(
+    gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
+) -> None:
     """``windows.add_folded``; gx is contiguous."""
     columns = columns.contiguous()
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
     _load().lib.linf_add_folded(
-        _DTYPES[gx.dtype], threads, _geometry(gx.shape, out, w, conv, rows), columns.data_ptr(), gx.data_ptr()
+        _DTYPES[gx.dtype], threads, _c_geometry(gx.shape, out, w, geometry, rows), columns.data_ptr(), gx.data_ptr()
     )
 
 

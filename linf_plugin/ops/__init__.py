@@ -1,4 +1,4 @@
-"""The operators ``torch.ops.linf.*``, one family a file, and the entries ``dist``, ``sorted_dist`` and ``shift``.
+"""The operators ``torch.ops.linf.*``, one family a file, each with a function to call it by.
 
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
@@ -9,9 +9,9 @@
 ``operator.define`` makes each: it checks its arguments whoever calls it, and has every derivative of PyTorch.
 """
 
-from . import conv  # noqa: F401  (defines its operators)
+from .conv import dist_conv2d
 from .distance import dist
 from .shifts import shift, shift_as_one_operator
 from .sorted import sorted_dist
 
-__all__ = ["dist", "shift", "shift_as_one_operator", "sorted_dist"]
+__all__ = ["dist", "dist_conv2d", "shift", "shift_as_one_operator", "sorted_dist"]

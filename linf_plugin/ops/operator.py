@@ -144,6 +144,11 @@ def some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tenso
     return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
 
 
+def only(wanted: tuple[bool, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """The inverse of ``some``, for autograd: None stands for a gradient that is not wanted."""
+    return tuple(g if want else None for want, g in zip(wanted, grads, strict=True))
+
+
 def like(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Empty tensors of their shapes."""
     return tuple(a.new_empty(a.shape) for a in tensors)
@@ -166,7 +171,6 @@ def reverse_of(backward, tensors: int, save_outputs: bool = True) -> type[Revers
         def backward(ctx, *grads):
             wanted = ctx.needs_input_grad[2 : 2 + tensors]
             found = backward(*grads, *ctx.saved_tensors, *ctx.constants, *wanted)
-            found = (g if want else None for want, g in zip(wanted, found))
-            return None, None, *found, *(None for _ in ctx.constants)
+            return None, None, *only(wanted, found), *(None for _ in ctx.constants)
 
     return Gradient

@@ -22,7 +22,7 @@ Box = tuple[Tensor, Tensor, Tensor]  # a value, and the ends between which it st
 
 def _distance(layer: LinfDistLinear | LinfDistConv2d, box: Box) -> Box:
     value, lower, upper = box
-    conv = () if isinstance(layer, LinfDistLinear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
+    conv = () if isinstance(layer, LinfDistLinear) else layer.geometry
     dist, box_dist = (
         (torch.ops.linf.dist_conv2d, torch.ops.linf.box_conv2d)
         if conv

@@ -211,7 +211,7 @@ def _dist(layer, shape):
 def _dist_conv(layer, shape):
     """Each window's coordinates by number; 0 is padding."""
     _expect(layer, shape, len(shape) == 3 and shape[0] == layer.in_channels, f"({layer.in_channels}, H, W)")
-    conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    conv = layer.geometry
     w = numbers(layer.weight)
     out = windows.output_shape((1, *shape), w.shape, conv)[1:]
     _expect(layer, shape, min(out) > 0, "images no smaller than its kernel")
