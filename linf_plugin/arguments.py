@@ -243,7 +243,7 @@ def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {kind(x)}")
     shape = getattr(model, "input_shape", None)
-    if x.dim() < 2 or isinstance(shape, tuple) and tuple(x.shape[1:]) != shape:
+    if x.dim() < 2 or (isinstance(shape, tuple) and tuple(x.shape[1:]) != shape):
         expected = "C, H, W" if not isinstance(shape, tuple) else ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape (N, {expected}), got {tuple(x.shape)}")
     if 0 in x.shape[1:]:

@@ -47,7 +47,7 @@ def write(path: str | os.PathLike, content: dict) -> None:
             torch.save(sealed, sink)
         except RuntimeError:
             if sink.error is not None:
-                raise sink.error
+                raise sink.error from None
             raise
 
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -52,8 +53,8 @@ class Dataset:
 
     @property
     def digests(self) -> tuple[str, str]:
-        """SHA-256 of the training and of the test part: every bit of images and labels as they are now, their shapes and
-        dtypes, the same on every machine.  Takes one or two seconds a GB."""
+        """SHA-256 of the training and of the test part: every bit of images and labels as they are now, their shapes
+        and dtypes, the same on every machine.  Takes one or two seconds a GB."""
         parts = (self.x_train, self.y_train), (self.x_test, self.y_test)
         return tuple(digest([t.cpu() for t in part]) for part in parts)
 
@@ -117,7 +118,7 @@ def _idx_folder(folder: str) -> Callable[[Path], tuple]:
 class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of NumPy arrays and plain data; refuses everything else a pickle could run."""
 
-    ALLOWED = {
+    ALLOWED: ClassVar = {
         "numpy": {"ndarray", "dtype"},
         "numpy.core.multiarray": {"_reconstruct", "scalar"},
         "numpy._core.multiarray": {"_reconstruct", "scalar"},

@@ -190,8 +190,8 @@ def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
         raise ValueError(f"the box of {name} is a point in most coordinates: give x_L and x_U, not eps, or use CROWN")
     if moving.max().clamp_min(1) == lower[0].numel():
         raise ValueError(
-            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: auto_LiRPA "
-            "would give wrong bounds, so bound that sample apart, or use CROWN"
+            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: "
+            "auto_LiRPA would give wrong bounds, so bound that sample apart, or use CROWN"
         )
 
 
@@ -259,8 +259,8 @@ def guard_bounded_module(bounded_module: type) -> None:
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
     * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
 
-    The same holds for models that call operators of ours without our layers.  Of models with other layers of ours only a
-    change is noticed, of models without any nothing.
+    The same holds for models that call operators of ours without our layers.  Of models with other layers of ours only
+    a change is noticed, of models without any nothing.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     check_incompatible_nodes = bounded_module.check_incompatible_nodes

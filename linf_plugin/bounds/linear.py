@@ -277,7 +277,7 @@ def forward_substitute(
 
     lows, highs, order = [], [], []
     most = max(1, BLOCK_BYTES // max(1, lw[:, :, 0].numel() * lw.element_size()))
-    for block in (part for block in blocks.walk(False) for part in block.parts(most)):
+    for block in (part for whole in blocks.walk(False) for part in whole.parts(most)):
         lows.append(through(block.below, low))
         highs.append(through(block.above, low[::-1]))
         order.append(block.neurons)

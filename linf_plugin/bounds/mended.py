@@ -173,8 +173,8 @@ def _add_up_roots(concretize: Callable) -> Callable:
 def _softmax_upper(self, lower, upper, x0, softmax0, largest0, sum0, eps):
     """0.7.1 takes a tangent of exp for its chord where probabilities are small, which is below exp.
 
-    log softmax_i lies between the ends of ``_log_softmax_ends``, where exp is at most its chord, and is concave: at most
-    its tangent at x0.
+    log softmax_i lies between the ends of ``_log_softmax_ends``, where exp is at most its chord, and is concave: at
+    most its tangent at x0.
 
     Returns:
         J as (D, u, v), for diag(D) − u vᵀ, and b of softmax ≤ J·x + b.
@@ -201,7 +201,8 @@ def _replace(package: types.ModuleType, name: str, wrap: Callable) -> None:
 
 def _for_any_shape(to_matrix: Callable) -> Callable:
     """Both versions take the height of a padded image for its width where they write patches as a matrix: wrong unless
-    both are equal, and so they are made here.  What is added to the right or below is cut off again with the padding."""
+    both are equal, and so they are made here.  What is added to the right or below is cut off again with the
+    padding."""
 
     @functools.wraps(to_matrix)
     def of_a_square(pieces, input_shape, stride, padding, *args, **options):

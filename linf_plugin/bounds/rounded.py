@@ -1,6 +1,7 @@
 """A net with unknown but bounded noise after its layers, for auto_LiRPA: how bounds cover rounding."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -133,7 +134,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(reach.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if type(layer) not in reach.MOVES]
-        self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → where its noise comes
+        self.noisy = {i: after - 1 for i, after in itertools.pairwise(computing)}  # layer → where its noise comes
         self.last = max(computing, default=None)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:

@@ -1,5 +1,6 @@
-"""The functions of ``reference`` and their gradients as compositions of PyTorch's operators: what derivatives of any order
-and mode, and their vmap, are taken of.
+"""The functions of ``reference`` and their gradients, made of PyTorch's operators.
+
+PyTorch takes derivatives of any order and mode, and their vmap, of these compositions.
 
 Each has the values and the first derivatives of ``reference``, its choices at kinks included, and what PyTorch derives
 from it is finite at kinks too: where a gradient is 0 by the rules of ``reference``, so are all derivatives of it.

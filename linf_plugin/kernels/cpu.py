@@ -131,7 +131,9 @@ def _usable() -> bool:
     """Like ``available``; says so once where the answer is no."""
     usable, reason = available()
     if not usable:
-        warnings.warn(f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning)
+        warnings.warn(
+            f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning, stacklevel=2
+        )
     return usable
 
 

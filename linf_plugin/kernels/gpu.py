@@ -64,7 +64,9 @@ def _usable(index: int) -> bool:
         raise RuntimeError("a CUDA graph cannot capture the first distance on a GPU: compute one before the capture")
     usable, reason = available(index)
     if not usable:
-        warnings.warn(f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning)
+        warnings.warn(
+            f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning, stacklevel=2
+        )
     return usable
 
 

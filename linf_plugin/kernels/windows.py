@@ -83,9 +83,10 @@ def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], geometry: Geomet
     if len(gx) == 0:  # neither reshape nor fold take it
         return
     if gx.is_contiguous() and _compiled(gx, columns):
-        return cpu.add_folded(gx, columns, geometry.output_shape(gx.shape, w), w, geometry, rows)
-    band, part = _folded(columns, gx.shape, w, geometry, rows)
-    gx[:, :, band] += part
+        cpu.add_folded(gx, columns, geometry.output_shape(gx.shape, w), w, geometry, rows)
+    else:
+        band, part = _folded(columns, gx.shape, w, geometry, rows)
+        gx[:, :, band] += part
 
 
 def _folded(

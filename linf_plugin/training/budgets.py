@@ -120,7 +120,7 @@ def _seconds_an_iteration(iterate: Iteration, generator: torch.Generator, most: 
         iterate(step, rows, generator)  # the first one may compile a kernel
         _wait(iterate)
         taken = []
-        while iterate.ranks.agree(not taken or len(taken) < MOST and sum(taken) < most):
+        while iterate.ranks.agree(not taken or (len(taken) < MOST and sum(taken) < most)):
             began = time.perf_counter()
             iterate(step, rows, generator)
             _wait(iterate)

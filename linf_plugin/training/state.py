@@ -99,7 +99,9 @@ def load(path: str | Path, settings: dict, parts: dict, schedule: Schedule) -> t
     content = read(path)
     theirs = content.get("settings")
     if isinstance(theirs, dict) and "images" not in theirs:
-        warnings.warn(f"{path} is of a version that kept no digest of the images: they could not be compared")
+        warnings.warn(
+            f"{path} is of a version that kept no digest of the images: they could not be compared", stacklevel=2
+        )
         settings = {key: value for key, value in settings.items() if key != "images"}
     found = differences(theirs, settings)
     if found:

@@ -754,7 +754,7 @@ def test_bad_input_of_a_sorted_sum_is_named(arguments, error, names):
         linf_plugin.sorted_dist(**arguments)
 
 
-@pytest.mark.parametrize("p, error", ((NAN, ValueError), (0.5, ValueError), ("2", TypeError), (True, TypeError)), ids=str)
+@pytest.mark.parametrize("p, error", ((NAN, ValueError), (0.5, ValueError), ("2", TypeError)), ids=str)
 def test_a_bad_exponent_of_windows_is_named(p, error):
     shape, w_shape, geometry = CONVS["plain"]
     with pytest.raises(error, match="^p must"):

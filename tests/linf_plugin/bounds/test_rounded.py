@@ -16,7 +16,7 @@ from linf_plugin.float32 import allowance, reach
 from linf_plugin.kernels import reference
 from linf_plugin.layers.shifts import MeanShift
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 INF = math.inf
 NETS = {

@@ -1,4 +1,4 @@
-"""Boxes in training: those of interval bounds at p = ∞, moved values at finite p, gradients, and the mean of clean inputs."""
+"""Boxes in training: interval bounds at p = ∞, moved values at finite p, gradients, and the mean of clean inputs."""
 
 import math
 
