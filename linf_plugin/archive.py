@@ -9,6 +9,7 @@ import os
 import pickletools
 import stat
 import zipfile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,7 @@ DTYPES = {
 }
 
 
-def load(path: str | os.PathLike):
+def load(path: str | os.PathLike) -> Any:
     """What ``torch.save`` wrote, its tensors on the CPU.
 
     Plain data are None, bool, int, float, str, and lists, tuples and dicts of those.  Time and memory are in proportion
@@ -120,7 +121,7 @@ class _Reader:
             return default
         return self.archive.read(self.entries[name])  # which checks the part's checksum
 
-    def load(self):
+    def load(self) -> Any:
         for count, (step, argument, _) in enumerate(pickletools.genops(self._bytes("data.pkl"))):
             if step.name not in STEPS:
                 raise ValueError(f"the step {step.name} of pickle is in it")
@@ -131,7 +132,7 @@ class _Reader:
             raise ValueError("its program is no pickle of plain data")
         return self.stack[0]
 
-    def _step(self, name: str, argument) -> None:
+    def _step(self, name: str, argument: Any) -> None:
         push, pop = self.stack.append, self.stack.pop
         if name in PUSHED:
             push(PUSHED[name])
@@ -175,7 +176,7 @@ class _Reader:
             parts.append(value)
         return parts[::-1]
 
-    def _top(self, kind: type):
+    def _top(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
             raise ValueError("its program is no pickle of plain data")
         return self.stack[-1]
@@ -186,7 +187,7 @@ class _Reader:
                 raise ValueError(f"a {type(key).__name__} is a key in it")
         self._top(dict).update(zip(keys, values, strict=True))
 
-    def call(self, function, arguments):
+    def call(self, function: Any, arguments: Any) -> Any:
         """What a function that torch.save writes gives."""
         if not isinstance(function, _Name):
             raise ValueError("its program is no pickle of plain data")
@@ -198,7 +199,7 @@ class _Reader:
             return arguments[0]
         raise ValueError(f"{str(function)[:100]} is in it")
 
-    def storage(self, pid) -> _Storage:
+    def storage(self, pid: Any) -> _Storage:
         """Of ("storage", type, part, device, how many numbers)."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise ValueError("it refers to a part in no known way")
@@ -228,7 +229,7 @@ def _numbers(data: bytes, dtype: torch.dtype, key: str) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def _tensor(storage, offset, size, stride) -> Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     """The view of a storage that ``torch._utils._rebuild_tensor_v2`` gives, of numbers that are there."""
     whole = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 64
     if not whole or any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *size, *stride)):
@@ -244,7 +245,7 @@ def _tensor(storage, offset, size, stride) -> Tensor:
     return numbers.as_strided(size, stride, offset)
 
 
-def _check(content, size: int) -> None:
+def _check(content: Any, size: int) -> None:
     """That content is a tree of tensors and plain data that is not much larger than its file: parts may occur twice,
     but not so often that a walk through them does not end."""
     left, numbers = MOST_STEPS, 8 * size + 2**20

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -157,32 +158,32 @@ def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def kind(value) -> str:
+def kind(value: object) -> str:
     """What a value is, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
-def check_number(name: str, value) -> None:
+def check_number(name: str, value: Any) -> None:
     """Raises TypeError unless it is a real number: no bool, no string, no tensor.  NaN is one."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
 
 
-def check_not_negative(name: str, value) -> None:
+def check_not_negative(name: str, value: Any) -> None:
     """As ``check_number``; ValueError unless it is finite and at least 0."""
     check_number(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value: Any) -> None:
     """As ``check_number``; ValueError unless it is positive and finite."""
     check_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def check_range(low, high) -> None:
+def check_range(low: Any, high: Any) -> None:
     """As ``check_number`` of both; ValueError unless low < high."""
     check_number("low", low)
     check_number("high", high)
@@ -190,7 +191,7 @@ def check_range(low, high) -> None:
         raise ValueError(f"low must be less than high, got low={low}, high={high}")
 
 
-def check_count(name: str, value, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raises TypeError unless it is an integer, ValueError where it is below ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -198,7 +199,7 @@ def check_count(name: str, value, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def check_model(model, evaluation: bool = True) -> None:
+def check_model(model: Any, evaluation: bool = True) -> None:
     """Raises TypeError unless it is a module, ValueError where it, or a layer of it, is in training mode and should not
     be."""
     if not isinstance(model, nn.Module):
@@ -235,7 +236,7 @@ def check_weights(model: nn.Module) -> None:
             raise ValueError(f"model has NaN or infinite values in {name}")
 
 
-def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
+def check_samples(x: Any, model: nn.Module | None = None, name: str = "x") -> None:
     """A floating-point tensor (N, *), of the shape that the model says it takes and on its device.
 
     Raises TypeError, ValueError.
@@ -260,13 +261,13 @@ def check_finite(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must not hold NaN or infinite values")
 
 
-def check_pixels(x: Tensor, low, high) -> None:
+def check_pixels(x: Tensor, low: float, high: float) -> None:
     """Raises ValueError unless all of x lies in the range."""
     if not ((low <= x) & (x <= high)).all():
         raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
 
 
-def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
+def check_labels(labels: Any, x: Tensor, classes: int | None = None) -> Tensor:
     """As int64: an integer for each sample of x, in [0, classes).  Raises TypeError, ValueError."""
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
@@ -280,7 +281,7 @@ def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
     return labels.long()
 
 
-def check_box(lower, upper) -> None:
+def check_box(lower: Any, upper: Any) -> None:
     """Ends of boxes (N, *), float64, in order and not NaN.  Raises TypeError, ValueError."""
     for name, end in (("lower", lower), ("upper", upper)):
         if not isinstance(end, Tensor) or end.dtype != torch.float64:
@@ -291,7 +292,7 @@ def check_box(lower, upper) -> None:
         raise ValueError("lower must be at most upper everywhere, and neither may be NaN")
 
 
-def check_logits(logits, samples: int, least: int = 2) -> int:
+def check_logits(logits: Any, samples: int, least: int = 2) -> int:
     """How many classes there are in what a model returned.  Raises TypeError, ValueError."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")

@@ -54,7 +54,8 @@ def _gamma(terms: int) -> float:
 
 def _added(x: Reach, offset: Tensor, sign: float = 1.0) -> Reach:
     """x + sign·offset, a channel at a time, rounded once."""
-    y = Reach(*(ops.shift(end, offset.double(), sign) for end in x[:2]), x.error)
+    lower, upper = (ops.shift(end, offset.double(), sign) for end in x[:2])
+    y = Reach(lower, upper, x.error)
     return y.rounded(UNIT * y.largest + 4 * SMALLEST)
 
 

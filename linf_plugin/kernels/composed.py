@@ -11,7 +11,7 @@ keeps for a backward pass is not bounded.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ def _differences(rows: tuple[Tensor, ...], w: Tensor) -> list[tuple[Tensor, ...]
     return list(zip(*(a.split(step) for a in rows)))
 
 
-def _joined(parts: list[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, ...]:
+def _joined(parts: Sequence[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, ...]:
     """Each of the results over all parts: one row after the other, the last ``summed`` added up."""
     if len(parts) == 1:
         return parts[0]
@@ -164,7 +164,7 @@ def _ends(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _of_boxes(lower: Tensor, upper: Tensor, w: Tensor, measure: Callable) -> tuple[Tensor, Tensor]:
-    parts = [_ends(*ends, w)[2:] for ends in _differences((lower, upper), w)]
+    parts = [_ends(low, high, w)[2:] for low, high in _differences((lower, upper), w)]
     return _joined([(measure(near), measure(far)) for near, far in parts])
 
 
@@ -194,7 +194,8 @@ def box_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_dist_vjp``."""
 
-    def slopes(nearest, farthest, grad_near, grad_far, near, far):
+    def slopes(nearest: Tensor, farthest: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        grad_near, grad_far, near, far = others
         return norm_vjp(grad_near, nearest, near, p), norm_vjp(grad_far, farthest, far, p)
 
     return _vjp_of_boxes(lower, upper, w, (grad_near, grad_far, near, far), slopes)
@@ -210,7 +211,8 @@ def box_sorted_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp``."""
 
-    def slopes(nearest, farthest, grad_near, grad_far):
+    def slopes(nearest: Tensor, farthest: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        grad_near, grad_far = others
         return sorted_sum_vjp(grad_near, nearest, rho, k), sorted_sum_vjp(grad_far, farthest, rho, k)
 
     return _vjp_of_boxes(lower, upper, w, (grad_near, grad_far), slopes)

@@ -128,7 +128,7 @@ def to_rows(y: Tensor, groups: int) -> Tensor:
     return y.permute(1, 0, 3, 2).reshape(groups, n * rows * columns, out // groups)
 
 
-def from_rows(y: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+def from_rows(y: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The inverse of ``to_rows``; ``shape`` is (N, out, H', W')."""
     n, out, rows, columns = shape
     groups = len(y)
@@ -180,7 +180,7 @@ def apply_vjp(
         per_group = []
         for g in range(groups):
             *g_windows, g_w = fn([a[g] for a in as_rows], [a[g] for a in windows], flat[g])
-            if wanted[-1]:
+            if g_flat is not None:
                 g_flat[g] += g_w
             per_group.append(g_windows)
         for gx, g_windows in zip(grads, zip(*per_group)):

@@ -8,7 +8,7 @@ from torch import Tensor
 from .. import ops
 from ..arguments import check_tensors
 from ..kernels.geometry import Geometry
-from .base import Distance, DistanceLinear, check_positive, pair
+from .base import Device, Distance, DistanceLinear, check_positive, pair
 
 
 class LinfDistLinear(DistanceLinear):
@@ -34,8 +34,8 @@ class LinfDistLinear(DistanceLinear):
         p: float = math.inf,
         *,
         identity_init: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
 
@@ -68,8 +68,8 @@ class LinfDistConv2d(Distance):
         p: float = math.inf,
         *,
         identity_init: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:

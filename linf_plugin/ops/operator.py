@@ -12,6 +12,7 @@ arguments are checked before anything else happens.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,8 +140,8 @@ def _at(args: tuple, dims: list, index: int | None) -> list:
     return [a if d is None else one(a, d) for a, d in zip(args, dims)]
 
 
-def some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors: an empty one stands for a gradient that is not wanted."""
+def some(wanted: tuple[bool, ...], grads: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors: an empty one stands for a gradient that is not wanted, which may be None."""
     return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
 
 
