@@ -20,7 +20,7 @@ DEEPEST = 100  # containers within containers
 LARGEST_INT = 2**64  # int beyond it have equal hashes at will
 
 # What protocol 2 of pickle writes for plain data and for torch's tensors.
-STEPS = frozenset(
+PICKLE_STEPS = frozenset(
     """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST
     EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL
@@ -99,7 +99,7 @@ class _Storage:
 
 
 class _Reader:
-    """Builds the content of an archive: pickle's machine of a stack and a memo, for ``STEPS`` alone.
+    """Builds the content of an archive: pickle's machine of a stack and a memo, for ``PICKLE_STEPS`` alone.
 
     Nothing is imported or called by name, and what is built is plain data, tensors and the three classes here.
     """
@@ -123,7 +123,7 @@ class _Reader:
 
     def load(self) -> Any:
         for count, (step, argument, _) in enumerate(pickletools.genops(self._bytes("data.pkl"))):
-            if step.name not in STEPS:
+            if step.name not in PICKLE_STEPS:
                 raise ValueError(f"the step {step.name} of pickle is in it")
             if count > MOST_STEPS:
                 raise ValueError(f"it has more than {MOST_STEPS:,} objects")
@@ -183,7 +183,7 @@ class _Reader:
 
     def _set(self, keys: list, values: list) -> None:
         for key in keys:
-            if not all(type(k) in SCALARS for k in (key if type(key) is tuple else [key])):
+            if not all(type(k) in PLAIN_TYPES for k in (key if type(key) is tuple else [key])):
                 raise ValueError(f"a {type(key).__name__} is a key in it")
         self._top(dict).update(zip(keys, values, strict=True))
 
@@ -218,7 +218,7 @@ class _Reader:
 
 
 PUSHED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-SCALARS = (str, int, float, bool, type(None))
+PLAIN_TYPES = (str, int, float, bool, type(None))
 
 
 def _numbers(data: bytes, dtype: torch.dtype, key: str) -> Tensor:
@@ -261,7 +261,7 @@ def _check(content: Any, size: int) -> None:
             waiting += [(part, depth + 1) for pair in value.items() for part in pair]
         elif type(value) in (list, tuple):
             waiting += [(part, depth + 1) for part in value]
-        elif type(value) not in SCALARS:
+        elif type(value) not in PLAIN_TYPES:
             raise ValueError(f"{str(value)[:100] if isinstance(value, _Name) else 'a part of a tensor'} is in it")
         if left < 0 or numbers < 0 or len(waiting) > MOST_STEPS or depth > DEEPEST:
             raise ValueError("its parts contain each other too often or too deep")

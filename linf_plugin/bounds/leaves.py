@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes → a dtype of as many
+OF_BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes → a dtype of as many
 
 AGAIN = "′"  # the last step of a path that is one already, of two classes of the same name for instance
 Path = tuple[str, str, tuple[str, ...]]  # of a module, of its attribute, of what is inside that
@@ -91,4 +91,4 @@ class Content:
 def _bits(a: Tensor) -> Tensor:
     a = a.to_dense() if a.layout != torch.strided else a
     a = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
-    return a.contiguous().view(INTEGERS[a.element_size()])
+    return a.contiguous().view(OF_BYTES[a.element_size()])
