@@ -7,6 +7,9 @@
 ``shift``          (x + sign·offset)·scale, a channel at a time
 
 ``operator.define`` makes each: it checks its arguments whoever calls it, and has every derivative of PyTorch.
+
+A file tells of one operator after the other, of each in the same order: the kernel, whose signature is the schema; the
+check; its gradient, an operator too; the operator with its shapes; the function to call it by.
 """
 
 from .conv import dist_conv2d
