@@ -6,7 +6,6 @@ does for boxes.  torch for CUDA brings what they are compiled and launched with;
 
 import functools
 import math
-import statistics
 import warnings
 
 import torch
@@ -230,5 +229,5 @@ def ceiling(p: float, backward: bool = False) -> float:
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
-        seconds += statistics.median(times[1:])  # the first compiles
+        seconds += sorted(times[1:])[len(times[1:]) // 2]  # the median; the first compiles
     return blocks * cuda.THREADS * 64 * steps / (2 * seconds if backward else seconds)
