@@ -7,10 +7,11 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
+.PHONY: help demo test lint test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
-	@echo "make test                     the test suite"
+	@echo "make test                     lint and the test suite"
+	@echo "make lint                     style, types, who imports whom, spelling"
 	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
 	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
@@ -25,7 +26,7 @@ help:
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
-	$(BIN)/python -m pip install --editable ".[test]"
+	$(BIN)/python -m pip install --editable ".[test,lint]"
 	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
 	touch $@
 
@@ -42,8 +43,16 @@ demo: $(VENV)/.installed
 	$(BIN)/linf-export verify $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
 
-test: $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2
+# Before the tests, as it takes seconds.
+test: lint $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/codespell
 
 # The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
 test-lirpa: $(VENV)/.installed

@@ -56,7 +56,7 @@ class BuildKernels(build_ext):
         jobs = [(name, "interface", []) for name in ("cpu.cpp", "cpu_windows.cpp", "cpu_onnx.cpp")]
         jobs += [("cpu_kernels.cpp", level, flags) for level, flags in LEVELS.items()]
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            objects = sum(pool.map(lambda job: compile_for(*job), jobs), [])
+            objects = [path for paths in pool.map(lambda job: compile_for(*job), jobs) for path in paths]
         self.compiler.link_shared_object(
             objects, self.get_ext_fullpath(ext.name), extra_postargs=FLAGS, target_lang="c++"
         )

@@ -9,6 +9,7 @@ import os
 import pickletools
 import stat
 import zipfile
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ DEEPEST = 100  # levels of containers within containers
 LARGEST_INT = 2**64  # an attacker can choose larger ints that all have the same hash
 
 # The steps that protocol 2 of pickle writes for plain data and for torch's tensors.
-STEPS = frozenset(
+PICKLE_STEPS = frozenset(
     """
     PROTO STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE EMPTY_DICT EMPTY_LIST
     EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS SETITEM SETITEMS BINPUT LONG_BINPUT BINGET LONG_BINGET GLOBAL
@@ -43,7 +44,7 @@ DTYPES = {
 }
 
 
-def load(path: str | os.PathLike):
+def load(path: str | os.PathLike) -> Any:
     """Returns what ``torch.save`` wrote, with its tensors on the CPU.
 
     Plain data are None, bool, int, float, str, and lists, tuples and dicts of these.  Time and memory are proportional
@@ -98,7 +99,7 @@ class _Storage:
 
 
 class _Reader:
-    """Builds the content of an archive with a stack and a memo, as pickle does, but knows only ``STEPS``.
+    """Builds the content of an archive with a stack and a memo, as pickle does, but knows only ``PICKLE_STEPS``.
 
     It imports and calls nothing by name.  It builds only plain data, tensors and the classes of this module.
     """
@@ -120,9 +121,9 @@ class _Reader:
             return default
         return self.archive.read(self.entries[name])  # this compares the checksum of the part
 
-    def load(self):
+    def load(self) -> Any:
         for count, (step, argument, _) in enumerate(pickletools.genops(self._bytes("data.pkl"))):
-            if step.name not in STEPS:
+            if step.name not in PICKLE_STEPS:
                 raise ValueError(f"it contains the step {step.name} of pickle")
             if count > MOST_STEPS:
                 raise ValueError(f"it has more than {MOST_STEPS:,} objects")
@@ -131,7 +132,7 @@ class _Reader:
             raise ValueError("its program is not a pickle of plain data")
         return self.stack[0]
 
-    def _step(self, name: str, argument) -> None:
+    def _step(self, name: str, argument: Any) -> None:
         push, pop = self.stack.append, self.stack.pop
         if name in PUSHED:
             push(PUSHED[name])
@@ -175,18 +176,18 @@ class _Reader:
             parts.append(value)
         return parts[::-1]
 
-    def _top(self, kind: type):
+    def _top(self, kind: type) -> Any:
         if type(self.stack[-1]) is not kind:
             raise ValueError("its program is not a pickle of plain data")
         return self.stack[-1]
 
     def _set(self, keys: list, values: list) -> None:
         for key in keys:
-            if not all(type(k) in SCALARS for k in (key if type(key) is tuple else [key])):
+            if not all(type(k) in PLAIN_TYPES for k in (key if type(key) is tuple else [key])):
                 raise ValueError(f"it contains a dict with a key of type {type(key).__name__}")
         self._top(dict).update(zip(keys, values, strict=True))
 
-    def call(self, function, arguments):
+    def call(self, function: Any, arguments: Any) -> Any:
         """Returns the result of one of the functions that torch.save writes."""
         if not isinstance(function, _Name):
             raise ValueError("its program is not a pickle of plain data")
@@ -198,7 +199,7 @@ class _Reader:
             return arguments[0]
         raise ValueError(f"it contains {str(function)[:100]}")
 
-    def storage(self, pid) -> _Storage:
+    def storage(self, pid: Any) -> _Storage:
         """Returns the numbers to which pid = ("storage", type, part, device, count) refers."""
         if not (isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage"):
             raise ValueError("it refers to a part in an unknown way")
@@ -217,7 +218,7 @@ class _Reader:
 
 
 PUSHED = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
-SCALARS = (str, int, float, bool, type(None))
+PLAIN_TYPES = (str, int, float, bool, type(None))
 
 
 def _numbers(data: bytes, dtype: torch.dtype, key: str) -> Tensor:
@@ -228,7 +229,7 @@ def _numbers(data: bytes, dtype: torch.dtype, key: str) -> Tensor:
     return torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, dtype=dtype)
 
 
-def _tensor(storage, offset, size, stride) -> Tensor:
+def _tensor(storage: Any, offset: Any, size: Any, stride: Any) -> Tensor:
     """Returns the view that ``torch._utils._rebuild_tensor_v2`` gives, if the storage has all its numbers."""
     whole = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= 64
     if not whole or any(type(n) is not int or not 0 <= n < 2**62 for n in (offset, *size, *stride)):
@@ -244,7 +245,7 @@ def _tensor(storage, offset, size, stride) -> Tensor:
     return numbers.as_strided(size, stride, offset)
 
 
-def _check(content, size: int) -> None:
+def _check(content: Any, size: int) -> None:
     """Checks that the content consists of tensors and plain data and is not much larger than its file.
 
     Parts may occur more than once, but not so often that a walk through them takes too long.
@@ -262,7 +263,7 @@ def _check(content, size: int) -> None:
             waiting += [(part, depth + 1) for pair in value.items() for part in pair]
         elif type(value) in (list, tuple):
             waiting += [(part, depth + 1) for part in value]
-        elif type(value) not in SCALARS:
+        elif type(value) not in PLAIN_TYPES:
             raise ValueError(f"it contains {str(value)[:100] if isinstance(value, _Name) else 'a part of a tensor'}")
         if left < 0 or numbers < 0 or len(waiting) > MOST_STEPS or depth > DEEPEST:
             raise ValueError("its parts contain each other too often or too deeply")

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -92,14 +93,14 @@ def check_windows(
         raise ValueError(f"{name} must have shape (N, C, H, W), got {tuple(x)}")
     if len(w) != 4:
         raise ValueError(f"w must have shape (out, C/groups, kh, kw), got {tuple(w)}")
-    for what, numbers, least in (
+    for what, pair, least in (
         ("stride", stride, 1),
         ("padding", padding, 0),
         ("dilation", dilation, 1),
         ("the kernel of w", w[2:], 1),
     ):
-        if len(numbers) != 2 or min(numbers) < least or max(numbers) >= MOST_STEP:
-            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(numbers)}")
+        if len(pair) != 2 or min(pair) < least or max(pair) >= MOST_STEP:
+            raise ValueError(f"{what} must be two whole numbers from {least} to {MOST_STEP - 1}, got {list(pair)}")
     if groups < 1 or w[0] % groups or w[1] * groups != x[1]:
         raise ValueError(
             f"groups={groups}: {name} must have groups times the channels of w, and w a multiple of groups outputs, "
@@ -160,32 +161,32 @@ def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
-def kind(value) -> str:
+def kind(value: object) -> str:
     """Returns the dtype of a tensor or the type of another value, for a message."""
     return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
-def check_number(name: str, value) -> None:
+def check_number(name: str, value: Any) -> None:
     """Raises TypeError unless the value is a real number: not a bool, a string or a tensor.  NaN passes."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
 
 
-def check_not_negative(name: str, value) -> None:
+def check_not_negative(name: str, value: Any) -> None:
     """Raises TypeError as ``check_number``, and ValueError unless the value is finite and at least 0."""
     check_number(name, value)
     if not 0 <= value < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value}")
 
 
-def check_positive(name: str, value) -> None:
+def check_positive(name: str, value: Any) -> None:
     """Raises TypeError as ``check_number``, and ValueError unless the value is positive and finite."""
     check_number(name, value)
     if not 0 < value < math.inf:
         raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
-def check_range(low, high) -> None:
+def check_range(low: Any, high: Any) -> None:
     """Raises TypeError as ``check_number`` for both, and ValueError unless low < high."""
     check_number("low", low)
     check_number("high", high)
@@ -193,7 +194,7 @@ def check_range(low, high) -> None:
         raise ValueError(f"low must be less than high, got low={low}, high={high}")
 
 
-def check_count(name: str, value, least: int = 1) -> None:
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raises TypeError unless the value is an integer, and ValueError if it is below ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -201,7 +202,7 @@ def check_count(name: str, value, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
-def check_model(model, evaluation: bool = True) -> None:
+def check_model(model: Any, evaluation: bool = True) -> None:
     """Raises TypeError unless the model is a module.
 
     With ``evaluation`` it raises ValueError if the model or one of its layers is in training mode.
@@ -240,7 +241,7 @@ def check_weights(model: nn.Module) -> None:
             raise ValueError(f"model has NaN or infinite values in {name}")
 
 
-def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
+def check_samples(x: Any, model: nn.Module | None = None, name: str = "x") -> None:
     """Checks that x is a floating-point tensor (N, *).
 
     With a model, x must have the shape of the model's ``input_shape``, where it has one, and be on its device.
@@ -249,7 +250,7 @@ def check_samples(x, model: nn.Module | None = None, name: str = "x") -> None:
     if not isinstance(x, Tensor) or not x.is_floating_point():
         raise TypeError(f"{name} must be a floating-point tensor, got {kind(x)}")
     shape = getattr(model, "input_shape", None)
-    if x.dim() < 2 or isinstance(shape, tuple) and tuple(x.shape[1:]) != shape:
+    if x.dim() < 2 or (isinstance(shape, tuple) and tuple(x.shape[1:]) != shape):
         expected = "C, H, W" if not isinstance(shape, tuple) else ", ".join(map(str, shape))
         raise ValueError(f"{name} must have shape (N, {expected}), got {tuple(x.shape)}")
     if 0 in x.shape[1:]:
@@ -266,13 +267,13 @@ def check_finite(**tensors: Tensor) -> None:
             raise ValueError(f"{name} must not hold NaN or infinite values")
 
 
-def check_pixels(x: Tensor, low, high) -> None:
+def check_pixels(x: Tensor, low: float, high: float) -> None:
     """Raises ValueError unless all values of x lie in [low, high]."""
     if not ((low <= x) & (x <= high)).all():
         raise ValueError(f"x must lie in [low, high] = [{low}, {high}] and not be NaN")
 
 
-def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
+def check_labels(labels: Any, x: Tensor, classes: int | None = None) -> Tensor:
     """Returns the labels as int64.  Raises TypeError or ValueError unless they are one integer in [0, classes) for each
     sample of x."""
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
@@ -287,7 +288,7 @@ def check_labels(labels, x: Tensor, classes: int | None = None) -> Tensor:
     return labels.long()
 
 
-def check_box(lower, upper) -> None:
+def check_box(lower: Any, upper: Any) -> None:
     """Raises TypeError or ValueError unless the ends of boxes (N, *) are float64, not NaN, and lower ≤ upper."""
     for name, end in (("lower", lower), ("upper", upper)):
         if not isinstance(end, Tensor) or end.dtype != torch.float64:
@@ -298,7 +299,7 @@ def check_box(lower, upper) -> None:
         raise ValueError("lower must be at most upper everywhere, and neither may be NaN")
 
 
-def check_logits(logits, samples: int, least: int = 2) -> int:
+def check_logits(logits: Any, samples: int, least: int = 2) -> int:
     """Returns the number of classes in the output of a model.  Raises TypeError or ValueError for a wrong output."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"model must return a tensor of logits, got {type(logits).__name__}")

@@ -2,7 +2,7 @@
 without running any code from the file."""
 
 import os
-from typing import BinaryIO
+from typing import IO, Any, BinaryIO, cast
 
 import torch
 from torch import Tensor
@@ -19,9 +19,10 @@ class _Sink:
     """Passes what torch writes to a file and keeps the OSError, because torch replaces it with an error of its own."""
 
     def __init__(self, file: BinaryIO):
-        self.file, self.error = file, None
+        self.file = file
+        self.error: OSError | None = None
 
-    def write(self, data) -> int:
+    def write(self, data: bytes) -> int:
         try:
             return self.file.write(data)
         except OSError as error:
@@ -44,10 +45,10 @@ def write(path: str | os.PathLike, content: dict) -> None:
     with replacing(path) as f:
         sink = _Sink(f)
         try:
-            torch.save(sealed, sink)
+            torch.save(sealed, cast("IO[bytes]", sink))  # torch calls what a sink has, and no more
         except RuntimeError:
             if sink.error is not None:
-                raise sink.error
+                raise sink.error from None
             raise
 
 
@@ -80,7 +81,7 @@ def read(path: str | os.PathLike) -> dict:
     return sealed["content"]
 
 
-def _on_cpu(value, where: str = "content", depth: int = 0):
+def _on_cpu(value: Any, where: str = "content", depth: int = 0) -> Any:
     """Returns the value as ``archive.load`` will return it: tensors on the CPU, and plain dicts, lists and tuples."""
     if depth > archive.DEEPEST:
         raise TypeError(f"{where} must not be nested deeper than {archive.DEEPEST} times")
@@ -111,7 +112,7 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
     write(path, {"format": FORMAT, "spec": model.spec, "state": state.tensors(model), "metadata": metadata})
 
 
-def _is_format(value) -> bool:
+def _is_format(value: object) -> bool:
     return isinstance(value, int) and value == FORMAT
 
 

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -52,8 +53,7 @@ class Dataset:
     def digests(self) -> tuple[str, str]:
         """SHA-256 of the training and of the test part: of every bit of the present images and labels, their shapes and
         dtypes.  They are the same on every machine.  They take one or two seconds per GB."""
-        parts = (self.x_train, self.y_train), (self.x_test, self.y_test)
-        return tuple(digest([t.cpu() for t in part]) for part in parts)
+        return digest([self.x_train.cpu(), self.y_train.cpu()]), digest([self.x_test.cpu(), self.y_test.cpu()])
 
     @property
     def identity(self) -> dict[str, str]:
@@ -115,7 +115,7 @@ def _idx_folder(folder: str) -> Callable[[Path], tuple]:
 class _ArraysOnly(pickle.Unpickler):
     """Reads pickles of NumPy arrays and plain data, and refuses everything else that a pickle could run."""
 
-    ALLOWED = {
+    ALLOWED: ClassVar[dict[str, set[str]]] = {
         "numpy": {"ndarray", "dtype"},
         "numpy.core.multiarray": {"_reconstruct", "scalar"},
         "numpy._core.multiarray": {"_reconstruct", "scalar"},
@@ -123,7 +123,7 @@ class _ArraysOnly(pickle.Unpickler):
         "_codecs": {"encode"},
     }
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> Any:
         if name not in self.ALLOWED.get(module, ()):
             raise pickle.UnpicklingError(f"refusing to load {module}.{name}")
         return super().find_class(module, name)
@@ -309,24 +309,20 @@ def load_dataset(name: str, data_dir: str | Path | None = None, own_name: str | 
     if own_name is not None and (own_name in SOURCES or not own_name.strip() or not own_name.isprintable()):
         raise ValueError(f"own_name must be one line, and none of {', '.join(SOURCES)}, got {own_name!r}")
     source = SOURCES[name]
-    root = None if data_dir is None else Path(data_dir)
-    if source.files and root is None:
+    root = Path(data_dir or "")
+    if source.files and data_dir is None:
         raise ValueError(f"data_dir is needed for {name}: a folder with {source.files[0]} and so on in it")
     missing = [
         root / f for f in source.files if not (root / f).exists() and not (root / f.removesuffix(".gz")).exists()
     ]
     if missing:
-        raise FileNotFoundError(
-            f"{name} is not complete under {root}. Missing:\n  "
-            + "\n  ".join(map(str, missing))
-            + "\n"
-            + source.fetch.format(root=root)
-        )
-    train, test = source.read(root)
-    for x, y in (train, test):
+        listed, fetch = "\n  ".join(map(str, missing)), source.fetch.format(root=root)
+        raise FileNotFoundError(f"{name} is not complete under {root}. Missing:\n  {listed}\n{fetch}")
+    (x_train, y_train), (x_test, y_test) = source.read(root)
+    for x, y in ((x_train, y_train), (x_test, y_test)):
         if len(x) != len(y):
             raise ValueError(f"{name}: {len(x)} images but {len(y)} labels")
-    data = Dataset(own_name or name, *train, *test, source.mean, source.std)
+    data = Dataset(own_name or name, x_train, y_train, x_test, y_test, source.mean, source.std)
     if own_name is None:
         changed = [str(root / file) for file, md5 in source.md5.items() if _md5(root / file) != md5]
         if changed:

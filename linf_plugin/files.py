@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
@@ -41,7 +41,7 @@ def replacing(path: str | os.PathLike) -> Iterator[BinaryIO]:
         raise
 
 
-def digest(content) -> str:
+def digest(content: object) -> str:
     """Returns the SHA-256 of tensors and plain data: of types, keys and their order, shapes and every bit.
 
     Raises:
@@ -52,7 +52,7 @@ def digest(content) -> str:
     return total.hexdigest()
 
 
-def _feed(total, value, where: str) -> None:
+def _feed(total: Any, value: object, where: str) -> None:
     if isinstance(value, dict):
         total.update(b"{%d" % len(value))
         for key, item in value.items():

@@ -35,8 +35,7 @@ def distances(layer: nn.Module, ends: Ends, p: float | None = None) -> Ends:
     """
     weight, p = layer.weight.to(ends[0].dtype), layer.p if p is None else p
     if isinstance(layer, LinfDistConv2d):
-        conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
-        return torch.ops.linf.box_conv2d(*ends, weight, p, *conv)
+        return torch.ops.linf.box_conv2d(*ends, weight, p, *layer.geometry)
     if not isinstance(layer, SortDistLinear):
         return torch.ops.linf.box_dist(*ends, weight, p)
     if layer.rho == 1:  # the sum then has only its first term

@@ -4,6 +4,7 @@ import json
 import re
 import reprlib
 from fractions import Fraction
+from typing import Any
 
 DEEPEST = 100  # levels of arrays and objects within each other
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"?', re.DOTALL)
@@ -11,7 +12,7 @@ _PART = re.compile(r"[+-]?[\d.]{1,100}(e[+-]?\d{1,3})?", re.ASCII | re.IGNORECAS
 _EDGE = re.compile(r"[\[\]{}]")
 
 
-def loads(text: str, **options):
+def loads(text: str, **options: Any) -> Any:
     """Does ``json.loads`` on text that may be hostile.
 
     Python stops a parser that goes too deep with a RecursionError.  But auto_LiRPA sets the recursion limit to a
@@ -49,7 +50,7 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 20
 
 
-def shown(value) -> str:
+def shown(value: object) -> str:
     """Returns the ``repr`` of a value from a file for a message.  It is short even if the value is large and deep."""
     text = _SHORT.repr(value)
     return text if len(text) <= 200 else text[:197] + "…"

@@ -7,6 +7,7 @@ state expects tensors: tracing, copies to another device, files that hold only t
 
 import json
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,14 @@ class Constants(nn.Module):
                 raise ValueError(str(error)) from error
 
     def _load_from_state_dict(
-        self, state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
         key, name = prefix + KEY, f"layer {prefix[:-1]!r} ({type(self).__name__})" if prefix else type(self).__name__
         known = key in state_dict

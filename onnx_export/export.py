@@ -98,7 +98,7 @@ def export(
         certificate = "none"
     if certificate != "none":
         check_certifiable(model)
-    interval = certificate == "interval" or certificate == "auto" and epsilon is not None and wants_interval(model)
+    interval = certificate == "interval" or (certificate == "auto" and epsilon is not None and wants_interval(model))
     if interval and epsilon is None:
         raise ValueError("epsilon must be given for an interval bound: model comes without one")
     settings = Settings(flavour, pixels, certificate != "none", interval, epsilon)

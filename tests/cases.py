@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from linf_plugin.kernels import reference
+from linf_plugin.kernels.geometry import Geometry
 
 try:
     import pytest
@@ -54,18 +55,18 @@ LAYOUTS = {  # the same shape, other strides
     "one-row-repeated": lambda a: a[:1].expand_as(a),
 }
 
-CONVS = {  # shape of x, shape of w, (stride, padding, dilation, groups)
-    "plain": ((2, 3, 5, 6), (4, 3, 3, 3), ([1, 1], [0, 0], [1, 1], 1)),
-    "one-pixel": ((3, 4, 1, 1), (5, 4, 1, 1), ([1, 1], [0, 0], [1, 1], 1)),
-    "one-window": ((2, 2, 3, 4), (3, 2, 3, 4), ([1, 1], [0, 0], [1, 1], 1)),
-    "stride": ((2, 2, 7, 8), (3, 2, 3, 3), ([2, 3], [0, 0], [1, 1], 1)),
-    "padding": ((2, 2, 4, 3), (3, 2, 3, 3), ([1, 1], [2, 1], [1, 1], 1)),
-    "dilation": ((2, 2, 7, 6), (3, 2, 3, 2), ([1, 1], [0, 0], [2, 3], 1)),
-    "groups": ((2, 4, 4, 4), (6, 2, 3, 3), ([1, 1], [0, 0], [1, 1], 2)),
-    "depthwise": ((2, 3, 4, 4), (6, 1, 3, 3), ([1, 1], [1, 1], [1, 1], 3)),
-    "everything": ((2, 4, 7, 9), (6, 2, 2, 3), ([2, 1], [1, 2], [2, 1], 2)),
-    "pixels-skipped": ((1, 1, 5, 5), (2, 1, 1, 1), ([3, 3], [0, 0], [1, 1], 1)),
-    "no-images": ((0, 2, 5, 5), (3, 2, 3, 3), ([1, 1], [1, 1], [1, 1], 1)),
+CONVS = {  # shape of x, shape of w, geometry
+    "plain": ((2, 3, 5, 6), (4, 3, 3, 3), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    "one-pixel": ((3, 4, 1, 1), (5, 4, 1, 1), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    "one-window": ((2, 2, 3, 4), (3, 2, 3, 4), Geometry((1, 1), (0, 0), (1, 1), 1)),
+    "stride": ((2, 2, 7, 8), (3, 2, 3, 3), Geometry((2, 3), (0, 0), (1, 1), 1)),
+    "padding": ((2, 2, 4, 3), (3, 2, 3, 3), Geometry((1, 1), (2, 1), (1, 1), 1)),
+    "dilation": ((2, 2, 7, 6), (3, 2, 3, 2), Geometry((1, 1), (0, 0), (2, 3), 1)),
+    "groups": ((2, 4, 4, 4), (6, 2, 3, 3), Geometry((1, 1), (0, 0), (1, 1), 2)),
+    "depthwise": ((2, 3, 4, 4), (6, 1, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 3)),
+    "everything": ((2, 4, 7, 9), (6, 2, 2, 3), Geometry((2, 1), (1, 2), (2, 1), 2)),
+    "pixels-skipped": ((1, 1, 5, 5), (2, 1, 1, 1), Geometry((3, 3), (0, 0), (1, 1), 1)),
+    "no-images": ((0, 2, 5, 5), (3, 2, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)),
 }
 
 if pytest is not None:
@@ -147,9 +148,9 @@ dist, box_dist = _Dist.apply, _BoxDist.apply
 sorted_dist, box_sorted_dist = _SortedDist.apply, _BoxSortedDist.apply
 
 
-def by_windows(distance: Callable, images: tuple[Tensor, ...], w: Tensor, conv: tuple) -> tuple[Tensor, ...]:
+def by_windows(distance: Callable, images: tuple[Tensor, ...], w: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
     """Convolution by its definition: ``distance(*windows, kernels)`` at one position after the other."""
-    stride, padding, dilation, groups = conv
+    stride, padding, dilation, groups = geometry
     images = [F.pad(a, (padding[1], padding[1], padding[0], padding[0])) for a in images]
     span = [dilation[d] * (w.shape[2 + d] - 1) + 1 for d in (0, 1)]
     ends = [images[0].shape[2 + d] - span[d] + 1 for d in (0, 1)]

@@ -5,8 +5,8 @@ import os
 # Threads that spin at a barrier turn microseconds into 15 ms where another process holds a core.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import pytest  # noqa: E402  (OpenMP reads the setting once, when torch is imported)
-import torch  # noqa: E402
+import pytest
+import torch
 
 
 def pytest_collection_modifyitems(items):

@@ -9,7 +9,7 @@ from torch import nn
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, build, set_p
 
-from auto_LiRPA import BoundedTensor, PerturbationLpNorm  # isort: skip
+from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
 NETS = {  # name → (input shape, net)
     "mlp": ((1, 5, 5), lambda: build("linf-mlp", shape=(1, 5, 5), classes=4, width=12, depth=3, mean=(0.3,), std=0.4)),

@@ -17,7 +17,7 @@ from torch import nn
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import refused, versions
 
-import auto_LiRPA  # isort: skip
+import auto_LiRPA
 
 VERSION = auto_LiRPA.__version__
 RESULTS = Path(__file__).parents[1] / "docs/results/operators"

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
             picture = Path(folder) / args.plot.name
             beside_published(panels, picture)
             drawn = picture.read_bytes()
-            check_absent(args.plot, args.force or args.plot.is_file() and args.plot.read_bytes() == drawn)
+            check_absent(args.plot, args.force or (args.plot.is_file() and args.plot.read_bytes() == drawn))
     for path in old:
         if not args.check:
             write_text(path, texts[path])

@@ -4,6 +4,7 @@ A field or an argument that is added to a recipe has a default; settings of earl
 default.  So they agree with settings of today that do not use it.
 """
 
+import contextlib
 import dataclasses
 import json
 
@@ -70,10 +71,8 @@ def _defaults(kind: type) -> dict:
 
 def settings_changes(theirs: dict, recipe: Recipe, key: str) -> list[str]:
     """How settings that a file has differ from those of a recipe.  The file may be of any version, or hold nonsense."""
-    try:
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # nonsense differs as it is
         theirs = filled(theirs, key)
-    except (AttributeError, KeyError, TypeError, ValueError):
-        pass  # then all of it differs
     return changes(theirs, settings_of(recipe, key))
 
 

@@ -1,6 +1,7 @@
 """How wide are the bounds of each method?  Output widths as parts of interval bounds', on random nets."""
 
 import argparse
+import itertools
 import math
 import statistics
 import sys
@@ -42,7 +43,7 @@ which compute_bounds promises never to be."""
 def random_net(p: float, seed: int) -> nn.Sequential:
     """Distance layers and a linear head in float64; the same weights for every p."""
     torch.manual_seed(seed)
-    *distances, last = zip(NET_SIZES, NET_SIZES[1:])
+    *distances, last = itertools.pairwise(NET_SIZES)
     layers = [LinfDistLinear(*sizes, bias=False, p=p) for sizes in distances]
     return nn.Sequential(*layers, nn.Linear(*last)).double().eval().requires_grad_(False)
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, maximum, minimum
@@ -119,7 +120,7 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
 
 
 def compute_bounds(
-    bounded,
+    bounded: Any,
     x: tuple,
     C: Tensor | None = None,
     method: str = "CROWN",
@@ -127,7 +128,7 @@ def compute_bounds(
     bound_lower: bool = True,
     bound_upper: bool = True,
     output_only: bool = False,
-    **options,
+    **options: Any,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Returns the better of ``bounded.compute_bounds(method=…)`` and interval bounds, at every layer and the output.
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # number of bytes → dtype of that size
+OF_BYTES = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}  # number of bytes → dtype of that size
 
 AGAIN = "′"  # added to a path that is taken already, for example by another class of the same name
 Path = tuple[str, str, tuple[str, ...]]  # the names of a module, of its attribute, and of the steps inside that
@@ -94,4 +94,4 @@ class Content:
 def _bits(a: Tensor) -> Tensor:
     a = a.to_dense() if a.layout != torch.strided else a
     a = torch.view_as_real(a.resolve_conj()) if a.is_complex() else a
-    return a.contiguous().view(INTEGERS[a.element_size()])
+    return a.contiguous().view(OF_BYTES[a.element_size()])

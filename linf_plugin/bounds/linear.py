@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels import windows
+from ..kernels.geometry import Geometry
 from . import lines
 from .lines import Side
 
@@ -124,7 +125,7 @@ def sorted_dist_blocks(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: i
 
 def dist_conv2d_blocks(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> Blocks:
     """Returns the blocks of the distances of windows: lower, upper (B, C, H, W), w (out, C/groups, kh, kw)."""
-    return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, conv)
+    return _windows(partial(lines.dist, p=p), p == math.inf, lower, upper, w, Geometry(*conv))
 
 
 def tanh_blocks(lower: Tensor, upper: Tensor) -> Blocks:
@@ -292,7 +293,7 @@ def forward_substitute(
 
     lows, highs, order = [], [], []
     most = max(1, BLOCK_BYTES // max(1, lw[:, :, 0].numel() * lw.element_size()))
-    for block in (part for block in blocks.walk(False) for part in block.parts(most)):
+    for block in (part for whole in blocks.walk(False) for part in whole.parts(most)):
         lows.append(through(block.below, low))
         highs.append(through(block.above, low[::-1]))
         order.append(block.neurons)

@@ -5,7 +5,7 @@ import functools
 import torch
 
 from .. import ops, tracing
-from ..kernels import windows
+from ..kernels.geometry import Geometry
 from . import alpha, interval, linear, mended, versions
 from .compute import cut_to_intervals
 from .guard import check_box, guard_bounded_module
@@ -28,7 +28,7 @@ def _symbolic_dist_conv2d(g, x, w, p, *conv):
     shapes = tracing.sizes(x, 4), tracing.sizes(w, 4)
     (n, *size), (out, *kernel) = shapes
     known = None not in (*size, *kernel)
-    shape = windows.output_shape(*shapes, conv) if known else (n, out, None, None)
+    shape = Geometry(*conv).output_shape(*shapes) if known else (n, out, None, None)
     return node.setType(x.type().with_sizes(list(shape)))
 
 

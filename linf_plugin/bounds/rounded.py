@@ -1,6 +1,7 @@
 """A net with unknown but bounded noise after its layers: in this way auto_LiRPA's bounds cover rounding."""
 
 import functools
+import itertools
 from typing import NamedTuple
 
 import torch
@@ -139,7 +140,7 @@ class Noisy(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(reach.layers(model))
         computing = [i for i, layer in enumerate(self.layers) if FACTS[type(layer)].computes]
-        self.noisy = {i: after - 1 for i, after in zip(computing, computing[1:])}  # layer → place of its noise
+        self.noisy = {i: after - 1 for i, after in itertools.pairwise(computing)}  # layer → place of its noise
         self.last = max(computing, default=None)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:

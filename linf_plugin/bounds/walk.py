@@ -6,6 +6,7 @@ of objects of compiled extensions, global variables of installed packages, the c
 loggers (``OUTSIDE``), and PyTorch's own settings."""
 
 import collections
+import contextlib
 import dis
 import functools
 import hashlib
@@ -173,7 +174,7 @@ class _Walk:
         code = function.__code__
         self.add(path, Fixed(function))
         self.add((*path[:2], (*path[2], ".__code__")), Fixed(code))
-        if id(function) in self.seen or _is_library(function.__module__) and "<locals>" not in function.__qualname__:
+        if id(function) in self.seen or (_is_library(function.__module__) and "<locals>" not in function.__qualname__):
             return
         self.seen[id(function)] = function
         self.asked |= asks and _code_asks(code)
@@ -192,10 +193,10 @@ class _Walk:
                     self.add((key, name, ()), Fixed(value))
                 else:
                     self.pending.append(((key, name, ()), value, Fixed))
-            if isinstance(value, types.ModuleType) and _is_own_module(value):
-                if (id(value), attributes) not in self.seen:
-                    self.seen[id(value), attributes] = value
-                    self.globals(vars(value), attributes, attributes)
+            place = (id(value), attributes)
+            if isinstance(value, types.ModuleType) and _is_own_module(value) and place not in self.seen:
+                self.seen[place] = value
+                self.globals(vars(value), attributes, attributes)
 
     def namespace(self, value: type | types.ModuleType) -> None:
         """Adds a class or a module that is used as a namespace."""
@@ -338,10 +339,8 @@ def _attributes(value) -> Iterator[tuple[str, object]]:
 
 def _held(function: types.FunctionType) -> Iterator[tuple[str, object]]:
     for key, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):
-        try:
+        with contextlib.suppress(ValueError):  # not assigned yet
             yield f" (its {key})", cell.cell_contents
-        except ValueError:  # not assigned yet
-            pass
     if function.__defaults__:
         yield ".__defaults__", function.__defaults__
     if function.__kwdefaults__:

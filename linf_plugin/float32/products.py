@@ -157,9 +157,10 @@ def linear_error(multiply: Callable[[Tensor, Tensor], Tensor], rows: tuple[int, 
     return _off(multiply(x, w), value * w.t()[at[..., 0]])
 
 
-class Geometry(NamedTuple):
-    """The geometry of a convolution, as ``nn.Conv2d`` names it.
+class PaddedWindows(NamedTuple):
+    """Where the windows of any convolution lie: stride, dilation and groups as ``nn.Conv2d`` names them.
 
+    Unlike those of a distance layer, they can have another padding on each side, and a padding that is not zeros.
     ``pads`` is (left, right, top, bottom), and ``mode`` is that of F.pad.
     """
 
@@ -170,8 +171,14 @@ class Geometry(NamedTuple):
     mode: str = "constant"
 
 
+Geometry = PaddedWindows  # the name under which onnx_export imports it
+
+
 def convolution_error(
-    convolve: Callable[[Tensor, Tensor], Tensor], geometry: Geometry, images: tuple[int, int, int, int], like: Tensor
+    convolve: Callable[[Tensor, Tensor], Tensor],
+    geometry: PaddedWindows,
+    images: tuple[int, int, int, int],
+    like: Tensor,
 ) -> float:
     """Returns the largest relative error of ``convolve(x, w)``; 0 if it rounds as assumed.  x has the shape ``images``.
 
@@ -232,7 +239,7 @@ def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dt
     else:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         pads = tuple(layer._reversed_padding_repeated_twice)
-        geometry = Geometry(layer.stride, layer.dilation, layer.groups, pads, mode)
+        geometry = PaddedWindows(layer.stride, layer.dilation, layer.groups, pads, mode)
         for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES):
             for layout in (torch.contiguous_format, torch.channels_last):
                 errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(

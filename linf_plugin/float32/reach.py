@@ -61,7 +61,8 @@ def gamma(terms: int) -> float:
 
 def _added(x: Reach, offset: Tensor, sign: float = 1.0) -> Reach:
     """The rule of x + sign·offset, with one offset for each channel, rounded once."""
-    y = Reach(*(ops.shift(end, offset.double(), sign) for end in x[:2]), x.error)
+    lower, upper = (ops.shift(end, offset.double(), sign) for end in x[:2])
+    y = Reach(lower, upper, x.error)
     return y.rounded(UNIT * y.largest + 4 * SMALLEST)
 
 
@@ -120,7 +121,7 @@ def _sort_dist_linear(layer: SortDistLinear, x: Reach) -> Reach:
 
 
 def _dist_conv2d(layer: LinfDistConv2d, x: Reach) -> Reach:
-    w, conv = layer.weight.double(), (layer.stride, layer.padding, layer.dilation, layer.groups)
+    w, conv = layer.weight.double(), layer.geometry
     moved = torch.ops.linf.dist_conv2d(x.error, torch.zeros_like(w[: layer.groups]), layer.p, *conv)
     moved = moved.repeat_interleave(len(w) // layer.groups, 1)
     return _distance(layer, distances(layer, x[:2]), moved, *_power_rounding(layer))

@@ -15,8 +15,9 @@ from .reference import coefficients, first_step, weighted
 BLOCK_BYTES = 1 << 20  # fits the second-level cache of current processors
 
 
-def tiles(n: int, out: int, features: int, itemsize: int) -> Iterator[tuple[slice, slice]]:
-    """Slices over rows of x and rows of w, whose block of differences fits ``BLOCK_BYTES``."""
+def tiles(n: int, w: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, slice]]:
+    """Slices over n rows of x and the rows of a w of that shape, whose block of differences fits ``BLOCK_BYTES``."""
+    out, features = w
     pairs = max(1, BLOCK_BYTES // max(1, features * itemsize))
     rows_w = min(out, pairs)
     rows_x = max(1, pairs // max(1, rows_w))
@@ -35,13 +36,14 @@ def power_(z: Tensor, p: float) -> Tensor:
             z.mul_(z)
             exponent >>= 1
         return z
-    base, result = z.clone(), None
+    base, result = z.clone(), None  # the power up to the binary digits of the exponent that were seen
     while exponent:
         if exponent & 1:
             result = base.clone() if result is None else result.mul_(base)
         exponent >>= 1
         if exponent:
             base.mul_(base)
+    assert result is not None  # some digit is 1
     return z.copy_(result)
 
 
@@ -75,7 +77,7 @@ def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
     y = x.new_zeros(len(x), len(w))
     if x.shape[1] == 0:
         return y
-    for i, k in tiles(len(x), *w.shape, x.element_size()):
+    for i, k in tiles(len(x), w.shape, x.element_size()):
         y[i, k] = norm_((x[i, None] - w[k]).abs_(), p)
     return y
 
@@ -86,7 +88,7 @@ def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     index = torch.full(y.shape, -1, dtype=torch.int32, device=x.device)
     if x.shape[1] == 0:
         return y, index
-    for i, k in tiles(len(x), *w.shape, x.element_size()):
+    for i, k in tiles(len(x), w.shape, x.element_size()):
         t = x[i, None] - w[k]
         y[i, k], at = t.abs().max(-1)
         sign = t.gather(-1, at.unsqueeze(-1)).squeeze(-1).sign()
@@ -116,7 +118,7 @@ def dist_vjp(
     gx, gw = x.new_zeros(x.shape), w.new_zeros(w.shape)
     if x.shape[1] == 0:
         return gx, gw
-    for i, k in tiles(len(x), *w.shape, x.element_size()):
+    for i, k in tiles(len(x), w.shape, x.element_size()):
         t = x[i, None] - w[k]
         if p == math.inf:  # one coordinate a pair: scatter it
             g = torch.where(y[i, k] == 0, 0, grad[i, k])
@@ -163,7 +165,7 @@ def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
     y = x.new_zeros(len(x), len(w))
     if x.shape[1] == 0:
         return y
-    for i, j in tiles(len(x), *w.shape, x.element_size()):
+    for i, j in tiles(len(x), w.shape, x.element_size()):
         y[i, j] = sorted_sum((x[i, None] - w[j]).abs_(), rho, k)
     return y
 
@@ -173,7 +175,7 @@ def sorted_dist_vjp(grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int) -> t
     gx, gw = x.new_zeros(x.shape), w.new_zeros(w.shape)
     if x.shape[1] == 0:
         return gx, gw
-    for i, j in tiles(len(x), *w.shape, x.element_size()):
+    for i, j in tiles(len(x), w.shape, x.element_size()):
         t = x[i, None] - w[j]
         signed = sorted_sum_vjp_(grad[i, j], t.abs(), rho, k).mul_(t.sign_())
         gx[i] += signed.sum(1)
@@ -191,7 +193,7 @@ def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor,
     near, far = lower.new_zeros(len(lower), len(w)), lower.new_zeros(len(lower), len(w))
     if lower.shape[1] == 0:
         return near, far
-    for i, k in tiles(len(lower), *w.shape, lower.element_size()):
+    for i, k in tiles(len(lower), w.shape, lower.element_size()):
         above, below = _ends(lower[i], upper[i], w[k])
         near[i, k] = norm_(torch.maximum(above, below).clamp_min_(0), p)
         far[i, k] = norm_(torch.maximum(below.neg_(), above.neg_()), p)
@@ -210,7 +212,7 @@ def _box_vjp(lower: Tensor, upper: Tensor, w: Tensor, slopes: Callable) -> tuple
     gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
     if lower.shape[1] == 0:
         return gl, gu, gw
-    for i, k in tiles(len(lower), *w.shape, lower.element_size()):
+    for i, k in tiles(len(lower), w.shape, lower.element_size()):
         above, below = _ends(lower[i], upper[i], w[k])
         nearest, farthest = torch.maximum(above, below).clamp_min_(0), torch.maximum(-below, -above)
         g_lower, g_upper = _pull(above, below, *slopes(i, k, nearest, farthest))
@@ -233,7 +235,7 @@ def box_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
 
-    def slopes(i, k, nearest, farthest):
+    def slopes(i: slice, k: slice, nearest: Tensor, farthest: Tensor) -> tuple[Tensor, Tensor]:
         return (
             norm_vjp_(grad_lower[i, k], nearest, near[i, k], p),
             norm_vjp_(grad_upper[i, k], farthest, far[i, k], p),
@@ -247,7 +249,7 @@ def box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int)
     near, far = lower.new_zeros(len(lower), len(w)), lower.new_zeros(len(lower), len(w))
     if lower.shape[1] == 0:
         return near, far
-    for i, j in tiles(len(lower), *w.shape, lower.element_size()):
+    for i, j in tiles(len(lower), w.shape, lower.element_size()):
         above, below = _ends(lower[i], upper[i], w[j])
         near[i, j] = sorted_sum(torch.maximum(above, below).clamp_min_(0), rho, k)
         far[i, j] = sorted_sum(torch.maximum(below.neg_(), above.neg_()), rho, k)
@@ -259,7 +261,7 @@ def box_sorted_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp`` in bounded memory."""
 
-    def slopes(i, j, nearest, farthest):
+    def slopes(i: slice, j: slice, nearest: Tensor, farthest: Tensor) -> tuple[Tensor, Tensor]:
         return (sorted_sum_vjp_(grad_lower[i, j], nearest, rho, k), sorted_sum_vjp_(grad_upper[i, j], farthest, rho, k))
 
     return _box_vjp(lower, upper, w, slopes)

@@ -1,5 +1,6 @@
-"""The functions of ``reference`` and their gradients as compositions of PyTorch's operators: what derivatives of any order
-and mode, and their vmap, are taken of.
+"""The functions of ``reference`` and their gradients, made of PyTorch's operators.
+
+PyTorch takes derivatives of any order and mode, and their vmap, of these compositions.
 
 Each has the values and the first derivatives of ``reference``, its choices at kinks included, and what PyTorch derives
 from it is finite at kinks too: where a gradient is 0 by the rules of ``reference``, so are all derivatives of it.
@@ -10,13 +11,14 @@ keeps for a backward pass is not bounded.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from .geometry import Geometry
 from .reference import coefficients
-from .windows import flat_kernels, fold_composed, from_rows, output_shape, to_rows, unfold_composed
+from .windows import flat_kernels, fold_composed, from_rows, to_rows, unfold_composed
 
 MOST_DIFFERENCES = 1 << 22
 
@@ -82,7 +84,7 @@ def _differences(rows: tuple[Tensor, ...], w: Tensor) -> list[tuple[Tensor, ...]
     return list(zip(*(a.split(step) for a in rows)))
 
 
-def _joined(parts: list[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, ...]:
+def _joined(parts: Sequence[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, ...]:
     """Each of the results over all parts: one row after the other, the last ``summed`` added up."""
     if len(parts) == 1:
         return parts[0]
@@ -162,7 +164,7 @@ def _ends(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tens
 
 
 def _of_boxes(lower: Tensor, upper: Tensor, w: Tensor, measure: Callable) -> tuple[Tensor, Tensor]:
-    parts = [_ends(*ends, w)[2:] for ends in _differences((lower, upper), w)]
+    parts = [_ends(low, high, w)[2:] for low, high in _differences((lower, upper), w)]
     return _joined([(measure(near), measure(far)) for near, far in parts])
 
 
@@ -192,7 +194,8 @@ def box_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_dist_vjp``."""
 
-    def slopes(nearest, farthest, grad_near, grad_far, near, far):
+    def slopes(nearest: Tensor, farthest: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        grad_near, grad_far, near, far = others
         return norm_vjp(grad_near, nearest, near, p), norm_vjp(grad_far, farthest, far, p)
 
     return _vjp_of_boxes(lower, upper, w, (grad_near, grad_far, near, far), slopes)
@@ -208,7 +211,8 @@ def box_sorted_dist_vjp(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """``reference.box_sorted_dist_vjp``."""
 
-    def slopes(nearest, farthest, grad_near, grad_far):
+    def slopes(nearest: Tensor, farthest: Tensor, *others: Tensor) -> tuple[Tensor, Tensor]:
+        grad_near, grad_far = others
         return sorted_sum_vjp(grad_near, nearest, rho, k), sorted_sum_vjp(grad_far, farthest, rho, k)
 
     return _vjp_of_boxes(lower, upper, w, (grad_near, grad_far), slopes)
@@ -217,24 +221,29 @@ def box_sorted_dist_vjp(
 # Convolutions: the same of every window.
 
 
-def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, conv: tuple) -> tuple[Tensor, ...]:
+def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
     """``windows.apply``: ``fn(*windows, w)`` of each group."""
-    groups, shape = conv[3], output_shape(images[0].shape, w.shape, conv)
+    groups, shape = geometry.groups, geometry.output_shape(images[0].shape, w.shape)
     flat = flat_kernels(w, groups)
-    windows = [unfold_composed(a, w.shape, conv) for a in images]
+    windows = [unfold_composed(a, w.shape, geometry) for a in images]
     per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
     return tuple(from_rows(torch.stack(y), shape) for y in zip(*per_group))
 
 
 def vjp_by_windows(
-    fn: Callable, maps: tuple[Tensor, ...], images: tuple[Tensor, ...], w: Tensor | None, shapes: tuple, conv: tuple
+    fn: Callable,
+    maps: tuple[Tensor, ...],
+    images: tuple[Tensor, ...],
+    w: Tensor | None,
+    shapes: tuple,
+    geometry: Geometry,
 ) -> tuple[Tensor, ...]:
     """``windows.apply_vjp``: ``fn(maps, windows, w)`` of each group; the images' gradients, and w's."""
     x_shape, w_shape = shapes
-    groups = conv[3]
+    groups = geometry.groups
     flat = [None] * groups if w is None else flat_kernels(w, groups)
-    windows = [unfold_composed(a, w_shape, conv) for a in images]
+    windows = [unfold_composed(a, w_shape, geometry) for a in images]
     rows = [to_rows(a, groups) for a in maps]
     per_group = [fn([a[g] for a in rows], [a[g] for a in windows], flat[g]) for g in range(groups)]
     *columns, g_w = (torch.stack(a) for a in zip(*per_group))
-    return *(fold_composed(a, x_shape, w_shape, conv) for a in columns), g_w.reshape(w_shape)
+    return *(fold_composed(a, x_shape, w_shape, geometry) for a in columns), g_w.reshape(w_shape)

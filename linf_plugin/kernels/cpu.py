@@ -13,12 +13,14 @@ import functools
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..arguments import MOST_FEATURES
+from .geometry import Geometry
 
 ABI = 3
 LIBRARY = Path(__file__).with_name("libcpu.so")
@@ -37,7 +39,7 @@ _POINTERS = {  # function: how many tensors it takes after its sizes
 class _Kernels:
     """The loaded library, and the number of the instruction set in use."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         if not LIBRARY.exists():
             raise OSError(f"{LIBRARY.name} was not built; {REBUILD}")
         self.lib = ctypes.CDLL(str(LIBRARY))
@@ -86,6 +88,15 @@ def _load() -> _Kernels | OSError:
         return error if isinstance(error, OSError) else OSError(str(error))
 
 
+@functools.cache
+def _loaded() -> _Kernels:
+    """The kernels.  Raises OSError where there are none."""
+    kernels = _load()
+    if isinstance(kernels, OSError):
+        raise kernels
+    return kernels
+
+
 def available() -> tuple[bool, str]:
     """Whether the kernels can be used, and the instruction set in use or why not."""
     kernels = _load()
@@ -99,9 +110,9 @@ def levels() -> list[str]:
 
 
 @contextlib.contextmanager
-def using(level: str):
+def using(level: str) -> Iterator[None]:
     """While open, the kernels run with this one of ``levels()``, in the whole process."""
-    kernels = _load()
+    kernels = _loaded()
     before, kernels.level = kernels.level, kernels.check(level)
     try:
         yield
@@ -119,9 +130,7 @@ def ceiling(p: float, backward: bool = False, threads: int | None = None) -> flo
         raise ValueError(f"p must be at least 1, got {p}")
     if backward and p == math.inf:
         raise ValueError("backward: at p = ∞ the gradient is a scatter, which has no arithmetic to measure")
-    kernels = _load()
-    if isinstance(kernels, OSError):
-        raise kernels
+    kernels = _loaded()
     return kernels.lib.linf_ceiling(kernels.levels[kernels.level], threads or torch.get_num_threads(), p, backward)
 
 
@@ -130,7 +139,9 @@ def _usable() -> bool:
     """Like ``available``; says so once where the answer is no."""
     usable, reason = available()
     if not usable:
-        warnings.warn(f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning)
+        warnings.warn(
+            f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning, stacklevel=2
+        )
     return usable
 
 
@@ -145,16 +156,16 @@ def takes(p: float, *tensors: Tensor) -> bool:
     return _usable()
 
 
-def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], *tensors: Tensor | None) -> None:
+def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], first: Tensor, *others: Tensor | None) -> None:
     """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
-    kernels = _load()
+    kernels = _loaded()
     failed = kernels.functions[name](
         kernels.levels[kernels.level],
-        _DTYPES[tensors[0].dtype],
+        _DTYPES[first.dtype],
         torch.get_num_threads(),
         *sizes,
         *p,
-        *[None if a is None else a.data_ptr() for a in tensors],
+        *[None if a is None else a.data_ptr() for a in (first, *others)],
     )
     if failed == 2:
         raise ValueError(f"index must hold values below 4·{sizes[2]}, for {sizes[2]} coordinates")
@@ -235,33 +246,37 @@ def box_dist_vjp(
     return grads
 
 
-def _geometry(image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice):
+def _c_geometry(
+    image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
+) -> ctypes.Array:
     """``Geometry`` of cpu_windows.cpp."""
-    stride, padding, dilation, groups = conv
+    stride, padding, dilation, groups = geometry
     numbers = (*image, groups, out[3], rows.start, rows.stop, *w[2:], *stride, *padding, *dilation)
     return (ctypes.c_int64 * len(numbers))(*numbers)
 
 
-def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> Tensor:
+def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice) -> Tensor:
     """``windows.unfold``; ``out`` is the shape of the output."""
     x = x.contiguous()
     windows = len(x) * (rows.stop - rows.start) * out[3]
-    columns = x.new_empty(conv[3], windows, w[1] * w[2] * w[3])
+    columns = x.new_empty(geometry.groups, windows, w[1] * w[2] * w[3])
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
-    _load().lib.linf_unfold(
-        _DTYPES[x.dtype], threads, _geometry(x.shape, out, w, conv, rows), x.data_ptr(), columns.data_ptr()
+    _loaded().lib.linf_unfold(
+        _DTYPES[x.dtype], threads, _c_geometry(x.shape, out, w, geometry, rows), x.data_ptr(), columns.data_ptr()
     )
     return columns
 
 
-def add_folded(gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> None:
+def add_folded(
+    gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
+) -> None:
     """``windows.add_folded``; gx is contiguous."""
     columns = columns.contiguous()
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
-    _load().lib.linf_add_folded(
-        _DTYPES[gx.dtype], threads, _geometry(gx.shape, out, w, conv, rows), columns.data_ptr(), gx.data_ptr()
+    _loaded().lib.linf_add_folded(
+        _DTYPES[gx.dtype], threads, _c_geometry(gx.shape, out, w, geometry, rows), columns.data_ptr(), gx.data_ptr()
     )
 
 
-def _empty(wanted: tuple[bool, ...], like: Tensor, *shapes: tuple[int, int]) -> tuple[Tensor | None, ...]:
+def _empty(wanted: tuple[bool, ...], like: Tensor, *shapes: tuple[int, ...]) -> tuple[Tensor | None, ...]:
     return tuple(like.new_empty(shape) if want else None for want, shape in zip(wanted, shapes, strict=True))

@@ -7,7 +7,9 @@ the current stream of the device; a CUDA graph can capture what ran once before.
 import ctypes
 import functools
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "-diag-suppress
 THREADS = 256  # of a block, as 16 × 16 where it computes a tile
 
 
-def _checked(result: tuple):
+def _checked(result: tuple) -> Any:
     """What a function of cuda-bindings returned beside its error code, which must be that of success."""
     error, *values = result
     if int(error):
@@ -32,7 +34,7 @@ def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, byte
     """
     from cuda.bindings import nvrtc
 
-    def read(size, get):
+    def read(size: Callable, get: Callable) -> bytes:
         data = bytes(_checked(size(program)))  # the library writes to it
         _checked(get(program, data))
         return data
@@ -59,7 +61,7 @@ def capturing() -> bool:
 class Device:
     """A GPU: its context, and the kernels that were compiled for it."""
 
-    def __init__(self, index: int):
+    def __init__(self, index: int | None):
         from cuda.bindings import driver
 
         self.driver, self.index = driver, index
@@ -67,9 +69,10 @@ class Device:
         self.multiprocessors = torch.cuda.get_device_properties(index).multi_processor_count
         _checked(driver.cuInit(0))
         self.context = _checked(driver.cuDevicePrimaryCtxRetain(_checked(driver.cuDeviceGet(index))))
-        self.functions, self.lock = {}, threading.Lock()
+        self.functions: dict[str, Any] = {}
+        self.lock = threading.Lock()
 
-    def function(self, kernel: str):
+    def function(self, kernel: str) -> Any:
         """The compiled kernel.  The context must be current.  Raises RuntimeError where a capture, which loading a
         binary would spoil, comes before the first launch."""
         with self.lock:

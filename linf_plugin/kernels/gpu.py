@@ -6,7 +6,6 @@ does for boxes.  torch for CUDA brings what they are compiled and launched with;
 
 import functools
 import math
-import statistics
 import warnings
 
 import torch
@@ -15,7 +14,8 @@ from torch import Tensor
 
 from ..arguments import MOST_FEATURES
 from . import blocked, cuda
-from .blocked import box_dist, box_dist_vjp  # noqa: F401  (so that this module serves all that cpu does)
+
+box_dist, box_dist_vjp = blocked.box_dist, blocked.box_dist_vjp  # so that this module serves all that cpu does
 
 RANGE = 4096  # coordinates of a block of ``scatter``
 MOST_WHOLE = 1024  # exponents up to here are multiplied out
@@ -47,7 +47,7 @@ def _probe(device: str) -> str | None:
     found = y, index, *index_vjp(y, index, x.shape[1])  # of whole numbers, whose sums are exact
     y, index = blocked.dist_with_index(x, w)
     expected = y, index, *blocked.index_vjp(y, index, x.shape[1])
-    if not all(torch.equal(a.cpu(), b) for a, b in zip(found, expected)):
+    if not all(a is not None and torch.equal(a.cpu(), b) for a, b in zip(found, expected)):
         return "what the kernels compute there is wrong"
     return None
 
@@ -63,7 +63,9 @@ def _usable(index: int) -> bool:
         raise RuntimeError("a CUDA graph cannot capture the first distance on a GPU: compute one before the capture")
     usable, reason = available(index)
     if not usable:
-        warnings.warn(f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning)
+        warnings.warn(
+            f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning, stacklevel=2
+        )
     return usable
 
 
@@ -227,5 +229,5 @@ def ceiling(p: float, backward: bool = False) -> float:
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
-        seconds += statistics.median(times[1:])  # the first compiles
+        seconds += sorted(times[1:])[len(times[1:]) // 2]  # the median; the first compiles
     return blocks * cuda.THREADS * 64 * steps / (2 * seconds if backward else seconds)

@@ -16,27 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import cpu
+from .geometry import Geometry
+from .geometry import output_size as output_size
 
 WINDOW_BYTES = 1 << 22  # per input; stays in the caches between unfolding and use
 
 
-def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Number of windows along one spatial dimension."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+def output_shape(x: tuple[int, ...], w: tuple[int, ...], geometry: tuple) -> tuple[int, int, int, int]:
+    """``Geometry.output_shape``, of a geometry or of its four fields."""
+    return Geometry(*geometry).output_shape(x, w)
 
 
-def output_shape(x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> tuple[int, int, int, int]:
-    """(N, out, H', W') for shapes x (N, C, H, W) and w (out, C/groups, kh, kw).
-
-    ``conv`` is (stride, padding, dilation, groups), the first three pairs.
-    """
-    stride, padding, dilation, _ = conv
-    return x[0], w[0], *(output_size(x[2 + d], w[2 + d], stride[d], padding[d], dilation[d]) for d in (0, 1))
-
-
-def chunks(x: tuple[int, ...], w: tuple[int, ...], conv: tuple, itemsize: int) -> Iterator[tuple[slice, slice]]:
+def chunks(x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, itemsize: int) -> Iterator[tuple[slice, slice]]:
     """Slices of images and of output rows, whose unfolded windows stay within ``WINDOW_BYTES``; shapes x and w."""
-    n, _, rows, columns = output_shape(x, w, conv)
+    n, _, rows, columns = geometry.output_shape(x, w)
     per_row = max(1, x[1] * w[2] * w[3] * columns * itemsize)
     images = max(1, WINDOW_BYTES // (per_row * rows))
     step = rows if images > 1 else max(1, min(rows, WINDOW_BYTES // per_row))
@@ -45,10 +38,10 @@ def chunks(x: tuple[int, ...], w: tuple[int, ...], conv: tuple, itemsize: int) -
             yield slice(i, min(n, i + images)), slice(r, min(rows, r + step))
 
 
-def _band(size: int, kernel: int, conv: tuple, rows: slice) -> tuple[slice, tuple[int, int]]:
+def _band(size: int, kernel: int, geometry: Geometry, rows: slice) -> tuple[slice, tuple[int, int]]:
     """The rows of an image of that height that the windows of some output rows touch, and the rows of padding
     above and below."""
-    (stride, _), (padding, _), (dilation, _), _ = conv
+    (stride, _), (padding, _), (dilation, _), _ = geometry
     top = rows.start * stride - padding
     bottom = (rows.stop - 1) * stride - padding + dilation * (kernel - 1) + 1
     band = slice(min(max(top, 0), size), max(min(bottom, size), 0))
@@ -60,22 +53,22 @@ def _compiled(*tensors: Tensor) -> bool:
     return not differentiable and cpu.takes(math.inf, *tensors)
 
 
-def unfold(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> Tensor:
+def unfold(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> Tensor:
     """The windows of x, zero-padded, of some rows of the output or of all.
 
     (N, C, H, W) → (groups, N·rows·W', C/groups·kh·kw) for kernels of shape w.
     """
-    rows = rows or slice(0, output_shape(x.shape, w, conv)[2])
+    rows = rows or slice(0, geometry.output_shape(x.shape, w)[2])
     if _compiled(x):
-        return cpu.unfold(x, output_shape(x.shape, w, conv), w, conv, rows)
-    return unfold_composed(x, w, conv, rows)
+        return cpu.unfold(x, geometry.output_shape(x.shape, w), w, geometry, rows)
+    return unfold_composed(x, w, geometry, rows)
 
 
-def unfold_composed(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> Tensor:
+def unfold_composed(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> Tensor:
     """``unfold`` in PyTorch's operators, which have every derivative."""
-    stride, padding, dilation, groups = conv
-    rows = rows or slice(0, output_shape(x.shape, w, conv)[2])
-    band, (above, below) = _band(x.shape[2], w[2], conv, rows)
+    stride, padding, dilation, groups = geometry
+    rows = rows or slice(0, geometry.output_shape(x.shape, w)[2])
+    band, (above, below) = _band(x.shape[2], w[2], geometry, rows)
     columns = F.unfold(
         F.pad(x[:, :, band], (0, 0, above, below)), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride
     )
@@ -84,39 +77,42 @@ def unfold_composed(x: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | No
     return columns.permute(1, 0, 3, 2).reshape(groups, n * windows, features // groups)
 
 
-def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], conv: tuple, rows: slice | None = None) -> None:
+def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> None:
     """The adjoint of ``unfold``: adds to gx (N, C, H, W) what each window says of a pixel."""
-    rows = rows or slice(0, output_shape(gx.shape, w, conv)[2])
+    rows = rows or slice(0, geometry.output_shape(gx.shape, w)[2])
     if len(gx) == 0:  # neither reshape nor fold take it
         return
     if gx.is_contiguous() and _compiled(gx, columns):
-        return cpu.add_folded(gx, columns, output_shape(gx.shape, w, conv), w, conv, rows)
-    band, part = _folded(columns, gx.shape, w, conv, rows)
-    gx[:, :, band] += part
+        cpu.add_folded(gx, columns, geometry.output_shape(gx.shape, w), w, geometry, rows)
+    else:
+        band, part = _folded(columns, gx.shape, w, geometry, rows)
+        gx[:, :, band] += part
 
 
-def _folded(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple, rows: slice) -> tuple[slice, Tensor]:
+def _folded(
+    columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
+) -> tuple[slice, Tensor]:
     """The rows of images of shape x that the windows of these rows of the output touch, and what they add there."""
-    stride, padding, dilation, groups = conv
+    stride, padding, dilation, groups = geometry
     n, _, height, width = x
     columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
     columns = columns.reshape(n, groups * columns.shape[2], columns.shape[3])
-    band, (above, below) = _band(height, w[2], conv, rows)
+    band, (above, below) = _band(height, w[2], geometry, rows)
     size = above + max(0, band.stop - band.start) + below
     folded = F.fold(columns, (size, width), w[2:], dilation=dilation, padding=(0, padding[1]), stride=stride)
     return band, folded[:, :, above : size - below]
 
 
-def fold_composed(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], conv: tuple) -> Tensor:
+def fold_composed(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry) -> Tensor:
     """The adjoint of ``unfold`` for images of shape x, in PyTorch's operators that change nothing in place."""
-    band, part = _folded(columns, x, w, conv, slice(0, output_shape(x, w, conv)[2]))
+    band, part = _folded(columns, x, w, geometry, slice(0, geometry.output_shape(x, w)[2]))
     return F.pad(part, (0, 0, band.start, x[2] - band.stop))
 
 
-def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], conv: tuple) -> Tensor:
+def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], geometry: Geometry) -> Tensor:
     """``add_folded`` of all windows to zeros: n images of (H, W) = size."""
-    gx = columns.new_zeros(n, conv[3] * w[1], *size)
-    add_folded(gx, columns, w, conv)
+    gx = columns.new_zeros(n, geometry.groups * w[1], *size)
+    add_folded(gx, columns, w, geometry)
     return gx
 
 
@@ -132,7 +128,7 @@ def to_rows(y: Tensor, groups: int) -> Tensor:
     return y.permute(1, 0, 3, 2).reshape(groups, n * rows * columns, out // groups)
 
 
-def from_rows(y: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+def from_rows(y: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The inverse of ``to_rows``; ``shape`` is (N, out, H', W')."""
     n, out, rows, columns = shape
     groups = len(y)
@@ -141,17 +137,17 @@ def from_rows(y: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
 
 
 def apply(
-    fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, conv: tuple, dtypes: tuple[torch.dtype, ...]
+    fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, geometry: Geometry, dtypes: tuple[torch.dtype, ...]
 ) -> tuple[Tensor, ...]:
     """``fn(*windows, w)`` over the windows of inputs (N, C, H, W): a tensor (N, out, H', W') for each of dtypes."""
-    x, groups = inputs[0], conv[3]
+    x, groups = inputs[0], geometry.groups
     flat = flat_kernels(w, groups)
-    shape = output_shape(x.shape, w.shape, conv)
+    shape = geometry.output_shape(x.shape, w.shape)
     out = tuple(x.new_zeros(shape, dtype=dtype) for dtype in dtypes)
     if 0 in shape:
         return out
-    for part, rows in chunks(x.shape, w.shape, conv, x.element_size()):
-        windows = [unfold(a[part], w.shape, conv, rows) for a in inputs]
+    for part, rows in chunks(x.shape, w.shape, geometry, x.element_size()):
+        windows = [unfold(a[part], w.shape, geometry, rows) for a in inputs]
         per_group = [fn(*(a[g] for a in windows), flat[g]) for g in range(groups)]
         for to, y in zip(out, zip(*per_group)):
             to = to[part, :, rows]
@@ -165,7 +161,7 @@ def apply_vjp(
     inputs: tuple[Tensor, ...],
     w: Tensor | None,
     shapes: tuple,
-    conv: tuple,
+    geometry: Geometry,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
     """Gradients of ``apply`` for every input and for w; None for one that is not wanted.
@@ -174,20 +170,20 @@ def apply_vjp(
     ``inputs`` (there may be none) and the weights (or None).  ``shapes``: of the inputs and of w.
     """
     x_shape, w_shape = shapes
-    groups, kind = conv[3], maps[0]
+    groups, kind = geometry.groups, maps[0]
     flat = [None] * groups if w is None else flat_kernels(w, groups)
     grads = [kind.new_zeros(x_shape) if want else None for want in wanted[:-1]]
     g_flat = kind.new_zeros(groups, w_shape[0] // groups, math.prod(w_shape[1:])) if wanted[-1] else None
-    for part, rows in () if 0 in kind.shape else chunks(x_shape, w_shape, conv, kind.element_size()):
-        windows = [unfold(a[part], w_shape, conv, rows) for a in inputs]
+    for part, rows in () if 0 in kind.shape else chunks(x_shape, w_shape, geometry, kind.element_size()):
+        windows = [unfold(a[part], w_shape, geometry, rows) for a in inputs]
         as_rows = [to_rows(a[part, :, rows], groups) for a in maps]
         per_group = []
         for g in range(groups):
             *g_windows, g_w = fn([a[g] for a in as_rows], [a[g] for a in windows], flat[g])
-            if wanted[-1]:
+            if g_flat is not None:
                 g_flat[g] += g_w
             per_group.append(g_windows)
         for gx, g_windows in zip(grads, zip(*per_group)):
             if gx is not None:
-                add_folded(gx[part], torch.stack(g_windows), w_shape, conv, rows)
+                add_folded(gx[part], torch.stack(g_windows), w_shape, geometry, rows)
     return *grads, None if g_flat is None else g_flat.reshape(w_shape)

@@ -7,6 +7,8 @@ from .. import ops
 from ..arguments import check_p, check_tensors
 from ..state import Constants
 
+Device = torch.device | str | int | None  # as ``torch.empty`` takes it
+
 IDENTITY_WEIGHT = -10.0  # far below every input, so the neuron gives x_i + 10; a mean shift then removes the 10
 
 
@@ -14,8 +16,17 @@ class Distance(Constants):
     """The base of linear and convolutional distance layers: it has the weight, the bias and p."""
 
     restored = ("p",)
+    bias: nn.Parameter | None
 
-    def __init__(self, weight_shape, bias: bool, p: float, identity_init: bool, device, dtype):
+    def __init__(
+        self,
+        weight_shape: tuple[int, ...],
+        bias: bool,
+        p: float,
+        identity_init: bool,
+        device: Device,
+        dtype: torch.dtype | None,
+    ):
         super().__init__()
         self.p = p
         self.identity_init = identity_init
@@ -48,16 +59,29 @@ class Distance(Constants):
             centre = tuple(k // 2 for k in self.weight.shape[2:])
             rows = torch.arange(out)
             with torch.no_grad():
-                self.weight[(rows, rows % channels, *centre)] = IDENTITY_WEIGHT
+                at: tuple[Tensor | int, ...] = (rows, rows % channels, *centre)
+                self.weight[at] = IDENTITY_WEIGHT
 
 
 class DistanceLinear(Distance):
     """The base of fully connected distance layers.  Each of them defines ``_distances``, (N, in) → (N, out)."""
 
-    def __init__(self, in_features: int, out_features: int, bias: bool, p: float, identity_init, device, dtype):
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool,
+        p: float,
+        identity_init: bool,
+        device: Device,
+        dtype: torch.dtype | None,
+    ):
         check_positive(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         super().__init__((out_features, in_features), bias, p, identity_init, device, dtype)
+
+    def _distances(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         check_tensors(x=x, weight=self.weight)
@@ -72,7 +96,7 @@ class DistanceLinear(Distance):
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, p={self.p}"
 
 
-def distance_layers(model: nn.Module) -> list[nn.Module]:
+def distance_layers(model: nn.Module) -> list[Distance]:
     """Returns the distance layers of a model, in order."""
     return [m for m in model.modules() if isinstance(m, Distance)]
 

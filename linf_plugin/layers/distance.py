@@ -7,8 +7,8 @@ from torch import Tensor
 
 from .. import ops
 from ..arguments import check_tensors
-from ..kernels.windows import output_shape
-from .base import Distance, DistanceLinear, check_positive, pair
+from ..kernels.geometry import Geometry
+from .base import Device, Distance, DistanceLinear, check_positive, pair
 
 
 class LinfDistLinear(DistanceLinear):
@@ -34,8 +34,8 @@ class LinfDistLinear(DistanceLinear):
         p: float = math.inf,
         *,
         identity_init: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
 
@@ -68,8 +68,8 @@ class LinfDistConv2d(Distance):
         p: float = math.inf,
         *,
         identity_init: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         check_positive(in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
@@ -82,14 +82,19 @@ class LinfDistConv2d(Distance):
         shape = (out_channels, in_channels // groups, *self.kernel_size)
         super().__init__(shape, bias, p, identity_init, device, dtype)
 
+    @property
+    def geometry(self) -> Geometry:
+        """Where the windows lie: what the operators on windows are given."""
+        return Geometry(self.stride, self.padding, self.dilation, self.groups)
+
     def forward(self, x: Tensor) -> Tensor:
         check_tensors(x=x, weight=self.weight)
         if x.dim() != 4 or (not torch.jit.is_tracing() and x.shape[1] != self.in_channels):
             raise ValueError(f"x must have shape (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
-        conv = (self.stride, self.padding, self.dilation, self.groups)
-        if not torch.jit.is_tracing() and min(output_shape(x.shape, self.weight.shape, conv)[2:]) < 1:
+        geometry = self.geometry
+        if not torch.jit.is_tracing() and min(geometry.output_shape(x.shape, self.weight.shape)[2:]) < 1:
             raise ValueError(f"x of {tuple(x.shape[2:])} pixels is smaller than the kernel {self.kernel_size}")
-        y = torch.ops.linf.dist_conv2d(x, self.weight, self.p, *conv)
+        y = ops.dist_conv2d(x, self.weight, self.p, geometry)
         return y if self.bias is None else ops.shift(y, self.bias)
 
     def extra_repr(self) -> str:

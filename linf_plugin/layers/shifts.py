@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..arguments import check_finite, check_model, check_samples
 from ..state import Constants
-from .base import check_positive
+from .base import Device, check_positive
 
 
 class MeanShift(nn.Module):
@@ -32,7 +32,9 @@ class MeanShift(nn.Module):
     other, and no bound holds for one sample.
     """
 
-    def __init__(self, num_features: int, momentum: float = 0.1, *, device=None, dtype=None):
+    def __init__(
+        self, num_features: int, momentum: float = 0.1, *, device: Device = None, dtype: torch.dtype | None = None
+    ):
         check_positive(num_features=num_features)
         if not 0 < momentum <= 1:
             raise ValueError(f"momentum must lie in (0, 1], got {momentum}")

@@ -6,7 +6,7 @@ to (shape after the layer, coordinate pairs that it costs).  The shape is None i
 
 import math
 
-from ..kernels.windows import output_size
+from ..kernels.geometry import output_size
 
 MOST_VALUES = 2**25  # numbers of one sample before and after each layer
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .. import ops
 from ..arguments import check_k, check_rho, check_rows
-from .base import DistanceLinear, check_positive
+from .base import Device, DistanceLinear, check_positive
 
 
 class SortDistLinear(DistanceLinear):
@@ -44,8 +44,8 @@ class SortDistLinear(DistanceLinear):
         k: int = 10,
         group: int = 32,
         identity_init: bool = False,
-        device=None,
-        dtype=None,
+        device: Device = None,
+        dtype: torch.dtype | None = None,
     ):
         check_positive(group=group)
         self.rho, self.k, self.group = check_rho(rho), check_k(k), group

@@ -1,5 +1,7 @@
 """All architectures by name."""
 
+from typing import Any
+
 from .distance import linf_conv, linf_mlp, linf_mlp_head, sortnet_mlp
 from .net import Net
 from .relu import relu_conv, relu_mlp
@@ -14,7 +16,7 @@ ARCHITECTURES = {
 }
 
 
-def build(name: str, **arguments) -> Net:
+def build(name: str, **arguments: Any) -> Net:
     """Builds a model of an architecture: ``build("linf-mlp", shape=(1, 8, 8), classes=10, width=128, depth=3)``.
 
     Raises:

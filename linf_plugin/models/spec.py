@@ -54,9 +54,9 @@ def _check_layer(i: int, name, arguments: dict) -> None:
         _named(f"{argument} of layer {i} of spec, {name},", (required | optional)[argument], value)
     if missing := [argument for argument in required if argument not in arguments]:
         raise TypeError(f"layer {i} of spec, {name}, lacks the argument {missing[0]!r}")
-    if (groups := arguments.get("groups", 1)) > 1:
-        if arguments["in_channels"] % groups or arguments["out_channels"] % groups:
-            raise ValueError(f"groups of layer {i} of spec, {name}, must divide in_channels and out_channels")
+    groups = arguments.get("groups", 1)
+    if groups > 1 and (arguments["in_channels"] % groups or arguments["out_channels"] % groups):
+        raise ValueError(f"groups of layer {i} of spec, {name}, must divide in_channels and out_channels")
 
 
 # Sizes.

@@ -1,4 +1,4 @@
-"""The operators ``torch.ops.linf.*``, one family a file, and the entries ``dist``, ``sorted_dist`` and ``shift``.
+"""The operators ``torch.ops.linf.*``, one family a file, each with a function to call it by.
 
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
@@ -7,11 +7,14 @@
 ``shift``          (x + sign·offset)·scale, a channel at a time
 
 ``operator.define`` makes each: it checks its arguments whoever calls it, and has every derivative of PyTorch.
+
+A file tells of one operator after the other, of each in the same order: the kernel, whose signature is the schema; the
+check; its gradient, an operator too; the operator with its shapes; the function to call it by.
 """
 
-from . import conv  # noqa: F401  (defines its operators)
+from .conv import dist_conv2d
 from .distance import dist
 from .shifts import shift, shift_as_one_operator
 from .sorted import sorted_dist
 
-__all__ = ["dist", "shift", "shift_as_one_operator", "sorted_dist"]
+__all__ = ["dist", "dist_conv2d", "shift", "shift_as_one_operator", "sorted_dist"]

@@ -1,6 +1,7 @@
 """``dist_conv2d`` and its range over boxes: (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W').
 
 Each operator is the one of ``dist`` at every window; gradients at p = ∞ go by an index, as there.
+The last arguments of each are the four fields of a ``Geometry``, and after them, of a gradient, which are wanted.
 """
 
 import math
@@ -9,33 +10,43 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ..arguments import MOST_FEATURES, check_exponent, check_index, check_operands, check_shape, check_windows
+from ..arguments import MOST_FEATURES, check_exponent, check_index, check_operands, check_p, check_shape, check_windows
 from ..kernels import composed, windows
+from ..kernels.geometry import Geometry
 from .distance import kernels_for
-from .operator import Reverse, define, like, reverse_of, run, some
+from .operator import Reverse, define, like, only, reverse_of, run, some
 
 
-def _empty_maps(x: Tensor, w: Tensor, *conv) -> Tensor:
-    return x.new_empty(windows.output_shape(x.shape, w.shape, conv))
+def empty_maps(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
+    return x.new_empty(geometry.output_shape(x.shape, w.shape))
 
 
-# At p = ∞, for a gradient.
+# ``dist_conv2d_with_index``: the distance at p = ∞, and which coordinate it is.  What a gradient at p = ∞ needs.
 
 
 def _dist_conv2d_with_index(
     x: Tensor, w: Tensor, stride: list[int], padding: list[int], dilation: list[int], groups: int
 ) -> tuple[Tensor, Tensor]:
     fn = kernels_for(math.inf, x, w).dist_with_index
-    return windows.apply(fn, (x,), w, (stride, padding, dilation, groups), (x.dtype, torch.int32))
+    return windows.apply(fn, (x,), w, Geometry(stride, padding, dilation, groups), (x.dtype, torch.int32))
 
 
-def _check_with_index(x, w, *conv):
+def _check_with_index(x, w, *geometry):
     check_operands(x=x, w=w)
-    check_windows(x.shape, w.shape, *conv)
+    check_windows(x.shape, w.shape, *geometry)
     if math.prod(w.shape[1:]) >= MOST_FEATURES:
         raise ValueError(
             f"a window must have fewer than {MOST_FEATURES} coordinates for an index, got {tuple(w.shape)}"
         )
+
+
+def _shapes_with_index(x, w, *geometry):
+    y = empty_maps(x, w, Geometry(*geometry))
+    return y, torch.empty_like(y, dtype=torch.int32)
+
+
+def _composed_with_index(x, w, *geometry):
+    return composed.by_windows(composed.dist_with_index, (x,), w, Geometry(*geometry))
 
 
 def _index_conv2d_backward(
@@ -56,8 +67,8 @@ def _index_conv2d_backward(
     def vjp(maps, images, w):
         return kernels.index_vjp(*maps, math.prod(kernel), wanted)
 
-    shapes, conv = _shapes(grad, image, kernel), (stride, padding, dilation, groups)
-    return some(wanted, windows.apply_vjp(vjp, (grad, index), (), None, shapes, conv, wanted), grad)
+    shapes, geometry = _shapes(grad, image, kernel), Geometry(stride, padding, dilation, groups)
+    return some(wanted, windows.apply_vjp(vjp, (grad, index), (), None, shapes, geometry, wanted), grad)
 
 
 def _shapes(grad, image, kernel):
@@ -65,74 +76,91 @@ def _shapes(grad, image, kernel):
     return (len(grad), *image), (grad.shape[1], *kernel)
 
 
-def _check_index_backward(grad, index, image, kernel, *conv_and_wanted):
+def _check_index_backward(grad, index, image, kernel, stride, padding, dilation, groups, *wanted):
     check_operands(grad=grad)
     if grad.dim() != 4:
         raise ValueError(f"grad must have shape (N, out, H', W'), got {tuple(grad.shape)}")
     for name, sizes, names in (("image", image, "(C, H, W)"), ("kernel", kernel, "(C/groups, kh, kw)")):
         if len(sizes) != 3 or min(sizes) < 0:
             raise ValueError(f"{name} must be {names}, got {list(sizes)}")
-    shapes, conv = _shapes(grad, image, kernel), conv_and_wanted[:4]
-    check_windows(*shapes, *conv, name="image")
-    check_shape("grad", grad, windows.output_shape(*shapes, conv))
+    shapes, geometry = _shapes(grad, image, kernel), Geometry(stride, padding, dilation, groups)
+    check_windows(*shapes, *geometry, name="image")
+    check_shape("grad", grad, geometry.output_shape(*shapes))
     check_index(index, grad, math.prod(kernel))
 
 
-def _composed_index_backward(grad, index, image, kernel, *conv_and_wanted):
+def _shapes_index_backward(grad, index, image, kernel, stride, padding, dilation, groups, *wanted):
+    return some(wanted, tuple(map(grad.new_empty, _shapes(grad, image, kernel))), grad)
+
+
+def _composed_index_backward(grad, index, image, kernel, stride, padding, dilation, groups, *wanted):
     def vjp(maps, images, w):
         return composed.index_vjp(*maps, math.prod(kernel))
 
-    shapes = _shapes(grad, image, kernel)
-    found = composed.vjp_by_windows(vjp, (grad, index), (), None, shapes, conv_and_wanted[:4])
-    return some(conv_and_wanted[4:], found, grad)
+    shapes, geometry = _shapes(grad, image, kernel), Geometry(stride, padding, dilation, groups)
+    return some(wanted, composed.vjp_by_windows(vjp, (grad, index), (), None, shapes, geometry), grad)
 
 
 index_conv2d_backward = define(
     _index_conv2d_backward,
     tensors=2,
     check=_check_index_backward,
-    shapes=lambda grad, index, image, kernel, *conv: some(
-        conv[4:], tuple(map(grad.new_empty, _shapes(grad, image, kernel))), grad
-    ),
+    shapes=_shapes_index_backward,
     composed=_composed_index_backward,
 )
+
+
+def _index_grads(ctx, grad, index, constants):
+    """The gradients of the two tensors that come after the operator, where they are wanted."""
+    wanted = ctx.needs_input_grad[2:4]
+    return only(wanted, index_conv2d_backward(grad, index, *constants, *wanted))
 
 
 class _WithIndex(Reverse):
     """``dist_conv2d`` at p = ∞ and where each maximum is."""
 
     @staticmethod
-    def forward(ctx, below, op, x, w, *conv):
-        y, index = run(below, op, x, w, *conv)
-        ctx.constants = x.shape[1:], w.shape[1:], *conv
+    def forward(ctx, below, op, x, w, *geometry):
+        y, index = run(below, op, x, w, *geometry)
+        ctx.constants = x.shape[1:], w.shape[1:], *geometry
         ctx.save_for_backward(index)
         ctx.mark_non_differentiable(index)
         return y, index
 
     @staticmethod
     def backward(ctx, grad, _):
-        return None, None, *_index_grads(ctx, grad, *ctx.saved_tensors), *(None for _ in range(4))
-
-
-def _index_grads(ctx, grad, index):
-    """The gradients of the two tensors that come after the operator, where they are wanted."""
-    wanted = ctx.needs_input_grad[2:4]
-    found = index_conv2d_backward(grad, index, *ctx.constants, *wanted)
-    return tuple(g if want else None for want, g in zip(wanted, found))
+        return None, None, *_index_grads(ctx, grad, *ctx.saved_tensors, ctx.constants), *(None for _ in range(4))
 
 
 dist_conv2d_with_index = define(
     _dist_conv2d_with_index,
     tensors=2,
     check=_check_with_index,
-    shapes=lambda x, w, *conv: (_empty_maps(x, w, *conv), _empty_maps(x, w, *conv).to(torch.int32)),
-    composed=lambda x, w, *conv: composed.by_windows(composed.dist_with_index, (x,), w, conv),
+    shapes=_shapes_with_index,
+    composed=_composed_with_index,
     reverse=_WithIndex,
     rows=1,
 )
 
 
-# At any p.
+# ``dist_conv2d``, at any p.
+
+
+def _dist_conv2d(
+    x: Tensor, w: Tensor, p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int
+) -> Tensor:
+    kernels, geometry = kernels_for(p, x, w), Geometry(stride, padding, dilation, groups)
+    return windows.apply(lambda a, b: (kernels.dist(a, b, p),), (x,), w, geometry, (x.dtype,))[0]
+
+
+def _check(x, w, p, *geometry):
+    check_operands(x=x, w=w)
+    check_windows(x.shape, w.shape, *geometry)
+    check_exponent(p)
+
+
+def _composed(x, w, p, *geometry):
+    return composed.by_windows(lambda a, b: (composed.dist(a, b, p),), (x,), w, Geometry(*geometry))[0]
 
 
 def _dist_conv2d_backward(
@@ -153,91 +181,127 @@ def _dist_conv2d_backward(
     def vjp(maps, images, w):
         return kernels.dist_vjp(maps[0], *images, w, maps[1], p, wanted)
 
-    shapes, conv = (x.shape, w.shape), (stride, padding, dilation, groups)
-    return some(wanted, windows.apply_vjp(vjp, (grad, y), (x,), w, shapes, conv, wanted), x)
+    shapes, geometry = (x.shape, w.shape), Geometry(stride, padding, dilation, groups)
+    return some(wanted, windows.apply_vjp(vjp, (grad, y), (x,), w, shapes, geometry, wanted), x)
 
 
-def _check_backward(grad, x, w, y, p, *conv_and_wanted):
+def _check_backward(grad, x, w, y, p, stride, padding, dilation, groups, *wanted):
     check_operands(x=x, w=w, grad=grad, y=y)
-    conv = conv_and_wanted[:4]
-    check_windows(x.shape, w.shape, *conv)
-    maps = windows.output_shape(x.shape, w.shape, conv)
+    geometry = Geometry(stride, padding, dilation, groups)
+    check_windows(x.shape, w.shape, *geometry)
+    maps = geometry.output_shape(x.shape, w.shape)
     check_shape("grad", grad, maps)
     check_shape("y", y, maps)
     check_exponent(p)
 
 
-def _composed_backward(grad, x, w, y, p, *conv_and_wanted):
+def _composed_backward(grad, x, w, y, p, stride, padding, dilation, groups, *wanted):
     def vjp(maps, images, w):
         return composed.dist_vjp(maps[0], *images, w, maps[1], p)
 
-    found = composed.vjp_by_windows(vjp, (grad, y), (x,), w, (x.shape, w.shape), conv_and_wanted[:4])
-    return some(conv_and_wanted[4:], found, x)
+    shapes, geometry = (x.shape, w.shape), Geometry(stride, padding, dilation, groups)
+    return some(wanted, composed.vjp_by_windows(vjp, (grad, y), (x,), w, shapes, geometry), x)
 
 
 dist_conv2d_backward = define(
     _dist_conv2d_backward,
     tensors=4,
     check=_check_backward,
-    shapes=lambda grad, x, w, y, p, *conv: some(conv[4:], like(x, w), x),
+    shapes=lambda grad, x, w, y, p, stride, padding, dilation, groups, *wanted: some(wanted, like(x, w), x),
     composed=_composed_backward,
 )
 
 
-def _dist_conv2d(
-    x: Tensor, w: Tensor, p: float, stride: list[int], padding: list[int], dilation: list[int], groups: int
-) -> Tensor:
-    kernels = kernels_for(p, x, w)
-    conv = (stride, padding, dilation, groups)
-    return windows.apply(lambda a, b: (kernels.dist(a, b, p),), (x,), w, conv, (x.dtype,))[0]
-
-
-def _check(x, w, p, *conv):
-    check_operands(x=x, w=w)
-    check_windows(x.shape, w.shape, *conv)
-    check_exponent(p)
-
-
-def _composed_dist(x, w, p, *conv):
-    return composed.by_windows(lambda a, b: (composed.dist(a, b, p),), (x,), w, conv)[0]
-
-
 class _DistConv2d(Reverse):
     @staticmethod
-    def forward(ctx, below, op, x, w, p, *conv):
+    def forward(ctx, below, op, x, w, p, *geometry):
         if p == math.inf and math.prod(w.shape[1:]) < MOST_FEATURES:
-            y, index = run(below, dist_conv2d_with_index, x, w, *conv)
-            ctx.constants = x.shape[1:], w.shape[1:], *conv
+            y, index = run(below, dist_conv2d_with_index, x, w, *geometry)
+            ctx.constants = x.shape[1:], w.shape[1:], *geometry
             ctx.save_for_backward(index)
         else:
-            y = run(below, op, x, w, p, *conv)
+            y = run(below, op, x, w, p, *geometry)
             ctx.save_for_backward(x, w, y)
-            ctx.constants = p, *conv
+            ctx.constants = p, *geometry
         return y
 
     @staticmethod
     def backward(ctx, grad):
         saved = ctx.saved_tensors  # once: a checkpoint makes them anew each time
         if len(saved) == 1:
-            return None, None, *_index_grads(ctx, grad, *saved), *(None for _ in range(5))
+            return None, None, *_index_grads(ctx, grad, *saved, ctx.constants), *(None for _ in range(5))
         wanted = ctx.needs_input_grad[2:4]
         found = dist_conv2d_backward(grad, *saved, *ctx.constants, *wanted)
-        return None, None, *(g if want else None for want, g in zip(wanted, found)), *(None for _ in range(5))
+        return None, None, *only(wanted, found), *(None for _ in range(5))
 
 
 dist_conv2d_operator = define(
     _dist_conv2d,
     tensors=2,
     check=_check,
-    shapes=lambda x, w, p, *conv: _empty_maps(x, w, *conv),
-    composed=_composed_dist,
+    shapes=lambda x, w, p, *geometry: empty_maps(x, w, Geometry(*geometry)),
+    composed=_composed,
     reverse=_DistConv2d,
     rows=1,
     float32=True,
 )
 
 
-# Over a box.
+def dist_conv2d(x: Tensor, w: Tensor, p: float, geometry: Geometry) -> Tensor:
+    """``dist`` of each window of x and each kernel of w; padding is with zeros, which are coordinates like any other.
+
+    Zhang et al. (arXiv 2102.05363), section 3.1, without the bias.
+
+    Args:
+        x: (N, C, H, W), float32 or float64.
+        w: (out, C/groups, kh, kw), same dtype and device.
+        p: exponent in [1, ∞].
+        geometry: where the windows lie.
+
+    Returns:
+        (N, out, H', W').  Its derivatives follow the same choices as those of ``dist``.
+
+    Raises:
+        TypeError: a tensor is not float32 or float64, dtypes differ, p is no number.
+        ValueError: p is NaN or below 1, shapes do not fit, no window fits into the image, devices differ.
+    """
+    return dist_conv2d_operator(x, w, check_p(p), *geometry)
+
+
+# ``box_conv2d``: the range of ``dist_conv2d`` over a box.
+
+
+def _box_conv2d(
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    p: float,
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    groups: int,
+) -> tuple[Tensor, Tensor]:
+    fn = partial(kernels_for(p, lower, upper, w).box_dist, p=p)
+    return windows.apply(fn, (lower, upper), w, Geometry(stride, padding, dilation, groups), (w.dtype, w.dtype))
+
+
+def _check_ends(lower, upper, w, *geometry):
+    check_windows(lower.shape, w.shape, *geometry, name="lower")
+    check_shape("upper", upper, lower.shape)
+
+
+def _check_box(lower, upper, w, p, *geometry):
+    check_operands(lower=lower, upper=upper, w=w)
+    _check_ends(lower, upper, w, *geometry)
+    check_exponent(p)
+
+
+def _shapes_box(lower, upper, w, p, *geometry):
+    return tuple(empty_maps(end, w, Geometry(*geometry)) for end in (lower, upper))
+
+
+def _composed_box(lower, upper, w, p, *geometry):
+    return composed.by_windows(partial(composed.box_dist, p=p), (lower, upper), w, Geometry(*geometry))
 
 
 def _box_conv2d_backward(
@@ -263,71 +327,50 @@ def _box_conv2d_backward(
     def vjp(maps, images, w):
         return kernels.box_dist_vjp(*maps[:2], *images, w, *maps[2:], p, wanted)
 
-    shapes, conv = (lower.shape, w.shape), (stride, padding, dilation, groups)
-    return some(wanted, windows.apply_vjp(vjp, maps, (lower, upper), w, shapes, conv, wanted), w)
+    shapes, geometry = (lower.shape, w.shape), Geometry(stride, padding, dilation, groups)
+    return some(wanted, windows.apply_vjp(vjp, maps, (lower, upper), w, shapes, geometry, wanted), w)
 
 
-def _check_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *conv_and_wanted):
+def _check_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, stride, padding, dilation, groups, *wanted):
     check_operands(lower=lower, upper=upper, w=w, grad_near=grad_near, grad_far=grad_far, near=near, far=far)
-    conv = conv_and_wanted[:4]
-    _check_ends(lower, upper, w, *conv)
-    maps = windows.output_shape(lower.shape, w.shape, conv)
+    geometry = Geometry(stride, padding, dilation, groups)
+    _check_ends(lower, upper, w, *geometry)
+    maps = geometry.output_shape(lower.shape, w.shape)
     for name, a in (("grad_near", grad_near), ("grad_far", grad_far), ("near", near), ("far", far)):
         check_shape(name, a, maps)
     check_exponent(p)
 
 
-def _check_ends(lower, upper, w, *conv):
-    check_windows(lower.shape, w.shape, *conv, name="lower")
-    check_shape("upper", upper, lower.shape)
+def _shapes_box_backward(gn, gf, lower, upper, w, near, far, p, stride, padding, dilation, groups, *wanted):
+    return some(wanted, like(lower, upper, w), w)
 
 
-def _composed_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *conv_and_wanted):
+def _composed_box_backward(
+    grad_near, grad_far, lower, upper, w, near, far, p, stride, padding, dilation, groups, *wanted
+):
     def vjp(maps, images, w):
         return composed.box_dist_vjp(*maps[:2], *images, w, *maps[2:], p)
 
     maps = (grad_near, grad_far, near, far)
-    found = composed.vjp_by_windows(vjp, maps, (lower, upper), w, (lower.shape, w.shape), conv_and_wanted[:4])
-    return some(conv_and_wanted[4:], found, w)
+    shapes, geometry = (lower.shape, w.shape), Geometry(stride, padding, dilation, groups)
+    return some(wanted, composed.vjp_by_windows(vjp, maps, (lower, upper), w, shapes, geometry), w)
 
 
 box_conv2d_backward = define(
     _box_conv2d_backward,
     tensors=7,
     check=_check_box_backward,
-    shapes=lambda gn, gf, lower, upper, w, near, far, p, *conv: some(conv[4:], like(lower, upper, w), w),
+    shapes=_shapes_box_backward,
     composed=_composed_box_backward,
 )
-
-
-def _box_conv2d(
-    lower: Tensor,
-    upper: Tensor,
-    w: Tensor,
-    p: float,
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
-    groups: int,
-) -> tuple[Tensor, Tensor]:
-    fn = partial(kernels_for(p, lower, upper, w).box_dist, p=p)
-    return windows.apply(fn, (lower, upper), w, (stride, padding, dilation, groups), (w.dtype, w.dtype))
-
-
-def _check_box(lower, upper, w, p, *conv):
-    check_operands(lower=lower, upper=upper, w=w)
-    _check_ends(lower, upper, w, *conv)
-    check_exponent(p)
 
 
 box_conv2d_operator = define(
     _box_conv2d,
     tensors=3,
     check=_check_box,
-    shapes=lambda lower, upper, w, p, *conv: (_empty_maps(lower, w, *conv), _empty_maps(lower, w, *conv)),
-    composed=lambda lower, upper, w, p, *conv: composed.by_windows(
-        partial(composed.box_dist, p=p), (lower, upper), w, conv
-    ),
+    shapes=_shapes_box,
+    composed=_composed_box,
     reverse=reverse_of(box_conv2d_backward, 3),
     rows=2,
     float32=True,

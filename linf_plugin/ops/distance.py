@@ -23,7 +23,7 @@ from ..arguments import (
     check_tensors,
 )
 from ..kernels import blocked, composed, cpu, gpu
-from .operator import Reverse, define, like, reverse_of, run, some
+from .operator import Reverse, define, like, only, reverse_of, run, some
 
 
 def kernels_for(p: float, *tensors: Tensor):
@@ -35,7 +35,7 @@ def empty_pairs(x: Tensor, w: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[0])
 
 
-# At p = ∞, for a gradient.
+# ``dist_with_index``: the distance at p = ∞, and which coordinate it is.  What a gradient at p = ∞ needs.
 
 
 def _dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,6 +74,12 @@ index_backward = define(
 )
 
 
+def _index_grads(ctx, grad, index, features):
+    """The gradients of the two tensors that come after the operator, where they are wanted."""
+    wanted = ctx.needs_input_grad[2:4]
+    return only(wanted, index_backward(grad, index, features, *wanted))
+
+
 class _WithIndex(Reverse):
     """``dist`` at p = ∞ and where each maximum is."""
 
@@ -90,13 +96,6 @@ class _WithIndex(Reverse):
         return None, None, *_index_grads(ctx, grad, *ctx.saved_tensors, ctx.features)
 
 
-def _index_grads(ctx, grad, index, features):
-    """The gradients of the two tensors that come after the operator, where they are wanted."""
-    wanted = ctx.needs_input_grad[2:4]
-    found = index_backward(grad, index, features, *wanted)
-    return tuple(g if want else None for want, g in zip(wanted, found))
-
-
 dist_with_index = define(
     _dist_with_index,
     tensors=2,
@@ -108,7 +107,17 @@ dist_with_index = define(
 )
 
 
-# At any p.
+# ``dist``, at any p.
+
+
+def _dist(x: Tensor, w: Tensor, p: float) -> Tensor:
+    return kernels_for(p, x, w).dist(x, w, p)
+
+
+def _check(x, w, p):
+    check_operands(x=x, w=w)
+    check_pairs(x, w)
+    check_exponent(p)
 
 
 def _dist_backward(
@@ -135,16 +144,6 @@ dist_backward = define(
 )
 
 
-def _dist(x: Tensor, w: Tensor, p: float) -> Tensor:
-    return kernels_for(p, x, w).dist(x, w, p)
-
-
-def _check(x, w, p):
-    check_operands(x=x, w=w)
-    check_pairs(x, w)
-    check_exponent(p)
-
-
 class _Dist(Reverse):
     @staticmethod
     def forward(ctx, below, op, x, w, p):
@@ -164,8 +163,7 @@ class _Dist(Reverse):
         if len(saved) == 1:
             return None, None, *_index_grads(ctx, grad, *saved, ctx.features), None
         wanted = ctx.needs_input_grad[2:4]
-        found = dist_backward(grad, *saved, ctx.p, *wanted)
-        return None, None, *(g if want else None for want, g in zip(wanted, found)), None
+        return None, None, *only(wanted, dist_backward(grad, *saved, ctx.p, *wanted)), None
 
 
 dist_operator = define(
@@ -176,74 +174,6 @@ dist_operator = define(
     composed=composed.dist,
     reverse=_Dist,
     rows=1,
-    float32=True,
-)
-
-
-# Over a box.
-
-
-def _box_dist_backward(
-    grad_near: Tensor,
-    grad_far: Tensor,
-    lower: Tensor,
-    upper: Tensor,
-    w: Tensor,
-    near: Tensor,
-    far: Tensor,
-    p: float,
-    need_lower: bool = True,
-    need_upper: bool = True,
-    need_w: bool = True,
-) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (grad_near, grad_far, lower, upper, w, near, far)
-    wanted = (need_lower, need_upper, need_w)
-    return some(wanted, kernels_for(p, *tensors).box_dist_vjp(*tensors, p, wanted), w)
-
-
-def check_ends(lower, upper, w):
-    """Raises ValueError unless lower and upper are (N, in) and w is (out, in)."""
-    check_pairs(lower, w, "lower")
-    check_shape("upper", upper, lower.shape)
-
-
-def _check_box(lower, upper, w, p):
-    check_operands(lower=lower, upper=upper, w=w)
-    check_ends(lower, upper, w)
-    check_exponent(p)
-
-
-def _check_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *wanted):
-    check_operands(lower=lower, upper=upper, w=w, grad_near=grad_near, grad_far=grad_far, near=near, far=far)
-    check_ends(lower, upper, w)
-    for name, a in (("grad_near", grad_near), ("grad_far", grad_far), ("near", near), ("far", far)):
-        check_shape(name, a, (lower.shape[0], w.shape[0]))
-    check_exponent(p)
-
-
-box_dist_backward = define(
-    _box_dist_backward,
-    tensors=7,
-    check=_check_box_backward,
-    shapes=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(wanted, like(lower, upper, w), w),
-    composed=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(
-        wanted, composed.box_dist_vjp(gn, gf, lower, upper, w, near, far, p), w
-    ),
-)
-
-
-def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
-    return kernels_for(p, lower, upper, w).box_dist(lower, upper, w, p)
-
-
-box_dist_operator = define(
-    _box_dist,
-    tensors=3,
-    check=_check_box,
-    shapes=lambda lower, upper, w, p: (empty_pairs(lower, w), empty_pairs(lower, w)),
-    composed=composed.box_dist,
-    reverse=reverse_of(box_dist_backward, 3),
-    rows=2,
     float32=True,
 )
 
@@ -271,3 +201,71 @@ def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tens
     p = check_p(p)
     check_tensors(check, x=x, w=w)
     return dist_operator(x, w, p)
+
+
+# ``box_dist``: the range of ``dist`` over a box.
+
+
+def _box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
+    return kernels_for(p, lower, upper, w).box_dist(lower, upper, w, p)
+
+
+def check_ends(lower, upper, w):
+    """Raises ValueError unless lower and upper are (N, in) and w is (out, in)."""
+    check_pairs(lower, w, "lower")
+    check_shape("upper", upper, lower.shape)
+
+
+def _check_box(lower, upper, w, p):
+    check_operands(lower=lower, upper=upper, w=w)
+    check_ends(lower, upper, w)
+    check_exponent(p)
+
+
+def _box_dist_backward(
+    grad_near: Tensor,
+    grad_far: Tensor,
+    lower: Tensor,
+    upper: Tensor,
+    w: Tensor,
+    near: Tensor,
+    far: Tensor,
+    p: float,
+    need_lower: bool = True,
+    need_upper: bool = True,
+    need_w: bool = True,
+) -> tuple[Tensor, Tensor, Tensor]:
+    tensors = (grad_near, grad_far, lower, upper, w, near, far)
+    wanted = (need_lower, need_upper, need_w)
+    return some(wanted, kernels_for(p, *tensors).box_dist_vjp(*tensors, p, wanted), w)
+
+
+def _check_box_backward(grad_near, grad_far, lower, upper, w, near, far, p, *wanted):
+    check_operands(lower=lower, upper=upper, w=w, grad_near=grad_near, grad_far=grad_far, near=near, far=far)
+    check_ends(lower, upper, w)
+    for name, a in (("grad_near", grad_near), ("grad_far", grad_far), ("near", near), ("far", far)):
+        check_shape(name, a, (lower.shape[0], w.shape[0]))
+    check_exponent(p)
+
+
+box_dist_backward = define(
+    _box_dist_backward,
+    tensors=7,
+    check=_check_box_backward,
+    shapes=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(wanted, like(lower, upper, w), w),
+    composed=lambda gn, gf, lower, upper, w, near, far, p, *wanted: some(
+        wanted, composed.box_dist_vjp(gn, gf, lower, upper, w, near, far, p), w
+    ),
+)
+
+
+box_dist_operator = define(
+    _box_dist,
+    tensors=3,
+    check=_check_box,
+    shapes=lambda lower, upper, w, p: (empty_pairs(lower, w), empty_pairs(lower, w)),
+    composed=composed.box_dist,
+    reverse=reverse_of(box_dist_backward, 3),
+    rows=2,
+    float32=True,
+)

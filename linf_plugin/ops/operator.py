@@ -12,6 +12,7 @@ arguments are checked before anything else happens.
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -139,9 +140,14 @@ def _at(args: tuple, dims: list, index: int | None) -> list:
     return [a if d is None else one(a, d) for a, d in zip(args, dims)]
 
 
-def some(wanted: tuple[bool, ...], grads: tuple[Tensor | None, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors: an empty one stands for a gradient that is not wanted."""
+def some(wanted: tuple[bool, ...], grads: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
+    """An operator returns tensors: an empty one stands for a gradient that is not wanted, which may be None."""
     return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
+
+
+def only(wanted: tuple[bool, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+    """The inverse of ``some``, for autograd: None stands for a gradient that is not wanted."""
+    return tuple(g if want else None for want, g in zip(wanted, grads, strict=True))
 
 
 def like(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -166,7 +172,6 @@ def reverse_of(backward, tensors: int, save_outputs: bool = True) -> type[Revers
         def backward(ctx, *grads):
             wanted = ctx.needs_input_grad[2 : 2 + tensors]
             found = backward(*grads, *ctx.saved_tensors, *ctx.constants, *wanted)
-            found = (g if want else None for want, g in zip(wanted, found))
-            return None, None, *found, *(None for _ in ctx.constants)
+            return None, None, *only(wanted, found), *(None for _ in ctx.constants)
 
     return Gradient

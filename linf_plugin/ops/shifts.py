@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -68,7 +69,7 @@ _as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=
 
 
 @contextlib.contextmanager
-def shift_as_one_operator():
+def shift_as_one_operator() -> Iterator[None]:
     """While open, ``shift`` is traced as ``linf::shift`` instead of an addition and a product.
 
     auto_LiRPA adds up constants of several channels wrongly where it keeps coefficients as image patches, and

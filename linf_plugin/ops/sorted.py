@@ -13,6 +13,19 @@ def _check_coefficients(rho, k):
     check_k(k)
 
 
+# ``sorted_dist``.
+
+
+def _sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
+    return blocked.sorted_dist(x, w, rho, k)
+
+
+def _check(x, w, rho, k):
+    check_operands(x=x, w=w)
+    check_pairs(x, w)
+    _check_coefficients(rho, k)
+
+
 def _sorted_dist_backward(
     grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int, need_x: bool = True, need_w: bool = True
 ) -> tuple[Tensor, Tensor]:
@@ -35,16 +48,6 @@ sorted_dist_backward = define(
 )
 
 
-def _sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
-    return blocked.sorted_dist(x, w, rho, k)
-
-
-def _check(x, w, rho, k):
-    check_operands(x=x, w=w)
-    check_pairs(x, w)
-    _check_coefficients(rho, k)
-
-
 sorted_dist_operator = define(
     _sorted_dist,
     tensors=2,
@@ -55,6 +58,46 @@ sorted_dist_operator = define(
     rows=1,
     float32=True,
 )
+
+
+def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int = 10, check: bool = False) -> Tensor:
+    """Sorted sums: y[n, j] = Σ_i c_i·|x[n] − w[j]|_(i), the K = min(k, in) largest |t| in descending order.
+
+    c_i = ρ(1−ρ)^{i−1} / (1−(1−ρ)^K).  ρ = 1 gives ``dist`` at p = ∞.  With k ≥ in it is the mean of the ℓ∞
+    distance over random subsets of the coordinates, each kept with probability ρ, that are not empty.
+    Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
+    Perspective" (arXiv 2210.01787), section 4.
+
+    It is 1-Lipschitz in ℓ∞: as c descends, it is the largest Σ_i c_i·|t_π(i)| over permutations π, of which none
+    changes by more than Σ_i c_i ≤ 1 times the largest change of a t.
+
+    Args:
+        x, w, check: as ``dist``.
+        rho: ρ in (0, 1].
+        k: how many coordinates count at most.
+
+    Returns:
+        (N, out).  The gradient of the i-th largest coordinate is ±c_i; equal ones are in order of index.
+
+    Raises:
+        TypeError, ValueError: as ``dist``; rho or k is no number, or out of range.
+    """
+    rho, k = check_rho(rho), check_k(k)
+    check_tensors(check, x=x, w=w)
+    return sorted_dist_operator(x, w, rho, k)
+
+
+# ``box_sorted_dist``: the range of ``sorted_dist`` over a box.
+
+
+def _box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
+    return blocked.box_sorted_dist(lower, upper, w, rho, k)
+
+
+def _check_box(lower, upper, w, rho, k):
+    check_operands(lower=lower, upper=upper, w=w)
+    check_ends(lower, upper, w)
+    _check_coefficients(rho, k)
 
 
 def _box_sorted_dist_backward(
@@ -92,16 +135,6 @@ box_sorted_dist_backward = define(
 )
 
 
-def _box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
-    return blocked.box_sorted_dist(lower, upper, w, rho, k)
-
-
-def _check_box(lower, upper, w, rho, k):
-    check_operands(lower=lower, upper=upper, w=w)
-    check_ends(lower, upper, w)
-    _check_coefficients(rho, k)
-
-
 box_sorted_dist_operator = define(
     _box_sorted_dist,
     tensors=3,
@@ -112,30 +145,3 @@ box_sorted_dist_operator = define(
     rows=2,
     float32=True,
 )
-
-
-def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int = 10, check: bool = False) -> Tensor:
-    """Sorted sums: y[n, j] = Σ_i c_i·|x[n] − w[j]|_(i), the K = min(k, in) largest |t| in descending order.
-
-    c_i = ρ(1−ρ)^{i−1} / (1−(1−ρ)^K).  ρ = 1 gives ``dist`` at p = ∞.  With k ≥ in it is the mean of the ℓ∞
-    distance over random subsets of the coordinates, each kept with probability ρ, that are not empty.
-    Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
-    Perspective" (arXiv 2210.01787), section 4.
-
-    It is 1-Lipschitz in ℓ∞: as c descends, it is the largest Σ_i c_i·|t_π(i)| over permutations π, of which none
-    changes by more than Σ_i c_i ≤ 1 times the largest change of a t.
-
-    Args:
-        x, w, check: as ``dist``.
-        rho: ρ in (0, 1].
-        k: how many coordinates count at most.
-
-    Returns:
-        (N, out).  The gradient of the i-th largest coordinate is ±c_i; equal ones are in order of index.
-
-    Raises:
-        TypeError, ValueError: as ``dist``; rho or k is no number, or out of range.
-    """
-    rho, k = check_rho(rho), check_k(k)
-    check_tensors(check, x=x, w=w)
-    return sorted_dist_operator(x, w, rho, k)

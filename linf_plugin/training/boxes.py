@@ -22,7 +22,7 @@ Box = tuple[Tensor, Tensor, Tensor]  # a value, and the lower and the upper end 
 def _distance(layer: LinfDistLinear | LinfDistConv2d, box: Box) -> Box:
     """Returns the interval ends at p = ∞; at finite p, the value moved as far as the value at p = ∞ can move."""
     value, lower, upper = box
-    conv = () if isinstance(layer, LinfDistLinear) else (layer.stride, layer.padding, layer.dilation, layer.groups)
+    conv = () if isinstance(layer, LinfDistLinear) else layer.geometry
     dist = torch.ops.linf.dist_conv2d if conv else torch.ops.linf.dist
     y = dist(value, layer.weight, layer.p, *conv)
     near, far = distances(layer, (lower, upper), math.inf)

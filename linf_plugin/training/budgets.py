@@ -121,7 +121,7 @@ def _seconds_an_iteration(iterate: Iteration, generator: torch.Generator, most: 
         iterate(step, rows, generator)  # not timed: the first iteration may compile a kernel
         _wait(iterate)
         taken = []
-        while iterate.ranks.agree(not taken or len(taken) < MOST and sum(taken) < most):
+        while iterate.ranks.agree(not taken or (len(taken) < MOST and sum(taken) < most)):
             began = time.perf_counter()
             iterate(step, rows, generator)
             _wait(iterate)

@@ -104,7 +104,10 @@ def load(path: str | Path, settings: dict, parts: dict, schedule: Schedule) -> t
     content = read(path)
     theirs = content.get("settings")
     if isinstance(theirs, dict) and "images" not in theirs:
-        warnings.warn(f"{path} was written by a version that kept no digest of the images, so they were not compared")
+        warnings.warn(
+            f"{path} was written by a version that kept no digest of the images, so they were not compared",
+            stacklevel=2,
+        )
         settings = {key: value for key, value in settings.items() if key != "images"}
     found = differences(theirs, settings)
     if found:

@@ -278,7 +278,7 @@ def _check_attribute(a: AttributeProto, what: str, scopes: Scopes, formal: Colle
             raise ValueError(f"{what} refers to {said(a.ref_attr_name)}, which is no attribute of a function around it")
     elif a.type not in ATTRIBUTES:
         raise ValueError(f"{what} is of a type that is not supported")
-    elif given - {ATTRIBUTES[a.type]} or not given and ATTRIBUTES[a.type] in ("t", "g"):
+    elif given - {ATTRIBUTES[a.type]} or (not given and ATTRIBUTES[a.type] in ("t", "g")):
         raise ValueError(f"{what} does not hold what its type says")
     elif a.type == AttributeProto.TENSOR:
         _check_tensor(a.t, what)

@@ -198,7 +198,7 @@ def contradicts(result: dict) -> bool:
     than half of what the certificate promises there, or none where rational arithmetic has found one."""
     inside, beyond = result["inside"], result["beyond"]
     broken = inside["verdict"] == "sat" and inside["margin"] <= result["promised"] / 2
-    return broken or beyond is not None and beyond["verdict"] == "unsat"
+    return broken or (beyond is not None and beyond["verdict"] == "unsat")
 
 
 def contradictions(results: Iterable[dict]) -> int:

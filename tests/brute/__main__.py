@@ -108,10 +108,11 @@ def table(results: dict) -> str:
         "\n\n".join(
             [
                 f"## Exact radii of {results['count']} random nets against a search through all their pieces",
-                "Two inputs, up to two hidden layers of up to four neurons, up to three classes. With a radius: an input in "
-                "range changes or ties the class. Values: thin, hardly an input does, or just none; grid, few values and many "
-                "ties; tiny and huge, all in units of 1e-38 and 1e30; mixed, every layer of a magnitude of its own. Unsettled: "
-                f"nothing is said beyond the two ends. Time limit: {results['time_limit']:g} s. s: median, of one core.",
+                "Two inputs, up to two hidden layers of up to four neurons, up to three classes. With a radius: an "
+                "input in range changes or ties the class. Values: thin, hardly an input does, or just none; grid, few "
+                "values and many ties; tiny and huge, all in units of 1e-38 and 1e30; mixed, every layer of a "
+                "magnitude of its own. Unsettled: nothing is said beyond the two ends. Time limit: "
+                f"{results['time_limit']:g} s. s: median, of one core.",
                 "\n".join("| " + " | ".join(line) + " |" for line in lines),
                 "Nothing is wrong." if count == 0 else f"**{count} radii are wrong.**",
             ]

@@ -30,7 +30,7 @@ def _layers(draw: random.Random, layers: str, width: int, unit: float) -> list[n
     for i, outputs in enumerate([*hidden, width]):
         last = i == len(hidden)
         bias = draw.random() < 0.5
-        distance = layers == "distance" or layers == "both" and draw.random() < 0.6
+        distance = layers == "distance" or (layers == "both" and draw.random() < 0.6)
         made.append((LinfDistLinear if distance else nn.Linear)(inputs, outputs, bias=bias))
         if distance and draw.random() < 0.25:
             made.append(MeanShift(outputs))

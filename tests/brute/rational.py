@@ -3,6 +3,7 @@ arithmetic alone.  It shares nothing with ``linf_plugin.bounds``."""
 
 import math
 from fractions import Fraction
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -38,7 +39,7 @@ def clip(polygon: list[Point], f: Function) -> list[Point]:
 def flat(polygon: list[Point]) -> bool:
     """Whether it has no inside."""
     (x, y), *rest = polygon
-    return len(rest) < 2 or all((a[0] - x) * (b[1] - y) == (b[0] - x) * (a[1] - y) for a, b in zip(rest, rest[1:]))
+    return len(rest) < 2 or all((a[0] - x) * (b[1] - y) == (b[0] - x) * (a[1] - y) for a, b in pairwise(rest))
 
 
 def split(polygon: list[Point], options: list[Function]) -> list[tuple[list[Point], Function]]:

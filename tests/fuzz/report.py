@@ -44,13 +44,14 @@ def table(results: dict) -> str:
             [
                 "## Certificates against the float32 program",
                 f"`python -m fuzz --seed {results['seed']} --nets {everything['nets']}`: random nets; balls around "
-                f"{everything['balls']:,} inputs; in each ball points and attacks (starts of projected gradient descent), "
-                f"run as users do, and each float32 margin compared exactly with what each method claims of the ball: "
-                f"{checks:,} comparisons. A method's column: the share of its balls that it certifies, of how many.",
+                f"{everything['balls']:,} inputs; in each ball points and attacks (starts of projected gradient "
+                "descent), run as users do, and each float32 margin compared exactly with what each method claims of "
+                f"the ball: {checks:,} comparisons. A method's column: the share of its balls that it certifies, of "
+                "how many.",
                 "\n".join("| " + " | ".join(line) + " |" for line in lines),
                 f"{verdict} The nearest margin above a claim, in units of 2⁻²⁴ of the largest logit: {nearest}. "
-                f"{everything['flipped']:,} times another class reached the label's logit within a ball at whose centre "
-                "it does not.",
+                f"{everything['flipped']:,} times another class reached the label's logit within a ball at whose "
+                "centre it does not.",
                 f"Run with {versions}.",
             ]
         )

@@ -44,16 +44,15 @@ def shares(
 
 def group(record: Record, name: str, cases: Iterable[tuple[str, Callable[[], dict[str, float]]]]) -> None:
     """Makes the comparisons of a group, each a name and a function that returns shares; above 1 is a failure."""
-    began, count, worst, of = time.monotonic(), 0, 0.0, ""
+    began, worst, of = time.monotonic(), 0.0, ""
     about = record.found.setdefault(name, {})
-    for what, compare in cases:
+    for count, (what, compare) in enumerate(cases, 1):
         found = attempt(record, f"{name}, {what}", compare)
         for part, value in (found or {}).items():
             if value > 1:
                 record.fail(f"{name}, {what}: {part} is off by {value:.3g} times what is allowed")
             if value >= worst:
                 worst, of = value, f"{what}: {part}"
-        count += 1
         about |= {"comparisons": count, "worst": worst, "of": of, "seconds": round(time.monotonic() - began, 2)}
         record.save()
 

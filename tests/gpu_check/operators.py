@@ -8,7 +8,6 @@ from cases import CONVS, DTYPES, INF, SHAPES, SORTS, box, box_dist, box_sorted_d
 from torch import Tensor
 
 import linf_plugin
-from linf_plugin.kernels import windows
 
 from .compare import group, line, share, shares
 from .record import Record
@@ -72,7 +71,7 @@ def _convolutions(record: Record) -> Iterator:
     def check(p: float, dtype: torch.dtype, case: tuple) -> dict[str, float]:
         x_shape, w_shape, conv = case
         x, w = (torch.randn(shape, dtype=dtype, device=record.device) for shape in (x_shape, w_shape))
-        features, (n, out, *size) = w[0].numel(), windows.output_shape(x_shape, w_shape, conv)
+        features, (n, out, *size) = w[0].numel(), conv.output_shape(x_shape, w_shape)
         terms = 2 * max(n * size[0] * size[1], out * w_shape[2] * w_shape[3])
         points = shares(
             lambda x, w: linf.dist_conv2d(x, w, p, *conv),

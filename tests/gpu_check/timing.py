@@ -4,9 +4,9 @@ from . import absent
 
 absent.stand_in()
 
-from comparisons.studies import bench, bench_report  # noqa: E402
+from comparisons.studies import bench, bench_report
 
-from .record import Record  # noqa: E402
+from .record import Record
 
 CASES = ("overhead", "medium", "large", "conv")
 EXPONENTS = (8.0, float("inf"))

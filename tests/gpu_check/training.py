@@ -14,11 +14,11 @@ from .record import Record, attempt
 
 absent.stand_in()
 
-import linf_plugin  # noqa: E402
+import linf_plugin
 from comparisons.methods.losses import LOSSES
-from comparisons.methods.optimizers import OPTIMIZERS  # noqa: E402
+from comparisons.methods.optimizers import OPTIMIZERS
 from linf_plugin.layers.lipschitz import lipschitz_bound
-from linf_plugin.training import Schedule, fit  # noqa: E402
+from linf_plugin.training import Schedule, fit
 
 RECIPE = Path(__file__).resolve().parents[2] / "comparisons" / "recipes" / "digits.toml"
 EPOCHS = 3

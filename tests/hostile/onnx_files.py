@@ -4,6 +4,7 @@ import copy
 import os
 import random
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -311,7 +312,7 @@ def _called(levels: int, each: int) -> ModelProto:
     for i in range(levels):
         callee = ("Neg", "") if i == 0 else (f"f{i - 1}", "f")
         names = ["a", *(f"b{j}" for j in range(each - 1)), "c"]
-        nodes = [helper.make_node(callee[0], [a], [b], domain=callee[1]) for a, b in zip(names, names[1:])]
+        nodes = [helper.make_node(callee[0], [a], [b], domain=callee[1]) for a, b in pairwise(names)]
         model.functions.append(helper.make_function("f", f"f{i}", ["a"], ["c"], nodes, opsets))
     model.opset_import.append(helper.make_opsetid("f", 1))
     model.graph.node[-1].op_type, model.graph.node[-1].domain = f"f{levels - 1}", "f"
@@ -342,12 +343,12 @@ def _before(node, *added) -> Callable[[ModelProto], None]:
 
 def many(count: int) -> ModelProto:
     names = ["x", *(f"a{i}" for i in range(count - 1)), "y"]
-    return _model([helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:])], (6,), {})
+    return _model([helper.make_node("Relu", [a], [b]) for a, b in pairwise(names)], (6,), {})
 
 
 def many_constants(count: int) -> ModelProto:
     names = ["c", *(f"a{i}" for i in range(count))]
-    nodes = [helper.make_node("Neg", [a], [b]) for a, b in zip(names, names[1:])]
+    nodes = [helper.make_node("Neg", [a], [b]) for a, b in pairwise(names)]
     return _model([*nodes, helper.make_node("Add", ["x", names[-1]], ["y"])], (6,), {"c": _array(6)})
 
 

@@ -15,8 +15,7 @@ def table(results: dict) -> str:
     groups = list(dict.fromkeys((f["kind"], f["action"]) for f in files))
     header = ["files", "number", "refused in a sentence", "read", "failures", "longest, s", "peak, MB"]
     lines = [header, ["---"] + ["---:"] * (len(header) - 1)]
-    for group in groups:
-        lines.append(_row(", ".join(group), [f for f in files if (f["kind"], f["action"]) == group]))
+    lines += [_row(", ".join(group), [f for f in files if (f["kind"], f["action"]) == group]) for group in groups]
     lines.append(_row("all", files))
     failed = [f for f in files if f["failures"]]
     verdict = "No file led to a traceback, or beyond the limits." if not failed else f"**{len(failed)} files failed.**"
@@ -25,11 +24,11 @@ def table(results: dict) -> str:
         "\n\n".join(
             [
                 "## Hostile files",
-                f"`python -m hostile --files {results['count']} --seed {results['seed']}`: ONNX files, checkpoints and states of "
-                "runs, each changed on purpose, each given to its reader in a process of its own. A file must be read, or refused "
-                f"in one sentence, within {results['limits']['seconds']} s of processor time and {results['limits']['mb']} MB, of "
-                f"which the process has {results['idle_mb']:.0f} MB before it starts. A net that was read from an ONNX file must "
-                "compute what onnxruntime computes of that file.",
+                f"`python -m hostile --files {results['count']} --seed {results['seed']}`: ONNX files, checkpoints and "
+                "states of runs, each changed on purpose, each given to its reader in a process of its own. A file "
+                f"must be read, or refused in one sentence, within {results['limits']['seconds']} s of processor time "
+                f"and {results['limits']['mb']} MB, of which the process has {results['idle_mb']:.0f} MB before it "
+                "starts. A net that was read from an ONNX file must compute what onnxruntime computes of that file.",
                 "\n".join("| " + " | ".join(line) + " |" for line in lines),
                 f"{verdict} {versions}.",
             ]

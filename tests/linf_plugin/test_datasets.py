@@ -100,7 +100,7 @@ def test_cifar10(dump, tmp_path):
     for names, x, y in (train, test):
         pixels = np.concatenate([batches[name]["data"] for name in names])
         assert torch.equal(x, torch.tensor(pixels).reshape(-1, 3, 32, 32).float() / 255)
-        assert y.tolist() == sum((batches[name]["labels"] for name in names), [])
+        assert y.tolist() == [label for name in names for label in batches[name]["labels"]]
         assert y.dtype == torch.int64
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import linf_plugin.bounds.rounded  # noqa: F401  (its operators are checked too)
 from linf_plugin import LinfDistConv2d, LinfDistLinear
-from linf_plugin.kernels import blocked, cpu, windows
+from linf_plugin.kernels import blocked, cpu
 
 linf = torch.ops.linf
 
@@ -31,7 +31,7 @@ def _arguments() -> dict[str, tuple]:
     low, high = box(images)
     maps, places = linf.dist_conv2d_with_index(images, kernels, *conv)
     nears, fars = linf.box_conv2d(low, high, kernels, 3.0, *conv)
-    sizes = list(shape[1:]), list(w_shape[1:])
+    sizes = shape[1:], w_shape[1:]
     return {
         "dist": (x, w, 3.0),
         "dist_with_index": (x, w),
@@ -103,7 +103,7 @@ def _changed_tensor(a: Tensor) -> dict[str, Tensor]:
 NUMBERS = {
     float: (0.5, 0.0, -1.0, math.nan, -math.inf, math.inf, 1e300),
     int: (0, -1, 2, 5, 7, 1 << 31, 1 << 62, -(1 << 62)),
-    list: ([0, 0], [-1, 1], [1], [], [1, 1, 1], [1 << 31, 1], [1 << 62, 1 << 62], [-(1 << 62), 1], [3, 1 << 40]),
+    tuple: ([0, 0], [-1, 1], [1], [], [1, 1, 1], [1 << 31, 1], [1 << 62, 1 << 62], [-(1 << 62), 1], [3, 1 << 40]),
     bool: (False,),
 }
 
@@ -255,4 +255,4 @@ def test_views_of_every_kind_are_read_as_they_are():
     image = torch.rand(1, *shape[1:]).expand(shape)
     kernels = torch.rand(w_shape)
     y = linf.dist_conv2d(image, kernels, math.inf, *conv)
-    assert torch.equal(y[0], y[1]) and y.shape == windows.output_shape(shape, w_shape, conv)
+    assert torch.equal(y[0], y[1]) and y.shape == conv.output_shape(shape, w_shape)

@@ -131,6 +131,7 @@ def test_conv2d(conv_case, p, device):
     x, w = (torch.randn(s, dtype=torch.float64, device=device) for s in (shape, w_shape))
     y = linf.dist_conv2d(x, w, p, *conv)
     assert y.shape == F.conv2d(x, w, None, *conv).shape
+    assert torch.equal(ops.dist_conv2d(x, w, p, conv), y)
     features, terms = w[0].numel(), _conv_terms(w, y)
     assert_agrees(
         lambda x, w: linf.dist_conv2d(x, w, p, *conv),
@@ -655,7 +656,7 @@ def test_autocast_computes_in_float32(device, half):
     x, w = rows((2, 3, 4), device=device)
     x_half = x.to(half).requires_grad_()
     image, kernels = x_half.unflatten(1, (1, 2, 2)), w.unflatten(1, (1, 2, 2))
-    conv = CONVS["plain"][2]
+    _, _, conv = CONVS["plain"]
     with torch.autocast(device, half):
         outputs = [
             linf_plugin.dist(x_half, w, 8),
@@ -751,6 +752,13 @@ BAD_SORTED = {
 def test_bad_input_of_a_sorted_sum_is_named(arguments, error, names):
     with pytest.raises(error, match=f"^{names}"):
         linf_plugin.sorted_dist(**arguments)
+
+
+@pytest.mark.parametrize("p, error", ((NAN, ValueError), (0.5, ValueError), ("2", TypeError)), ids=str)
+def test_a_bad_exponent_of_windows_is_named(p, error):
+    shape, w_shape, geometry = CONVS["plain"]
+    with pytest.raises(error, match="^p must"):
+        ops.dist_conv2d(torch.rand(shape), torch.rand(w_shape), p, geometry)
 
 
 @pytest.mark.parametrize("half", (False, True), ids=("float32", "bfloat16"))

@@ -40,7 +40,7 @@ from linf_plugin.training import (
     shift_and_flip,
 )
 
-from auto_LiRPA import BoundedModule  # isort: skip
+from auto_LiRPA import BoundedModule
 
 N = 3
 
@@ -62,7 +62,9 @@ def head():
 
 
 def _fit(model, x, y, schedule=Schedule(epochs=1, eps=0.1), **options):
-    loss = lambda model, x, y, step: hinge(model(x), y, step.eps)  # noqa: E731
+    def loss(model, x, y, step):
+        return hinge(model(x), y, step.eps)
+
     optimizer = torch.optim.SGD([torch.zeros(1)] if model in (torch.relu, nn.ReLU) else model.parameters(), lr=0.1)
     return fit(model, loss, optimizer, schedule, x, y, progress=False, **options)
 
@@ -259,7 +261,7 @@ WRONG = {  # function → argument → kinds of wrong values
     "fit": {
         "model": MODELS,
         "x": SAMPLES,
-        "y": {k: v for k, v in LABELS.items()} | {"negative": lambda a: a - 1},
+        "y": LABELS | {"negative": lambda a: a - 1},
         "batch_size": COUNTS | {"zero": lambda a: 0},
         "seed": COUNTS,
     },
@@ -308,7 +310,7 @@ WRONG = {  # function → argument → kinds of wrong values
         "x": SAMPLES,
         "labels": LABELS | RANGED,
         "eps": NUMBERS | NEGATIVE,
-        **{name: COUNTS for name in ("steps", "restarts", "seed", "batch_size")},
+        **dict.fromkeys(("steps", "restarts", "seed", "batch_size"), COUNTS),
     },
 }
 _BALLS = {"model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED, "eps": NUMBERS | NEGATIVE}

@@ -76,8 +76,10 @@ def _describe(case: Case, finding: Finding) -> dict:
 
 
 def run(tally: Tally, seed: int, first: int, graphs: int, points: int, guarded: bool, bar) -> Iterator[None]:
-    """Cases number ``first`` and on, until ``graphs`` of them were bounded, are added to ``tally``, one a step; ``bar`` is
-    told of each."""
+    """Adds cases number ``first`` and on to ``tally``, one a step, until ``graphs`` of them were bounded.
+
+    ``bar`` is told of each.
+    """
     index = first
     with versions.float64_by_default():
         while tally.graphs < graphs:

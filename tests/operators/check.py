@@ -41,8 +41,10 @@ class Finding:
 
     @property
     def violation(self) -> bool:
-        """Whether a wrong bound is let through.  What is not a number says nothing, and only ``compute_bounds`` promises
-        numbers."""
+        """Whether a wrong bound is let through.
+
+        What is not a number says nothing, and only ``compute_bounds`` promises numbers.
+        """
         return self.guarded in (WRONG, UNKNOWN) or (self.lets_through and self.alone == WRONG)
 
 

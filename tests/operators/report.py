@@ -36,13 +36,14 @@ def table(results: dict) -> str:
         "\n\n".join(
             [
                 f"# Operators of auto_LiRPA {version}",
-                f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} random "
-                f"graphs, of which auto_LiRPA bounds {results['graphs']:,} by some method; each at {results['points']:,} "
-                f"points. {calls:,} calls gave bounds, {wrong:,} of them wrong by auto_LiRPA alone. {guarded}",
-                "A column counts calls: one method in one mode on one graph. *holds*, *wrong* (or of another shape), *not a "
-                "number* and *error* are auto_LiRPA alone, as `linf_plugin/bounds/mended.py` mends it. The guard refuses what is *read "
-                "as another function* and what is *refused* by name; *crossed* is what `compute_bounds` stops by itself. "
-                "*let through* is wrong and returned.",
+                f"`python -m operators --graphs {results['graphs']} --seed {results['seed']}`: {results['drawn']:,} "
+                f"random graphs, of which auto_LiRPA bounds {results['graphs']:,} by some method; each at "
+                f"{results['points']:,} points. {calls:,} calls gave bounds, {wrong:,} of them wrong by auto_LiRPA "
+                f"alone. {guarded}",
+                "A column counts calls: one method in one mode on one graph. *holds*, *wrong* (or of another shape), "
+                "*not a number* and *error* are auto_LiRPA alone, as `linf_plugin/bounds/mended.py` mends it. The "
+                "guard refuses what is *read as another function* and what is *refused* by name; *crossed* is what "
+                "`compute_bounds` stops by itself. *let through* is wrong and returned.",
                 "\n".join(_rows(methods, "method")),
                 "\n".join(_rows(classes, "class")),
                 f"Classes that no graph leads to, which the guard refuses: {missing}.",

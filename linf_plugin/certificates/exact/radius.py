@@ -134,7 +134,7 @@ def _checked_input(x: Tensor, low: float, high: float) -> np.ndarray:
 def _checked_label(logits: list[Fraction], label: int | None) -> int:
     if label is None:
         return max(range(len(logits)), key=logits.__getitem__)
-    if isinstance(label, bool) or isinstance(label, Tensor) and label.dtype not in INTEGERS:
+    if isinstance(label, bool) or (isinstance(label, Tensor) and label.dtype not in INTEGERS):
         raise TypeError(f"label must be an integer, got {kind(label)}")
     try:
         label = operator.index(label)

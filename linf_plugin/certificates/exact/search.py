@@ -310,7 +310,7 @@ class Search:
         if solution is None:
             return bound, _halves(masks)
         bound = max(bound, rounded_down(solution.bound))
-        if bound > radius or solution.left > 0 and part.empty(self._left()):
+        if bound > radius or (solution.left > 0 and part.empty(self._left())):
             return math.inf, []
         loosest = part.loosest(solution)
         tight = loosest is None or loosest[2] <= TIGHT

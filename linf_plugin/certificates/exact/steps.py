@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor, nn
 
 from ...kernels import windows
+from ...kernels.geometry import Geometry
 from ...layers.distance import LinfDistConv2d, LinfDistLinear
 from ...layers.lipschitz import flat_layers
 from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -214,8 +215,8 @@ def _window_coordinates(layer, shape, w: np.ndarray) -> tuple[np.ndarray, tuple[
     The coordinates are (groups, windows, in): i + 1 for x_i, and 0 for padding.
     """
     _expect(layer, shape, len(shape) == 3 and shape[0] == layer.in_channels, f"({layer.in_channels}, H, W)")
-    conv = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    out = windows.output_shape((1, *shape), w.shape, conv)[1:]
+    conv = Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    out = conv.output_shape((1, *shape), w.shape)[1:]
     _expect(layer, shape, min(out) > 0, "images no smaller than its kernel")
     number = torch.arange(1.0, math.prod(shape) + 1, dtype=torch.float64).reshape(1, *shape)
     return windows.unfold(number, w.shape, conv).numpy().astype(int), out

@@ -1,6 +1,7 @@
 """The parts of a method: what their names stand for, and what the harness gives them."""
 
 import inspect
+import itertools
 import math
 
 import pytest
@@ -118,7 +119,7 @@ def _growth(model: nn.Module) -> list[float]:
         if isinstance(layer, nn.ReLU):
             inside = high[..., 2:-2, 2:-2] - low[..., 2:-2, 2:-2] if high.dim() == 4 else high - low  # no padding
             widths.append(inside.mean().item())
-    return [b / a for a, b in zip(widths, widths[1:])]
+    return [b / a for a, b in itertools.pairwise(widths)]
 
 
 def _with(layer: nn.Module, weight: torch.Tensor, bias):

@@ -166,7 +166,7 @@ def test_every_recipe_runs(name, tmp_path):
     run(recipe, data, tmp_path, progress=False)
     results = json.loads((tmp_path / "results.json").read_text())
     assert list(results["methods"]) == list(recipe.methods)
-    for key, m in results["methods"].items():
+    for m in results["methods"].values():
         losses, eps = m["training"]["loss"], eps_key(recipe.eps)
         assert all(math.isfinite(value) for value in losses) and len(losses) == EPOCHS
         assert m["certified"]["best"]["accuracy"][eps] <= m["attacked"]["pgd"][eps] <= m["clean"]

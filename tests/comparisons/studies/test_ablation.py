@@ -102,7 +102,7 @@ def test_runs_are_measured_kept_and_tabled(path, tmp_path, monkeypatch):
     base, change = ([r for r in results["runs"] if r["change"] == c] for c in (BASE, "p from 3"))
     gain = 50 * sum(c["certified"] - b["certified"] for b, c in zip(base, change))
     time = sum(c["train_seconds"] for c in change) / sum(b["train_seconds"] for b in base)
-    row = re.search(r"^\| p from 3 \| a first p of 3 \| 2 \|.*$", table(results), re.M).group()
+    row = re.search(r"^\| p from 3 \| a first p of 3 \| 2 \|.*$", table(results), re.MULTILINE).group()
     assert row.endswith(f"| {gain:+.2f} | {time:.2f} |")
     assert "standard deviation" in table(results) and "360 training images" in table(results)
 

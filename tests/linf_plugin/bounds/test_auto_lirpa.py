@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 from nets import ball, make
-
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (nets makes it importable)
 from torch import nn
 
 from linf_plugin import SortDistLinear
 from linf_plugin.bounds import versions
 from linf_plugin.kernels import reference
 from linf_plugin.layers.lipschitz import lipschitz_bound
+
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from linf_plugin.bounds.walk import MODULE
 from linf_plugin.certificates.cascade import certify
 from linf_plugin.layers.shifts import CenterCrop, Negate, Normalize
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 
 class Shifted(nn.Module):
@@ -146,7 +146,7 @@ def other(value):
     if isinstance(value, str):
         return [value + "b"]
     if isinstance(value, tuple):
-        return [value[:i] + (new,) + value[i + 1 :] for i, v in enumerate(value) for new in other(v)]
+        return [(*value[:i], new, *value[i + 1 :]) for i, v in enumerate(value) for new in other(v)]
     if isinstance(value, list):
         return [[*value, 1.0], *([*value[:i], new, *value[i + 1 :]] for i, v in enumerate(value) for new in other(v))]
     if isinstance(value, dict):

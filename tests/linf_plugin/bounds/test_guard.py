@@ -15,9 +15,9 @@ from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinea
 from linf_plugin.bounds import guard, versions
 from linf_plugin.certificates.cascade import certify
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
-from auto_LiRPA.bounded_tensor import BoundedParameter  # isort: skip
-from auto_LiRPA.perturbations import Perturbation, PerturbationL0Norm  # isort: skip
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
+from auto_LiRPA.bounded_tensor import BoundedParameter
+from auto_LiRPA.perturbations import Perturbation, PerturbationL0Norm
 
 # The argument for intermediate bounds has another name in each version.
 GIVEN = [name for name in guard.GIVEN_BOUNDS if name in inspect.signature(BoundedModule.compute_bounds).parameters]
@@ -269,7 +269,7 @@ def test_given_bounds_must_be_in_order(argument, method, monkeypatch):
 @pytest.mark.parametrize("argument", GIVEN)
 def test_given_bounds_may_cross_by_rounding(argument):
     net, x, bounded = make()
-    given = {name: ((l + u) / 2 + 1e-6, (l + u) / 2 - 1e-6) for name, (l, u) in given_bounds(bounded, x).items()}
+    given = {name: (sum(ends) / 2 + 1e-6, sum(ends) / 2 - 1e-6) for name, ends in given_bounds(bounded, x).items()}
     bounded.compute_bounds(x=(ball(x),), method="CROWN", **{argument: given})
 
 

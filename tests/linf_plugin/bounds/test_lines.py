@@ -230,10 +230,10 @@ def test_every_candidate_of_tanh_is_below_or_above(scale):
 def test_lines_of_tanh_are_tight():
     """Touching the curve; and no wider in the middle than its chord or its range."""
     for lower, upper in ((-3.0, -1.0), (-2.0, 0.5), (-0.5, 2.0), (-1.0, 1.0), (0.2, 0.9)):
-        l, u = torch.tensor([[lower]], dtype=torch.float64), torch.tensor([[upper]], dtype=torch.float64)
+        ends = torch.tensor([[[lower]], [[upper]]], dtype=torch.float64)
         x = torch.linspace(lower, upper, 20001, dtype=torch.float64)
         middle = (lower + upper) / 2
-        below, above = lines.tanh(l, u)
+        below, above = lines.tanh(*ends)
         for side, sign in ((below, 1), (above, -1)):
             slope, constant = side.slopes.item(), side.consts.item()
             assert (sign * (x.tanh() - slope * x - constant)).min() <= 1e-7

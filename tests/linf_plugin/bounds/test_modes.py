@@ -1,4 +1,4 @@
-"""Every method of auto_LiRPA on every kind of net: bounds hold, gradients are right, nothing is looser than intervals."""
+"""Every method of auto_LiRPA on every kind of net: bounds hold, gradients are right, none is looser than intervals."""
 
 import math
 from inspect import signature
@@ -6,13 +6,13 @@ from inspect import signature
 import pytest
 import torch
 from nets import NETS, ball, each_net, make, perturbed
-
-from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from torch import nn
 
 from linf_plugin import LinfDistLinear, SortDistLinear, set_p
 from linf_plugin.bounds import compute_bounds, versions
 from linf_plugin.bounds.guard import WITHOUT_SHORTCUTS
+
+from auto_LiRPA import BoundedModule
 
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized", "Forward", "Forward+Backward")
 DIFFERENTIABLE = ("IBP", "CROWN-IBP", "CROWN", "Forward", "Forward+Backward")  # by themselves

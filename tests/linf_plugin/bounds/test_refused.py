@@ -9,8 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from nets import ball
-
-from auto_LiRPA import BoundedModule  # isort: skip  (nets makes it importable)
 from operators import report
 from torch import nn
 
@@ -21,7 +19,8 @@ from linf_plugin.bounds.compute import CrossedBounds, _check_order
 from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.cascade import certify
 
-import auto_LiRPA  # isort: skip
+import auto_LiRPA
+from auto_LiRPA import BoundedModule
 
 VERSION = auto_LiRPA.__version__
 ROOT = Path(__file__).parents[3]

@@ -20,7 +20,7 @@ from linf_plugin.layers.facts import FACTS
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.norms import box
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip  (linf_plugin.bounds first)
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 INF = math.inf
 NETS = {

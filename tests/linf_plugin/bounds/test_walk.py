@@ -21,7 +21,7 @@ from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds
 from linf_plugin.bounds.walk import walk
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 GLOBAL = {"scale": 1.0}
 NUMBER = 1.0
@@ -126,7 +126,7 @@ def in_closure():
 
 def in_default():
     class Defaults(Net):
-        def forward(self, x, k=[1.0]):  # noqa: B006
+        def forward(self, x, k=[1.0]):  # noqa: B006  (a default that changes is what is tested)
             return self.d(x) * k[0]
 
     return Defaults(), lambda net: Defaults.forward.__defaults__[0].__setitem__(0, 5.0)
@@ -162,7 +162,7 @@ def setting(kind, key):
 
 
 PATCH = pytest.MonkeyPatch()
-scale = lambda cfg: cfg.scale  # noqa: E731
+scale = lambda cfg: cfg.scale  # noqa: E731  (a function that has no name of its own)
 SETTINGS = {  # what scales → (net, change)
     "class": of_attribute(lambda: Plain, scale, setting(Plain, "scale")),
     "class of an object": of_attribute(Plain, scale, setting(Plain, "scale")),

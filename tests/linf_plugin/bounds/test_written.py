@@ -10,7 +10,7 @@ import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes impo
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds
 
-from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm  # isort: skip
+from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 
 def ball(x):
@@ -191,7 +191,7 @@ def test_a_call_that_failed_is_not_the_last_one(fail):
     bounds(bounded, x, "IBP")
     with torch.no_grad():
         net[1].weight.mul_(3)
-    with pytest.raises(Exception):  # noqa: B017
+    with pytest.raises(Exception):  # noqa: B017  (each version in its own words)
         fail(bounded, x)
     with pytest.raises(RuntimeError, match="1.weight has changed since inputs were given last"):
         bounded.compute_bounds(method="CROWN")

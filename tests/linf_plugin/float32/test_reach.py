@@ -6,6 +6,7 @@ Exact means fractions where every layer is rational, 60 digits elsewhere.
 import copy
 import math
 from fractions import Fraction
+from functools import partial
 
 import mpmath
 import numpy as np
@@ -73,7 +74,7 @@ def _sorted_sum(t, layer, number):
 
 def _exact(layer, x, number):
     """The layer on one sample, an array of ``number``."""
-    get = lambda a: _numbers(a, number)  # noqa: E731
+    get = partial(_numbers, number=number)
     per_channel = (-1,) + (1,) * (x.ndim - 1)
     if isinstance(layer, Normalize):
         return (x - get(layer.mean).reshape(per_channel)) * number(layer.scale)

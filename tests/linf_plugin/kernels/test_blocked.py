@@ -13,7 +13,7 @@ from linf_plugin.kernels import blocked, reference
 def test_tiles_cover_every_pair_once_within_the_limit(n, out, features, monkeypatch):
     monkeypatch.setattr(blocked, "BLOCK_BYTES", 4096)
     seen = torch.zeros(n, out)
-    for i, k in blocked.tiles(n, out, features, 4):
+    for i, k in blocked.tiles(n, (out, features), 4):
         seen[i, k] += 1
         pairs = seen[i, k].numel()
         assert pairs == 1 or pairs * features * 4 <= 4096

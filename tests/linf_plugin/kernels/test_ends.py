@@ -159,7 +159,10 @@ def test_gradients_are_those_of_the_same_numbers_elsewhere(of, place, dtype):
     x, w = map(_repeated, _rows(place, dtype))
     places = place[OF[dtype]]
     step = 2.0 ** (-math.ceil(places) // 2)  # twice: one alone may be beyond the range
-    move = lambda a: a * step * 2.0 ** (-math.ceil(places) - -math.ceil(places) // 2)  # noqa: E731
+
+    def move(a):
+        return a * step * 2.0 ** (-math.ceil(places) - -math.ceil(places) // 2)
+
     for p in EXPONENTS:
         y = reference.dist(x, w, p)
         if not y.max() < 2.0 ** ENDS[dtype][2]:

@@ -1,7 +1,7 @@
 """The specification itself, and the operators, against exact arithmetic."""
 
 from fractions import Fraction
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_coefficients_are_those_of_the_formula_and_add_up_to_at_most_1(rho, k):
     count, q = min(k, 64), 1 - Fraction(rho)
     assert c == reference.coefficients(rho, count, 1000)
     assert all(torch.tensor(a).item() == a for a in c)  # float32 holds them
-    assert all(a >= b > 0 for a, b in zip(c, c[1:]))
+    assert all(a >= b > 0 for a, b in pairwise(c))
     assert 1 - count * Fraction(2) ** -23 <= sum(map(Fraction, c)) <= 1
     total = sum(q**j for j in range(count))
     for j in range(count):

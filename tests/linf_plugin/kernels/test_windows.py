@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from cases import CONVS, INF, Calls, each_conv
 
 from linf_plugin.kernels import blocked, cpu, windows
+from linf_plugin.kernels.geometry import Geometry
 
 ROUTES = ("compiled", "torch")
 each_route = pytest.mark.parametrize("route", ROUTES)
@@ -34,10 +35,11 @@ def test_unfold_times_kernels_is_a_convolution(conv_case, route):
     shape, w_shape, conv = conv_case
     x, w = _whole(*shape), _whole(*w_shape)
     expected = F.conv2d(x, w, None, *conv)
+    assert conv.output_shape(shape, w_shape) == expected.shape
     for dtype in (torch.float32, torch.float64):
-        y = windows.unfold(x.to(dtype), w.shape, conv).double() @ w.reshape(conv[3], len(w) // conv[3], -1).mT
+        y = windows.unfold(x.to(dtype), w.shape, conv).double() @ w.reshape(conv.groups, len(w) // conv.groups, -1).mT
         assert torch.equal(windows.from_rows(y, expected.shape), expected)
-        assert torch.equal(windows.to_rows(expected, conv[3]), y)
+        assert torch.equal(windows.to_rows(expected, conv.groups), y)
 
 
 @each_route
@@ -45,7 +47,7 @@ def test_unfold_times_kernels_is_a_convolution(conv_case, route):
 def test_unfold_of_some_rows_is_a_part_of_the_whole(conv_case, route):
     shape, w_shape, conv = conv_case
     x = _whole(*shape)
-    _, _, height, width = windows.output_shape(shape, w_shape, conv)
+    _, _, height, width = conv.output_shape(shape, w_shape)
     whole = windows.unfold(x, w_shape, conv).unflatten(1, (shape[0], height, width))
     for first in range(height):
         for last in range(first + 1, height + 1):
@@ -70,7 +72,7 @@ def test_fold_is_the_adjoint_of_unfold(conv_case, route):
 @some_images
 def test_rows_that_are_folded_apart_add_up(conv_case, route):
     shape, w_shape, conv = conv_case
-    _, _, height, width = windows.output_shape(shape, w_shape, conv)
+    _, _, height, width = conv.output_shape(shape, w_shape)
     columns = _whole(*windows.unfold(_whole(*shape), w_shape, conv).shape)
     in_rows = columns.unflatten(1, (shape[0], height, width))
     gx = columns.new_zeros(shape)
@@ -93,7 +95,7 @@ def test_gradients_pass_through_windows():
 
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64))
 def test_threads_do_not_change_a_fold(dtype):
-    shape, w_shape, conv = (5, 6, 20, 21), (4, 3, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
+    shape, w_shape, conv = (5, 6, 20, 21), (4, 3, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 2)
     columns = torch.randn(windows.unfold(torch.zeros(shape), w_shape, conv).shape, dtype=dtype)
     assert columns.numel() > 50_000  # enough to wake the threads
     threads, results = torch.get_num_threads(), []
@@ -106,7 +108,7 @@ def test_threads_do_not_change_a_fold(dtype):
     assert all(torch.equal(results[0], a) for a in results[1:])
 
 
-SHAPE, KERNEL, CONV = (7, 4, 8, 6), (6, 2, 3, 3), ([1, 1], [1, 1], [1, 1], 2)
+SHAPE, KERNEL, CONV = (7, 4, 8, 6), (6, 2, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 2)
 PER_ROW = 4 * 9 * 6 * 8  # C·kh·kw·W' numbers of 8 bytes
 
 
@@ -141,9 +143,9 @@ def test_chunks_do_not_show_and_bound_the_memory(rows, route, monkeypatch):
 
 def test_chunks_cover_every_window_once():
     """Also with more than 2³¹ coordinates in one image."""
-    huge = (2, 64, 4096, 4096), (8, 64, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
+    huge = (2, 64, 4096, 4096), (8, 64, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)
     for x, w, conv in (*CONVS.values(), huge):
-        n, _, height, width = windows.output_shape(x, w, conv)
+        n, _, height, width = conv.output_shape(x, w)
         at = (0, 0)
         for images, rows in windows.chunks(x, w, conv, 4):
             assert (images.start, rows.start) == at

@@ -11,6 +11,7 @@ from torch import nn
 
 from linf_plugin import build
 from linf_plugin.kernels import reference
+from linf_plugin.kernels.geometry import Geometry
 from linf_plugin.layers import base
 from linf_plugin.layers.base import set_p
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
@@ -458,6 +459,12 @@ def test_repr_says_what_matters():
     conv = LinfDistConv2d(2, 2, (1, 3), padding=(0, 1))
     assert "kernel_size=(1, 3), stride=(1, 1), padding=(0, 1)" in repr(conv)
     assert repr(MeanShift(3)) == "MeanShift(3, momentum=0.1)"
+
+
+def test_the_geometry_of_a_layer_is_that_of_its_arguments():
+    layer = LinfDistConv2d(4, 6, 3, stride=(2, 1), padding=2, dilation=(1, 3), groups=2)
+    assert layer.geometry == Geometry((2, 1), (2, 2), (1, 3), 2)
+    assert layer.geometry.output_shape((5, 4, 9, 9), layer.weight.shape) == layer(torch.rand(5, 4, 9, 9)).shape
 
 
 # Bad input.

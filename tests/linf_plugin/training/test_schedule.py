@@ -62,10 +62,10 @@ def test_lr_drops():
 
 @pytest.mark.parametrize("epochs", [1, 7, 30, 1000])
 def test_a_scaled_schedule_is_the_same_course_in_another_time(epochs):
-    schedule = Schedule(
+    whole = Schedule(
         epochs=20, eps=0.3, p_start=2, p_end=15, eps_start=1, eps_end=9, eps_smooth=0.4, lr_start=3, average_start=5
     )
-    for schedule in (schedule, replace(schedule, lr_drops=(12, 16))):
+    for schedule in (whole, replace(whole, lr_drops=(12, 16))):
         scaled = schedule.scaled(epochs)
         assert scaled.epochs == epochs and scaled.average_start / epochs == pytest.approx(5 / 20)
         for part in (0, 0.03, 0.11, 0.31, 0.5, 0.61, 0.79, 0.81, 0.99):
@@ -82,7 +82,7 @@ def test_every_time_of_a_schedule_is_scaled():
     some = {"lr_drops": (2, 4), "average_start": 1}  # an average starts before the end
     schedule = Schedule(**times | some | {"eps": 0.1})
     scaled = schedule.scaled(6)
-    assert asdict(scaled) == asdict(schedule) | {name: 6 for name in times} | {"lr_drops": (6, 12), "average_start": 3}
+    assert asdict(scaled) == asdict(schedule) | dict.fromkeys(times, 6) | {"lr_drops": (6, 12), "average_start": 3}
     assert schedule.scaled(2) is schedule
 
 

@@ -91,7 +91,7 @@ def test_every_row_holds_for_the_net(name, radius, scale):
         for variables, at_x in zip(part.layers, layers_at_x):
             for variable, value in zip(variables.tolist(), at_x):
                 values[variable] = value
-        assert all(Fraction(l) <= v <= Fraction(h) for l, v, h in zip(program.low, values, program.high))
+        assert all(Fraction(a) <= v <= Fraction(b) for a, v, b in zip(program.low, values, program.high))
         for row in range(len(program.bounds) - 1):
             used = slice(program.starts[row], program.starts[row + 1])
             total = sum(Fraction(a) * values[j] for a, j in zip(program.coefficients[used], program.columns[used]))
@@ -144,7 +144,7 @@ def test_what_is_proved_is_the_formula_in_rationals():
         for row, multiplier in enumerate(exact):
             for k in range(program.starts[row], program.starts[row + 1]):
                 g[program.columns[k]] += multiplier * Fraction(program.coefficients[k])
-        expected = sum(min(s * Fraction(l), s * Fraction(h)) for s, l, h in zip(g, program.low, program.high))
+        expected = sum(min(s * Fraction(a), s * Fraction(b)) for s, a, b in zip(g, program.low, program.high))
         expected -= sum(m * Fraction(b) for m, b in zip(exact, program.bounds))
         assert program._proved(variable, y, exponents) == expected
 
