@@ -7,7 +7,7 @@ from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
-from .files.load import shown
+from .files.text import shown
 from .running.arithmetic import LessThanFloat32
 from .running.session import DeviceError
 

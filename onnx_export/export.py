@@ -6,7 +6,8 @@ from pathlib import Path
 from linf_plugin.files import check_absent
 from linf_plugin.models.net import Net
 
-from .files.store import reseal, save, seal
+from .files.save import reseal, save
+from .files.seal import seal
 from .reading.recompute import contradictions
 from .writing.certificate import PIXELS, check_certifiable, wants_interval
 from .writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose

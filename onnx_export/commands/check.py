@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from ..files.load import load, shown
+from ..files.load import load
+from ..files.text import shown
 from ..reading.fold import check_sizes
 from ..running.compare import Comparison, compare
 from ..running.session import session

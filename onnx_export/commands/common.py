@@ -9,7 +9,7 @@ from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import values
 
-from ..files.load import shown
+from ..files.text import shown
 from ..running.session import DEVICES
 
 

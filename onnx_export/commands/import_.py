@@ -7,8 +7,9 @@ from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import check_absent
 
-from ..files.load import load, said
-from ..files.store import props_of
+from ..files.load import load
+from ..files.seal import props_of
+from ..files.text import said
 from ..reading.recompute import read_back
 
 SUMMARY = "write an ONNX file as a checkpoint, so that the net can be bounded"

@@ -8,7 +8,7 @@ from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 
 from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
-from ..files.load import shown
+from ..files.text import shown
 from ..running.verify import measure
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy

@@ -4,8 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..files.load import content_of, parsed, shown
-from ..files.store import props_of
+from ..files.load import content_of, parsed
+from ..files.seal import props_of
+from ..files.text import shown
 from ..running.verify import Verification, verify_content
 from ..writing.metadata import FROM_RUN
 from .common import add_data, add_run, data_of

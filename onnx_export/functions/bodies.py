@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
-from ..files.load import STANDARD
+from ..files.structure import STANDARD
 from .library import FUNCTIONS, LINF, STEPS, called, for_device
 
 

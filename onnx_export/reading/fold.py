@@ -8,7 +8,8 @@ import onnx
 from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..files.load import elements_of, said
+from ..files.tensors import elements_of
+from ..files.text import said
 
 # Beyond 8 times the numbers in the file: so many numbers, products and nodes are computed, of each.
 MOST_NUMBERS = 2**22

@@ -11,7 +11,8 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
 from onnx.inliner import inline_local_functions
 
-from ..files.load import check_model, skeleton
+from ..files.load import check_model
+from ..files.operators import skeleton
 from ..functions.bodies import check_bodies
 from ..functions.library import LINF, OPSET, POINTS, attach
 from .fold import Constants, attribute, constants_of

@@ -13,7 +13,8 @@ from linf_plugin.models.net import Net
 from linf_plugin.models.spec import MOST_LAYERS, MOST_VALUES, check_size
 from linf_plugin.state import constants
 
-from ..files.load import STANDARD, said, type_name
+from ..files.structure import STANDARD
+from ..files.text import said, type_name
 from ..functions.library import LINF, POINTS
 from ..functions.sorted_sums import rho_and_k
 from ..writing.certificate import PIXELS

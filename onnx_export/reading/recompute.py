@@ -11,8 +11,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 from linf_plugin import plain
 from linf_plugin.models.net import Net
 
-from ..files.load import said
-from ..files.store import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from ..files.seal import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from ..files.text import said
 from ..writing import record
 from ..writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
 from ..writing.metadata import MEASURED, claimed, is_told, versions

@@ -8,8 +8,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from linf_plugin import plain
 
-from ..files.load import said, shown, type_name
-from ..files.store import DIGEST, FORMAT, broken_seal, props_of
+from ..files.seal import DIGEST, FORMAT, broken_seal, props_of
+from ..files.text import said, shown, type_name
 from ..functions.library import LINF
 
 # What an output of a certified model means.

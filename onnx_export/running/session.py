@@ -15,8 +15,9 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from ..files.load import content_of, first_line, parsed
-from ..files.store import broken_seal, claims, parse, props_of
+from ..files.load import content_of, parsed, unchecked
+from ..files.seal import broken_seal, claims, props_of
+from ..files.text import first_line
 from ..functions.library import for_device
 from .arithmetic import check_arithmetic, unfit_for_cuda
 from .native import register
@@ -106,7 +107,7 @@ class _File:
 def _checked(content: bytes, path: Path) -> _File:
     """Raises ValueError where a file claims a certificate and is not as it was written, its weights included."""
     try:
-        stored = parse(content, path)
+        stored = unchecked(content, path)
     except ValueError:
         return _File(path, None, False, {})  # onnxruntime says what it is
     if not claims([o.name for o in stored.graph.output], props_of(stored)):

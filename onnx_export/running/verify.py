@@ -10,8 +10,8 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor
 from tqdm import tqdm
 
-from ..files.load import content_of, parsed
-from ..files.store import props_of, stored_otherwise
+from ..files.load import content_of, parsed, stored_otherwise
+from ..files.seal import props_of
 from ..reading.recompute import contradictions, settings_of
 from ..writing.certificate import PIXELS
 from ..writing.compose import VERIFIER_FLAVOURS

@@ -14,7 +14,7 @@ from pathlib import Path
 import linf_plugin
 from linf_plugin.models.net import Net
 
-from ..files.store import FORMAT
+from ..files.seal import FORMAT
 from . import record
 from .certificate import PIXELS, RadiusConstants
 

@@ -15,7 +15,7 @@ import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
 from onnx_export.cli import COMMANDS, main
-from onnx_export.files.store import props_of, seal
+from onnx_export.files.seal import props_of, seal
 from onnx_export.running.arithmetic import LessThanFloat32
 
 

@@ -18,7 +18,7 @@ from linf_plugin.datasets import load_dataset
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.shifts import MeanShift
 from onnx_export.export import export, fold_means, record
-from onnx_export.files.store import DIGEST, content_sha256
+from onnx_export.files.seal import DIGEST, content_sha256
 from onnx_export.running.session import run, session
 from onnx_export.writing.certificate import radius_constants
 from onnx_export.writing.metadata import Accuracy, file_sha256, told

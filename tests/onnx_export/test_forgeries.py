@@ -13,12 +13,12 @@ from onnx import helper
 
 from onnx_export.export import export
 from onnx_export.files.load import load
-from onnx_export.files.store import DIGEST, content_sha256, props_of
+from onnx_export.files.seal import DIGEST, content_sha256, props_of
 from onnx_export.reading.recompute import contradictions
 from onnx_export.running.session import run, session
 from onnx_export.running.verify import constants_of, verify
 
-FILES = importlib.import_module("onnx_export.files.store")
+FILES = importlib.import_module("onnx_export.files.save")
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
 
 # Fields of which every one is forged, and not one of each kind: constants, nodes, metadata.
@@ -232,7 +232,7 @@ def test_killed_between_weights_and_file(beside, small_net, monkeypatch, moves):
         done.append(b)
         replace(a, b)
 
-    monkeypatch.setattr("onnx_export.files.store.os.replace", killed)
+    monkeypatch.setattr("onnx_export.files.save.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         export(small_net(width=5, depth=2), path, force=True)
     monkeypatch.undo()

@@ -7,7 +7,7 @@ import torch
 from onnx import numpy_helper
 
 from onnx_export.export import export
-from onnx_export.files.store import props_of, seal
+from onnx_export.files.seal import props_of, seal
 from onnx_export.running.compare import Comparison, compare
 from onnx_export.running.session import session
 from onnx_export.running.verify import BATCH

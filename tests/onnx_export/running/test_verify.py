@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from onnx_export.export import export, record
 from onnx_export.files.load import load
-from onnx_export.files.store import DIGEST, broken_seal, former_sha256, props_of, seal
+from onnx_export.files.seal import DIGEST, broken_seal, former_sha256, props_of, seal
 from onnx_export.reading.recompute import contradictions
 from onnx_export.reading.show import summary
 from onnx_export.running.session import session
