@@ -33,7 +33,8 @@ from linf_plugin.files import add_force, occupied, write_json, write_text
 from linf_plugin.kernels import cpu, reference
 
 from .export import export
-from .functions.library import LINF, OPSET, attach
+from .functions.domain import LINF, OPSET
+from .functions.library import attach
 from .running import native
 
 DESCRIPTION = """\

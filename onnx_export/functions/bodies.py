@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
 from ..files.structure import STANDARD
-from .library import FUNCTIONS, LINF, STEPS, called, for_device
+from .domain import LINF
+from .library import FUNCTIONS, STEP_SIZES, called, for_device
 
 
 def body_digests(function: FunctionProto) -> list[bytes]:
@@ -90,7 +91,7 @@ def _signature(function: FunctionProto) -> tuple:
 def _written(name: str) -> tuple:
     """The signatures that a function of that name has, with steps for each device."""
     model = ModelProto(functions=[FUNCTIONS[name].to_function_proto()])
-    return tuple(_signature(for_device(model, device).functions[0]) for device in STEPS)
+    return tuple(_signature(for_device(model, device).functions[0]) for device in STEP_SIZES)
 
 
 def check_bodies(model: ModelProto) -> None:

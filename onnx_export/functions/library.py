@@ -6,59 +6,27 @@ A runtime that has an operator of that name registered uses its own instead.
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnxscript import opset20 as op
-from onnxscript import script
+from onnx import AttributeProto
 
-from .distances import (
-    BLOCK,
-    LINF,
-    OPSET,
-    WINDOWS,
-    BoxBlocks,
-    ConvBlocks,
-    ConvJoin,
-    DistBlocks,
-    DistJoin,
-    LinfBoxDist,
-    LinfBoxDistConv,
-    LinfDist,
-    LinfDistConv,
-    LpDist,
-    LpDistConv,
-    LpDistOf,
-    SortBoxDist,
-    SortDist,
-)
-
-# Of radii: 1 − SLACK outweighs the rounding of numbers from LEAST on to float32.
-SLACK, LEAST = 2.0**-23, 2.0**-126
-
-
-@script(LINF)
-def CertifiedRadius(x, logits, lipschitz, slack, most):
-    """(largest − second largest logit − slack) / (2·lipschitz), at most ``most``, rounded down; 0 where that is
-    not positive, a pixel is not in [0, 1] or a logit is not finite.
-
-    ``certificate.radius_constants`` says what makes it a radius.  The quotient is taken in float64, whose rounding
-    the constants cover; less 2⁻²³ of itself, it stays below itself when rounded to float32, as long as float32
-    rounds relatively.  Graph optimisers drop a factor as close to 1 as 1 − 2⁻²³, hence the difference.
-    (N, …), (N, classes), three float64 numbers → (N,).
-    """
-    values, _ = op.TopK(op.Cast(logits, to=onnx.TensorProto.DOUBLE), [2])
-    first, second = op.Split(values, num_outputs=2, axis=1)
-    exact = op.Min((first - second - slack) / (2.0 * lipschitz), most)
-    down = op.Cast(exact - exact * SLACK, to=onnx.TensorProto.FLOAT)
-    outside = op.Flatten(op.Not(op.And(x >= 0.0, x <= 1.0)))
-    wrong = op.Concat(outside, op.Or(op.IsNaN(logits), op.IsInf(logits)), axis=1)
-    right = op.ReduceSum(op.Cast(wrong, to=onnx.TensorProto.FLOAT), [1]) == 0.0
-    radius = op.Squeeze(op.Where(op.And(right, exact >= LEAST), down, 0.0), [1])
-    return radius
-
+from .boxes import BoxBlocks, LinfBoxDist, LinfBoxDistConv, SortBoxDist
+from .distances import BLOCK, DistBlocks, DistJoin, LinfDist, LpDist, LpDistOf, SortDist
+from .domain import LINF, OPSET
+from .radius import CertifiedRadius
+from .windows import WINDOWS, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
 
 # What ``translate`` makes nodes of: distances of points, and their ranges over boxes.
-POINTS = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
-BOXES = {f.name: f for f in (LinfBoxDist, SortBoxDist, LinfBoxDistConv)}
-BODIES = POINTS | BOXES
+POINT_DISTANCES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
+BOX_DISTANCES = {f.name: f for f in (LinfBoxDist, SortBoxDist, LinfBoxDistConv)}
+BODIES = POINT_DISTANCES | BOX_DISTANCES
+
+# Attributes of these operators, and the types that ONNX has for them.
+ATTRIBUTE_TYPES = {
+    "p": AttributeProto.FLOAT,
+    "coefficients": AttributeProto.FLOATS,
+    "strides": AttributeProto.INTS,
+    "pads": AttributeProto.INTS,
+    "dilations": AttributeProto.INTS,
+}
 
 # Callees before callers, as ONNX wants them.
 FUNCTIONS = {
@@ -66,7 +34,7 @@ FUNCTIONS = {
 } | BODIES
 
 # Device → what the constants of that name in the bodies are: differences, and elements of windows, at a time.
-STEPS = {
+STEP_SIZES = {
     "cpu": {"block": BLOCK, "windows": WINDOWS},
     "cuda": {"block": 1 << 26, "windows": 1 << 24},  # 256 MB and 64 MB of float32
 }
@@ -126,12 +94,12 @@ def for_device(model: onnx.ModelProto, device: str) -> onnx.ModelProto:
     Raises:
         ValueError: device is neither.
     """
-    if device not in STEPS:
-        raise ValueError(f"device must be one of {', '.join(STEPS)}, got {device!r}")
+    if device not in STEP_SIZES:
+        raise ValueError(f"device must be one of {', '.join(STEP_SIZES)}, got {device!r}")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     for body in result.functions:
         for node in body.node if body.domain == LINF.domain else ():
-            if node.op_type == "Constant" and node.output[0] in STEPS[device]:
-                node.attribute[0].i = STEPS[device][node.output[0]]
+            if node.op_type == "Constant" and node.output[0] in STEP_SIZES[device]:
+                node.attribute[0].i = STEP_SIZES[device][node.output[0]]
     return result

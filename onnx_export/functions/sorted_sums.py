@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from linf_plugin.kernels import reference
 
-STEPS = 2048  # candidates on either side of an estimate
+NEAR = 2048  # candidates on either side of an estimate
 
 
 def rho_and_k(c: Sequence[float], features: int) -> tuple[float, int]:
@@ -41,5 +41,5 @@ def _candidates(c: tuple[float, ...]) -> Iterator[float]:
     for digits in range(1, 12):
         yield from (rho for rho in {round(estimate, digits), round(first, digits)} if 0 < rho < 1)
     width = 4e-7 * (1 - estimate) / (len(c) - 1)
-    for i in range(STEPS):
-        yield from (rho for rho in (estimate + i * width / STEPS, estimate - i * width / STEPS) if 0 < rho < 1)
+    for i in range(NEAR):
+        yield from (rho for rho in (estimate + i * width / NEAR, estimate - i * width / NEAR) if 0 < rho < 1)

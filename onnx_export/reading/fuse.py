@@ -14,7 +14,8 @@ from onnx.inliner import inline_local_functions
 from ..files.load import check_model
 from ..files.operators import skeleton
 from ..functions.bodies import check_bodies
-from ..functions.library import LINF, OPSET, POINTS, attach
+from ..functions.domain import LINF, OPSET
+from ..functions.library import POINT_DISTANCES, attach
 from .fold import Constants, attribute, constants_of
 
 SMALL = 64  # numbers in a constant that shapes may be made of
@@ -28,9 +29,9 @@ def _producers(graph: GraphProto) -> dict[str, NodeProto]:
 
 
 def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.g
+    for a in node.attribute:
+        if a.type == AttributeProto.GRAPH:
+            yield a.g
 
 
 # Attributes of the distance operators in the inlined body that serves as pattern, told by their values.
@@ -46,7 +47,7 @@ _SENTINELS = {
 @functools.cache
 def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
     """The body of a distance operator, inlined, from x and w: what produces each value, and the name of the last."""
-    attributes = {a: _SENTINELS[a] for a in POINTS[name].to_function_proto().attribute}
+    attributes = {a: _SENTINELS[a] for a in POINT_DISTANCES[name].to_function_proto().attribute}
     value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
     graph = helper.make_graph([node], name, [value("x"), value("w")], [value("y")])
@@ -134,7 +135,7 @@ class _Match:
 
 def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
     """The distance node for a value that the inlined body of one computes."""
-    for name in POINTS:
+    for name in POINT_DISTANCES:
         (pattern, last), match = _pattern(name), _Match()
         if output not in producers or producers[output].op_type != pattern[last].op_type:
             continue  # as almost all values of a large graph

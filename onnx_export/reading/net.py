@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import torch
-from onnx import AttributeProto, ModelProto, NodeProto
+from onnx import ModelProto, NodeProto
 
 from linf_plugin.kernels import windows
 from linf_plugin.models.net import Net
@@ -15,20 +15,14 @@ from linf_plugin.state import constants
 
 from ..files.structure import STANDARD
 from ..files.text import said, type_name
-from ..functions.library import LINF, POINTS
+from ..functions.domain import LINF
+from ..functions.library import ATTRIBUTE_TYPES, POINT_DISTANCES
 from ..functions.sorted_sums import rho_and_k
 from ..writing.certificate import PIXELS
 from .fold import BATCHES, Constants, Varying, attribute
 from .fuse import fuse
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
-ATTRIBUTES = {  # of the distance operators
-    "p": AttributeProto.FLOAT,
-    "coefficients": AttributeProto.FLOATS,
-    "strides": AttributeProto.INTS,
-    "pads": AttributeProto.INTS,
-    "dilations": AttributeProto.INTS,
-}
 
 
 class _Chain:
@@ -231,13 +225,13 @@ def _conv(chain: _Chain, node: NodeProto, x, w, bias=None) -> None:
 
 def _check_call(node: NodeProto) -> None:
     """That a node of the domain ``linf`` gives its function what that takes."""
-    body = POINTS[node.op_type].to_function_proto()
+    body = POINT_DISTANCES[node.op_type].to_function_proto()
     right = len(node.input) == len(body.input) and all(node.input) and len(node.output) == len(body.output)
     if {a.name for a in node.attribute} != set(body.attribute) or not right:
         names = ", ".join(body.attribute) or "none"
         raise ValueError(f"it must have {len(body.input)} inputs, {len(body.output)} output and the attributes {names}")
     for a in node.attribute:
-        if a.type != ATTRIBUTES[a.name]:
+        if a.type != ATTRIBUTE_TYPES[a.name]:
             raise ValueError(f"its attribute {a.name} is of another type")
 
 
@@ -289,7 +283,7 @@ READERS = {
     ("", "Relu"): _plain("relu"),
     ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
-} | {(LINF.domain, name): _dist for name in POINTS}
+} | {(LINF.domain, name): _dist for name in POINT_DISTANCES}
 EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any of their inputs, or they say why not
 SIZES = {"Reshape", "Slice"}  # their further inputs are whole numbers, not weights
 

@@ -10,7 +10,7 @@ from linf_plugin import plain
 
 from ..files.seal import DIGEST, FORMAT, broken_seal, props_of
 from ..files.text import said, shown, type_name
-from ..functions.library import LINF
+from ..functions.domain import LINF
 
 # What an output of a certified model means.
 OUTPUTS = {

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper
 import linf_plugin
 from linf_plugin.kernels import cpu
 
-from ..functions.library import LINF, OPSET
+from ..functions.domain import LINF, OPSET
 
 ENTRY = "RegisterCustomOps"  # what onnxruntime calls in a library of operators
 

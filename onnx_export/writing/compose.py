@@ -10,7 +10,7 @@ from onnx.inliner import inline_local_functions
 from linf_plugin.float32.program import check_sequence
 from linf_plugin.models.net import Net
 
-from ..functions.distances import LINF
+from ..functions.domain import LINF
 from ..functions.library import attach
 from .certificate import check_certifiable, radius_constants
 from .graph import graph_of

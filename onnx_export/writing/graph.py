@@ -20,7 +20,7 @@ from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
-from ..functions.distances import LINF, OPSET
+from ..functions.domain import LINF, OPSET
 from .certificate import PIXELS, Program
 
 IR_VERSION = 10

@@ -12,15 +12,8 @@ from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.tracing import give_functions
 
-from ..functions.library import BODIES, LINF, OPSET, bodies
-
-_ATTRIBUTES = {
-    "p": OpSchema.AttrType.FLOAT,
-    "coefficients": OpSchema.AttrType.FLOATS,
-    "strides": OpSchema.AttrType.INTS,
-    "pads": OpSchema.AttrType.INTS,
-    "dilations": OpSchema.AttrType.INTS,
-}
+from ..functions.domain import LINF, OPSET
+from ..functions.library import ATTRIBUTE_TYPES, BODIES, bodies
 
 
 def _node(name: str) -> Op:
@@ -36,18 +29,20 @@ def _node(name: str) -> Op:
             inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
             outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
             type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
-            attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
+            attributes=[
+                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True) for a in body.attribute
+            ],
         ),
     )
 
 
-_NODES = {name: _node(name) for name in BODIES}
+_OPERATORS = {name: _node(name) for name in BODIES}
 
 
 def _dist(x, w, p: float):
     if p == math.inf:
-        return _NODES["LinfDist"](x, w)
-    return _NODES["LpDist"](x, w, p=p)
+        return _OPERATORS["LinfDist"](x, w)
+    return _OPERATORS["LpDist"](x, w, p=p)
 
 
 def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
@@ -58,7 +53,7 @@ def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
 
 
 def _sorted_dist(x, w, rho: float, k: int):
-    return _NODES["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
+    return _OPERATORS["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
 
 
 def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> dict[str, Sequence[int]]:
@@ -68,8 +63,8 @@ def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[in
 def _dist_conv2d(x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int):
     conv = _window(stride, padding, dilation)
     if p == math.inf:
-        return _NODES["LinfDistConv"](x, w, **conv)
-    return _NODES["LpDistConv"](x, w, p=p, **conv)
+        return _OPERATORS["LinfDistConv"](x, w, **conv)
+    return _OPERATORS["LpDistConv"](x, w, p=p, **conv)
 
 
 def _largest_only(p: float) -> None:
@@ -79,18 +74,18 @@ def _largest_only(p: float) -> None:
 
 def _box_dist(lower, upper, w, p: float):
     _largest_only(p)
-    return _NODES["LinfBoxDist"](lower, upper, w)
+    return _OPERATORS["LinfBoxDist"](lower, upper, w)
 
 
 def _box_sorted_dist(lower, upper, w, rho: float, k: int):
-    return _NODES["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
+    return _OPERATORS["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
 
 
 def _box_conv2d(
     lower, upper, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
 ):
     _largest_only(p)
-    return _NODES["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
+    return _OPERATORS["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
 
 
 TRANSLATIONS = {

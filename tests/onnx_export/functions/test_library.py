@@ -29,7 +29,10 @@ from onnx.reference import ReferenceEvaluator
 
 import linf_plugin
 from linf_plugin.kernels import reference
-from onnx_export.functions.library import BLOCK, LINF, OPSET, STEPS, WINDOWS, attach, for_device
+from onnx_export.functions.distances import BLOCK
+from onnx_export.functions.domain import LINF, OPSET
+from onnx_export.functions.library import STEP_SIZES, attach, for_device
+from onnx_export.functions.windows import WINDOWS
 
 
 def one_node(
@@ -552,7 +555,7 @@ def test_large_steps_of_convolutions_give_the_same():
     assert np.array_equal(y, z)
 
 
-@pytest.mark.parametrize("device", STEPS)
+@pytest.mark.parametrize("device", STEP_SIZES)
 def test_steps(tmp_path, device):
     """As many as the constants say: what a step holds is the size of the blocks."""
     x, w = rows((70, 30, 1000))

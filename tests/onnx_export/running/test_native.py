@@ -19,7 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import linf_plugin
 from linf_plugin.kernels import cpu, reference
-from onnx_export.functions.library import OPSET, attach
+from onnx_export.functions.domain import OPSET
+from onnx_export.functions.library import attach
 from onnx_export.running import native
 
 ROOT = Path(linf_plugin.__file__).parents[1]
