@@ -10,23 +10,12 @@ from .files.save import reseal, save
 from .files.seal import seal
 from .reading.recompute import contradictions
 from .writing.certificate import PIXELS, check_certifiable, wants_interval
-from .writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
+from .writing.compose import check_net, compose
 from .writing.metadata import Accuracy, accuracy_properties, told
 from .writing.record import fold_means
+from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, Settings
 
 EXTERNAL_BYTES = 1_500_000_000  # of weights; a protobuf message ends at 2 GiB
-FLAVOURS = {
-    "function": "nodes linf::LinfDist with bodies in standard operators, which a native operator may take over",
-    "inlined": "standard operators alone",
-    "maxpool": "for verifiers: Conv, Add and MaxPool; batch 1, logits alone",
-    "relu": "for verifiers: Conv, Add and Relu; batch 1, logits alone",
-}
-CERTIFICATES = {
-    "auto": "the Lipschitz radius; for nets with linear layers or ReLUs also an interval bound, if ε is known",
-    "lipschitz": "the Lipschitz radius",
-    "interval": "the Lipschitz radius, and an interval bound for one ε",
-    "none": "no certificate",
-}
 
 
 def _choose(name: str, value: str, known: dict) -> None:
@@ -55,7 +44,7 @@ def export(
     ``certified_radius``  (batch,) float32 in units of x, from the net's Lipschitz bound: the float32 program predicts
                           the same class for every x′ with ‖x′ − x‖∞ < radius (``certificate.radius_constants``);
     ``certified``         (batch,) bool, with an interval bound: it predicts the same class for every x′ with pixels in
-                          range and ‖x′ − x‖∞ ≤ ε (``certificate.Program``).
+                          range and ‖x′ − x‖∞ ≤ ε (``certificate.CertifiedNet``).
 
     Rounding is subtracted, as of a program that computes each operation in float32, sums in any order.  Radius 0 and
     not certified: images with a pixel that is out of range, NaN or infinite.  The batch may have any size.
@@ -66,8 +55,8 @@ def export(
             ``<path>.<digest>.data`` beside it.
         metadata: what ``linf_plugin.load`` returned: dataset, epsilon, results and so on go into the file.
         checkpoint: the file the model came from; its relative path and SHA-256 go into the file.
-        flavour: of ``FLAVOURS``; those for verifiers have batch 1 and the output ``logits`` alone.
-        certificate: of ``CERTIFICATES``.
+        flavour: of ``settings.FLAVOURS``; those for verifiers have batch 1 and the output ``logits`` alone.
+        certificate: of ``settings.CERTIFICATE_CHOICES``.
         epsilon: ε of the interval bound, in pixel range; by default that of the metadata.
         pixels: of ``certificate.PIXELS``: "float" or "byte"; with bytes, radii are in grey levels.
         force: replace a file that is there.
@@ -85,7 +74,7 @@ def export(
     check_absent(path, force)
     for name, value, known in (
         ("flavour", flavour, FLAVOURS),
-        ("certificate", certificate, CERTIFICATES),
+        ("certificate", certificate, CERTIFICATE_CHOICES),
         ("pixels", pixels, PIXELS),
     ):
         _choose(name, value, known)
@@ -93,7 +82,7 @@ def export(
     epsilon = metadata.get("epsilon") if epsilon is None else epsilon
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must lie in (0, 1], in units of the pixel range, got {epsilon}")
-    if flavour in VERIFIER_FLAVOURS:
+    if FLAVOURS[flavour].for_verifiers:
         if certificate not in ("auto", "none") or pixels != "float":
             raise ValueError(f"flavour {flavour} has neither certificates nor bytes: it is for verifiers")
         certificate = "none"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from linf_plugin.files import check_absent, write_json
 
-from ..export import VERIFIER_FLAVOURS
 from ..verifiers.marabou import contradictions, cross_check
+from ..writing.settings import VERIFIER_FLAVOURS
 from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"

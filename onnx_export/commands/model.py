@@ -7,11 +7,12 @@ from pathlib import Path
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 
-from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
+from ..export import export, record
 from ..files.text import shown
 from ..running.verify import measure
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
+from ..writing.settings import CERTIFICATE_CHOICES, FLAVOURS
 from .common import add_data, data_of, epsilon, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
@@ -29,10 +30,8 @@ examples:
   linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
 """.format(
-    **{
-        name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
-        for name, known in (("flavours", FLAVOURS), ("certificates", CERTIFICATES))
-    }
+    flavours="".join(f"  {name:<10} {flavour.text}\n" for name, flavour in FLAVOURS.items()),
+    certificates="".join(f"  {name:<10} {text}\n" for name, text in CERTIFICATE_CHOICES.items()),
 )
 
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
-    parser.add_argument("--certificate", choices=CERTIFICATES, default="auto", help="default: auto")
+    parser.add_argument("--certificate", choices=CERTIFICATE_CHOICES, default="auto", help="default: auto")
     parser.add_argument(
         "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: that of the checkpoint)"
     )
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
     """What the file is to be measured on; None where it is for verifiers, or the data set is not known, not at hand, or
     not the checkpoint's."""
-    if args.flavour in VERIFIER_FLAVOURS:
+    if FLAVOURS[args.flavour].for_verifiers:
         return None
     if args.data is None and args.data_dir is None:
         name = metadata.get("dataset")

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from ..export import VERIFIER_FLAVOURS
 from ..verifiers.generate_properties import KINDS
 from ..verifiers.vnnlib import write_benchmark
+from ..writing.settings import VERIFIER_FLAVOURS
 from .common import add_data, data_of, epsilon, model_of, positive
 
 SUMMARY = "write a checkpoint and test images as a benchmark folder in VNN-COMP's layout"

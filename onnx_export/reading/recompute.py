@@ -14,15 +14,15 @@ from linf_plugin.models.net import Net
 from ..files.seal import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
 from ..files.text import said
 from ..writing import record
-from ..writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
-from ..writing.metadata import MEASURED, claimed, is_told, versions
+from ..writing.compose import check_net, compose
+from ..writing.metadata import CLAIMED_CERTIFICATES, MEASURED, claimed, is_told, versions
+from ..writing.settings import FLAVOURS, Settings
 from .net import to_net
 
-CERTIFICATES = {None: (False, False), "lipschitz": (True, False), "lipschitz, interval": (True, True)}
 VERIFIER_OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Relu", "Reshape", "Tanh", "Transpose"}
 VERIFIER_PARTS = {"ir_version", "opset_import", "producer_name", "graph", "metadata_props"}
 VERIFIER_GRAPH = {"node", "name", "initializer", "input", "output"}
-WRITERS = ("linf_plugin", "onnx", "onnxscript")  # packages that a file is put in words by
+WRITING_PACKAGES = ("linf_plugin", "onnx", "onnxscript")  # packages that a file is put in words by
 MOST = 3  # differences that are told
 
 
@@ -30,9 +30,9 @@ def settings_of(model: ModelProto) -> Settings:
     """What a file says that it was written with.  Raises ValueError where that is nothing that can be."""
     props = props_of(model)
     certificate, flavour = props.get("certificate"), props.get("flavour")
-    if certificate not in CERTIFICATES:
+    if certificate not in CLAIMED_CERTIFICATES:
         raise ValueError(f"its certificate is {certificate!r}, which is none of this version's")
-    if flavour not in ("function", "inlined", *VERIFIER_FLAVOURS):
+    if flavour not in FLAVOURS:
         raise ValueError(f"its flavour is {flavour!r}, which is none of this version's")
     try:
         epsilon = float(props["epsilon"]) if "epsilon" in props else None
@@ -40,7 +40,7 @@ def settings_of(model: ModelProto) -> Settings:
         epsilon = -1.0
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"its epsilon is {props['epsilon']!r}, and must be a number in (0, 1]")
-    certified, interval = CERTIFICATES[certificate]
+    certified, interval = CLAIMED_CERTIFICATES[certificate]
     if interval and epsilon is None:
         raise ValueError("its interval bound has no epsilon")
     (x,) = model.graph.input[:1] or [None]
@@ -85,7 +85,7 @@ def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Compose
 
     The digest is compared; then the net is read back, and the graph, its constants and bodies, and the metadata that a
     certificate rests on are written anew and compared, every field of every message.  What a file says of its
-    accuracies (``properties.MEASURED``) and of its making (``properties.TOLD``) is not looked at.
+    accuracies (``metadata.MEASURED``) and of its making (``metadata.TOLD``) is not looked at.
 
     Args:
         model: with its weights.
@@ -99,7 +99,7 @@ def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Compose
         return [wrong]
     try:
         settings = settings_of(model)
-        if settings.flavour in VERIFIER_FLAVOURS:
+        if FLAVOURS[settings.flavour].for_verifiers:
             return _of_a_verifier(model, settings, props)
         net = net_of(model)
         check_net(net)
@@ -138,7 +138,9 @@ def _versions(props: dict[str, str]) -> str | None:
     except (TypeError, ValueError):
         return None
     now = versions()
-    others = [f"{a} {then[a]} (here {now[a]})" for a in WRITERS if a in then and a in now and then[a] != now[a]]
+    others = [
+        f"{a} {then[a]} (here {now[a]})" for a in WRITING_PACKAGES if a in then and a in now and then[a] != now[a]
+    ]
     if not others:
         return None
     return (
@@ -217,9 +219,7 @@ def _of_a_verifier(model: ModelProto, settings: Settings, props: dict[str, str])
     """Of a file that is for other verifiers: it has no certificate, nor may it seem to have one."""
     if settings.certified:
         return [f"its flavour is {settings.flavour}, and it claims a certificate, which such a file has not"]
-    flavour, epsilon = settings.flavour, settings.epsilon
-    expected = claimed(None, flavour=flavour, pixels="float", constants=None, interval=False, epsilon=epsilon)
-    found = _metadata(expected, props)
+    flavour, found = settings.flavour, _metadata(claimed(settings), props)
     outputs = [o.name for o in model.graph.output]
     if outputs != ["logits"]:
         found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not logits alone")

@@ -14,8 +14,8 @@ from ..files.load import content_of, parsed, stored_otherwise
 from ..files.seal import props_of
 from ..reading.recompute import contradictions, settings_of
 from ..writing.certificate import PIXELS
-from ..writing.compose import VERIFIER_FLAVOURS
 from ..writing.metadata import MEASURED, Accuracy, accuracy_properties
+from ..writing.settings import FLAVOURS
 from .session import run, session, session_of
 
 BATCH = 128
@@ -88,7 +88,7 @@ def _say(model: ModelProto, found: Verification) -> None:
     """What ``contradictions`` has compared, in words."""
     settings, constants = settings_of(model), constants_of(model)
     found.checks.append("content as it was written")
-    if settings.flavour in VERIFIER_FLAVOURS or not settings.certified:
+    if FLAVOURS[settings.flavour].for_verifiers or not settings.certified:
         found.checks.append("no certificate, and none is claimed")
         return
     found.checks.append("graph, bodies and metadata are what this net is written as")

@@ -31,7 +31,8 @@ from linf_plugin.models.architectures import build
 from linf_plugin.models.net import Net
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
-from ..writing.plain import FLAVOURS, verifier_model
+from ..writing.plain import verifier_model
+from ..writing.settings import VERIFIER_FLAVOURS
 
 INSIDE, BEYOND = 0.99, 1.01  # of the certified radius, of the exact one
 
@@ -274,7 +275,10 @@ class Case:
 
 
 # Marabou decides next to nothing about 64-16-10 in ReLUs.
-CASES = (Case("16-16-10", True, 0.05, 0.5, 200, tuple(FLAVOURS)), Case("64-16-10", False, 0.15, 0.05, 60, ("maxpool",)))
+CASES = (
+    Case("16-16-10", True, 0.05, 0.5, 200, tuple(VERIFIER_FLAVOURS)),
+    Case("64-16-10", False, 0.15, 0.05, 60, ("maxpool",)),
+)
 
 
 def _trained(case: Case, data: Dataset) -> Net:

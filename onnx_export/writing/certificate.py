@@ -143,7 +143,7 @@ def _rising(layer: nn.Module, ends: Ends) -> Ends:
     return layer(ends[0]), layer(ends[1])
 
 
-RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
+END_RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
     LinfDistLinear: _of_rows(_dist),
     LinfDistConv2d: _dist_conv,
     SortDistLinear: _of_rows(_sort_dist),
@@ -191,7 +191,7 @@ def _above(value: float) -> float:
     return rounded.item()
 
 
-class Program(nn.Sequential):
+class CertifiedNet(nn.Sequential):
     """x → logits; with ``epsilon`` → (logits, certified).
 
     ``certified`` (N,) bool: the prediction is the same for every x′ in [0, 1]^d with ‖x′ − x‖∞ ≤ epsilon, by
@@ -227,7 +227,7 @@ class Program(nn.Sequential):
         ends = (x - self.reach).clamp_min(0), (x + self.reach).clamp_max(1)
         last = layers[-1]
         for layer, by in zip(layers[:-1] if isinstance(last, nn.Linear) else layers, self.widenings):
-            lower, upper = RULES[type(layer)](layer, ends)
+            lower, upper = END_RULES[type(layer)](layer, ends)
             ends = (lower - by, upper + by) if by else (lower, upper)
         lower, upper = ends
         label = predicted.unsqueeze(1)

@@ -1,35 +1,27 @@
-"""A net with its certificates as an ONNX model: a function of the net and of some settings, and of nothing else."""
+"""A net with its certificates as an ONNX model: a function of the net and of the settings only."""
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
+from onnx import TensorProto
 from onnx.inliner import inline_local_functions
+from torch import nn
 
 from linf_plugin.float32.program import check_sequence
 from linf_plugin.models.net import Net
 
 from ..functions.domain import LINF
 from ..functions.library import attach
-from .certificate import check_certifiable, radius_constants
-from .graph import graph_of
+from .builder import Graph, model_of
+from .certificate import PIXELS, CertifiedNet, check_certifiable, radius_constants
+from .graph import nodes_of_layer
+from .interval_graph import certified
 from .metadata import claimed
 from .plain import verifier_model
 from .record import describe
-
-VERIFIER_FLAVOURS = ("maxpool", "relu")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``epsilon``: of the metadata; of the interval bound too, where ``interval``."""
-
-    flavour: str = "function"
-    pixels: str = "float"
-    certified: bool = True
-    interval: bool = False
-    epsilon: float | None = None
+from .settings import FLAVOURS, Settings
 
 
 def check_net(model: Net) -> None:
@@ -54,6 +46,53 @@ def check_net(model: Net) -> None:
         raise ValueError("model must have at least two classes")
 
 
+def _shapes(net: nn.Sequential, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Of the output of each layer, without the batch."""
+    x, found = torch.zeros(1, *shape), []
+    for layer in net:
+        x = layer(x)
+        found.append(tuple(x.shape[1:]))
+    return found
+
+
+@torch.no_grad()
+def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None) -> onnx.ModelProto:
+    """The model without functions and metadata: x → logits, prediction, certified_radius and certified as wanted.
+
+    Args:
+        net: on the CPU, in evaluation mode, of layers in ``NODES``.
+        pixels: of ``certificate.PIXELS``.
+        constants: of the radius (``certificate.RadiusConstants``), or None for none.
+        epsilon: of the interval bound, or None for none.
+
+    Raises:
+        ValueError: the net does not give logits (N, classes), or as ``certificate.CertifiedNet``.
+    """
+    certified_net, shapes, g = CertifiedNet(net, epsilon), _shapes(net, net.input_shape), Graph()
+    if not shapes or len(shapes[-1]) != 1:
+        raise ValueError(f"model must give logits (N, classes), gives {('N', *(shapes or [net.input_shape])[-1])}")
+    x = "x"
+    g.shapes[x] = net.input_shape
+    if pixels == "byte":
+        floats = g.same("Cast", x, to=TensorProto.FLOAT)
+        x = g.called(g.same("Div", floats, g.constant("levels", float(PIXELS[pixels][1]))), "pixels")
+    value = x
+    for i, (layer, shape) in enumerate(zip(net, shapes)):
+        value = nodes_of_layer(g, i, layer, value, shape)
+    logits = g.called(value, "logits")
+    g.called(g.node("ArgMax", logits, axis=1, keepdims=0), "prediction")
+    outputs = [(logits, TensorProto.FLOAT, shapes[-1]), ("prediction", TensorProto.INT64, ())]
+    if constants is not None:
+        names = ("lipschitz", "slack", "most")
+        numbers = [g.constant(name, np.array(getattr(constants, name), np.float64)) for name in names]
+        g.called(g.node("CertifiedRadius", x, logits, *numbers, domain=LINF.domain), "certified_radius")
+        outputs.append(("certified_radius", TensorProto.FLOAT, ()))
+    if epsilon is not None:
+        outputs.append((certified(g, certified_net, x, shapes), TensorProto.BOOL, ()))
+    kind = TensorProto.UINT8 if pixels == "byte" else TensorProto.FLOAT
+    return model_of(g, [("x", kind, net.input_shape)], outputs)
+
+
 def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The model without metadata, and those metadata that a certificate rests on.
 
@@ -64,17 +103,13 @@ def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, st
         ValueError: as ``export``.
     """
     s = settings
-    if s.flavour in VERIFIER_FLAVOURS:
-        claims = claimed(None, flavour=s.flavour, pixels="float", constants=None, interval=False, epsilon=s.epsilon)
-        return verifier_model(net, s.flavour), claims
+    if FLAVOURS[s.flavour].for_verifiers:
+        return verifier_model(net, s.flavour), claimed(s)
     if s.certified:
         check_certifiable(net)
     constants = radius_constants(net, s.pixels) if s.certified else None
     model = attach(graph_of(net, s.pixels, constants, s.epsilon if s.interval else None))
-    claims = claimed(
-        net, flavour=s.flavour, pixels=s.pixels, constants=constants, interval=s.interval, epsilon=s.epsilon
-    )
-    return (_inlined(model) if s.flavour == "inlined" else model), claims
+    return (_inlined(model) if s.flavour == "inlined" else model), claimed(s, net, constants)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -17,12 +17,18 @@ from linf_plugin.models.net import Net
 from ..files.seal import FORMAT
 from . import record
 from .certificate import PIXELS, RadiusConstants
+from .settings import Settings
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
 FROM_TRAINING = ("method", "dataset", "train_data_sha256", "test_data_sha256", "seed", "recipe")
 FROM_RUN = "run_"  # how keys begin under which stands what the training run reported
 TOLD = ("versions", *FROM_TRAINING, "checkpoint_sha256", "checkpoint")
 MEASURED = ("test_images", "clean_accuracy", "certified_accuracy", "certified_accuracy_by")
+CLAIMED_CERTIFICATES = {  # what the key ``certificate`` says → whether there is a radius, and an interval bound
+    None: (False, False),
+    "lipschitz": (True, False),
+    "lipschitz, interval": (True, True),
+}
 
 
 @dataclass(frozen=True)
@@ -79,28 +85,26 @@ def versions() -> dict[str, str]:
     return found
 
 
-def claimed(
-    net: Net | None,
-    *,
-    flavour: str,
-    pixels: str,
-    constants: RadiusConstants | None,
-    interval: bool,
-    epsilon: float | None,
-) -> dict[str, str]:
-    """The metadata that a certificate rests on: ``verify`` computes them anew.  net: None where it is not recorded."""
-    props = {"file_format": FORMAT, "norm": "linf", "flavour": flavour}
+def claimed(settings: Settings, net: Net | None = None, constants: RadiusConstants | None = None) -> dict[str, str]:
+    """The metadata that a certificate rests on, which ``verify`` computes anew.
+
+    Args:
+        settings: of the file.
+        net: None where the file does not describe it.
+        constants: of the certified radius; None where there is none.
+    """
+    props = {"file_format": FORMAT, "norm": "linf", "flavour": settings.flavour}
     if net is not None:
         props["net"] = record.written(net)
     if constants is not None:
         props |= {
-            "certificate": "lipschitz, interval" if interval else "lipschitz",
+            "certificate": "lipschitz, interval" if settings.interval else "lipschitz",
             "lipschitz": constants.lipschitz,
             "rounding_slack": constants.slack,
-            "radius_unit": PIXELS[pixels][0],
+            "radius_unit": PIXELS[settings.pixels][0],
         }
-    if epsilon is not None:
-        props["epsilon"] = float(epsilon)
+    if settings.epsilon is not None:
+        props["epsilon"] = float(settings.epsilon)
     return {key: str(value) for key, value in props.items()}
 
 

@@ -19,6 +19,7 @@ from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
+from linf_plugin.refusal import Refusal, rule_of
 
 Layer = tuple[str, dict, dict[str, Tensor]]  # its name in a spec, its arguments, its weights
 
@@ -59,10 +60,11 @@ def _sorted_sum(layer: SortDistLinear) -> dict:
 
 
 # Class of a layer → its name in a spec, and the arguments that make a layer which evaluates as it does.
-DESCRIBED: dict[type, tuple[str, Callable[[nn.Module], dict]]] = {
+DESCRIBED: dict[type[nn.Module], tuple[str, Callable[[nn.Module], dict]] | Refusal] = {
     Normalize: ("normalize", lambda layer: {"mean": layer.mean.tolist(), "std": 1 / layer.scale}),
     CenterCrop: ("crop", lambda layer: {"size": layer.size}),
     nn.Flatten: ("flatten", _flatten),
+    nn.Identity: ("identity", lambda layer: {}),
     LinfDistLinear: ("dist", lambda layer: _linear(layer) | _exponent(layer)),
     LinfDistConv2d: ("dist_conv", lambda layer: _conv(layer) | _exponent(layer)),
     SortDistLinear: ("sort_dist", _sorted_sum),
@@ -85,12 +87,11 @@ def describe(net: nn.Sequential) -> list[Layer]:
         raise TypeError(f"model, a {type(net).__name__}, has a forward of its own: its layers alone are exported")
     found = []
     for i, layer in enumerate(net):
-        if type(layer) not in DESCRIBED:
-            raise TypeError(
-                f"layer {i} of model is a {type(layer).__name__}, which cannot be exported; known are "
-                f"{', '.join(kind.__name__ for kind in DESCRIBED)}"
-            )
-        name, arguments = DESCRIBED[type(layer)]
+        try:
+            name, arguments = rule_of(DESCRIBED, layer, "description")
+        except TypeError as error:
+            kind = type(layer).__name__
+            raise TypeError(f"layer {i} of model is a {kind}, which cannot be exported: {error}") from error
         if isinstance(layer, SortDistLinear) and layer.rho == 1:  # which is how it evaluates
             name, arguments = "dist", _linear
         tensors = dict((*layer.named_parameters(), *layer.named_buffers()))

@@ -12,11 +12,12 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
-from onnx_export.export import export, fold_means
+from onnx_export.export import export
 from onnx_export.functions.bodies import check_bodies
 from onnx_export.functions.library import for_device
 from onnx_export.reading.fuse import fuse_distance
 from onnx_export.reading.net import to_net
+from onnx_export.writing.record import fold_means
 
 
 @torch.no_grad()

@@ -15,10 +15,11 @@ from torch import nn
 
 import linf_plugin
 from onnx_export.verifiers.marabou import contradictions, cross_check, main, table
-from onnx_export.writing.plain import FLAVOURS, verifier_model
+from onnx_export.writing.plain import verifier_model
+from onnx_export.writing.settings import VERIFIER_FLAVOURS
 
 module = importlib.import_module("onnx_export.verifiers.marabou")  # whatever the package calls by that name
-each_flavour = pytest.mark.parametrize("flavour", FLAVOURS)
+each_flavour = pytest.mark.parametrize("flavour", VERIFIER_FLAVOURS)
 
 CONV = {"kernel_size": [2, 1], "stride": [1, 2], "padding": [1, 0], "dilation": [2, 1], "groups": 2}
 READ = {  # input shape, layers: everything that Marabou's reader may take for something else
