@@ -4,146 +4,21 @@ auto_LiRPA has no linear bounds for the decomposed distance: its ReduceMax has i
 """
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
-from onnx.inliner import inline_local_functions
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from ..files.load import check_model
 from ..files.operators import skeleton
 from ..functions.bodies import check_bodies
-from ..functions.domain import LINF, OPSET
-from ..functions.library import POINT_DISTANCES, attach
-from .fold import Constants, attribute, constants_of
+from ..functions.domain import LINF
+from .fold import Constants, constants_of
+from .nodes import attribute, producers_of, subgraphs
+from .patterns import body_at
 
 SMALL = 64  # numbers in a constant that shapes may be made of
-
-
-# Patterns.
-
-
-def _producers(graph: GraphProto) -> dict[str, NodeProto]:
-    return {name: node for node in graph.node for name in node.output if name}
-
-
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
-    for a in node.attribute:
-        if a.type == AttributeProto.GRAPH:
-            yield a.g
-
-
-# Attributes of the distance operators in the inlined body that serves as pattern, told by their values.
-_SENTINELS = {
-    "p": 1234567.0,
-    "coefficients": [1234567.0, 7654321.0],
-    "strides": [901, 902],
-    "pads": [903, 904, 905, 906],
-    "dilations": [907, 908],
-}
-
-
-@functools.cache
-def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
-    """The body of a distance operator, inlined, from x and w: what produces each value, and the name of the last."""
-    attributes = {a: _SENTINELS[a] for a in POINT_DISTANCES[name].to_function_proto().attribute}
-    value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
-    node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
-    graph = helper.make_graph([node], name, [value("x"), value("w")], [value("y")])
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
-    graph = inline_local_functions(attach(model)).graph
-    return _producers(graph), graph.output[0].name
-
-
-class _Scope:
-    """What a graph of the pattern and one of the file produce, and which value of the one is which of the other."""
-
-    def __init__(self, pattern: Mapping[str, NodeProto], graph: Mapping[str, NodeProto], inputs: dict[str, str]):
-        self.pattern, self.graph, self.names = pattern, graph, dict(inputs)
-        # Nothing is copied of the graph, which may be large, and has a scope for each of its nodes.
-        self.ours, self.theirs = (pattern, inputs.keys()), (graph, set(inputs.values()))
-
-
-def _level(scopes: tuple[_Scope, ...], side: str, name: str) -> int:
-    """The innermost scope that has a name; the outermost has those that nothing produces."""
-    return max((i for i, scope in enumerate(scopes) if any(name in part for part in getattr(scope, side))), default=0)
-
-
-class _Match:
-    """One attempt to find a pattern in a graph: ``attributes`` maps its sentinels.
-
-    A name means the value of the innermost graph that has it, in the pattern and in the file: a subgraph may use names
-    from around it again.
-    """
-
-    def __init__(self):
-        self.attributes: dict[str, object] = {}
-
-    def value(self, scopes: tuple[_Scope, ...], a: str, b: str) -> bool:
-        """Whether the value b of the graph is computed as the value a of the pattern is."""
-        if not (a and b):
-            return a == b
-        level = _level(scopes, "ours", a)
-        if _level(scopes, "theirs", b) != level:
-            return False
-        scopes = scopes[: level + 1]
-        scope = scopes[-1]
-        if a in scope.names:
-            return scope.names[a] == b
-        scope.names[a] = b
-        if a not in scope.pattern:
-            return True  # x or w
-        if b not in scope.graph:
-            return False
-        here, there = scope.pattern[a], scope.graph[b]
-        return (
-            (here.op_type, here.domain, len(here.input)) == (there.op_type, there.domain, len(there.input))
-            and list(here.output).index(a) == list(there.output).index(b)
-            and self._attributes(scopes, here, there)
-            and all(self.value(scopes, *pair) for pair in zip(here.input, there.input))
-        )
-
-    def _attributes(self, scopes: tuple[_Scope, ...], here: NodeProto, there: NodeProto) -> bool:
-        ours, theirs = ({a.name: a for a in node.attribute} for node in (here, there))
-        return ours.keys() == theirs.keys() and all(
-            self._attribute(scopes, a, theirs[name]) for name, a in ours.items()
-        )
-
-    def _attribute(self, scopes: tuple[_Scope, ...], a: AttributeProto, b: AttributeProto) -> bool:
-        if a.type != b.type:
-            return False
-        if a.type == AttributeProto.GRAPH:
-            return self._graph(scopes, a.g, b.g)
-        if a.type == AttributeProto.TENSOR and (a.t.data_type, a.t.dims) != (b.t.data_type, b.t.dims):
-            return False
-        ours, theirs = helper.get_attribute_value(a), helper.get_attribute_value(b)
-        for name, sentinel in _SENTINELS.items():
-            if ours == sentinel:
-                return self.attributes.setdefault(name, theirs) == theirs
-        if a.type == AttributeProto.TENSOR:
-            ours, theirs = numpy_helper.to_array(ours), numpy_helper.to_array(theirs)
-            return np.array_equal(ours, theirs)
-        return ours == theirs
-
-    def _graph(self, scopes: tuple[_Scope, ...], a: GraphProto, b: GraphProto) -> bool:
-        if len(a.input) != len(b.input) or len(a.output) != len(b.output):
-            return False
-        inner = _Scope(_producers(a), _producers(b), {i.name: j.name for i, j in zip(a.input, b.input)})
-        return all(self.value((*scopes, inner), i.name, j.name) for i, j in zip(a.output, b.output))
-
-
-def _body(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
-    """The distance node for a value that the inlined body of one computes."""
-    for name in POINT_DISTANCES:
-        (pattern, last), match = _pattern(name), _Match()
-        if output not in producers or producers[output].op_type != pattern[last].op_type:
-            continue  # as almost all values of a large graph
-        outermost = _Scope(pattern, producers, {})
-        if match.value((outermost,), last, output):
-            names = [outermost.names["x"], outermost.names["w"]]
-            return helper.make_node(name, names, [output], output, domain=LINF.domain, **match.attributes)
-    return None
 
 
 def _broadcast(
@@ -176,15 +51,12 @@ def _broadcast(
     return None
 
 
-# Graphs.
-
-
 def _names(nodes) -> set[str]:
     """Every value that nodes read, those that their subgraphs read included."""
     found = set()
     for node in nodes:
         found.update(node.input)
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             found |= _names(graph.node) | {o.name for o in graph.output}
     return found
 
@@ -268,13 +140,13 @@ def fuse(model: ModelProto, outputs: list[str] | None = None) -> tuple[ModelProt
         graph.ClearField("output")
         graph.output.extend(kept)
     outputs = [o.name for o in graph.output]
-    producers = _producers(graph)
+    producers = producers_of(graph)
     for node in graph.node:
-        new = _body(producers, node.output[0])
+        new = body_at(producers, node.output[0])
         if new is not None:
             node.CopyFrom(new)
     _keep(graph, live_nodes(graph, outputs))
-    producers, constants = _producers(graph), constants_of(fused, graph.node)
+    producers, constants = producers_of(graph), constants_of(fused, graph.node)
     shapes = functools.cache(functools.partial(_shapes, model))
     taken = _names(graph.node) | producers.keys() | {t.name for t in graph.initializer}
     for node in graph.node:

@@ -13,7 +13,7 @@ from ..files.text import said, shown, type_name
 from ..functions.domain import LINF
 
 # What an output of a certified model means.
-OUTPUTS = {
+OUTPUT_MEANINGS = {
     "logits": "one a class",
     "prediction": "the class of the largest logit",
     "certified_radius": "no smaller change of x changes the prediction",
@@ -21,7 +21,7 @@ OUTPUTS = {
 }
 
 
-SHAPES = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # operators that mostly handle shapes
+SHAPE_OPERATORS = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # operators that mostly handle shapes
 
 
 def _name(text: str) -> str:
@@ -53,7 +53,7 @@ def _nodes(graph: GraphProto) -> list[str]:
     shapes = {t.name: "×".join(map(str, t.dims)) or "one number" for t in graph.initializer}
     lines = []
     for node in graph.node:
-        if not node.domain and node.op_type in SHAPES:
+        if not node.domain and node.op_type in SHAPE_OPERATORS:
             continue
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         weights = " ".join(shapes[i] for i in node.input if i in shapes)
@@ -110,7 +110,7 @@ def summary(model: ModelProto, path: str | Path = "") -> str:
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
         *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
         *_section(
-            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output]
+            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUT_MEANINGS.get(o.name, '')}".rstrip() for o in graph.output]
         ),
         *_section("graph, without what handles shapes", _nodes(graph)),
         *_section(

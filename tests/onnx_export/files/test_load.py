@@ -162,7 +162,7 @@ def test_folding_takes_no_more_than_its_file_allows():
 
 
 def test_many_steps_on_constants_end(monkeypatch):
-    monkeypatch.setattr(fold, "MOST_NODES", 40)
+    monkeypatch.setattr(fold, "MOST_COMPUTED", 40)
     with pytest.raises(ValueError, match="more than 40 constants would have to be computed"):
         to_net(onnx_files.many_constants(50))
     to_net(onnx_files.many_constants(40))
