@@ -9,7 +9,7 @@ from linf_plugin.files import check_absent
 
 from ..export import export, record
 from ..files.text import shown
-from ..running.verify import measure
+from ..running.accuracy import measure
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
 from ..writing.settings import CERTIFICATE_CHOICES, FLAVOURS

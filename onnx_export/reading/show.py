@@ -110,7 +110,8 @@ def summary(model: ModelProto, path: str | Path = "") -> str:
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
         *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
         *_section(
-            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUT_MEANINGS.get(o.name, '')}".rstrip() for o in graph.output]
+            "outputs",
+            [f"{_name(o.name):<18} {_type(o):<24} {OUTPUT_MEANINGS.get(o.name, '')}".rstrip() for o in graph.output],
         ),
         *_section("graph, without what handles shapes", _nodes(graph)),
         *_section(

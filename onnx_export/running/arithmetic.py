@@ -27,7 +27,9 @@ from linf_plugin.float32.products import (
     linear_error,
 )
 
-CERTIFICATES = {"certified_radius", "certified"}  # outputs that rest on the arithmetic
+from ..files.seal import CLAIMED_OUTPUTS
+from ..functions.domain import OPSET
+
 CUDA = "CUDAExecutionProvider"
 
 
@@ -58,7 +60,7 @@ class _Trial:
         if "bias" in names:
             constants.append(numpy_helper.from_array(np.zeros(outputs, np.float32), "bias"))
         graph = helper.make_graph([node], "trial", inputs, [value("y", shape=None)], constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
     def __call__(self, x: Tensor, w: Tensor, outputs: int) -> Tensor:
         w = w.contiguous().numpy()
@@ -123,7 +125,7 @@ def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Seque
     }
 
 
-PRODUCTS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv}
+PRODUCT_TRIALS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
@@ -149,9 +151,9 @@ _passed: set[tuple] = set()
 
 def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The nodes whose products the certificates of a model rest on; none where it has no certificates."""
-    if CERTIFICATES.isdisjoint(o.name for o in model.graph.output):
+    if set(CLAIMED_OUTPUTS).isdisjoint(o.name for o in model.graph.output):
         return []
-    return [node for node in model.graph.node if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")]
+    return [node for node in model.graph.node if node.op_type in PRODUCT_TRIALS and node.domain in ("", "ai.onnx")]
 
 
 def unfit_for_cuda(model: onnx.ModelProto) -> str | None:
@@ -209,7 +211,7 @@ def check_arithmetic(
         if key in _passed:
             continue
         trial = _Trial(node, (len(x), len(w)), constant, open_session)
-        if wrong := first_wrong(PRODUCTS[node.op_type](node, trial, x, w)):
+        if wrong := first_wrong(PRODUCT_TRIALS[node.op_type](node, trial, x, w)):
             raise LessThanFloat32(
                 f"{node.op_type} {node.name!r} in {path} is not computed in float32 by onnxruntime "
                 f"{onnxruntime.__version__} here: {wrong}, which the certificates in the file do not cover"

@@ -11,7 +11,7 @@ from linf_plugin.certificates.margin import certified_radius
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
-from .verify import BATCH, levels_of, run_all
+from .accuracy import BATCH, levels_of, run_all
 
 # Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
 # larger than the result may cancel, in an order that each runtime chooses; a sorted sum adds some.

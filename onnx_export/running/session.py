@@ -19,16 +19,14 @@ from ..files.load import content_of, parsed, unchecked
 from ..files.seal import broken_seal, claims, props_of
 from ..files.text import first_line
 from ..functions.library import for_device
-from .arithmetic import check_arithmetic, unfit_for_cuda
+from .arithmetic import CUDA, check_arithmetic, unfit_for_cuda
 from .native import register
 
 DEVICES = ("auto", "cpu", "cuda")
 
-# Without TF32, which keeps 10 bits of each factor of a linear head.
-CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
 CPU = "CPUExecutionProvider"
-PROVIDERS = {"cuda": [CUDA, CPU], "cpu": [CPU]}
-
+# Without TF32, which keeps 10 bits of each factor of a linear head.
+PROVIDERS = {"cuda": [(CUDA, {"use_tf32": 0}), CPU], "cpu": [CPU]}
 
 LOAD_ERRORS = (
     errors.Fail,
@@ -42,8 +40,7 @@ LOAD_ERRORS = (
     DecodeError,
 )
 
-
-TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}  # of inputs
+INPUT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class DeviceError(RuntimeError):
@@ -184,7 +181,7 @@ def session_of(
         raise ValueError(f"threads must be at least 1, got {threads}")
     path = Path(path)
     _warn_of_two_packages()
-    available = CUDA[0] in onnxruntime.get_available_providers() and _has_cuda()
+    available = CUDA in onnxruntime.get_available_providers() and _has_cuda()
     if device == "cuda" and not available:
         raise DeviceError("device is cuda, but there is no GPU here that onnxruntime can use")
     file, chosen = _checked(content, path), "cuda" if available and device != "cpu" else "cpu"
@@ -192,7 +189,7 @@ def session_of(
         chosen = _instead(path, reason)
     try:
         result = _open(file, chosen, _options(chosen, threads, native))
-        if chosen == "cuda" and result.get_providers()[0] != CUDA[0]:
+        if chosen == "cuda" and result.get_providers()[0] != CUDA:
             taken = f"onnxruntime only took {', '.join(result.get_providers())}"
             if device == "cuda":
                 raise DeviceError(f"device is cuda, but {taken}")
@@ -228,7 +225,7 @@ def run(session: onnxruntime.InferenceSession, x: np.ndarray) -> list[np.ndarray
     wanted = session.get_inputs()[0]
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x must be a numpy.ndarray, got {type(x).__name__}")
-    dtype = TYPES.get(wanted.type)
+    dtype = INPUT_TYPES.get(wanted.type)
     if x.dtype != dtype:
         raise TypeError(f"x must be {wanted.type if dtype is None else np.dtype(dtype).name}, got {x.dtype}")
     fits = [have == want for have, want in zip(x.shape, wanted.shape) if isinstance(want, int)]

@@ -1,24 +1,19 @@
 """What an ONNX file certifies, recomputed from the file alone and compared with what it says of itself."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
-from tqdm import tqdm
 
 from ..files.load import content_of, parsed, stored_otherwise
 from ..files.seal import props_of
 from ..reading.recompute import contradictions, settings_of
-from ..writing.certificate import PIXELS
 from ..writing.metadata import MEASURED, Accuracy, accuracy_properties
 from ..writing.settings import FLAVOURS
-from .session import run, session, session_of
-
-BATCH = 128
+from .accuracy import accuracy_of, levels_of, run_all
+from .session import session_of
 
 
 @dataclass(frozen=True)
@@ -30,52 +25,6 @@ class Verification:
     epsilon: float | None
     checks: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-
-def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:
-    """Images (N, C, H, W) in [0, 1] in batches of what the session takes: the same, or bytes."""
-    size = session.get_inputs()[0].shape[0]
-    for x in images.split(size if isinstance(size, int) else BATCH):
-        if session.get_inputs()[0].type == "tensor(uint8)":
-            yield np.rint(x.numpy() * PIXELS["byte"][1]).astype(np.uint8)
-        else:
-            yield x.numpy()
-
-
-def run_all(session: onnxruntime.InferenceSession, images: Tensor, progress: bool = True) -> dict[str, np.ndarray]:
-    """Each output for all images (N ≥ 1, C, H, W), with a progress bar on a terminal."""
-    names, parts = [output.name for output in session.get_outputs()], []
-    with tqdm(total=len(images), unit="image", disable=None if progress else True, leave=False) as bar:
-        for x in as_input(session, images):
-            parts.append(run(session, x))
-            bar.update(len(x))
-    return {name: np.concatenate(part) for name, part in zip(names, zip(*parts))}
-
-
-def accuracy_of(outputs: dict[str, np.ndarray], labels: Tensor, epsilon: float | None, levels: int = 1) -> Accuracy:
-    """Of the outputs of all images; ``levels``: how many units of the radii the pixel range has.
-
-    By "interval" counts what either certificate proves: ``certified``, or a radius above ε.
-    """
-    right = outputs["logits"].argmax(1) == labels.numpy()
-    if epsilon is None or "certified_radius" not in outputs:
-        return Accuracy(len(right), int(right.sum()))
-    found = outputs["certified_radius"].astype(np.float64) > epsilon * levels
-    if "certified" in outputs:
-        found |= outputs["certified"]
-    by = "interval" if "certified" in outputs else "lipschitz"
-    return Accuracy(len(right), int(right.sum()), int((right & found).sum()), by)
-
-
-def levels_of(session: onnxruntime.InferenceSession) -> int:
-    """Units of the input, and so of radii, in the pixel range."""
-    return PIXELS["byte" if session.get_inputs()[0].type == "tensor(uint8)" else "float"][1]
-
-
-def measure(path: str | os.PathLike, images: Tensor, labels: Tensor, epsilon: float | None) -> Accuracy:
-    """The accuracies of an ONNX file on test images, on the CPU."""
-    s = session(path, "cpu")
-    return accuracy_of(run_all(s, images), labels, epsilon, levels_of(s))
 
 
 def constants_of(model: ModelProto) -> dict[str, float]:

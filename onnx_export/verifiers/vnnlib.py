@@ -21,8 +21,8 @@ from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.models.net import Net
 
+from ..running.accuracy import BATCH
 from ..running.compare import LINEAR_TOLERANCE
-from ..running.verify import BATCH
 from ..writing.plain import verifier_model
 from . import generate_properties as script
 

@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import linf_plugin
 from linf_plugin.kernels import cpu, reference
+from linf_plugin.ops import distance
 from onnx_export.functions.domain import OPSET
 from onnx_export.functions.library import attach
 from onnx_export.running import native
@@ -361,7 +362,7 @@ def test_no_library(monkeypatch, fresh):
 
 
 def test_wrong_numbers(monkeypatch, fresh):
-    monkeypatch.setattr(linf_plugin, "dist", lambda x, w: torch.zeros(len(x), len(w)))
+    monkeypatch.setattr(distance, "dist", lambda x, w: torch.zeros(len(x), len(w)))
     assert native.available() == (False, "libcpu.so: its distances in onnxruntime are not those in PyTorch")
 
 

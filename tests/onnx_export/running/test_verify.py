@@ -14,9 +14,9 @@ from onnx_export.files.load import load
 from onnx_export.files.seal import DIGEST, broken_seal, former_sha256, props_of, seal
 from onnx_export.reading.recompute import contradictions
 from onnx_export.reading.show import summary
+from onnx_export.running.accuracy import measure
 from onnx_export.running.session import session
-from onnx_export.running.verify import accuracy_of, constants_of, measure, verify
-from onnx_export.writing.metadata import Accuracy
+from onnx_export.running.verify import constants_of, verify
 
 VERIFY = importlib.import_module("onnx_export.running.verify")
 IMAGES = torch.rand(150, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -295,16 +295,3 @@ def test_refused(file, labels, tmp_path):
             verify(tmp_path / name, IMAGES, labels, "cpu")
     with pytest.raises(FileNotFoundError):
         verify(tmp_path / "none.onnx", IMAGES, labels, "cpu")
-
-
-def test_accuracies():
-    """A radius of exactly ε does not count; nor does one of a wrong prediction; a certificate at ε does."""
-    logits = np.float32([[1, 0], [1, 0], [1, 0], [0, 1]])
-    radii = np.float32([0.25, np.nextafter(np.float32(0.25), 1), 1, 1])
-    labels, outputs = torch.tensor([0, 0, 1, 1]), {"logits": logits, "certified_radius": radii}
-    assert accuracy_of(outputs, labels, 0.25) == Accuracy(4, 3, 2, "lipschitz")
-    assert accuracy_of(outputs, labels, None) == Accuracy(4, 3)
-    assert accuracy_of({"logits": logits}, labels, 0.25) == Accuracy(4, 3)
-    assert accuracy_of(outputs | {"certified_radius": radii * 255}, labels, 0.25, 255) == Accuracy(4, 3, 2, "lipschitz")
-    outputs["certified"] = np.array([True, False, True, False])
-    assert accuracy_of(outputs, labels, 0.25) == Accuracy(4, 3, 3, "interval")
