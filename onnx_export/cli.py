@@ -12,7 +12,7 @@ from .running.arithmetic import LessThanFloat32
 from .running.session import DeviceError
 
 PROG = "linf-export"
-COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
+EXPORT_COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "model": model,
     "show": show,
     "check": check,
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name, command in EXPORT_COMMANDS.items():
         q = commands.add_parser(
             name,
             help=command.SUMMARY,

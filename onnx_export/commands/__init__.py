@@ -1,0 +1,1 @@
+"""The commands of ``linf-export``, a module each.  Imports everything else; only ``cli.py`` imports it."""

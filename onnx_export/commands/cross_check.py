@@ -21,7 +21,7 @@ examples:
   linf-export cross-check small.pt --count 50 --flavour relu --time-limit 60 --json verdicts.json
 
 exit status: 0 where no verdict contradicts a certificate; 1 where one does; 2 where nothing was asked.
-python -m onnx_export.verifiers.marabou trains such nets first.
+python -m onnx_export.verifiers.marabou_study trains such nets first.
 """
 
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..verifiers.generate_properties import KINDS
+from ..verifiers.generate_properties import PROPERTY_KINDS
 from ..verifiers.vnnlib import write_benchmark
 from ..writing.settings import VERIFIER_FLAVOURS
 from .common import add_data, data_of, epsilon, model_of, positive
@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--kind",
-        choices=KINDS,
+        choices=PROPERTY_KINDS,
         action="append",
         help="of the properties: against any other class, or against one chosen by the seed (default: any)",
     )

@@ -11,7 +11,7 @@ from .text import said
 MOST_NODES = 100_000  # in a file, those of functions and subgraphs included
 MOST_INLINED = 500_000  # once every call of a function is replaced by its body
 MOST_PARTS = 100_000  # inputs, weights and so on of one graph
-STANDARD = ("", "ai.onnx")  # two names of one domain
+STANDARD_DOMAINS = ("", "ai.onnx")  # two names of one domain
 DEEPEST = 16  # subgraphs within subgraphs; functions that call functions
 
 # Type of an attribute → the field that holds it.
@@ -52,7 +52,7 @@ def check_structure(model: ModelProto) -> None:
 
 
 def _imported(part: ModelProto | FunctionProto) -> list[str]:
-    return ["" if o.domain in STANDARD else o.domain for o in part.opset_import]
+    return ["" if o.domain in STANDARD_DOMAINS else o.domain for o in part.opset_import]
 
 
 def _unique(kind: str, names: Iterable[str], state: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
-from ..files.structure import STANDARD
+from ..files.structure import STANDARD_DOMAINS
 from .domain import LINF
 from .library import FUNCTIONS, STEP_SIZES, called, for_device
 
@@ -52,7 +52,7 @@ def _follow(nodes: Iterable[NodeProto], values: dict[str, bytes], depth: int) ->
     for node in nodes:
         inputs = [_value(values, name) for name in node.input]
         attributes = sorted((a.name, _attribute(a, values, depth)) for a in node.attribute)
-        operator = (node.domain if node.domain not in STANDARD else "", node.op_type, node.overload)
+        operator = (node.domain if node.domain not in STANDARD_DOMAINS else "", node.op_type, node.overload)
         computed = _digest(operator, *inputs, attributes, len(node.output))
         for i, name in enumerate(node.output):
             _define(values, name, _digest(computed, i))
@@ -76,7 +76,7 @@ def _attribute(a: AttributeProto, values: dict[str, bytes], depth: int) -> bytes
 
 
 def _signature(function: FunctionProto) -> tuple:
-    opsets = {o.domain if o.domain not in STANDARD else "": o.version for o in function.opset_import}
+    opsets = {o.domain if o.domain not in STANDARD_DOMAINS else "": o.version for o in function.opset_import}
     return (
         len(function.input),
         sorted(function.attribute),
@@ -109,7 +109,7 @@ def check_bodies(model: ModelProto) -> None:
         raise ValueError(f"the domain linf must be of version {LINF.version}, got {', '.join(map(str, versions))}")
     present = set()
     for function in model.functions:
-        if function.domain in STANDARD:
+        if function.domain in STANDARD_DOMAINS:
             raise ValueError(f"the function {function.name} takes the name of a standard operator")
         if function.domain != LINF.domain:
             continue

@@ -12,7 +12,7 @@ from .boxes import BoxBlocks, LinfBoxDist, LinfBoxDistConv, SortBoxDist
 from .distances import BLOCK, DistBlocks, DistJoin, LinfDist, LpDist, LpDistOf, SortDist
 from .domain import LINF, OPSET
 from .radius import CertifiedRadius
-from .windows import WINDOWS, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
+from .windows import WINDOW_BLOCK, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
 
 # What ``translate`` makes nodes of: distances of points, and their ranges over boxes.
 POINT_DISTANCES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
@@ -35,7 +35,7 @@ FUNCTIONS = {
 
 # Device → what the constants of that name in the bodies are: differences, and elements of windows, at a time.
 STEP_SIZES = {
-    "cpu": {"block": BLOCK, "windows": WINDOWS},
+    "cpu": {"block": BLOCK, "windows": WINDOW_BLOCK},
     "cuda": {"block": 1 << 26, "windows": 1 << 24},  # 256 MB and 64 MB of float32
 }
 

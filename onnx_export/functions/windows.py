@@ -1,6 +1,6 @@
 """Distances of windows of images, in standard ONNX, block by block as ``distances``.
 
-They hold ``WINDOWS`` elements of unfolded windows at a time (an image is the least).  That number stands in one
+They hold ``WINDOW_BLOCK`` elements of unfolded windows at a time (an image is the least).  That number stands in one
 constant, ``windows`` in ``ConvBlocks``.
 """
 
@@ -12,7 +12,7 @@ from onnxscript import opset20 as op
 from .distances import LinfDist, LpDistOf
 from .domain import LINF
 
-WINDOWS = 1 << 20
+WINDOW_BLOCK = 1 << 20
 
 
 @script(LINF)
@@ -41,7 +41,7 @@ def ConvBlocks(x, w, strides: Sequence[int], pads: Sequence[int], dilations: Seq
     index = op.Reshape(op.Reshape(corners, [-1, 1]) + op.Reshape(offsets, [1, -1]), [-1])
 
     n = op.Max(op.Shape(x, start=0, end=1), 1)
-    windows = op.Constant(value_int=WINDOWS)
+    windows = op.Constant(value_int=WINDOW_BLOCK)
     most = op.Max(windows / (features * op.Size(corners)), 1)
     blocks = (n + most - 1) / most
     rows = (n + blocks - 1) / blocks

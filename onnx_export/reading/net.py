@@ -11,7 +11,7 @@ from linf_plugin.models.net import Net
 from linf_plugin.models.spec import MOST_VALUES, check_size
 from linf_plugin.state import constants
 
-from ..files.structure import STANDARD
+from ..files.structure import STANDARD_DOMAINS
 from ..files.text import said, type_name
 from ..functions.domain import LINF
 from ..writing.certificate import PIXELS
@@ -124,7 +124,7 @@ def to_net(model: ModelProto) -> Net:
             depends on the size of the batch, and the message names the node; a function of the domain ``linf`` computes
             something else than its name says (``check_bodies``); or the model is not whole (``load.check_model``).
     """
-    opset = next((o.version for o in model.opset_import if o.domain in STANDARD), None)
+    opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), None)
     if opset not in OPSETS:
         raise ValueError(f"the opset must be one of {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
     output = _logits(model)

@@ -23,7 +23,7 @@ VERIFIER_OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Relu", "Reshape", "Tanh
 VERIFIER_PARTS = {"ir_version", "opset_import", "producer_name", "graph", "metadata_props"}
 VERIFIER_GRAPH = {"node", "name", "initializer", "input", "output"}
 WRITING_PACKAGES = ("linf_plugin", "onnx", "onnxscript")  # packages that a file is put in words by
-MOST = 3  # differences that are told
+MOST_TOLD = 3  # differences that are told
 
 
 def settings_of(model: ModelProto) -> Settings:
@@ -166,7 +166,7 @@ def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
         for key, value in props.items()
         if is_told(key) and not value.isprintable()
     ]
-    return found[:MOST]
+    return found[:MOST_TOLD]
 
 
 def _short(text: str | None) -> str:
@@ -184,8 +184,8 @@ def _differences(expected: ModelProto, found: ModelProto) -> list[str]:
                 different += _field(field.name, *(_parts(message, field.name) for message in (a, b)))
     if not different:
         different = ["it has parts that are unknown here"]
-    more = len(different) - MOST
-    return different[:MOST] + ([f"and {more} more parts are not as they are written"] if more > 0 else [])
+    more = len(different) - MOST_TOLD
+    return different[:MOST_TOLD] + ([f"and {more} more parts are not as they are written"] if more > 0 else [])
 
 
 def _parts(message: Message, name: str) -> list[tuple[str, bytes]]:

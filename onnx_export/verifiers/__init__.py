@@ -1,0 +1,1 @@
+"""What other verifiers read, and what they answer.  Imports ``running`` and below."""

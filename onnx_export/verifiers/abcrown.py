@@ -16,7 +16,7 @@ from linf_plugin.layers.base import distance_layers
 
 PROBLEM, CONFIG = "problem.py", "config.yaml"
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
-ROUNDING = 2.0**-23
+BOX_SLACK = 2.0**-23
 
 _PROBLEM = '''\
 """The net and the images for α,β-CROWN, which calls ``model`` and ``data`` as {config} says."""
@@ -35,7 +35,7 @@ DATASET, FOLDER, SAMPLES = {dataset!r}, {folder}, {samples}
 OWN_NAME, DIGEST = {own!r}, {digest!r}  # of other data than those published under the name; of the test images
 
 # The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
-ROUNDING = {rounding!r}
+BOX_SLACK = {slack!r}
 
 
 def model():
@@ -51,7 +51,7 @@ def data(spec):
         raise ValueError("the test images are not those that this problem was written for")
     x, y = test.x_test[:SAMPLES], test.y_test[:SAMPLES]
     one = torch.ones(1, 1, 1, 1)
-    return x, y, one, 0 * one, (spec["epsilon"] + ROUNDING) * one
+    return x, y, one, 0 * one, (spec["epsilon"] + BOX_SLACK) * one
 '''
 
 _CONFIG = """\
@@ -74,7 +74,7 @@ solver:
 # The better of linear and interval bounds, where linear ones can be the looser; where that decides nothing, α-CROWN
 # goes on from there.  Its linear bounds may start behind the interval bounds, so it must not stop while nothing
 # improves.  The weights of intermediate bounds are shared: the verifier makes them, but does not optimise those bounds.
-_DISTANCE = """\
+_DISTANCE_SOLVER = """\
   bound_prop_method: alpha-crown
   early_stop_patience: 50
   crown:
@@ -86,8 +86,8 @@ _DISTANCE = """\
 """
 
 # kind of net → (complete verifier, solver)
-SETTINGS = {
-    "distance": ("skip", _DISTANCE),  # branching on neurons has nothing to split in distance layers and fails
+SOLVER_SETTINGS = {
+    "distance": ("skip", _DISTANCE_SOLVER),  # branching on neurons has nothing to split in distance layers and fails
     "ordinary": ("bab", "  bound_prop_method: alpha-crown\n"),
 }
 
@@ -157,7 +157,7 @@ def write_abcrown(
     for path in paths:
         check_absent(path, force)
 
-    verifier, solver = SETTINGS["distance" if distance_layers(model) else "ordinary"]
+    verifier, solver = SOLVER_SETTINGS["distance" if distance_layers(model) else "ordinary"]
     needs_folder = SOURCES[name].files and data_dir is not None
     write_text(
         problem,
@@ -169,7 +169,7 @@ def write_abcrown(
             digest=data.digests[1],
             folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None,
             samples=samples,
-            rounding=ROUNDING,
+            slack=BOX_SLACK,
         ),
     )
     write_text(

@@ -40,7 +40,7 @@ from pathlib import Path
 
 import numpy as np
 
-SETTINGS, IMAGES = "benchmark.json", "images.npz"
+SETTINGS_FILE, IMAGES_FILE = "benchmark.json", "images.npz"
 ONNX, VNNLIB, VNNLIB2, INSTANCES = "onnx", "vnnlib", "vnnlib2", "instances.csv"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # safe in a row of instances.csv and in a shell
 HOURS = 6  # what VNN-COMP's rules allow a benchmark, all time-outs together
@@ -70,7 +70,7 @@ def _tensor(holds):
     )
 
 
-KINDS = {  # kind of property → (other classes, a number that the seed draws) → those of which one must win
+PROPERTY_KINDS = {  # kind of property → (other classes, a number that the seed draws) → those of which one must win
     "any": lambda others, drawn: others,
     "one": lambda others, drawn: [others[drawn % len(others)]],
 }
@@ -88,7 +88,10 @@ KEYS = {  # key of benchmark.json → (whether a value will do, the rule in word
         "a list of different numbers in (0, 1], in units of the pixel range",
     ),
     "count": (lambda v: _whole(v) and v > 0, "a whole number of images, at least 1"),
-    "kinds": (_list_of(lambda v: isinstance(v, str) and v in KINDS), f"a list of different ones of {', '.join(KINDS)}"),
+    "kinds": (
+        _list_of(lambda v: isinstance(v, str) and v in PROPERTY_KINDS),
+        f"a list of different ones of {', '.join(PROPERTY_KINDS)}",
+    ),
     "timeout": (lambda v: _whole(v) and v > 0, "a whole number of seconds, at least 1"),
     "compress": (lambda v: isinstance(v, bool), "true or false"),
 }
@@ -122,7 +125,7 @@ def read_settings(folder: Path) -> dict:
         FileNotFoundError: it or one of the nets is missing.
         ValueError: it is not JSON, or does not say what it must.
     """
-    path = _existing(folder / SETTINGS)
+    path = _existing(folder / SETTINGS_FILE)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
@@ -142,7 +145,7 @@ def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np
         FileNotFoundError: the file is missing.
         ValueError: it is damaged, has fewer images than the settings want, or does not fit the nets.
     """
-    path = _existing(folder / IMAGES)
+    path = _existing(folder / IMAGES_FILE)
     try:
         with open(path, "rb") as f, np.load(f) as arrays:
             x, y, index = (arrays[key] for key in ("x", "y", "index"))
@@ -264,7 +267,7 @@ def _properties(settings: dict, image: np.ndarray, label: int, index: int, seed:
     for eps in settings["epsilons"]:
         bounds = box(image, eps)
         for kind in settings["kinds"]:
-            wrong = KINDS[kind](others, _drawn(seed, index, written(eps)))
+            wrong = PROPERTY_KINDS[kind](others, _drawn(seed, index, written(eps)))
             target, who = ("", "another class") if kind == "any" else (f"_to{wrong[0]}", f"class {wrong[0]}")
             note = (
                 f"; Test image {index}, label {label}: is there an image within {written(eps)} of it, in every pixel, "
@@ -327,7 +330,7 @@ def _seed(text: str) -> int:
 def main(argv: "list[str] | None" = None) -> int:
     """Runs ``generate`` in the folder of this file; exit status 2 where that fails."""
     title, text = __doc__.split("\n", 1)
-    text += f"\nKeys of {SETTINGS}, which may be edited:\n"
+    text += f"\nKeys of {SETTINGS_FILE}, which may be edited:\n"
     text += "\n".join(f"  {key:9} {rule}" for key, (_, rule) in KEYS.items())
     parser = argparse.ArgumentParser(
         description=title, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter

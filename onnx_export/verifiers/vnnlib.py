@@ -68,7 +68,7 @@ Bounds are clip(x ± ε, 0, 1), rounded towards x to float32 numbers and written
 image within ε and no other, in whatever precision it is read. `python generate_properties.py --help` has more.
 """
 
-_KINDS = {
+_KIND_TEXTS = {
     "any": "The wrong class may be any.",
     "one": "The wrong class is one that the seed draws, in the files named `…_toCLASS`.",
 }
@@ -108,7 +108,7 @@ def _readme(
     net: Net, data: Dataset, settings: dict, models: dict[str, onnx.ModelProto], pool: int, seed: int, rows: list
 ) -> str:
     return _README.format(
-        **settings | {"kinds": " ".join(_KINDS[kind] for kind in settings["kinds"])},
+        **settings | {"kinds": " ".join(_KIND_TEXTS[kind] for kind in settings["kinds"])},
         dataset=data.name,
         layers=", ".join(layer for layer, _ in net.spec["layers"]),
         parameters=sum(p.numel() for p in net.parameters()),
@@ -192,8 +192,8 @@ def write_benchmark(
     if folder.exists() or folder.is_symlink():
         if not force:
             raise WouldReplace(f"{folder} exists")
-        if not (folder / script.SETTINGS).is_file():
-            raise FileExistsError(f"{folder} exists and is no benchmark: it has no {script.SETTINGS}")
+        if not (folder / script.SETTINGS_FILE).is_file():
+            raise FileExistsError(f"{folder} exists and is no benchmark: it has no {script.SETTINGS_FILE}")
     x, y, places = _pool(net, data, pool)
     if len(x) < count:
         raise ValueError(f"count must be at most the {len(x)} images that the net classifies correctly, got {count}")
@@ -208,8 +208,8 @@ def write_benchmark(
             if compress:
                 file, content = file + ".gz", gzip.compress(content, mtime=0)
             (new / script.ONNX / file).write_bytes(content)
-        (new / script.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        np.savez_compressed(new / script.IMAGES, x=x.numpy(), y=y.numpy(), index=places.numpy())
+        (new / script.SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        np.savez_compressed(new / script.IMAGES_FILE, x=x.numpy(), y=y.numpy(), index=places.numpy())
         shutil.copyfile(script.__file__, new / Path(script.__file__).name)
         rows = script.generate(new, seed)
         (new / README).write_text(_readme(net, data, settings, models, len(x), seed, rows), encoding="utf-8")

@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper
 import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
-from onnx_export.cli import COMMANDS, main
+from onnx_export.cli import EXPORT_COMMANDS, main
 from onnx_export.files.seal import props_of, seal
 from onnx_export.running.arithmetic import LessThanFloat32
 
@@ -358,7 +358,7 @@ def test_show_and_verify_refuse(made, tmp_path, error):
         assert "none.onnx" in error(command, tmp_path / "none.onnx", *output)
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["all", *COMMANDS])
+@pytest.mark.parametrize("command", [[], *([name] for name in EXPORT_COMMANDS)], ids=["all", *EXPORT_COMMANDS])
 def test_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])

@@ -32,7 +32,7 @@ from linf_plugin.kernels import reference
 from onnx_export.functions.distances import BLOCK
 from onnx_export.functions.domain import LINF, OPSET
 from onnx_export.functions.library import STEP_SIZES, attach, for_device
-from onnx_export.functions.windows import WINDOWS
+from onnx_export.functions.windows import WINDOW_BLOCK
 
 
 def one_node(
@@ -191,7 +191,7 @@ def test_conv(conv_case, p, dtype):
 
 def test_conv_in_blocks_of_images():
     x, w, conv = torch.randn(9, 16, 32, 32), torch.randn(4, 16, 3, 3), ([1, 1], [1, 1], [1, 1], 1)
-    assert 1 < 9 * 32 * 32 * 9 * 16 / WINDOWS < 9, "several blocks, of several images"
+    assert 1 < 9 * 32 * 32 * 9 * 16 / WINDOW_BLOCK < 9, "several blocks, of several images"
     expected = torch.ops.linf.dist_conv2d(x, w, INF, *conv)
     y = in_onnxruntime(conv_model(x, w, INF, conv, expected.shape), x=x.numpy())
     assert np.array_equal(y, expected.numpy())
