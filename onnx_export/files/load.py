@@ -1,4 +1,4 @@
-"""Opening ONNX files of which nothing is trusted: each is a whole model, or one sentence that says what is wrong."""
+"""Opens ONNX files.  Nothing in a file is trusted: it is a whole model, or one sentence says what is wrong with it."""
 
 import os
 import stat
@@ -12,41 +12,45 @@ from .operators import check_operators
 from .structure import check_structure
 from .text import first_line
 
-MOST_BYTES = 2**31  # of a protobuf message
+MOST_BYTES = 2**31  # a protobuf message has no more
 
 
 def load(path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
-    """An ONNX file, checked by ``check_model``, with its weights, wherever they are stored.
+    """Reads an ONNX file and checks it by ``check_model``.
 
-    Beyond the size of the file no more is allocated than four times that of those beside it: weights may share a place.
+    The memory that it takes is at most the size of the file and four times the size of the files with its weights.
+    (Several weights may share a place in such a file.)
 
     Args:
-        weights: whether weights beside the file are read; if not, they are checked and stay where they are.
+        path: of the file.
+        weights: whether weights beside the file are read.  If not, they are checked and stay where they are.
+
+    Returns:
+        The model, with its weights in it.
 
     Raises:
-        FileNotFoundError: there is no such file, or one that holds its weights is missing.
-        ValueError: it is no ONNX file, or ``check_model`` refuses it; or weights lie outside the file's folder, behind
-            a link, or beyond the end of their file.  The message names the file.
+        FileNotFoundError: the file does not exist, or a file with its weights does not.
+        ValueError: it is not an ONNX file, or ``check_model`` refuses it; or weights lie outside the folder of the
+            file, behind a link, or beyond the end of their file.  The message names the file.
     """
     return parsed(content_of(path), path, weights=weights)
 
 
 def content_of(path: str | os.PathLike) -> bytes:
-    """The bytes of a file, for ``parsed``.  Raises as ``load`` where there is none, or where it is none that may be
-    one."""
+    """The bytes of a file, for ``parsed``.  Raises as ``load`` where it cannot be an ONNX file."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     mode = path.stat()
     if not stat.S_ISREG(mode.st_mode):
-        raise ValueError(f"{path} cannot be read: it is no file but a folder or a device")
+        raise ValueError(f"{path} cannot be read: it is not a file but a folder or a device")
     if mode.st_size >= MOST_BYTES:
         raise ValueError(f"{path} cannot be read: it has {mode.st_size:,} bytes, and ONNX files end at 2 GiB")
     return path.read_bytes()
 
 
 def parsed(content: bytes, path: str | os.PathLike, *, weights: bool = True) -> ModelProto:
-    """``load`` of the bytes that a file had when they were read."""
+    """Does what ``load`` does, with the bytes that were read from the file."""
     model = ModelProto()
     try:
         model.ParseFromString(content)
@@ -63,18 +67,21 @@ def parsed(content: bytes, path: str | os.PathLike, *, weights: bool = True) -> 
 
 
 def check_model(model: ModelProto) -> None:
-    """That a model is whole, and small enough to be looked at: ``check_structure``, and onnx's own checks of operators.
+    """Checks that a model is whole and not too large, by ``check_structure`` and by onnx's own checks of operators.
 
     Raises:
-        ValueError: as these say, in one sentence.
+        ValueError: it is not.  The message is one sentence.
     """
     check_structure(model)
     check_operators(model)
 
 
 def unchecked(content: bytes, path: str | os.PathLike) -> ModelProto:
-    """The content of an ONNX file as it stands, without the weights that lie beside it; ``load.parsed`` checks it and
-    reads them.  Raises ValueError where it is none."""
+    """The model in the bytes of an ONNX file, without any check and without the weights beside it.
+
+    Raises:
+        ValueError: they are not an ONNX file.
+    """
     try:
         return ModelProto.FromString(content)
     except DecodeError as error:
@@ -82,6 +89,8 @@ def unchecked(content: bytes, path: str | os.PathLike) -> ModelProto:
 
 
 def stored_otherwise(content: bytes, path: str | os.PathLike) -> bool:
-    """Whether the bytes of a file are others than those by which what is read from it is written: with fields twice,
-    which readers may take for one or for the other."""
+    """Whether the model in the bytes of a file would be written as other bytes.
+
+    That is so where a field stands there twice: two readers may then read two values.
+    """
     return unchecked(content, path).SerializeToString() != content

@@ -1,4 +1,4 @@
-"""What the onnx package itself says of the operators in a model, without its weights."""
+"""The checks of operators that the onnx package makes, on a model without its weights."""
 
 import onnx
 from google.protobuf.message import EncodeError
@@ -9,8 +9,10 @@ from .text import first_line
 
 
 def skeleton(model: ModelProto, keep: int = 0) -> ModelProto:
-    """A copy of a model in which weights of more than ``keep`` elements are inputs: all that onnx needs to check
-    operators and to infer shapes, and none of what would not fit a message."""
+    """A copy of a model in which each weight with more than ``keep`` elements is an input.
+
+    It has all that onnx needs to check operators and to infer shapes, and it is small: onnx puts it into one message.
+    """
     graph, given = model.graph, {i.name for i in model.graph.input}
     small = [t for t in graph.initializer if elements_of(t) <= keep]
     large = [t for t in graph.initializer if elements_of(t) > keep and t.name not in given]
@@ -30,11 +32,11 @@ def skeleton(model: ModelProto, keep: int = 0) -> ModelProto:
 
 
 def check_operators(model: ModelProto) -> None:
-    """Inputs and attributes of standard operators, as onnx knows them."""
+    """Checks inputs and attributes of standard operators by onnx.  Raises ValueError where onnx refuses them."""
     bare = skeleton(model)
     for value in (*bare.graph.input, *bare.graph.output):
         if value.type.HasField("tensor_type"):
-            value.type.tensor_type.shape.SetInParent()  # which onnx wants, though it does not need it
+            value.type.tensor_type.shape.SetInParent()  # onnx wants a shape, but does not use it
     try:
         onnx.checker.check_model(bare)
     except (onnx.checker.ValidationError, ValueError, EncodeError, RuntimeError) as error:

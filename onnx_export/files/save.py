@@ -1,4 +1,4 @@
-"""ONNX files are written in one move, with their weights inside or beside them."""
+"""Writes ONNX files in one move, with their weights in the file or beside it."""
 
 import contextlib
 import hashlib
@@ -16,11 +16,13 @@ from .seal import broken_seal, props_of, seal
 
 
 def _outsource(model: ModelProto, path: Path, folder: Path) -> str:
-    """Moves the numbers of a model into a file in ``folder``, with none between them; returns its name, which is of
-    its content.
+    """Moves the numbers of a model into a file in ``folder``, one after the other.
 
-    The constants of certificates lie there among the weights, so that whoever puts another net's file in the place of
-    this one exchanges them too.
+    The constants of certificates lie among the weights in this file.  If somebody replaces it by the file of another
+    net, the constants are replaced too.
+
+    Returns:
+        The name of the file, which has a digest of its content.
     """
     moved = [t for t in model.graph.initializer if t.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE)]
     total, end = hashlib.sha256(), 0
@@ -41,7 +43,7 @@ def _outsource(model: ModelProto, path: Path, folder: Path) -> str:
 
 
 def _own_data(path: Path) -> set[str]:
-    """The files beside a model that hold its weights and bear its name, as ``save`` names them."""
+    """The names of the files beside a model that hold its weights, as far as ``save`` named them."""
     with contextlib.suppress(OSError, ValueError):
         places = [e for t in unchecked(path.read_bytes(), path).graph.initializer for e in t.external_data]
         names = {e.value for e in places if e.key == "location" and "/" not in e.value}
@@ -50,15 +52,21 @@ def _own_data(path: Path) -> set[str]:
 
 
 def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
-    """Writes and checks a file beside its place, then moves it there.  Numbers of more than ``large`` bytes together
-    go to ``<name>.<digest>.data``; the model given then has them no longer.
+    """Writes a file in a folder beside its place, checks it, and moves it to its place.
 
-    The weights come first, under a name of their own, and the file that names them takes the old one's place in one
-    move: a kill at any moment leaves the old file with its weights or the new one with its.  Then the weights of the
-    old file are removed.
+    First the weights are moved, under a name of their own.  Then the file that names them replaces the old one, in one
+    move.  Then the weights of the old file are removed.  If the process is killed at any moment, the old file is there
+    with its weights, or the new file is there with its weights.
+
+    Args:
+        model: with its weights in it.
+        path: of the file; missing folders are made.
+        force: replace a file that is there.
+        large: if the numbers of the model take more bytes, they go to ``<name>.<digest>.data`` beside the file.  The
+            model then no longer has them.
 
     Raises:
-        WouldReplace: there is such a file, without ``force``.
+        WouldReplace: the file exists, and ``force`` is not set.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
@@ -83,7 +91,7 @@ def save(model: ModelProto, path: Path, force: bool, large: int) -> None:
 
 
 def _move(part: Path, path: Path, force: bool) -> None:
-    """In one move; without ``force`` no file that came meanwhile is replaced."""
+    """Moves a file in one step.  Without ``force`` it does not replace a file that was written meanwhile."""
     if not force:
         try:
             os.link(part, path)
@@ -91,20 +99,24 @@ def _move(part: Path, path: Path, force: bool) -> None:
             return
         except FileExistsError as error:
             raise WouldReplace(f"{path} exists") from error
-        except OSError:  # there are no links on this file system
+        except OSError:  # this file system has no links
             check_absent(path)
     os.replace(part, path)
 
 
 def _remove(path: Path, weights: set[str | None]) -> None:
-    """Files of weights beside a model, but for those that it has now: another process may have written it anew."""
+    """Removes files with weights, except those of the file that is there now: another process may have written it."""
     for name in weights - _own_data(path) - {None}:
         with contextlib.suppress(OSError):
             path.with_name(name).unlink()
 
 
 def reseal(path: str | os.PathLike, props: dict[str, str]) -> None:
-    """Adds metadata to a file, in one move.  Raises as ``load``, and ValueError where it was changed."""
+    """Adds metadata to a file, in one move.
+
+    Raises:
+        FileNotFoundError, ValueError: as ``load.load``, or the file was changed since it was written.
+    """
     path, content = Path(path), content_of(path)
     stored, model = unchecked(content, path), parsed(content, path)
     wrong = broken_seal(model)

@@ -1,13 +1,13 @@
-"""The digest of everything in a model, which binds what it claims to its content."""
+"""The seal of a file: a digest of everything in it, which binds its claims to its content."""
 
 import hashlib
 
 import onnx
 from onnx import ModelProto, helper
 
-FORMAT = "linf-export 2"  # of the files that this version writes, under the key ``file_format``
+FORMAT = "linf-export 2"  # the value of the key ``file_format`` in files that this version writes
 DIGEST = "content_sha256"
-# Metadata and outputs by which a file claims a certificate, which must then be bound to its content.
+# A file with one of these keys or outputs claims a certificate.  Then it needs a seal.
 CLAIMS = (
     DIGEST,
     "certificate",
@@ -26,13 +26,15 @@ def props_of(model: ModelProto) -> dict[str, str]:
 
 
 def claims(outputs: list[str], props: dict[str, str]) -> bool:
-    """Whether a file of these outputs and metadata says that something is certified."""
+    """Whether a file with these outputs and metadata claims a certificate."""
     return not props.keys().isdisjoint(CLAIMS) or not set(outputs).isdisjoint(CLAIMED_OUTPUTS)
 
 
 def content_sha256(model: ModelProto) -> str:
-    """A SHA-256 of everything in a model with its weights, but for the digest itself: graph, functions, metadata, and
-    whatever else a message can hold.  Where its weights were stored does not matter."""
+    """A SHA-256 of everything in a model with its weights, except the digest itself.
+
+    It covers graph, functions, metadata and all other fields.  It does not depend on where the weights were stored.
+    """
     rest = ModelProto()
     rest.CopyFrom(model)
     kept = [p for p in rest.metadata_props if p.key != DIGEST]
@@ -50,10 +52,10 @@ def content_sha256(model: ModelProto) -> str:
 
 
 def former_sha256(model: ModelProto) -> str:
-    """The digest of files that version 0.1.0 wrote, which leaves out the metadata.
+    """The digest of files that version 0.1.0 wrote.  It does not cover the metadata.
 
     Raises:
-        ValueError: the model has parts that it leaves out and a runtime heeds.
+        ValueError: the model has parts that this digest does not cover and that a runtime uses.
     """
     graph = model.graph
     for name, parts in (
@@ -89,24 +91,24 @@ def former_sha256(model: ModelProto) -> str:
 
 
 def seal(model: ModelProto, props: dict[str, str]) -> None:
-    """Gives a model with its weights these metadata, and the digest of it all."""
+    """Replaces the metadata of a model with its weights by these, and adds the digest of everything."""
     helper.set_model_props(model, {key: value for key, value in props.items() if key != DIGEST})
     digest = content_sha256(model)
     model.metadata_props.add(key=DIGEST, value=digest)
 
 
 def broken_seal(model: ModelProto) -> str | None:
-    """None where a model with its weights is as it was written, by its digest; else what is wrong, in words."""
+    """What is wrong with the digest of a model with its weights, in words; None where nothing is."""
     props = props_of(model)
     if len(props) != len(model.metadata_props):
-        return "its metadata have a key twice"
+        return "its metadata have one key twice"
     if DIGEST not in props:
-        return "it claims a certificate, and has no digest that binds it to its content"
-    alone = onnx.StringStringEntryProto(key=DIGEST, value=props[DIGEST]).SerializeToString()
-    if alone not in [p.SerializeToString() for p in model.metadata_props]:
-        return "the entry of its digest has parts that are unknown"
+        return "it claims a certificate and has no digest that binds the claim to its content"
+    entry = onnx.StringStringEntryProto(key=DIGEST, value=props[DIGEST]).SerializeToString()
+    if entry not in [p.SerializeToString() for p in model.metadata_props]:
+        return "the entry of its digest has unknown parts"
     try:
         same = props[DIGEST] == (content_sha256(model) if "file_format" in props else former_sha256(model))
     except ValueError as error:
         return str(error)
-    return None if same else "it was changed since it was written: the digest of its content is another"
+    return None if same else "it was changed since it was written: its digest is not that of its content"

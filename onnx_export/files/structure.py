@@ -1,4 +1,4 @@
-"""Whether a model is whole: its names, the order of its nodes, its functions, its size.  Nothing in it is trusted."""
+"""Checks that a model is whole: its names, the order of its nodes, its functions, its size."""
 
 import collections
 from collections.abc import Collection, Iterable, Iterator
@@ -8,11 +8,11 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 from .tensors import check_tensor
 from .text import said
 
-MOST_NODES = 100_000  # in a file, those of functions and subgraphs included
-MOST_INLINED = 500_000  # once every call of a function is replaced by its body
-MOST_PARTS = 100_000  # inputs, weights and so on of one graph
+MOST_NODES = 100_000  # in a file, with those of functions and subgraphs
+MOST_INLINED = 500_000  # nodes, after every call of a function is replaced by its body
+MOST_PARTS = 100_000  # inputs of one graph, weights of one graph, and so on
 STANDARD_DOMAINS = ("", "ai.onnx")  # two names of one domain
-DEEPEST = 16  # subgraphs within subgraphs; functions that call functions
+DEEPEST = 16  # how deep subgraphs are nested, and calls of functions
 
 # Type of an attribute → the field that holds it.
 ATTRIBUTE_FIELDS = {
@@ -28,14 +28,17 @@ ATTRIBUTE_FIELDS = {
 
 
 def check_structure(model: ModelProto) -> None:
-    """That names are unique, values are computed before they are used, tensors have the size that they state, functions
-    do not call themselves, and the whole stays within ``MOST_NODES``, ``MOST_INLINED``, ``MOST_PARTS`` and ``DEEPEST``.
+    """Checks the structure of a model:
 
-    Refused are also the parts of ONNX that nothing here takes into account: sparse weights, training graphs, functions
-    with overloads, tensors in segments, and attributes of sparse tensors, of types and of several graphs or tensors.
+    - names are unique, and each value is computed before it is used;
+    - tensors have the sizes that they state;
+    - functions do not call themselves;
+    - the model stays within ``MOST_NODES``, ``MOST_INLINED``, ``MOST_PARTS`` and ``DEEPEST``;
+    - it has no part of ONNX that this package does not support: sparse weights, training graphs, functions with
+      overloads, tensors in segments, attributes of sparse tensors, of types, and of several graphs or tensors.
 
     Raises:
-        ValueError: something of that is not so; the message names it.
+        ValueError: one of these is not so.  The message names the part.
     """
     if model.training_info:
         raise ValueError("it has graphs for training, which are not supported")
@@ -68,7 +71,7 @@ def _count(kind: str, count: int, most: int) -> None:
 
 def _nodes(nodes, depth: int) -> int:
     if depth > DEEPEST:
-        raise ValueError(f"its subgraphs lie more than {DEEPEST} deep")
+        raise ValueError(f"its subgraphs are nested more than {DEEPEST} deep")
     _count("nodes", len(nodes), MOST_NODES)
     return len(nodes) + sum(_nodes(a.g.node, depth + 1) for node in nodes for a in node.attribute if a.HasField("g"))
 
@@ -81,7 +84,7 @@ def _calls(nodes) -> Iterator[tuple[str, str]]:
 
 
 def _inlined(model: ModelProto) -> int:
-    """Nodes of the graph when every call of a function is replaced by its body.  Raises ValueError for recursion."""
+    """How many nodes the graph has after inlining its functions.  Raises ValueError for recursion."""
     calls = {(f.domain, f.name): collections.Counter(_calls(f.node)) for f in model.functions}
     sizes: dict[tuple[str, str], int] = {}
 
@@ -90,7 +93,9 @@ def _inlined(model: ModelProto) -> int:
         for name, times in of.items():
             if name in calls and name not in sizes:
                 if name in above or len(above) > DEEPEST:
-                    raise ValueError(f"the function {said('::'.join(name))} calls itself, or functions call too deep")
+                    raise ValueError(
+                        f"the function {said('::'.join(name))} calls itself, or calls of functions are nested too deep"
+                    )
                 sizes[name] = min(size(calls[name], (*above, name)), MOST_INLINED + 1)
             total += times * sizes.get(name, 1)
         return total
@@ -98,7 +103,7 @@ def _inlined(model: ModelProto) -> int:
     return size(collections.Counter(_calls(model.graph.node)))
 
 
-Scopes = list[set[str]]  # names of values, of each graph around a node and then of its own
+Scopes = list[set[str]]  # names of values: in each graph around a node, then in its own graph
 
 
 def _seen(name: str, scopes: Scopes) -> bool:
@@ -106,7 +111,7 @@ def _seen(name: str, scopes: Scopes) -> bool:
 
 
 def _check_graph(graph: GraphProto, outer: Scopes, formal: Collection[str] = ()) -> None:
-    """``outer``: what the graph may use from around it, and must not use as names of its own."""
+    """Checks a graph.  It may use the names in ``outer``, of graphs around it, but may not define them again."""
     for kind in ("input", "output", "initializer", "value_info"):
         _count(f"parts {kind}", len(getattr(graph, kind)), MOST_PARTS)
     if graph.sparse_initializer:
@@ -120,7 +125,7 @@ def _check_graph(graph: GraphProto, outer: Scopes, formal: Collection[str] = ())
             raise ValueError("an initializer has no name")
         check_tensor(tensor, f"the initializer {said(tensor.name)}")
     names = {i.name for i in graph.input} | {t.name for t in graph.initializer}
-    # An input of a subgraph may hide a name from around it, as where functions were inlined.
+    # An input of a subgraph may hide a name from around it: the inliner of functions makes such graphs.
     twice = next((t.name for t in graph.initializer if _seen(t.name, outer)), None)
     if twice is not None:
         raise ValueError(f"{said(twice)} is the name of two values")
@@ -148,7 +153,10 @@ def _check_function(function: FunctionProto) -> None:
 
 
 def _check_nodes(nodes: Iterable[NodeProto], scopes: Scopes, formal: Collection[str] = ()) -> None:
-    """Adds what the nodes compute to the last scope; ``formal``: the attributes of the function that they are in."""
+    """Checks nodes, and adds the names of what they compute to the last scope.
+
+    formal: the attributes of the function that the nodes are in.
+    """
     for node in nodes:
         what = f"node {said(node.name or next(iter(node.output), ''))} ({said(node.op_type)[1:-1]})"
         if node.overload:
@@ -157,7 +165,7 @@ def _check_nodes(nodes: Iterable[NodeProto], scopes: Scopes, formal: Collection[
             raise ValueError(f"{what} has no output")
         for name in node.input:
             if name and not _seen(name, scopes):
-                raise ValueError(f"{what} reads {said(name)}, which nothing before it computes")
+                raise ValueError(f"{what} reads {said(name)}, which no node before it computes")
         if len(node.attribute) > 1:
             _unique(f"{what}: the attribute", [a.name for a in node.attribute], "is there")
         for a in node.attribute:
@@ -173,7 +181,9 @@ def _check_attribute(a: AttributeProto, what: str, scopes: Scopes, formal: Colle
     given = {field.name for field, _ in a.ListFields()} - {"name", "type", "doc_string", "ref_attr_name"}
     if a.ref_attr_name:
         if a.ref_attr_name not in formal or given:
-            raise ValueError(f"{what} refers to {said(a.ref_attr_name)}, which is no attribute of a function around it")
+            raise ValueError(
+                f"{what} refers to {said(a.ref_attr_name)}, which is not an attribute of a function around it"
+            )
     elif a.type not in ATTRIBUTE_FIELDS:
         raise ValueError(f"{what} is of a type that is not supported")
     elif given - {ATTRIBUTE_FIELDS[a.type]} or not given and ATTRIBUTE_FIELDS[a.type] in ("t", "g"):

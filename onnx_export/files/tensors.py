@@ -1,4 +1,4 @@
-"""How many numbers a tensor says that it has, and whether it holds them."""
+"""Tensors in a model: how many numbers their sizes state, and whether they hold these."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,11 @@ TENSOR_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint6
 
 
 def check_tensor(tensor: TensorProto, what: str) -> None:
-    """That a tensor holds as many elements as its sizes say."""
+    """Checks that a tensor holds as many elements as its sizes state.
+
+    Raises:
+        ValueError: it does not, or its type is not supported.  The message begins with ``what``.
+    """
     if tensor.data_type not in TENSOR_KINDS:
         raise ValueError(f"{what} is of {type_name(tensor.data_type)}, which is not supported")
     if tensor.HasField("segment"):
@@ -43,7 +47,7 @@ def check_tensor(tensor: TensorProto, what: str) -> None:
         if given or tensor.data_location != TensorProto.EXTERNAL:
             raise ValueError(f"{what} is stored both in the file and beside it")
         if not tensor.external_data:
-            raise ValueError(f"{what} says in no way where it is stored")
+            raise ValueError(f"{what} does not say where it is stored")
         return
     if given == ["raw_data"] and field != "string_data":
         have, want = len(tensor.raw_data), bytes_of(tensor)
@@ -56,7 +60,7 @@ def check_tensor(tensor: TensorProto, what: str) -> None:
 
 
 def elements_of(tensor: TensorProto) -> int:
-    """How many elements the sizes of a tensor say that it has."""
+    """How many elements a tensor has by its sizes."""
     total = 1
     for size in tensor.dims:
         total *= size
@@ -64,12 +68,12 @@ def elements_of(tensor: TensorProto) -> int:
 
 
 def bytes_of(tensor: TensorProto) -> int:
-    """How many bytes they take."""
+    """How many bytes the elements of a tensor take."""
     return elements_of(tensor) * TENSOR_KINDS[tensor.data_type][2] // 8
 
 
 def tensors_of(model: ModelProto) -> Iterator[TensorProto]:
-    """All tensors of a model, those in attributes included."""
+    """All tensors of a model, also those in attributes."""
 
     def of_nodes(nodes) -> Iterator[TensorProto]:
         for node in nodes:

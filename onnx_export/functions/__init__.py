@@ -1,1 +1,1 @@
-"""The operators of the domain ``linf`` as ONNX functions, and whether those in a file are these.  Imports ``files``."""
+"""The operators of the domain ``linf`` as ONNX functions, and checks of those in a file.  Imports ``files``."""

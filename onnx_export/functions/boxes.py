@@ -1,4 +1,4 @@
-"""The ranges of distances over boxes, in standard ONNX: twice as many numbers as of points, one for each end."""
+"""Ranges of distances over boxes in standard ONNX.  They hold twice as many numbers as distances of points do."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from .windows import ConvBlocks, ConvJoin
 
 @script(LINF)
 def BoxBlocks(lower, upper, w):
-    """``DistBlocks`` of both ends of boxes, and for ``DistJoin`` an array that has the NaN of both."""
+    """``DistBlocks`` of both ends of boxes, and for ``DistJoin`` an array that has the NaN of both ends."""
     ls, ws = DistBlocks(lower, w)
     us, _ = DistBlocks(upper, w)
     either = op.Where(op.IsNaN(us), us, ls)
@@ -77,7 +77,7 @@ def SortBoxDist(lower, upper, w, coefficients: Sequence[float]):
 
 @script(LINF)
 def LinfBoxDistConv(lower, upper, w, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]):
-    """``LinfBoxDist`` of every window; what is padded is 0.
+    """``LinfBoxDist`` of every window; padding is 0.
 
     (N, C, H, W), (N, C, H, W), (out, C/groups, kh, kw) → (N, out, H', W'), (N, out, H', W').
     """

@@ -1,11 +1,11 @@
-"""The distance operators in standard ONNX: what a runtime without a plugin executes.
+"""The distance operators in standard ONNX.  A runtime without a plugin executes these bodies.
 
-The bodies keep the rules of ``linf_plugin/kernels/reference.py`` and work block by block, so that beyond a few
-copies of their output and of their input they hold ``BLOCK`` differences at a time (a pair of rows is the least).
-That number stands in one constant, ``block`` in ``DistBlocks``.
+The bodies follow ``linf_plugin/kernels/reference.py`` and work in blocks.  Beside a few copies of input and output they
+hold ``BLOCK`` differences at a time, and at least those of one pair of rows.  This number is one constant, ``block`` in
+``DistBlocks``.
 
-Sizes in the bodies are int64 tensors of one element, computed from shapes: a runtime folds those of the
-weights.  A size of 0 is raised to 1 by filling with zeros, since Scan fails on nothing to do.
+Sizes in the bodies are int64 tensors of one element, computed from shapes.  A runtime computes those of the weights
+once.  Where a size is 0, a row of zeros is added, because Scan fails on zero steps.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from onnxscript import opset20 as op
 
 from .domain import LINF
 
-BLOCK = 1 << 18  # 1 MB of float32, which fits the second-level cache of current processors
+BLOCK = 1 << 18  # 1 MB of float32, which fits into the second-level cache of current processors
 
 
 @script(LINF)
 def DistBlocks(x, w):
-    """(N, in), (out, in) → (blocks, rows, 1, in), (tiles, 1, tile, in): rows × tile × in is about ``BLOCK``.
+    """(N, in), (out, in) → (blocks, rows, 1, in), (tiles, 1, tile, in), where rows × tile × in is about ``BLOCK``.
 
-    The number of features is read off w, whose shape a runtime knows beforehand.
+    The number of features is taken from w, because a runtime knows the shape of w beforehand.
     """
     n = op.Max(op.Shape(x, start=0, end=1), 1)
     out, features = op.Split(op.Max(op.Shape(w), 1), num_outputs=2)
@@ -44,9 +44,9 @@ def DistBlocks(x, w):
 
 @script(LINF)
 def DistJoin(y, xs, ws, x, w):
-    """Distances (tiles, blocks, rows, tile) → (N, out), with NaN where a row of x or of w has one.
+    """Distances (tiles, blocks, rows, tile) → (N, out), with NaN where a row of x or of w has a NaN.
 
-    The largest of some numbers and a NaN is what a runtime makes of it; a sum with a NaN in it is NaN.
+    Runtimes differ in the largest of some numbers and a NaN.  A sum with a NaN is NaN in all of them.
     """
     nan_x = op.ReduceSum(op.Where(op.IsNaN(xs), xs, 0.0), [-1], keepdims=0)  # (blocks, rows, 1)
     nan_w = op.ReduceSum(op.Where(op.IsNaN(ws), ws, 0.0), [-1])  # (tiles, 1, tile, 1)
@@ -80,9 +80,9 @@ def LinfDist(x, w):
 
 @script(LINF)
 def LpDistOf(x, w, power):
-    """``LpDist`` with p as a tensor, since not every runtime lets the body of a Scan refer to an attribute.
+    """``LpDist`` with p as a tensor, because some runtimes do not let the body of a Scan refer to an attribute.
 
-    Terms are scaled by the largest, so that no power over- or underflows.
+    The terms are divided by the largest one, so no power overflows or underflows.
     """
     xs, ws = DistBlocks(x, w)
 

@@ -1,4 +1,4 @@
-"""The domain ``linf`` of this package's operators, and the opset that their bodies are written in."""
+"""The domain ``linf`` of this package's operators, and the opset in which their bodies are written."""
 
 from onnxscript.values import Opset
 

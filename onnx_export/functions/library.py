@@ -1,6 +1,6 @@
-"""The operators of the domain ``linf`` as model-local functions: which there are, and into a model with them.
+"""The operators of the domain ``linf`` as model-local functions: a table of them, and how they get into a model.
 
-A runtime that has an operator of that name registered uses its own instead.
+If an operator of the same name is registered in a runtime, the runtime uses it instead of the function.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,12 +14,12 @@ from .domain import LINF, OPSET
 from .radius import CertifiedRadius
 from .windows import WINDOW_BLOCK, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
 
-# What ``translate`` makes nodes of: distances of points, and their ranges over boxes.
+# The operators that nodes in a graph call: distances of points, and their ranges over boxes.
 POINT_DISTANCES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
 BOX_DISTANCES = {f.name: f for f in (LinfBoxDist, SortBoxDist, LinfBoxDistConv)}
 BODIES = POINT_DISTANCES | BOX_DISTANCES
 
-# Attributes of these operators, and the types that ONNX has for them.
+# Attribute of these operators → its type in ONNX.
 ATTRIBUTE_TYPES = {
     "p": AttributeProto.FLOAT,
     "coefficients": AttributeProto.FLOATS,
@@ -28,12 +28,12 @@ ATTRIBUTE_TYPES = {
     "dilations": AttributeProto.INTS,
 }
 
-# Callees before callers, as ONNX wants them.
+# All functions.  A function stands behind those that it calls: ONNX requires this order.
 FUNCTIONS = {
     f.name: f for f in (DistBlocks, DistJoin, BoxBlocks, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)
 } | BODIES
 
-# Device → what the constants of that name in the bodies are: differences, and elements of windows, at a time.
+# Device → name of a constant in the bodies → its value: how many differences, and elements of windows, at a time.
 STEP_SIZES = {
     "cpu": {"block": BLOCK, "windows": WINDOW_BLOCK},
     "cuda": {"block": 1 << 26, "windows": 1 << 24},  # 256 MB and 64 MB of float32
@@ -41,7 +41,7 @@ STEP_SIZES = {
 
 
 def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names of the operators of the domain ``linf`` in nodes and in their subgraphs."""
+    """Names of the operators of the domain ``linf`` that nodes call, also in their subgraphs."""
     for node in nodes:
         if node.domain == LINF.domain:
             yield node.op_type
@@ -50,14 +50,14 @@ def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
 
 
 def _body(name: str) -> onnx.FunctionProto:
-    """Without its description: a file that is written anew is the same in other words."""
+    """A function without its docstring: so a file does not depend on the wording here."""
     body = FUNCTIONS[name].to_function_proto()
     body.ClearField("doc_string")
     return body
 
 
 def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
-    """The bodies of operators of the domain ``linf`` and of all that they call, callees before callers."""
+    """The bodies of operators of the domain ``linf`` and of all that they call, in the order of ``FUNCTIONS``."""
     found, names = {}, set(names)
     while names:
         found |= {name: _body(name) for name in names}
@@ -66,10 +66,13 @@ def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Adds the bodies of the distance operators that a model uses and does not have yet; returns that model.
+    """Adds the bodies of the distance operators that a model uses and does not have yet.
+
+    Returns:
+        The same model.
 
     Raises:
-        ValueError: the model's opset is not the one that the bodies are written in.
+        ValueError: the opset of the model is not that of the bodies.
     """
     opset = next((o.version for o in model.opset_import if o.domain == ""), None)
     if opset != OPSET:
@@ -83,16 +86,16 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def for_device(model: onnx.ModelProto, device: str) -> onnx.ModelProto:
-    """A copy of a model whose bodies take steps of the size that suits a device.
+    """A copy of a model whose bodies take steps of a size that suits a device.
 
-    Distances and ranges at p = ∞ are the same to the bit; a sum may round otherwise.  Bodies that are inlined stay
-    as they are.
+    Distances and ranges at p = ∞ stay the same to the bit.  A sum may be rounded in another way.  Inlined bodies are
+    not changed.
 
     Args:
-        device: "cpu", what ``attach`` gives, or "cuda": few large steps, since each is a launch of kernels.
+        device: "cpu", the steps that ``attach`` gives; or "cuda", few large steps, because each step starts kernels.
 
     Raises:
-        ValueError: device is neither.
+        ValueError: device is another one.
     """
     if device not in STEP_SIZES:
         raise ValueError(f"device must be one of {', '.join(STEP_SIZES)}, got {device!r}")

@@ -1,4 +1,4 @@
-"""The certified radius of logits, in standard ONNX."""
+"""The certified radius of logits in standard ONNX."""
 
 import onnx
 from onnxscript import opset20 as op
@@ -6,18 +6,20 @@ from onnxscript import script
 
 from .domain import LINF
 
-# Of radii: 1 − SLACK outweighs the rounding of numbers from LEAST on to float32.
+# A radius of at least LEAST, multiplied by 1 − SLACK, is not above itself after it is rounded to float32.
 SLACK, LEAST = 2.0**-23, 2.0**-126
 
 
 @script(LINF)
 def CertifiedRadius(x, logits, lipschitz, slack, most):
-    """(largest − second largest logit − slack) / (2·lipschitz), at most ``most``, rounded down; 0 where that is
-    not positive, a pixel is not in [0, 1] or a logit is not finite.
+    """(largest − second largest logit − slack) / (2·lipschitz), at most ``most``, rounded down.
 
-    ``certificate.radius_constants`` says what makes it a radius.  The quotient is taken in float64, whose rounding
-    the constants cover; less 2⁻²³ of itself, it stays below itself when rounded to float32, as long as float32
-    rounds relatively.  Graph optimisers drop a factor as close to 1 as 1 − 2⁻²³, hence the difference.
+    It is 0 where the quotient is not positive, a pixel is not in [0, 1], or a logit is not finite.
+    ``certificate.radius_constants`` has the proof that it is a radius.
+
+    The quotient is computed in float64.  The constants cover the rounding of that.  It is then lowered by 2⁻²³ of
+    itself, so it does not grow when it is rounded to float32 (for numbers that float32 rounds relatively).  It is
+    lowered by a difference: graph optimisers drop a factor as close to 1 as 1 − 2⁻²³.
     (N, …), (N, classes), three float64 numbers → (N,).
     """
     values, _ = op.TopK(op.Cast(logits, to=onnx.TensorProto.DOUBLE), [2])

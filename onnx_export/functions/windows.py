@@ -1,6 +1,6 @@
-"""Distances of windows of images, in standard ONNX, block by block as ``distances``.
+"""Distances of windows of images in standard ONNX, in blocks as in ``distances.py``.
 
-They hold ``WINDOW_BLOCK`` elements of unfolded windows at a time (an image is the least).  That number stands in one
+They hold ``WINDOW_BLOCK`` elements of unfolded windows at a time, and at least those of one image.  This number is one
 constant, ``windows`` in ``ConvBlocks``.
 """
 
@@ -17,14 +17,14 @@ WINDOW_BLOCK = 1 << 20
 
 @script(LINF)
 def ConvBlocks(x, w, strides: Sequence[int], pads: Sequence[int], dilations: Sequence[int]):
-    """(N, C, H, W), (out, C/groups, kh, kw) → what ``ConvJoin`` undoes:
+    """(N, C, H, W), (out, C/groups, kh, kw) → the parts that ``ConvJoin`` puts together again:
 
     images   (groups, blocks, rows, pixels, C/groups), padded;
     kernels  (groups, out/groups, kh·kw·C/groups);
     index    (H'·W'·kh·kw,): the pixels of every window;
     corners  (H', W'): the first pixel of every window.
 
-    Windows are gathered: nothing is computed, so nothing is rounded.
+    Windows are gathered.  Nothing is computed, so nothing is rounded.
     """
     stride, dilation = op.Constant(value_ints=strides), op.Constant(value_ints=dilations)
     depth = op.Shape(w, start=1, end=2)

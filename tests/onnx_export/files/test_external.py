@@ -70,7 +70,7 @@ def test_too_short_or_missing(beside):
     data.unlink()
     refused(path, "is stored, is missing")
     data.mkdir()
-    refused(path, "which is no file")
+    refused(path, "which is not a file")
 
 
 def test_links_are_not_followed(beside):
@@ -99,14 +99,14 @@ def placed(path, **entries):
         ({"location": "/etc/hostname"}, "'/etc/hostname', which is not within the folder"),
         ({"location": "other/../../a"}, "which is not within the folder"),
         ({"location": "..\\a"}, "which is not within the folder"),
-        ({"location": ""}, "which is no file"),
-        ({"location": None}, "says in no known way where it is stored"),
+        ({"location": ""}, "which is not a file"),
+        ({"location": None}, "does not say where it is stored, in the way that ONNX defines"),
         ({"location": "none.data"}, "none.data, where the tensor .* is stored, is missing"),
-        ({"offset": "-4"}, "which are no numbers"),
-        ({"offset": "٣"}, "which are no numbers"),
+        ({"offset": "-4"}, "which are not both numbers"),
+        ({"offset": "٣"}, "which are not both numbers"),
         ({"offset": "99999999"}, "beyond the end"),
         ({"length": "3"}, "and is stored in 3 bytes"),
-        ({"part": "3"}, "says in no known way where it is stored"),
+        ({"part": "3"}, "does not say where it is stored, in the way that ONNX defines"),
     ],
     ids=lambda a: "" if isinstance(a, str) else str(a),
 )

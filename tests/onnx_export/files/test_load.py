@@ -56,8 +56,8 @@ REFUSED = {
     "sparse": "the sparse initializer 'w' is not supported",
     "weights twice": "the initializer 'w' is there 2 times",
     "weights that a node computes": "'w' is the name of two values",
-    "weights named as the input": "reads 'w', which nothing before it computes",
-    "cycle": r"node 'a' \(Sub\) reads 'y', which nothing",
+    "weights named as the input": "reads 'w', which no node before it computes",
+    "cycle": r"node 'a' \(Sub\) reads 'y', which no node",
     "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'",
     "no output": r"node 'd' \(LinfDist\) has no output",
     "no input": r"'d' \(LinfDist\)",
@@ -88,7 +88,7 @@ REFUSED = {
     "batch as a size": r"'m' \(Expand\): its value depends on the size of the batch",
     "a body that doubles": "the function linf::LinfDist has another body",
     "a body of another": "linf::DistJoin",
-    "a body with a cycle": "linf::LinfDist.* reads 'y', which nothing",
+    "a body with a cycle": "linf::LinfDist.* reads 'y', which no node",
     "no body of what is called": "calls linf::DistBlocks, which",
     "Neg as a function": "the function Neg takes the name of a standard operator",
     "coefficients": "its 3 coefficients are not",
@@ -99,9 +99,9 @@ REFUSED = {
     "weights beyond the end": "stored beyond the end",
     "a huge length": r"'w' has sizes \[6, 18\] and is stored in",
     "a negative offset": "'-4'",
-    "the folder": "which is no file",
+    "the folder": "which is not a file",
     "a device": "which is not within",
-    "no location": "which is no file",
+    "no location": "which is not a file",
 }
 
 
@@ -168,7 +168,7 @@ def test_weights_beside_a_file_of_which_nothing_is_said(tmp_path):
     model.graph.initializer[3].data_location = TensorProto.EXTERNAL
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     for read in (lambda: load(tmp_path / "net.onnx"), lambda: check_model(model), lambda: to_net(model)):
-        with pytest.raises(ValueError, match="the initializer 'w' says in no way where it is stored"):
+        with pytest.raises(ValueError, match="the initializer 'w' does not say where it is stored"):
             read()
 
 
@@ -182,15 +182,15 @@ def test_two_names_of_one_domain(tmp_path):
 def test_a_name_in_a_message_is_short(tmp_path):
     model = onnx_files.distances()
     model.graph.node[5].input[1] = "ℓ" * 10_000
-    with pytest.raises(ValueError, match="which nothing before it computes") as error:
+    with pytest.raises(ValueError, match="which no node before it computes") as error:
         check_model(model)
     assert len(str(error.value)) < 200
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="is no file but a folder"):
+    with pytest.raises(ValueError, match="is not a file but a folder"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="is no file but a folder or a device"):
+    with pytest.raises(ValueError, match="is not a file but a folder or a device"):
         load("/dev/zero")
     with pytest.raises(FileNotFoundError, match="none.onnx does not exist"):
         load(tmp_path / "none.onnx")

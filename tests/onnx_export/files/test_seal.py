@@ -33,7 +33,7 @@ def test_claims_are_checked_and_other_files_run(made, tmp_path):
         del model.graph.output[2:]
 
     for change in (without_metadata, without_digest, only_the_bound):
-        with pytest.raises(ValueError, match="has no digest that binds it to its content"):
+        with pytest.raises(ValueError, match="has no digest that binds the claim to its content"):
             session(written(change), "cpu")
 
     def twice(model):

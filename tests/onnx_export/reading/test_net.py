@@ -346,7 +346,7 @@ def _of(model, name):
 FORGED = {
     "without what it calls": (lambda m: m.functions.remove(_of(m, "DistBlocks")), "calls linf::DistBlocks, which"),
     "twice": (lambda m: m.functions.append(_of(m, "LinfDist")), "linf::LinfDist is there twice"),
-    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is none that"),
+    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is not one that"),
     "version": (lambda m: setattr(m.opset_import[1], "version", 2), "linf must be of version 1, got 2"),
     "opset": (lambda m: setattr(_of(m, "LinfDist").opset_import[0], "version", 19), "linf::LinfDist has another body"),
     "standard": (

@@ -182,7 +182,7 @@ def test_a_sparse_initializer_of_an_existing_name(file, labels):
 
     model = onnx.load(file)
     add(model)
-    assert "the digest of its content is another" in contradictions(model)[0] and "CHANGED" in summary(model)
+    assert "its digest is not that of its content" in contradictions(model)[0] and "CHANGED" in summary(model)
     seal(model, props_of(model))
     assert "sparse initializer" in contradictions(model)[0]
     onnx.save(model, file)
@@ -207,7 +207,7 @@ def test_a_changed_weight(file, labels):
     constant("2.weight", np.float32(1 + 1e-7))(model)
     onnx.save(model, file)
     assert verify(file, IMAGES, labels, "cpu").failures == [
-        f"{file}: it was changed since it was written: the digest of its content is another"
+        f"{file}: it was changed since it was written: its digest is not that of its content"
     ]
 
 
@@ -223,7 +223,7 @@ def test_without_digest(file, labels):
     model = onnx.load(file)
     helper.set_model_props(model, {k: v for k, v in props_of(model).items() if k != DIGEST})
     onnx.save(model, file)
-    assert "has no digest that binds it" in verify(file, IMAGES, labels, "cpu").failures[0]
+    assert "has no digest that binds the claim" in verify(file, IMAGES, labels, "cpu").failures[0]
 
 
 def test_fields_that_are_there_twice(file, labels):
