@@ -1,7 +1,7 @@
-"""Puts an ONNX graph together: nodes, constants, and the shape of each value.
+"""Builds an ONNX graph: its nodes, its constants, and the shape of each value.
 
-The names in the graph depend only on the net, so a file can be written anew from what it holds, and compared.  Weights
-are initializers with the names that they have in the net.
+The names in the graph depend only on the net.  So ``verify`` can write a file anew from what it holds, and compare the
+two.  Weights are initializers under their names in the net.
 """
 
 import math
@@ -18,8 +18,13 @@ PRODUCER = "linf-plugin"
 
 
 class Graph:
-    """Nodes and constants so far; of each float32 value its shape without the first size; and of values in rows how
-    many of these a sample has, where the first size of others is the batch."""
+    """The nodes and the constants so far.
+
+    Attributes:
+        shapes: the shape of each float32 value, without the first size.
+        rows_each: how many rows a sample has in a value; 1 where a value is not listed, since its first size is then
+            the batch.
+    """
 
     def __init__(self):
         self.nodes: list[onnx.NodeProto] = []
@@ -28,7 +33,8 @@ class Graph:
         self.rows_each: dict[str, int] = {}
 
     def constant(self, name: str, value) -> str:
-        """An initializer: float32 and int64 for numbers of Python.  What layers share is there once."""
+        """Adds an initializer, unless one of this name is there; returns its name.  Python numbers become float32 or
+        int64."""
         if isinstance(value, Tensor):
             value = value.detach().cpu().numpy()
         elif not isinstance(value, np.ndarray):
@@ -37,6 +43,7 @@ class Graph:
         return name
 
     def nodes_of(self, op: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes) -> list[str]:
+        """Adds a node; returns the names of its outputs."""
         names = [f"h{len(self.nodes)}" + (f".{i}" if outputs > 1 else "") for i in range(outputs)]
         self.nodes.append(helper.make_node(op, inputs, names, names[0], domain=domain, **attributes))
         if op != "Reshape":  # all others keep the first size
@@ -45,23 +52,26 @@ class Graph:
         return names
 
     def node(self, op: str, *inputs: str, shape: tuple[int, ...] | None = None, **attributes) -> str:
-        """One node with one output, of this shape for each sample, or each row, where it is float32."""
+        """Adds a node with one output; returns its name.
+
+        shape: of one sample, or of one row, where the output is float32.
+        """
         (name,) = self.nodes_of(op, *inputs, **attributes)
         if shape is not None:
             self.shapes[name] = shape
         return name
 
     def same(self, op: str, x: str, *inputs: str, **attributes) -> str:
-        """A node whose output has the shape of x."""
+        """Adds a node whose output has the shape of x."""
         return self.node(op, x, *inputs, shape=self.shapes[x], **attributes)
 
     def shifted(self, op: str, x: str, name: str, offset: Tensor) -> str:
-        """x + offset or x − offset, a channel at a time."""
+        """x + offset or x − offset, with one number for each channel."""
         channels = offset.reshape(-1, *[1] * (len(self.shapes[x]) - 1))
         return self.same(op, x, self.constant(name, channels))
 
     def called(self, old: str, new: str) -> str:
-        """Another name for the value of a node."""
+        """Gives the value of a node another name."""
         for node in self.nodes:
             node.input[:] = [new if name == old else name for name in node.input]
             node.output[:] = [new if name == old else name for name in node.output]
@@ -69,11 +79,12 @@ class Graph:
         return new
 
     def reshaped(self, x: str, sizes: list[int], shape: tuple[int, ...]) -> str:
+        """x in other sizes; ``shape`` is that of one sample, or of one row."""
         target = self.constant("to " + ",".join(map(str, sizes)), sizes)
         return self.node("Reshape", x, target, shape=shape)
 
     def rows(self, *values: str) -> list[str]:
-        """Values (N, …, in) as (rows, in): of a sample there are as many as its other sizes make."""
+        """Values (N, …, in) as (rows, in)."""
         *more, last = self.shapes[values[0]]
         found = [self.reshaped(x, [-1, last], (last,)) if more else x for x in values]
         if math.prod(more) > 1:
@@ -81,17 +92,17 @@ class Graph:
         return found
 
     def unrows(self, x: str, like: str) -> str:
-        """What became of ``rows`` of a value, (rows, out), as (N, …, out)."""
+        """A value (rows, out), made from ``rows`` of the value ``like``, as (N, …, out)."""
         *more, _ = self.shapes[like]
         (out,) = self.shapes[x]
         return self.reshaped(x, [-1, *more, out], (*more, out)) if more else x
 
 
 def model_of(g: Graph, inputs: list[tuple], outputs: list[tuple]) -> onnx.ModelProto:
-    """The model of a graph; inputs and outputs are (name, type, shape of a sample)."""
+    """The model with this graph.  Inputs and outputs are (name, type, shape of a sample)."""
 
     def value(name: str, kind: int, shape: tuple[int, ...]) -> onnx.ValueInfoProto:
-        rows = g.rows_each.get(name)  # under a name of their own: a runtime plans memory by what sizes are called
+        rows = g.rows_each.get(name)  # a name of its own: a runtime plans memory by the names of sizes
         return helper.make_tensor_value_info(name, kind, [f"{rows}*batch" if rows else "batch", *shape])
 
     ends = {name for name, *_ in (*inputs, *outputs)}

@@ -1,4 +1,4 @@
-"""A net with its certificates as an ONNX model: a function of the net and of the settings only."""
+"""A net with its certificates as an ONNX model.  The model depends only on the net and the settings."""
 
 import math
 
@@ -25,7 +25,7 @@ from .settings import FLAVOURS, Settings
 
 
 def check_net(model: Net) -> None:
-    """That it is a float32 net that can be exported.  Raises as ``export`` says."""
+    """Checks that a model is a float32 net that can be exported.  Raises as ``export``."""
     if not isinstance(model, Net):
         raise TypeError(f"model must be a linf_plugin.Net, got {type(model).__name__}")
     if any(m.training for m in model.modules()):
@@ -47,7 +47,7 @@ def check_net(model: Net) -> None:
 
 
 def _shapes(net: nn.Sequential, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """Of the output of each layer, without the batch."""
+    """The shape of the output of each layer, without the batch."""
     x, found = torch.zeros(1, *shape), []
     for layer in net:
         x = layer(x)
@@ -57,16 +57,19 @@ def _shapes(net: nn.Sequential, shape: tuple[int, ...]) -> list[tuple[int, ...]]
 
 @torch.no_grad()
 def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None) -> onnx.ModelProto:
-    """The model without functions and metadata: x → logits, prediction, certified_radius and certified as wanted.
+    """The model without functions and metadata.
+
+    Its input is x; its outputs are logits and prediction, and certified_radius and certified where they are asked for.
 
     Args:
-        net: on the CPU, in evaluation mode, of layers in ``NODES``.
-        pixels: of ``certificate.PIXELS``.
-        constants: of the radius (``certificate.RadiusConstants``), or None for none.
-        epsilon: of the interval bound, or None for none.
+        net: on the CPU, in evaluation mode; its layers have rules in ``graph.NODES``.
+        pixels: a key of ``certificate.PIXELS``.
+        constants: those of the radius (``certificate.RadiusConstants``); None: the model has no radius.
+        epsilon: of the interval bound; None: the model has no interval bound.
 
     Raises:
-        ValueError: the net does not give logits (N, classes), or as ``certificate.CertifiedNet``.
+        ValueError: the net does not give logits (N, classes), or ``certificate.CertifiedNet`` raises it.
+        TypeError: a layer has no rule.
     """
     certified_net, shapes, g = CertifiedNet(net, epsilon), _shapes(net, net.input_shape), Graph()
     if not shapes or len(shapes[-1]) != 1:
@@ -94,10 +97,10 @@ def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None
 
 
 def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model without metadata, and those metadata that a certificate rests on.
+    """The model without metadata, and the metadata that a certificate rests on.
 
     Args:
-        net: as ``check_net`` wants it and ``record.fold_means`` gives it.
+        net: one that ``check_net`` accepts, after ``record.fold_means``.
 
     Raises:
         ValueError: as ``export``.
@@ -113,7 +116,7 @@ def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, st
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined; weights, for which the inliner has no room beyond 2 GiB, are kept back."""
+    """The model with its functions inlined.  The inliner does not see the weights: it takes at most 2 GiB."""
     weights = list(model.graph.initializer)
     model.graph.ClearField("initializer")
     model = inline_local_functions(model)

@@ -1,4 +1,4 @@
-"""A net as nodes of an ONNX graph: a node or two for each layer."""
+"""Layers as nodes of an ONNX graph: one table of rules."""
 
 import math
 from collections.abc import Callable
@@ -15,10 +15,9 @@ from linf_plugin.refusal import Refusal, rule_of
 from ..functions.domain import LINF
 from .builder import Graph
 
-# Layers: (graph, index, layer, value, shape of the output) → value of the output.
-
 
 def biased(g: Graph, i: int, layer: nn.Module, y: str) -> str:
+    """y with the bias of layer i, where it has one."""
     return y if layer.bias is None else g.shifted("Add", y, f"{i}.bias", layer.bias)
 
 
@@ -41,7 +40,7 @@ def _flatten(g, i, layer, x, shape):
 
 
 def operator(layer: LinfDistLinear | SortDistLinear | LinfDistConv2d) -> tuple[str, dict]:
-    """Name and attributes of the distance operator of a layer."""
+    """The distance operator of a layer: its name and its attributes."""
     if isinstance(layer, SortDistLinear):
         return "SortDist", {"coefficients": coefficients(layer.rho, layer.k, layer.in_features)}
     name, attributes = ("LinfDist", {}) if layer.p == math.inf else ("LpDist", {"p": layer.p})
@@ -69,23 +68,30 @@ def _mean_shift(g, i, layer, x, shape):
 
 
 def bias_of(g: Graph, i: int, layer: nn.Module) -> tuple[str, ...]:
+    """The bias of layer i as an input of a node; empty where it has none."""
     return () if layer.bias is None else (g.constant(f"{i}.bias", layer.bias),)
 
 
 def gemm(g: Graph, i: int, layer: nn.Linear, x: str, weight: str, bias: bool, shape) -> str:
+    """A linear layer with this weight.  bias: whether its bias is added."""
     (rows,) = g.rows(x)
     inputs = (rows, weight, *(bias_of(g, i, layer) if bias else ()))
     y = g.node("Gemm", *inputs, shape=(layer.out_features,), alpha=1.0, beta=1.0, transA=0, transB=1)
     return g.unrows(y, x)
 
 
-NUMPY_PADDING = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # of torch and of NumPy
+NUMPY_PADDING = {
+    "reflect": "reflect",
+    "replicate": "edge",
+    "circular": "wrap",
+}  # name of a padding mode in torch → in NumPy
 
 
 def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: bool, shape) -> str:
+    """A convolution with this weight.  bias: whether its bias is added."""
     left, right, top, bottom = layer._reversed_padding_repeated_twice
     pads = [top, left, bottom, right]
-    if layer.padding_mode != "zeros":  # by gathering: Pad fails on an empty batch in one of these modes
+    if layer.padding_mode != "zeros":  # by Gather: Pad fails on an empty batch in one of these modes
         for axis, around in ((2, (top, bottom)), (3, (left, right))):
             sizes = g.shapes[x]
             index = np.pad(np.arange(sizes[axis - 1]), around, NUMPY_PADDING[layer.padding_mode])
@@ -107,7 +113,7 @@ def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: b
 
 
 def _product(make: Callable) -> Callable:
-    """A layer of products, with its own weight and bias."""
+    """The rule of a layer of products, with its own weight and bias."""
     return lambda g, i, layer, x, shape: make(g, i, layer, x, g.constant(f"{i}.weight", layer.weight), True, shape)
 
 
@@ -134,5 +140,16 @@ NODES: dict[type[nn.Module], Callable | Refusal] = {
 
 
 def nodes_of_layer(g: Graph, i: int, layer: nn.Module, x: str, shape: tuple[int, ...]) -> str:
-    """Adds the nodes of layer i; returns the name of its output.  Raises TypeError where ``NODES`` has no rule."""
+    """Adds the nodes of layer i.
+
+    Args:
+        x: the name of its input.
+        shape: of its output for one sample.
+
+    Returns:
+        The name of its output.
+
+    Raises:
+        TypeError: ``NODES`` has no rule for the layer.
+    """
     return rule_of(NODES, layer, "ONNX node")(g, i, layer, x, shape)

@@ -50,8 +50,8 @@ def _product(make: Callable) -> Callable:
     return ends_of_product
 
 
-# Class of a layer → (graph, index, layer, (lower, upper), shape of the output) → (lower, upper), as
-# ``certificate.CertifiedNet`` computes them.
+# Class of a layer → (graph, index, layer, (lower, upper), shape of the output) → (lower, upper).
+# The nodes compute what ``certificate.CertifiedNet`` computes.
 INTERVAL_NODES: dict[type[nn.Module], Callable | Refusal] = {
     Normalize: _rising,
     CenterCrop: _rising,
@@ -70,7 +70,16 @@ INTERVAL_NODES: dict[type[nn.Module], Callable | Refusal] = {
 
 
 def certified(g: Graph, net: CertifiedNet, x: str, shapes: list[tuple[int, ...]]) -> str:
-    """The value (N,) bool of ``CertifiedNet._least_difference``, and of whether x lies in [0, 1]^d."""
+    """Adds the nodes of the interval bound.
+
+    Args:
+        net: with an interval bound.
+        x: the name of the pixels.
+        shapes: of the output of each layer, for one sample.
+
+    Returns:
+        The name of the value ``certified``, (N,) bool, as ``CertifiedNet`` computes it.
+    """
     layers, zero, one = list(net), g.constant("zero", 0.0), g.constant("one", 1.0)
     reach = g.constant("reach", net.reach)
     ends = g.same("Max", g.same("Sub", x, reach), zero), g.same("Min", g.same("Add", x, reach), one)

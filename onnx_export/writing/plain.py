@@ -1,4 +1,4 @@
-"""A net at p = ∞ as a plain ONNX graph that verifiers read: Conv, Gemm, Add, Relu, MaxPool, Reshape."""
+"""A net at p = ∞ as a plain ONNX graph that other verifiers read: Conv, Gemm, Add, Relu, MaxPool, Reshape."""
 
 import functools
 import math
@@ -31,7 +31,7 @@ def _expect(layer: nn.Module, value: Value, dimensions: int) -> None:
 
 def _infinite(layer: nn.Module) -> None:
     if layer.p != math.inf:
-        raise ValueError(f"net: {type(layer).__name__} has p={layer.p:g}; verifiers read p = ∞ alone")
+        raise ValueError(f"net: {type(layer).__name__} has p={layer.p:g}; verifiers read only p = ∞")
 
 
 def _biased(value: Value, bias: Tensor | None) -> Value:
@@ -59,7 +59,7 @@ def _flatten(graph, layer, value):
 
 
 def _crop(graph, layer, value):
-    """A Conv whose kernel has one entry; few verifiers know Slice or Gather."""
+    """A Conv whose kernel has one entry: few verifiers know Slice or Gather."""
     _expect(layer, value, 3)
     (channels, *size), side = value.shape, layer.size
     kernel = np.zeros([a - side + 1 for a in size])
@@ -79,7 +79,7 @@ def _product(graph: PlainGraph, value: Value, weight: np.ndarray, bias: Tensor |
 
 
 def _unrolled(layer: nn.Conv2d | LinfDistConv2d, w: np.ndarray) -> np.ndarray:
-    """The kernel without groups and dilation, (out, C, kh, kw), with zeros between its entries."""
+    """The kernel (out, C, kh, kw) with zeros in place of groups and dilation."""
     out, depth, *kernel = w.shape
     spread = [d * (k - 1) + 1 for d, k in zip(layer.dilation, kernel)]
     dense = np.zeros((layer.groups, out // layer.groups, layer.groups, depth, *spread))
@@ -92,7 +92,7 @@ def _unrolled(layer: nn.Conv2d | LinfDistConv2d, w: np.ndarray) -> np.ndarray:
 def _convolved(
     graph: PlainGraph, value: Value, weight: np.ndarray, bias: np.ndarray, stride=(1, 1), padding=(0, 0)
 ) -> Value:
-    """Zeros around an image are zeros of the value itself, so that with padding no offset may wait."""
+    """A convolution.  Padding adds zeros to the value itself, so with padding no offset may wait."""
     if any(padding) and value.offset.any():
         value = settled(graph, value, value.mix[0] if len(value.mix) == 1 else 1.0)
     bias = bias + weight.sum((2, 3)) @ value.offset
@@ -111,7 +111,7 @@ def _conv(graph, layer, value):
 
 
 def _relu(graph, layer, value):
-    """relu(s·x) = s·relu(x) for s > 0, so a scale may wait."""
+    """relu(s·x) = s·relu(x) for s > 0, so a positive scale may wait."""
     value = settled(graph, value, float(abs(value.mix).max()))
     return replace(value, name=graph.node("Relu", value.name, graph.shapes[value.name]))
 
@@ -128,7 +128,7 @@ def _dist(graph, layer, value):
 
 
 def _sort_dist(graph, layer, value):
-    """p is that of training: evaluation does not depend on it."""
+    """The exponent p is one of training; evaluation does not depend on it."""
     _expect(layer, value, 1)
     c = coefficients(layer.rho, layer.k, layer.in_features)
     largest = DISTANCE_NODES[graph.flavour] if len(c) == 1 else functools.partial(compared, c=c)
@@ -143,7 +143,7 @@ def _distances(graph: PlainGraph, layer: LinfDistLinear | SortDistLinear, value:
 
 
 def _dist_conv(graph, layer, value):
-    """Windows by a Conv whose kernels have one entry each, then distances of all of them."""
+    """Windows by a Conv whose kernels have one entry each, then the distances of all windows."""
     _expect(layer, value, 3)
     _infinite(layer)
     weight = numbers(layer.weight)
@@ -197,19 +197,23 @@ def _check(net: Net, flavour: str) -> None:
 def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
     """The net as a chain of Conv, Gemm, Add, Relu, MaxPool, Tanh, Transpose and Reshape, for other verifiers.
 
-    Input ``x`` (1, C, H, W) float32, raw pixels; output ``logits`` (1, classes).  Opset 13, every shape known, no
-    attribute that Marabou 2.0 ignores.  Normalisation, means and biases are folded into weights in float64 and
-    rounded once, so the logits differ from the net's by some roundings of the largest activation.
+    The input ``x`` is (1, C, H, W) float32, raw pixels; the output ``logits`` is (1, classes).  The opset is 13, every
+    shape is known, and no attribute is there that Marabou 2.0 ignores.  Normalisation, means and biases are folded into
+    the weights in float64 and rounded once.  So the logits differ from those of the net by some roundings of the
+    largest activation.
 
     Args:
-        net: in evaluation mode, distances at p = ∞; of a sorted sum p does not matter.
-        flavour: "maxpool", with a MaxPool (stride = kernel) for each layer of distances; "relu", with ReLU alone.
-            Sorted sums are ReLUs in both.  Transpose is in convolutional distances of the flavour "relu" alone.
+        net: in evaluation mode, with distances at p = ∞ (the p of a sorted sum does not matter).
+        flavour: "maxpool": a MaxPool (stride = kernel) for each layer of distances; "relu": only ReLUs.  Sorted sums
+            are ReLUs in both.  Only convolutional distances in the flavour "relu" have a Transpose.
+
+    Returns:
+        The model.
 
     Raises:
         TypeError: net is not a ``Net``, or ``VERIFIER_NODES`` has no rule for a layer.
-        ValueError: flavour is unknown; the net is in training mode, not float32, not finite, has a finite p, a layer
-            whose input it does not fit, or gives no logits (1, classes).
+        ValueError: flavour is unknown; or the net is in training mode, is not float32, is not finite, has a finite p,
+            has a layer that does not take the output of the layer before it, or does not give logits (1, classes).
     """
     _check(net, flavour)
     graph = PlainGraph(flavour, net.input_shape)

@@ -1,11 +1,11 @@
 """The largest distance, or a sorted sum, in nodes that verifiers read.
 
-Verifiers know ReLU and, some of them, MaxPool; few know Abs, ReduceMax, Sub, TopK.  So the largest |x − w| is here
+Verifiers know ReLU, and some of them know MaxPool.  Few know Abs, ReduceMax, Sub or TopK.  So the largest |x − w| is
 
-- "maxpool": x − w and w − x, side by side, under one MaxPool;
-- "relu": relu(x − w) + relu(w − x), and a tournament of max(a, b) = b + relu(a − b).
+- in the flavour "maxpool": x − w and w − x side by side, under one MaxPool;
+- in the flavour "relu": relu(x − w) + relu(w − x), and a tournament of max(a, b) = b + relu(a − b).
 
-Sorted sums are tournaments of sorted lists, in ReLUs in both flavours: a MaxPool has no second largest.
+Sorted sums are tournaments of sorted lists, in ReLUs in both flavours: a MaxPool does not give the second largest.
 """
 
 from collections.abc import Callable
@@ -33,10 +33,11 @@ def pooled(
 def compared(
     graph: PlainGraph, name: str, shape: tuple, select: np.ndarray, weight: np.ndarray, c: tuple[float, ...] = (1.0,)
 ) -> tuple[str, np.ndarray]:
-    """Σ_j c_j·|x_k − w_k|_(j) in ReLUs, |t|_(j) in descending order: (channels, out·windows, 1).
+    """Σ_j c_j·|x_k − w_k|_(j) in ReLUs, with |t|_(j) in descending order: (channels, out·windows, 1).
 
-    Lists of the largest so far are merged by twos, the same for all outputs.  An odd one out meets zeros, which are
-    never above an absolute value; so they change no sum of the largest len(c), since that is at most in.
+    Sorted lists of the largest values so far are merged in pairs, in the same way for all outputs.  If one list is left
+    over, it is merged with zeros.  Zeros are never above an absolute value, and len(c) is at most the number of
+    features, so they do not change the sum of the largest len(c).
     """
     out, (parts, features, windows) = len(weight), shape
     if windows == 1:
@@ -46,7 +47,7 @@ def compared(
     y = graph.conv(name, np.concatenate([select, -select])[:, :, None, None])
     y = graph.node("Add", y, graph.shapes[y], np.concatenate([-weight, weight])[:, None, :])
     y = graph.view(graph.node("Relu", y, graph.shapes[y]), 2, out * windows, features)
-    wires = [np.ones(2)]  # a sorted list: its entries as combinations of the channels
+    wires = [np.ones(2)]  # a sorted list; its entries are combinations of the channels
     while features > 1:
         size, odd = len(wires), features % 2
         live = dict(enumerate(np.kron(np.eye(2), np.array(wires))))

@@ -1,4 +1,4 @@
-"""A chain of nodes that verifiers read, and values whose scale, sign and offset wait for the next node."""
+"""Builds a chain of nodes that verifiers read.  Scale, sign and offset of a value wait for the next node."""
 
 import math
 from dataclasses import dataclass, replace
@@ -8,15 +8,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-VERIFIER_OPSET, VERIFIER_IR_VERSION = 13, 7  # what verifiers were written for
+VERIFIER_OPSET, VERIFIER_IR_VERSION = 13, 7  # those that verifiers were written for
 
 
 @dataclass(frozen=True)
 class Value:
-    """What a layer gives: Σ_p mix[p]·v[p] + offset, one offset a channel, for the graph's value v, flattened and cut
-    into len(mix) parts of the size of ``shape``.
+    """The output of a layer: Σ_p mix[p]·v[p] + offset, with one offset for each channel.
 
-    So scales, signs, means and biases wait for a node that takes them in.
+    v is a value of the graph, flattened and cut into len(mix) parts of the size of ``shape``.  So scales, signs, means
+    and biases wait for a node that takes them in.
     """
 
     name: str
@@ -26,22 +26,22 @@ class Value:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Channels of all parts, and pixels."""
+        """The channels of all parts, and the pixels."""
         return len(self.mix) * self.shape[0], *self.shape[1:]
 
 
 class PlainGraph:
-    """A chain of nodes; constants stay float64 until it is complete."""
+    """A chain of nodes.  Constants stay float64 until the model is made."""
 
     def __init__(self, flavour: str, shape: tuple[int, ...]):
         self.flavour = flavour
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.shapes: dict[str, tuple[int, ...]] = {"x": shape}  # without the batch
-        self.affine: dict[str, tuple[str, str]] = {}  # the weight and the bias of what a Conv or Gemm gives
+        self.affine: dict[str, tuple[str, str]] = {}  # weight and bias of the node that gives a value
 
     def node(self, op: str, name: str, shape: tuple[int, ...], *constants: np.ndarray, **attributes) -> str:
-        """Appends op(name, *constants); returns the name of its result, which has that shape."""
+        """Appends op(name, *constants), whose result has this shape; returns the name of the result."""
         y = f"{op.lower()}_{len(self.nodes)}"
         names = [f"{y}_{i}" for i in range(len(constants))]
         self.constants |= dict(zip(names, constants))
@@ -58,9 +58,9 @@ class PlainGraph:
     def conv(
         self, name: str, weight: np.ndarray, bias: np.ndarray | None = None, strides=(1, 1), pads=(0, 0, 0, 0)
     ) -> str:
-        """Of a value (C, H, W); pads are top, left, bottom, right.
+        """Appends a convolution of a value (C, H, W).  The order of pads is top, left, bottom, right.
 
-        Groups and dilation are zeros in the weight: Marabou ignores those attributes of a Conv, or refuses them.
+        Groups and dilation are written as zeros in the weight: Marabou ignores or refuses these attributes of a Conv.
         """
         _, *size = self.shapes[name]
         kernel = weight.shape[2:]
@@ -77,6 +77,7 @@ class PlainGraph:
         )
 
     def model(self, classes: int) -> onnx.ModelProto:
+        """The model whose output ``logits`` is that of the last node."""
         self.nodes[-1].output[0] = "logits"
         value = helper.make_tensor_value_info
         types = {"f": np.float32, "i": np.int64}
@@ -94,17 +95,20 @@ class PlainGraph:
 
 
 def numbers(a: Tensor) -> np.ndarray:
+    """A tensor as a float64 array."""
     return a.detach().cpu().double().numpy()
 
 
 def given(name: str, shape: tuple[int, ...]) -> Value:
-    """A value of the graph that is as it stands what a layer gives."""
+    """A value of the graph that is the output of a layer without further scale or offset."""
     return Value(name, shape, np.ones(1), np.zeros(shape[0]))
 
 
 def settled(graph: PlainGraph, value: Value, scale: float) -> Value:
-    """The same with the mix [scale] and without offset: the node that made it takes the rest in, where it is linear
-    and has as many outputs, else new nodes do."""
+    """The same output with the mix [scale] and without offset.
+
+    The node that gives the value takes the rest in, if it is linear and has as many outputs.  Otherwise new nodes do.
+    """
     mix, offset = value.mix / scale, value.offset / scale
     name, channels = value.name, value.shape[0]
     weight, bias = graph.affine.get(name, (None, None))

@@ -1,12 +1,19 @@
-"""The choices that a file is written with: its flavour, its certificate, the kind of its input."""
+"""How a file is written: its flavour, its certificate, the kind of its input."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class Flavour(NamedTuple):
-    text: str  # for users
-    for_verifiers: bool = False  # then it has neither certificates nor bytes, batch 1 and only the output logits
+    """A set of operators in which files are written.
+
+    text: a description for users.
+    for_verifiers: whether it is for other verifiers.  Such files have no certificates, take no bytes, and have batch 1
+        and only the output logits.
+    """
+
+    text: str
+    for_verifiers: bool = False
 
 
 FLAVOURS = {

@@ -1,4 +1,4 @@
-"""PyTorch operator → ONNX node of the domain ``linf``, for ``torch.onnx.export``."""
+"""How ``torch.onnx.export`` writes the operators of this package: as ONNX nodes of the domain ``linf``."""
 
 import functools
 import math
@@ -17,7 +17,7 @@ from ..functions.library import ATTRIBUTE_TYPES, BODIES, bodies
 
 
 def _node(name: str) -> Op:
-    """An operator without a body: the exporter inlines every function whose body it knows."""
+    """An operator without a body.  The exporter would inline a function whose body it knows."""
     body = BODIES[name].to_function_proto()
     return Op(
         LINF,
@@ -57,7 +57,7 @@ def _sorted_dist(x, w, rho: float, k: int):
 
 
 def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> dict[str, Sequence[int]]:
-    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
+    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes show the groups
 
 
 def _dist_conv2d(x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int):
@@ -99,7 +99,7 @@ TRANSLATIONS = {
 
 
 def _with_body(translation: Callable) -> Callable:
-    """The same translation, which leaves the body of its node with the exporter."""
+    """The same translation, which also gives the body of its node to the exporter."""
 
     @functools.wraps(translation)
     def translate(*args, **kwargs):
@@ -112,19 +112,25 @@ def _with_body(translation: Callable) -> Callable:
 
 
 def linf_onnx_kwargs(inline: bool = True) -> dict:
-    """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
+    """Keyword arguments with which ``torch.onnx.export`` writes any model that has distance layers.
 
-    The file is in standard operators alone and runs as it is::
+    The file has only standard operators and runs without this package::
 
         torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs())
 
-    With ``inline=False`` distances stay nodes of the domain ``linf``, which this package's native operators take over
-    and ``to_net`` reads; they need their bodies, which ``attach`` adds::
+    With ``inline=False`` distances stay nodes of the domain ``linf``.  The native operators of this package can compute
+    them, and ``to_net`` can read them.  They need bodies, which ``attach`` adds::
 
         program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs(inline=False))
         onnx.save(attach(program.model_proto), "net.onnx")
 
-    The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+    The optimiser of the exporter is switched off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+
+    Args:
+        inline: whether distances are written in standard operators.
+
+    Returns:
+        A dict of keyword arguments.
     """
     table = {op: _with_body(t) for op, t in TRANSLATIONS.items()} if inline else dict(TRANSLATIONS)
     return {"dynamo": True, "custom_translation_table": table, "opset_version": OPSET, "optimize": False}

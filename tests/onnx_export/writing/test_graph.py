@@ -231,7 +231,7 @@ def test_layers_that_cannot_be_built():
         ('"in_features":84', '"in_features":true', "must be an int, got bool"),
         ('"bias":true', '"size":true', "has the unknown argument 'size'"),
         ('"dist"', '"attention"', "names the unknown layer 'attention'"),
-        ('"std":', '"std":NaN,"a":', "NaN is no size"),
+        ('"std":', '"std":NaN,"a":', "NaN is not a size"),
         ('"input_shape":[2,7,6]', '"input_shape":[2,0,6]', "input_shape of spec must be at least 1"),
         ('"input_shape":[2,7,6]', '"input_shape":[2,70000,60000]', "input_shape of spec has more than"),
         ('"layers":[', '"layers":[1,', "layer 0 of spec must be a name"),
