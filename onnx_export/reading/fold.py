@@ -1,4 +1,4 @@
-"""What is constant in a graph: computed within bounds on memory and time, and never from the size of a batch."""
+"""The constants of a graph.  They are computed within limits on memory and time, and never from the size of a batch."""
 
 from collections.abc import Iterable
 
@@ -12,11 +12,11 @@ from ..files.text import said
 from .nodes import attribute
 from .result_sizes import RESULT_SIZES
 
-# Beyond 8 times the numbers in the file: so many numbers, products and nodes are computed, of each.
+# How many numbers (beside 8 times those in the file), products and nodes are computed at most.
 MOST_NUMBERS = 2**22
 MOST_PRODUCTS = 2**30
 MOST_COMPUTED = 4_000
-BATCHES = 7919, 7907  # two sizes that stand for any; what is the same for both depends on neither
+BATCHES = 7919, 7907  # two sizes that stand for any size: what is equal for both does not depend on it
 
 
 RANDOM_OPERATORS = {
@@ -28,7 +28,7 @@ RANDOM_OPERATORS = {
     "RandomUniform",
     "RandomUniformLike",
 }
-# Operators that move numbers about and compute none: how many of their first inputs they move (0: all).
+# Operators that only move numbers → how many of their first inputs they move (0: all).
 MOVED_INPUTS = {
     "Concat": 0,
     "Flatten": 1,
@@ -42,12 +42,12 @@ MOVED_INPUTS = {
 
 
 def _check_agreed(node: NodeProto, values: dict[str, np.ndarray]) -> None:
-    """That ONNX's own evaluator takes the node as ONNX and onnxruntime do."""
+    """Checks that ONNX's own evaluator computes a node as ONNX defines it and as onnxruntime does."""
     a = values[node.input[0]] if node.input else np.empty(0)
     ends = [n for n in (attribute(node, "start"), attribute(node, "end")) if n is not None]
     axes = attribute(node, "axes") or []
     if node.op_type == "Shape" and any(abs(n) > a.ndim for n in ends):
-        raise _NotAgreed(f"it starts or ends beyond the {a.ndim} sizes that there are")
+        raise _NotAgreed(f"it starts or ends beyond the {a.ndim} sizes of its input")
     if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] and (values[node.input[4]] < 0).any():
         raise _NotAgreed("a slice in negative steps is not supported")
     if node.op_type == "Unsqueeze" and len(axes) > 1 and (min(axes) < 0 or axes != sorted(set(axes))):
@@ -61,14 +61,14 @@ class _NotAgreed(Exception):
 
 
 class Varying:
-    """An array in which some numbers are the size of the batch: how it is for each of ``BATCHES``."""
+    """An array in which some numbers are the size of the batch.  ``each``: the array for each of ``BATCHES``."""
 
     def __init__(self, *each: np.ndarray):
         self.each = each
 
     @property
     def where(self) -> np.ndarray:
-        """Which of its numbers are the size of the batch."""
+        """Which numbers are the size of the batch."""
         return self.each[0] != self.each[1]
 
 
@@ -80,9 +80,13 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
 
 
 class Constants:
-    """The values of a graph that its inputs do not enter: ``known``, by name; ``varying``, those with sizes of a batch.
+    """The values of a graph that do not depend on its inputs.
 
-    Their memory, and the time to compute them, are bounded by the size of the model.
+    Their memory and the time to compute them are limited by the size of the model.
+
+    Attributes:
+        known: the values by name.
+        varying: values in which the size of the batch stands.
     """
 
     def __init__(self, model: ModelProto):
@@ -108,11 +112,11 @@ class Constants:
             self.known[name] = value.each[0] if isinstance(value, Varying) else value
 
     def compute(self, node: NodeProto) -> None:
-        """Adds the outputs of a node whose inputs are all there.
+        """Computes a node whose inputs are all known, and adds its outputs.
 
         Raises:
-            ValueError: the node has no value or not always the same, is none that is computed, or takes more than is
-                left; or it computes with the size of a batch.
+            ValueError: the node is random, is not one of the operators that are computed, cannot be computed, takes
+                more memory or time than is left, or computes with the size of a batch.
         """
         inputs = [self.get(name) for name in node.input if name]
         if not any(isinstance(a, Varying) for a in inputs):
@@ -130,7 +134,7 @@ class Constants:
             self.add(name, a)
 
     def _evaluate(self, node: NodeProto, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """A node of standard operators on constants."""
+        """The outputs of a node of a standard operator for constant inputs."""
         if node.op_type in RANDOM_OPERATORS:
             raise ValueError("its value is random")
         if node.domain or node.op_type not in RESULT_SIZES:
@@ -153,10 +157,10 @@ class Constants:
                 found = ReferenceEvaluator(model).run(None, values)
         except (_NotAgreed, _TooMuch) as error:
             raise ValueError(str(error)) from error
-        except Exception as error:  # it raises whatever an operator leads it to
+        except Exception as error:  # the evaluator may raise anything
             raise ValueError(f"its value cannot be computed: {type(error).__name__}: {error}") from error
         if not all(isinstance(a, np.ndarray) for a in found):
-            raise ValueError("its value is no array")
+            raise ValueError("its value is not an array")
         computed = iter(found)
         return [next(computed) if name else np.empty(0) for name in node.output]
 
@@ -174,10 +178,10 @@ class _TooMuch(Exception):
 
 
 def check_sizes(model: ModelProto) -> None:
-    """That no constant of a model takes more memory than its file allows, so that a runtime may compute them.
+    """Checks that no constant of a model takes more memory than its file allows.  A runtime may then compute them.
 
     Raises:
-        ValueError: one does; the message names its node.
+        ValueError: a constant does.  The message names its node.
     """
     found = Constants(model)
     for node in model.graph.node:
@@ -190,12 +194,12 @@ def check_sizes(model: ModelProto) -> None:
 
 
 def constants_of(model: ModelProto, nodes: Iterable[NodeProto]) -> Constants:
-    """The constants that some nodes of a model compute, as far as they can be computed."""
+    """The constants that these nodes of a model compute, as far as they can be computed."""
     found = Constants(model)
     for node in nodes:
         if all(found.has(name) for name in node.input if name):
             try:
                 found.compute(node)
             except ValueError:
-                continue  # whoever needs it finds out why
+                continue  # where it is needed, it is computed again, and the error is shown
     return found

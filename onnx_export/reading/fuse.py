@@ -1,6 +1,6 @@
-"""Distances in an ONNX graph, as they are computed, back to distance nodes.
+"""Turns distances that an ONNX graph computes from standard operators back into distance nodes.
 
-auto_LiRPA has no linear bounds for the decomposed distance: its ReduceMax has interval bounds only.
+auto_LiRPA has no linear bounds for such a distance: it has only interval bounds for ReduceMax.
 """
 
 import functools
@@ -18,20 +18,20 @@ from .fold import Constants, constants_of
 from .nodes import attribute, producers_of, subgraphs
 from .patterns import body_at
 
-SMALL = 64  # numbers in a constant that shapes may be made of
+SMALL = 64  # numbers in a constant from which shapes may be made
 
 
 def _broadcast(
     producers: dict[str, NodeProto], constants: Constants, shapes: Callable[[], dict], output: str
 ) -> tuple[str, np.ndarray] | None:
-    """x and the weight (out, in) where a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1)."""
+    """x and the weight (out, in), if a value is ReduceMax(|Unsqueeze(x, 1) − w|, −1); else None."""
 
     def producer(name: str, op_type: str) -> NodeProto | None:
         node = producers.get(name)
         return node if node is not None and (node.domain, node.op_type) == ("", op_type) else None
 
     def axes(node: NodeProto) -> list[int] | None:
-        """An attribute before opset 13 (Unsqueeze) and 18 (ReduceMax), an input since."""
+        """The axes of a node.  They are an attribute before opset 13 (Unsqueeze) and 18 (ReduceMax), then an input."""
         given = constants.known.get(node.input[1]) if len(node.input) > 1 else attribute(node, "axes")
         return None if given is None else [int(a) for a in given]
 
@@ -52,7 +52,7 @@ def _broadcast(
 
 
 def _names(nodes) -> set[str]:
-    """Every value that nodes read, those that their subgraphs read included."""
+    """Every value that nodes read, also in their subgraphs."""
     found = set()
     for node in nodes:
         found.update(node.input)
@@ -62,7 +62,7 @@ def _names(nodes) -> set[str]:
 
 
 def live_nodes(graph: GraphProto, outputs: list[str]) -> list[NodeProto]:
-    """The nodes that outputs need, in order."""
+    """The nodes that the outputs need, in order."""
     needed, live = set(outputs), []
     for node in reversed(graph.node):
         if needed & set(node.output):
@@ -72,10 +72,10 @@ def live_nodes(graph: GraphProto, outputs: list[str]) -> list[NodeProto]:
 
 
 def _shapes(model: ModelProto) -> dict[str, tuple]:
-    """The shapes that ONNX infers from those of the inputs, sizes that depend on the input as None."""
+    """The shapes that ONNX infers from those of the inputs.  A size that depends on the input is None."""
     bare = skeleton(model, keep=SMALL)
     for output in bare.graph.output:
-        output.type.tensor_type.ClearField("shape")  # what a file says of its values may be wrong
+        output.type.tensor_type.ClearField("shape")  # the shapes that a file states may be wrong
     try:
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
@@ -88,7 +88,7 @@ def _shapes(model: ModelProto) -> dict[str, tuple]:
 
 
 def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
-    """Leaves in a graph some of its nodes, and of the rest what these and the outputs need."""
+    """Removes all nodes of a graph but these, and all other parts that these nodes and the outputs do not need."""
     used = _names(nodes) | {o.name for o in graph.output}
     for field, kept in (
         ("node", nodes),
@@ -102,7 +102,7 @@ def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
 
 
 def _fresh(name: str, taken: set[str]) -> str:
-    """A name like this one that no value has yet."""
+    """A name like this one that is not taken; adds it to those that are."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -110,26 +110,31 @@ def _fresh(name: str, taken: set[str]) -> str:
 
 
 def fuse_distance(model: ModelProto) -> ModelProto:
-    """The same graph with ``linf::LinfDist``, ``LpDist``, ``LinfDistConv`` or ``LpDistConv`` in the place of
+    """Replaces distances in a graph by nodes ``linf::LinfDist``, ``LpDist``, ``LinfDistConv`` and ``LpDistConv``.
 
-    - ReduceMax(|Unsqueeze(x, 1) − w|, last axis), x (N, in), w constant (out, in), in either order;
-    - the body of one of these nodes as ``export`` writes it, inlined.
+    These are replaced:
 
-    Nodes of that kind that are there already stay.  New nodes have no bodies: ``attach`` adds them for a
-    runtime.  Shapes that are needed (x has two dimensions) must be inferrable, else the graph stays as it is.
+    - ReduceMax(|Unsqueeze(x, 1) − w|, last axis), also of w − x, with x (N, in) and a constant w (out, in);
+    - the inlined body of one of these nodes, as ``export`` writes it.
+
+    The first one is replaced only if ONNX can infer the shape of x.  Distance nodes in the graph stay.  New nodes have
+    no bodies; ``attach`` adds them for a runtime.
 
     Returns:
-        A new model; what is used no longer is left out.
+        A new model, without parts that are not used any more.
 
     Raises:
-        ValueError: the model is not whole (``load.check_model``), or a function of the domain ``linf`` in it is not the
-            one of that name (``check_bodies``).
+        ValueError: the model is not whole (``load.check_model``), or a function of the domain ``linf`` in it is not
+            that of this package (``check_bodies``).
     """
     return fuse(model)[0]
 
 
 def fuse(model: ModelProto, outputs: list[str] | None = None) -> tuple[ModelProto, Constants]:
-    """``fuse_distance``, and the constants of the new model, which has what ``outputs`` need: by default all."""
+    """Does what ``fuse_distance`` does, and also returns the constants of the new model.
+
+    outputs: those that the new model has; by default all.
+    """
     check_model(model)
     check_bodies(model)
     fused = ModelProto()

@@ -1,4 +1,4 @@
-"""An ONNX graph back to a ``Net`` that can be bounded: a chain of nodes, each read as a layer."""
+"""Reads an ONNX graph as a ``Net`` that can be bounded: a chain of nodes, each of which is a layer."""
 
 import math
 
@@ -20,7 +20,7 @@ from .fold import BATCHES, Constants, Varying
 from .fuse import fuse
 from .readers import EITHER, READERS, SIZE_INPUTS, check_call
 
-OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # what the operators here mean since then
+OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # in all of these the operators mean the same
 
 
 def _logits(model: ModelProto) -> str:
@@ -33,7 +33,7 @@ def _logits(model: ModelProto) -> str:
 
 
 def _input(model: ModelProto) -> tuple[str, list[int], bool]:
-    """The name and the shape of the one input, the first size 0 where it may be any; whether it is in bytes."""
+    """The name and the shape of the only input, and whether it is bytes.  The first size is 0 where it may be any."""
     initialized = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in initialized]
     if len(inputs) != 1:
@@ -52,7 +52,14 @@ def _input(model: ModelProto) -> tuple[str, list[int], bool]:
 
 
 def _constant(node: NodeProto, name: str, constants: Constants) -> np.ndarray | Varying | None:
-    """An input of a node as a layer takes it: float32 and finite, or whole numbers where these are sizes."""
+    """The constant of this name as a layer takes it: float32 and finite, or whole numbers where it is sizes.
+
+    Returns:
+        None, if the name is not that of a constant.
+
+    Raises:
+        ValueError: the constant is not of that kind.
+    """
     value = constants.get(name) if name else None
     if value is None:
         return None
@@ -77,7 +84,7 @@ def _constant(node: NodeProto, name: str, constants: Constants) -> np.ndarray | 
 
 
 def _read(chain: Chain, constants: Constants, node: NodeProto) -> None:
-    """Takes one node in: a layer, the shape of a value, or what is computed from shapes and constants."""
+    """Reads one node: a layer, a shape, or an operator on shapes and constants."""
     moving = [n for n in node.input if n and not constants.has(n)]
     if not moving:
         if not constants.has(node.output[0]):
@@ -103,26 +110,28 @@ def _read(chain: Chain, constants: Constants, node: NodeProto) -> None:
 
 @torch.no_grad()
 def to_net(model: ModelProto) -> Net:
-    """A ``Net`` in evaluation mode that computes the logits of an ONNX model, for bounds and for checkpoints.
+    """A ``Net`` that computes the logits of an ONNX model, for bounds and for checkpoints.
 
-    Supported is what ``export`` writes, with distances as nodes, as inlined bodies, or in the broadcast form
-    (``fuse_distance``): a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle
-    square of an image, sums with one constant a channel and products with one positive constant.  Distances and sums
-    are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which each runtime rounds
-    in its own way.
+    It reads what ``export`` writes: a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices that
+    give the middle square of an image, sums with one constant for each channel, and products with one positive
+    constant.  Distances may be nodes, inlined bodies, or in the broadcast form (``fuse_distance``).
 
-    A sorted sum is read with a ρ and k that have its very coefficients.  Where the input is uint8, and first divided by
-    255, the ``Net`` is of what comes out of that: pixels in [0, 1].
+    Distances and sums are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which
+    runtimes round in different ways.  A sorted sum is read with a ρ and a k that give its coefficients.  If the input
+    is uint8 and is divided by 255 first, the ``Net`` takes the result: pixels in [0, 1].
 
-    Nothing in the model is trusted: what is computed for it takes time and memory in proportion to its size.
+    Nothing in the model is trusted.  The time and the memory that it takes are in proportion to its size.
 
     Args:
-        model: with one input (N, …), float32 or uint8 pixels, and one output or one that is named ``logits``.
+        model: with one input (N, …), float32 or uint8 pixels, and with one output or an output ``logits``.
+
+    Returns:
+        The net, in evaluation mode.
 
     Raises:
-        ValueError: something else is in the way from the input to the logits, a constant is not float32 and finite, or
-            depends on the size of the batch, and the message names the node; a function of the domain ``linf`` computes
-            something else than its name says (``check_bodies``); or the model is not whole (``load.check_model``).
+        ValueError: there is another operator between the input and the logits; a constant is not float32 and finite,
+            or depends on the size of the batch (the message names the node); a function of the domain ``linf`` is not
+            that of this package (``check_bodies``); or the model is not whole (``load.check_model``).
     """
     opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), None)
     if opset not in OPSETS:

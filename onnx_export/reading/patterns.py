@@ -1,4 +1,4 @@
-"""The inlined body of a distance operator as a pattern, and where a graph has it."""
+"""Finds the inlined bodies of distance operators in a graph."""
 
 import functools
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from ..functions.domain import LINF, OPSET
 from ..functions.library import POINT_DISTANCES, attach
 from .nodes import producers_of
 
-# Attributes of the distance operators in the inlined body that serves as pattern, told by their values.
+# Values of attributes in the pattern, by which they are recognised.
 _SENTINELS = {
     "p": 1234567.0,
     "coefficients": [1234567.0, 7654321.0],
@@ -24,7 +24,7 @@ _SENTINELS = {
 
 @functools.cache
 def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
-    """The body of a distance operator, inlined, from x and w: what produces each value, and the name of the last."""
+    """The inlined body of a distance operator, from x and w: value → its node, and the name of the last value."""
     attributes = {a: _SENTINELS[a] for a in POINT_DISTANCES[name].to_function_proto().attribute}
     value = functools.partial(helper.make_tensor_value_info, elem_type=onnx.TensorProto.FLOAT, shape=None)
     node = helper.make_node(name, ["x", "w"], ["y"], domain=LINF.domain, **attributes)
@@ -35,31 +35,34 @@ def _pattern(name: str) -> tuple[dict[str, NodeProto], str]:
 
 
 class _Scope:
-    """What a graph of the pattern and one of the file produce, and which value of the one is which of the other."""
+    """A graph of the pattern and a graph of the file, and which values of the two correspond."""
 
     def __init__(self, pattern: Mapping[str, NodeProto], graph: Mapping[str, NodeProto], inputs: dict[str, str]):
         self.pattern, self.graph, self.names = pattern, graph, dict(inputs)
-        # Nothing is copied of the graph, which may be large, and has a scope for each of its nodes.
+        # The graph is not copied: it may be large, and there is a scope for each of its nodes.
         self.ours, self.theirs = (pattern, inputs.keys()), (graph, set(inputs.values()))
 
 
 def _level(scopes: tuple[_Scope, ...], side: str, name: str) -> int:
-    """The innermost scope that has a name; the outermost has those that nothing produces."""
+    """The index of the innermost scope that has a name.  The outermost one has those that no node produces."""
     return max((i for i, scope in enumerate(scopes) if any(name in part for part in getattr(scope, side))), default=0)
 
 
 class _Match:
-    """One attempt to find a pattern in a graph: ``attributes`` maps its sentinels.
+    """One attempt to find a pattern in a graph.
 
-    A name means the value of the innermost graph that has it, in the pattern and in the file: a subgraph may use names
-    from around it again.
+    A name means the value of the innermost graph that has it, in the pattern and in the file: a subgraph may define
+    names of graphs around it again.
+
+    Attributes:
+        attributes: the attributes of the operator that were found.
     """
 
     def __init__(self):
         self.attributes: dict[str, object] = {}
 
     def value(self, scopes: tuple[_Scope, ...], a: str, b: str) -> bool:
-        """Whether the value b of the graph is computed as the value a of the pattern is."""
+        """Whether the graph computes its value b as the pattern computes its value a."""
         if not (a and b):
             return a == b
         level = _level(scopes, "ours", a)
@@ -112,11 +115,11 @@ class _Match:
 
 
 def body_at(producers: dict[str, NodeProto], output: str) -> NodeProto | None:
-    """The distance node for a value that the inlined body of one computes."""
+    """The distance node whose inlined body computes the value ``output``; None where there is none."""
     for name in POINT_DISTANCES:
         (pattern, last), match = _pattern(name), _Match()
         if output not in producers or producers[output].op_type != pattern[last].op_type:
-            continue  # as almost all values of a large graph
+            continue  # that is so for almost all values of a large graph
         outermost = _Scope(pattern, producers, {})
         if match.value((outermost,), last, output):
             names = [outermost.names["x"], outermost.names["w"]]

@@ -1,4 +1,4 @@
-"""Readers of nodes: each takes one node of an ONNX graph as a layer of the chain."""
+"""Readers of nodes: each reads one node of an ONNX graph as a layer of the chain."""
 
 import math
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def _flatten(chain: Chain, node: NodeProto, x, shape=None) -> None:
         if isinstance(shape, Varying):
             shape, batch = shape.each[0], shape.where
         wanted = [int(s) for s in shape] if shape is not None else []
-        n = [chain.shape[0]] if not chain.any_batch or batch[:1].any() else []  # a number of its own is no batch
+        n = [chain.shape[0]] if not chain.any_batch or batch[:1].any() else []  # a constant is not the batch
         if wanted[:1] == [0] and not attribute(node, "allowzero", 0):
             n = [0]
         right = not batch[1:].any() and wanted in [[n, size] for n in n] + [[n, -1] for n in n] + [[-1, size]]
@@ -73,20 +73,22 @@ def _flatten(chain: Chain, node: NodeProto, x, shape=None) -> None:
 
 
 def _slice(chain: Chain, node: NodeProto, x, starts=None, ends=None, axes=None, steps=None) -> None:
-    """Whatever is left of an axis, from the first to before the last; ``Chain.end_crop`` says what of."""
+    """Slices along some axes of an image.  ``Chain.end_crop`` checks that they give its middle."""
     if len(chain.shape) != 4 or starts is None or ends is None:
         raise ValueError("only slices of images with constant ends are supported")
     axes = range(len(starts)) if axes is None else [axis + 4 if axis < 0 else axis for axis in axes.tolist()]
     steps = [1] * len(starts) if steps is None else steps
     if {len(ends), len(axes), len(steps)} != {len(starts)}:
-        raise ValueError("starts, ends, axes and steps must be as many")
+        raise ValueError("starts, ends, axes and steps must have the same length")
     if len(set(axes)) != len(axes) or not set(axes) <= set(range(4)):
-        raise ValueError(f"axes must be different ones of 0 to 3, got {list(axes)[:8]}")
+        raise ValueError(f"axes must be different numbers from 0 to 3, got {list(axes)[:8]}")
     for axis, start, end, step in zip(axes, starts, ends, steps):
         if axis == 0 and chain.any_batch and (start, step) == (0, 1) and end >= 2**31 - 1:
             continue
         if axis == 0 and chain.any_batch:
-            raise ValueError(f"a slice along axis 0 from {start} to {end} in steps of {step} is not of all of a batch")
+            raise ValueError(
+                f"a slice along axis 0 from {start} to {end} in steps of {step} does not keep all of a batch"
+            )
         size = chain.shape[axis]
         start, end, step = slice(int(start), int(end), int(step)).indices(size)
         if (start, end) == (0, size) and step == 1:
@@ -97,7 +99,7 @@ def _slice(chain: Chain, node: NodeProto, x, starts=None, ends=None, axes=None, 
 
 
 def _rows(shape: tuple[int, ...], w: np.ndarray) -> tuple[int, ...]:
-    """The shape of (N, in) × (out, in) → (N, out)."""
+    """The shape (N, out) that values (N, in) and a weight (out, in) give.  Raises ValueError where they do not fit."""
     if len(shape) != 2 or shape[1:] != w.shape[1:]:
         raise ValueError(f"a weight of shape {w.shape} does not fit a value of shape {shape}")
     return shape[0], len(w)
@@ -116,11 +118,13 @@ def _linear(chain: Chain, node: NodeProto, x, w, bias=None) -> None:
 
 
 def _window(chain: Chain, node: NodeProto, w: np.ndarray | None) -> dict:
-    """Arguments of a convolution with these kernels; moves the chain's shape on."""
+    """The arguments of a convolution with these kernels.  The chain then has the shape of its output."""
     pads = list(attribute(node, "pads", [0] * 4))
     same = len(pads) == 4 and pads[:2] == pads[2:] and attribute(node, "auto_pad", b"NOTSET") == b"NOTSET"
     if w is None or w.ndim != 4 or not same:
-        raise ValueError("only two-dimensional convolutions with constant kernels and the same padding on both sides")
+        raise ValueError(
+            "only two-dimensional convolutions with constant kernels and equal padding on both sides are read"
+        )
     channels = chain.shape[1]
     if len(chain.shape) != 4 or w.shape[1] < 1 or channels % w.shape[1]:
         raise ValueError(f"kernels of shape {w.shape} do not fit a value of shape {chain.shape}")
@@ -128,7 +132,7 @@ def _window(chain: Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     if not node.domain and attribute(node, "group", 1) != groups:
         raise ValueError(f"kernels of shape {w.shape} do not fit a value of shape {chain.shape} in its groups")
     if list(attribute(node, "kernel_shape", w.shape[2:])) != list(w.shape[2:]):
-        raise ValueError(f"the kernels have shape {w.shape}, which is not what the node says")
+        raise ValueError(f"the kernels have shape {w.shape}, and the node says another one")
     conv = {
         "stride": list(attribute(node, "strides", [1, 1])),
         "padding": pads[:2],
@@ -152,7 +156,7 @@ def _conv(chain: Chain, node: NodeProto, x, w, bias=None) -> None:
 
 
 def check_call(node: NodeProto) -> None:
-    """That a node of the domain ``linf`` gives its function what that takes."""
+    """Checks that a node of the domain ``linf`` has the inputs, outputs and attributes of its function."""
     body = POINT_DISTANCES[node.op_type].to_function_proto()
     right = len(node.input) == len(body.input) and all(node.input) and len(node.output) == len(body.output)
     if {a.name for a in node.attribute} != set(body.attribute) or not right:
@@ -187,14 +191,14 @@ def _cast(chain: Chain, node: NodeProto, x) -> None:
 def _div(chain: Chain, node: NodeProto, x, c) -> None:
     if not chain.bytes or x is not None or c.size != 1 or c.ndim > len(chain.shape) or c.item() != PIXELS["byte"][1]:
         raise ValueError("only the division of pixels in bytes by their range is supported")
-    chain.bytes = False  # the pixels are now what a ``Net`` takes
+    chain.bytes = False  # the pixels are now those that a ``Net`` takes
 
 
 def _plain(layer: str) -> Callable:
     return lambda chain, node, x: chain.add(layer)
 
 
-# (domain, operator) → reads a node; its inputs come as constants, None where the chain enters
+# (domain, operator) → function that reads a node.  It gets the inputs of the node: constants, and None for the chain.
 READERS = {
     ("", "Sub"): _sub,
     ("", "Add"): _add,
@@ -212,5 +216,5 @@ READERS = {
     ("", "Tanh"): _plain("tanh"),
     ("", "Identity"): lambda chain, node, x: None,
 } | {(LINF.domain, name): _dist for name in POINT_DISTANCES}
-EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any of their inputs, or they say why not
-SIZE_INPUTS = {"Reshape", "Slice"}  # their further inputs are whole numbers, not weights
+EITHER = {"Add", "Mul", "Sub", "Gemm", "MatMul"}  # the chain may be any input of these, or their reader refuses it
+SIZE_INPUTS = {"Reshape", "Slice"}  # the other inputs of these are whole numbers, not weights

@@ -1,4 +1,4 @@
-"""How many numbers an operator gives at most, from its inputs: known before it is computed."""
+"""How many numbers the result of an operator has at most.  This is known before it is computed."""
 
 import math
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from onnx import AttributeProto, NodeProto
 from ..files.tensors import elements_of
 from .nodes import attribute
 
-# An input may be wrong for its operator: then these raise whatever NumPy raises.
+# Each takes a node and its inputs.  If an input does not fit the operator, it raises what NumPy raises.
 
 
 def _as_many(node: NodeProto, *inputs: np.ndarray) -> int:
@@ -45,7 +45,7 @@ def _padded(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _whole(a: np.ndarray) -> list[int]:
-    return [int(n) for n in a.reshape(-1).tolist()]  # beyond 64 bits nothing wraps
+    return [int(n) for n in a.reshape(-1).tolist()]  # Python's numbers do not overflow
 
 
 def _tile(node: NodeProto, a: np.ndarray, repeats: np.ndarray) -> int:
@@ -71,7 +71,7 @@ def _matmul(node: NodeProto, a: np.ndarray, b: np.ndarray) -> int:
     return a.shape[0] * b.shape[1]
 
 
-# The operators that are computed: what exporters make of weights and of shapes.
+# The operators that are computed: those that exporters apply to weights and to shapes.
 RESULT_SIZES: dict[str, Callable[..., int]] = {
     "Constant": _constant,
     "Shape": _shape,

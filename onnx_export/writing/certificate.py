@@ -90,8 +90,8 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
 def _up(value: float, bits: int) -> float:
     """The least number that is not below value ≥ 0 and has at most this many bits.
 
-    Another machine may add in another order, so its sum may differ by 1e-13 of itself.  After this rounding the constant
-    is the same there, and so is a file that is written anew.
+    Another machine may add in another order, so its sum may differ by 1e-13 of itself.  After this rounding the
+    constant is the same there, and so is a file that is written anew.
     """
     mantissa, exponent = math.frexp(value)
     return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits) if value < math.inf else value

@@ -80,11 +80,8 @@ def gemm(g: Graph, i: int, layer: nn.Linear, x: str, weight: str, bias: bool, sh
     return g.unrows(y, x)
 
 
-NUMPY_PADDING = {
-    "reflect": "reflect",
-    "replicate": "edge",
-    "circular": "wrap",
-}  # name of a padding mode in torch → in NumPy
+# A padding mode in torch → in NumPy.
+NUMPY_PADDING = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
 def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: bool, shape) -> str:

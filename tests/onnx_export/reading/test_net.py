@@ -129,7 +129,11 @@ BRANCH = helper.make_graph(
 WRONG = {
     "operator": ([("Relu", ["·"], {}), ("Sigmoid", ["·"], {})], {}, r"node 'n1' \(Sigmoid\): this operator"),
     "constant minus x": ([("Sub", ["b", "·"], {})], {"b": W[0]}, r"node 'n0' \(Sub\): a constant minus"),
-    "a matrix of offsets": ([("Add", ["·", "b"], {})], {"b": np.ones((2, 6), np.float32)}, "not one number a channel"),
+    "a matrix of offsets": (
+        [("Add", ["·", "b"], {})],
+        {"b": np.ones((2, 6), np.float32)},
+        "not one number for each channel",
+    ),
     "negative factor": ([("Mul", ["·", "s"], {})], {"s": np.float32(-1)}, "one positive number"),
     "factors": ([("Mul", ["·", "s"], {})], {"s": W[0]}, "one positive number"),
     "used twice": ([("Relu", ["·"], {}), ("Add", ["·", "x"], {})], {}, r"node 'n1' \(Add\): only a chain"),
@@ -138,7 +142,7 @@ WRONG = {
     "a bias for each sample": (
         [("Gemm", ["·", "w", "b"], {"transB": 1})],
         {"w": W, "b": W[:, :1].copy()},
-        "not one number a channel",
+        "not one number for each channel",
     ),
     "a random constant": (
         [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})],
@@ -170,7 +174,7 @@ def test_refuses(nodes, constants, message):
 def test_refuses_convolutions():
     w = np.ones((2, 1, 3, 3), np.float32)
     for attributes in ({"pads": [0, 0, 1, 1]}, {"auto_pad": "SAME_UPPER"}):
-        with pytest.raises(ValueError, match="same padding on both sides"):
+        with pytest.raises(ValueError, match="equal padding on both sides"):
             to_net(chain(("Conv", ["·", "w"], attributes), shape=("N", 1, 5, 5), w=w))
 
     for bias in (np.ones(5, np.float32), np.ones((2, 1), np.float32)):
@@ -273,14 +277,14 @@ def test_of_a_batch_of_any_size_all_is_taken(start, end, right):
     if right:
         assert to_net(model).spec["layers"] == [["relu", {}]]
     else:
-        with pytest.raises(ValueError, match="along axis 0 from .* is not of all of a batch"):
+        with pytest.raises(ValueError, match="along axis 0 from .* does not keep all of a batch"):
             to_net(model)
     assert to_net(_slices((0, 0, 5, 1), shape=(5, 1, 6, 5))).spec["layers"] == [["relu", {}]]
 
 
 def test_slices_of_unequal_lists_are_refused():
     model = chain(("Slice", ["·", "a", "b"], {}), shape=("N", 1, 6, 5), a=np.int64([0, 0]), b=np.int64([1]))
-    with pytest.raises(ValueError, match="starts, ends, axes and steps must be as many"):
+    with pytest.raises(ValueError, match="starts, ends, axes and steps must have the same length"):
         to_net(model)
 
 
