@@ -1,4 +1,4 @@
-"""Images through an ONNX file, and what it gets right and certifies of them."""
+"""Runs test images through an ONNX file, and counts those that it classifies correctly and certifies."""
 
 import os
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ BATCH = 128
 
 
 def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:
-    """Images (N, C, H, W) in [0, 1] in batches of what the session takes: the same, or bytes."""
+    """Images (N, C, H, W) in [0, 1], in batches and in the type that a session takes: float32 or bytes."""
     size = session.get_inputs()[0].shape[0]
     for x in images.split(size if isinstance(size, int) else BATCH):
         if session.get_inputs()[0].type == "tensor(uint8)":
@@ -26,7 +26,7 @@ def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[
 
 
 def run_all(session: onnxruntime.InferenceSession, images: Tensor, progress: bool = True) -> dict[str, np.ndarray]:
-    """Each output for all images (N ≥ 1, C, H, W), with a progress bar on a terminal."""
+    """Each output of a session for all images (N ≥ 1, C, H, W).  On a terminal there is a progress bar."""
     names, parts = [output.name for output in session.get_outputs()], []
     with tqdm(total=len(images), unit="image", disable=None if progress else True, leave=False) as bar:
         for x in as_input(session, images):
@@ -36,9 +36,15 @@ def run_all(session: onnxruntime.InferenceSession, images: Tensor, progress: boo
 
 
 def accuracy_of(outputs: dict[str, np.ndarray], labels: Tensor, epsilon: float | None, levels: int = 1) -> Accuracy:
-    """Of the outputs of all images; ``levels``: how many units of the radii the pixel range has.
+    """The accuracies that the outputs for all images show.
 
-    By "interval" counts what either certificate proves: ``certified``, or a radius above ε.
+    An image counts as certified by "interval" if one of the certificates proves it: ``certified``, or a radius above ε.
+
+    Args:
+        outputs: by name, as ``run_all`` returns them.
+        labels: (N,).
+        epsilon: in units of the pixel range; None: nothing is certified.
+        levels: how many units of the radii the pixel range has.
     """
     right = outputs["logits"].argmax(1) == labels.numpy()
     if epsilon is None or "certified_radius" not in outputs:
@@ -51,11 +57,11 @@ def accuracy_of(outputs: dict[str, np.ndarray], labels: Tensor, epsilon: float |
 
 
 def levels_of(session: onnxruntime.InferenceSession) -> int:
-    """Units of the input, and so of radii, in the pixel range."""
+    """How many units of the input, and of radii, the pixel range has."""
     return PIXELS["byte" if session.get_inputs()[0].type == "tensor(uint8)" else "float"][1]
 
 
 def measure(path: str | os.PathLike, images: Tensor, labels: Tensor, epsilon: float | None) -> Accuracy:
-    """The accuracies of an ONNX file on test images, on the CPU."""
+    """The accuracies of an ONNX file on test images (N, C, H, W) with labels (N,), computed on the CPU."""
     s = session(path, "cpu")
     return accuracy_of(run_all(s, images), labels, epsilon, levels_of(s))

@@ -362,7 +362,7 @@ def test_refused(small_net, tmp_path, change, error, match):
 
 def test_what_cannot_be_verified_is_not_written(small_net, tmp_path, monkeypatch):
     monkeypatch.setattr(EXPORT, "contradictions", lambda model: ["node h0 (Sub) is not as it is written"])
-    with pytest.raises(ValueError, match="would not be one that can be verified: node h0"):
+    with pytest.raises(ValueError, match="the file could not be verified: node h0"):
         export(small_net(width=4, depth=2), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -382,12 +382,12 @@ def test_a_forward_of_its_own(small_net, tmp_path):
         ({"flavour": "gemm"}, "flavour must be one of function, inlined, maxpool, relu, got 'gemm'"),
         ({"certificate": "crown"}, "certificate must be one of auto, lipschitz, interval, none, got 'crown'"),
         ({"pixels": "grey"}, "pixels must be one of float, byte, got 'grey'"),
-        ({"certificate": "interval"}, "epsilon must be given"),
+        ({"certificate": "interval"}, "an interval bound needs an epsilon"),
         ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
-        ({"flavour": "relu", "pixels": "byte"}, "flavour relu has neither certificates nor bytes"),
-        ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool has neither certificates nor bytes"),
+        ({"flavour": "relu", "pixels": "byte"}, "flavour relu is for verifiers: it has no certificates"),
+        ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool is for verifiers"),
     ],
 )
 def test_refused_settings(small_net, tmp_path, settings, match):
