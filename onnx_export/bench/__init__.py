@@ -1,1 +1,1 @@
-"""What the ways to run an exported distance cost.  Imports ``export.py``, ``running`` and below."""
+"""Measures what the ways to run an exported distance cost.  Imports ``export.py``, ``running`` and below."""

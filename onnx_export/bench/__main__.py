@@ -9,7 +9,7 @@ PROG = "python -m onnx_export.bench"
 EXAMPLES = f"""\
 examples:
   OMP_WAIT_POLICY=passive {PROG}
-  {PROG} --quick --out /tmp/bench     small sizes: whether all works, in seconds"""
+  {PROG} --quick --out /tmp/bench     small sizes, to see in seconds that everything works"""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""What is measured: distances and convolutions, large and small, and a net to export."""
+"""The distances that are measured, in large and in small sizes, and the net that is exported."""
 
 import math
 from typing import NamedTuple
@@ -10,7 +10,7 @@ THREAD_COUNTS = (1, 2)
 
 
 class Sizes(NamedTuple):
-    """What is measured, and how often."""
+    """The sizes of what is measured, and how often it is repeated."""
 
     cases: tuple[dict, ...]  # distances; with ``pixels`` a convolution, padded so that images keep their size
     net: dict  # depth and width of the net that is exported
@@ -38,7 +38,7 @@ QUICK = Sizes(
 
 
 def tensors_of(case: dict) -> tuple[Tensor, Tensor]:
-    """x and w, normally distributed."""
+    """x and w of a case, normally distributed."""
     generator = torch.Generator().manual_seed(0)
     images, kernel = ([case[key]] * 2 if key in case else [] for key in ("pixels", "kernel"))
     w = torch.randn(case["out"], case["in"], *kernel, generator=generator)

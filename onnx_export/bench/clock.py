@@ -1,4 +1,4 @@
-"""The seconds of each way, all of them in turns."""
+"""Measures the seconds that each way takes.  The ways take turns."""
 
 import math
 import re
@@ -17,6 +17,7 @@ LEAST_READING = 0.05  # calls that are shorter are timed several at a time
 
 
 def free_bytes() -> float:
+    """The free memory; infinite where the system does not tell."""
     try:
         return 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     except (OSError, TypeError):
@@ -24,7 +25,10 @@ def free_bytes() -> float:
 
 
 def rows_of(way: str, case: dict) -> int:
-    """Of the batch, as many as all pairs at once leave room for: two copies of them, doubled by an arena."""
+    """How many rows of the batch a way runs on.
+
+    Broadcast holds all pairs at once, in two copies, and an arena may double them.  They must fit into the free memory.
+    """
     each = 4 * 4 * case["in"] * case["out"]
     return case["batch"] if way != "broadcast" else max(1, min(case["batch"], int(free_bytes() / 2 / each)))
 
@@ -37,7 +41,12 @@ def _seconds(f: Callable, x: Tensor, number: int) -> float:
 
 
 def time_case(case: dict, threads: int, repeats: int) -> dict:
-    """Each way → median seconds and readings; or ``reason``, where it cannot run, or ``wrong``."""
+    """Times each way.
+
+    Returns:
+        Way → ``rows`` it ran on, ``readings`` in seconds and their ``median``; or ``reason``, why it cannot run; or
+        ``wrong``, what is wrong with its distances.
+    """
     x, w = tensors_of(case)
     expected, found, jobs = exact(case, x, w), {}, {}
     for way in WAYS:

@@ -1,4 +1,4 @@
-"""The command that measures: ``linf-export bench`` and ``python -m onnx_export.bench``."""
+"""The command behind ``linf-export bench`` and ``python -m onnx_export.bench``."""
 
 import argparse
 import sys
@@ -11,19 +11,19 @@ from .measure import measure
 from .table import table, wrong
 
 DESCRIPTION = """\
-What do the ways to run an exported distance cost?  In three parts, on one thread and on two:
+Measures what the ways to run an exported distance cost, in three parts:
 
-  dist    a batch of distances, in onnxruntime by broadcast, by the body in standard operators that exported files
-          carry and by the compiled operator; in PyTorch by linf_plugin and by torch.cdist; and a convolution
-  memory  what the ways in onnxruntime need beyond inputs and weights, each in a process of its own (on Linux)
-  export  seconds and peak memory of exporting a net of 330 MB, and whether the file gives the same bits
+  dist    a batch of distances, and a convolution, on one thread and on two: in onnxruntime by broadcast, by the body in
+          standard operators in exported files, and by the compiled operator; in PyTorch by linf_plugin and torch.cdist
+  memory  the memory that the ways in onnxruntime need beyond inputs and weights, each in its own process (on Linux)
+  export  seconds and peak memory of the export of a net of 330 MB, and whether the file gives the same bits
 
-All ways of a case run in turns, and the medians count.  A way that does not give what the specification gives (at
-p = ∞ every bit) is named and not timed, and the exit status is 1.  Where all pairs at once would not fit into the
-free memory, broadcast runs on a part of the batch, and its time, marked ~, is that of the whole in proportion.
+The ways of a case take turns, and the medians count.  Each way is first compared with the specification (at p = ∞ in
+every bit).  A way that is wrong is named and not timed, and the exit status is 1.  If all pairs at once do not fit into
+the free memory, broadcast runs on a part of the batch; its time, marked ~, is scaled to the whole batch.
 
-Written to --out: results.json, all that was measured, and table.md.  Some minutes; threads that spin at a barrier
-would slow the others down, hence OMP_WAIT_POLICY=passive."""
+Writes all measurements to results.json in --out, and the table to table.md.  It takes some minutes.  Set
+OMP_WAIT_POLICY=passive: threads that spin at a barrier would slow down the others."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The seconds and the memory that the export of a large net takes."""
+"""Measures the seconds and the memory that the export of a large net takes."""
 
 import multiprocessing
 import re
@@ -28,7 +28,7 @@ def _peak() -> int | None:
 
 @torch.no_grad()
 def export_net(sizes: dict) -> dict:
-    """Exports a net, then runs the file on one image; to be called in a fresh process, whose peak memory counts."""
+    """Exports a net and runs the file on one image.  It reports the peak of its process: call it in a new one."""
     torch.manual_seed(0)
     net = build("linf-mlp", shape=NET_SHAPE, classes=NET_CLASSES, **sizes).eval()
     weights = sum(a.numel() * a.element_size() for a in net.state_dict().values())
@@ -55,5 +55,6 @@ def export_net(sizes: dict) -> dict:
 
 
 def measure_export(sizes: dict) -> dict:
+    """``export_net`` in a new process."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         return {**sizes, **fresh.submit(export_net, sizes).result()}

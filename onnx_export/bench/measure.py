@@ -1,4 +1,4 @@
-"""All that is measured of the ways to run an exported distance, as plain data."""
+"""Measures everything about the ways to run an exported distance.  The results are plain data."""
 
 import os
 import platform
@@ -19,7 +19,7 @@ from .large_export import measure_export
 from .memory import measure_memory
 from .ways import IN_ONNX
 
-GOALS = {  # at p = ∞
+GOALS = {  # the ratios and limits that were asked for, at p = ∞
     "native over broadcast": 20,
     "body over broadcast": 3,
     "native over linf_plugin": 0.8,
@@ -30,7 +30,7 @@ GOALS = {  # at p = ∞
 
 
 def _machine() -> dict:
-    """What the times depend on."""
+    """The properties of the machine on which the times depend."""
     try:
         processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
     except (OSError, TypeError):
@@ -68,7 +68,7 @@ def measure(sizes: Sizes = FULL, progress: bool | None = None) -> dict:
     }
     disable = None if progress is None else not progress
     with tqdm(total=len(IN_ONNX) + 1 + len(sizes.cases) * len(THREAD_COUNTS), disable=disable, leave=False) as bar:
-        for way in IN_ONNX:  # first: the processes need memory that later parts take
+        for way in IN_ONNX:  # first, because these processes need memory that later parts take
             bar.set_description(f"memory, {way}")
             results["memory"][way] = measure_memory(way, sizes.cases[0])
             bar.update()

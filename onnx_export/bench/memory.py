@@ -1,4 +1,4 @@
-"""The memory that a way in onnxruntime needs, in a process of its own."""
+"""Measures the memory that a way in onnxruntime needs, in a process of its own."""
 
 import subprocess
 import sys
@@ -29,16 +29,19 @@ def memory(name):
     return 1024 * int(re.search(name + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 session.run(None, {"x": x[:1]})
 idle = memory("VmRSS")
-Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+Path("/proc/self/clear_refs").write_text("5")  # resets the peak
 session.run(None, {"x": x})
 print(memory("VmHWM") - idle)
 """
 
 
 def measure_memory(way: str, case: dict) -> dict:
-    """Bytes beyond those of the session and of a batch of one, the output included; in a fresh process.
+    """The bytes that a run needs beyond those of the session and of a batch of one, with the output, in a new process.
 
-    Of Linux's VmHWM: the largest resident set of getrusage starts with that of the process that started it.
+    It uses Linux's VmHWM.  The largest resident set of getrusage would begin with that of the parent process.
+
+    Returns:
+        ``bytes`` and ``rows``, or ``reason`` why nothing was measured.
     """
     if not Path("/proc/self/clear_refs").exists():
         return {"reason": "measured on Linux only"}

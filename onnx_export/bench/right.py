@@ -1,4 +1,4 @@
-"""Whether the distances of a way are right: each is compared with the specification before it is timed."""
+"""Checks the distances of a way against the specification, before the way is timed."""
 
 import math
 
@@ -12,13 +12,14 @@ from linf_plugin.kernels import reference
 from .cases import size_of
 from .ways import ours
 
-CHECKED_PAIRS = 1 << 22  # coordinate pairs that the specification computes
+CHECKED_PAIRS = 1 << 22  # coordinate pairs for which the specification is computed
 
 
 def exact(case: dict, x: Tensor, w: Tensor) -> Tensor:
-    """What all ways are compared with: linf_plugin, at p = ∞ in float32, else in float64.
+    """The distances with which all ways are compared: those of linf_plugin, in float32 at p = ∞ and else in float64.
 
-    Its first rows are compared with the specification itself.  Raises ArithmeticError where they differ.
+    Raises:
+        ArithmeticError: the first rows differ from those of the specification.
     """
     dtype = torch.float32 if case["p"] == math.inf else torch.float64
     y = ours(x.to(dtype), w.to(dtype), case["p"])
@@ -33,10 +34,10 @@ def exact(case: dict, x: Tensor, w: Tensor) -> Tensor:
 
 
 def deviation(case: dict, y: np.ndarray, expected: Tensor) -> str | None:
-    """What is wrong with distances y, or None.
+    """What is wrong with the distances y, or None.
 
-    At p = ∞ every bit must agree.  Else, in units of eps/2, a distance loses 4 by difference, power, root and product,
-    and features/p by a sum in any order.
+    At p = ∞ every bit must be equal.  At finite p, in units of eps/2, a distance may lose 4 by difference, power, root
+    and product, and features/p by a sum in any order.
     """
     features = case["in"] * case.get("kernel", 1) ** 2
     allowed = 0.0 if case["p"] == math.inf else torch.finfo(torch.float32).eps * (4 + features / case["p"])

@@ -1,10 +1,10 @@
-"""What the results say: the table in Markdown, and what gave wrong numbers.  Nothing is measured here."""
+"""The table of the results in Markdown, and what gave wrong numbers.  Nothing is measured here."""
 
 from .ways import WAYS
 
 
 def wrong(results: dict) -> list[str]:
-    """What did not give the right numbers, in words."""
+    """Everything that did not give the right numbers, in words; empty where nothing did."""
     found = [
         f"{WAYS[way]}, threads: {threads}, p = {row['case']['p']}, {row['size']}: {times['wrong']}; not timed"
         for row in results["dist"]
@@ -38,7 +38,7 @@ def _rows(results: dict) -> list[str]:
 
 
 def _asked(results: dict) -> list[str]:
-    """Ratios at the first case, beside what was asked of them."""
+    """The ratios of the first case, beside those that were asked for."""
     asked, lines, (row, *_) = results["asked"], [], results["dist"]
     for threads, ways in row["threads"].items():
         for text, way, other in (
@@ -60,7 +60,7 @@ def _asked(results: dict) -> list[str]:
 
 
 def table(results: dict) -> str:
-    """results.json in Markdown."""
+    """The results of ``measure`` in Markdown."""
     machine, versions, made = results["machine"], results["versions"], results["export"]
     memory = [
         f"{WAYS[way]} {_number(m['bytes'] / 1e6)} MB" + (f" ({m['rows']} rows)" if way == "broadcast" else "")

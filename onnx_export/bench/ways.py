@@ -1,4 +1,4 @@
-"""The ways to compute a distance: in onnxruntime by broadcast, by bodies, by the compiled operator; in PyTorch."""
+"""The ways to compute a distance: by broadcast, by a body, by the compiled operator, and in PyTorch."""
 
 import math
 from collections.abc import Callable
@@ -17,12 +17,13 @@ from ..functions.domain import LINF, OPSET
 from ..functions.library import attach
 from ..running import native
 
+# Way → its name in the table.
 WAYS = {"broadcast": "broadcast", "body": "body", "native": "compiled", "torch": "linf_plugin", "cdist": "torch.cdist"}
 IN_ONNX = ("broadcast", "body", "native")
 
 
 def _nodes(way: str, case: dict) -> tuple[list[onnx.NodeProto], dict[str, np.ndarray]]:
-    """Nodes x, w → y, and the constants that they need."""
+    """The nodes x, w → y, and the constants that they need."""
     name, attributes = ("Linf", {}) if case["p"] == math.inf else ("Lp", {"p": case["p"]})
     if "pixels" in case:
         half = case["kernel"] // 2
@@ -42,7 +43,7 @@ def _nodes(way: str, case: dict) -> tuple[list[onnx.NodeProto], dict[str, np.nda
 
 
 def model(way: str, case: dict, w: Tensor) -> onnx.ModelProto:
-    """A model x → y of a distance in one of the ways of ``IN_ONNX``."""
+    """A model x → y that computes a distance in one of the ways of ``IN_ONNX``."""
     nodes, constants = _nodes(way, case)
     sizes = [case["pixels"]] * 2 if "pixels" in case else []
     graph = helper.make_graph(
@@ -60,7 +61,7 @@ def _onnx_call(way: str, case: dict, w: Tensor, threads: int) -> Callable[[Tenso
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as onnx_export.running.session
-    options.add_session_config_entry("session.force_spinning_stop", "1")  # threads that wait do not disturb the next
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # nor do they slow down the next way
     if way == "native" and (reason := native.register(options)):
         raise RuntimeError(reason)
     content = model(way, case, w).SerializeToString()
@@ -77,15 +78,20 @@ def _cdist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 
 def ours(x: Tensor, w: Tensor, p: float) -> Tensor:
+    """The distances by linf_plugin."""
     if x.dim() == 2:
         return dist(x, w, p)
     return torch.ops.linf.dist_conv2d(x, w, p, [1, 1], [w.shape[-1] // 2] * 2, [1, 1], 1)
 
 
 def call(way: str, case: dict, w: Tensor, threads: int) -> Callable[[Tensor], np.ndarray]:
-    """x → distances by one of ``WAYS``, on so many threads; PyTorch's are set for the process.
+    """A function from x to the distances by one of ``WAYS``.
 
-    Raises RuntimeError where the compiled operator cannot be used.
+    Args:
+        threads: on how many threads it runs.  PyTorch's number of threads is set for the process.
+
+    Raises:
+        RuntimeError: the compiled operator cannot be used.
     """
     torch.set_num_threads(threads)
     if way in IN_ONNX:

@@ -1,1 +1,1 @@
-"""The commands of ``linf-export``, a module each.  Imports everything else; only ``cli.py`` imports it."""
+"""The commands of ``linf-export``, one in each module.  Imports all rooms; only ``cli.py`` imports it."""

@@ -7,7 +7,7 @@ from ..bench.command import DESCRIPTION, add_arguments
 
 __all__ = ["DESCRIPTION", "EPILOG", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "time bodies, native operators and the export of a large net, side by side"
+SUMMARY = "time bodies, native operators and the export of a large net"
 EPILOG = """\
 examples:
   linf-export bench --quick

@@ -1,1 +1,1 @@
-"""What other verifiers read, and what they answer.  Imports ``running`` and below."""
+"""Files for other verifiers, and their answers.  Imports ``running`` and below."""

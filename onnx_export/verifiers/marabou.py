@@ -1,4 +1,4 @@
-"""Certificates of this package, put to another verifier: Marabou, on an exported file."""
+"""Asks another verifier, Marabou, whether certificates of this package hold.  Marabou reads an exported file."""
 
 import math
 import tempfile
@@ -20,10 +20,11 @@ from linf_plugin.models.net import Net
 
 from ..writing.plain import verifier_model
 
-INSIDE, BEYOND = 0.99, 1.01  # of the certified radius, of the exact one
+INSIDE, BEYOND = 0.99, 1.01  # times the certified radius, times the exact radius
 
 
 def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
+    """The modules of Marabou.  Raises ImportError, which says how to install it."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it warns where TensorFlow is missing
@@ -34,7 +35,7 @@ def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
 
 
 class _Verifier:
-    """A net's file, read by Marabou once, and run by onnxruntime."""
+    """The file of a net.  Marabou has read it once, and onnxruntime can run it."""
 
     def __init__(self, net: Net, flavour: str, time_limit: float):
         self.marabou, self.core, self.utils = import_marabou()
@@ -48,9 +49,9 @@ class _Verifier:
         self.inputs, self.outputs = (v[0].ravel().tolist() for v in (self.network.inputVars, self.network.outputVars))
 
     def ask(self, x: Tensor, label: int, eps: float) -> dict:
-        """Whether some x′ with ‖x′ − x‖∞ ≤ eps and 0 ≤ x′ ≤ 1 has z_j ≥ z_label for a j ≠ label.
+        """Asks whether an x′ with ‖x′ − x‖∞ ≤ eps and 0 ≤ x′ ≤ 1 has z_j ≥ z_label for a j ≠ label.
 
-        One query, with a disjunction over j: Marabou is faster with it than with a query a class.
+        This is one query with a disjunction over j: Marabou is faster with it than with one query for each class.
         """
         low, high = _box(x, eps)
         for variable, least, most in zip(self.inputs, low.ravel().tolist(), high.ravel().tolist()):
@@ -79,7 +80,7 @@ class _Verifier:
 
     @torch.no_grad()
     def _margin(self, x: np.ndarray, label: int) -> float:
-        """z_label − max z_j as PyTorch or as onnxruntime computes it in float32, the larger."""
+        """z_label − max z_j in float32, the larger one of PyTorch's and onnxruntime's."""
         logits = self.net(torch.from_numpy(x))[0].double().numpy(), self.session.run(None, {"x": x})[0][0].astype(float)
         return max(float(z[label] - np.delete(z, label).max()) for z in logits)
 
@@ -113,37 +114,39 @@ def cross_check(
     count: int | None = None,
     progress: bool = True,
 ) -> list[dict]:
-    """Puts certificates to Marabou 2.0: of each image that the net classifies correctly with a positive radius,
+    """Asks Marabou 2.0 about each image that the net classifies correctly and that has a positive radius.
 
-    - "inside": does an input within 0.99 × the certified radius change or tie the class?  Expected: "unsat";
-    - "beyond": and one within 1.01 × the exact radius?  Expected: "sat".  Not asked where no input in range changes
-      the class, and of nets that ``exact_radius`` cannot encode (tanh, sorted sums, crops, ordinary convolutions).
+    - "inside": does an input within 0.99 × the certified radius change or tie the class?  The expected answer is
+      "unsat".
+    - "beyond": does an input within 1.01 × the exact radius do so?  The expected answer is "sat".  This is not asked
+      where no input in range changes the class, and for nets that ``exact_radius`` cannot encode (with tanh, sorted
+      sums, crops or ordinary convolutions).
 
-    What a verdict proves.  Marabou computes in float64 with tolerances of about 1e-6 and writes no proof, and it is
-    asked about the exact function of the exported weights, which differ from the net's by roundings.  "unsat" is
-    therefore a second opinion by other people's bounds and search, not a proof; a verdict within those tolerances of
-    the boundary says nothing, hence 0.99 and 1.01.  "sat" comes with a point, of which the float32 margin is computed
-    by PyTorch and by onnxruntime.  Whatever else Marabou answers ("timeout", "unknown", "quit_requested", "error")
-    decides nothing.
+    What a verdict proves: Marabou computes in float64 with tolerances of about 1e-6, and it writes no proof.  It is
+    asked about the exact function of the exported weights, which differ from those of the net by roundings.  So "unsat"
+    is a second opinion, by other people's bounds and search, and not a proof.  A verdict within these tolerances of the
+    boundary says nothing; this is the reason for 0.99 and 1.01.  "sat" comes with a point, whose float32 margin is
+    computed by PyTorch and by onnxruntime.  All other answers ("timeout", "unknown", "quit_requested", "error") decide
+    nothing.
 
     Args:
-        net: in evaluation mode, of the layers that Marabou reads.
+        net: in evaluation mode, with layers that Marabou reads.
         images: (N, C, H, W) float32 in [0, 1].
         labels: (N,).
-        flavour: of ``verifier_model``; Marabou is by far faster with "maxpool".
-        radii: (N,), to be checked in the place of ``sound_radius``, in units of the pixel range.
-        time_limit: seconds for each query, and for each exact radius; Marabou rounds it up to whole ones.
-        count: how many images, the first ones; all where not given.
-        progress: a bar on a terminal.
+        flavour: as for ``verifier_model``; Marabou is much faster with "maxpool".
+        radii: (N,) in units of the pixel range, which are checked; by default those of ``sound_radius``.
+        time_limit: seconds for each query, and for each exact radius.  Marabou rounds it up to whole seconds.
+        count: how many images, from the first on; by default all.
+        progress: whether there is a bar on a terminal.
 
     Returns:
-        For each of these images a plain dict: row, label, radius, promised (the margin that the radius promises at
-        0.99 of itself), exact (lower, upper, status; or None), inside and beyond (eps, verdict, seconds, and with
-        "sat" margin; or None).
+        For each of these images a plain dict: row; label; radius; promised, the margin that the radius promises at 0.99
+        of itself; exact (lower, upper, status; or None); inside and beyond (eps, verdict, seconds, and with "sat" also
+        margin; or None).
 
     Raises:
         ImportError: Marabou is missing.
-        TypeError, ValueError: as ``verifier_model`` and ``sound_radius``; radii or time_limit are not as described.
+        TypeError, ValueError: as ``verifier_model`` and ``sound_radius``, or radii or time_limit are not as described.
     """
     if not 0 < time_limit < math.inf:
         raise ValueError(f"time_limit must be positive and finite, got {time_limit}")
@@ -176,12 +179,16 @@ def cross_check(
 
 
 def contradicts(result: dict) -> bool:
-    """Whether Marabou contradicts this package about one image: it found a point inside whose float32 margin is less
-    than half of what the certificate promises there, or none where rational arithmetic has found one."""
+    """Whether Marabou contradicts this package about one image.
+
+    It does if it found a point inside whose float32 margin is less than half of what the certificate promises, or if it
+    found no point where rational arithmetic found one.
+    """
     inside, beyond = result["inside"], result["beyond"]
     broken = inside["verdict"] == "sat" and inside["margin"] <= result["promised"] / 2
     return broken or beyond is not None and beyond["verdict"] == "unsat"
 
 
 def contradictions(results: Iterable[dict]) -> int:
+    """How many results contradict this package."""
     return sum(map(contradicts, results))

@@ -1,4 +1,4 @@
-"""Trains small nets and puts their certificates to Marabou.
+"""Trains small nets, and asks Marabou whether their certificates hold.
 
 ``python -m onnx_export.verifiers.marabou_study --out DIR`` writes results.json and table.md.
 """
@@ -29,15 +29,19 @@ from .marabou import BEYOND, INSIDE, contradictions, contradicts, cross_check, i
 
 PROG = "python -m onnx_export.verifiers.marabou_study"
 DESCRIPTION = """\
-Certificates, put to another verifier.  Trains small nets on the digits, and asks Marabou about correctly classified
-test images: can an input within the certified radius change the class, and one a little beyond the exact radius?
+Trains small nets on the digits, and asks the verifier Marabou about correctly classified test images: can an input
+within the certified radius change the class?  Can an input a little beyond the exact radius change it?
 
-Written to --out: results.json and table.md.  Exit status 1 where Marabou contradicts a certificate."""
+Writes results.json and table.md to --out.  The exit status is 1 if Marabou contradicts a certificate."""
 
 
 @dataclass(frozen=True)
 class TrainedNet:
-    """A net of two layers of distances that is trained, with the hinge's weight at the start, and checked."""
+    """A net of two layers of distances that is trained and checked.
+
+    label: its sizes.  pooled: whether images are averaged over 2×2 pixels.  eps: of training.  weight: of the hinge, at
+    the start.  epochs: of training.  flavours: in which Marabou gets it.
+    """
 
     label: str
     pooled: bool
@@ -47,7 +51,7 @@ class TrainedNet:
     flavours: tuple[str, ...]
 
 
-# Marabou decides next to nothing about 64-16-10 in ReLUs.
+# Marabou decides almost nothing about 64-16-10 in ReLUs.
 TRAINED_NETS = (
     TrainedNet("16-16-10", True, 0.05, 0.5, 200, VERIFIER_FLAVOURS),
     TrainedNet("64-16-10", False, 0.15, 0.05, 60, ("maxpool",)),
@@ -67,7 +71,7 @@ def _trained(case: TrainedNet, data: Dataset) -> Net:
 
 
 def _pooled(data: Dataset) -> Dataset:
-    """Averages of 2×2 pixels."""
+    """The data with images of averages over 2×2 pixels."""
     return replace(data, x_train=F.avg_pool2d(data.x_train, 2), x_test=F.avg_pool2d(data.x_test, 2))
 
 
@@ -166,7 +170,7 @@ def _row(case: dict, flavour: str, verdicts: list[dict]) -> list[str]:
 
 
 def table(results: dict) -> str:
-    """Markdown, a row for each net and flavour, of what ``measure`` returned."""
+    """The results of ``measure`` in Markdown, with a row for each net and flavour."""
     rows = [_row(case, *each) for case in results["cases"] for each in case["results"].items()]
     every = [v for case in results["cases"] for verdicts in case["results"].values() for v in verdicts]
     margins = [v["beyond"]["margin"] for v in every if v["beyond"] is not None and "margin" in v["beyond"]]

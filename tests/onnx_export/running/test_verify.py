@@ -100,7 +100,7 @@ def test_other_right_files(made, labels, tmp_path, settings):
 def test_other_images_are_a_failure(file, labels):
     """What is recorded was not recomputed, and must not seem to have been."""
     (failure,) = verify(file, IMAGES[:20], labels[:20], "cpu").failures
-    assert failure == ("accuracies recorded in the file are of 150 images, and these are 20: they are not recomputed")
+    assert failure == ("the file records accuracies of 150 images, and these are 20: they are not recomputed")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_other_images_are_a_failure(file, labels):
         (lambda m: None, {"epsilon": "0.05"}, "certified_accuracy: recorded is"),
         (lambda m: None, {"epsilon": "0.3"}, "certified_accuracy: recorded is"),
         (lambda m: None, {"clean_accuracy": "0.9"}, "clean_accuracy: recorded is 0.9, recomputed 0.8"),
-        (lambda m: None, {"test_images": "151"}, "recorded in the file are of 151 images"),
+        (lambda m: None, {"test_images": "151"}, "the file records accuracies of 151 images"),
         (lambda m: None, {"certified_accuracy_by": "interval"}, "certified_accuracy_by: recorded is interval"),
         (lambda m: None, {"norm": "l2"}, "norm is l2"),
         (lambda m: None, {"radius_unit": "inch"}, "radius_unit is inch"),

@@ -141,7 +141,7 @@ def test_a_problem_is_of_the_images_that_it_was_written_for(made, tmp_path):
     assert torch.equal(read({"epsilon": 0.1})[0], data.x_test[:3])
     problem = tmp_path / "out" / "problem.py"
     problem.write_text(problem.read_text().replace(data.digests[1], "0" * 64))
-    with pytest.raises(ValueError, match="not those that this problem was written for"):
+    with pytest.raises(ValueError, match="not those for which this problem was written"):
         called(path, 'Customized("problem.py", "data")')({"epsilon": 0.1})
     linf_plugin.save(checkpoint, made.net, data.identity | {"test_data_sha256": "0" * 64})
     with pytest.raises(OtherData, match="test images and labels of mine here are not those that .*net.pt is about"):
