@@ -41,7 +41,7 @@ def _input(model: ModelProto) -> tuple[str, list[int], bool]:
     name, tensor = inputs[0].name, inputs[0].type.tensor_type
     batch, *sizes = [d.dim_value for d in tensor.shape.dim] or [0]
     if not sizes or min(sizes) < 1 or batch < 0:
-        raise ValueError(f"the input {said(name)} must have sizes that are known, but for the first")
+        raise ValueError(f"the input {said(name)} must have sizes that are known, except the first one")
     if math.prod(sizes) > MOST_VALUES:
         raise ValueError(
             f"the input {said(name)} has {math.prod(sizes):,} numbers a sample, at most {MOST_VALUES:,} are read"

@@ -224,7 +224,7 @@ def _of_a_verifier(model: ModelProto, settings: Settings, props: dict[str, str])
     flavour, found = settings.flavour, _metadata(claimed(settings), props)
     outputs = [o.name for o in model.graph.output]
     if outputs != ["logits"]:
-        found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not logits alone")
+        found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not only logits")
     operators = {n.domain + "::" + n.op_type if n.domain else n.op_type for n in model.graph.node}
     if others := sorted(operators - VERIFIER_OPERATORS):
         found.append(f"its flavour is {flavour}, and it has nodes {', '.join(others)}")
