@@ -269,7 +269,7 @@ def _properties(settings: dict, image: np.ndarray, label: int, index: int, seed:
             target, who = ("", "another class") if kind == "any" else (f"_to{wrong[0]}", f"class {wrong[0]}")
             note = (
                 f"; Test image {index}, label {label}: is there an image within {written(eps)} of it, in every pixel, "
-                f"for which the score of {who} is at least that of the label?\n"
+                f"at which {who} scores at least as much as the label?\n"
             )
             name = f"{settings['name']}_{index}_eps{written(eps)}{target}.vnnlib"
             yield (name, *(note + syntax(settings, *bounds, label, wrong) for syntax in (version_1, version_2)))
