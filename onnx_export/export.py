@@ -88,7 +88,7 @@ def export(
         certificate = "none"
     if certificate != "none":
         check_certifiable(model)
-    interval = certificate == "interval" or certificate == "auto" and epsilon is not None and wants_interval(model)
+    interval = certificate == "interval" or (certificate == "auto" and epsilon is not None and wants_interval(model))
     if interval and epsilon is None:
         raise ValueError("an interval bound needs an epsilon, and model comes without one: give epsilon")
     settings = Settings(flavour, pixels, certificate != "none", interval, epsilon)

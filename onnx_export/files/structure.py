@@ -186,7 +186,7 @@ def _check_attribute(a: AttributeProto, what: str, scopes: Scopes, formal: Colle
             )
     elif a.type not in ATTRIBUTE_FIELDS:
         raise ValueError(f"{what} is of a type that is not supported")
-    elif given - {ATTRIBUTE_FIELDS[a.type]} or not given and ATTRIBUTE_FIELDS[a.type] in ("t", "g"):
+    elif given - {ATTRIBUTE_FIELDS[a.type]} or (not given and ATTRIBUTE_FIELDS[a.type] in ("t", "g")):
         raise ValueError(f"{what} does not hold what its type says")
     elif a.type == AttributeProto.TENSOR:
         check_tensor(a.t, what)

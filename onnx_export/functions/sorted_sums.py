@@ -1,5 +1,6 @@
 """Finds ρ and k of a sorted sum from its coefficients: a file holds only these."""
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -23,7 +24,7 @@ def rho_and_k(c: Sequence[float], features: int) -> tuple[float, int]:
     c, features = tuple(c), int(features)
     if c == (1.0,):
         return 1.0, 1
-    if not 1 < len(c) <= features or not all(0 < b <= a < 1 for a, b in zip(c, c[1:])):
+    if not 1 < len(c) <= features or not all(0 < b <= a < 1 for a, b in itertools.pairwise(c)):
         raise ValueError(f"its {len(c)} coefficients are not those of a sorted sum of {features} numbers")
     counts = dict.fromkeys((len(c), features))  # there are fewer than k where the last one would be subnormal
     most = max(1, 10**6 // len(c))

@@ -95,7 +95,7 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
         raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
     logits = torch.cat([model(x) for x in images.split(BATCH)]).numpy()
     radii = found.get("certified_radius")
-    if found["logits"].shape != logits.shape or radii is not None and radii.shape != logits.shape[:1]:
+    if found["logits"].shape != logits.shape or (radii is not None and radii.shape != logits.shape[:1]):
         raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, the checkpoint {logits.shape}")
     sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in model)
     tolerance = LINEAR_TOLERANCE if sums else TOLERANCE

@@ -186,7 +186,7 @@ def contradicts(result: dict) -> bool:
     """
     inside, beyond = result["inside"], result["beyond"]
     broken = inside["verdict"] == "sat" and inside["margin"] <= result["promised"] / 2
-    return broken or beyond is not None and beyond["verdict"] == "unsat"
+    return broken or (beyond is not None and beyond["verdict"] == "unsat")
 
 
 def contradictions(results: Iterable[dict]) -> int:

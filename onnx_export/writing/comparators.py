@@ -67,7 +67,7 @@ def compare(
         The combinations (channels after, channels before) whose ReLUs are the channels after the stage, and the needed
         wires as combinations of these channels.
     """
-    other = {i: j for i, j in pairs} | {j: i for i, j in pairs}
+    other = dict(pairs) | {j: i for i, j in pairs}
     kept = [w for w in wires if other.get(w, w) in live]
     rows = np.array([wires[w] for w in kept] + [wires[i] - wires[j] for i, j in pairs])
     unit = dict(zip([*kept, *pairs], np.eye(len(rows))))

@@ -48,7 +48,8 @@ def test_weights_that_are_computed():
         helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(W.T.copy())),
         helper.make_node("Transpose", ["c"], ["t"]),
         helper.make_node("Unsqueeze", ["t", "zero"], ["w"]),
-    ] + distance("x", "w", "y", 18)
+        *distance("x", "w", "y", 18),
+    ]
     model = model_of(nodes, one=np.int64([1]), last=np.int64([-1]), zero=np.int64([0]))
     fused = fuse_distance(model)
     assert operators(fused) == ["LinfDist"]
