@@ -1,4 +1,4 @@
-"""Tables of rules for layers: a row is a rule, or says why there is none."""
+"""Tables of rules for layers: each row is a rule, or a refusal that says why there is no rule."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Refusal:
-    """The row of a layer type that has no rule, on purpose.
+    """The row of a layer type that has no rule on purpose.
 
     Attributes:
         reason: a clause for the message, such as "its inputs are dropped at random".
@@ -18,15 +18,15 @@ class Refusal:
 
 
 def rule_of(table: Mapping[type, object], layer: nn.Module, what: str):
-    """The rule of a table for the type of a layer.
+    """Returns the rule of a table for the type of a layer.
 
     Args:
         table: layer type → rule or ``Refusal``.
-        layer: only its type is looked up; a subclass has no rule, because it may compute something else.
-        what: what the rules are, for the message: "rounding rule".
+        layer: its exact type is looked up.  A subclass has no rule, because it may compute something else.
+        what: the kind of rule, for the message, such as "rounding rule".
 
     Raises:
-        TypeError: the table has no row for the type, or a ``Refusal``.
+        TypeError: the table has no row for the type, or the row is a ``Refusal``.
     """
     row = table.get(type(layer))
     if isinstance(row, Refusal):
