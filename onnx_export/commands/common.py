@@ -75,7 +75,7 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
     if others and own is None and name != named.get("dataset", name):
         print(f"{path} is of {shown(named['dataset'])}; the results below are of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
-        print(f"{path} names no digest of its data, so they were not compared with {name}", file=sys.stderr)
+        print(f"{path} names no digest of its data, so its data were not compared with {name}", file=sys.stderr)
     return data
 
 

@@ -172,7 +172,7 @@ def test_a_file_of_an_earlier_version_is_measured_with_a_word(made, tmp_path, ca
     assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "net.onnx")]) == 0
     captured = capsys.readouterr()
     assert "classified correctly" in captured.out
-    assert "net.pt names no digest of its data, so they were not compared with digits" in captured.err
+    assert "net.pt names no digest of its data, so its data were not compared with digits" in captured.err
     linf_plugin.save(tmp_path / "net.pt", made.net, {"dataset": "mnist", "epsilon": 0.01})
     assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "b.onnx"), "--data", "digits"]) == 0
     words = f"the file gets no accuracies: these are images of digits, and {tmp_path / 'net.pt'} is about mnist"

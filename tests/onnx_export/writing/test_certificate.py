@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import linf_plugin
-from linf_plugin.certificates import certify_each
-from linf_plugin.certificates import lipschitz
+from linf_plugin.certificates import certify_each, lipschitz
 from linf_plugin.models.net import LAYERS
 from onnx_export.writing.certificate import (
     END_RULES,
