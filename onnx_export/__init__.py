@@ -1,7 +1,7 @@
-"""ONNX files of ℓ∞-distance nets that stock onnxruntime runs, with their certificates.
+"""ONNX files of ℓ∞-distance nets, with their certificates.  Stock onnxruntime runs them.
 
-``linf-export`` on the command line; ``export`` and ``session`` from Python; ``linf_onnx_kwargs`` and
-``attach`` for a model of your own with distance layers in it.
+On the command line this is ``linf-export``; in Python it is ``export``, ``session`` and ``run``.  ``linf_onnx_kwargs``
+and ``attach`` are for your own models with distance layers.
 """
 
 from .export import export

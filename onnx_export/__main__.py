@@ -1,4 +1,4 @@
-"""``python -m onnx_export`` is ``linf-export``."""
+"""``python -m onnx_export`` does the same as ``linf-export``."""
 
 import sys
 

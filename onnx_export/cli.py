@@ -1,4 +1,4 @@
-"""``linf-export``: checkpoints as ONNX files and back, checked, shown, and as problems for verifiers."""
+"""``linf-export``: writes checkpoints as ONNX files, checks and reads these, and writes problems for verifiers."""
 
 import argparse
 import sys
@@ -7,12 +7,12 @@ from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
-from .files.load import shown
+from .files.text import shown
 from .running.arithmetic import LessThanFloat32
 from .running.session import DeviceError
 
 PROG = "linf-export"
-COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
+EXPORT_COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "model": model,
     "show": show,
     "check": check,
@@ -35,20 +35,20 @@ examples:
 The file runs in stock onnxruntime, without this package:
   import onnxruntime
   logits, prediction, radius = onnxruntime.InferenceSession("net.onnx").run(None, {{"x": images}})
-with images (batch, C, H, W), float32 in [0, 1]. No change of an image by less than its radius in any pixel
-changes the predicted class. onnx_export.running.session("net.onnx") runs it several times faster.
+Images are (batch, C, H, W), float32 in [0, 1]. If every pixel of an image changes by less than the radius, the
+predicted class does not change. onnx_export.session("net.onnx") runs the file several times faster.
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         PROG,
-        description="Writes checkpoints as ONNX files, checks and reads these; writes problems for verifiers.",
+        description="Writes checkpoints as ONNX files, checks and reads ONNX files, and writes problems for verifiers.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = p.add_subparsers(required=True, metavar="COMMAND")
-    for name, command in COMMANDS.items():
+    for name, command in EXPORT_COMMANDS.items():
         q = commands.add_parser(
             name,
             help=command.SUMMARY,
@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.  Returns the exit status: 0; 1 where a check fails; 2 where a user error stops it."""
+    """Runs one command.  Returns the exit status: 0, 1 if a check fails, or 2 if an error of the user stops it."""
     args = _parser().parse_args(argv)
     try:
         return args.command(args)

@@ -21,7 +21,8 @@ from onnx import ModelProto, NodeProto, TensorProto
 import linf_plugin
 from onnx_export.export import export
 from onnx_export.files.load import load
-from onnx_export.files.store import DIGEST, content_sha256, props_of, reseal
+from onnx_export.files.save import reseal
+from onnx_export.files.seal import DIGEST, content_sha256, props_of
 from onnx_export.reading.recompute import contradictions
 from onnx_export.running.verify import Verification, check_accuracies
 from onnx_export.writing.compose import compose

@@ -12,9 +12,10 @@ import linf_plugin
 from comparisons import cli
 from comparisons.studies import cost, found, shell
 from linf_plugin.files import WouldReplace, check_absent, write_json, write_text
+from onnx_export.bench import __main__ as onnx_bench
+from onnx_export.verifiers import marabou_study
 
 export = importlib.import_module("onnx_export.cli")
-cross_check, onnx_bench = (importlib.import_module(f"onnx_export.{name}") for name in ("verifiers.marabou", "bench"))
 
 TABLE = ("results.json", "table.md")
 COMMANDS = {  # main, arguments with {} for a folder, files in it
@@ -24,7 +25,7 @@ COMMANDS = {  # main, arguments with {} for a folder, files in it
         if not found.load(name).goes_on and name != "bench"
     },
     "study bench": (cli.main, ["study", "bench", "--out", "{}"], ("results.json", "table.txt", "cost.png")),
-    "cross_check": (cross_check.main, ["--out", "{}"], TABLE),
+    "cross_check": (marabou_study.main, ["--out", "{}"], TABLE),
     "onnx_bench": (onnx_bench.main, ["--out", "{}"], TABLE),
     "fuzz": (fuzz.main, ["--out", "{}/fuzz.json"], ("fuzz.json", "fuzz.md")),
     "compare bench": (cli.main, ["bench", "--json", "{}/a.json", "--plot", "{}/a.png"], ("a.json", "a.png")),

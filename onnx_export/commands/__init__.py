@@ -1,0 +1,1 @@
+"""The commands of ``linf-export``, one in each module.  Imports all rooms; only ``cli.py`` imports it."""

@@ -1,14 +1,13 @@
 """``linf-export bench``."""
 
 import argparse
-from pathlib import Path
 
-from linf_plugin.files import add_force
+from ..bench import command
+from ..bench.command import DESCRIPTION, add_arguments
 
-from .. import bench
+__all__ = ["DESCRIPTION", "EPILOG", "SUMMARY", "add_arguments", "run"]
 
-SUMMARY = "time bodies, native operators and the export of a large net, side by side"
-DESCRIPTION = bench.DESCRIPTION
+SUMMARY = "time bodies, native operators and the export of a large net"
 EPILOG = """\
 examples:
   linf-export bench --quick
@@ -16,13 +15,5 @@ examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--out", type=Path, metavar="FOLDER", default=Path("results/onnx"), help="default: results/onnx"
-    )
-    add_force(parser)
-    parser.add_argument("--quick", action="store_true", help="small sizes and two repetitions")
-
-
 def run(args: argparse.Namespace) -> int:
-    return bench.main(["--out", str(args.out), *(f"--{flag}" for flag in ("quick", "force") if getattr(args, flag))])
+    return command.run(args, "linf-export bench")

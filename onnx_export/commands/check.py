@@ -7,7 +7,8 @@ from pathlib import Path
 
 import onnxruntime
 
-from ..files.load import load, shown
+from ..files.load import load
+from ..files.text import shown
 from ..reading.fold import check_sizes
 from ..running.compare import Comparison, compare
 from ..running.session import session
@@ -15,14 +16,14 @@ from ..writing.metadata import file_sha256
 from .common import add_data, add_run, data_of, model_of
 
 SUMMARY = "compare an ONNX file with its checkpoint on test images"
-DESCRIPTION = "Runs test images through onnxruntime and through PyTorch, and compares."
+DESCRIPTION = "Runs test images through onnxruntime and through PyTorch, and compares the results."
 EPILOG = """\
 examples:
-  linf-export check net.onnx                    the data set that the file names, if it needs no folder
-  linf-export check net.onnx --data ~/data      that data set, read from ~/data
+  linf-export check net.onnx                    with the data set that the file names, if it needs no folder
+  linf-export check net.onnx --data ~/data      with that data set, read from ~/data
   linf-export check net.onnx --data mnist --data-dir ~/data --limit 1000
 
-exit status: 0 where all agrees; 1 where logits, predictions or radii do not; 2 where nothing was compared.
+exit status: 0 if everything agrees; 1 if logits, predictions or radii do not agree; 2 if nothing was compared.
 """
 
 
@@ -30,16 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file that this program wrote")
     add_data(parser)
     parser.add_argument(
-        "--checkpoint",
-        type=Path,
-        metavar="CHECKPOINT",
-        help="where the checkpoint is, if it is no longer where FILE says",
+        "--checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint, if it is not where FILE says"
     )
     add_run(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    check_sizes(load(args.onnx))  # before a runtime computes them
+    check_sizes(load(args.onnx))  # before a runtime computes constants
     onnx_session = session(args.onnx, args.device)
     props = onnx_session.get_modelmeta().custom_metadata_map
     model, _ = model_of(_checkpoint_of(args.onnx, props, args.checkpoint))
@@ -56,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _checkpoint_of(path: Path, props: dict[str, str], override: Path | None) -> Path:
-    """The checkpoint that the ONNX file at path was made from; ``override`` is where the user says it is."""
+    """The checkpoint from which the ONNX file at ``path`` was made.  ``override``: the path that the user gives."""
     if override is None and "checkpoint" not in props:
         raise ValueError(f"{path} does not name its checkpoint: give --checkpoint")
     found = override or Path(os.path.realpath(path)).parent / props["checkpoint"]
     if not found.is_file():
         raise FileNotFoundError(f"the checkpoint {found} is missing" + ("" if override else ": give --checkpoint"))
     if "checkpoint_sha256" in props and file_sha256(found) != props["checkpoint_sha256"]:
-        raise ValueError(f"{found} is not the checkpoint that {path} was made from: its SHA-256 differs")
+        raise ValueError(f"{found} is not the checkpoint from which {path} was made: its SHA-256 differs")
     return found
 
 
@@ -75,7 +73,7 @@ def _report(result: Comparison) -> str:
     ]
     if result.radii is not None:
         lines.append(
-            f"radii                 max |onnx − torch| = {result.radius_error:.3g}, which is the rounding subtracted; "
+            f"radii                 max |onnx − torch| = {result.radius_error:.3g}, because rounding is subtracted; "
             f"{result.overstated_radii} above what the logits certify"
         )
     return "\n".join(lines)

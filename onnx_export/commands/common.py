@@ -1,4 +1,4 @@
-"""What several commands share: arguments, and the data set that a file is about."""
+"""Arguments that several commands have, and the nets and the data sets that they name."""
 
 import argparse
 import sys
@@ -9,17 +9,19 @@ from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import values
 
-from ..files.load import shown
+from ..files.text import shown
 from ..running.session import DEVICES
 
 
 def positive(text: str) -> int:
+    """A positive whole number of the command line."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
     return int(text)
 
 
 def epsilon(text: str) -> float:
+    """An ε of the command line, as 0.1 or 8/255."""
     try:
         return plain.fraction(text)
     except ValueError as error:
@@ -27,30 +29,34 @@ def epsilon(text: str) -> float:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """Arguments ``data`` and ``data_dir``."""
+    """Adds the arguments ``data`` and ``data_dir``."""
     parser.add_argument(
         "--data",
         metavar="NAME|FOLDER",
-        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the one that FILE names; for data of "
-        "your own the one whose layout they have",
+        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the data set that FILE names; for your "
+        "own data, the data set whose layout they have",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
 
 
 def add_run(parser: argparse.ArgumentParser) -> None:
-    """Arguments ``limit`` and ``device``."""
+    """Adds the arguments ``limit`` and ``device``."""
     parser.add_argument("--limit", type=positive, metavar="N", help="only the first N test images")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="where onnxruntime runs (default: auto)")
 
 
 def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = False) -> Dataset:
-    """The data set by name, by folder, or by default: the one that ``named``, the metadata of path, name.
+    """The data set that the arguments name; by default the one that a file names.
 
     Args:
-        others: whether other known data than those that path is about may be asked for by name.
+        args: with ``data`` and ``data_dir``.
+        path: of the file, for messages.
+        named: the metadata of the file.
+        others: whether the arguments may name another known data set than the file does.
 
     Raises:
-        OtherData: the test images are not those that path is about.
+        ValueError: no data set is named, it is unknown, or it needs a folder.
+        OtherData: the test images are not those that the file names.
     """
     name, folder, own = args.data, args.data_dir, own_name(named)
     if name not in SOURCES:
@@ -60,14 +66,16 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
             raise ValueError(f"{path} does not name its data set: give --data NAME")
         name, folder = named["dataset"], name or folder
         if name == own:
-            raise ValueError(f"{path} is of {own}, data of your own: give as --data the set in whose layout they are")
+            raise ValueError(
+                f"{path} is of your own data, {own}: give --data NAME with the data set whose layout they have"
+            )
     if folder is None and name in SOURCES and SOURCES[name].files:
         raise ValueError(f"{name} is read from a folder: give --data-dir")
     data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
-        print(f"{path} is of {shown(named['dataset'])}, and what follows is of {name}", file=sys.stderr)
+        print(f"{path} is of {shown(named['dataset'])}; the results below are of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
-        print(f"{path} names no digest of its data, so whether {name} is the same was not compared", file=sys.stderr)
+        print(f"{path} names no digest of its data, so its data were not compared with {name}", file=sys.stderr)
     return data
 
 
@@ -76,7 +84,7 @@ def _is_number(value) -> bool:
 
 
 def _are_accuracies(value) -> bool:
-    """{ε, written out: accuracy}."""
+    """Whether a value maps ε, as text, to an accuracy."""
     try:
         return all(_is_number(accuracy) and float(eps) > 0 for eps, accuracy in value.items())
     except (AttributeError, TypeError, ValueError):
@@ -96,7 +104,7 @@ def _is_text(value) -> bool:
     return isinstance(value, str)
 
 
-# What the commands read of a checkpoint's metadata.
+# Key in the metadata of a checkpoint that commands read → whether a value is right.
 METADATA = {
     "dataset": _is_text,
     "method": _is_text,
@@ -111,8 +119,8 @@ def model_of(path: Path) -> tuple[Net, dict]:
     """The classifier in a checkpoint, and its metadata.
 
     Raises:
-        FileNotFoundError, ValueError: as ``checkpoint.load``; the net has no weights or does not give one logit a
-            class; the metadata are not what training writes.
+        FileNotFoundError, ValueError: as ``checkpoint.load``; or the net has no weights, it does not give one logit for
+            each class, or the metadata are not those that training writes.
     """
     model, metadata = checkpoint.load(path)
     (*_, (shape, _)) = [(model.input_shape, 0), *values(model.spec)]

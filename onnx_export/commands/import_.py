@@ -7,32 +7,36 @@ from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import check_absent
 
-from ..files.load import load, said
-from ..files.store import props_of
+from ..files.load import load
+from ..files.seal import props_of
+from ..files.text import said
 from ..reading.recompute import read_back
 
-SUMMARY = "write an ONNX file as a checkpoint, so that the net can be bounded"
-DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node that it cannot turn."
+SUMMARY = "write an ONNX file as a checkpoint; the net can then be bounded"
+DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node for which it cannot."
 EPILOG = """\
 examples:
   linf-export import net.onnx -o net.pt
   linf-export import broadcast.onnx -o net.pt --data mnist
 
-Read are distances and sorted sums as nodes of the domain linf, as their bodies inlined, or as Unsqueeze, Sub, Abs,
-ReduceMax; Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices to the middle of an image, sums with one constant a
-channel, products with one positive constant. A file that takes bytes becomes a net that takes pixels in [0, 1].
+It reads distances and sorted sums (nodes of the domain linf, their inlined bodies, and distances as Unsqueeze, Sub,
+Abs, ReduceMax), Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices that give the middle of an image, sums with one
+constant for each channel, and products with one positive constant. A file that takes bytes becomes a net that takes
+pixels in [0, 1].
 
 Nothing in FILE is trusted: functions of the domain linf must be those that this program writes.
 """
 
-MOST_LETTERS = 200  # of a name in the metadata
+MOST_LETTERS = 200  # in a name in the metadata
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("onnx", type=Path, metavar="FILE", help="ONNX file: one input; one output, or one named logits")
+    parser.add_argument(
+        "onnx", type=Path, metavar="FILE", help="ONNX file with one input, and with one output or an output logits"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
-    parser.add_argument("--data", choices=SOURCES, help="data set to name in the checkpoint, if FILE names none")
-    parser.add_argument("--force", action="store_true", help="replace CHECKPOINT where it exists")
+    parser.add_argument("--data", choices=SOURCES, help="data set that the checkpoint names, if FILE names none")
+    parser.add_argument("--force", action="store_true", help="replace CHECKPOINT if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -42,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         model, metadata = read_back(onnx_model), _metadata(props_of(onnx_model))
     except ValueError as error:
         raise ValueError(f"{args.onnx}: {error}") from error
-    if args.data not in (None, metadata.get("dataset")):  # then the digests are not of it
+    if args.data not in (None, metadata.get("dataset")):  # the digests are then not those of this data set
         metadata = {key: a for key, a in metadata.items() if key not in DIGESTS} | {"dataset": args.data}
     checkpoint.save(args.output, model, metadata)
     layers = ", ".join(name for name, _ in model.spec["layers"])
@@ -52,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _name(text: str) -> str:
     if not text.isprintable() or len(text) > MOST_LETTERS:
-        raise ValueError("no name")
+        raise ValueError("not a name")
     return text
 
 
@@ -64,11 +68,11 @@ def _epsilon(text: str) -> float:
 
 def _seed(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 20):
-        raise ValueError("no whole number")
+        raise ValueError("not a whole number")
     return int(text)
 
 
-IMPORTED = {  # metadata that a file may hold
+IMPORTED = {  # key that is taken from a file → function that reads its value
     "method": _name,
     "dataset": _name,
     **dict.fromkeys(DIGESTS, _name),
@@ -78,7 +82,7 @@ IMPORTED = {  # metadata that a file may hold
 
 
 def _metadata(props: dict[str, str]) -> dict:
-    """What the checkpoint takes over of an ONNX file's metadata.  Raises ValueError where it is not of its kind."""
+    """The metadata of an ONNX file that go into the checkpoint.  Raises ValueError where a value is wrong."""
     found = {}
     for key in IMPORTED.keys() & props.keys():
         try:

@@ -7,32 +7,31 @@ from pathlib import Path
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 
-from ..export import CERTIFICATES, FLAVOURS, VERIFIER_FLAVOURS, export, record
-from ..files.load import shown
-from ..running.verify import measure
+from ..export import export, record
+from ..files.text import shown
+from ..running.accuracy import measure
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
+from ..writing.settings import CERTIFICATE_CHOICES, FLAVOURS
 from .common import add_data, data_of, epsilon, model_of
 
 SUMMARY = "write a checkpoint as an ONNX file"
-DESCRIPTION = "Writes the net in a checkpoint as one ONNX file: logits, predictions, certified radii."
+DESCRIPTION = "Writes the net in a checkpoint as one ONNX file with logits, predictions and certified radii."
 EPILOG = """\
 flavours:
 {flavours}
 certificates:
 {certificates}
-Where the data set is at hand (it needs no folder, or --data-dir says where it is) the file is run over the test set,
-and its accuracies go into its metadata, where `linf-export verify` finds them.
+If the data set is available (it needs no folder, or --data-dir names the folder), the file is run on the test set.
+Its accuracies go into its metadata, and `linf-export verify` compares them.
 
 examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
   linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
 """.format(
-    **{
-        name: "".join(f"  {key:<10} {text}\n" for key, text in known.items())
-        for name, known in (("flavours", FLAVOURS), ("certificates", CERTIFICATES))
-    }
+    flavours="".join(f"  {name:<10} {flavour.text}\n" for name, flavour in FLAVOURS.items()),
+    certificates="".join(f"  {name:<10} {text}\n" for name, text in CERTIFICATE_CHOICES.items()),
 )
 
 
@@ -40,24 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
-    parser.add_argument("--certificate", choices=CERTIFICATES, default="auto", help="default: auto")
+    parser.add_argument("--certificate", choices=CERTIFICATE_CHOICES, default="auto", help="default: auto")
     parser.add_argument(
-        "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: that of the checkpoint)"
+        "--epsilon", type=epsilon, help="ε of the interval bound, as 0.1 or 8/255 (default: the ε of the checkpoint)"
     )
     parser.add_argument(
         "--pixels",
         choices=PIXELS,
         default="float",
-        help="input: float32 in [0, 1], or bytes, whose radii are in grey levels (default: float)",
+        help="input: float32 in [0, 1], or bytes; with bytes, radii are in grey levels (default: float)",
     )
     add_data(parser)
-    parser.add_argument("--force", action="store_true", help="replace FILE where it exists")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
     check_absent(args.output, args.force)
     model, metadata = model_of(args.checkpoint)
-    data, accuracy = _data(args, metadata), None  # before a file is written: what is refused leaves none
+    data, accuracy = _data(args, metadata), None  # before a file is written, so an error leaves no file
     if data is not None and tuple(data.x_test.shape[1:]) != model.input_shape:
         shape = tuple(data.x_test.shape[1:])
         raise ValueError(f"{args.checkpoint} takes images of shape {model.input_shape}, {data.name} has {shape}")
@@ -83,9 +82,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
-    """What the file is to be measured on; None where it is for verifiers, or the data set is not known, not at hand, or
-    not the checkpoint's."""
-    if args.flavour in VERIFIER_FLAVOURS:
+    """The data on which the file is measured.
+
+    None where the file is for verifiers, or the data set is not known, not available, or not that of the checkpoint.
+    """
+    if FLAVOURS[args.flavour].for_verifiers:
         return None
     if args.data is None and args.data_dir is None:
         name = metadata.get("dataset")
@@ -94,7 +95,7 @@ def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
     try:
         return data_of(args, args.checkpoint, metadata)
     except OtherData as error:
-        print(f"linf-export: the accuracies are left out: {shown(error.what)}", file=sys.stderr)
+        print(f"linf-export: the file gets no accuracies: {shown(error.what)}", file=sys.stderr)
         return None
 
 

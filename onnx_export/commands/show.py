@@ -6,8 +6,8 @@ from pathlib import Path
 from ..files.load import load
 from ..reading.show import summary
 
-SUMMARY = "say what an ONNX file holds"
-DESCRIPTION = "Prints inputs and outputs, the layers from the one to the other, the file's functions and its metadata."
+SUMMARY = "show what is in an ONNX file"
+DESCRIPTION = "Prints the inputs, the outputs, the layers, the functions and the metadata of an ONNX file."
 EPILOG = """\
 examples:
   linf-export show net.onnx

@@ -4,24 +4,24 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..files.load import content_of, parsed, shown
-from ..files.store import props_of
+from ..files.load import content_of, parsed
+from ..files.seal import props_of
+from ..files.text import shown
 from ..running.verify import Verification, verify_content
 from ..writing.metadata import FROM_RUN
 from .common import add_data, add_run, data_of
 
-SUMMARY = "recompute what an ONNX file certifies, from the file alone"
-DESCRIPTION = (
-    "Reads the net in an ONNX file back, writes the file anew from it and compares all that a certificate rests on; "
-    "then runs test images through it, and compares radii and accuracies. What cannot be recomputed is a failure."
-)
+SUMMARY = "recompute what an ONNX file certifies, from the file only"
+DESCRIPTION = """\
+Reads the net in an ONNX file, writes the file anew from it, and compares everything that a certificate rests on.
+Then it runs test images through the file, and compares radii and accuracies. What cannot be recomputed is a failure."""
 EPILOG = """\
 examples:
-  linf-export verify net.onnx                   the data set that the file names, if it needs no folder
-  linf-export verify net.onnx --data ~/data     that data set, read from ~/data
+  linf-export verify net.onnx                   with the data set that the file names, if it needs no folder
+  linf-export verify net.onnx --data ~/data     with that data set, read from ~/data
 
-exit status: 0 where all agrees; 1 where the file contradicts itself, or holds too little to be recomputed; 2 where it
-is no ONNX file, its images are not at hand, or onnxruntime here cannot run it, or not in float32.
+exit status: 0 if everything agrees; 1 if the file contradicts itself, or holds too little to be recomputed; 2 if it is
+not an ONNX file, its images are not available, or onnxruntime cannot run it here in float32.
 """
 
 
@@ -56,7 +56,7 @@ def _report(found: Verification, props: dict[str, str]) -> str:
     lines += [f"agrees                {check}" for check in found.checks]
     reported = {key: value for key, value in props.items() if key.startswith(FROM_RUN)}
     if reported:
-        lines.append("reported by the training run, with its own certificates, which are not recomputed here:")
+        lines.append("reported by the training run, with its own certificates; these are not recomputed here:")
         lines += [f"  {key.removeprefix(FROM_RUN):<32}{_number(value)}" for key, value in reported.items()]
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""Whether the functions in a file compute what their names say: their bodies against those that this package writes."""
+"""Checks that the functions in a file compute what their names say: they must be those that this package writes."""
 
 import functools
 import hashlib
@@ -6,15 +6,17 @@ from collections.abc import Iterable
 
 from onnx import AttributeProto, FunctionProto, ModelProto, NodeProto, helper
 
-from ..files.load import STANDARD
-from .library import FUNCTIONS, LINF, STEPS, called, for_device
+from ..files.structure import STANDARD_DOMAINS
+from .domain import LINF
+from .library import FUNCTIONS, STEP_SIZES, called, for_device
 
 
 def body_digests(function: FunctionProto) -> list[bytes]:
-    """What each output of a function is computed as: equal where the graphs are, whatever their values are called.
+    """A digest for each output of a function.  Two functions with the same graph have the same digests.
 
-    A value's digest is made of its operator, the attributes of that and the digests of what it is computed from; names,
-    the order of nodes that do not need each other, notes, and nodes that no output needs do not enter.
+    The digest of a value is made of its operator, the attributes of the operator, and the digests of its inputs.
+    It does not depend on the names of values, on notes, on the order of nodes that do not need each other, or on nodes
+    that no output needs.
 
     Raises:
         ValueError: a value is used before it is computed, or computed twice.
@@ -51,7 +53,7 @@ def _follow(nodes: Iterable[NodeProto], values: dict[str, bytes], depth: int) ->
     for node in nodes:
         inputs = [_value(values, name) for name in node.input]
         attributes = sorted((a.name, _attribute(a, values, depth)) for a in node.attribute)
-        operator = (node.domain if node.domain not in STANDARD else "", node.op_type, node.overload)
+        operator = (node.domain if node.domain not in STANDARD_DOMAINS else "", node.op_type, node.overload)
         computed = _digest(operator, *inputs, attributes, len(node.output))
         for i, name in enumerate(node.output):
             _define(values, name, _digest(computed, i))
@@ -75,7 +77,7 @@ def _attribute(a: AttributeProto, values: dict[str, bytes], depth: int) -> bytes
 
 
 def _signature(function: FunctionProto) -> tuple:
-    opsets = {o.domain if o.domain not in STANDARD else "": o.version for o in function.opset_import}
+    opsets = {o.domain if o.domain not in STANDARD_DOMAINS else "": o.version for o in function.opset_import}
     return (
         len(function.input),
         sorted(function.attribute),
@@ -88,27 +90,27 @@ def _signature(function: FunctionProto) -> tuple:
 
 @functools.cache
 def _written(name: str) -> tuple:
-    """The signatures that a function of that name has, with steps for each device."""
+    """The signatures of the function that this package writes under a name, with the steps for each device."""
     model = ModelProto(functions=[FUNCTIONS[name].to_function_proto()])
-    return tuple(_signature(for_device(model, device).functions[0]) for device in STEPS)
+    return tuple(_signature(for_device(model, device).functions[0]) for device in STEP_SIZES)
 
 
 def check_bodies(model: ModelProto) -> None:
-    """That every function of the domain ``linf`` in a model computes what this package writes under its name.
+    """Checks that every function of the domain ``linf`` in a model is the one that this package writes under its name.
 
-    A name that the model has no function of stands for this package's operator, which it is in every runtime that
-    loads such a model: there is nothing else that the node could call.
+    If the model has no function of a name, the name stands for the operator of this package.  A runtime loads such a
+    model only if that operator is registered in it.
 
     Raises:
-        ValueError: a function has another body, calls one that the model does not have, is there twice or unknown, or
-            takes the name of a standard operator; the message names it.
+        ValueError: a function has another body, calls a function that the model does not have, is there twice, is
+            unknown, or has the name of a standard operator.  The message names the function.
     """
     versions = {o.version for o in model.opset_import if o.domain == LINF.domain}
     if versions - {LINF.version}:
         raise ValueError(f"the domain linf must be of version {LINF.version}, got {', '.join(map(str, versions))}")
     present = set()
     for function in model.functions:
-        if function.domain in STANDARD:
+        if function.domain in STANDARD_DOMAINS:
             raise ValueError(f"the function {function.name} takes the name of a standard operator")
         if function.domain != LINF.domain:
             continue
@@ -117,17 +119,19 @@ def check_bodies(model: ModelProto) -> None:
             raise ValueError(f"the function {name} is there twice")
         present.add(function.name)
         if function.name not in FUNCTIONS:
-            raise ValueError(f"the function {name} is none that this package writes")
+            raise ValueError(f"the function {name} is not one that this package writes")
         try:
             same = _signature(function) in _written(function.name)
         except ValueError as error:
             raise ValueError(f"the function {name}: {error}") from error
         if not same:
             raise ValueError(
-                f"the function {name} has another body than the one that this version writes: what it computes is not "
-                "known; export the net anew"
+                f"the function {name} has another body than the one that this version writes, so what it computes is "
+                "not known: export the net again"
             )
     for function in model.functions:
         missing = set(called(function.node)) - present if function.domain == LINF.domain else set()
         if missing:
-            raise ValueError(f"the function linf::{function.name} calls linf::{min(missing)}, which the model has not")
+            raise ValueError(
+                f"the function linf::{function.name} calls linf::{min(missing)}, which the model does not have"
+            )

@@ -1,79 +1,47 @@
-"""The operators of the domain ``linf`` as model-local functions: which there are, and into a model with them.
+"""The operators of the domain ``linf`` as model-local functions: a table of them, and how they get into a model.
 
-A runtime that has an operator of that name registered uses its own instead.
+If an operator of the same name is registered in a runtime, the runtime uses it instead of the function.
 """
 
 from collections.abc import Iterable, Iterator
 
 import onnx
-from onnxscript import opset20 as op
-from onnxscript import script
+from onnx import AttributeProto
 
-from .distances import (
-    BLOCK,
-    LINF,
-    OPSET,
-    WINDOWS,
-    BoxBlocks,
-    ConvBlocks,
-    ConvJoin,
-    DistBlocks,
-    DistJoin,
-    LinfBoxDist,
-    LinfBoxDistConv,
-    LinfDist,
-    LinfDistConv,
-    LpDist,
-    LpDistConv,
-    LpDistOf,
-    SortBoxDist,
-    SortDist,
-)
+from .boxes import BoxBlocks, LinfBoxDist, LinfBoxDistConv, SortBoxDist
+from .distances import BLOCK, DistBlocks, DistJoin, LinfDist, LpDist, LpDistOf, SortDist
+from .domain import LINF, OPSET
+from .radius import CertifiedRadius
+from .windows import WINDOW_BLOCK, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
 
-# Of radii: 1 − SLACK outweighs the rounding of numbers from LEAST on to float32.
-SLACK, LEAST = 2.0**-23, 2.0**-126
+# The operators that nodes in a graph call: distances of points, and their ranges over boxes.
+POINT_DISTANCES = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
+BOX_DISTANCES = {f.name: f for f in (LinfBoxDist, SortBoxDist, LinfBoxDistConv)}
+BODIES = POINT_DISTANCES | BOX_DISTANCES
 
+# Attribute of these operators → its type in ONNX.
+ATTRIBUTE_TYPES = {
+    "p": AttributeProto.FLOAT,
+    "coefficients": AttributeProto.FLOATS,
+    "strides": AttributeProto.INTS,
+    "pads": AttributeProto.INTS,
+    "dilations": AttributeProto.INTS,
+}
 
-@script(LINF)
-def CertifiedRadius(x, logits, lipschitz, slack, most):
-    """(largest − second largest logit − slack) / (2·lipschitz), at most ``most``, rounded down; 0 where that is
-    not positive, a pixel is not in [0, 1] or a logit is not finite.
-
-    ``certificate.radius_constants`` says what makes it a radius.  The quotient is taken in float64, whose rounding
-    the constants cover; less 2⁻²³ of itself, it stays below itself when rounded to float32, as long as float32
-    rounds relatively.  Graph optimisers drop a factor as close to 1 as 1 − 2⁻²³, hence the difference.
-    (N, …), (N, classes), three float64 numbers → (N,).
-    """
-    values, _ = op.TopK(op.Cast(logits, to=onnx.TensorProto.DOUBLE), [2])
-    first, second = op.Split(values, num_outputs=2, axis=1)
-    exact = op.Min((first - second - slack) / (2.0 * lipschitz), most)
-    down = op.Cast(exact - exact * SLACK, to=onnx.TensorProto.FLOAT)
-    outside = op.Flatten(op.Not(op.And(x >= 0.0, x <= 1.0)))
-    wrong = op.Concat(outside, op.Or(op.IsNaN(logits), op.IsInf(logits)), axis=1)
-    right = op.ReduceSum(op.Cast(wrong, to=onnx.TensorProto.FLOAT), [1]) == 0.0
-    radius = op.Squeeze(op.Where(op.And(right, exact >= LEAST), down, 0.0), [1])
-    return radius
-
-
-# What ``translate`` makes nodes of: distances of points, and their ranges over boxes.
-POINTS = {f.name: f for f in (LinfDist, LpDist, SortDist, LinfDistConv, LpDistConv)}
-BOXES = {f.name: f for f in (LinfBoxDist, SortBoxDist, LinfBoxDistConv)}
-BODIES = POINTS | BOXES
-
-# Callees before callers, as ONNX wants them.
+# All functions.  A function stands behind those that it calls: ONNX requires this order.
 FUNCTIONS = {
     f.name: f for f in (DistBlocks, DistJoin, BoxBlocks, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)
 } | BODIES
 
-# Device → what the constants of that name in the bodies are: differences, and elements of windows, at a time.
-STEPS = {
-    "cpu": {"block": BLOCK, "windows": WINDOWS},
+# Device → name of a constant in the bodies → its value: how many differences, and elements of windows, at a time.
+STEP_SIZES = {
+    "cpu": {"block": BLOCK, "windows": WINDOW_BLOCK},
     "cuda": {"block": 1 << 26, "windows": 1 << 24},  # 256 MB and 64 MB of float32
 }
 
 
 def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    """Names of the operators of the domain ``linf`` in nodes and in their subgraphs."""
+    """Names of the operators of the domain ``linf`` that nodes call, also in their subgraphs."""
     for node in nodes:
         if node.domain == LINF.domain:
             yield node.op_type
@@ -82,14 +50,14 @@ def called(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
 
 
 def _body(name: str) -> onnx.FunctionProto:
-    """Without its description: a file that is written anew is the same in other words."""
+    """A function without its docstring: so a file does not depend on the wording here."""
     body = FUNCTIONS[name].to_function_proto()
     body.ClearField("doc_string")
     return body
 
 
 def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
-    """The bodies of operators of the domain ``linf`` and of all that they call, callees before callers."""
+    """The bodies of operators of the domain ``linf`` and of all that they call, in the order of ``FUNCTIONS``."""
     found, names = {}, set(names)
     while names:
         found |= {name: _body(name) for name in names}
@@ -98,10 +66,13 @@ def bodies(names: Iterable[str]) -> dict[str, onnx.FunctionProto]:
 
 
 def attach(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Adds the bodies of the distance operators that a model uses and does not have yet; returns that model.
+    """Adds the bodies of the distance operators that a model uses and does not have yet.
+
+    Returns:
+        The same model.
 
     Raises:
-        ValueError: the model's opset is not the one that the bodies are written in.
+        ValueError: the opset of the model is not that of the bodies.
     """
     opset = next((o.version for o in model.opset_import if o.domain == ""), None)
     if opset != OPSET:
@@ -115,23 +86,23 @@ def attach(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def for_device(model: onnx.ModelProto, device: str) -> onnx.ModelProto:
-    """A copy of a model whose bodies take steps of the size that suits a device.
+    """A copy of a model whose bodies take steps of a size that suits a device.
 
-    Distances and ranges at p = ∞ are the same to the bit; a sum may round otherwise.  Bodies that are inlined stay
-    as they are.
+    Distances and ranges at p = ∞ stay the same to the bit.  A sum may be rounded in another way.  Inlined bodies are
+    not changed.
 
     Args:
-        device: "cpu", what ``attach`` gives, or "cuda": few large steps, since each is a launch of kernels.
+        device: "cpu", the steps that ``attach`` gives; or "cuda", few large steps, because each step starts kernels.
 
     Raises:
-        ValueError: device is neither.
+        ValueError: device is another one.
     """
-    if device not in STEPS:
-        raise ValueError(f"device must be one of {', '.join(STEPS)}, got {device!r}")
+    if device not in STEP_SIZES:
+        raise ValueError(f"device must be one of {', '.join(STEP_SIZES)}, got {device!r}")
     result = onnx.ModelProto()
     result.CopyFrom(model)
     for body in result.functions:
         for node in body.node if body.domain == LINF.domain else ():
-            if node.op_type == "Constant" and node.output[0] in STEPS[device]:
-                node.attribute[0].i = STEPS[device][node.output[0]]
+            if node.op_type == "Constant" and node.output[0] in STEP_SIZES[device]:
+                node.attribute[0].i = STEP_SIZES[device][node.output[0]]
     return result

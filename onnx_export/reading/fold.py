@@ -1,157 +1,25 @@
-"""What is constant in a graph: computed within bounds on memory and time, and never from the size of a batch."""
+"""The constants of a graph.  They are computed within limits on memory and time, and never from the size of a batch."""
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from ..files.load import elements_of, said
+from ..files.tensors import elements_of
+from ..files.text import said
+from .nodes import attribute
+from .result_sizes import RESULT_SIZES
 
-# Beyond 8 times the numbers in the file: so many numbers, products and nodes are computed, of each.
+# How many numbers (beside 8 times those in the file), products and nodes are computed at most.
 MOST_NUMBERS = 2**22
 MOST_PRODUCTS = 2**30
-MOST_NODES = 4_000
-BATCHES = 7919, 7907  # two sizes that stand for any; what is the same for both depends on neither
+MOST_COMPUTED = 4_000
+BATCHES = 7919, 7907  # two sizes that stand for any size: what is equal for both does not depend on it
 
 
-def attribute(node: NodeProto, name: str, default=None):
-    return next((helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-# How many numbers an operator gives, at most, of its inputs; any of these may be wrong for it.
-
-
-def _as_many(node: NodeProto, *inputs: np.ndarray) -> int:
-    return sum(a.size for a in inputs) + 1
-
-
-def _broadcast(node: NodeProto, *inputs: np.ndarray) -> int:
-    return math.prod(np.broadcast_shapes(*(a.shape for a in inputs)))
-
-
-def _shape(node: NodeProto, *inputs: np.ndarray) -> int:
-    return 64
-
-
-def _constant(node: NodeProto) -> int:
-    (a,) = node.attribute
-    return elements_of(a.t) if a.type == AttributeProto.TENSOR else len(a.floats) + len(a.ints) + len(a.strings) + 1
-
-
-def _gather(node: NodeProto, data: np.ndarray, indices: np.ndarray) -> int:
-    axis = attribute(node, "axis", 0)
-    return indices.size * math.prod(size for i, size in enumerate(data.shape) if i != axis % data.ndim)
-
-
-def _expand(node: NodeProto, a: np.ndarray, shape: np.ndarray) -> int:
-    shape = [max(1, s) for s in _whole(shape)]
-    return math.prod(max(sizes) for sizes in zip(*_padded(list(a.shape), shape)))
-
-
-def _padded(a: list[int], b: list[int]) -> tuple[list[int], list[int]]:
-    most = max(len(a), len(b))
-    return [1] * (most - len(a)) + a, [1] * (most - len(b)) + b
-
-
-def _whole(a: np.ndarray) -> list[int]:
-    return [int(n) for n in a.reshape(-1).tolist()]  # beyond 64 bits nothing wraps
-
-
-def _tile(node: NodeProto, a: np.ndarray, repeats: np.ndarray) -> int:
-    return a.size * math.prod(_whole(repeats))
-
-
-def _filled(node: NodeProto, shape: np.ndarray) -> int:
-    return math.prod(_whole(shape))
-
-
-def _range(node: NodeProto, start: np.ndarray, limit: np.ndarray, delta: np.ndarray) -> int:
-    return math.ceil((limit.item() - start.item()) / delta.item()) + 1
-
-
-def _pad(node: NodeProto, a: np.ndarray, pads: np.ndarray | None = None, *rest: np.ndarray) -> int:
-    pads = _whole(pads) if pads is not None else attribute(node, "pads", [])
-    return math.prod(size + sum(max(0, p) for p in pads) for size in a.shape)
-
-
-def _matmul(node: NodeProto, a: np.ndarray, b: np.ndarray) -> int:
-    if a.ndim != 2 or b.ndim != 2:
-        raise ValueError("only products of two matrices are computed")
-    return a.shape[0] * b.shape[1]
-
-
-# The operators that are computed: what exporters make of weights and of shapes.
-BOUNDS: dict[str, Callable[..., int]] = (
-    {
-        "Constant": _constant,
-        "Shape": _shape,
-        "Size": _shape,
-        "Gather": _gather,
-        "Expand": _expand,
-        "Tile": _tile,
-        "ConstantOfShape": _filled,
-        "Range": _range,
-        "Pad": _pad,
-        "MatMul": _matmul,
-    }
-    | dict.fromkeys(
-        (
-            "Abs",
-            "Cast",
-            "CastLike",
-            "Ceil",
-            "Concat",
-            "Exp",
-            "Flatten",
-            "Floor",
-            "Identity",
-            "Log",
-            "Neg",
-            "Not",
-            "Reciprocal",
-            "ReduceMax",
-            "ReduceMean",
-            "ReduceMin",
-            "ReduceProd",
-            "ReduceSum",
-            "Reshape",
-            "Slice",
-            "Split",
-            "Sqrt",
-            "Squeeze",
-            "Transpose",
-            "Unsqueeze",
-        ),
-        _as_many,
-    )
-    | dict.fromkeys(
-        (
-            "Add",
-            "And",
-            "Clip",
-            "Div",
-            "Equal",
-            "Greater",
-            "GreaterOrEqual",
-            "Less",
-            "LessOrEqual",
-            "Max",
-            "Min",
-            "Mod",
-            "Mul",
-            "Or",
-            "Pow",
-            "Sub",
-            "Sum",
-            "Where",
-        ),
-        _broadcast,
-    )
-)
-RANDOM = {
+RANDOM_OPERATORS = {
     "Bernoulli",
     "Dropout",
     "Multinomial",
@@ -160,17 +28,26 @@ RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
-# Operators that move numbers about and compute none: how many of their first inputs they move (0: all).
-MOVES = {"Concat": 0, "Flatten": 1, "Gather": 1, "Identity": 1, "Reshape": 1, "Slice": 1, "Squeeze": 1, "Unsqueeze": 1}
+# Operators that only move numbers → how many of their first inputs they move (0: all).
+MOVED_INPUTS = {
+    "Concat": 0,
+    "Flatten": 1,
+    "Gather": 1,
+    "Identity": 1,
+    "Reshape": 1,
+    "Slice": 1,
+    "Squeeze": 1,
+    "Unsqueeze": 1,
+}
 
 
 def _check_agreed(node: NodeProto, values: dict[str, np.ndarray]) -> None:
-    """That ONNX's own evaluator takes the node as ONNX and onnxruntime do."""
+    """Checks that ONNX's own evaluator computes a node as ONNX defines it and as onnxruntime does."""
     a = values[node.input[0]] if node.input else np.empty(0)
     ends = [n for n in (attribute(node, "start"), attribute(node, "end")) if n is not None]
     axes = attribute(node, "axes") or []
     if node.op_type == "Shape" and any(abs(n) > a.ndim for n in ends):
-        raise _NotAgreed(f"it starts or ends beyond the {a.ndim} sizes that there are")
+        raise _NotAgreed(f"it starts or ends beyond the {a.ndim} sizes of its input")
     if node.op_type == "Slice" and len(node.input) > 4 and node.input[4] and (values[node.input[4]] < 0).any():
         raise _NotAgreed("a slice in negative steps is not supported")
     if node.op_type == "Unsqueeze" and len(axes) > 1 and (min(axes) < 0 or axes != sorted(set(axes))):
@@ -184,14 +61,14 @@ class _NotAgreed(Exception):
 
 
 class Varying:
-    """An array in which some numbers are the size of the batch: how it is for each of ``BATCHES``."""
+    """An array in which some numbers are the size of the batch.  ``each``: the array for each of ``BATCHES``."""
 
     def __init__(self, *each: np.ndarray):
         self.each = each
 
     @property
     def where(self) -> np.ndarray:
-        """Which of its numbers are the size of the batch."""
+        """Which numbers are the size of the batch."""
         return self.each[0] != self.each[1]
 
 
@@ -203,9 +80,13 @@ def _array(tensor: onnx.TensorProto) -> np.ndarray:
 
 
 class Constants:
-    """The values of a graph that its inputs do not enter: ``known``, by name; ``varying``, those with sizes of a batch.
+    """The values of a graph that do not depend on its inputs.
 
-    Their memory, and the time to compute them, are bounded by the size of the model.
+    Their memory and the time to compute them are limited by the size of the model.
+
+    Attributes:
+        known: the values by name.
+        varying: values in which the size of the batch stands.
     """
 
     def __init__(self, model: ModelProto):
@@ -214,7 +95,7 @@ class Constants:
         self.known = {t.name: _array(t) for t in tensors}
         self.varying: dict[str, Varying] = {}
         self.numbers = MOST_NUMBERS + 8 * sum(map(elements_of, tensors))
-        self.products, self.nodes = MOST_PRODUCTS, MOST_NODES
+        self.products, self.nodes = MOST_PRODUCTS, MOST_COMPUTED
 
     def has(self, name: str) -> bool:
         return name in self.known or name in self.varying
@@ -231,17 +112,17 @@ class Constants:
             self.known[name] = value.each[0] if isinstance(value, Varying) else value
 
     def compute(self, node: NodeProto) -> None:
-        """Adds the outputs of a node whose inputs are all there.
+        """Computes a node whose inputs are all known, and adds its outputs.
 
         Raises:
-            ValueError: the node has no value or not always the same, is none that is computed, or takes more than is
-                left; or it computes with the size of a batch.
+            ValueError: the node is random, is not one of the operators that are computed, cannot be computed, takes
+                more memory or time than is left, or computes with the size of a batch.
         """
         inputs = [self.get(name) for name in node.input if name]
         if not any(isinstance(a, Varying) for a in inputs):
             outputs = self._evaluate(node, inputs)
         else:
-            moved = MOVES.get(node.op_type) if not node.domain else None
+            moved = MOVED_INPUTS.get(node.op_type) if not node.domain else None
             if moved is None or any(isinstance(a, Varying) for a in (inputs[moved:] if moved else ())):
                 raise ValueError("its value depends on the size of the batch")
             each = [
@@ -253,14 +134,14 @@ class Constants:
             self.add(name, a)
 
     def _evaluate(self, node: NodeProto, inputs: list[np.ndarray]) -> list[np.ndarray]:
-        """A node of standard operators on constants."""
-        if node.op_type in RANDOM:
+        """The outputs of a node of a standard operator for constant inputs."""
+        if node.op_type in RANDOM_OPERATORS:
             raise ValueError("its value is random")
-        if node.domain or node.op_type not in BOUNDS:
+        if node.domain or node.op_type not in RESULT_SIZES:
             raise ValueError("this operator is not supported on constants")
         self.nodes -= 1
         if self.nodes < 0:
-            raise ValueError(f"more than {MOST_NODES:,} constants would have to be computed")
+            raise ValueError(f"more than {MOST_COMPUTED:,} constants would have to be computed")
         names = list(dict.fromkeys(n for n in node.input if n))
         values = dict(zip((n for n in node.input if n), inputs))
         types = [
@@ -276,15 +157,15 @@ class Constants:
                 found = ReferenceEvaluator(model).run(None, values)
         except (_NotAgreed, _TooMuch) as error:
             raise ValueError(str(error)) from error
-        except Exception as error:  # it raises whatever an operator leads it to
+        except Exception as error:  # the evaluator may raise anything
             raise ValueError(f"its value cannot be computed: {type(error).__name__}: {error}") from error
         if not all(isinstance(a, np.ndarray) for a in found):
-            raise ValueError("its value is no array")
+            raise ValueError("its value is not an array")
         computed = iter(found)
         return [next(computed) if name else np.empty(0) for name in node.output]
 
     def _spend(self, node: NodeProto, inputs: list[np.ndarray]) -> None:
-        numbers = BOUNDS[node.op_type](node, *inputs)
+        numbers = RESULT_SIZES[node.op_type](node, *inputs)
         products = numbers * (inputs[0].shape[-1] if node.op_type == "MatMul" else 1)
         if numbers > self.numbers or products > self.products:
             raise _TooMuch(f"its value has up to {numbers:,} numbers, too many for a file of this size")
@@ -297,10 +178,10 @@ class _TooMuch(Exception):
 
 
 def check_sizes(model: ModelProto) -> None:
-    """That no constant of a model takes more memory than its file allows, so that a runtime may compute them.
+    """Checks that no constant of a model takes more memory than its file allows.  A runtime may then compute them.
 
     Raises:
-        ValueError: one does; the message names its node.
+        ValueError: a constant does.  The message names its node.
     """
     found = Constants(model)
     for node in model.graph.node:
@@ -313,12 +194,12 @@ def check_sizes(model: ModelProto) -> None:
 
 
 def constants_of(model: ModelProto, nodes: Iterable[NodeProto]) -> Constants:
-    """The constants that some nodes of a model compute, as far as they can be computed."""
+    """The constants that these nodes of a model compute, as far as they can be computed."""
     found = Constants(model)
     for node in nodes:
         if all(found.has(name) for name in node.input if name):
             try:
                 found.compute(node)
             except ValueError:
-                continue  # whoever needs it finds out why
+                continue  # where it is needed, it is computed again, and the error is shown
     return found

@@ -1,4 +1,4 @@
-"""A file's net read back, and the file written anew from it: what certificates rest on is recomputed, not believed."""
+"""Reads the net in a file, writes the file anew from it, and compares the two: nothing in a file is taken on trust."""
 
 import itertools
 import math
@@ -11,49 +11,48 @@ from onnx import ModelProto, NodeProto, TensorProto
 from linf_plugin import plain
 from linf_plugin.models.net import Net
 
-from ..files.load import said
-from ..files.store import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from ..files.seal import DIGEST, FORMAT, broken_seal, claims, content_sha256, props_of
+from ..files.text import said
 from ..writing import record
-from ..writing.compose import VERIFIER_FLAVOURS, Settings, check_net, compose
-from ..writing.metadata import MEASURED, claimed, is_told, versions
+from ..writing.compose import check_net, compose
+from ..writing.metadata import CLAIMED_CERTIFICATES, MEASURED, claimed, is_told, versions
+from ..writing.settings import FLAVOURS, Settings
 from .net import to_net
 
-CERTIFICATES = {None: (False, False), "lipschitz": (True, False), "lipschitz, interval": (True, True)}
 VERIFIER_OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Relu", "Reshape", "Tanh", "Transpose"}
 VERIFIER_PARTS = {"ir_version", "opset_import", "producer_name", "graph", "metadata_props"}
 VERIFIER_GRAPH = {"node", "name", "initializer", "input", "output"}
-WRITERS = ("linf_plugin", "onnx", "onnxscript")  # packages that a file is put in words by
-MOST = 3  # differences that are told
+WRITING_PACKAGES = ("linf_plugin", "onnx", "onnxscript")  # the wording of a file depends on these packages
+MOST_TOLD = 3  # differences in a message
 
 
 def settings_of(model: ModelProto) -> Settings:
-    """What a file says that it was written with.  Raises ValueError where that is nothing that can be."""
+    """The settings with which a file says that it was written.  Raises ValueError where there are no such settings."""
     props = props_of(model)
     certificate, flavour = props.get("certificate"), props.get("flavour")
-    if certificate not in CERTIFICATES:
-        raise ValueError(f"its certificate is {certificate!r}, which is none of this version's")
-    if flavour not in ("function", "inlined", *VERIFIER_FLAVOURS):
-        raise ValueError(f"its flavour is {flavour!r}, which is none of this version's")
+    if certificate not in CLAIMED_CERTIFICATES:
+        raise ValueError(f"its certificate is {certificate!r}, which this version does not know")
+    if flavour not in FLAVOURS:
+        raise ValueError(f"its flavour is {flavour!r}, which this version does not know")
     try:
         epsilon = float(props["epsilon"]) if "epsilon" in props else None
     except ValueError:
         epsilon = -1.0
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"its epsilon is {props['epsilon']!r}, and must be a number in (0, 1]")
-    certified, interval = CERTIFICATES[certificate]
+    certified, interval = CLAIMED_CERTIFICATES[certificate]
     if interval and epsilon is None:
-        raise ValueError("its interval bound has no epsilon")
+        raise ValueError("it has an interval bound and no epsilon")
     (x,) = model.graph.input[:1] or [None]
     pixels = "byte" if x is not None and x.type.tensor_type.elem_type == TensorProto.UINT8 else "float"
     return Settings(flavour, pixels, certified, interval, epsilon)
 
 
 def net_of(model: ModelProto) -> Net:
-    """The net that a file with its weights says that it computes, p and ρ included; ``contradictions`` says whether it
-    does.
+    """The net that a file with its weights describes.  ``contradictions`` says whether the file computes it.
 
     Raises:
-        ValueError: it does not say so, or what cannot be.
+        ValueError: the file describes no net, or one that cannot be.
     """
     props = props_of(model)
     if "net" not in props:
@@ -69,8 +68,11 @@ def net_of(model: ModelProto) -> Net:
 
 
 def read_back(model: ModelProto) -> Net:
-    """The net that a file with its weights computes: as it says, where ``export`` wrote it and all of it is as it would
-    be written anew; else as its graph says (``read.to_net``, which raises as that)."""
+    """The net that a file with its weights computes.
+
+    If ``export`` wrote the file and nothing in it was changed, it is the net that the file describes.  Otherwise it is
+    read from the graph by ``net.to_net``, and the errors are those of that function.
+    """
     props = props_of(model)
     if props.get("file_format") == FORMAT and "net" in props and not contradictions(model):
         return net_of(model)
@@ -81,15 +83,15 @@ Composed = tuple[ModelProto, dict[str, str]]
 
 
 def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Composed] = compose) -> list[str]:
-    """What in a file with its weights is not as ``export`` writes it, in words; nothing where all is.
+    """Everything in a file with its weights that is not as ``export`` writes it, in words; empty where nothing is.
 
-    The digest is compared; then the net is read back, and the graph, its constants and bodies, and the metadata that a
-    certificate rests on are written anew and compared, every field of every message.  What a file says of its
-    accuracies (``properties.MEASURED``) and of its making (``properties.TOLD``) is not looked at.
+    First the digest is compared.  Then the net is read, and the graph, its constants and bodies, and the metadata that
+    a certificate rests on are written anew and compared, every field of every message.  What a file says about its
+    accuracies (``metadata.MEASURED``) and its origin (``metadata.TOLD``) is not compared.
 
     Args:
         model: with its weights.
-        compose: that of this package.
+        compose: the function of this package, or one that returns the same.
     """
     props = props_of(model)
     if props.get("file_format") != FORMAT:
@@ -99,7 +101,7 @@ def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Compose
         return [wrong]
     try:
         settings = settings_of(model)
-        if settings.flavour in VERIFIER_FLAVOURS:
+        if FLAVOURS[settings.flavour].for_verifiers:
             return _of_a_verifier(model, settings, props)
         net = net_of(model)
         check_net(net)
@@ -120,7 +122,7 @@ def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Compose
 def _of_another_version(model: ModelProto, props: dict[str, str]) -> str:
     if "file_format" in props:
         return (
-            f"its format is {props['file_format']!r} and this version's is {FORMAT!r}: write it again from its "
+            f"its format is {props['file_format']!r}, and that of this version is {FORMAT!r}: write it again from its "
             "checkpoint, with linf-export model"
         )
     if claims([o.name for o in model.graph.output], props) or "norm" in props:
@@ -132,13 +134,15 @@ def _of_another_version(model: ModelProto, props: dict[str, str]) -> str:
 
 
 def _versions(props: dict[str, str]) -> str | None:
-    """A sentence where the file was written with other packages, whose graphs may be other ones."""
+    """A sentence, if the file was written with other versions of packages; their graphs may differ.  Else None."""
     try:
         then = dict(plain.loads(props.get("versions", "{}")))
     except (TypeError, ValueError):
         return None
     now = versions()
-    others = [f"{a} {then[a]} (here {now[a]})" for a in WRITERS if a in then and a in now and then[a] != now[a]]
+    others = [
+        f"{a} {then[a]} (here {now[a]})" for a in WRITING_PACKAGES if a in then and a in now and then[a] != now[a]
+    ]
     if not others:
         return None
     return (
@@ -148,14 +152,14 @@ def _versions(props: dict[str, str]) -> str | None:
 
 
 def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
-    """The metadata of a file against those that its net and settings have."""
+    """The differences between the metadata of a file and those that its net and settings give."""
     found = [
         f"{key} is {_short(props.get(key))} in the metadata, and must be {_short(value)}"
         for key, value in expected.items()
         if props.get(key) != value
     ]
     found += [
-        f"its metadata have {key!r}, which such a file has not"
+        f"its metadata have {key!r}, which such a file does not have"
         for key in props
         if key not in expected and key not in MEASURED and key != DIGEST and not is_told(key)
     ]
@@ -164,7 +168,7 @@ def _metadata(expected: dict[str, str], props: dict[str, str]) -> list[str]:
         for key, value in props.items()
         if is_told(key) and not value.isprintable()
     ]
-    return found[:MOST]
+    return found[:MOST_TOLD]
 
 
 def _short(text: str | None) -> str:
@@ -174,20 +178,20 @@ def _short(text: str | None) -> str:
 
 
 def _differences(expected: ModelProto, found: ModelProto) -> list[str]:
-    """What of a model is another than what is expected, in words."""
+    """The differences between a model and the expected one, in words."""
     different = []
     for a, b, known in ((expected, found, {"graph", "metadata_props"}), (expected.graph, found.graph, set())):
         for field in a.DESCRIPTOR.fields:
             if field.name not in known:
                 different += _field(field.name, *(_parts(message, field.name) for message in (a, b)))
     if not different:
-        different = ["it has parts that are unknown here"]
-    more = len(different) - MOST
-    return different[:MOST] + ([f"and {more} more parts are not as they are written"] if more > 0 else [])
+        different = ["it has unknown parts"]
+    more = len(different) - MOST_TOLD
+    return different[:MOST_TOLD] + ([f"and {more} more parts are not as they are written"] if more > 0 else [])
 
 
 def _parts(message: Message, name: str) -> list[tuple[str, bytes]]:
-    """(how it is called, its content) of what a field holds, one or many."""
+    """(name, content) of each part that a field holds."""
     value = getattr(message, name)
     if isinstance(value, (str, bytes, int, float, Message)):
         value = [value] if message.HasField(name) else []
@@ -208,25 +212,23 @@ def _field(name: str, expected: list, found: list) -> Iterator[str]:
         if b is None:
             yield f"{name} {a[0]} is missing".replace("  ", " ")
         elif a is None:
-            yield f"{name} {b[0]} is too much".replace("  ", " ")
+            yield f"{name} {b[0]} is not expected".replace("  ", " ")
         elif a != b:
             yield f"{name} {b[0]} is not as it is written".replace("  ", " ")
 
 
 def _of_a_verifier(model: ModelProto, settings: Settings, props: dict[str, str]) -> list[str]:
-    """Of a file that is for other verifiers: it has no certificate, nor may it seem to have one."""
+    """The differences in a file for other verifiers.  It has no certificate and must not look as if it had one."""
     if settings.certified:
-        return [f"its flavour is {settings.flavour}, and it claims a certificate, which such a file has not"]
-    flavour, epsilon = settings.flavour, settings.epsilon
-    expected = claimed(None, flavour=flavour, pixels="float", constants=None, interval=False, epsilon=epsilon)
-    found = _metadata(expected, props)
+        return [f"its flavour is {settings.flavour}, and it claims a certificate, which such a file does not have"]
+    flavour, found = settings.flavour, _metadata(claimed(settings), props)
     outputs = [o.name for o in model.graph.output]
     if outputs != ["logits"]:
-        found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not logits alone")
+        found.append(f"its flavour is {flavour}, and its outputs are {', '.join(outputs)}, not only logits")
     operators = {n.domain + "::" + n.op_type if n.domain else n.op_type for n in model.graph.node}
     if others := sorted(operators - VERIFIER_OPERATORS):
         found.append(f"its flavour is {flavour}, and it has nodes {', '.join(others)}")
     for message, known in ((model, VERIFIER_PARTS), (model.graph, VERIFIER_GRAPH)):
         others = [field.name for field, _ in message.ListFields() if field.name not in known]
-        found += [f"it has {name.replace('_', ' ')}, which such a file has not" for name in others]
+        found += [f"it has {name.replace('_', ' ')}, which such a file does not have" for name in others]
     return found

@@ -1,4 +1,4 @@
-"""An ONNX file in some lines to read: what goes in and comes out, the layers between, what it says of itself."""
+"""A summary of an ONNX file for people: its inputs, its outputs, its layers, its metadata."""
 
 import re
 from collections import Counter
@@ -8,24 +8,24 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
 
 from linf_plugin import plain
 
-from ..files.load import said, shown, type_name
-from ..files.store import DIGEST, FORMAT, broken_seal, props_of
-from ..functions.library import LINF
+from ..files.seal import DIGEST, FORMAT, broken_seal, props_of
+from ..files.text import said, shown, type_name
+from ..functions.domain import LINF
 
-# What an output of a certified model means.
-OUTPUTS = {
-    "logits": "one a class",
+# Output of a certified model → its meaning.
+OUTPUT_MEANINGS = {
+    "logits": "one for each class",
     "prediction": "the class of the largest logit",
     "certified_radius": "no smaller change of x changes the prediction",
     "certified": "no change of x within ε changes the prediction",
 }
 
 
-SHAPES = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # operators that mostly handle shapes
+SHAPE_OPERATORS = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # they mostly handle shapes
 
 
 def _name(text: str) -> str:
-    """A name from a file, in quotes where it could be taken for more than one."""
+    """A name from a file, in quotes where it has unusual characters."""
     return text if re.fullmatch(r"[\w.:/-]+", text) else said(text)
 
 
@@ -36,7 +36,7 @@ def _type(value: ValueInfoProto) -> str:
 
 
 def _attributes(node: NodeProto) -> str:
-    """Numbers alone: a graph in an attribute has no line."""
+    """The numbers in the attributes of a node; a graph in an attribute is not shown."""
     found = []
     for a in node.attribute:
         if a.name == "p":
@@ -49,11 +49,11 @@ def _attributes(node: NodeProto) -> str:
 
 
 def _nodes(graph: GraphProto) -> list[str]:
-    """A line each; a run of equal lines is counted."""
+    """A line for each node.  Equal lines in a row are written once, with their number."""
     shapes = {t.name: "×".join(map(str, t.dims)) or "one number" for t in graph.initializer}
     lines = []
     for node in graph.node:
-        if not node.domain and node.op_type in SHAPES:
+        if not node.domain and node.op_type in SHAPE_OPERATORS:
             continue
         name = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
         weights = " ".join(shapes[i] for i in node.input if i in shapes)
@@ -68,7 +68,7 @@ def _nodes(graph: GraphProto) -> list[str]:
 
 
 def _layers(text: str) -> str:
-    """The names of the layers in the description of a net."""
+    """The names of the layers in a description of a net."""
     try:
         return ", ".join(name for name, _ in plain.loads(text)["layers"])
     except (KeyError, TypeError, ValueError):
@@ -101,7 +101,7 @@ def _section(title: str, lines: list[str]) -> list[str]:
 
 
 def summary(model: ModelProto, path: str | Path = "") -> str:
-    """What ``linf-export show`` prints of a model with its weights."""
+    """The text that ``linf-export show`` prints about a model with its weights."""
     graph, kinds = model.graph, Counter(node.op_type for node in model.graph.node)
     numbers = sum(len(t.raw_data) // 4 for t in graph.initializer if t.data_type == TensorProto.FLOAT)
     opsets = ", ".join(f"{_name(o.domain or 'default')} {o.version}" for o in model.opset_import)
@@ -110,11 +110,12 @@ def summary(model: ModelProto, path: str | Path = "") -> str:
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
         *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
         *_section(
-            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {OUTPUTS.get(o.name, '')}".rstrip() for o in graph.output]
+            "outputs",
+            [f"{_name(o.name):<18} {_type(o):<24} {OUTPUT_MEANINGS.get(o.name, '')}".rstrip() for o in graph.output],
         ),
-        *_section("graph, without what handles shapes", _nodes(graph)),
+        *_section("graph, without nodes that handle shapes", _nodes(graph)),
         *_section(
-            "functions, in standard operators where no native one takes over",
+            "functions in standard operators, which native operators may replace",
             [
                 f"{f.domain}::{_name(f.name):<18} {len(f.node)} nodes"
                 for f in model.functions

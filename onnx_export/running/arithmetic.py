@@ -1,7 +1,7 @@
-"""Whether an onnxruntime session multiplies float32 numbers as the certificates in its file assume: seen, not asked.
+"""Tests whether an onnxruntime session multiplies float32 numbers as the certificates in its file assume.
 
-The products of a file are put into small models of their own, which run with the same options and providers as the
-file does; linf_plugin/float32/products.py tells what is fed to them and why the results are known exactly.
+Each product of a file is put into a small model of its own, which runs with the same options and providers as the file.
+linf_plugin/float32/products.py says which numbers it gets, and why the results are known exactly.
 """
 
 import functools
@@ -27,16 +27,18 @@ from linf_plugin.float32.products import (
     linear_error,
 )
 
-CERTIFICATES = {"certified_radius", "certified"}  # outputs that rest on the arithmetic
+from ..files.seal import CLAIMED_OUTPUTS
+from ..functions.domain import OPSET
+
 CUDA = "CUDAExecutionProvider"
 
 
 class LessThanFloat32(RuntimeError):
-    """A product would be computed with less than float32, or it cannot be seen that it is not."""
+    """A product is computed with less than float32, or it cannot be tested that it is not."""
 
 
 class _Trial:
-    """A node alone in a model: x → node → y, its second operand a constant of the model or an input w."""
+    """A model of one node: x → node → y.  The second operand is a constant of the model, or an input w."""
 
     def __init__(self, node: onnx.NodeProto, ranks: tuple[int, int], constant: bool, open_session: Callable):
         self.node, self.ranks, self.constant, self.open_session = node, ranks, constant, open_session
@@ -58,7 +60,7 @@ class _Trial:
         if "bias" in names:
             constants.append(numpy_helper.from_array(np.zeros(outputs, np.float32), "bias"))
         graph = helper.make_graph([node], "trial", inputs, [value("y", shape=None)], constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
 
     def __call__(self, x: Tensor, w: Tensor, outputs: int) -> Tensor:
         w = w.contiguous().numpy()
@@ -72,13 +74,16 @@ def _attributes(node: onnx.NodeProto) -> dict:
     return {a.name: helper.get_attribute_value(a) for a in node.attribute}
 
 
-# Operator → the errors of its products by inputs, for ``first_wrong``.  x and w are the shapes of its operands.
+# Each gives the errors of the products of an operator, by a name of the inputs, for ``first_wrong``.  x and w are the
+# shapes of its operands.
 
 
 def _gemm(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int]) -> dict[str, Callable]:
     given = {"transA": 0, "transB": 0, "alpha": 1.0, "beta": 1.0} | _attributes(node)
     if given["transA"] or given["alpha"] != 1 or len(w) != 2:
-        raise LessThanFloat32(f"{node.op_type} {node.name!r} has transA or alpha, which no certificate is written with")
+        raise LessThanFloat32(
+            f"{node.op_type} {node.name!r} has transA or alpha, and no certificate is written with such a node"
+        )
     out, features = w if given["transB"] else reversed(w)
     like = torch.empty(out, features)
     return {
@@ -93,7 +98,9 @@ def _matmul(
     node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int | None]
 ) -> dict[str, Callable]:
     if len(w) not in (2, 3):
-        raise LessThanFloat32(f"MatMul {node.name!r} has {len(w)} dimensions, as no certificate is written with")
+        raise LessThanFloat32(
+            f"MatMul {node.name!r} has {len(w)} dimensions, and no certificate is written with such a node"
+        )
     rows, (features, out) = tuple(x[1:-1]), w[-2:]
 
     def multiply(x: Tensor, w: Tensor) -> Tensor:
@@ -111,7 +118,9 @@ def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Seque
     given = {"auto_pad": b"NOTSET", "group": 1, "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
     given |= _attributes(node)
     if given["auto_pad"] != b"NOTSET" or len(w) != 4:
-        raise LessThanFloat32(f"Conv {node.name!r} has auto_pad or is not of images, as no certificate is written with")
+        raise LessThanFloat32(
+            f"Conv {node.name!r} has auto_pad or is not of images, and no certificate is written with such a node"
+        )
     top, left, bottom, right = given["pads"]
     geometry = Geometry(given["strides"], given["dilations"], given["group"], (left, right, top, bottom))
     like, shape = torch.empty(*w), tuple(x[1:])
@@ -123,7 +132,7 @@ def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Seque
     }
 
 
-PRODUCTS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv}
+PRODUCT_TRIALS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
@@ -136,7 +145,7 @@ def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
 
 
 def _constants(graph: onnx.GraphProto) -> set[str]:
-    """Names of values that do not depend on an input: a runtime computes them once."""
+    """The names of values that do not depend on an input.  A runtime computes them once."""
     names = {t.name for t in graph.initializer} | {""}
     for node in graph.node:
         if all(name in names for name in node.input):
@@ -148,14 +157,14 @@ _passed: set[tuple] = set()
 
 
 def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
-    """The nodes whose products the certificates of a model rest on; none where it has no certificates."""
-    if CERTIFICATES.isdisjoint(o.name for o in model.graph.output):
+    """The nodes whose products the certificates of a model rest on; none if it has no certificates."""
+    if set(CLAIMED_OUTPUTS).isdisjoint(o.name for o in model.graph.output):
         return []
-    return [node for node in model.graph.node if node.op_type in PRODUCTS and node.domain in ("", "ai.onnx")]
+    return [node for node in model.graph.node if node.op_type in PRODUCT_TRIALS and node.domain in ("", "ai.onnx")]
 
 
 def unfit_for_cuda(model: onnx.ModelProto) -> str | None:
-    """Why a GPU is not to compute a model, or None."""
+    """The reason why a GPU must not compute a model, or None."""
     if any(node.op_type == "Conv" for node in _products(model)):
         return (
             "it has certificates and convolutions, which cuDNN may compute by transforms that no bound of the rounding "
@@ -170,18 +179,18 @@ def check_arithmetic(
     options: onnxruntime.SessionOptions,
     providers: Sequence[str | tuple[str, dict]],
 ) -> None:
-    """That sessions with these options and providers compute the products of a file with certificates in float32.
+    """Checks that sessions with these options and providers compute the products of a certified file in float32.
 
-    A product is probed once in a process.  Files without certificates pass.
+    Each product is tested once in a process.  Files without certificates pass.
 
     Args:
         path: of the file, for messages.
-        model: what is in it; weights may lie beside it.
-        options, providers: of the session that runs it; these providers are in use.
+        model: its content; weights may lie beside the file.
+        options, providers: those of the session that runs it.
 
     Raises:
-        LessThanFloat32: a product is computed with less, or on a GPU a convolution may be; it names the node or the
-            variable of the environment.
+        LessThanFloat32: a product is computed with less, or a convolution on a GPU may be.  The message names the node
+            or the environment variable.
     """
     nodes = _products(model)
     if not nodes:
@@ -209,7 +218,7 @@ def check_arithmetic(
         if key in _passed:
             continue
         trial = _Trial(node, (len(x), len(w)), constant, open_session)
-        if wrong := first_wrong(PRODUCTS[node.op_type](node, trial, x, w)):
+        if wrong := first_wrong(PRODUCT_TRIALS[node.op_type](node, trial, x, w)):
             raise LessThanFloat32(
                 f"{node.op_type} {node.name!r} in {path} is not computed in float32 by onnxruntime "
                 f"{onnxruntime.__version__} here: {wrong}, which the certificates in the file do not cover"

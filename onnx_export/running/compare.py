@@ -1,4 +1,4 @@
-"""Whether an exported file computes what its checkpoint computes."""
+"""Compares an exported file with its checkpoint on test images."""
 
 from dataclasses import dataclass
 
@@ -11,22 +11,22 @@ from linf_plugin.certificates.margin import certified_radius
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
-from .verify import BATCH, levels_of, run_all
+from .accuracy import BATCH, levels_of, run_all
 
-# Of a logit, relative to the largest one (at least 1).  A linear layer adds many products, of which terms
-# larger than the result may cancel, in an order that each runtime chooses; a sorted sum adds some.
+# The error of a logit that is allowed, relative to the largest logit (at least 1).  A linear layer adds many products,
+# in an order that each runtime chooses, and terms that are larger than the sum may cancel.  A sorted sum adds some.
 TOLERANCE = 1e-6
 LINEAR_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """ONNX against PyTorch on the same images, N of them."""
+    """The results of onnxruntime and of PyTorch on the same N images."""
 
     logits: np.ndarray  # (N, classes), by onnxruntime
-    radii: np.ndarray | None  # (N,), by onnxruntime; None where the file has none
+    radii: np.ndarray | None  # (N,), by onnxruntime; None where the file has no radii
     torch_logits: np.ndarray  # (N, classes)
-    lipschitz: float  # logits per unit of the file's input
+    lipschitz: float  # in logits per unit of the input of the file
     tolerance: float
 
     @property
@@ -35,7 +35,7 @@ class Comparison:
 
     @property
     def logit_error(self) -> float:
-        """Largest absolute difference of two logits; NaN where one of them is."""
+        """The largest absolute difference of two logits; NaN if a logit is NaN."""
         return float(np.abs(self.logits - self.torch_logits).max())
 
     @property
@@ -48,17 +48,17 @@ class Comparison:
 
     @property
     def radius_error(self) -> float:
-        """Largest absolute difference from the radius of the PyTorch logits, rounding not subtracted."""
+        """The largest absolute difference from the radius of the PyTorch logits without rounding."""
         return float(np.abs(self.radii - self._radii(self.torch_logits)).max())
 
     @property
     def overstated_radii(self) -> int:
-        """Radii above what the file's own logits certify."""
+        """How many radii are above what the logits of the file certify."""
         return 0 if self.radii is None else int((self.radii > self._radii(self.logits)).sum())
 
     @property
     def failures(self) -> list[str]:
-        """What is wrong, in words; nothing where all is well."""
+        """Everything that is wrong, in words; empty where nothing is."""
         found = []
         if not self.logit_error <= self.allowed_error:
             found.append(f"logits differ by {self.logit_error:.3g}, more than {self.allowed_error:.3g}")
@@ -74,16 +74,21 @@ class Comparison:
 
 @torch.no_grad()
 def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -> Comparison:
-    """Runs images (N ≥ 1, C, H, W) through both, in batches, with a progress bar on a terminal.
+    """Runs images through both, in batches, with a progress bar on a terminal.
+
+    Args:
+        session: of the file.
+        model: the net of the checkpoint.
+        images: (N ≥ 1, C, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: the file is not one that ``export`` wrote, the images do not fit it, or onnxruntime cannot run it.
+        ValueError: ``export`` did not write the file, the images do not fit it, or onnxruntime cannot run it.
     """
     outputs = [output.name for output in session.get_outputs()]
     if "logits" not in outputs:
         raise ValueError(f"the ONNX file must have an output logits; it has {', '.join(outputs)}")
     levels = levels_of(session)
-    if levels > 1:  # what the file makes of bytes
+    if levels > 1:  # as the file divides bytes
         images = (images * levels).round() / levels
     found = run_all(session, images)
     if tuple(images.shape[1:]) != model.input_shape:

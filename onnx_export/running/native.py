@@ -1,8 +1,8 @@
-"""The compiled operators of ``linf_plugin`` in onnxruntime, in the place of the bodies in standard ONNX.
+"""The compiled operators of ``linf_plugin`` in onnxruntime.  They replace the bodies in standard ONNX.
 
 The library of the CPU kernels offers ``LinfDist``, ``LpDist`` and ``LinfBoxDist`` as custom operators of the domain
-``linf`` (cpu_onnx.cpp); a function of that name in a model, also one that another function calls, gives way to
-them.  Everything here runs without them, several times slower.
+``linf`` (cpu_onnx.cpp).  They replace functions of the same name in a model, also where another function calls these.
+Without them everything runs too, but several times slower.
 """
 
 import ctypes
@@ -13,16 +13,16 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-import linf_plugin
 from linf_plugin.kernels import cpu
+from linf_plugin.ops import distance
 
-from ..functions.library import LINF, OPSET
+from ..functions.domain import LINF, OPSET
 
-ENTRY = "RegisterCustomOps"  # what onnxruntime calls in a library of operators
+ENTRY = "RegisterCustomOps"  # the function in a library of operators that onnxruntime calls
 
 
 def _probe(options: onnxruntime.SessionOptions) -> str | None:
-    """None where a model of one bodiless node gives what ``linf_plugin.dist`` gives, else what is wrong."""
+    """Runs a model of one node without a body; returns what is wrong, or None where it gives ``linf_plugin.dist``."""
     x, w = torch.linspace(-2, 3, 5 * 37).sin().view(5, 37), torch.linspace(1, 9, 11 * 37).cos().view(11, 37)
     value = helper.make_tensor_value_info
     graph = helper.make_graph(
@@ -35,14 +35,14 @@ def _probe(options: onnxruntime.SessionOptions) -> str | None:
     model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (y,) = session.run(None, {"x": x.numpy(), "w": w.numpy()})
-    if not np.array_equal(y, linf_plugin.dist(x, w).numpy()):
+    if not np.array_equal(y, distance.dist(x, w).numpy()):
         return "its distances in onnxruntime are not those in PyTorch"
     return None
 
 
 @functools.cache
 def available() -> tuple[bool, str]:
-    """Whether onnxruntime takes the compiled operators; and their instruction set, or why not.
+    """Whether onnxruntime accepts the compiled operators; and their instruction set, or the reason why it does not.
 
     The first call loads them and runs a small model.
     """
@@ -53,7 +53,7 @@ def available() -> tuple[bool, str]:
     if not hasattr(ctypes.CDLL(str(cpu.LIBRARY)), ENTRY):
         return False, f"{name} was built without the operators for onnxruntime; {cpu.REBUILD}"
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # fatal: what fails here is told by the reason
+    options.log_severity_level = 4  # fatal: the reason is returned
     try:
         options.register_custom_ops_library(str(cpu.LIBRARY))
         wrong = _probe(options)
@@ -63,9 +63,12 @@ def available() -> tuple[bool, str]:
 
 
 def register(options: onnxruntime.SessionOptions) -> str | None:
-    """Has sessions with these options use the compiled operators; None, or the reason why the bodies run instead.
+    """Makes sessions with these options use the compiled operators.
 
-    Options register them once: onnxruntime refuses a session whose options did so twice.
+    Call it once for some options: onnxruntime refuses to open a session if they were registered twice.
+
+    Returns:
+        None, or the reason why the bodies run instead.
     """
     usable, reason = available()
     if not usable:

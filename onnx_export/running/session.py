@@ -1,4 +1,4 @@
-"""Running an exported model with stock onnxruntime, on the hardware that is really there."""
+"""Sessions of onnxruntime for exported models, on the hardware of this machine."""
 
 import ctypes
 import functools
@@ -15,19 +15,18 @@ from google.protobuf.message import DecodeError
 from onnx import ModelProto, numpy_helper
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from ..files.load import content_of, first_line, parsed
-from ..files.store import broken_seal, claims, parse, props_of
+from ..files.load import content_of, parsed, unchecked
+from ..files.seal import broken_seal, claims, props_of
+from ..files.text import first_line
 from ..functions.library import for_device
-from .arithmetic import check_arithmetic, unfit_for_cuda
+from .arithmetic import CUDA, check_arithmetic, unfit_for_cuda
 from .native import register
 
 DEVICES = ("auto", "cpu", "cuda")
 
-# Without TF32, which keeps 10 bits of each factor of a linear head.
-CUDA = ("CUDAExecutionProvider", {"use_tf32": 0})
 CPU = "CPUExecutionProvider"
-PROVIDERS = {"cuda": [CUDA, CPU], "cpu": [CPU]}
-
+# Without TF32, which keeps only 10 bits of each factor of a product.
+PROVIDERS = {"cuda": [(CUDA, {"use_tf32": 0}), CPU], "cpu": [CPU]}
 
 LOAD_ERRORS = (
     errors.Fail,
@@ -41,16 +40,15 @@ LOAD_ERRORS = (
     DecodeError,
 )
 
-
-TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}  # of inputs
+INPUT_TYPES = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
 class DeviceError(RuntimeError):
-    """The device that was asked for cannot be used here."""
+    """The requested device cannot be used on this machine."""
 
 
 def _has_cuda() -> bool:
-    """Whether there is a GPU driver: onnxruntime lists the providers it was built with, GPU or not."""
+    """Whether there is a GPU driver.  (onnxruntime lists the providers that it was built with, also without a GPU.)"""
     if torch.cuda.is_available():
         return True
     try:
@@ -69,7 +67,7 @@ def _installed(distribution: str) -> bool:
 
 
 def _warn_of_two_packages() -> None:
-    """onnxruntime and onnxruntime-gpu install into one folder, where the later overwrites the earlier."""
+    """Warns where onnxruntime and onnxruntime-gpu are both installed: they use one folder, and overwrite each other."""
     if _installed("onnxruntime") and _installed("onnxruntime-gpu"):
         warnings.warn(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: uninstall both, then "
@@ -81,7 +79,7 @@ def _warn_of_two_packages() -> None:
 
 @functools.cache
 def _note(reason: str) -> None:
-    """Said once a process."""
+    """Warns once in a process that the native operators are not used."""
     warnings.warn(
         f"distances run as bodies in standard operators, several times slower than the native ones: {reason}",
         RuntimeWarning,
@@ -91,10 +89,13 @@ def _note(reason: str) -> None:
 
 @dataclass(frozen=True)
 class _File:
-    """A file as it was read: ``model`` is what is run of it, None where it is none that protobuf reads.
+    """A file as it was read.
 
-    Where it is ``sealed``, that is, claims a certificate and is as it was written, ``weights`` are those that lie
-    beside it, so that what is run is what was checked; else onnxruntime reads them.
+    Attributes:
+        model: what is run; None where protobuf cannot read the file.
+        sealed: whether the file claims a certificate and is as it was written.
+        weights: those beside a sealed file: the weights that were checked are those that run.  Of other files
+            onnxruntime reads them.
     """
 
     path: Path
@@ -104,11 +105,11 @@ class _File:
 
 
 def _checked(content: bytes, path: Path) -> _File:
-    """Raises ValueError where a file claims a certificate and is not as it was written, its weights included."""
+    """The file, after its seal was checked.  Raises ValueError where it claims a certificate and was changed."""
     try:
-        stored = parse(content, path)
+        stored = unchecked(content, path)
     except ValueError:
-        return _File(path, None, False, {})  # onnxruntime says what it is
+        return _File(path, None, False, {})  # onnxruntime reports the error
     if not claims([o.name for o in stored.graph.output], props_of(stored)):
         return _File(path, stored, False, {})
     model, weights = parsed(content, path), {}
@@ -122,10 +123,10 @@ def _checked(content: bytes, path: Path) -> _File:
 
 
 def _options(device: str, threads: int | None, native: bool) -> onnxruntime.SessionOptions:
-    """Of sessions on a device, "cpu" or "cuda"."""
+    """The options of sessions on a device, "cpu" or "cuda"."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    # Threads that spin while they wait take cores from those that compute, which shows in the small steps of bodies.
+    # Threads that spin while they wait take cores from threads that compute.  The small steps of bodies become slower.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
@@ -148,27 +149,28 @@ def _open(file: _File, device: str, options: onnxruntime.SessionOptions) -> onnx
 def session(
     path: str | os.PathLike, device: str = "auto", *, threads: int | None = None, native: bool = True
 ) -> onnxruntime.InferenceSession:
-    """Loads an ONNX file, to run as fast as it can here.
+    """Opens an ONNX file so that it runs as fast as possible on this machine.
 
-    On a CPU distances are computed by this package's kernels, if they were built and onnxruntime takes them; else,
-    with a warning, and on a GPU, by the bodies in the file: in small blocks on a CPU, in large ones on a GPU.
+    On a CPU the kernels of this package compute distances, if they were built and onnxruntime accepts them.  Otherwise
+    there is a warning, and the bodies in the file compute them in small blocks.  On a GPU the bodies compute them in
+    large blocks.
 
-    A file that claims a certificate, by its metadata or its outputs, must be as it was written, the weights beside it
-    included: its digest is checked, and what was checked is run.  ``verify`` recomputes what it claims.
+    If a file claims a certificate by its metadata or its outputs, its digest is checked, with the weights beside the
+    file, and what was checked is run.  (``verify`` recomputes the claims.)
 
     Args:
-        path: the file.
-        device: "auto" takes the GPU where there is one, and with a warning the CPU where onnxruntime does not take
-            the GPU or its arithmetic would not be covered by the file's certificates; "cpu"; "cuda".
+        path: of the file.
+        device: "cpu"; "cuda"; or "auto", the GPU where there is one.  With "auto" the CPU is taken, with a warning,
+            where onnxruntime does not accept the GPU or the certificates do not cover its arithmetic.
         threads: how many threads compute; by default as many as there are cores.
         native: whether to use the kernels.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: device is unknown, threads is not positive, onnxruntime cannot load the file, or it claims a
+        FileNotFoundError: the file does not exist.
+        ValueError: device is unknown, threads is not positive, onnxruntime cannot load the file, or the file claims a
             certificate and was changed since it was written.
-        DeviceError: device is "cuda" and onnxruntime cannot use a GPU here.
-        LessThanFloat32: the file has certificates and onnxruntime would compute it with less than float32 here.
+        DeviceError: device is "cuda", and onnxruntime cannot use a GPU on this machine.
+        LessThanFloat32: the file has certificates, and onnxruntime would compute it with less than float32.
     """
     return session_of(content_of(path), path, device, threads=threads, native=native)
 
@@ -176,14 +178,14 @@ def session(
 def session_of(
     content: bytes, path: str | os.PathLike, device: str = "auto", *, threads: int | None = None, native: bool = True
 ) -> onnxruntime.InferenceSession:
-    """``session`` of the bytes that a file had when they were read."""
+    """Does what ``session`` does, with the bytes that were read from the file."""
     if device not in DEVICES:
         raise ValueError(f"device must be one of {', '.join(DEVICES)}, got {device!r}")
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
     path = Path(path)
     _warn_of_two_packages()
-    available = CUDA[0] in onnxruntime.get_available_providers() and _has_cuda()
+    available = CUDA in onnxruntime.get_available_providers() and _has_cuda()
     if device == "cuda" and not available:
         raise DeviceError("device is cuda, but there is no GPU here that onnxruntime can use")
     file, chosen = _checked(content, path), "cuda" if available and device != "cpu" else "cpu"
@@ -191,7 +193,7 @@ def session_of(
         chosen = _instead(path, reason)
     try:
         result = _open(file, chosen, _options(chosen, threads, native))
-        if chosen == "cuda" and result.get_providers()[0] != CUDA[0]:
+        if chosen == "cuda" and result.get_providers()[0] != CUDA:
             taken = f"onnxruntime only took {', '.join(result.get_providers())}"
             if device == "cuda":
                 raise DeviceError(f"device is cuda, but {taken}")
@@ -202,32 +204,35 @@ def session_of(
     except LOAD_ERRORS as error:
         raise ValueError(f"onnxruntime cannot load {path}: {error}") from error
     if not file.sealed and claims([o.name for o in result.get_outputs()], result.get_modelmeta().custom_metadata_map):
-        raise ValueError(f"{path} claims a certificate and is no ONNX file that could be checked")
+        raise ValueError(f"{path} claims a certificate, and it is not an ONNX file that could be checked")
     return result
 
 
 def _instead(path: Path, reason: str) -> str:
-    """The device in place of a GPU, with a warning."""
+    """Warns that the file does not run on the GPU; returns the device on which it runs."""
     warnings.warn(f"{path} runs on the CPU and not on the GPU: {reason}", RuntimeWarning, stacklevel=4)
     return "cpu"
 
 
 def run(session: onnxruntime.InferenceSession, x: np.ndarray) -> list[np.ndarray]:
-    """The outputs for a batch, in the model's order: logits (N, classes), predictions (N,), certified radii (N,), ….
+    """Runs a batch.
 
     Args:
         session: of a model with one input.
-        x: (N, C, H, W) of the model's type: float32, pixels in [0, 1], or uint8.
+        x: (N, C, H, W), of the type of the model: float32, pixels in [0, 1]; or uint8.
+
+    Returns:
+        The outputs in the order of the model: logits (N, classes), predictions (N,), certified radii (N,), and so on.
 
     Raises:
         TypeError: x is not an array of that type.
-        ValueError: the shape of x is not the model's, N = 0, x contains NaN or infinite values, or onnxruntime cannot
-            run the model.
+        ValueError: x has not the shape that the model takes, N = 0, x contains NaN or infinite values, or onnxruntime
+            cannot run the model.
     """
     wanted = session.get_inputs()[0]
     if not isinstance(x, np.ndarray):
         raise TypeError(f"x must be a numpy.ndarray, got {type(x).__name__}")
-    dtype = TYPES.get(wanted.type)
+    dtype = INPUT_TYPES.get(wanted.type)
     if x.dtype != dtype:
         raise TypeError(f"x must be {wanted.type if dtype is None else np.dtype(dtype).name}, got {x.dtype}")
     fits = [have == want for have, want in zip(x.shape, wanted.shape) if isinstance(want, int)]

@@ -1,30 +1,31 @@
-"""What an ONNX file certifies, recomputed from the file alone and compared with what it says of itself."""
+"""Recomputes what an ONNX file certifies, from the file and the images only, and compares it with its claims."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import onnxruntime
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
-from tqdm import tqdm
 
-from ..files.load import content_of, parsed
-from ..files.store import props_of, stored_otherwise
+from ..files.load import content_of, parsed, stored_otherwise
+from ..files.seal import props_of
 from ..reading.recompute import contradictions, settings_of
-from ..writing.certificate import PIXELS
-from ..writing.compose import VERIFIER_FLAVOURS
 from ..writing.metadata import MEASURED, Accuracy, accuracy_properties
-from .session import run, session, session_of
-
-BATCH = 128
+from ..writing.settings import FLAVOURS
+from .accuracy import accuracy_of, levels_of, run_all
+from .session import session_of
 
 
 @dataclass(frozen=True)
 class Verification:
-    """``accuracy`` is recomputed, where the file is as it is written, else None; ``checks`` says what was compared and
-    agrees, ``failures`` what does not or could not be compared."""
+    """What was found about a file.
+
+    Attributes:
+        accuracy: recomputed; None where the file was not run.
+        epsilon: the ε of the file.
+        checks: what was compared and agrees, in words.
+        failures: what does not agree or could not be compared, in words.
+    """
 
     accuracy: Accuracy | None
     epsilon: float | None
@@ -32,80 +33,35 @@ class Verification:
     failures: list[str] = field(default_factory=list)
 
 
-def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:
-    """Images (N, C, H, W) in [0, 1] in batches of what the session takes: the same, or bytes."""
-    size = session.get_inputs()[0].shape[0]
-    for x in images.split(size if isinstance(size, int) else BATCH):
-        if session.get_inputs()[0].type == "tensor(uint8)":
-            yield np.rint(x.numpy() * PIXELS["byte"][1]).astype(np.uint8)
-        else:
-            yield x.numpy()
-
-
-def run_all(session: onnxruntime.InferenceSession, images: Tensor, progress: bool = True) -> dict[str, np.ndarray]:
-    """Each output for all images (N ≥ 1, C, H, W), with a progress bar on a terminal."""
-    names, parts = [output.name for output in session.get_outputs()], []
-    with tqdm(total=len(images), unit="image", disable=None if progress else True, leave=False) as bar:
-        for x in as_input(session, images):
-            parts.append(run(session, x))
-            bar.update(len(x))
-    return {name: np.concatenate(part) for name, part in zip(names, zip(*parts))}
-
-
-def accuracy_of(outputs: dict[str, np.ndarray], labels: Tensor, epsilon: float | None, levels: int = 1) -> Accuracy:
-    """Of the outputs of all images; ``levels``: how many units of the radii the pixel range has.
-
-    By "interval" counts what either certificate proves: ``certified``, or a radius above ε.
-    """
-    right = outputs["logits"].argmax(1) == labels.numpy()
-    if epsilon is None or "certified_radius" not in outputs:
-        return Accuracy(len(right), int(right.sum()))
-    found = outputs["certified_radius"].astype(np.float64) > epsilon * levels
-    if "certified" in outputs:
-        found |= outputs["certified"]
-    by = "interval" if "certified" in outputs else "lipschitz"
-    return Accuracy(len(right), int(right.sum()), int((right & found).sum()), by)
-
-
-def levels_of(session: onnxruntime.InferenceSession) -> int:
-    """Units of the input, and so of radii, in the pixel range."""
-    return PIXELS["byte" if session.get_inputs()[0].type == "tensor(uint8)" else "float"][1]
-
-
-def measure(path: str | os.PathLike, images: Tensor, labels: Tensor, epsilon: float | None) -> Accuracy:
-    """The accuracies of an ONNX file on test images, on the CPU."""
-    s = session(path, "cpu")
-    return accuracy_of(run_all(s, images), labels, epsilon, levels_of(s))
-
-
 def constants_of(model: ModelProto) -> dict[str, float]:
-    """The constants of the radius that stand in the graph."""
+    """The constants of the radius in the graph."""
     wanted = {"lipschitz", "slack", "most"}
     return {t.name: float(numpy_helper.to_array(t)) for t in model.graph.initializer if t.name in wanted}
 
 
 def _say(model: ModelProto, found: Verification) -> None:
-    """What ``contradictions`` has compared, in words."""
+    """Adds to ``found.checks`` what ``contradictions`` has compared."""
     settings, constants = settings_of(model), constants_of(model)
-    found.checks.append("content as it was written")
-    if settings.flavour in VERIFIER_FLAVOURS or not settings.certified:
-        found.checks.append("no certificate, and none is claimed")
+    found.checks.append("the content is as it was written")
+    if FLAVOURS[settings.flavour].for_verifiers or not settings.certified:
+        found.checks.append("it has no certificate and claims none")
         return
-    found.checks.append("graph, bodies and metadata are what this net is written as")
+    found.checks.append("graph, bodies and metadata are those that are written for this net")
     found.checks.append(
-        f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are the weights'"
+        f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
+        "the weights"
     )
     if settings.interval:
-        found.checks.append(f"the interval bound is the weights', for ε = {settings.epsilon:g}")
+        found.checks.append(f"the interval bound is that of the weights, for ε = {settings.epsilon:g}")
 
 
 def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Verification) -> None:
-    """Radii against the file's own logits."""
+    """Checks the radii by the logits of the file."""
     logits, graph = outputs["logits"].astype(np.float64), constants_of(model)
     if not np.isfinite(logits).all():
         found.failures.append("logits are not finite")
     if "prediction" in outputs and not np.array_equal(outputs["prediction"], logits.argmax(1)):
-        found.failures.append("predictions are not the largest logits")
+        found.failures.append("predictions are not the classes of the largest logits")
     if "certified_radius" in outputs:
         top = np.sort(logits, axis=1)
         bound = (top[:, -1] - top[:, -2] - graph["slack"]) / (2 * graph["lipschitz"])
@@ -117,15 +73,15 @@ def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Ver
 
 
 def check_accuracies(props: dict[str, str], found: Verification) -> None:
-    """All that a file says of its accuracies, or nothing at all, must be what was found."""
+    """Checks the recorded accuracies: a file records all or none of them, and they are those that were found."""
     recorded = {key: props[key] for key in MEASURED if key in props}
     if not recorded:
         return
     images, expected = str(found.accuracy.images), accuracy_properties(found.accuracy)
     if recorded.get("test_images") != images:
         found.failures.append(
-            f"accuracies recorded in the file are of {recorded.get('test_images', 'an unknown number of')} images, and "
-            f"these are {images}: they are not recomputed"
+            f"the file records accuracies of {recorded.get('test_images', 'an unknown number of')} images, and these "
+            f"are {images}: they are not recomputed"
         )
         return
     for key in MEASURED:
@@ -140,21 +96,23 @@ def check_accuracies(props: dict[str, str], found: Verification) -> None:
 def verify(
     path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto", progress: bool = True
 ) -> Verification:
-    """Recomputes what an ONNX file certifies, from the file and the images alone, and compares it with what it says.
+    """Recomputes what an ONNX file certifies, from the file and the images only, and compares it with its claims.
 
-    The net is read back and the file written anew from it: all of it must be the same, but for what no certificate
-    rests on (``recompute.contradictions``).  Then the file is run: no radius may be above what its logits allow, and
-    its recorded accuracies must be those that are found.  What cannot be recomputed is a failure; a file that fails
-    before it is run is not run.
+    The net is read back, and the file is written anew from it.  The two must be the same, except for parts that no
+    certificate rests on (``recompute.contradictions``).  Then the file is run: no radius may be above what its logits
+    allow, and the recorded accuracies must be those that are found.  What cannot be recomputed is a failure.  If there
+    is a failure before the file is run, it is not run.
 
     Args:
+        path: of the file.
         images: (N ≥ 1, C, H, W) float32 in [0, 1].
         labels: (N,).
-        device: as ``session`` takes it.
+        device: as for ``session``.
+        progress: whether there is a progress bar on a terminal.
 
     Raises:
-        FileNotFoundError, ValueError, DeviceError, LessThanFloat32: as ``load.load``, ``session`` and ``run``; labels
-            are not one for each image.
+        FileNotFoundError, ValueError, DeviceError, LessThanFloat32: as ``load.load``, ``session`` and ``run``, or there
+            is not one label for each image.
     """
     return verify_content(content_of(path), path, images, labels, device, progress)
 
@@ -162,7 +120,7 @@ def verify(
 def verify_content(
     content: bytes, path: str | os.PathLike, images: Tensor, labels: Tensor, device: str = "auto", progress: bool = True
 ) -> Verification:
-    """``verify`` of the bytes that a file had when they were read."""
+    """Does what ``verify`` does, with the bytes that were read from the file."""
     if len(images) == 0 or labels.shape != (len(images),):
         raise ValueError(
             f"labels must have shape (N,) for N ≥ 1 images, got {tuple(labels.shape)} for {len(images)} images"
@@ -170,7 +128,7 @@ def verify_content(
     model = parsed(content, path)
     wrong = contradictions(model)
     if not wrong and stored_otherwise(content, path):
-        wrong = ["it is not stored in the way in which this program stores files"]
+        wrong = ["its bytes are not those that this program writes for its content"]
     if wrong:
         return Verification(None, None, failures=[f"{os.fspath(path)}: {a}" for a in wrong])
     props, settings = props_of(model), settings_of(model)

@@ -1,0 +1,1 @@
+"""Files for other verifiers, and their answers.  Imports ``running`` and below."""

@@ -1,6 +1,6 @@
-"""A checkpoint as a problem for the verifier α,β-CROWN: the Python file and the YAML file that it is driven by.
+"""Writes a checkpoint as a problem for the verifier α,β-CROWN: a Python file and a YAML file.
 
-The verifier loads both by itself, so nothing here needs it or auto_LiRPA.
+The verifier loads both files by itself.  So this module needs neither the verifier nor auto_LiRPA.
 """
 
 import os
@@ -15,27 +15,28 @@ from linf_plugin.files import check_absent, write_text
 from linf_plugin.layers.base import distance_layers
 
 PROBLEM, CONFIG = "problem.py", "config.yaml"
-# The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
-ROUNDING = 2.0**-23
+# The verifier computes its box in float32, with three roundings of numbers up to 1, each by at most 2⁻²⁵.
+BOX_SLACK = 2.0**-23
 
 _PROBLEM = '''\
-"""The net and the images for α,β-CROWN, which calls ``model`` and ``data`` as {config} says."""
+"""The net and the images for α,β-CROWN.  It calls ``model`` and ``data``, which {config} names."""
 
 from pathlib import Path
 
 import torch
 
 import linf_plugin
-import linf_plugin.bounds  # from here on auto_LiRPA has bounds for distance layers
+import linf_plugin.bounds  # gives auto_LiRPA its bounds for distance layers
 from linf_plugin.datasets import load_dataset
 
 HERE = Path(__file__).parent
 CHECKPOINT = HERE / {checkpoint!r}
 DATASET, FOLDER, SAMPLES = {dataset!r}, {folder}, {samples}
-OWN_NAME, DIGEST = {own!r}, {digest!r}  # of other data than those published under the name; of the test images
+OWN_NAME = {own!r}  # the name of the data, where they are not those published for DATASET
+DIGEST = {digest!r}  # of the test images
 
-# The verifier makes its box in float32: three roundings of numbers up to 1, at most 2⁻²⁵ each.
-ROUNDING = {rounding!r}
+# The verifier computes its box in float32, with three roundings of numbers up to 1, each by at most 2⁻²⁵.
+BOX_SLACK = {slack!r}
 
 
 def model():
@@ -45,13 +46,13 @@ def model():
 
 
 def data(spec):
-    """Images (N, C, H, W), labels, largest and least pixel, and ε; the box is never smaller than ε says."""
+    """Images (N, C, H, W), labels, the largest and the least pixel, and an ε with which no box is too small."""
     test = load_dataset(DATASET, FOLDER, OWN_NAME)
     if test.digests[1] != DIGEST:
-        raise ValueError("the test images are not those that this problem was written for")
+        raise ValueError("the test images are not those for which this problem was written")
     x, y = test.x_test[:SAMPLES], test.y_test[:SAMPLES]
     one = torch.ones(1, 1, 1, 1)
-    return x, y, one, 0 * one, (spec["epsilon"] + ROUNDING) * one
+    return x, y, one, 0 * one, (spec["epsilon"] + BOX_SLACK) * one
 '''
 
 _CONFIG = """\
@@ -71,10 +72,10 @@ specification:
 solver:
 {solver}"""
 
-# The better of linear and interval bounds, where linear ones can be the looser; where that decides nothing, α-CROWN
-# goes on from there.  Its linear bounds may start behind the interval bounds, so it must not stop while nothing
-# improves.  The weights of intermediate bounds are shared: the verifier makes them, but does not optimise those bounds.
-_DISTANCE = """\
+# First the better one of linear and interval bounds is taken, because linear bounds can be the looser ones.  If this
+# decides nothing, α-CROWN goes on.  Its linear bounds may begin behind the interval bounds, so it must not stop while
+# nothing improves.  The verifier makes weights for intermediate bounds and does not optimise them, so they are shared.
+_DISTANCE_SOLVER = """\
   bound_prop_method: alpha-crown
   early_stop_patience: 50
   crown:
@@ -86,8 +87,8 @@ _DISTANCE = """\
 """
 
 # kind of net → (complete verifier, solver)
-SETTINGS = {
-    "distance": ("skip", _DISTANCE),  # branching on neurons has nothing to split in distance layers and fails
+SOLVER_SETTINGS = {
+    "distance": ("skip", _DISTANCE_SOLVER),  # branching on neurons fails: distance layers have no neurons to split
     "ordinary": ("bab", "  bound_prop_method: alpha-crown\n"),
 }
 
@@ -107,29 +108,29 @@ def write_abcrown(
     samples: int = 100,
     force: bool = False,
 ) -> tuple[Path, Path]:
-    """Writes ``problem.py`` and ``config.yaml``; ``python abcrown.py --config …/config.yaml`` then verifies.
+    """Writes ``problem.py`` and ``config.yaml``.  ``python abcrown.py --config …/config.yaml`` then verifies.
 
-    The problem: no perturbation of at most eps in any pixel, within [0, 1], changes the prediction of one of
-    the first test images.  Paths to checkpoint and data are relative to the folder, so all may move together.
+    The problem says: no change of at most eps in each pixel, within [0, 1], changes the prediction of one of the first
+    test images.  The paths of checkpoint and data are relative to the folder, so all of them may move together.
 
     Args:
-        checkpoint: of a ``Net``.
-        folder: for the files; made where it is missing.
+        checkpoint: the file of a ``Net``.
+        folder: for the two files; it is made if it is missing.
         eps: in units of the pixel range, in (0, 1].
-        dataset: a key of ``SOURCES``; by default the one that the checkpoint names.  Where the checkpoint is of data
-            of your own, the one in whose layout they are.
-        data_dir: folder with the files of the data set, where it needs one.
+        dataset: a key of ``SOURCES``; by default the one that the checkpoint names.  If the checkpoint is of your own
+            data, it is the one whose layout they have.
+        data_dir: the folder with the files of the data set, if it needs one.
         samples: how many test images.
-        force: replace files of these names.
+        force: replace the two files if they exist.
 
     Returns:
         The paths of the Python file and of the YAML file.
 
     Raises:
         FileNotFoundError: the checkpoint or a file of the data set is missing.
-        WouldReplace: a file is there already, without ``force``.
-        ValueError: eps or samples are out of range, the checkpoint is none or names no data set, the images do not
-            fit the net, or they are others than those that the checkpoint names.
+        WouldReplace: one of the two files exists, and ``force`` is not set.
+        ValueError: eps or samples are out of range; the file is not a checkpoint or names no data set; the images do
+            not fit the net, or are not those that the checkpoint names.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"eps must lie in (0, 1], in units of the pixel range, got {eps}")
@@ -157,7 +158,7 @@ def write_abcrown(
     for path in paths:
         check_absent(path, force)
 
-    verifier, solver = SETTINGS["distance" if distance_layers(model) else "ordinary"]
+    verifier, solver = SOLVER_SETTINGS["distance" if distance_layers(model) else "ordinary"]
     needs_folder = SOURCES[name].files and data_dir is not None
     write_text(
         problem,
@@ -169,7 +170,7 @@ def write_abcrown(
             digest=data.digests[1],
             folder=f"HERE / {_relative(data_dir, folder)!r}" if needs_folder else None,
             samples=samples,
-            rounding=ROUNDING,
+            slack=BOX_SLACK,
         ),
     )
     write_text(
@@ -180,7 +181,7 @@ def write_abcrown(
             device="cuda" if torch.cuda.is_available() else "cpu",
             verifier=verifier,
             classes=model(data.x_test[:1].to(next(model.parameters()).dtype)).shape[1],
-            eps=format(Decimal(repr(float(eps))), "f"),  # YAML takes 1e-05 for a string
+            eps=format(Decimal(repr(float(eps))), "f"),  # YAML reads 1e-05 as a string
             solver=solver,
         ),
     )

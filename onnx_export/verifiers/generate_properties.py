@@ -1,24 +1,24 @@
-"""Writes the properties of a benchmark of image classifiers, as VNN-COMP asks for them.
+"""Writes the properties of a benchmark of image classifiers in the form that VNN-COMP asks for.
 
     python generate_properties.py SEED
 
-A property asks for a counter-example: an image within ε of a given one, in every pixel, at which a wrong class
-scores at least as much as the label.  `unsat` says that there is none: the net is robust at this image.
+A property asks for a counter-example: an image within ε of a given one, in every pixel, for which the score of a
+wrong class is at least that of the label.  `unsat` means that there is none: the net is robust at this image.
 
-Beside this file must lie
-  benchmark.json  which nets, epsilons, kinds of property, time-out, and how many images a seed chooses
+These must lie beside this file:
+  benchmark.json  nets, epsilons, kinds of property, time-out, and how many images a seed chooses
   images.npz      the pool: x (N, C, H, W) float32 in [0, 1], y (N,) labels, index (N,) places in the test set;
-                  all of them classified correctly, so that no property is false at the image itself
+                  the nets classify all of them correctly, so no property is false at the image itself
   onnx/           the nets
 
-and these are replaced, the same bytes for the same seed:
+These are replaced, with the same bytes for the same seed:
   vnnlib/         properties in VNN-LIB 1.0
   instances.csv   net, property, time-out in seconds
-  vnnlib2/        the same instances in VNN-LIB 2.0: onnx/, vnnlib/ and instances.csv once more
+  vnnlib2/        the same instances in VNN-LIB 2.0, with their own onnx/, vnnlib/ and instances.csv
 
-instances.csv names files without .gz.  Where benchmark.json says "compress": false, nothing is gzipped,
-as VNN-COMP wants it of a submission.
-Python's standard library and numpy are all that is needed.
+instances.csv names files without .gz.  If benchmark.json says "compress": false, nothing is gzipped; VNN-COMP
+asks for that in a submission.
+Only Python's standard library and numpy are needed.
 """
 
 import argparse
@@ -40,10 +40,10 @@ from pathlib import Path
 
 import numpy as np
 
-SETTINGS, IMAGES = "benchmark.json", "images.npz"
+SETTINGS_FILE, IMAGES_FILE = "benchmark.json", "images.npz"
 ONNX, VNNLIB, VNNLIB2, INSTANCES = "onnx", "vnnlib", "vnnlib2", "instances.csv"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # safe in a row of instances.csv and in a shell
-HOURS = 6  # what VNN-COMP's rules allow a benchmark, all time-outs together
+HOURS = 6  # the sum of all time-outs that VNN-COMP allows a benchmark
 
 
 # The settings and the pool
@@ -54,12 +54,12 @@ def _whole(value) -> bool:
 
 
 def _list_of(holds):
-    """Whether a value is a list, not empty, without duplicates, of such elements."""
+    """A test whether a value is a list of such elements that is not empty and has no duplicates."""
     return lambda v: isinstance(v, list) and v != [] and all(map(holds, v)) and len(set(v)) == len(v)
 
 
 def _tensor(holds):
-    """Whether a value describes a tensor with a batch of 1 whose other sizes are such."""
+    """A test whether a value describes a tensor with a batch of 1 and such other sizes."""
     return lambda v: (
         isinstance(v, dict)
         and isinstance(v.get("name"), str)
@@ -70,12 +70,10 @@ def _tensor(holds):
     )
 
 
-KINDS = {  # kind of property → (other classes, a number that the seed draws) → those of which one must win
-    "any": lambda others, drawn: others,
-    "one": lambda others, drawn: [others[drawn % len(others)]],
-}
+# Kind of property → (other classes, a number that the seed draws) → the classes of which one must win.
+PROPERTY_KINDS = {"any": lambda others, drawn: others, "one": lambda others, drawn: [others[drawn % len(others)]]}
 
-KEYS = {  # key of benchmark.json → (whether a value will do, the rule in words)
+KEYS = {  # key of benchmark.json → (whether a value is right, the rule in words)
     "name": (lambda v: isinstance(v, str) and bool(NAME.fullmatch(v)), "letters, digits, dots, dashes and underscores"),
     "nets": (
         _list_of(lambda v: isinstance(v, str) and bool(NAME.fullmatch(v)) and v.endswith(".onnx")),
@@ -88,14 +86,17 @@ KEYS = {  # key of benchmark.json → (whether a value will do, the rule in word
         "a list of different numbers in (0, 1], in units of the pixel range",
     ),
     "count": (lambda v: _whole(v) and v > 0, "a whole number of images, at least 1"),
-    "kinds": (_list_of(lambda v: isinstance(v, str) and v in KINDS), f"a list of different ones of {', '.join(KINDS)}"),
+    "kinds": (
+        _list_of(lambda v: isinstance(v, str) and v in PROPERTY_KINDS),
+        f"a list of different ones of {', '.join(PROPERTY_KINDS)}",
+    ),
     "timeout": (lambda v: _whole(v) and v > 0, "a whole number of seconds, at least 1"),
     "compress": (lambda v: isinstance(v, bool), "true or false"),
 }
 
 
 def check_settings(settings: dict) -> None:
-    """Raises ValueError where benchmark.json would not do; the message starts with the key."""
+    """Checks the content of benchmark.json.  Raises ValueError where it is wrong; the message begins with the key."""
     for key, (holds, rule) in KEYS.items():
         if key not in settings:
             raise ValueError(f"{key} is missing; needed are {', '.join(KEYS)}")
@@ -104,7 +105,7 @@ def check_settings(settings: dict) -> None:
 
 
 def check_seed(seed: int) -> None:
-    """Raises ValueError where it is none."""
+    """Checks that a seed is a whole number of at least 0.  Raises ValueError where it is not."""
     if not _whole(seed) or seed < 0:
         raise ValueError(f"seed must be a whole number, at least 0, got {seed!r}")
 
@@ -116,13 +117,13 @@ def _existing(path: Path) -> Path:
 
 
 def read_settings(folder: Path) -> dict:
-    """What benchmark.json in the folder says.
+    """The content of benchmark.json in the folder.
 
     Raises:
         FileNotFoundError: it or one of the nets is missing.
-        ValueError: it is not JSON, or does not say what it must.
+        ValueError: it is not JSON, or its content is wrong.
     """
-    path = _existing(folder / SETTINGS)
+    path = _existing(folder / SETTINGS_FILE)
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(settings, dict):
@@ -140,9 +141,9 @@ def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np
 
     Raises:
         FileNotFoundError: the file is missing.
-        ValueError: it is damaged, has fewer images than the settings want, or does not fit the nets.
+        ValueError: it is damaged, has fewer images than the settings ask for, or does not fit the nets.
     """
-    path = _existing(folder / IMAGES)
+    path = _existing(folder / IMAGES_FILE)
     try:
         with open(path, "rb") as f, np.load(f) as arrays:
             x, y, index = (arrays[key] for key in ("x", "y", "index"))
@@ -169,7 +170,7 @@ def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np
 
 
 def _inward(bound: Fraction, towards: float) -> np.float32:
-    """The float32 number nearest to the bound on that side."""
+    """The float32 number that is nearest to the bound on that side."""
     nearest = np.float32(float(bound))
     beyond = Fraction(float(nearest)) < bound if towards > 0 else Fraction(float(nearest)) > bound
     return np.nextafter(nearest, np.float32(towards)) if beyond else nearest
@@ -178,22 +179,22 @@ def _inward(bound: Fraction, towards: float) -> np.float32:
 def box(image: np.ndarray, eps: float) -> "tuple[np.ndarray, np.ndarray]":
     """The least and the largest value of each pixel: clip(x ± ε, 0, 1), rounded towards x to float32 numbers.
 
-    So the box holds every float32 image within ε and no other.  Towards x is the right side for a benchmark: whoever
-    has a certificate for ε may answer `unsat`, and every counter-example in the box is one for ε.  The price: for
-    images between float32 numbers, `unsat` is a statement about a distance that is less than 2⁻²⁴ short of ε.
+    So the box holds every float32 image within ε and no other.  A benchmark must round towards x: a certificate for ε
+    then allows the answer `unsat`, and every counter-example in the box is one for ε.  The price is this: for images
+    between float32 numbers, `unsat` is a statement about a distance that is less than ε by at most 2⁻²⁴.
 
-    float32 numbers, because readers in float32, in float64 and in exact arithmetic then have the same box; a bound
-    in float64 would be rounded anew by the first of them, to either side.
+    The bounds are float32 numbers, so readers in float32, in float64 and in exact arithmetic have the same box.  A
+    reader in float32 would round a bound in float64 again, to either side.
 
     Args:
         image: float32 in [0, 1], of any shape.
-        eps: in units of the pixel range; taken for the decimal number that Python prints.
+        eps: in units of the pixel range; it stands for the decimal number that Python prints.
 
     Returns:
-        Two float32 arrays of that shape.
+        Two float32 arrays of the shape of the image.
     """
     eps = Fraction(written(eps))
-    values, places = np.unique(image, return_inverse=True)  # exact arithmetic is slow, and images have few grey levels
+    values, places = np.unique(image, return_inverse=True)  # exact arithmetic is slow; images have few grey levels
     exact = [Fraction(float(v)) for v in values]
     lower = np.array([_inward(max(v - eps, Fraction(0)), 2.0) for v in exact], np.float32)
     upper = np.array([_inward(min(v + eps, Fraction(1)), -1.0) for v in exact], np.float32)
@@ -201,13 +202,13 @@ def box(image: np.ndarray, eps: float) -> "tuple[np.ndarray, np.ndarray]":
 
 
 def digits(value: Decimal) -> str:
-    """All digits of a number, without exponent, which VNN-LIB 2.0 lacks, and with a point, which makes it real."""
+    """All digits of a number, without an exponent (VNN-LIB 2.0 has none) and with a point (so it is a real number)."""
     text = format(value, "f")
     return text if "." in text else text + ".0"
 
 
 def written(eps: float) -> str:
-    """ε as Python prints it, without exponent."""
+    """ε as Python prints it, without an exponent."""
     return digits(Decimal(repr(float(eps))))
 
 
@@ -254,7 +255,7 @@ def _stored(name: str, settings: dict) -> str:
 
 
 def _drawn(*key) -> int:
-    """A number that looks random and depends on the key alone: generators change from version to version."""
+    """A number that looks random and depends only on the key.  (Generators change from version to version.)"""
     return int.from_bytes(hashlib.sha256(" ".join(map(str, key)).encode()).digest(), "big")
 
 
@@ -264,7 +265,7 @@ def _properties(settings: dict, image: np.ndarray, label: int, index: int, seed:
     for eps in settings["epsilons"]:
         bounds = box(image, eps)
         for kind in settings["kinds"]:
-            wrong = KINDS[kind](others, _drawn(seed, index, written(eps)))
+            wrong = PROPERTY_KINDS[kind](others, _drawn(seed, index, written(eps)))
             target, who = ("", "another class") if kind == "any" else (f"_to{wrong[0]}", f"class {wrong[0]}")
             note = (
                 f"; Test image {index}, label {label}: is there an image within {written(eps)} of it, in every pixel, "
@@ -275,7 +276,7 @@ def _properties(settings: dict, image: np.ndarray, label: int, index: int, seed:
 
 
 def generate(folder: "str | os.PathLike", seed: int) -> "list[tuple[str, str, int]]":
-    """Replaces properties and instances in the folder by those of the seed, once the new ones are complete.
+    """Replaces properties and instances in the folder by those of the seed, when the new ones are complete.
 
     Args:
         folder: with benchmark.json, images.npz and onnx/.
@@ -286,7 +287,7 @@ def generate(folder: "str | os.PathLike", seed: int) -> "list[tuple[str, str, in
 
     Raises:
         FileNotFoundError: a file that must be in the folder is missing.
-        ValueError: the seed is out of range, or what is in the folder will not do.
+        ValueError: the seed is out of range, or a file in the folder is wrong.
     """
     check_seed(seed)
     folder = Path(folder)
@@ -325,9 +326,9 @@ def _seed(text: str) -> int:
 
 
 def main(argv: "list[str] | None" = None) -> int:
-    """Runs ``generate`` in the folder of this file; exit status 2 where that fails."""
+    """Runs ``generate`` in the folder of this file.  Returns the exit status: 0, or 2 where it fails."""
     title, text = __doc__.split("\n", 1)
-    text += f"\nKeys of {SETTINGS}, which may be edited:\n"
+    text += f"\nKeys of {SETTINGS_FILE}, which may be edited:\n"
     text += "\n".join(f"  {key:9} {rule}" for key, (_, rule) in KEYS.items())
     parser = argparse.ArgumentParser(
         description=title, epilog=text, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -1,7 +1,7 @@
-"""A net as a benchmark for verifiers, in the layout of VNN-COMP: ONNX files, properties in VNN-LIB, instances.
+"""Writes a net as a benchmark for verifiers in the layout of VNN-COMP: ONNX files, properties in VNN-LIB, instances.
 
-The properties are written by ``generate_properties.py``, of which each benchmark has a copy: it needs none of this
-package to write them anew for another seed.
+``generate_properties.py`` writes the properties.  Each benchmark has a copy of it, which writes them for another seed
+and does not need this package.
 """
 
 import gzip
@@ -21,8 +21,8 @@ from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.models.net import Net
 
+from ..running.accuracy import BATCH
 from ..running.compare import LINEAR_TOLERANCE
-from ..running.verify import BATCH
 from ..writing.plain import verifier_model
 from . import generate_properties as script
 
@@ -34,20 +34,20 @@ _README = """\
 Local robustness of a net trained on {dataset}: {layers};
 {parameters:,} parameters. Its logits change by at most {lipschitz:g} times the largest change of a pixel.
 
-Each property asks for an image within ε of a test image, in every pixel, at which a wrong class scores at least as
-much as the label: `sat` is a counter-example, `unsat` means robust.
+Each property asks for an image within ε of a test image, in every pixel, for which the score of a wrong class is at
+least that of the label: `sat` is a counter-example, `unsat` means robust.
 {kinds}
 
 | | |
 | --- | --- |
 | ε, of the pixel range [0, 1] | {written} |
 | images | {count} of the {pool} in `images.npz`, chosen by the seed; here {seed} |
-| instances | {instances}, {timeout} s each, {hours:.3g} hours in all |
+| instances | {instances}, {timeout} s each, {hours:.3g} hours together |
 | input `{input[name]}` | {input[shape]}, raw pixels in [0, 1] |
 | output `{output[name]}` | {output[shape]} |
 
-The pool: test images that the net classifies correctly, so no property is false at the image itself.
-The nets compute the same with different operators:
+The pool has test images that the net classifies correctly, so no property is false at the image itself.
+The nets compute the same function with different operators:
 
 {files}
 
@@ -55,8 +55,8 @@ The nets compute the same with different operators:
 
 - `instances.csv`: net, property, time-out in seconds; names without `.gz`.
 - `onnx/`, `vnnlib/`: nets, and properties in VNN-LIB 1.0, inputs numbered in row-major order.
-- `vnnlib2/`: the same instances once more, with properties in VNN-LIB 2.0.
-- `benchmark.json`, `images.npz`, `generate_properties.py`: what they are made from.
+- `vnnlib2/`: the same instances with properties in VNN-LIB 2.0.
+- `benchmark.json`, `images.npz`, `generate_properties.py`: the sources of all these.
 
 {unpack}To choose other images (Python with numpy):
 
@@ -64,22 +64,23 @@ The nets compute the same with different operators:
 python generate_properties.py SEED
 ```
 
-Bounds are clip(x ± ε, 0, 1), rounded towards x to float32 numbers and written in full: the box holds every float32
-image within ε and no other, in whatever precision it is read. `python generate_properties.py --help` has more.
+Bounds are clip(x ± ε, 0, 1), rounded towards x to float32 numbers and written with all digits. So the box holds every
+float32 image within ε and no other, in every precision in which it is read. `python generate_properties.py --help` says
+more.
 """
 
-_KINDS = {
-    "any": "The wrong class may be any.",
-    "one": "The wrong class is one that the seed draws, in the files named `…_toCLASS`.",
+_KIND_TEXTS = {
+    "any": "The wrong class may be any class.",
+    "one": "In the files named `…_toCLASS` it is one class, which the seed draws.",
 }
 _UNPACK = "To unpack nets and properties:\n\n```\ngunzip -kr onnx vnnlib vnnlib2\n```\n\n"
 
 
 @torch.no_grad()
 def _pool(net: Net, data: Dataset, most: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The first test images, at most so many, that the net classifies correctly: images, labels, places.
+    """The first test images that the net classifies correctly, at most ``most``: images, labels, places.
 
-    By a margin that another order of additions cannot turn.
+    Their margins are so large that another order of additions does not change the class.
     """
     found = []
     for start in range(0, len(data.x_test), BATCH):
@@ -108,7 +109,7 @@ def _readme(
     net: Net, data: Dataset, settings: dict, models: dict[str, onnx.ModelProto], pool: int, seed: int, rows: list
 ) -> str:
     return _README.format(
-        **settings | {"kinds": " ".join(_KINDS[kind] for kind in settings["kinds"])},
+        **settings | {"kinds": " ".join(_KIND_TEXTS[kind] for kind in settings["kinds"])},
         dataset=data.name,
         layers=", ".join(layer for layer, _ in net.spec["layers"]),
         parameters=sum(p.numel() for p in net.parameters()),
@@ -139,37 +140,39 @@ def write_benchmark(
     compress: bool = True,
     force: bool = False,
 ) -> Path:
-    """Writes a benchmark of local robustness: each chosen image with each ε and kind is a property, and each
-    property with each net is an instance.
+    """Writes a benchmark of local robustness.
 
-    All is written beside the folder and moved into place once it is complete.
+    Each chosen image with each ε and each kind is a property.  Each property with each net is an instance.  Everything
+    is written beside the folder and is moved to its place when it is complete.
 
     Args:
-        net: in evaluation mode, what ``verifier_model`` takes.
+        net: one that ``verifier_model`` takes, in evaluation mode.
         folder: of the benchmark; its parents are made.
-        data: of which the test images are taken.
+        data: its test images are taken.
         epsilons: in units of the pixel range, in (0, 1].
         count: how many images the seed chooses.
         seed: at least 0.
-        pool: the first so many test images that the net classifies correctly may be chosen; all, where they are less.
+        pool: how many images it chooses from: the first ones that the net classifies correctly, or all of these.
         timeout: of an instance, in whole seconds.
-        flavours: of the ONNX files, as ``verifier_model`` knows them.
-        kinds: of property: "any", that no other class reaches the label's logit; "one", that one does not.
-        name: that file names start with: letters, digits, dots, dashes and underscores.
-        compress: gzip nets and properties, as published benchmarks are; VNN-COMP wants a submission without.
+        flavours: of the ONNX files, as for ``verifier_model``.
+        kinds: of properties: "any": no other class reaches the logit of the label; "one": one other class does not.
+        name: the beginning of file names: letters, digits, dots, dashes and underscores.
+        compress: whether nets and properties are gzipped, as in published benchmarks.  VNN-COMP asks for submissions
+            that are not.
         force: replace a benchmark that is in the folder.
 
     Returns:
         The path of the folder.
 
     Raises:
-        WouldReplace: the folder exists, without ``force``; FileExistsError: with it, but it holds no benchmark.
-        ValueError: an argument is out of range or has duplicates, images or labels do not fit the net, or fewer than
-            ``count`` images are classified correctly; or what ``verifier_model`` raises.
+        WouldReplace: the folder exists, and ``force`` is not set.
+        FileExistsError: the folder exists and holds no benchmark.
+        ValueError: an argument is out of range or has duplicates; images or labels do not fit the net; the net
+            classifies fewer than ``count`` images correctly; or ``verifier_model`` raises it.
     """
     folder, flavours = Path(folder), list(flavours)
     if not flavours or len(set(flavours)) < len(flavours):
-        raise ValueError(f"flavours must be different ones, and at least one, got {flavours}")
+        raise ValueError(f"flavours must be different, and at least one, got {flavours}")
     models = {f"{name}_{flavour}.onnx": verifier_model(net, flavour) for flavour in flavours}
     graph = models[f"{name}_{flavours[0]}.onnx"].graph
     settings = {
@@ -192,8 +195,8 @@ def write_benchmark(
     if folder.exists() or folder.is_symlink():
         if not force:
             raise WouldReplace(f"{folder} exists")
-        if not (folder / script.SETTINGS).is_file():
-            raise FileExistsError(f"{folder} exists and is no benchmark: it has no {script.SETTINGS}")
+        if not (folder / script.SETTINGS_FILE).is_file():
+            raise FileExistsError(f"{folder} exists and is not a benchmark: it has no {script.SETTINGS_FILE}")
     x, y, places = _pool(net, data, pool)
     if len(x) < count:
         raise ValueError(f"count must be at most the {len(x)} images that the net classifies correctly, got {count}")
@@ -208,8 +211,8 @@ def write_benchmark(
             if compress:
                 file, content = file + ".gz", gzip.compress(content, mtime=0)
             (new / script.ONNX / file).write_bytes(content)
-        (new / script.SETTINGS).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-        np.savez_compressed(new / script.IMAGES, x=x.numpy(), y=y.numpy(), index=places.numpy())
+        (new / script.SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        np.savez_compressed(new / script.IMAGES_FILE, x=x.numpy(), y=y.numpy(), index=places.numpy())
         shutil.copyfile(script.__file__, new / Path(script.__file__).name)
         rows = script.generate(new, seed)
         (new / README).write_text(_readme(net, data, settings, models, len(x), seed, rows), encoding="utf-8")

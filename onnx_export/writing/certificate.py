@@ -1,6 +1,6 @@
-"""A net with its certificates as one float32 program: what the ONNX file of a certified model computes.
+"""A net with its certificates as one float32 program, which the ONNX file of a certified model computes.
 
-Everything here is about the float32 program, rounding included; docs/onnx.md has the proofs.
+All statements are about the float32 program, with its rounding.  docs/onnx.md has the proofs.
 """
 
 import copy
@@ -21,7 +21,7 @@ from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
-PIXELS = {  # kind of input → (unit of radii, grey levels a unit)
+PIXELS = {  # kind of input → (unit of radii, units in the pixel range)
     "float": ("pixel value, images in [0, 1]", 1),
     "byte": ("grey level, images of 0 to 255", 255),
 }
@@ -34,7 +34,8 @@ MARGIN_WIDENING = 12  # the same for the difference of two logits of a linear la
 
 @dataclass(frozen=True)
 class RadiusConstants:
-    """Of ``linf::CertifiedRadius``, in units of the input: (margin − slack) / (2·lipschitz), at most ``most``."""
+    """The constants of ``linf::CertifiedRadius``, in units of the input: (margin − slack) / (2·lipschitz), at most
+    ``most``."""
 
     lipschitz: float
     slack: float
@@ -42,13 +43,16 @@ class RadiusConstants:
 
 
 def wants_interval(net: Net) -> bool:
-    """Whether the Lipschitz bound says next to nothing of a net, or much less than intervals do: with linear layers
-    it is a product of norms, and ReLUs clip pixels, which only intervals see."""
+    """Whether intervals say more about a net than its Lipschitz bound.
+
+    With linear layers that bound is a product of norms, which says next to nothing.  Where ReLUs clip pixels, only
+    intervals use it.
+    """
     return any(isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU)) for layer in net)
 
 
 def check_certifiable(net: Net) -> None:
-    """Raises ValueError for a net with finite p."""
+    """Checks that no distance of a net has a finite p.  Raises ValueError otherwise."""
     finite = [layer.p for layer in distance_layers(net) if not isinstance(layer, SortDistLinear) and layer.p < math.inf]
     if finite:
         raise ValueError(
@@ -59,15 +63,16 @@ def check_certifiable(net: Net) -> None:
 
 @torch.no_grad()
 def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
-    """What makes ``(margin − slack) / (2·lipschitz)`` a radius of the float32 program, ``margin`` being that of its
-    float32 logits.
+    """The constants with which ``(margin − slack) / (2·lipschitz)`` is a radius of the float32 program, for the
+    ``margin`` of its float32 logits.
 
-    Let δ bound the rounding error of every logit on [−1, 2]^d, and L the net's Lipschitz bound.  For x in [0, 1]^d,
-    r ≤ 1 and ‖x′ − x‖∞ < r, both lie there, and ẑ(x′)_y − ẑ(x′)_j > ẑ(x)_y − ẑ(x)_j − 2L·r − 4δ.  So slack = 4δ
-    will do.  Bytes k are divided by 255 first, and each quotient is off by at most 2⁻²⁵, which costs 2L·2⁻²⁴.
+    Let δ bound the rounding error of every logit on [−1, 2]^d, and let L be the net's Lipschitz bound.  For x in
+    [0, 1]^d, r ≤ 1 and ‖x′ − x‖∞ < r, both points lie in [−1, 2]^d, and
+    ẑ(x′)_y − ẑ(x′)_j > ẑ(x)_y − ẑ(x)_j − 2L·r − 4δ.  So slack = 4δ is enough.  Bytes are divided by 255 first.  Each
+    quotient is off by at most 2⁻²⁵, so 2L·2⁻²⁴ is added to the slack.
 
     Raises:
-        ValueError: an activation may overflow there, or the net is no float32 program in evaluation mode.
+        ValueError: an activation may overflow on [−1, 2]^d, or the net is not a float32 program in evaluation mode.
         TypeError: a layer has no rounding rule.
     """
     exact = copy.deepcopy(net).double().cpu()
@@ -83,10 +88,10 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
 
 
 def _up(value: float, bits: int) -> float:
-    """The least number that is not below value ≥ 0 and has no more bits.
+    """The least number that is not below value ≥ 0 and has at most this many bits.
 
-    Another machine may add up in another order, and find 1e-13 of a constant more or less: rounded, it is the same
-    constant, so that a file that is written anew there is the same.
+    Another machine may add in another order, so its sum may differ by 1e-13 of itself.  After this rounding the
+    constant is the same there, and so is a file that is written anew.
     """
     mantissa, exponent = math.frexp(value)
     return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits) if value < math.inf else value
@@ -143,7 +148,7 @@ def _rising(layer: nn.Module, ends: Ends) -> Ends:
     return layer(ends[0]), layer(ends[1])
 
 
-RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
+END_RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
     LinfDistLinear: _of_rows(_dist),
     LinfDistConv2d: _dist_conv,
     SortDistLinear: _of_rows(_sort_dist),
@@ -191,16 +196,16 @@ def _above(value: float) -> float:
     return rounded.item()
 
 
-class Program(nn.Sequential):
-    """x → logits; with ``epsilon`` → (logits, certified).
+class CertifiedNet(nn.Sequential):
+    """A net with its interval bound: x → logits, and with ``epsilon`` x → (logits, certified).
 
-    ``certified`` (N,) bool: the prediction is the same for every x′ in [0, 1]^d with ‖x′ − x‖∞ ≤ epsilon, by
-    intervals of each layer (Gowal et al., arXiv 1810.12715), and by the differences of the rows of a last linear
-    layer.  False where x is not in [0, 1]^d.
+    ``certified`` (N,) bool: the prediction is the same for every x′ in [0, 1]^d with ‖x′ − x‖∞ ≤ epsilon.  This follows
+    from the intervals of each layer (Gowal et al., arXiv 1810.12715) and, where the last layer is linear, from the
+    differences of its rows.  It is False where x is not in [0, 1]^d.
 
     Args:
         net: float32, in evaluation mode; its layers are shared.
-        epsilon: in pixel range.
+        epsilon: in units of the pixel range; None: no interval bound.
 
     Raises:
         ValueError: as ``check_certifiable`` and ``widenings``.
@@ -227,7 +232,7 @@ class Program(nn.Sequential):
         ends = (x - self.reach).clamp_min(0), (x + self.reach).clamp_max(1)
         last = layers[-1]
         for layer, by in zip(layers[:-1] if isinstance(last, nn.Linear) else layers, self.widenings):
-            lower, upper = RULES[type(layer)](layer, ends)
+            lower, upper = END_RULES[type(layer)](layer, ends)
             ends = (lower - by, upper + by) if by else (lower, upper)
         lower, upper = ends
         label = predicted.unsqueeze(1)

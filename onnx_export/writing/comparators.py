@@ -1,6 +1,6 @@
-"""Merging sorted lists by comparators, as data: what sorted sums in ReLUs are built from.
+"""Networks of comparators that merge sorted lists, as data.  Sorted sums in ReLUs are built from them.
 
-A comparator of the wires (i, j) leaves the larger value on i and the smaller on j.
+A comparator (i, j) of two wires leaves the larger value on i and the smaller one on j.
 """
 
 import numpy as np
@@ -9,9 +9,10 @@ Comparator = tuple[int, int]
 
 
 def merge(a: list[int], b: list[int]) -> tuple[list[Comparator], list[int]]:
-    """Batcher's odd-even merge of two lists of wires, as many each, whose values descend.
+    """Batcher's odd-even merge of two lists of wires.  The lists have the same length, and their values descend.
 
-    Returns the comparators in order, and the wires on which the values then descend.
+    Returns:
+        The comparators in order, and the wires in an order in which their values then descend.
     """
     if len(a) < 2:
         return list(zip(a, b)), a + b
@@ -25,8 +26,15 @@ def merge(a: list[int], b: list[int]) -> tuple[list[Comparator], list[int]]:
 
 
 def stages(comparators: list[Comparator], needed: list[int]) -> list[tuple[list[Comparator], list[int]]]:
-    """Comparators that act at the same time, and the wires that are needed after them, stage by stage; those on which
-    no needed value depends are left out."""
+    """The comparators in stages: those of one stage act at the same time.
+
+    Args:
+        comparators: in order.
+        needed: the wires whose values are needed at the end.  Comparators on which none of these depend are left out.
+
+    Returns:
+        For each stage its comparators, and the wires that are needed after it.
+    """
     live, used = set(needed), []
     for pair in reversed(comparators):
         if live & set(pair):
@@ -48,12 +56,18 @@ def stages(comparators: list[Comparator], needed: list[int]) -> list[tuple[list[
 def compare(
     wires: dict[int, np.ndarray], pairs: list[Comparator], live: list[int]
 ) -> tuple[np.ndarray, dict[int, np.ndarray]]:
-    """One stage in ReLUs: max(a, b) = b + relu(a − b), min(a, b) = a − relu(a − b), for values ≥ 0.
+    """One stage in ReLUs: max(a, b) = b + relu(a − b) and min(a, b) = a − relu(a − b), for values ≥ 0.
 
-    ``wires`` gives each value as a combination of the channels before.  Returns the combinations, (channels after,
-    channels before), whose ReLUs are the channels after, and the wires that live on as combinations of those.
+    Args:
+        wires: each value as a combination of the channels before the stage.
+        pairs: the comparators.
+        live: the wires that are needed after the stage.
+
+    Returns:
+        The combinations (channels after, channels before) whose ReLUs are the channels after the stage, and the needed
+        wires as combinations of these channels.
     """
-    other = {i: j for i, j in pairs} | {j: i for i, j in pairs}
+    other = dict(pairs) | {j: i for i, j in pairs}
     kept = [w for w in wires if other.get(w, w) in live]
     rows = np.array([wires[w] for w in kept] + [wires[i] - wires[j] for i, j in pairs])
     unit = dict(zip([*kept, *pairs], np.eye(len(rows))))

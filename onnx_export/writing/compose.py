@@ -1,39 +1,31 @@
-"""A net with its certificates as an ONNX model: a function of the net and of some settings, and of nothing else."""
+"""A net with its certificates as an ONNX model.  The model depends only on the net and the settings."""
 
 import math
-from dataclasses import dataclass
 
+import numpy as np
 import onnx
 import torch
+from onnx import TensorProto
 from onnx.inliner import inline_local_functions
+from torch import nn
 
 from linf_plugin.float32.program import check_sequence
 from linf_plugin.models.net import Net
 
-from ..functions.distances import LINF
+from ..functions.domain import LINF
 from ..functions.library import attach
-from .certificate import check_certifiable, radius_constants
-from .graph import graph_of
+from .builder import Graph, model_of
+from .certificate import PIXELS, CertifiedNet, check_certifiable, radius_constants
+from .graph import nodes_of_layer
+from .interval_graph import certified
 from .metadata import claimed
 from .plain import verifier_model
 from .record import describe
-
-VERIFIER_FLAVOURS = ("maxpool", "relu")
-
-
-@dataclass(frozen=True)
-class Settings:
-    """``epsilon``: of the metadata; of the interval bound too, where ``interval``."""
-
-    flavour: str = "function"
-    pixels: str = "float"
-    certified: bool = True
-    interval: bool = False
-    epsilon: float | None = None
+from .settings import FLAVOURS, Settings
 
 
 def check_net(model: Net) -> None:
-    """That it is a float32 net that can be exported.  Raises as ``export`` says."""
+    """Checks that a model is a float32 net that can be exported.  Raises as ``export``."""
     if not isinstance(model, Net):
         raise TypeError(f"model must be a linf_plugin.Net, got {type(model).__name__}")
     if any(m.training for m in model.modules()):
@@ -54,31 +46,77 @@ def check_net(model: Net) -> None:
         raise ValueError("model must have at least two classes")
 
 
-def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model without metadata, and those metadata that a certificate rests on.
+def _shapes(net: nn.Sequential, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shape of the output of each layer, without the batch."""
+    x, found = torch.zeros(1, *shape), []
+    for layer in net:
+        x = layer(x)
+        found.append(tuple(x.shape[1:]))
+    return found
+
+
+@torch.no_grad()
+def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None) -> onnx.ModelProto:
+    """The model without functions and metadata.
+
+    Its input is x; its outputs are logits and prediction, and certified_radius and certified where they are asked for.
 
     Args:
-        net: as ``check_net`` wants it and ``record.fold_means`` gives it.
+        net: on the CPU, in evaluation mode; its layers have rules in ``graph.NODES``.
+        pixels: a key of ``certificate.PIXELS``.
+        constants: those of the radius (``certificate.RadiusConstants``); None: the model has no radius.
+        epsilon: of the interval bound; None: the model has no interval bound.
+
+    Raises:
+        ValueError: the net does not give logits (N, classes), or ``certificate.CertifiedNet`` raises it.
+        TypeError: a layer has no rule.
+    """
+    certified_net, shapes, g = CertifiedNet(net, epsilon), _shapes(net, net.input_shape), Graph()
+    if not shapes or len(shapes[-1]) != 1:
+        raise ValueError(f"model must give logits (N, classes), gives {('N', *(shapes or [net.input_shape])[-1])}")
+    x = "x"
+    g.shapes[x] = net.input_shape
+    if pixels == "byte":
+        floats = g.same("Cast", x, to=TensorProto.FLOAT)
+        x = g.called(g.same("Div", floats, g.constant("levels", float(PIXELS[pixels][1]))), "pixels")
+    value = x
+    for i, (layer, shape) in enumerate(zip(net, shapes)):
+        value = nodes_of_layer(g, i, layer, value, shape)
+    logits = g.called(value, "logits")
+    g.called(g.node("ArgMax", logits, axis=1, keepdims=0), "prediction")
+    outputs = [(logits, TensorProto.FLOAT, shapes[-1]), ("prediction", TensorProto.INT64, ())]
+    if constants is not None:
+        names = ("lipschitz", "slack", "most")
+        numbers = [g.constant(name, np.array(getattr(constants, name), np.float64)) for name in names]
+        g.called(g.node("CertifiedRadius", x, logits, *numbers, domain=LINF.domain), "certified_radius")
+        outputs.append(("certified_radius", TensorProto.FLOAT, ()))
+    if epsilon is not None:
+        outputs.append((certified(g, certified_net, x, shapes), TensorProto.BOOL, ()))
+    kind = TensorProto.UINT8 if pixels == "byte" else TensorProto.FLOAT
+    return model_of(g, [("x", kind, net.input_shape)], outputs)
+
+
+def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model without metadata, and the metadata that a certificate rests on.
+
+    Args:
+        net: one that ``check_net`` accepts, after ``record.fold_means``.
 
     Raises:
         ValueError: as ``export``.
     """
     s = settings
-    if s.flavour in VERIFIER_FLAVOURS:
-        claims = claimed(None, flavour=s.flavour, pixels="float", constants=None, interval=False, epsilon=s.epsilon)
-        return verifier_model(net, s.flavour), claims
+    if FLAVOURS[s.flavour].for_verifiers:
+        return verifier_model(net, s.flavour), claimed(s)
     if s.certified:
         check_certifiable(net)
     constants = radius_constants(net, s.pixels) if s.certified else None
     model = attach(graph_of(net, s.pixels, constants, s.epsilon if s.interval else None))
-    claims = claimed(
-        net, flavour=s.flavour, pixels=s.pixels, constants=constants, interval=s.interval, epsilon=s.epsilon
-    )
-    return (_inlined(model) if s.flavour == "inlined" else model), claims
+    return (_inlined(model) if s.flavour == "inlined" else model), claimed(s, net, constants)
 
 
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined; weights, for which the inliner has no room beyond 2 GiB, are kept back."""
+    """The model with its functions inlined.  The inliner does not see the weights: it takes at most 2 GiB."""
     weights = list(model.graph.initializer)
     model.graph.ClearField("initializer")
     model = inline_local_functions(model)

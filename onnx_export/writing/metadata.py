@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself: its metadata."""
+"""The metadata of an ONNX file: what the file says about itself."""
 
 import contextlib
 import functools
@@ -14,21 +14,34 @@ from pathlib import Path
 import linf_plugin
 from linf_plugin.models.net import Net
 
-from ..files.store import FORMAT
+from ..files.seal import FORMAT
 from . import record
 from .certificate import PIXELS, RadiusConstants
+from .settings import Settings
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
 FROM_TRAINING = ("method", "dataset", "train_data_sha256", "test_data_sha256", "seed", "recipe")
-FROM_RUN = "run_"  # how keys begin under which stands what the training run reported
+FROM_RUN = "run_"  # the keys of what the training run reported begin with this
+# No certificate rests on these keys.
 TOLD = ("versions", *FROM_TRAINING, "checkpoint_sha256", "checkpoint")
 MEASURED = ("test_images", "clean_accuracy", "certified_accuracy", "certified_accuracy_by")
+CLAIMED_CERTIFICATES = {  # value of the key ``certificate`` → whether there are a radius and an interval bound
+    None: (False, False),
+    "lipschitz": (True, False),
+    "lipschitz, interval": (True, True),
+}
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Of an ONNX file on test images, of which it classifies ``correct`` correctly and certifies ``certified``, by
-    the certificate of that name ("lipschitz" or "interval"); both None where it has none for an ε."""
+    """What an ONNX file gets right on test images.
+
+    Attributes:
+        images: how many images there are.
+        correct: how many of them it classifies correctly.
+        certified: how many of the correct ones it certifies; None where it has no certificate for an ε.
+        certificate: "lipschitz" or "interval", by which they are certified; None where ``certified`` is.
+    """
 
     images: int
     correct: int
@@ -37,7 +50,7 @@ class Accuracy:
 
 
 def accuracy_properties(accuracy: Accuracy) -> dict[str, str]:
-    """What a file says of its own accuracies."""
+    """The accuracies of a file, as metadata."""
     props = {"test_images": accuracy.images, "clean_accuracy": accuracy.correct / accuracy.images}
     if accuracy.certified is not None:
         props["certified_accuracy"] = accuracy.certified / accuracy.images
@@ -46,18 +59,18 @@ def accuracy_properties(accuracy: Accuracy) -> dict[str, str]:
 
 
 def file_sha256(path: str | os.PathLike) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def at_epsilon(accuracies: dict[str, float], epsilon: float) -> float | None:
-    """The accuracy whose key, a number written out, is epsilon."""
+    """The accuracy at epsilon; None where there is none.  The keys are numbers as text."""
     return next((v for k, v in accuracies.items() if math.isclose(float(k), epsilon, rel_tol=1e-6)), None)
 
 
 def _from_run(metadata: dict) -> dict:
-    """What the run that trained the net reported of it: each of its certificates at its ε."""
+    """What the training run reported about the net: its accuracy, and that of each certificate at the ε of the run."""
     results, found = metadata.get("results") or {}, {}
     if "clean" in results:
         found[FROM_RUN + "clean_accuracy"] = results["clean"]
@@ -71,7 +84,7 @@ def _from_run(metadata: dict) -> dict:
 
 @functools.cache
 def versions() -> dict[str, str]:
-    """Of the packages that write a file, as they are installed."""
+    """The installed versions of the packages that write a file."""
     found = {"linf_plugin": linf_plugin.__version__}
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -79,35 +92,38 @@ def versions() -> dict[str, str]:
     return found
 
 
-def claimed(
-    net: Net | None,
-    *,
-    flavour: str,
-    pixels: str,
-    constants: RadiusConstants | None,
-    interval: bool,
-    epsilon: float | None,
-) -> dict[str, str]:
-    """The metadata that a certificate rests on: ``verify`` computes them anew.  net: None where it is not recorded."""
-    props = {"file_format": FORMAT, "norm": "linf", "flavour": flavour}
+def claimed(settings: Settings, net: Net | None = None, constants: RadiusConstants | None = None) -> dict[str, str]:
+    """The metadata that a certificate rests on.  ``verify`` computes them anew.
+
+    Args:
+        settings: those of the file.
+        net: the net; None where the file does not describe it.
+        constants: those of the certified radius; None where there is no radius.
+    """
+    props = {"file_format": FORMAT, "norm": "linf", "flavour": settings.flavour}
     if net is not None:
         props["net"] = record.written(net)
     if constants is not None:
         props |= {
-            "certificate": "lipschitz, interval" if interval else "lipschitz",
+            "certificate": "lipschitz, interval" if settings.interval else "lipschitz",
             "lipschitz": constants.lipschitz,
             "rounding_slack": constants.slack,
-            "radius_unit": PIXELS[pixels][0],
+            "radius_unit": PIXELS[settings.pixels][0],
         }
-    if epsilon is not None:
-        props["epsilon"] = float(epsilon)
+    if settings.epsilon is not None:
+        props["epsilon"] = float(settings.epsilon)
     return {key: str(value) for key, value in props.items()}
 
 
 def told(metadata: dict, checkpoint: str | os.PathLike | None = None, folder: Path = Path()) -> dict[str, str]:
-    """The metadata of a file in ``folder`` that no certificate rests on; what is not known is left out.
+    """The metadata that no certificate rests on.  What is not known is left out.
 
-    Accuracies that begin with ``run_`` are what the training run reported of the net, by certificates of its own.
+    Accuracies whose keys begin with ``run_`` are those that the training run reported, by its own certificates.
+
+    Args:
+        metadata: what ``linf_plugin.load`` returned.
+        checkpoint: the file that the net comes from.
+        folder: where the ONNX file lies; the path of the checkpoint is relative to it.
     """
     props = {"versions": json.dumps(versions())}
     props |= {key: metadata[key] for key in FROM_TRAINING if key in metadata}
@@ -120,5 +136,5 @@ def told(metadata: dict, checkpoint: str | os.PathLike | None = None, folder: Pa
 
 
 def is_told(key: str) -> bool:
-    """Whether it is one of the keys of ``told``."""
+    """Whether ``told`` may give this key."""
     return key in TOLD or re.fullmatch(FROM_RUN + r"[\w.-]+", key) is not None

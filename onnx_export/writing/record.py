@@ -1,8 +1,7 @@
-"""What a file says of its net, so that it can be read back and written anew: the layers with what their weights do not
-tell (p, ρ, k, strides), as JSON.
+"""The description of a net in a file: its layers as JSON, with what the weights do not show (p, ρ, k, strides).
 
-It is no more than a claim: ``verify`` writes the net that is read back anew, and every node, constant and word of the
-file must be what comes of it.
+The net is read back from it.  The description is only a claim.  ``verify`` writes a new file from the net that it
+reads, and every node, constant and word of the old file must be the same.
 """
 
 import json
@@ -19,8 +18,9 @@ from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
+from linf_plugin.refusal import Refusal, rule_of
 
-Layer = tuple[str, dict, dict[str, Tensor]]  # its name in a spec, its arguments, its weights
+Layer = tuple[str, dict, dict[str, Tensor]]  # name in a spec, arguments, weights
 
 
 def _linear(layer: LinfDistLinear | nn.Linear) -> dict:
@@ -54,15 +54,16 @@ def _flatten(layer: nn.Flatten) -> dict:
 
 
 def _sorted_sum(layer: SortDistLinear) -> dict:
-    """Of the sum at evaluation alone, which counts no more coordinates than there are."""
+    """What the sum depends on at evaluation.  It has at most as many terms as there are coordinates."""
     return _linear(layer) | {"rho": layer.rho, "k": min(layer.k, layer.weight.shape[1])}
 
 
-# Class of a layer → its name in a spec, and the arguments that make a layer which evaluates as it does.
-DESCRIBED: dict[type, tuple[str, Callable[[nn.Module], dict]]] = {
+# Class of a layer → its name in a spec and its arguments, which make a layer that evaluates to the same.
+DESCRIBED: dict[type[nn.Module], tuple[str, Callable[[nn.Module], dict]] | Refusal] = {
     Normalize: ("normalize", lambda layer: {"mean": layer.mean.tolist(), "std": 1 / layer.scale}),
     CenterCrop: ("crop", lambda layer: {"size": layer.size}),
     nn.Flatten: ("flatten", _flatten),
+    nn.Identity: ("identity", lambda layer: {}),
     LinfDistLinear: ("dist", lambda layer: _linear(layer) | _exponent(layer)),
     LinfDistConv2d: ("dist_conv", lambda layer: _conv(layer) | _exponent(layer)),
     SortDistLinear: ("sort_dist", _sorted_sum),
@@ -76,22 +77,23 @@ DESCRIBED: dict[type, tuple[str, Callable[[nn.Module], dict]]] = {
 
 
 def describe(net: nn.Sequential) -> list[Layer]:
-    """The layers as they are now, whatever the net was built from.
+    """The layers as they are now.  The spec that the net was built from does not matter.
 
     Raises:
-        TypeError: there is a layer that cannot be exported, or a forward that is not theirs one after the other.
+        TypeError: a layer cannot be exported, or the net has a forward of its own.
     """
     if type(net).forward is not nn.Sequential.forward:
-        raise TypeError(f"model, a {type(net).__name__}, has a forward of its own: its layers alone are exported")
+        raise TypeError(
+            f"model, a {type(net).__name__}, has a forward of its own, and only its layers would be exported"
+        )
     found = []
     for i, layer in enumerate(net):
-        if type(layer) not in DESCRIBED:
-            raise TypeError(
-                f"layer {i} of model is a {type(layer).__name__}, which cannot be exported; known are "
-                f"{', '.join(kind.__name__ for kind in DESCRIBED)}"
-            )
-        name, arguments = DESCRIBED[type(layer)]
-        if isinstance(layer, SortDistLinear) and layer.rho == 1:  # which is how it evaluates
+        try:
+            name, arguments = rule_of(DESCRIBED, layer, "description")
+        except TypeError as error:
+            kind = type(layer).__name__
+            raise TypeError(f"layer {i} of model is a {kind}, which cannot be exported: {error}") from error
+        if isinstance(layer, SortDistLinear) and layer.rho == 1:  # it then computes this at evaluation
             name, arguments = "dist", _linear
         tensors = dict((*layer.named_parameters(), *layer.named_buffers()))
         found.append((name, arguments(layer), {key: a.detach().cpu() for key, a in tensors.items()}))
@@ -99,10 +101,10 @@ def describe(net: nn.Sequential) -> list[Layer]:
 
 
 def make(input_shape: tuple[int, ...], layers: list[Layer]) -> Net:
-    """The net of these layers, in evaluation mode; weights are shared.
+    """The net with these layers, in evaluation mode.  It shares the weights.
 
     Raises:
-        ValueError: layers and weights do not fit; the message says which.
+        ValueError: layers and weights do not fit each other.  The message says which.
     """
     spec = {"input_shape": list(input_shape), "layers": [[name, arguments] for name, arguments, _ in layers]}
     try:
@@ -125,10 +127,11 @@ def make(input_shape: tuple[int, ...], layers: list[Layer]) -> Net:
 
 
 def fold_means(model: Net) -> Net:
-    """The same float32 program at evaluation, as it is exported: on the CPU, and each mean shift as the bias of the
-    distance layer before it, if that has none: y − m = y + (−m) to the bit.
+    """The net as it is exported: on the CPU, with mean shifts as biases.  At evaluation it is the same float32 program.
 
-    Dense distances of more than one row a sample have their bias along another axis than a mean shift: it stays."""
+    A mean shift becomes the bias of the distance layer before it, if that has none: y − m = y + (−m) to the bit.  It
+    stays behind a dense distance with several rows for each sample, whose bias is along another axis.
+    """
     described, layers = describe(model), []
     spec = {"input_shape": model.input_shape, "layers": [layer[:2] for layer in described]}
     for (name, arguments, tensors), (shape, _) in zip(described, values(spec)):
@@ -143,21 +146,24 @@ def fold_means(model: Net) -> Net:
 
 
 def written(net: Net) -> str:
-    """The text by which ``read`` makes the net again, with its weights."""
+    """The description from which, with the weights, ``read`` makes the net again."""
     layers = [[name, arguments] for name, arguments, _ in describe(net)]
     spec = {"input_shape": list(net.input_shape), "layers": layers}
     return json.dumps(spec, separators=(",", ":"), allow_nan=False)
 
 
 def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
-    """The net that ``written`` describes, with these weights, by their names in it.
+    """The net that a text of ``written`` describes.
+
+    Args:
+        arrays: its weights, under their names in the net.
 
     Raises:
-        ValueError: the text is no such description, or the weights do not fit it.
+        ValueError: the text is not such a description, or the weights do not fit it.
     """
 
     def refuse(constant: str):
-        raise ValueError(f"{constant} is no size")
+        raise ValueError(f"{constant} is not a size")
 
     try:
         spec = plain.loads(text, parse_constant=refuse)
@@ -175,5 +181,5 @@ def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
     return make(tuple(spec["input_shape"]), found)
 
 
-FLAT = ("bias", "mean", "running_mean")  # in the graph with ones for the sizes over which they are the same
+FLAT = ("bias", "mean", "running_mean")  # in the graph they have sizes of 1 behind the channels
 TENSORS = ("weight", *FLAT)

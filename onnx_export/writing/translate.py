@@ -1,4 +1,4 @@
-"""PyTorch operator → ONNX node of the domain ``linf``, for ``torch.onnx.export``."""
+"""How ``torch.onnx.export`` writes the operators of this package: as ONNX nodes of the domain ``linf``."""
 
 import functools
 import math
@@ -12,19 +12,12 @@ from linf_plugin import ops  # noqa: F401  registers torch.ops.linf
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.tracing import give_functions
 
-from ..functions.library import BODIES, LINF, OPSET, bodies
-
-_ATTRIBUTES = {
-    "p": OpSchema.AttrType.FLOAT,
-    "coefficients": OpSchema.AttrType.FLOATS,
-    "strides": OpSchema.AttrType.INTS,
-    "pads": OpSchema.AttrType.INTS,
-    "dilations": OpSchema.AttrType.INTS,
-}
+from ..functions.domain import LINF, OPSET
+from ..functions.library import ATTRIBUTE_TYPES, BODIES, bodies
 
 
 def _node(name: str) -> Op:
-    """An operator without a body: the exporter inlines every function whose body it knows."""
+    """An operator without a body.  The exporter would inline a function whose body it knows."""
     body = BODIES[name].to_function_proto()
     return Op(
         LINF,
@@ -36,18 +29,20 @@ def _node(name: str) -> Op:
             inputs=[OpSchema.FormalParameter(i, "T") for i in body.input],
             outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
             type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
-            attributes=[OpSchema.Attribute(a, _ATTRIBUTES[a], required=True) for a in body.attribute],
+            attributes=[
+                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True) for a in body.attribute
+            ],
         ),
     )
 
 
-_NODES = {name: _node(name) for name in BODIES}
+_OPERATORS = {name: _node(name) for name in BODIES}
 
 
 def _dist(x, w, p: float):
     if p == math.inf:
-        return _NODES["LinfDist"](x, w)
-    return _NODES["LpDist"](x, w, p=p)
+        return _OPERATORS["LinfDist"](x, w)
+    return _OPERATORS["LpDist"](x, w, p=p)
 
 
 def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
@@ -58,18 +53,18 @@ def _coefficients(w, rho: float, k: int) -> tuple[float, ...]:
 
 
 def _sorted_dist(x, w, rho: float, k: int):
-    return _NODES["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
+    return _OPERATORS["SortDist"](x, w, coefficients=_coefficients(w, rho, k))
 
 
 def _window(stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]) -> dict[str, Sequence[int]]:
-    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes tell groups
+    return {"strides": stride, "pads": [*padding, *padding], "dilations": dilation}  # the shapes show the groups
 
 
 def _dist_conv2d(x, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int):
     conv = _window(stride, padding, dilation)
     if p == math.inf:
-        return _NODES["LinfDistConv"](x, w, **conv)
-    return _NODES["LpDistConv"](x, w, p=p, **conv)
+        return _OPERATORS["LinfDistConv"](x, w, **conv)
+    return _OPERATORS["LpDistConv"](x, w, p=p, **conv)
 
 
 def _largest_only(p: float) -> None:
@@ -79,18 +74,18 @@ def _largest_only(p: float) -> None:
 
 def _box_dist(lower, upper, w, p: float):
     _largest_only(p)
-    return _NODES["LinfBoxDist"](lower, upper, w)
+    return _OPERATORS["LinfBoxDist"](lower, upper, w)
 
 
 def _box_sorted_dist(lower, upper, w, rho: float, k: int):
-    return _NODES["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
+    return _OPERATORS["SortBoxDist"](lower, upper, w, coefficients=_coefficients(w, rho, k))
 
 
 def _box_conv2d(
     lower, upper, w, p: float, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], groups: int
 ):
     _largest_only(p)
-    return _NODES["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
+    return _OPERATORS["LinfBoxDistConv"](lower, upper, w, **_window(stride, padding, dilation))
 
 
 TRANSLATIONS = {
@@ -104,7 +99,7 @@ TRANSLATIONS = {
 
 
 def _with_body(translation: Callable) -> Callable:
-    """The same translation, which leaves the body of its node with the exporter."""
+    """The same translation, which also gives the body of its node to the exporter."""
 
     @functools.wraps(translation)
     def translate(*args, **kwargs):
@@ -117,19 +112,25 @@ def _with_body(translation: Callable) -> Callable:
 
 
 def linf_onnx_kwargs(inline: bool = True) -> dict:
-    """Keyword arguments with which ``torch.onnx.export`` takes any model that has distance layers in it.
+    """Keyword arguments with which ``torch.onnx.export`` writes any model that has distance layers.
 
-    The file is in standard operators alone and runs as it is::
+    The file has only standard operators and runs without this package::
 
         torch.onnx.export(model.eval(), (x,), "net.onnx", **linf_onnx_kwargs())
 
-    With ``inline=False`` distances stay nodes of the domain ``linf``, which this package's native operators take over
-    and ``to_net`` reads; they need their bodies, which ``attach`` adds::
+    With ``inline=False`` distances stay nodes of the domain ``linf``.  The native operators of this package can compute
+    them, and ``to_net`` can read them.  They need bodies, which ``attach`` adds::
 
         program = torch.onnx.export(model.eval(), (x,), **linf_onnx_kwargs(inline=False))
         onnx.save(attach(program.model_proto), "net.onnx")
 
-    The exporter's optimiser stays off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+    The optimiser of the exporter is switched off: it drops factors within 1e-5 of 1 and terms within 1e-8 of 0.
+
+    Args:
+        inline: whether distances are written in standard operators.
+
+    Returns:
+        A dict of keyword arguments.
     """
     table = {op: _with_body(t) for op, t in TRANSLATIONS.items()} if inline else dict(TRANSLATIONS)
     return {"dynamo": True, "custom_translation_table": table, "opset_version": OPSET, "optimize": False}

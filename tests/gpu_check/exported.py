@@ -27,7 +27,7 @@ def _export(record: Record, name: str, folder: Path, device: str) -> dict:
     model = linf_plugin.build(architecture, shape=(1, 8, 8), classes=10, mean=(0.3,), std=0.4, **arguments)
     model, path = model.to(record.device).eval(), folder / f"{name}.onnx"
     onnx_export.export(model, path, epsilon=0.05)
-    session = onnx_export.running.session(path, device)
+    session = onnx_export.session(path, device)
     comparison = compare(session, model.cpu(), torch.rand(100, 1, 8, 8))
     for failure in comparison.failures:
         record.fail(f"{name}: {failure}")

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib
 import math
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -78,3 +79,17 @@ def exported(small_net, tmp_path_factory):
         return net, onnx.load(path)
 
     return make
+
+
+@pytest.fixture
+def beside(small_net, tmp_path, monkeypatch):
+    """(a file whose weights lie beside it, theirs), and in another folder those of another net of that shape."""
+    monkeypatch.setattr(importlib.import_module("onnx_export.export"), "EXTERNAL_BYTES", 0)
+    net = small_net(width=6, depth=2)
+    export(net, tmp_path / "a.onnx", {"epsilon": 0.1}, certificate="interval")
+    with torch.no_grad():
+        for p in net.parameters():
+            p.copy_(torch.randn_like(p) / 3)
+    export(net, tmp_path / "other" / "a.onnx", {"epsilon": 0.1}, certificate="interval")
+    (data,), (others,) = tmp_path.glob("*.data"), (tmp_path / "other").glob("*.data")
+    return tmp_path / "a.onnx", data, others

@@ -14,8 +14,8 @@ from onnx import helper, numpy_helper
 import linf_plugin
 import onnx_export
 from linf_plugin.datasets import SOURCES, load_dataset
-from onnx_export.cli import COMMANDS, main
-from onnx_export.files.store import props_of, seal
+from onnx_export.cli import EXPORT_COMMANDS, main
+from onnx_export.files.seal import props_of, seal
 from onnx_export.running.arithmetic import LessThanFloat32
 
 
@@ -129,7 +129,7 @@ def test_what_is_not_the_nets_data_is_not_measured(name, arguments, own, tmp_pat
     assert main(["model", str(checkpoint), "-o", str(output), *arguments]) == 0
     captured = capsys.readouterr()
     words = f"the test images and labels of {name} here are not those that"
-    assert f"linf-export: the accuracies are left out: {words} {checkpoint} is about" in captured.err
+    assert f"linf-export: the file gets no accuracies: {words} {checkpoint} is about" in captured.err
     assert "classified correctly" not in captured.out
     props = {p.key for p in onnx.load(output).metadata_props}
     assert "test_data_sha256" in props and "clean_accuracy" not in props
@@ -150,7 +150,7 @@ def test_own_data_are_read_in_the_layout_of_known_ones(small_net, tmp_path, caps
     assert main(["verify", str(path), "--device", "cpu", *layout]) == 0
     captured = capsys.readouterr()
     assert "on 3 test images of mine" in captured.out and captured.err == ""
-    assert "is of mine, data of your own: give as --data the set in whose layout" in error("verify", path)
+    assert "is of your own data, mine: give --data NAME with the data set whose layout" in error("verify", path)
     linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {})
     words = error("vnnlib", checkpoint, "--eps", "0.1", "--out", tmp_path / "b", *layout)
     assert "given as mnist are not the published ones" in words and "own_name" not in words
@@ -164,7 +164,7 @@ def test_other_known_data_are_read_by_name(made, tmp_path, capsys, any_mnist):
     onnx_export.export(made.net, tmp_path / "net.onnx", metadata, tmp_path / "net.pt")
     assert main(["check", str(tmp_path / "net.onnx"), "--data", "digits", "--device", "cpu"]) == 0
     captured = capsys.readouterr()
-    assert "is of mnist, and what follows is of digits" in captured.err and "bit-equal" in captured.out
+    assert "is of mnist; the results below are of digits" in captured.err and "bit-equal" in captured.out
 
 
 def test_a_file_of_an_earlier_version_is_measured_with_a_word(made, tmp_path, capsys):
@@ -172,10 +172,10 @@ def test_a_file_of_an_earlier_version_is_measured_with_a_word(made, tmp_path, ca
     assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "net.onnx")]) == 0
     captured = capsys.readouterr()
     assert "classified correctly" in captured.out
-    assert "net.pt names no digest of its data, so whether digits is the same was not compared" in captured.err
+    assert "net.pt names no digest of its data, so its data were not compared with digits" in captured.err
     linf_plugin.save(tmp_path / "net.pt", made.net, {"dataset": "mnist", "epsilon": 0.01})
     assert main(["model", str(tmp_path / "net.pt"), "-o", str(tmp_path / "b.onnx"), "--data", "digits"]) == 0
-    words = f"the accuracies are left out: these are images of digits, and {tmp_path / 'net.pt'} is about mnist"
+    words = f"the file gets no accuracies: these are images of digits, and {tmp_path / 'net.pt'} is about mnist"
     assert words in capsys.readouterr().err
 
 
@@ -358,7 +358,7 @@ def test_show_and_verify_refuse(made, tmp_path, error):
         assert "none.onnx" in error(command, tmp_path / "none.onnx", *output)
 
 
-@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=["all", *COMMANDS])
+@pytest.mark.parametrize("command", [[], *([name] for name in EXPORT_COMMANDS)], ids=["all", *EXPORT_COMMANDS])
 def test_help(command, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([*command, "--help"])

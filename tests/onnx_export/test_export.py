@@ -17,12 +17,12 @@ import linf_plugin
 from linf_plugin.datasets import load_dataset
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.shifts import MeanShift
-from onnx_export.export import export, fold_means, record
-from onnx_export.files.store import DIGEST, content_sha256
+from onnx_export.export import export, record
+from onnx_export.files.seal import DIGEST, content_sha256
 from onnx_export.running.session import run, session
 from onnx_export.writing.certificate import radius_constants
 from onnx_export.writing.metadata import Accuracy, file_sha256, told
-from onnx_export.writing.record import written
+from onnx_export.writing.record import fold_means, written
 
 EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
 
@@ -362,7 +362,7 @@ def test_refused(small_net, tmp_path, change, error, match):
 
 def test_what_cannot_be_verified_is_not_written(small_net, tmp_path, monkeypatch):
     monkeypatch.setattr(EXPORT, "contradictions", lambda model: ["node h0 (Sub) is not as it is written"])
-    with pytest.raises(ValueError, match="would not be one that can be verified: node h0"):
+    with pytest.raises(ValueError, match="the file could not be verified: node h0"):
         export(small_net(width=4, depth=2), tmp_path / "net.onnx")
     assert not list(tmp_path.iterdir())
 
@@ -382,12 +382,12 @@ def test_a_forward_of_its_own(small_net, tmp_path):
         ({"flavour": "gemm"}, "flavour must be one of function, inlined, maxpool, relu, got 'gemm'"),
         ({"certificate": "crown"}, "certificate must be one of auto, lipschitz, interval, none, got 'crown'"),
         ({"pixels": "grey"}, "pixels must be one of float, byte, got 'grey'"),
-        ({"certificate": "interval"}, "epsilon must be given"),
+        ({"certificate": "interval"}, "an interval bound needs an epsilon"),
         ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
-        ({"flavour": "relu", "pixels": "byte"}, "flavour relu has neither certificates nor bytes"),
-        ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool has neither certificates nor bytes"),
+        ({"flavour": "relu", "pixels": "byte"}, "flavour relu is for verifiers: it has no certificates"),
+        ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool is for verifiers"),
     ],
 )
 def test_refused_settings(small_net, tmp_path, settings, match):

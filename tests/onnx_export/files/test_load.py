@@ -1,8 +1,6 @@
 """Hostile ONNX files: each kind of harm is refused by what is wrong in it, and costs next to nothing."""
 
-import re
 import time
-import tracemalloc
 
 import numpy as np
 import onnx
@@ -13,7 +11,6 @@ from hostile import onnx_files
 from onnx import TensorProto, helper
 
 from onnx_export.files.load import check_model, load
-from onnx_export.reading import fold
 from onnx_export.reading.net import to_net
 
 # Name in ``onnx_files.TABLE`` → what the message says.
@@ -59,8 +56,8 @@ REFUSED = {
     "sparse": "the sparse initializer 'w' is not supported",
     "weights twice": "the initializer 'w' is there 2 times",
     "weights that a node computes": "'w' is the name of two values",
-    "weights named as the input": "reads 'w', which nothing before it computes",
-    "cycle": r"node 'a' \(Sub\) reads 'y', which nothing",
+    "weights named as the input": "reads 'w', which no node before it computes",
+    "cycle": r"node 'a' \(Sub\) reads 'y', which no node",
     "missing input": r"node 'd' \(LinfDist\) reads 'nowhere'",
     "no output": r"node 'd' \(LinfDist\) has no output",
     "no input": r"'d' \(LinfDist\)",
@@ -91,7 +88,7 @@ REFUSED = {
     "batch as a size": r"'m' \(Expand\): its value depends on the size of the batch",
     "a body that doubles": "the function linf::LinfDist has another body",
     "a body of another": "linf::DistJoin",
-    "a body with a cycle": "linf::LinfDist.* reads 'y', which nothing",
+    "a body with a cycle": "linf::LinfDist.* reads 'y', which no node",
     "no body of what is called": "calls linf::DistBlocks, which",
     "Neg as a function": "the function Neg takes the name of a standard operator",
     "coefficients": "its 3 coefficients are not",
@@ -102,9 +99,9 @@ REFUSED = {
     "weights beyond the end": "stored beyond the end",
     "a huge length": r"'w' has sizes \[6, 18\] and is stored in",
     "a negative offset": "'-4'",
-    "the folder": "which is no file",
+    "the folder": "which is not a file",
     "a device": "which is not within",
-    "no location": "which is no file",
+    "no location": "which is not a file",
 }
 
 
@@ -149,134 +146,6 @@ def test_whole_files_are_read(name):
     torch.testing.assert_close(ours, torch.from_numpy(run(model, x)[0]), rtol=1e-5, atol=1e-5)
 
 
-def test_folding_takes_no_more_than_its_file_allows():
-    """In memory that Python and NumPy count."""
-    for name in ("ConstantOfShape", "Expand", "Tile", "Range", "Pad", "Gather", "MatMul", "Where", "Resize"):
-        model = onnx_files.TABLE[name]()
-        tracemalloc.start()
-        with pytest.raises(ValueError, match=re.escape("(")):
-            to_net(model)
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        assert peak < 20 * 2**20 + 8 * model.ByteSize(), name
-
-
-def test_many_steps_on_constants_end(monkeypatch):
-    monkeypatch.setattr(fold, "MOST_NODES", 40)
-    with pytest.raises(ValueError, match="more than 40 constants would have to be computed"):
-        to_net(onnx_files.many_constants(50))
-    to_net(onnx_files.many_constants(40))
-    monkeypatch.setattr(fold, "MOST_NUMBERS", 100)
-    with pytest.raises(ValueError, match="too many for a file of this size"):
-        to_net(onnx_files.many_constants(40))
-
-
-def test_small_constants_are_folded_still():
-    """A mean that is computed from other numbers, as exporters leave it."""
-    nodes = [("Add", ["·", "mean"], {}), ("Relu", ["·"], {})]
-    model = chain(*nodes, a=np.float32([1, 2, 3, 4, 5, 6]), s=np.int64([1, 6]))
-    computed = [helper.make_node("Sqrt", ["a"], ["b"]), helper.make_node("Expand", ["b", "s"], ["mean"])]
-    kept = [*computed, *model.graph.node]
-    model.graph.ClearField("node")
-    model.graph.node.extend(kept)
-    x = torch.randn(2, 6)
-    assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))
-
-
-@pytest.mark.parametrize(
-    "op, inputs, attributes, opset, message",
-    [
-        ("Shape", ["b"], {"end": -3}, 18, r"'c' \(Shape\): it starts or ends beyond the 2 sizes"),
-        ("Shape", ["b"], {"start": 3}, 18, r"\(Shape\): it starts or ends beyond"),
-        ("Slice", ["b", "last", "last", "one", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
-        ("Slice", ["b", "last", "last", "", "last"], {}, 18, r"\(Slice\): a slice in negative steps"),
-        ("Unsqueeze", ["b"], {"axes": [1, 0]}, 12, r"\(Unsqueeze\): its axes must rise from 0 or above, got \[1, 0\]"),
-        ("Unsqueeze", ["b"], {"axes": [-2, -1]}, 12, r"\(Unsqueeze\): its axes must rise"),
-        ("ReduceMean", ["none"], {}, 17, r"\(ReduceMean\): it is taken over no numbers: its input has shape \(0, 3\)"),
-        ("ReduceMin", ["none", "one"], {}, 18, r"\(ReduceMin\): it is taken over no numbers"),
-    ],
-    ids=str,
-)
-def test_what_evaluators_do_not_agree_on_is_not_computed(op, inputs, attributes, opset, message):
-    model = chain(
-        ("Add", ["x", "c"], {}),
-        opset=opset,
-        b=np.float32([[1, 2, 3]]),
-        one=np.int64([1]),
-        last=np.int64([-9]),
-        none=np.zeros((0, 3), np.float32),
-    )
-    model.graph.node.insert(0, helper.make_node(op, inputs, ["c"], **attributes))
-    with pytest.raises(ValueError, match=message):
-        to_net(model)
-
-
-# The size of a batch.
-
-
-def _flattened(*nodes, **constants):
-    node = helper.make_node
-    made = [node("Shape", ["x"], ["n"]), *nodes, node("Reshape", ["x", "s"], ["y"], name="flat")]
-    model = chain(("Relu", ["·"], {}), shape=("N", 2, 3), **constants)
-    model.graph.ClearField("node")
-    model.graph.node.extend(made)
-    return model
-
-
-N = helper.make_node
-BATCHES = {
-    "first size": ([N("Gather", ["n", "zero"], ["b"], axis=0), N("Concat", ["b", "rest"], ["s"], axis=0)], True),
-    "by slice": ([N("Slice", ["n", "zero", "one"], ["b"]), N("Concat", ["b", "six"], ["s"], axis=0)], True),
-    "a product of the other sizes": (
-        [
-            N("Slice", ["n", "one", "three"], ["c"]),
-            N("ReduceProd", ["c"], ["d"], keepdims=1),
-            N("Concat", ["rest", "d"], ["s"], axis=0),
-        ],
-        True,
-    ),
-    "not the first": ([N("Gather", ["n", "zero"], ["b"], axis=0), N("Concat", ["six", "b"], ["s"], axis=0)], False),
-    "a product with it": (
-        [
-            N("Gather", ["n", "zero"], ["b"], axis=0),
-            N("Mul", ["b", "one"], ["d"]),
-            N("Concat", ["d", "rest"], ["s"], axis=0),
-        ],
-        False,
-    ),
-    "the number that stands for it": ([N("Concat", ["any", "six"], ["s"], axis=0)], False),
-    "as an index": (
-        [
-            N("Gather", ["n", "zero"], ["b"], axis=0),
-            N("Gather", ["many", "b"], ["d"], axis=0),
-            N("Concat", ["d", "rest"], ["s"], axis=0),
-        ],
-        False,
-    ),
-}
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("nodes, right", BATCHES.values(), ids=BATCHES)
-def test_the_size_of_a_batch_is_only_moved(nodes, right):
-    model = _flattened(
-        *nodes,
-        zero=np.int64([0]),
-        one=np.int64([1]),
-        three=np.int64([3]),
-        rest=np.int64([-1]),
-        six=np.int64([6]),
-        any=np.int64([fold.BATCHES[0]]),
-        many=np.zeros(8000, np.int64),
-    )
-    if right:
-        x = torch.randn(5, 2, 3)
-        assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))
-    else:
-        with pytest.raises(ValueError, match="flattening|depends on the size of the batch"):
-            to_net(model)
-
-
 # What a model must be.
 
 
@@ -299,7 +168,7 @@ def test_weights_beside_a_file_of_which_nothing_is_said(tmp_path):
     model.graph.initializer[3].data_location = TensorProto.EXTERNAL
     (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
     for read in (lambda: load(tmp_path / "net.onnx"), lambda: check_model(model), lambda: to_net(model)):
-        with pytest.raises(ValueError, match="the initializer 'w' says in no way where it is stored"):
+        with pytest.raises(ValueError, match="the initializer 'w' does not say where it is stored"):
             read()
 
 
@@ -310,46 +179,18 @@ def test_two_names_of_one_domain(tmp_path):
         check_model(model)
 
 
-def test_strings_that_are_no_text():
-    model = chain(("Relu", ["·"], {}), ("Add", ["·", "s"], {}))
-    model.graph.initializer.add(name="s", data_type=TensorProto.STRING, dims=[1]).string_data.append(b"\xff")
-    with pytest.raises(ValueError, match="the initializer 's' holds strings that are not UTF-8"):
-        to_net(model)
-
-
 def test_a_name_in_a_message_is_short(tmp_path):
     model = onnx_files.distances()
     model.graph.node[5].input[1] = "ℓ" * 10_000
-    with pytest.raises(ValueError, match="which nothing before it computes") as error:
+    with pytest.raises(ValueError, match="which no node before it computes") as error:
         check_model(model)
     assert len(str(error.value)) < 200
 
 
-def test_other_weights_of_the_same_name_as_a_fused_one():
-    """The broadcast form gets a weight of a new name, also where that name is in use."""
-    from graphs import W, distance, model_of
-
-    nodes = [*distance("x", "w", "h", 18), helper.make_node("Add", ["h", "h_weight"], ["y"])]
-    model = model_of(nodes, one=np.int64([1]), last=np.int64([-1]), w=W, h_weight=np.float32([1, 2, 3, 4, 5]))
-    x = torch.randn(3, 6)
-    assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))
-
-
-def test_an_omitted_output_is_no_value():
-    """What a node computes under no name does not stand for inputs that are left out."""
-    model = chain(("Gemm", ["·", "w", ""], {"transB": 1}), w=np.ones((3, 6), np.float32), c=np.float32([9, 9, 9, 9]))
-    split = helper.make_node("Split", ["c"], ["", "q"])
-    kept = [split, *model.graph.node]
-    model.graph.ClearField("node")
-    model.graph.node.extend(kept)
-    net = to_net(model)
-    assert net.spec["layers"][0][1]["bias"] is False
-
-
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(ValueError, match="is no file but a folder"):
+    with pytest.raises(ValueError, match="is not a file but a folder"):
         load(tmp_path)
-    with pytest.raises(ValueError, match="is no file but a folder or a device"):
+    with pytest.raises(ValueError, match="is not a file but a folder or a device"):
         load("/dev/zero")
     with pytest.raises(FileNotFoundError, match="none.onnx does not exist"):
         load(tmp_path / "none.onnx")

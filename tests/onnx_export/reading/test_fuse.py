@@ -48,7 +48,8 @@ def test_weights_that_are_computed():
         helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(W.T.copy())),
         helper.make_node("Transpose", ["c"], ["t"]),
         helper.make_node("Unsqueeze", ["t", "zero"], ["w"]),
-    ] + distance("x", "w", "y", 18)
+        *distance("x", "w", "y", 18),
+    ]
     model = model_of(nodes, one=np.int64([1]), last=np.int64([-1]), zero=np.int64([0]))
     fused = fuse_distance(model)
     assert operators(fused) == ["LinfDist"]
@@ -120,3 +121,11 @@ def test_a_subgraph_that_hides_a_name_computes_something_else(exported):
             assert _distances(changed) < before
             hidden += 1
     assert before and hidden
+
+
+def test_other_weights_of_the_same_name_as_a_fused_one():
+    """The broadcast form gets a weight of a new name, also where that name is in use."""
+    nodes = [*distance("x", "w", "h", 18), helper.make_node("Add", ["h", "h_weight"], ["y"])]
+    model = model_of(nodes, one=np.int64([1]), last=np.int64([-1]), w=W, h_weight=np.float32([1, 2, 3, 4, 5]))
+    x = torch.randn(3, 6)
+    assert torch.equal(to_net(model)(x), torch.from_numpy(run(model, x)[0]))

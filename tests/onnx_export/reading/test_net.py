@@ -12,11 +12,12 @@ from onnx import TensorProto, helper
 from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
-from onnx_export.export import export, fold_means
+from onnx_export.export import export
 from onnx_export.functions.bodies import check_bodies
 from onnx_export.functions.library import for_device
 from onnx_export.reading.fuse import fuse_distance
 from onnx_export.reading.net import to_net
+from onnx_export.writing.record import fold_means
 
 
 @torch.no_grad()
@@ -128,7 +129,11 @@ BRANCH = helper.make_graph(
 WRONG = {
     "operator": ([("Relu", ["·"], {}), ("Sigmoid", ["·"], {})], {}, r"node 'n1' \(Sigmoid\): this operator"),
     "constant minus x": ([("Sub", ["b", "·"], {})], {"b": W[0]}, r"node 'n0' \(Sub\): a constant minus"),
-    "a matrix of offsets": ([("Add", ["·", "b"], {})], {"b": np.ones((2, 6), np.float32)}, "not one number a channel"),
+    "a matrix of offsets": (
+        [("Add", ["·", "b"], {})],
+        {"b": np.ones((2, 6), np.float32)},
+        "not one number for each channel",
+    ),
     "negative factor": ([("Mul", ["·", "s"], {})], {"s": np.float32(-1)}, "one positive number"),
     "factors": ([("Mul", ["·", "s"], {})], {"s": W[0]}, "one positive number"),
     "used twice": ([("Relu", ["·"], {}), ("Add", ["·", "x"], {})], {}, r"node 'n1' \(Add\): only a chain"),
@@ -137,7 +142,7 @@ WRONG = {
     "a bias for each sample": (
         [("Gemm", ["·", "w", "b"], {"transB": 1})],
         {"w": W, "b": W[:, :1].copy()},
-        "not one number a channel",
+        "not one number for each channel",
     ),
     "a random constant": (
         [("RandomUniform", [], {"shape": [1, 6]}), ("Add", ["x", "·"], {})],
@@ -169,7 +174,7 @@ def test_refuses(nodes, constants, message):
 def test_refuses_convolutions():
     w = np.ones((2, 1, 3, 3), np.float32)
     for attributes in ({"pads": [0, 0, 1, 1]}, {"auto_pad": "SAME_UPPER"}):
-        with pytest.raises(ValueError, match="same padding on both sides"):
+        with pytest.raises(ValueError, match="equal padding on both sides"):
             to_net(chain(("Conv", ["·", "w"], attributes), shape=("N", 1, 5, 5), w=w))
 
     for bias in (np.ones(5, np.float32), np.ones((2, 1), np.float32)):
@@ -272,14 +277,14 @@ def test_of_a_batch_of_any_size_all_is_taken(start, end, right):
     if right:
         assert to_net(model).spec["layers"] == [["relu", {}]]
     else:
-        with pytest.raises(ValueError, match="along axis 0 from .* is not of all of a batch"):
+        with pytest.raises(ValueError, match="along axis 0 from .* does not keep all of a batch"):
             to_net(model)
     assert to_net(_slices((0, 0, 5, 1), shape=(5, 1, 6, 5))).spec["layers"] == [["relu", {}]]
 
 
 def test_slices_of_unequal_lists_are_refused():
     model = chain(("Slice", ["·", "a", "b"], {}), shape=("N", 1, 6, 5), a=np.int64([0, 0]), b=np.int64([1]))
-    with pytest.raises(ValueError, match="starts, ends, axes and steps must be as many"):
+    with pytest.raises(ValueError, match="starts, ends, axes and steps must have the same length"):
         to_net(model)
 
 
@@ -345,7 +350,7 @@ def _of(model, name):
 FORGED = {
     "without what it calls": (lambda m: m.functions.remove(_of(m, "DistBlocks")), "calls linf::DistBlocks, which"),
     "twice": (lambda m: m.functions.append(_of(m, "LinfDist")), "linf::LinfDist is there twice"),
-    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is none that"),
+    "unknown": (lambda m: setattr(_of(m, "CertifiedRadius"), "name", "Radius"), "linf::Radius is not one that"),
     "version": (lambda m: setattr(m.opset_import[1], "version", 2), "linf must be of version 1, got 2"),
     "opset": (lambda m: setattr(_of(m, "LinfDist").opset_import[0], "version", 19), "linf::LinfDist has another body"),
     "standard": (

@@ -7,10 +7,10 @@ import torch
 from onnx import numpy_helper
 
 from onnx_export.export import export
-from onnx_export.files.store import props_of, seal
+from onnx_export.files.seal import props_of, seal
+from onnx_export.running.accuracy import BATCH
 from onnx_export.running.compare import Comparison, compare
 from onnx_export.running.session import session
-from onnx_export.running.verify import BATCH
 from onnx_export.writing.certificate import radius_constants
 
 

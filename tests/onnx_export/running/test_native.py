@@ -19,7 +19,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 import linf_plugin
 from linf_plugin.kernels import cpu, reference
-from onnx_export.functions.library import OPSET, attach
+from linf_plugin.ops import distance
+from onnx_export.functions.domain import OPSET
+from onnx_export.functions.library import attach
 from onnx_export.running import native
 
 ROOT = Path(linf_plugin.__file__).parents[1]
@@ -272,7 +274,7 @@ def test_no_memory_is_an_error():
     out = _python("""
 import resource, sys
 import numpy as np
-sys.path += ["tests", "tests/onnx_export"]
+sys.path += ["tests", "tests/onnx_export/running"]
 from test_native import INF, dist_model, load
 session = load(dist_model(INF))
 many, long = np.zeros((30000, 1), np.float32), np.zeros((2, 8 << 20), np.float32)
@@ -294,7 +296,7 @@ def test_one_thread_means_the_calling_one():
     out = _python("""
 import os, sys
 import numpy as np
-sys.path += ["tests", "tests/onnx_export"]
+sys.path += ["tests", "tests/onnx_export/running"]
 from test_native import INF, dist_model, load
 x = np.ones((300, 300), np.float32)
 for threads in (1, 2):
@@ -360,7 +362,7 @@ def test_no_library(monkeypatch, fresh):
 
 
 def test_wrong_numbers(monkeypatch, fresh):
-    monkeypatch.setattr(linf_plugin, "dist", lambda x, w: torch.zeros(len(x), len(w)))
+    monkeypatch.setattr(distance, "dist", lambda x, w: torch.zeros(len(x), len(w)))
     assert native.available() == (False, "libcpu.so: its distances in onnxruntime are not those in PyTorch")
 
 
@@ -375,7 +377,7 @@ def test_without_them_the_body_runs(monkeypatch, fresh):
 
 
 def test_the_environment_chooses_the_instruction_set():
-    code = "from onnx_export import native; print(*native.available())"
+    code = "from onnx_export.running import native; print(*native.available())"
     for level in cpu.levels():
         assert _python(code, LINF_CPU_LEVEL=level).split() == ["True", level]
     usable, *reason = _python(code, LINF_CPU_LEVEL="abacus").split()

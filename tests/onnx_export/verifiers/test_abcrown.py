@@ -10,7 +10,7 @@ import torch
 import linf_plugin
 from linf_plugin.datasets import OtherData, load_dataset
 from onnx_export.cli import main
-from onnx_export.verifiers.abcrown import ROUNDING, SETTINGS, write_abcrown
+from onnx_export.verifiers.abcrown import BOX_SLACK, SOLVER_SETTINGS, write_abcrown
 
 
 def parsed(text: str) -> dict:
@@ -79,7 +79,7 @@ def test_the_net_follows_the_verifiers_dtype(made, tmp_path):
 def test_the_box_is_never_too_small(eps):
     """In float32, as the verifier computes it, against float64."""
     x = torch.cat([torch.rand(100_000), torch.arange(256) / 255])
-    radius = torch.tensor(eps + ROUNDING)
+    radius = torch.tensor(eps + BOX_SLACK)
     assert ((x - radius).double() <= x.double() - eps).all()
     upper = (x + radius).clamp(max=1).double()
     assert (upper >= (x.double() + eps).clamp(max=1)).all()
@@ -114,7 +114,7 @@ def test_settings(small_net, tmp_path, kind):
     linf_plugin.save(tmp_path / "net.pt", net, {"dataset": "digits"})
     _, path = write_abcrown(tmp_path / "net.pt", tmp_path, 0.1, samples=2)
     config = parsed(path.read_text())
-    assert config["general"]["complete_verifier"] == SETTINGS[kind][0]
+    assert config["general"]["complete_verifier"] == SOLVER_SETTINGS[kind][0]
     assert config["solver"] == SOLVERS[kind]
 
 
@@ -141,7 +141,7 @@ def test_a_problem_is_of_the_images_that_it_was_written_for(made, tmp_path):
     assert torch.equal(read({"epsilon": 0.1})[0], data.x_test[:3])
     problem = tmp_path / "out" / "problem.py"
     problem.write_text(problem.read_text().replace(data.digests[1], "0" * 64))
-    with pytest.raises(ValueError, match="not those that this problem was written for"):
+    with pytest.raises(ValueError, match="not those for which this problem was written"):
         called(path, 'Customized("problem.py", "data")')({"epsilon": 0.1})
     linf_plugin.save(checkpoint, made.net, data.identity | {"test_data_sha256": "0" * 64})
     with pytest.raises(OtherData, match="test images and labels of mine here are not those that .*net.pt is about"):

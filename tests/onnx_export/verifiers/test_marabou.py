@@ -1,24 +1,23 @@
 """Certificates put to Marabou: what it reads, what it answers, what counts as a contradiction."""
 
-import builtins
-import copy
 import importlib
 import json
 import math
-from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from torch import nn
+from verdicts import verdict_on
 
 import linf_plugin
-from onnx_export.verifiers.marabou import contradictions, cross_check, main, table
-from onnx_export.writing.plain import FLAVOURS, verifier_model
+from onnx_export.verifiers import marabou
+from onnx_export.verifiers.marabou import contradictions, cross_check
+from onnx_export.writing.plain import verifier_model
+from onnx_export.writing.settings import VERIFIER_FLAVOURS
 
-module = importlib.import_module("onnx_export.verifiers.marabou")  # whatever the package calls by that name
-each_flavour = pytest.mark.parametrize("flavour", FLAVOURS)
+each_flavour = pytest.mark.parametrize("flavour", VERIFIER_FLAVOURS)
 
 CONV = {"kernel_size": [2, 1], "stride": [1, 2], "padding": [1, 0], "dilation": [2, 1], "groups": 2}
 READ = {  # input shape, layers: everything that Marabou's reader may take for something else
@@ -91,9 +90,9 @@ def test_marabou_reads_what_the_net_computes(name, flavour, tmp_path):
         if isinstance(layer, linf_plugin.MeanShift):
             layer.running_mean.normal_()
     onnx.save(verifier_model(net, flavour), tmp_path / "net.onnx")
-    marabou, _, _ = module._marabou()
-    network, x = marabou.read_onnx(str(tmp_path / "net.onnx")), torch.rand(1, *shape)
-    (logits,) = network.evaluate([x.numpy()], options=marabou.createOptions(verbosity=0), filename="")
+    library, _, _ = marabou.import_marabou()
+    network, x = library.read_onnx(str(tmp_path / "net.onnx")), torch.rand(1, *shape)
+    (logits,) = network.evaluate([x.numpy()], options=library.createOptions(verbosity=0), filename="")
     np.testing.assert_allclose(logits, net(x).numpy(), rtol=0, atol=1e-5)
 
 
@@ -178,111 +177,26 @@ def test_refused(tiny):
         cross_check(nn.Sequential(*net), x, y)
 
 
-def test_without_marabou(tiny, monkeypatch, tmp_path, capsys):
-    real = builtins.__import__
-
-    def missing(name, *args, **kwargs):
-        if name.startswith("maraboupy"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+def test_without_marabou(tiny, without_marabou):
     with pytest.raises(ImportError, match=r"pip install linf-plugin\[marabou\]"):
         cross_check(*tiny)
-    assert main(["--out", str(tmp_path / "out")]) == 2
-    assert "pip install linf-plugin[marabou]" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-# The measurement and its table.
-
-
-def _result(inside="unsat", beyond="sat", **more):
-    return {
-        "row": 0,
-        "label": 1,
-        "radius": 0.1,
-        "promised": 0.01,
-        "exact": {"lower": 0.1, "upper": 0.1, "status": "optimal"},
-        "inside": {"eps": 0.099, "verdict": inside, "seconds": 0.5} | more,
-        "beyond": None if beyond is None else {"eps": 0.101, "verdict": beyond, "seconds": 2.0, "margin": -2e-7},
-    }
 
 
 @pytest.mark.parametrize(
     "result, wrong",
     [
-        (_result(), 0),
-        (_result(beyond=None), 0),
-        (_result("timeout", "timeout"), 0),
-        (_result("unknown", "error"), 0),
-        (_result("sat", margin=-0.1), 1),
-        (_result("sat", margin=1e-7), 1),
-        (_result("sat", margin=0.00999), 0),
-        (_result(beyond="unsat"), 1),
-        (_result("timeout", "unsat"), 1),
-        (_result("sat", "unsat", margin=0.0), 1),
+        (verdict_on(), 0),
+        (verdict_on(beyond=None), 0),
+        (verdict_on("timeout", "timeout"), 0),
+        (verdict_on("unknown", "error"), 0),
+        (verdict_on("sat", margin=-0.1), 1),
+        (verdict_on("sat", margin=1e-7), 1),
+        (verdict_on("sat", margin=0.00999), 0),
+        (verdict_on(beyond="unsat"), 1),
+        (verdict_on("timeout", "unsat"), 1),
+        (verdict_on("sat", "unsat", margin=0.0), 1),
     ],
 )
 def test_contradictions(result, wrong):
     """A point that is of another class by Marabou's tolerance alone, and keeps what was promised, is none."""
     assert contradictions([result]) == wrong
-
-
-MEASURED = {
-    "dataset": "digits",
-    "inside": 0.99,
-    "beyond": 1.01,
-    "count": 3,
-    "time_limit": 7.0,
-    "versions": {"maraboupy": "2.0.0", "onnx": "1", "torch": "2"},
-    "cases": [
-        {
-            "label": "4-4-3",
-            "eps": 0.1,
-            "clean": 0.875,
-            "results": {"maxpool": [_result(), _result(beyond=None), _result("timeout", "timeout")], "relu": []},
-        }
-    ],
-}
-
-
-def test_table():
-    text = table(MEASURED)
-    assert "Marabou 2.0.0" in text and "at 7 seconds" in text and "No verdict contradicts" in text
-    assert "| 4-4-3 | maxpool | 87.5 | 0.100 | 2 of 3 | 0.50 | 1 of 2 | 2.00 | 0 |" in text
-    assert "| 4-4-3 | relu | 87.5 | – | 0 of 0 | – | 0 of 0 | – | 0 |" in text
-    wrong = copy.deepcopy(MEASURED)
-    wrong["cases"][0]["results"]["relu"] = [_result("sat", margin=0.0), _result(beyond="unsat")]
-    assert "**2 verdicts contradict" in table(wrong)
-
-
-def test_the_published_table():
-    folder = Path(__file__).parents[3] / "docs" / "results" / "cross-check"
-    measured = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    assert (folder / "table.md").read_text(encoding="utf-8") == table(measured)
-    results = [r for case in measured["cases"] for each in case["results"].values() for r in each]
-    assert contradictions(results) == 0
-    assert sum(r["inside"]["verdict"] == "unsat" for r in results) >= 20
-
-
-def test_measurement(tmp_path, monkeypatch, capsys):
-    """Two epochs, two images: what is printed is what the file holds."""
-    cases = [module.replace(module.CASES[0], epochs=2, flavours=("maxpool",))]
-    monkeypatch.setattr(module, "CASES", cases)
-    assert main(["--out", str(tmp_path), "--count", "2", "--quiet"]) == 0
-    measured = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert len(measured["cases"][0]["results"]["maxpool"]) == 2
-    text = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert text == table(measured) and text in capsys.readouterr().out
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["results.json", "table.md"]
-
-
-def test_exit_status(tmp_path, monkeypatch, capsys):
-    wrong = copy.deepcopy(MEASURED)
-    wrong["cases"][0]["results"]["relu"] = [_result(beyond="unsat")]
-    monkeypatch.setattr(module, "measure", lambda *_, **__: wrong)
-    assert main(["--out", str(tmp_path)]) == 1
-    for arguments in (["--count", "0"], ["--time-limit", "-1"], ["--time-limit", "nan"]):
-        assert main(["--out", str(tmp_path), *arguments]) == 2
-        assert f"{arguments[0]} must be positive" in capsys.readouterr().err

@@ -325,7 +325,7 @@ def test_readme(write):
         "- `onnx/small_relu.onnx`: 2 nodes, Flatten, Gemm",
         "python generate_properties.py SEED",
         "gunzip",
-        "The wrong class may be any.",
+        "The wrong class may be any class.",
     ):
         assert words in text, words
     assert "toCLASS" not in text and "{" not in text
@@ -349,7 +349,7 @@ def test_an_existing_folder(write, tmp_path):
     (mine / "thesis.tex").write_text("all of it")
     with pytest.raises(FileExistsError, match="mine exists: force replaces it"):
         write(folder=mine)
-    with pytest.raises(FileExistsError, match="mine exists and is no benchmark: it has no benchmark.json"):
+    with pytest.raises(FileExistsError, match="mine exists and is not a benchmark: it has no benchmark.json"):
         write(folder=mine, force=True)
     assert files(mine) == {"thesis.tex": b"all of it"}
 
@@ -381,7 +381,7 @@ BAD = {
     "seed must be a whole number, at least 0": [{"seed": -1}, {"seed": "1"}],
     "timeout must be a whole number of seconds": [{"timeout": 0}, {"timeout": 0.5}],
     "name must be letters, digits": [{"name": name} for name in ("", "a b", "a,b", "../up", "a/b")],
-    "flavours must be different ones": [{"flavours": []}, {"flavours": ["relu", "relu"]}],
+    "flavours must be different": [{"flavours": []}, {"flavours": ["relu", "relu"]}],
     "flavour must be maxpool or relu, got 'gemm'": [{"flavours": ["gemm"]}],
     "kinds must be a list of different ones of any, one": [{"kinds": []}, {"kinds": ["all"]}, {"kinds": ["any"] * 2}],
 }

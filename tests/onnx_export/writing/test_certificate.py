@@ -7,17 +7,17 @@ import torch
 from torch import nn
 
 import linf_plugin
-from linf_plugin.bounds import certify_each
-from linf_plugin.certificates import lipschitz
+from linf_plugin.certificates import certify_each, lipschitz
+from linf_plugin.models.net import LAYERS
 from onnx_export.writing.certificate import (
-    RULES,
-    Program,
+    END_RULES,
+    CertifiedNet,
     check_certifiable,
     radius_constants,
     wants_interval,
     widenings,
 )
-from onnx_export.writing.graph import graph_of
+from onnx_export.writing.compose import graph_of
 
 COLOUR = {"shape": (3, 8, 8), "mean": (0.3, 0.2, 0.1), "std": 0.2}
 NETS = {
@@ -46,7 +46,7 @@ def median_radius(net, x) -> float:
     low, high = 0.0, 1.0
     for _ in range(12):
         middle = (low + high) / 2
-        low, high = (middle, high) if Program(net, middle)(x)[1].float().mean() > 0.5 else (low, middle)
+        low, high = (middle, high) if CertifiedNet(net, middle)(x)[1].float().mean() > 0.5 else (low, middle)
     return low
 
 
@@ -57,7 +57,7 @@ def test_interval_certificate_agrees_with_auto_lirpa(net):
     for twice the ε."""
     x = torch.rand(60, *net.input_shape)
     eps = median_radius(net, x)
-    logits, certified = Program(net, eps)(x)
+    logits, certified = CertifiedNet(net, eps)(x)
     assert torch.equal(logits, net(x)) and 0 < certified.sum() < len(x)
     theirs, twice = (certify_each(net, x, logits.argmax(1), e, ["ibp"])["ibp"] for e in (eps, 2 * eps))
     assert theirs[certified].all() and certified[twice].all()
@@ -72,7 +72,7 @@ def test_no_pixel_image_in_a_certified_box_changes_the_prediction(net):
     x = torch.rand(40, *net.input_shape)
     x[:5] = x[:5].round()  # at the ends of the range
     eps = median_radius(net, x)
-    logits, certified = Program(net, eps)(x)
+    logits, certified = CertifiedNet(net, eps)(x)
     with torch.enable_grad():
         z = x.clone().requires_grad_()
         top = net(z).topk(2, 1).values
@@ -90,12 +90,12 @@ def test_no_pixel_image_in_a_certified_box_changes_the_prediction(net):
 def test_ends_bound_the_float32_values_of_every_layer(net):
     eps, n = 0.05, 20
     x = torch.rand(n, *net.input_shape)
-    program = Program(net, eps)
+    program = CertifiedNet(net, eps)
     ends = (x - program.reach).clamp_min(0), (x + program.reach).clamp_max(1)
     points = [(x + eps * (2 * torch.rand_like(x) - 1)).clamp(0, 1) for _ in range(10)]
     points += [(x + eps * torch.rand_like(x).sub(0.5).sign()).clamp(0, 1) for _ in range(10)]
     for layer, by in zip(net, program.widenings):
-        lower, upper = RULES[type(layer)](layer, ends)
+        lower, upper = END_RULES[type(layer)](layer, ends)
         ends, points = (lower - by, upper + by), [layer(p) for p in points]
         assert all(((ends[0] <= p) & (p <= ends[1])).all() for p in points)
 
@@ -110,7 +110,7 @@ def test_only_sums_are_widened(small_net):
 def test_what_is_not_an_image_is_not_certified(small_net):
     """At an ε of next to nothing."""
     net = small_net("linf-mlp-head", width=16, depth=2, hidden=8)
-    program, x = Program(net, 1e-4), torch.rand(6, 1, 8, 8)
+    program, x = CertifiedNet(net, 1e-4), torch.rand(6, 1, 8, 8)
     assert program(x)[1].all()
     x[1, 0, 3, 3], x[2, 0, 0, 0], x[3, 0, 7, 7] = math.nan, math.inf, -math.inf
     x[4, 0, 1, 1] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
@@ -122,7 +122,7 @@ def test_ties_are_not_certified(small_net):
     net = small_net("relu-mlp", width=4, depth=2)
     net[-1].weight[1], net[-1].bias[1] = net[-1].weight[0], net[-1].bias[0]
     net[-1].bias[:2] += 100
-    logits, certified = Program(net, 1e-6)(torch.rand(5, 1, 8, 8))
+    logits, certified = CertifiedNet(net, 1e-6)(torch.rand(5, 1, 8, 8))
     assert (logits.argmax(1) < 2).all() and not certified.any()
 
 
@@ -174,7 +174,7 @@ def test_finite_p_is_refused(small_net):
     check_certifiable(net)
     linf_plugin.set_p(net, 12.0)
     with pytest.raises(ValueError, match="p = 12, and certificates are for p = ∞"):
-        Program(net, 0.1)
+        CertifiedNet(net, 0.1)
 
 
 def test_every_layer_has_a_rule():
@@ -183,7 +183,8 @@ def test_every_layer_has_a_rule():
         for a, arguments in NETS.values()
         for layer in linf_plugin.build(a, **{"shape": (1, 8, 8), "classes": 10} | arguments)
     }
-    assert kinds <= RULES.keys() and nn.Tanh in kinds and nn.Conv2d in kinds
+    assert kinds <= END_RULES.keys() and nn.Tanh in kinds and nn.Conv2d in kinds
+    assert set(LAYERS.values()) <= END_RULES.keys()
 
 
 @torch.no_grad()
@@ -198,5 +199,5 @@ def test_a_layer_that_comes_twice():
     x = torch.rand(50, 4)
     for eps in (0.01, 0.05, 0.2):
         assert widenings(shared) == widenings(apart)
-        assert torch.equal(Program(shared, eps)(x)[1], Program(apart, eps)(x)[1])
+        assert torch.equal(CertifiedNet(shared, eps)(x)[1], CertifiedNet(apart, eps)(x)[1])
     assert graph_of(shared, "float", None, 0.05) == graph_of(apart, "float", None, 0.05)

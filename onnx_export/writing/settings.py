@@ -1,0 +1,51 @@
+"""How a file is written: its flavour, its certificate, the kind of its input."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Flavour(NamedTuple):
+    """A set of operators in which files are written.
+
+    text: a description for users.
+    for_verifiers: whether it is for other verifiers.  Such files have no certificates, take no bytes, and have batch 1
+        and only the output logits.
+    """
+
+    text: str
+    for_verifiers: bool = False
+
+
+FLAVOURS = {
+    "function": Flavour("nodes linf::LinfDist with bodies in standard operators, which a native operator may replace"),
+    "inlined": Flavour("only standard operators"),
+    "maxpool": Flavour("for verifiers: Conv, Add and MaxPool; batch 1, only logits", for_verifiers=True),
+    "relu": Flavour("for verifiers: Conv, Add and Relu; batch 1, only logits", for_verifiers=True),
+}
+VERIFIER_FLAVOURS = tuple(name for name, flavour in FLAVOURS.items() if flavour.for_verifiers)
+
+CERTIFICATE_CHOICES = {  # what ``export`` is asked for → in words
+    "auto": "the Lipschitz radius; for nets with linear layers or ReLUs also an interval bound, if ε is known",
+    "lipschitz": "the Lipschitz radius",
+    "interval": "the Lipschitz radius, and an interval bound for one ε",
+    "none": "no certificate",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a file is written.
+
+    Attributes:
+        flavour: a key of ``FLAVOURS``.
+        pixels: a key of ``certificate.PIXELS``.
+        certified: whether there is a certified radius.
+        interval: whether there is also an interval bound.
+        epsilon: the ε of the metadata, and of the interval bound.
+    """
+
+    flavour: str = "function"
+    pixels: str = "float"
+    certified: bool = True
+    interval: bool = False
+    epsilon: float | None = None
