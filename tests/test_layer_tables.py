@@ -17,6 +17,10 @@ TABLES = {  # what a row is → module and table
     "rounding": ("linf_plugin.float32.reach", "ROUNDING"),
     "tracing": ("linf_plugin.bounds.traced", "TRACED"),
     "exact steps": ("linf_plugin.certificates.exact.steps", "STEPS"),
+    "description in ONNX files": ("onnx_export.writing.record", "DESCRIBED"),
+    "ONNX nodes": ("onnx_export.writing.graph", "NODES"),
+    "ONNX nodes of intervals": ("onnx_export.writing.interval_graph", "INTERVAL_NODES"),
+    "verifier nodes": ("onnx_export.writing.plain", "VERIFIER_NODES"),
 }
 
 

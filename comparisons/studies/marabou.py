@@ -18,23 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, save: Save) -> dict:
-    from onnx_export.verifiers import marabou
+    from onnx_export.verifiers import marabou_study
 
     positive(args, "count", "time_limit")
-    return marabou.measure(args.out, args.count, args.time_limit, progress=not args.quiet)
+    return marabou_study.measure(args.count, args.time_limit, not args.quiet, save)
 
 
 def table(results: dict) -> str:
-    from onnx_export.verifiers import marabou
+    from onnx_export.verifiers import marabou_study
 
-    return marabou.table(results)
+    return marabou_study.table(results)
 
 
 def wrong(results: dict) -> int:
-    from onnx_export.verifiers import marabou
+    from onnx_export.verifiers import marabou_study
 
-    every = (verdicts for case in results["cases"] for verdicts in case["results"].values())
-    return sum(map(marabou.contradictions, every))
+    return len(marabou_study.wrong(results))
 
 
 STUDY = Study("marabou", DESCRIPTION, add_arguments, run, table, wrong, folder=lambda args: Path("results/cross-check"))

@@ -18,24 +18,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace, save: Save) -> dict:
-    from onnx_export import bench
+    from onnx_export.bench.cases import FULL, QUICK
+    from onnx_export.bench.measure import measure
 
-    progress = not args.quiet
-    if args.quick:
-        return bench.run(bench.QUICK_CASES, bench.QUICK_NET, 2, progress=progress)
-    return bench.run(bench.CASES, bench.NET, progress=progress)
+    return measure(QUICK if args.quick else FULL, progress=not args.quiet)
 
 
 def table(results: dict) -> str:
-    from onnx_export import bench
+    from onnx_export.bench import table
 
-    return bench.table(results)
+    return table.table(results)
 
 
 def wrong(results: dict) -> int:
-    from onnx_export import bench
+    from onnx_export.bench import table
 
-    return len(bench.wrong(results))
+    return len(table.wrong(results))
 
 
 STUDY = Study("onnx", DESCRIPTION, add_arguments, run, table, wrong)

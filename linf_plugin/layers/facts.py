@@ -24,6 +24,8 @@ class Facts:
         needed, optional: the arguments that a spec must give and may give, each with its check.  See ``checks``.
         tensors, after: see ``sizes``.
         computes: False if the layer only moves or negates values, so that it rounds nothing.
+        ends_hold: True if the interval rule, computed in float32, bounds the float32 values of the layer as it is.
+            An end is then computed by the same operations as a value, and rounding to nearest is monotone.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Facts:
     tensors: Callable[[dict], dict[str, sizes.Shape]] = sizes.no_tensors
     after: Callable[[dict, sizes.Shape], tuple[sizes.Shape | None, int]] = sizes.same
     computes: bool = True
+    ends_hold: bool = False
 
 
 _ROWS = {"in_features": checks.count, "out_features": checks.count}
@@ -53,19 +56,23 @@ FACTS: dict[type[nn.Module], Facts] = {
         {"mean": checks.numbers, "std": checks.positive},
         tensors=sizes.mean,
         after=sizes.after_normalize,
+        ends_hold=True,
     ),
-    CenterCrop: Facts("crop", growth.keeps, {"size": checks.count}, after=sizes.after_crop, computes=False),
+    CenterCrop: Facts(
+        "crop", growth.keeps, {"size": checks.count}, after=sizes.after_crop, computes=False, ends_hold=True
+    ),
     nn.Flatten: Facts(
         "flatten",
         growth.keeps,
         optional={"start_dim": checks.dimension, "end_dim": checks.dimension},
         after=sizes.after_flattening,
         computes=False,
+        ends_hold=True,
     ),
-    nn.Identity: Facts("identity", growth.keeps, computes=False),
-    LinfDistLinear: Facts("dist", growth.distance, _ROWS, _DISTANCE, sizes.rows, sizes.after_rows),
+    nn.Identity: Facts("identity", growth.keeps, computes=False, ends_hold=True),
+    LinfDistLinear: Facts("dist", growth.distance, _ROWS, _DISTANCE, sizes.rows, sizes.after_rows, ends_hold=True),
     LinfDistConv2d: Facts(
-        "dist_conv", growth.distance, _KERNELS, _WINDOWS | _DISTANCE, sizes.kernels, sizes.after_windows
+        "dist_conv", growth.distance, _KERNELS, _WINDOWS | _DISTANCE, sizes.kernels, sizes.after_windows, ends_hold=True
     ),
     SortDistLinear: Facts(
         "sort_dist",
@@ -82,8 +89,9 @@ FACTS: dict[type[nn.Module], Facts] = {
         {"momentum": checks.momentum},
         sizes.running_mean,
         sizes.after_mean_shift,
+        ends_hold=True,
     ),
-    Negate: Facts("negate", growth.keeps, computes=False),
+    Negate: Facts("negate", growth.keeps, computes=False, ends_hold=True),
     nn.Linear: Facts("linear", growth.linear, _ROWS, {"bias": checks.flag}, sizes.rows, sizes.after_rows),
     nn.Conv2d: Facts(
         "conv",
@@ -93,7 +101,7 @@ FACTS: dict[type[nn.Module], Facts] = {
         sizes.kernels,
         sizes.after_windows,
     ),
-    nn.ReLU: Facts("relu", growth.keeps, optional={"inplace": checks.flag}),
+    nn.ReLU: Facts("relu", growth.keeps, optional={"inplace": checks.flag}, ends_hold=True),
     nn.Tanh: Facts("tanh", growth.keeps),
 }
 

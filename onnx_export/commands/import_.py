@@ -1,11 +1,13 @@
 """``linf-export import``."""
 
 import argparse
+import math
 from pathlib import Path
 
 from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.files import check_absent
+from linf_plugin.layers.lipschitz import lipschitz_bound
 
 from ..files.load import load
 from ..files.seal import props_of
@@ -50,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         metadata = {key: a for key, a in metadata.items() if key not in DIGESTS} | {"dataset": args.data}
     checkpoint.save(args.output, model, metadata)
     layers = ", ".join(name for name, _ in model.spec["layers"])
-    print(f"{args.output}: {layers}; Lipschitz bound {model.lipschitz:g}")
+    print(f"{args.output}: {layers}; Lipschitz bound {lipschitz_bound(model, math.inf):g}")
     return 0
 
 

@@ -1,11 +1,13 @@
 """``linf-export model``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
+from linf_plugin.layers.lipschitz import lipschitz_bound
 
 from ..export import export, record
 from ..files.text import shown
@@ -75,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon
         accuracy = measure(args.output, data.x_test, data.y_test, eps)
         record(args.output, accuracy)
-    print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {model.lipschitz:g}")
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {lipschitz_bound(model, math.inf):g}")
     if accuracy is not None:
         print(_sentence(accuracy))
     return 0

@@ -6,6 +6,7 @@ and does not need this package.
 
 import gzip
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
 
 from ..running.accuracy import BATCH
@@ -113,7 +115,7 @@ def _readme(
         dataset=data.name,
         layers=", ".join(layer for layer, _ in net.spec["layers"]),
         parameters=sum(p.numel() for p in net.parameters()),
-        lipschitz=net.lipschitz,
+        lipschitz=lipschitz_bound(net, math.inf),
         pool=pool,
         seed=seed,
         written=", ".join(script.written(eps) for eps in settings["epsilons"]),

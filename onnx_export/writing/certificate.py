@@ -5,21 +5,19 @@ All statements are about the float32 program, with its rounding.  docs/onnx.md h
 
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linf_plugin import ops
 from linf_plugin.certificates.lipschitz import lipschitz_above
 from linf_plugin.float32 import reach
+from linf_plugin.intervals import INTERVALS, Ends, Rule, apply_affine
 from linf_plugin.layers.base import distance_layers
-from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
-from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
+from linf_plugin.layers.facts import FACTS
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
+from linf_plugin.refusal import Refusal
 
 PIXELS = {  # kind of input → (unit of radii, units in the pixel range)
     "float": ("pixel value, images in [0, 1]", 1),
@@ -97,67 +95,24 @@ def _up(value: float, bits: int) -> float:
     return math.ldexp(math.ceil(math.ldexp(mantissa, bits)), exponent - bits) if value < math.inf else value
 
 
-# Ends of intervals, layer by layer.  Rounding to nearest is monotone, so that the ends of a distance, a shift, a
-# ReLU bound the float32 values exactly as computed; sums and tanh are widened afterwards.
-
-Ends = tuple[Tensor, Tensor]
+# Ends of intervals, layer by layer.  Rounding to nearest is monotone, so the ends of a distance, a shift or a ReLU
+# bound the float32 values exactly as computed.  The ends of all other layers are widened afterwards.
 
 
-def _of_rows(rule: Callable) -> Callable:
-    """A rule for (rows, in) as one for (N, …, in)."""
+def _by_signs(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
+    """W₊·lower + W₋·upper + b and W₊·upper + W₋·lower + b.
 
-    def of_rows(layer: nn.Module, ends: Ends) -> Ends:
-        rows = tuple(a.reshape(-1, a.shape[-1]) for a in ends)
-        return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in rule(layer, rows))
-
-    return of_rows
-
-
-def _dist(layer: LinfDistLinear, ends: Ends) -> Ends:
-    return _biased(layer, torch.ops.linf.box_dist(*ends, layer.weight, math.inf))
-
-
-def _dist_conv(layer: LinfDistConv2d, ends: Ends) -> Ends:
-    conv = layer.stride, layer.padding, layer.dilation, layer.groups
-    return _biased(layer, torch.ops.linf.box_conv2d(*ends, layer.weight, math.inf, *conv))
+    ``widenings`` bounds the rounding of this form, and the graph has its nodes.
+    """
+    lower, upper = ends
+    up, down = layer.weight.clamp_min(0), layer.weight.clamp_max(0)
+    return (
+        apply_affine(layer, lower, up, layer.bias) + apply_affine(layer, upper, down, None),
+        apply_affine(layer, upper, up, layer.bias) + apply_affine(layer, lower, down, None),
+    )
 
 
-def _sort_dist(layer: SortDistLinear, ends: Ends) -> Ends:
-    if layer.rho == 1:
-        return _dist(layer, ends)
-    return _biased(layer, torch.ops.linf.box_sorted_dist(*ends, layer.weight, layer.rho, layer.k))
-
-
-def _biased(layer: nn.Module, ends: Ends) -> Ends:
-    return ends if layer.bias is None else tuple(ops.shift(end, layer.bias) for end in ends)
-
-
-def _affine(apply: Callable[..., Tensor]) -> Callable:
-    def rule(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
-        lower, upper = ends
-        up, down = layer.weight.clamp_min(0), layer.weight.clamp_max(0)
-        return (
-            apply(layer, lower, up, layer.bias) + apply(layer, upper, down, None),
-            apply(layer, upper, up, layer.bias) + apply(layer, lower, down, None),
-        )
-
-    return rule
-
-
-def _rising(layer: nn.Module, ends: Ends) -> Ends:
-    return layer(ends[0]), layer(ends[1])
-
-
-END_RULES: dict[type, Callable[[nn.Module, Ends], Ends]] = {
-    LinfDistLinear: _of_rows(_dist),
-    LinfDistConv2d: _dist_conv,
-    SortDistLinear: _of_rows(_sort_dist),
-    nn.Linear: _affine(lambda _, x, w, b: F.linear(x, w, b)),
-    nn.Conv2d: _affine(lambda layer, x, w, b: layer._conv_forward(x, w, b)),
-    Negate: lambda _, ends: (-ends[1], -ends[0]),
-    **dict.fromkeys((Normalize, MeanShift, CenterCrop, nn.Flatten, nn.ReLU, nn.Tanh), _rising),
-}
-WIDENED = (SortDistLinear, nn.Linear, nn.Conv2d, nn.Tanh)  # layers that are not monotone once rounded
+END_RULES: dict[type[nn.Module], Rule | Refusal] = {**INTERVALS, nn.Linear: _by_signs, nn.Conv2d: _by_signs}
 
 
 @torch.no_grad()
@@ -179,7 +134,7 @@ def widenings(net: Net) -> list[float]:
     for i, layer in enumerate(exact):
         y = reach.ROUNDING[type(layer)](layer, x)
         times = MARGIN_WIDENING if i == len(exact) - 1 else WIDENING
-        by = times * float(y.error.max()) * reach.OUTWARD if isinstance(layer, WIDENED) else 0.0
+        by = times * float(y.error.max()) * reach.OUTWARD if not FACTS[type(layer)].ends_hold else 0.0
         if not by < math.inf or not y.upper.isfinite().all():
             raise ValueError("activations of model may overflow: no certificate holds")
         by = _up(by, BITS)

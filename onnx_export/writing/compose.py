@@ -10,6 +10,7 @@ from onnx.inliner import inline_local_functions
 from torch import nn
 
 from linf_plugin.float32.program import check_sequence
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
 
 from ..functions.domain import LINF
@@ -37,8 +38,9 @@ def check_net(model: Net) -> None:
             raise ValueError(f"{name} of model contains NaN or infinite values")
     check_sequence(model)
     describe(model)
-    if not 0 < model.lipschitz < math.inf:
-        raise ValueError(f"model.lipschitz must be positive and finite, got {model.lipschitz}")
+    lipschitz = lipschitz_bound(model, math.inf)
+    if not 0 < lipschitz < math.inf:
+        raise ValueError(f"the Lipschitz bound of model must be positive and finite, got {lipschitz}")
     with torch.no_grad():
         device = next(model.parameters(), torch.zeros(())).device
         classes = model(torch.zeros(1, *model.input_shape, device=device)).shape[1]

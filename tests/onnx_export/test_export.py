@@ -16,6 +16,7 @@ from torch import nn
 import linf_plugin
 from linf_plugin.datasets import load_dataset
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import MeanShift
 from onnx_export.export import export, record
 from onnx_export.files.seal import DIGEST, content_sha256
@@ -82,7 +83,7 @@ def test_outputs(case):
 def _assert_radii(net, logits, radii):
     """Below what the logits certify, by what is subtracted for rounding and no more."""
     constants = radius_constants(fold_means(net))
-    bound = linf_plugin.certified_radius(logits, lipschitz=net.lipschitz)
+    bound = linf_plugin.certified_radius(logits, lipschitz=lipschitz_bound(net, math.inf))
     assert radii.dtype == torch.float32 and (radii <= bound).all()
     margins = linf_plugin.margin(logits)
     expected = ((margins - constants.slack) / (2 * constants.lipschitz)).clamp(0, 1)
@@ -152,7 +153,7 @@ def test_metadata(made):
     props = {p.key: p.value for p in onnx.load(made.onnx).metadata_props}
     assert json.loads(props.pop("versions"))["torch"] == torch.__version__
     constants = radius_constants(fold_means(made.net))
-    assert float(props.pop("lipschitz")) == constants.lipschitz >= made.net.lipschitz
+    assert float(props.pop("lipschitz")) == constants.lipschitz >= lipschitz_bound(made.net, math.inf)
     assert float(props.pop("rounding_slack")) == constants.slack
     assert props.pop(DIGEST) == content_sha256(onnx.load(made.onnx))
     assert props.pop("net") == written(fold_means(made.net))
@@ -408,7 +409,7 @@ def test_finite_p_has_no_certificate(small_net, tmp_path, certificate):
 def test_refused_bounds_and_classes(small_net, tmp_path):
     net = small_net("relu-mlp", width=4, depth=2)
     net[-1].weight.data.zero_()
-    with pytest.raises(ValueError, match="lipschitz must be positive"):
+    with pytest.raises(ValueError, match="Lipschitz bound of model must be positive"):
         export(net, tmp_path / "net.onnx")
     with pytest.raises(ValueError, match="two classes"):
         export(small_net(width=4, depth=2, classes=1), tmp_path / "net.onnx")
