@@ -171,9 +171,6 @@ class PaddedWindows(NamedTuple):
     mode: str = "constant"
 
 
-Geometry = PaddedWindows  # the name under which onnx_export imports it
-
-
 def convolution_error(
     convolve: Callable[[Tensor, Tensor], Tensor],
     geometry: PaddedWindows,

@@ -17,14 +17,8 @@ from torch import Tensor
 
 from . import cpu
 from .geometry import Geometry
-from .geometry import output_size as output_size
 
 WINDOW_BYTES = 1 << 22  # per input; stays in the caches between unfolding and use
-
-
-def output_shape(x: tuple[int, ...], w: tuple[int, ...], geometry: tuple) -> tuple[int, int, int, int]:
-    """``Geometry.output_shape``, of a geometry or of its four fields."""
-    return Geometry(*geometry).output_shape(x, w)
 
 
 def chunks(x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, itemsize: int) -> Iterator[tuple[slice, slice]]:

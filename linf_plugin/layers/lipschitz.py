@@ -1,6 +1,7 @@
 """Lipschitz bounds of layers and of nets, each in a named norm."""
 
 import math
+from typing import TypeGuard
 
 from torch import nn
 
@@ -12,7 +13,7 @@ from .facts import FACTS
 from .shifts import CenterCrop, MeanShift, Negate, Normalize
 
 
-def is_plain(model: nn.Module) -> bool:
+def is_plain(model: nn.Module) -> TypeGuard[nn.Sequential]:
     """Returns whether the model is a ``Sequential`` that only applies its layers one after the other."""
     return isinstance(model, nn.Sequential) and getattr(model.forward, "__func__", None) is nn.Sequential.forward
 

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto
 
-from linf_plugin.kernels import windows
+from linf_plugin.kernels.geometry import Geometry
 
 from ..functions.domain import LINF
 from ..functions.library import ATTRIBUTE_TYPES, POINT_DISTANCES
@@ -142,7 +142,7 @@ def _window(chain: Chain, node: NodeProto, w: np.ndarray | None) -> dict:
     for name, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
         if len(conv[name]) != 2 or min(conv[name]) < least:
             raise ValueError(f"{name} must be two numbers of at least {least}, got {conv[name][:4]}")
-    chain.shape = windows.output_shape(chain.shape, w.shape, tuple(conv.values()))
+    chain.shape = Geometry(**conv).output_shape(chain.shape, w.shape)
     return {"in_channels": channels, "out_channels": len(w), "kernel_size": list(w.shape[2:])} | conv
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from linf_plugin.float32.products import (
     IMAGES,
     ROWS,
-    Geometry,
+    PaddedWindows,
     batches,
     check_environment,
     convolution_error,
@@ -122,7 +122,7 @@ def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Seque
             f"Conv {node.name!r} has auto_pad or is not of images, and no certificate is written with such a node"
         )
     top, left, bottom, right = given["pads"]
-    geometry = Geometry(given["strides"], given["dilations"], given["group"], (left, right, top, bottom))
+    geometry = PaddedWindows(given["strides"], given["dilations"], given["group"], (left, right, top, bottom))
     like, shape = torch.empty(*w), tuple(x[1:])
     return {
         f"{n} inputs of shape {shape}": functools.partial(

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin.kernels.reference import coefficients
-from linf_plugin.kernels.windows import output_shape
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
@@ -149,8 +148,7 @@ def _dist_conv(graph, layer, value):
     weight = numbers(layer.weight)
     out, depth, *kernel = weight.shape
     features, groups = math.prod(weight.shape[1:]), layer.groups
-    conv = (layer.stride, layer.padding, layer.dilation, groups)
-    shape = output_shape((1, *value.shape), weight.shape, conv)[1:]
+    shape = layer.geometry.output_shape((1, *value.shape), weight.shape)[1:]
     one_hot = np.tile(np.eye(features), (groups, 1)).reshape(groups * features, depth, *kernel)
     windows = _convolved(
         graph, value, _unrolled(layer, one_hot), np.zeros(groups * features), layer.stride, layer.padding
