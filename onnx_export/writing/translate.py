@@ -30,8 +30,7 @@ def _node(name: str) -> Op:
             outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
             type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
             attributes=[
-                # the stub of this enum leaves out that a number makes a member
-                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True)  # type: ignore[call-arg]
+                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True)  # type: ignore[call-arg]  (a number makes a member, and the stub lacks it)
                 for a in body.attribute
             ],
         ),

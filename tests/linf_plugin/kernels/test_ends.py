@@ -20,7 +20,7 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin import LinfDistLinear
-from linf_plugin.float32.reach import POWER_UNITS, _gamma, reach
+from linf_plugin.float32.reach import POWER_UNITS, gamma, reach
 from linf_plugin.kernels import blocked, cpu, reference
 
 ROOT = Path(linf_plugin.__file__).parents[1]
@@ -213,7 +213,7 @@ def test_sorted_sums_err_as_assumed(of, place, flush):
             near, far = of.box_sorted_dist(x, x, w, rho, k)
         spare = (4 * len(c) + 8) * mpmath.mpf(2) ** -126
         for got in map(_exact, (y, near, far)):
-            assert (abs(got - exact) <= _gamma(len(c) + 1) * exact + spare).all()
+            assert (abs(got - exact) <= gamma(len(c) + 1) * exact + spare).all()
 
 
 MIXED = """
