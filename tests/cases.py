@@ -4,7 +4,8 @@ The oracles are ``kernels.reference`` made differentiable, so that one compariso
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -197,27 +198,37 @@ def gradient_tolerance(dtype: torch.dtype, p: float, features: int, terms: int, 
 
 
 def assert_agrees(
-    function: Callable, oracle: Callable, tensors: tuple[Tensor, ...], p: float, features: int, terms: int
+    function: Callable,
+    oracle: Callable,
+    tensors: tuple[Tensor, ...],
+    p: float,
+    features: int,
+    terms: int,
+    under: Iterable[Callable[[], AbstractContextManager]] = (nullcontext,),
 ) -> None:
-    """Values and gradients of ``function(*tensors)`` are those of ``oracle``.
+    """Values and gradients of ``function(*tensors)`` are those of ``oracle``, in each of the contexts ``under``.
 
     A finite p is compared with float64; p = ∞ in the same dtype, whose roundings decide the ties.  Sorted sums
     pass p = ∞: their terms are rounded in a fixed order.
     """
     dtype, device = tensors[0].dtype, tensors[0].device.type
     exact = dtype if p == INF else torch.float64
-    ours = [a.detach().requires_grad_() for a in tensors]
     theirs = [a.detach().to(exact).requires_grad_() for a in tensors]
-    got, expected = _as_tuple(function(*ours)), _as_tuple(oracle(*theirs))
-    for y, z in zip(got, expected, strict=True):
-        assert y.dtype == dtype
-        torch.testing.assert_close(y.to(exact), z, rtol=value_tolerance(dtype, p, features, device), atol=0)
-    grads = [torch.rand_like(y) * 2 - 1 for y in got]
-    g_ours = torch.autograd.grad(got, ours, grads)
+    expected = _as_tuple(oracle(*theirs))
+    grads = [torch.rand(y.shape, dtype=dtype, device=y.device) * 2 - 1 for y in expected]
     g_theirs = torch.autograd.grad(expected, theirs, [g.to(exact) for g in grads])
-    for g, h in zip(g_ours, g_theirs, strict=True):
-        assert g.dtype == dtype
-        torch.testing.assert_close(g.to(exact), h, rtol=0, atol=gradient_tolerance(dtype, p, features, terms, device))
+    value, gradient = value_tolerance(dtype, p, features, device), gradient_tolerance(dtype, p, features, terms, device)
+    for context in under:
+        with context():
+            ours = [a.detach().requires_grad_() for a in tensors]
+            got = _as_tuple(function(*ours))
+            g_ours = torch.autograd.grad(got, ours, grads)
+        for y, z in zip(got, expected, strict=True):
+            assert y.dtype == dtype
+            torch.testing.assert_close(y.to(exact), z, rtol=value, atol=0)
+        for g, h in zip(g_ours, g_theirs, strict=True):
+            assert g.dtype == dtype
+            torch.testing.assert_close(g.to(exact), h, rtol=0, atol=gradient)
 
 
 class Calls(TorchDispatchMode):
