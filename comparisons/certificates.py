@@ -3,7 +3,7 @@
 from linf_plugin import norms
 from linf_plugin.certificates import table
 
-BEST = "best"  # for each image the best of all certificates that were computed
+BEST = "best"  # for each image the best of all theorems that were computed
 
 
 def names() -> tuple[str, ...]:

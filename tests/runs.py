@@ -1,8 +1,21 @@
 """Results files for tests: made up, and as earlier versions wrote them."""
 
 import copy
+from pathlib import Path
 
 from comparisons.results.file import eps_key
+from comparisons.studies import found
+
+DOCS = Path(__file__).parents[1] / "docs" / "results"
+# Committed results of studies, by name: a folder of that name, where there is one.
+STUDIES = {name: DOCS / {"marabou": "cross-check"}.get(name, name) for name in found.summaries() if name != "bench"}
+STUDIES = {name: folder for name, folder in STUDIES.items() if folder.is_dir()}
+OTHERS = ("exact",)  # results of a program of the tests
+RUNS = [
+    path
+    for path in sorted(DOCS.glob("*/results.json"))
+    if path.parent not in STUDIES.values() and path.parent.name not in OTHERS
+]
 
 LABELS = {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}
 TRAINING = {  # in a method's table ``training`` → in the method itself, in form 1

@@ -6,29 +6,19 @@ from pathlib import Path
 
 import pytest
 from brute import __main__ as brute
+from runs import RUNS, STUDIES
 
 from comparisons.recipes.recipe import load_recipe
 from comparisons.report.tables import over_seeds, table
 from comparisons.results.file import read
 from comparisons.running.plan import Wanted
-from comparisons.studies import ablation, bench_report, cost_report, steps, tightness, widths
-from onnx_export.bench import table as onnx_bench
-from onnx_export.verifiers import marabou_study
+from comparisons.studies import ablation, bench_report, found, tightness
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-TABLES = {  # all others are runs
-    "tightness": tightness.table,
-    "widths": widths.table,
-    "cost": cost_report.table,
-    "steps": steps.table,
-    "cross-check": marabou_study.table,
-    "onnx": onnx_bench.table,
-    "exact": brute.table,
-}
+TABLES = {folder.name: found.load(name).table for name, folder in STUDIES.items()} | {"exact": brute.table}
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
 COPIES = [p for kind in ("recipes", "snap") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))]
-RUNS = [p for p in sorted((ROOT / "docs" / "results").glob("*/results.json")) if p.parent.name not in TABLES]
 
 
 def test_the_first_example_runs(tmp_path, monkeypatch, capsys):

@@ -12,7 +12,7 @@ from ..arguments import kind
 from ..norms import Ball, check_norm
 from .problem import Problem, check_batch_size
 from .result import Certified, Tally
-from .table import CERTIFICATES, Certificate, certificate_of, check_norm_of, in_order, of_norm
+from .table import CERTIFICATES, Certificate, certificate_of, check_norm_of, in_order, theorems
 
 
 def _bar(progress: bool) -> tqdm:
@@ -105,7 +105,8 @@ def certify(
 ) -> Certified:
     """Certifies each sample with the cheapest certificate that can certify it.
 
-    A certified sample is classified correctly, and the prediction is the same everywhere within eps.
+    A certified sample is classified correctly, and the prediction is the same everywhere within eps.  If one of
+    ``methods`` may fail, this holds with a probability; see ``Certified.failure``.
 
     The certificates run in order of cost.  Each is tried on the samples that the ones before it left uncertified.
     Misclassified samples are not bounded.  The Lipschitz bound also leaves out samples that the float32 logits at x
@@ -114,7 +115,7 @@ def certify(
 
     Args:
         model: in evaluation mode.
-        methods: names in ``CERTIFICATES``; by default all certificates of this norm that can bound such a net.
+        methods: names in ``CERTIFICATES``; by default all of this norm that are theorems and can bound such a net.
         norm: of the balls: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
         skip: (N,) bool, samples that are not bounded, for example because an attack broke them.
         others: as ``margin_bound``.
@@ -163,7 +164,8 @@ def certify_each(
     ``certify`` finds the same "best" with less work.  The arguments and the errors raised are those of ``certify``.
 
     Returns:
-        (N,) bool for each certificate, in order of cost, and for "best", which is true where any of them is true.
+        (N,) bool for each certificate, in order of cost, and for "best", which is true where a theorem among them is
+        true: a certificate that may fail does not count there.
     """
     ball = Ball(eps, check_norm(norm), low, high)
     problem, rows, correct = _prepare(model, x, labels, ball, methods, None, sound)
@@ -174,7 +176,8 @@ def certify_each(
             tried = row.hopeful(problem, correct).nonzero().squeeze(1)
             for part, found in _bounds(problem, row, tried, size, bar):
                 certified[row.name][part] = found > 0
-    return {**certified, "best": torch.stack([torch.zeros_like(correct), *certified.values()]).any(0)}
+    proved = [certified[row.name] for row in rows if row.failure == 0]
+    return {**certified, "best": torch.stack([torch.zeros_like(correct), *proved]).any(0)}
 
 
 def _prepare(
@@ -187,7 +190,7 @@ def _prepare(
     sound: bool,
 ) -> tuple[Problem, list[Certificate], Tensor]:
     """Returns the problem, the certificates in order of cost, and (N,) bool: the samples to bound."""
-    names = of_norm(ball.norm) if methods is None else _check_methods(methods, ball)
+    names = theorems(ball.norm) if methods is None else _check_methods(methods, ball)
     problem = Problem(model, x, labels, ball, sound)
     if methods is None:
         names = tuple(name for name in names if _knows(name, problem))

@@ -78,4 +78,6 @@ class Certified:
             f"{'method':12} {'tried':>8} {'certified':>10} {'seconds':>9}",
             *(f"{m:12} {t.tried:8} {t.certified:10} {t.seconds:9.2f}" for m, t in zip(self.methods, self.tallies)),
         ]
+        if self.failure:
+            lines.append(f"Each certified sample may be wrong with a probability of at most {self.failure:g}.")
         return "\n".join(lines)

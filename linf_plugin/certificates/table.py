@@ -81,9 +81,9 @@ def in_order(names) -> tuple[str, ...]:
     return tuple(sorted(set(names), key=lambda name: CERTIFICATES[name].cost))
 
 
-def of_norm(norm: float) -> tuple[str, ...]:
-    """Returns the names of the certificates for balls of this norm, the cheapest first."""
-    return in_order(name for name, row in CERTIFICATES.items() if row.norm == norm)
+def theorems(norm: float) -> tuple[str, ...]:
+    """Returns the names of the certificates for balls of this norm that cannot fail, the cheapest first."""
+    return in_order(name for name, row in CERTIFICATES.items() if row.norm == norm and row.failure == 0)
 
 
 def certificate_of(name: str, argument: str = "method") -> Certificate:

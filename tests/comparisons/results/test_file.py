@@ -3,10 +3,9 @@
 import copy
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
-from runs import form_1, made_up
+from runs import DOCS, RUNS, form_1, made_up
 
 from comparisons.report.tables import over_seeds, table
 from comparisons.results import file
@@ -14,15 +13,10 @@ from comparisons.results.file import from_plain, read, to_plain, write
 from comparisons.results.schema import same_settings
 from comparisons.results.upgrade import upgraded
 
-DOCS = Path(__file__).parents[3] / "docs" / "results"
 WHOLE = json.loads((DOCS / "digits" / "results.json").read_text(encoding="utf-8"))
 FORMS = {"1": WHOLE, "2": upgraded(WHOLE)}
 VALUES = (None, "text", -1, [], {}, True, 1.5)
-STUDIES = ("tightness", "widths", "cost", "steps", "cross-check", "onnx", "exact")  # write documents of their own
-COMMITTED = [
-    *(p for p in sorted(DOCS.glob("*/results.json")) if p.parent.name not in STUDIES),
-    *(p for kind in ("recipes", "snap") for p in sorted((DOCS / kind).rglob("*.json"))),
-]
+COMMITTED = [*RUNS, *(p for kind in ("recipes", "snap") for p in sorted((DOCS / kind).rglob("*.json")))]
 
 
 def _places(value, found: list, path: tuple = ()) -> list:

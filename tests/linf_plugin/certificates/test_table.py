@@ -12,7 +12,7 @@ from linf_plugin import build
 from linf_plugin.certificates import CERTIFICATES, Certificate, certify, certify_each, margin_bound
 from linf_plugin.certificates.lipschitz import sound_margin, sound_radius
 from linf_plugin.certificates.margin import certified_radius, margin
-from linf_plugin.certificates.table import in_order, of_norm
+from linf_plugin.certificates.table import theorems
 from linf_plugin.norms import NORMS, Ball
 
 
@@ -25,11 +25,13 @@ def case():
 
 
 def test_rows_are_named_and_ordered_by_cost():
-    assert all(name == row.name for name, row in CERTIFICATES.items())
     costs = [row.cost for row in CERTIFICATES.values()]
-    assert len(set(costs)) == len(costs) and list(CERTIFICATES) == list(in_order(CERTIFICATES))
-    assert all(row.norm in NORMS.values() and row.failure == 0 for row in CERTIFICATES.values())
-    assert of_norm(math.inf) == tuple(CERTIFICATES)
+    assert len(set(costs)) == len(costs), f"two rows of CERTIFICATES have the same cost: {costs}"
+    assert costs == sorted(costs), f"the rows of CERTIFICATES must stand in order of cost: {costs}"
+    for name, row in CERTIFICATES.items():
+        assert name == row.name and row.norm in NORMS.values() and 0 <= row.failure < 1, row
+    sure = [name for name, row in CERTIFICATES.items() if row.norm == math.inf and row.failure == 0]
+    assert theorems(math.inf) == tuple(sure)
 
 
 def test_a_new_row_is_asked_in_order_of_its_cost(case, monkeypatch):
@@ -40,10 +42,25 @@ def test_a_new_row_is_asked_in_order_of_its_cost(case, monkeypatch):
         return lambda x, labels: margin(problem.exact(x.double()), labels) - 100 * problem.ball.eps
 
     monkeypatch.setitem(CERTIFICATES, "coarse", Certificate("coarse", "Coarse", math.inf, -1, 0.25, bound, 7))
-    found = certify(net, x, labels, eps)
+    names = [*CERTIFICATES]
+    found, each = certify(net, x, labels, eps, names), certify_each(net, x, labels, eps, names)
     assert found.methods[0] == "coarse" and found.tallies[0].tried == 20 and 0 < found.tallies[0].certified < 20
-    assert found.failure == 0.25 and certify(net, x, labels, eps, ["ibp"]).failure == 0
-    assert torch.equal(margin_bound(net, x, labels, eps, "coarse") > 0, certify_each(net, x, labels, eps)["coarse"])
+    assert torch.equal(margin_bound(net, x, labels, eps, "coarse") > 0, each["coarse"])
+
+
+def test_a_certificate_that_may_fail_is_asked_by_name_and_counts_apart(case, monkeypatch):
+    net, x, labels, eps = case
+
+    def bound(problem):
+        return lambda x, labels: torch.ones(len(x), dtype=torch.float64)
+
+    monkeypatch.setitem(CERTIFICATES, "guess", Certificate("guess", "Guess", math.inf, 9, 0.25, bound))
+    proved, some = certify(net, x, labels, eps), certify(net, x, labels, eps, ["guess"])
+    assert "guess" not in proved.methods and proved.failure == 0 and "probability" not in proved.summary()
+    assert some.certified.all() and some.failure == 0.25
+    assert some.summary().endswith("Each certified sample may be wrong with a probability of at most 0.25.")
+    each = certify_each(net, x, labels, 10 * eps, ["guess", "lipschitz"])
+    assert each["guess"].all() and torch.equal(each["best"], each["lipschitz"]) and not each["best"].all()
 
 
 def test_a_certificate_of_another_norm_is_not_asked_and_is_refused_by_name(case, monkeypatch):
