@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..arguments import kind
-from ..norms import Ball, check_norm
+from ..norms import SYMBOLS, Ball, check_norm
 from .problem import Problem, check_batch_size
 from .result import Certified, Tally
 from .table import CERTIFICATES, Certificate, certificate_of, check_norm_of, in_order, theorems
@@ -194,6 +194,8 @@ def _prepare(
     problem = Problem(model, x, labels, ball, sound)
     if methods is None:
         names = tuple(name for name in names if _knows(name, problem))
+        if not names:
+            raise ValueError(f"no certificate for {SYMBOLS[ball.norm]} balls can bound this net: give another norm")
     for name in names:  # before the samples are classified, so that it fails early
         CERTIFICATES[name].knows(problem.exact, ball.norm)
     return problem, [CERTIFICATES[name] for name in names], problem.correct & ~_check_skip(skip, x)

@@ -70,6 +70,8 @@ def test_a_certificate_of_another_norm_is_not_asked_and_is_refused_by_name(case,
         assert problem.ball.norm == 2
         return lambda x, labels: torch.ones(len(x), dtype=torch.float64)
 
+    with pytest.raises(ValueError, match="no certificate for ℓ2 balls can bound this net"):
+        certify(net, x, labels, eps, norm=2)
     monkeypatch.setitem(CERTIFICATES, "round", Certificate("round", "Round", 2.0, 9, 0.0, bound))
     assert "round" not in certify(net, x, labels, eps).methods
     assert certify(net, x, labels, eps, norm="l2").methods == ("round",)
