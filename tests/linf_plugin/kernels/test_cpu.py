@@ -337,7 +337,7 @@ MISSING = {  # what is wrong, as code that runs before the first call; what the 
     "not-built": ("cpu.LIBRARY = cpu.LIBRARY.with_name('nowhere.so')", "nowhere.so was not built"),
     "no-library": ("cpu.LIBRARY = pathlib.Path(cpu.__file__)", "cpu.py"),
     "another-interface": ("cpu.ABI = -1", "this package needs -1"),
-    "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "not for abacus"),
+    "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "but not for abacus"),
 }
 
 

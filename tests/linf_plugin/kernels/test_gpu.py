@@ -488,7 +488,7 @@ def test_kernels_that_compute_nothing_are_not_available(emulator, monkeypatch, b
     monkeypatch.setattr(emulator, "launch", lambda kernel, *rest: kernel == broken or run(kernel, *rest))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "to", lambda a, device: a.clone())
-    assert gpu.available(0) == (False, "what the kernels compute there is wrong")
+    assert gpu.available(0) == (False, "the kernels compute wrong results on this GPU")
 
 
 def test_the_first_distance_is_not_captured_nor_are_the_kernels_given_up_for_it(monkeypatch):
@@ -534,7 +534,7 @@ def test_without_the_kernels_there_is_one_warning(error, reason, monkeypatch):
             assert not gpu.takes(INF, _tensor())
             assert kernels_for(INF, _tensor()) is blocked
     assert [(c.category, str(c.message)) for c in caught] == [
-        (RuntimeWarning, f"linf_plugin runs without its GPU kernels, many times slower: {reason}")
+        (RuntimeWarning, f"linf_plugin runs many times slower, without its GPU kernels: {reason}")
     ]
     assert f"GPU      Some GPU: blocked PyTorch, {reason}" in info.report()
 
