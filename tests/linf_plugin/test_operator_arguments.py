@@ -151,7 +151,7 @@ def _refused_or_right(name: str, place: int, value, monkeypatch) -> None:
     else:
         refused = False
         if name.startswith("box") and "backward" in name and isinstance(value, float) and value == math.inf:
-            assert got[0].shape == arguments[2].shape  # at p = ∞ it uses near and far, and they are not the outputs here
+            assert got[0].shape == arguments[2].shape  # it needs outputs at p = ∞; these are none
         elif not any(isinstance(a, Tensor) and a.is_meta for a in arguments):
             _agrees_with_blocked(name, arguments, monkeypatch)
         else:  # the only tensor is on the meta device
