@@ -1,4 +1,4 @@
-# make demo | make test — both work on a fresh clone that has Python ≥ 3.11 and pip.
+# make demo | make test — both work on a fresh clone if Python ≥ 3.11 and pip are installed.
 PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
 AUTO_LIRPA_SPEC ?= auto-LiRPA==0.3
@@ -10,19 +10,19 @@ OUT := results/digits
 .PHONY: help demo test lint test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
-	@echo "make test                     lint and the test suite"
-	@echo "make lint                     style, types, who imports whom, spelling"
-	@echo "make test-lirpa LIRPA=path    the bound tests against another copy of auto_LiRPA"
+	@echo "make test                     run lint and the test suite"
+	@echo "make lint                     check style, types, imports and spelling"
+	@echo "make test-lirpa LIRPA=path    run the tests of bounds with another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
 	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
-	@echo "make hostile                  give malformed files to everything that reads files (results/hostile)"
-	@echo "make forge                    change everything in certified files, one thing at a time, and verify them"
-	@echo "make brute                    put exact radii to a search in rational arithmetic (results/exact)"
-	@echo "make sanitize                 tests of kernels and of operators' arguments, compiled by gcc to stop at bad addresses"
-	@echo "make gpu-check                all that has to do with a GPU, within ten minutes (results/gpu-check.json)"
+	@echo "make hostile                  give malformed files to all code that reads files (results/hostile)"
+	@echo "make forge                    change each part of certified files, one at a time, and verify them"
+	@echo "make brute                    check exact radii by a search in rational arithmetic (results/exact)"
+	@echo "make sanitize                 test kernels and operators' arguments; gcc's sanitizers stop at bad addresses"
+	@echo "make gpu-check                check everything that uses a GPU, within ten minutes (results/gpu-check.json)"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
 
-# auto_LiRPA without its dependencies: its metadata forbid a current torch.
+# Installs auto_LiRPA without its dependencies, because its metadata forbid a current torch.
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
@@ -30,7 +30,8 @@ $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/ker
 	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
 	touch $@
 
-# Two parsers of one name, for the tests: of VNN-LIB 1.0, which is compiled here and needs a C compiler, and of 2.0.
+# Two parsers with the same name, for the tests.  One reads VNN-LIB 1.0; it is compiled here and needs a C compiler.
+# The other reads VNN-LIB 2.0.
 $(VENV)/vnnlib-1: PARSER := vnnlib==0.0.1
 $(VENV)/vnnlib-2: PARSER := vnnlib==1.0.2
 $(VENV)/vnnlib-1 $(VENV)/vnnlib-2: | $(VENV)/.installed
@@ -43,7 +44,7 @@ demo: $(VENV)/.installed
 	$(BIN)/linf-export verify $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export check $(OUT)/linf-dist.onnx
 
-# Before the tests, as it takes seconds.
+# lint comes before the tests because it takes only seconds.
 test: lint $(VENV)/.installed $(VENV)/vnnlib-1 $(VENV)/vnnlib-2
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
@@ -54,13 +55,13 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
 
-# The same bound tests with another copy of auto_LiRPA first on the path; what 0.7.1 imports beyond 0.3.
+# The same tests of bounds, with another copy of auto_LiRPA first on the path.  Version 0.7.1 imports two more packages.
 test-lirpa: $(VENV)/.installed
 	@test -d "$(LIRPA)/auto_LiRPA" || { echo "usage: make test-lirpa LIRPA=folder that holds auto_LiRPA/"; exit 2; }
 	$(BIN)/python -m pip install --quiet packaging graphviz
 	PYTHONPATH="$(abspath $(LIRPA))" $(BIN)/python -m pytest tests/linf_plugin/bounds tests/linf_plugin/certificates
 
-# Threads that spin while others compute would slow the evaluations on two threads down.
+# By default, idle threads spin.  They would slow down the evaluations that use two threads.
 fuzz: $(VENV)/.installed
 	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --out results/fuzz.json
 
@@ -77,8 +78,9 @@ forge: $(VENV)/.installed
 brute: $(VENV)/.installed
 	PYTHONPATH=tests $(BIN)/python -m brute --out results/exact
 
-# A copy of the package, so that the library in use stays as it is.  torch's own memory is never given back.
-# With checks that are calls, which compile in a fifth of the time; without the test that reads 2³¹ numbers, a call each.
+# Works on a copy of the package, so that the library in use stays unchanged.  Leaks are not reported, because torch
+# never frees its own memory.  The checks are function calls, which compile in a fifth of the time.  One test is left
+# out: it reads 2³¹ numbers, and each would take a call.
 SANITIZE := -O1 -fsanitize=address,undefined -fno-sanitize-recover=undefined --param=asan-instrumentation-with-call-threshold=0
 sanitize: $(VENV)/.installed
 	rm -rf build/sanitize
@@ -94,7 +96,8 @@ sanitize: $(VENV)/.installed
 		tests/linf_plugin/test_operator_arguments.py \
 		--deselect tests/linf_plugin/kernels/test_cpu.py::test_offsets_beyond_32_bits
 
-# With the Python at hand, which needs torch and NumPy alone: nothing is installed.  Status 3, which is no GPU, is no error.
+# Uses the Python that is there and installs nothing; that Python needs only torch and NumPy.  Status 3 means that there
+# is no GPU, and is not an error.
 GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
 gpu-check:
 	PYTHONPATH="tests:.$${PYTHONPATH:+:$$PYTHONPATH}" $(GPU_PYTHON) -m gpu_check --out results/gpu-check.json || test $$? -eq 3

@@ -1,6 +1,6 @@
-"""Builds the CPU kernels, where there is a compiler.  Everything else about the package is in setup.cfg.
+"""Builds the CPU kernels if there is a compiler.  Everything else about the package is in setup.cfg.
 
-The library has a plain C interface: it depends on neither the Python nor the torch that builds it.
+The library has a plain C interface, so it does not depend on the Python or the torch that builds it.
 """
 
 import os
@@ -26,10 +26,10 @@ FLAGS = [
     "-Wno-psabi",
     "-Wno-ignored-attributes",
     "-Wno-uninitialized",
-    "-Wno-maybe-uninitialized",  # intrinsics' own
+    "-Wno-maybe-uninitialized",  # warnings from the intrinsics themselves
 ]
-FLAGS += os.environ.get("LINF_CXXFLAGS", "").split()  # `make sanitize` instruments the kernels
-LEVELS = {"baseline": []}  # what cpu_kernels.cpp is compiled for; cpu.cpp picks one at run time
+FLAGS += os.environ.get("LINF_CXXFLAGS", "").split()  # for `make sanitize`, which instruments the kernels
+LEVELS = {"baseline": []}  # cpu_kernels.cpp is compiled for each; cpu.cpp picks one at run time
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS |= {
         "avx2": ["-mavx2", "-mfma"],
@@ -38,7 +38,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
 
 
 class BuildKernels(build_ext):
-    """One object a level, linked to a library with a name that no Python version is part of."""
+    """Compiles one object for each level and links them.  The library's name contains no Python version."""
 
     def get_ext_filename(self, name):
         return str(Path(*name.split("."))) + ".so"
@@ -71,7 +71,7 @@ class AnyPython(bdist_wheel):
 
 sources = [str(KERNELS / "cpu.cpp"), *map(str, sorted({*KERNELS.glob("cpu_*.cpp"), *KERNELS.glob("cpu*.h")}))]
 setup(
-    # Windows has no compiler that takes this source; optional: without a compiler the package installs too.
+    # On Windows, no compiler takes this source.  It is optional: the package installs without a compiler too.
     ext_modules=[Extension("linf_plugin.kernels.libcpu", sources[:1], depends=sources, optional=True)]
     if sys.platform != "win32"
     else [],

@@ -1,7 +1,7 @@
-"""The distances in plain PyTorch, block by block: any device, bounded memory, no compiler.
+"""The distances in plain PyTorch, block by block.  They run on any device, in bounded memory, without a compiler.
 
-Each block covers some rows of x and some rows of w, so that its (rows of x, rows of w, in) temporaries
-stay within ``BLOCK_BYTES`` (one pair of rows is the least, however long).
+A block is some rows of x with some rows of w.  Its temporaries, of shape (rows of x, rows of w, in), take at most
+``BLOCK_BYTES``.  The smallest block is one pair of rows, which may take more.
 """
 
 import math
@@ -16,7 +16,7 @@ BLOCK_BYTES = 1 << 20  # fits the second-level cache of current processors
 
 
 def tiles(n: int, w: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, slice]]:
-    """Slices over n rows of x and the rows of a w of that shape, whose block of differences fits ``BLOCK_BYTES``."""
+    """Yields slices of n rows of x and of the rows of a w of this shape; their differences fit ``BLOCK_BYTES``."""
     out, features = w
     pairs = max(1, BLOCK_BYTES // max(1, features * itemsize))
     rows_w = min(out, pairs)
@@ -27,7 +27,7 @@ def tiles(n: int, w: tuple[int, ...], itemsize: int) -> Iterator[tuple[slice, sl
 
 
 def power_(z: Tensor, p: float) -> Tensor:
-    """z ← z^p for z ≥ 0, in place.  Whole powers are multiplied out, which is several times faster.  p ≥ 1."""
+    """Sets z to z^p in place, for z ≥ 0 and p ≥ 1.  A whole p needs only products: several times faster."""
     if p != int(p) or p < 1 or p > 4096:
         return z.pow_(p)
     exponent = int(p)
@@ -36,19 +36,19 @@ def power_(z: Tensor, p: float) -> Tensor:
             z.mul_(z)
             exponent >>= 1
         return z
-    base, result = z.clone(), None  # the power up to the binary digits of the exponent that were seen
+    base, result = z.clone(), None  # the power for the binary digits of the exponent so far
     while exponent:
         if exponent & 1:
             result = base.clone() if result is None else result.mul_(base)
         exponent >>= 1
         if exponent:
             base.mul_(base)
-    assert result is not None  # some digit is 1
+    assert result is not None  # at least one digit is 1
     return z.copy_(result)
 
 
 def norm_(z: Tensor, p: float) -> Tensor:
-    """``reference.norm``, destroying z (in > 0)."""
+    """Computes ``reference.norm`` for in > 0, and overwrites z."""
     largest = z.amax(-1)
     if p == math.inf:
         return largest
@@ -59,7 +59,7 @@ def norm_(z: Tensor, p: float) -> Tensor:
 
 
 def norm_vjp_(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
-    """``reference.norm_vjp``, destroying z (in > 0)."""
+    """Computes ``reference.norm_vjp`` for in > 0, and overwrites z."""
     grad = torch.where(y == 0, 0, grad).unsqueeze(-1)
     if p == math.inf:
         index = z.max(-1, keepdim=True).indices
@@ -83,7 +83,7 @@ def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 
 def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """``cpu.dist_with_index``: dist at p = ∞, and 4·i + (x_i < w_i) for the largest |x_i − w_i|, −1 where it is 0."""
+    """Returns dist at p = ∞, and 4·i + (x_i < w_i) for the largest |x_i − w_i| or −1 if it is 0; as in ``cpu``."""
     y = x.new_zeros(len(x), len(w))
     index = torch.full(y.shape, -1, dtype=torch.int32, device=x.device)
     if x.shape[1] == 0:
@@ -101,7 +101,7 @@ def index_vjp(
 ) -> tuple[Tensor, Tensor]:
     """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``."""
     gx, gw = (grad.new_zeros(rows, features) for rows in grad.shape)
-    if index.is_cpu and index.numel() and index.max() >= 4 * features:  # a GPU would have to be waited for
+    if index.is_cpu and index.numel() and index.max() >= 4 * features:  # on a GPU, this would wait
         raise ValueError(f"index must hold values below 4·{features}, for {features} coordinates")
     if features:
         signed = torch.where(index < 0, 0, torch.where(index % 4 == 0, grad, -grad))
@@ -114,13 +114,13 @@ def index_vjp(
 def dist_vjp(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor, Tensor]:
-    """``reference.dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
+    """``reference.dist_vjp`` in bounded memory.  It computes every gradient and ignores ``wanted``."""
     gx, gw = x.new_zeros(x.shape), w.new_zeros(w.shape)
     if x.shape[1] == 0:
         return gx, gw
     for i, k in tiles(len(x), w.shape, x.element_size()):
         t = x[i, None] - w[k]
-        if p == math.inf:  # one coordinate a pair: scatter it
+        if p == math.inf:  # each pair has one coordinate with a gradient
             g = torch.where(y[i, k] == 0, 0, grad[i, k])
             index = t.abs().max(-1).indices
             g = g * t.gather(-1, index.unsqueeze(-1)).squeeze(-1).sign()
@@ -134,9 +134,11 @@ def dist_vjp(
 
 
 def _largest(z: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` largest entries, descending, equal ones in order of index; of zeros any will do.
+    """Returns the indices of the ``count`` largest entries, largest first.  Equal entries keep the order of their
+    indices, but zeros may come in any order.
 
-    ``topk`` is many times faster than a stable sort and orders ties as it likes: rows with a tie are sorted.
+    ``topk`` is many times faster than a stable sort, but it may return ties in any order.  So rows with a tie
+    are sorted.
     """
     values, index = z.topk(min(count + 1, z.shape[-1]), -1)
     index = index[..., :count]
@@ -147,13 +149,13 @@ def _largest(z: Tensor, count: int) -> Tensor:
 
 
 def sorted_sum(z: Tensor, rho: float, k: int) -> Tensor:
-    """``reference.sorted_sum`` (in > 0)."""
+    """Computes ``reference.sorted_sum`` for in > 0."""
     c = coefficients(rho, k, z.shape[-1])
     return weighted(z.topk(len(c), -1).values, c)
 
 
 def sorted_sum_vjp_(grad: Tensor, z: Tensor, rho: float, k: int) -> Tensor:
-    """``reference.sorted_sum_vjp``, destroying z (in > 0)."""
+    """Computes ``reference.sorted_sum_vjp`` for in > 0, and overwrites z."""
     c = coefficients(rho, k, z.shape[-1])
     index = _largest(z, len(c))
     shares = grad.unsqueeze(-1) * z.new_tensor(c) * z.gather(-1, index).sign_()
@@ -184,7 +186,7 @@ def sorted_dist_vjp(grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int) -> t
 
 
 def _ends(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """l − w and w − u for every pair of a box and a row of w."""
+    """Returns l − w and w − u for every pair of a box and a row of w."""
     return lower[:, None] - w, w - upper[:, None]
 
 
@@ -201,14 +203,17 @@ def box_dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor,
 
 
 def _pull(above: Tensor, below: Tensor, g_near: Tensor, g_far: Tensor) -> tuple[Tensor, Tensor]:
-    """From gradients of the least and the largest |x − w| to those of the lower and the upper end."""
+    """Turns the gradients of the smallest and the largest |x − w| into those of the lower and the upper end."""
     far_u = g_far * (below <= above)
     return g_near * (above > 0) - (g_far - far_u), far_u - g_near * (below > 0)
 
 
 def _box_vjp(lower: Tensor, upper: Tensor, w: Tensor, slopes: Callable) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of lower, upper and w; ``slopes(i, k, nearest, farthest)`` gives those of a block's least and largest
-    |x − w|, (rows of the box, rows of w, in)."""
+    """Returns the gradients of lower, upper and w.
+
+    ``slopes(i, k, nearest, farthest)`` returns the gradients of the smallest and of the largest |x − w| in a block.
+    Each has shape (rows of the box, rows of w, in).
+    """
     gl, gu, gw = (a.new_zeros(a.shape) for a in (lower, upper, w))
     if lower.shape[1] == 0:
         return gl, gu, gw
@@ -233,7 +238,7 @@ def box_dist_vjp(
     p: float,
     wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``reference.box_dist_vjp`` in bounded memory.  Computes all, whatever is wanted."""
+    """``reference.box_dist_vjp`` in bounded memory.  It computes every gradient and ignores ``wanted``."""
 
     def slopes(i: slice, k: slice, nearest: Tensor, farthest: Tensor) -> tuple[Tensor, Tensor]:
         return (

@@ -1,13 +1,13 @@
-"""The functions of ``reference`` and their gradients, made of PyTorch's operators.
+"""The functions of ``reference`` and their gradients, composed of PyTorch's own operators.
 
-PyTorch takes derivatives of any order and mode, and their vmap, of these compositions.
+So PyTorch can differentiate them in any order and mode, and can use vmap on them.
 
-Each has the values and the first derivatives of ``reference``, its choices at kinks included, and what PyTorch derives
-from it is finite at kinks too: where a gradient is 0 by the rules of ``reference``, so are all derivatives of it.
-Nothing here depends on data but through ``torch.where`` and indices, and nothing is changed in place.
+Each function has the values and the first derivatives of ``reference``, with the same choices at kinks.  Its higher
+derivatives are finite at kinks too: if the rules of ``reference`` make a gradient 0, all derivatives of it are 0.
+The code depends on data only through ``torch.where`` and indices.  It changes nothing in place.
 
-Memory: some rows of x at a time, as many as make ``MOST_DIFFERENCES`` of them (one row is the least); what a graph
-keeps for a backward pass is not bounded.
+Memory: the functions take as many rows of x at a time as give ``MOST_DIFFERENCES`` differences, and at least one row.
+The memory that a graph keeps for a backward pass is not bounded.
 """
 
 import math
@@ -24,13 +24,13 @@ MOST_DIFFERENCES = 1 << 22
 
 
 def _signed(t: Tensor, indices: Tensor, values: Tensor) -> Tensor:
-    """``values`` at ``indices`` of the last dimension, with the sign of t there; 0 elsewhere.  Shape of t."""
+    """Puts ``values`` at ``indices`` of the last dimension, with the sign of t there, and 0 elsewhere.  Shape of t."""
     signs = t.detach().gather(-1, indices).sign()
     return torch.zeros_like(t).scatter(-1, indices, values * signs)
 
 
 def _order(z: Tensor, count: int) -> Tensor:
-    """Indices of the ``count`` largest, descending, equal ones in order of index."""
+    """Returns the indices of the ``count`` largest entries, largest first; equal entries keep the order of indices."""
     return torch.sort(z.detach(), dim=-1, descending=True, stable=True).indices[..., :count]
 
 
@@ -63,7 +63,7 @@ def norm_vjp(grad: Tensor, z: Tensor, y: Tensor, p: float) -> Tensor:
 
 
 def sorted_sum(z: Tensor, rho: float, k: int) -> Tensor:
-    """``reference.sorted_sum``; the terms are added in any order."""
+    """``reference.sorted_sum``, but the order of the additions is not fixed."""
     if z.shape[-1] == 0:
         return z.sum(-1)
     c = coefficients(rho, k, z.shape[-1])
@@ -79,13 +79,13 @@ def sorted_sum_vjp(grad: Tensor, z: Tensor, rho: float, k: int) -> Tensor:
 
 
 def _differences(rows: tuple[Tensor, ...], w: Tensor) -> list[tuple[Tensor, ...]]:
-    """The rows of each tensor, cut so that a part's differences to w are ``MOST_DIFFERENCES`` at most."""
+    """Splits the rows of each tensor into parts.  Each part has at most ``MOST_DIFFERENCES`` differences to w."""
     step = max(1, MOST_DIFFERENCES // max(1, w.shape[0] * w.shape[1]))
     return list(zip(*(a.split(step) for a in rows)))
 
 
 def _joined(parts: Sequence[tuple[Tensor, ...]], summed: int = 0) -> tuple[Tensor, ...]:
-    """Each of the results over all parts: one row after the other, the last ``summed`` added up."""
+    """Joins each result over all parts: it concatenates rows, but it adds up the last ``summed`` results."""
     if len(parts) == 1:
         return parts[0]
     (*columns,) = zip(*parts)
@@ -98,7 +98,7 @@ def _of_rows(rows: tuple[Tensor, ...], w: Tensor, measure: Callable) -> Tensor:
 
 
 def _vjp_of_rows(rows: tuple[Tensor, ...], w: Tensor, slopes: Callable) -> tuple[Tensor, Tensor]:
-    """``slopes(|t|, *others)`` → the gradient of |t|; rows: x and the others."""
+    """``slopes(|t|, *others)`` returns the gradient of |t|.  ``rows`` holds x and then the others."""
     parts = []
     for x, *others in _differences(rows, w):
         t = x[:, None] - w
@@ -156,7 +156,7 @@ def sorted_dist_vjp(grad: Tensor, x: Tensor, w: Tensor, rho: float, k: int) -> t
 
 
 def _ends(lower: Tensor, upper: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``reference._ends``, where each of nearest and farthest follows one of the two ends alone, also in ties."""
+    """``reference._ends``, but nearest and farthest each depend on only one of the two ends, also in a tie."""
     above, below = lower[:, None] - w, w - upper[:, None]
     nearest = torch.where(below.isnan() | (below > 0), below, torch.zeros_like(below))
     nearest = torch.where(above.isnan() | (above > 0), above, nearest)
@@ -171,7 +171,7 @@ def _of_boxes(lower: Tensor, upper: Tensor, w: Tensor, measure: Callable) -> tup
 def _vjp_of_boxes(
     lower: Tensor, upper: Tensor, w: Tensor, others: tuple[Tensor, ...], slopes: Callable
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``slopes(nearest, farthest, *others)`` → their gradients; others: further rows."""
+    """``slopes(nearest, farthest, *others)`` returns the gradients of nearest and farthest; others: more rows."""
     parts = []
     for low, high, *rest in _differences((lower, upper, *others), w):
         above, below, nearest, farthest = _ends(low, high, w)
@@ -218,11 +218,11 @@ def box_sorted_dist_vjp(
     return _vjp_of_boxes(lower, upper, w, (grad_near, grad_far), slopes)
 
 
-# Convolutions: the same of every window.
+# Convolutions: the same functions, applied to every window.
 
 
 def by_windows(fn: Callable, images: tuple[Tensor, ...], w: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
-    """``windows.apply``: ``fn(*windows, w)`` of each group."""
+    """``windows.apply``: calls ``fn(*windows, w)`` for each group."""
     groups, shape = geometry.groups, geometry.output_shape(images[0].shape, w.shape)
     flat = flat_kernels(w, groups)
     windows = [unfold_composed(a, w.shape, geometry) for a in images]
@@ -238,7 +238,7 @@ def vjp_by_windows(
     shapes: tuple,
     geometry: Geometry,
 ) -> tuple[Tensor, ...]:
-    """``windows.apply_vjp``: ``fn(maps, windows, w)`` of each group; the images' gradients, and w's."""
+    """``windows.apply_vjp``: calls ``fn(maps, windows, w)`` for each group.  Returns gradients of images and of w."""
     x_shape, w_shape = shapes
     groups = geometry.groups
     flat = [None] * groups if w is None else flat_kernels(w, groups)

@@ -1,10 +1,10 @@
 """The compiled CPU kernels: ``reference``'s functions on float32 and float64 CPU tensors of any strides.
 
-A library with a plain C interface, called through ctypes; the first call loads it.  ``takes`` says whether it
-serves given tensors; where it does not, ``blocked`` does the same more slowly.
+They are in a library with a plain C interface.  This module calls it through ctypes, and the first call loads it.
+``takes`` says whether the library accepts given tensors.  If it does not, ``blocked`` computes the same more slowly.
 
-``LINF_CPU_LEVEL`` in the environment names the instruction set to use (``avx512``, ``avx2``, ``baseline``)
-instead of the best one.
+The environment variable ``LINF_CPU_LEVEL`` names the instruction set to use (``avx512``, ``avx2``, ``baseline``).
+Without it, the best one is used.
 """
 
 import contextlib
@@ -24,10 +24,10 @@ from .geometry import Geometry
 
 ABI = 3
 LIBRARY = Path(__file__).with_name("libcpu.so")
-REBUILD = "reinstall the package (pip install .) where a C++ compiler is"
+REBUILD = "reinstall the package (pip install .) on a machine that has a C++ compiler"
 
 _DTYPES = {torch.float32: 0, torch.float64: 1}
-_POINTERS = {  # function: how many tensors it takes after its sizes
+_POINTERS = {  # function: the number of tensors that it takes after its sizes
     "linf_dist": 4,
     "linf_dist_vjp": 6,
     "linf_scatter": 4,
@@ -67,11 +67,11 @@ class _Kernels:
 
     def check(self, level: str) -> str:
         if level not in self.levels:
-            raise OSError(f"there are kernels for {', '.join(self.levels)} here, not for {level}")
+            raise OSError(f"this machine has kernels for {', '.join(self.levels)}, but not for {level}")
         return level
 
     def _levels(self) -> dict[str, int]:
-        """The instruction sets of this machine, the best first."""
+        """Returns the instruction sets of this machine and their numbers, best first."""
         names, level = {}, 0
         while (name := self.lib.linf_level(level)) is not None:
             if name:
@@ -84,13 +84,13 @@ class _Kernels:
 def _load() -> _Kernels | OSError:
     try:
         return _Kernels()
-    except (OSError, AttributeError) as error:  # AttributeError: a library of another kind
+    except (OSError, AttributeError) as error:  # AttributeError: the file is another library
         return error if isinstance(error, OSError) else OSError(str(error))
 
 
 @functools.cache
 def _loaded() -> _Kernels:
-    """The kernels.  Raises OSError where there are none."""
+    """Returns the kernels.  Raises OSError if they cannot be loaded."""
     kernels = _load()
     if isinstance(kernels, OSError):
         raise kernels
@@ -98,20 +98,20 @@ def _loaded() -> _Kernels:
 
 
 def available() -> tuple[bool, str]:
-    """Whether the kernels can be used, and the instruction set in use or why not."""
+    """Returns whether the kernels can be used, and the instruction set in use or the reason why they cannot."""
     kernels = _load()
     return (False, str(kernels)) if isinstance(kernels, OSError) else (True, kernels.level)
 
 
 def levels() -> list[str]:
-    """The instruction sets that the kernels were compiled for and this machine has, the best first."""
+    """Returns the instruction sets that this machine has and that the kernels were compiled for, best first."""
     kernels = _load()
     return [] if isinstance(kernels, OSError) else list(kernels.levels)
 
 
 @contextlib.contextmanager
 def using(level: str) -> Iterator[None]:
-    """While open, the kernels run with this one of ``levels()``, in the whole process."""
+    """Makes the kernels of the whole process use this one of ``levels()`` until the context closes."""
     kernels = _loaded()
     before, kernels.level = kernels.level, kernels.check(level)
     try:
@@ -121,10 +121,12 @@ def using(level: str) -> Iterator[None]:
 
 
 def ceiling(p: float, backward: bool = False, threads: int | None = None) -> float:
-    """Coordinate pairs a second that float32's inner loop does on registers alone: no kernel for p is faster,
-    unless it leaves terms out.  Takes some tens of milliseconds; ``threads`` as in torch by default.
+    """Measures how many coordinate pairs a second the inner loop for float32 computes with data in registers only.
 
-    Raises ValueError for the gradient at p = ∞, which is a scatter without arithmetic, and for p < 1.
+    No kernel for p is faster, unless it leaves out terms.  The measurement takes some tens of milliseconds.
+    The default of ``threads`` is torch's number of threads.
+
+    Raises ValueError for p < 1, and for the gradient at p = ∞, which is a scatter without arithmetic.
     """
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
@@ -136,28 +138,34 @@ def ceiling(p: float, backward: bool = False, threads: int | None = None) -> flo
 
 @functools.cache
 def _usable() -> bool:
-    """Like ``available``; says so once where the answer is no."""
+    """Returns what ``available`` says, and warns once if the kernels cannot be used."""
     usable, reason = available()
     if not usable:
         warnings.warn(
-            f"linf_plugin runs without its CPU kernels, several times slower: {reason}", RuntimeWarning, stacklevel=2
+            f"linf_plugin runs several times slower, without its CPU kernels: {reason}", RuntimeWarning, stacklevel=2
         )
     return usable
 
 
 def takes(p: float, *tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: of the CPU, float32 or float64, and they were built."""
+    """Returns whether the kernels take these tensors: they must be on the CPU, all float32 or all float64, and p ≥ 1.
+
+    It is also False if the kernels were not built, or if the rows are too long for an index.
+    """
     dtype = tensors[0].dtype
     if dtype not in _DTYPES or not p >= 1 or tensors[0].shape[-1] >= MOST_FEATURES:
         return False
-    for a in tensors:  # a loop, for speed: this is part of every call
+    for a in tensors:  # a loop is fast, and this runs in every call
         if not a.is_cpu or a.dtype != dtype:
             return False
     return _usable()
 
 
 def _call(name: str, sizes: tuple[int, int, int], p: tuple[float, ...], first: Tensor, *others: Tensor | None) -> None:
-    """Calls ``name`` on contiguous tensors (None is a null pointer); sizes are (N, out, in)."""
+    """Calls ``name`` with contiguous tensors; None becomes a null pointer.  ``sizes`` is (N, out, in).
+
+    Raises ValueError for an index that is too large, and MemoryError if the kernel gets no memory.
+    """
     kernels = _loaded()
     failed = kernels.functions[name](
         kernels.levels[kernels.level],
@@ -186,9 +194,10 @@ def dist(x: Tensor, w: Tensor, p: float) -> Tensor:
 
 
 def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """``reference.dist`` at p = ∞ and, as int32 (N, out), where each maximum is and its sign: for ``index_vjp``.
+    """Returns ``reference.dist`` at p = ∞, and the place and the sign of each maximum for ``index_vjp``.
 
-    An entry is 4·i, plus 1 where x_i < w_i; −1 where y is 0 or NaN.  Ties go to the lowest i.
+    The second result is int32 (N, out).  An entry is 4·i, plus 1 if x_i < w_i.  It is −1 if y is 0 or NaN.  In a tie, i
+    is the lowest index.
     """
     x, w = x.contiguous(), w.contiguous()
     y = x.new_empty(x.shape[0], w.shape[0])
@@ -200,7 +209,7 @@ def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 def index_vjp(
     grad: Tensor, index: Tensor, features: int, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``; None for a gradient not wanted."""
+    """``reference.dist_vjp`` at p = ∞ from the index of ``dist_with_index``; a gradient is None if it is not wanted."""
     grad, index = grad.contiguous(), index.contiguous()
     n, out = grad.shape
     grads = _empty(wanted, grad, (n, features), (out, features))
@@ -211,7 +220,7 @@ def index_vjp(
 def dist_vjp(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``reference.dist_vjp``; None for a gradient that is not wanted."""
+    """``reference.dist_vjp``; a gradient is None if it is not wanted."""
     if p == math.inf:
         return index_vjp(grad, dist_with_index(x, w)[1], x.shape[1], wanted)
     grad, x, w, y = (a.contiguous() for a in (grad, x, w, y))
@@ -239,7 +248,7 @@ def box_dist_vjp(
     p: float,
     wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """``reference.box_dist_vjp``; None for a gradient that is not wanted."""
+    """``reference.box_dist_vjp``; a gradient is None if it is not wanted."""
     tensors = [a.contiguous() for a in (grad_lower, grad_upper, lower, upper, w, near, far)]
     grads = _empty(wanted, w, lower.shape, upper.shape, w.shape)
     _call("linf_box_dist_vjp", _sizes(lower, w), (p,), *tensors, *grads)
@@ -249,7 +258,7 @@ def box_dist_vjp(
 def _c_geometry(
     image: tuple[int, ...], out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
 ) -> ctypes.Array:
-    """``Geometry`` of cpu_windows.cpp."""
+    """Returns the struct ``Geometry`` of cpu_windows.cpp."""
     stride, padding, dilation, groups = geometry
     numbers = (*image, groups, out[3], rows.start, rows.stop, *w[2:], *stride, *padding, *dilation)
     return (ctypes.c_int64 * len(numbers))(*numbers)
@@ -270,7 +279,7 @@ def unfold(x: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geomet
 def add_folded(
     gx: Tensor, columns: Tensor, out: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
 ) -> None:
-    """``windows.add_folded``; gx is contiguous."""
+    """``windows.add_folded``; gx must be contiguous."""
     columns = columns.contiguous()
     threads = torch.get_num_threads() if columns.numel() > 50_000 else 1
     _loaded().lib.linf_add_folded(

@@ -1,7 +1,7 @@
-"""Compiles and launches what ``gpu_kernels.cu`` holds, by NVIDIA's package cuda-bindings and its compiler NVRTC.
+"""Compiles and launches the kernels of ``gpu_kernels.cu`` with NVIDIA's package cuda-bindings and its compiler NVRTC.
 
-An instance of a template is compiled when it is first needed, for the GPU at hand, and kept.  Every launch goes to
-the current stream of the device; a CUDA graph can capture what ran once before.
+Each instance of a template is compiled for the GPU in use when it is first needed.  It is then kept.  Every launch
+goes to the current stream of the device.  A CUDA graph can capture a kernel that has run once before.
 """
 
 import ctypes
@@ -16,11 +16,11 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("gpu_kernels.cu")
 OPTIONS = ("--std=c++17", "--device-as-default-execution-space", "-diag-suppress=177")  # 177: unused constants
-THREADS = 256  # of a block, as 16 × 16 where it computes a tile
+THREADS = 256  # in a block; they form 16 × 16 if the block computes a tile
 
 
 def _checked(result: tuple) -> Any:
-    """What a function of cuda-bindings returned beside its error code, which must be that of success."""
+    """Returns the values of a function of cuda-bindings without its error code.  Raises RuntimeError for an error."""
     error, *values = result
     if int(error):
         raise RuntimeError(error.name)
@@ -28,9 +28,9 @@ def _checked(result: tuple) -> Any:
 
 
 def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, bytes, str]:
-    """``kernel``, an instance of a template of ``SOURCE``, for ``target`` (sm_90).
+    """Compiles ``kernel``, an instance of a template of ``SOURCE``, for ``target`` (such as sm_90).
 
-    Returns the binary, the kernel's name in it, and what the compiler said.
+    Returns the binary, the kernel's name in it, and the compiler's log.  Raises RuntimeError if it does not compile.
     """
     from cuda.bindings import nvrtc
 
@@ -54,12 +54,12 @@ def compile_kernel(kernel: str, target: str, *options: str) -> tuple[bytes, byte
 
 
 def capturing() -> bool:
-    """Whether a CUDA graph takes down what the current stream is given."""
+    """Returns whether a CUDA graph captures the current stream."""
     return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 class Device:
-    """A GPU: its context, and the kernels that were compiled for it."""
+    """A GPU with its context and the kernels that were compiled for it."""
 
     def __init__(self, index: int | None):
         from cuda.bindings import driver
@@ -73,8 +73,11 @@ class Device:
         self.lock = threading.Lock()
 
     def function(self, kernel: str) -> Any:
-        """The compiled kernel.  The context must be current.  Raises RuntimeError where a capture, which loading a
-        binary would spoil, comes before the first launch."""
+        """Returns the compiled kernel.  The context must be current.
+
+        Raises RuntimeError if the kernel is new and a CUDA graph is being captured: to load a binary would break the
+        capture.
+        """
         with self.lock:
             if kernel not in self.functions:
                 if capturing():
@@ -85,7 +88,7 @@ class Device:
             return self.functions[kernel]
 
     def launch(self, kernel: str, blocks: int, parameters: ctypes.Array) -> None:
-        """Blocks of ``THREADS`` threads; ``parameters`` are the addresses of the kernel's arguments."""
+        """Launches blocks of ``THREADS`` threads.  ``parameters`` holds the addresses of the kernel's arguments."""
         stream = torch.cuda.current_stream(self.index).cuda_stream
         _checked(self.driver.cuCtxPushCurrent(self.context))
         try:
@@ -106,7 +109,7 @@ def device(index: int | None) -> Device:
 
 
 def launch(kernel: str, blocks: int, *arguments: Tensor | int | float | None) -> None:
-    """Tensors become pointers, None a null pointer, other numbers 64 bits wide."""
+    """Launches a kernel.  A tensor becomes a pointer, None a null pointer, and a number takes 64 bits."""
     tensor = next(a for a in arguments if isinstance(a, Tensor))
     values = [
         ctypes.c_double(a)

@@ -1,7 +1,7 @@
-"""The CUDA kernels: ``reference``'s distances on float32 and float64 tensors of any CUDA GPU, of any strides.
+"""The CUDA kernels: ``reference``'s distances on float32 and float64 tensors of any strides, on any CUDA GPU.
 
-``takes`` says whether they serve given tensors; where they do not, ``blocked`` does the same more slowly, as it
-does for boxes.  torch for CUDA brings what they are compiled and launched with; see ``cuda``.
+``takes`` says whether the kernels accept given tensors.  If they do not, ``blocked`` computes the same more slowly.
+It always computes the distances of boxes.  torch for CUDA brings the compiler and the launcher; see ``cuda``.
 """
 
 import functools
@@ -15,62 +15,69 @@ from torch import Tensor
 from ..arguments import MOST_FEATURES
 from . import blocked, cuda
 
-box_dist, box_dist_vjp = blocked.box_dist, blocked.box_dist_vjp  # so that this module serves all that cpu does
+box_dist, box_dist_vjp = blocked.box_dist, blocked.box_dist_vjp  # so this module has every function of cpu
 
-RANGE = 4096  # coordinates of a block of ``scatter``
-MOST_WHOLE = 1024  # exponents up to here are multiplied out
-MOST_P = 1e30  # finite in float32; beyond, the distance is that for p = ∞ anyway
-MOST_BLOCKS, LEAST_PART = 256, 512  # where ``_splits`` splits a sum
+RANGE = 4096  # coordinates that a block of ``scatter`` takes
+MOST_WHOLE = 1024  # whole exponents up to here are computed by products
+MOST_P = 1e30  # finite in float32; for a larger p, the distance equals that at p = ∞
+MOST_BLOCKS, LEAST_PART = 256, 512  # limits for how ``_splits`` splits a sum
 
 _TYPES = {torch.float32: "float", torch.float64: "double"}
-# Results a thread computes: estimated time a pair, relative to the arithmetic's.  Smaller tiles read more often.
+# The results that one thread computes: the estimated time for a pair, as a multiple of the time of its arithmetic.
+# Smaller tiles read more often.
 TILES = {torch.float32: {(8, 8): 1.08, (8, 4): 1.15, (4, 4): 1.4, (2, 2): 2.5}, torch.float64: {(2, 2): 2.5}}
 
 
 def available(index: int | None = None) -> tuple[bool, str]:
-    """Whether the kernels can be used on a GPU (the current one), and what they are compiled for or why not: there a
-    few distances at p = ∞ and their gradients must be those of ``blocked``."""
+    """Returns whether the kernels can be used on a GPU, and their target or the reason why they cannot be used.
+
+    The default is the current GPU.  The kernels can be used if a few distances at p = ∞ and their gradients are equal
+    to those of ``blocked``.
+    """
     if not torch.cuda.is_available():
         return False, "no CUDA device"
     try:
         device = cuda.device(torch.cuda.current_device() if index is None else index)
         wrong = _probe(f"cuda:{device.index}")
         return (False, wrong) if wrong else (True, f"compiled for {device.target}")
-    except Exception as error:  # whatever is wrong with packages, compiler or driver, blocked needs none of them
+    except Exception as error:  # any fault of packages, compiler or driver; blocked needs none of them
         return False, " ".join(str(error).split())
 
 
 def _probe(device: str) -> str | None:
-    """None where the kernels give what ``blocked`` gives on the CPU, to the bit, else what is wrong."""
+    """Returns None if the kernels give the same bits as ``blocked`` on the CPU, else what is wrong."""
     x, w = (torch.arange(n * 37, device="cpu").remainder(m).float().view(n, 37) for n, m in ((5, 11), (7, 13)))
     y, index = dist_with_index(x.to(device), w.to(device))
-    found = y, index, *index_vjp(y, index, x.shape[1])  # of whole numbers, whose sums are exact
+    found = y, index, *index_vjp(y, index, x.shape[1])  # these are whole numbers, so their sums are exact
     y, index = blocked.dist_with_index(x, w)
     expected = y, index, *blocked.index_vjp(y, index, x.shape[1])
     if not all(a is not None and torch.equal(a.cpu(), b) for a, b in zip(found, expected)):
-        return "what the kernels compute there is wrong"
+        return "the kernels compute wrong results on this GPU"
     return None
 
 
 @functools.cache
 def _usable(index: int) -> bool:
-    """Like ``available``; says so once where the answer is no.
+    """Returns what ``available`` says, and warns once if the kernels cannot be used.
 
-    Raises RuntimeError while a CUDA graph is captured: what compiles and looks at results cannot be captured, and
-    must not be taken for a GPU without kernels.
+    Raises RuntimeError while a CUDA graph is captured.  A graph cannot capture a call that compiles and reads results,
+    and that failure must not look like a GPU without kernels.
     """
     if cuda.capturing():
         raise RuntimeError("a CUDA graph cannot capture the first distance on a GPU: compute one before the capture")
     usable, reason = available(index)
     if not usable:
         warnings.warn(
-            f"linf_plugin runs without its GPU kernels, many times slower: {reason}", RuntimeWarning, stacklevel=2
+            f"linf_plugin runs many times slower, without its GPU kernels: {reason}", RuntimeWarning, stacklevel=2
         )
     return usable
 
 
 def takes(p: float, *tensors: Tensor) -> bool:
-    """Whether the kernels take these tensors: of one GPU, float32 or float64, and they can be compiled."""
+    """Returns whether the kernels take these tensors: they must be on one GPU, all float32 or all float64, and p ≥ 1.
+
+    It is also False if the kernels cannot be compiled, or if the rows are too long for an index.
+    """
     first = tensors[0]
     return (
         first.device.type == "cuda"
@@ -90,8 +97,10 @@ def _parts(n: int, step: int) -> int:
 
 
 def tile(rows: int, columns: int, tiles: dict[tuple[int, int], float], processors: int) -> tuple[int, int, int]:
-    """The tile with which the multiprocessor that gets most blocks is done soonest, and how many blocks there are
-    in rows × columns results.  No result depends on the tile."""
+    """Returns the height and the width of the best tile, and the number of blocks for rows × columns results.
+
+    The best tile is the one with which the busiest multiprocessor finishes earliest.  No result depends on the tile.
+    """
     blocks = {t: _parts(rows, 16 * t[0]) * _parts(columns, 16 * t[1]) for t in tiles}
     best = min(tiles, key=lambda t: _parts(blocks[t], processors) * math.prod(t) * tiles[t])
     return *best, blocks[best]
@@ -106,7 +115,7 @@ def _power(p: float) -> str:
 
 
 def _packed(a: Tensor) -> Tensor:
-    """a with rows that the kernels can read four numbers at a time, 0 beyond the last: (R, C) → (R, C + 0…3)."""
+    """Pads the rows of a with 0, so the kernels can read four numbers at a time: (R, C) → (R, C + 0…3)."""
     if a.shape[1] % 4:
         return F.pad(a, (0, -a.shape[1] % 4))
     a = a.contiguous()
@@ -114,12 +123,15 @@ def _packed(a: Tensor) -> Tensor:
 
 
 def _dist(x: Tensor, w: Tensor, p: float, y: Tensor, index: Tensor | None = None) -> None:
-    """Fills y, and with p = ∞ the index; none is empty.  A finite p scales by the distance for p = ∞, and
-    again what that cannot scale."""
+    """Fills y and, at p = ∞, the index.  No tensor may be empty.
+
+    A finite p first needs the distance at p = ∞, by which it scales.  The kernel ``again`` then repeats the pairs that
+    this cannot scale.
+    """
     n, out, kind = len(x), len(w), _TYPES[x.dtype]
     x, w = _packed(x), _packed(w)
     for power in dict.fromkeys(("Maximum", _power(p))):
-        # More numbers a pair, the scale or what locate needs, leave no registers for the largest tile.
+        # The scale, or the numbers that locate needs, take registers that the largest tile would need.
         tiles = _tiles(x.dtype, largest=power == "Maximum" and index is None)
         tm, tn, blocks = tile(n, out, tiles, cuda.device(x.device.index).multiprocessors)
         kernel = f"dist<{kind}, {power}, {tm}, {tn}, {str(index is not None).lower()}>"
@@ -153,7 +165,7 @@ def dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _scatter(grad: Tensor, index: Tensor, features: int, sign: float) -> Tensor:
-    """The gradient of the rows of grad and index (R, K): (R, features)."""
+    """Returns the gradient (R, features) for the rows of grad and index (R, K)."""
     (rows, count), grad, index = grad.shape, grad.contiguous(), index.contiguous()
     to = grad.new_empty(rows, features)
     if to.numel():
@@ -173,13 +185,15 @@ def index_vjp(
 
 
 def _splits(rows: int, width: int, count: int) -> int:
-    """Into how many sums to split one of ``count`` terms, so that few results keep a GPU busy: fixed by the
-    sizes alone, since it decides the order of additions."""
+    """Returns into how many sums to split a sum of ``count`` terms, so that a few results also keep a GPU busy.
+
+    It depends only on the sizes, because it decides the order of additions.
+    """
     return max(1, min(count // LEAST_PART, MOST_BLOCKS // (_parts(rows, 64) * _parts(width, 64))))
 
 
 def _gradient(own: Tensor, other: Tensor, grad: Tensor, y: Tensor, p: float) -> Tensor:
-    """The gradient of own (R, in), given other (K, in) and, for their pairs, grad and y (K, R)."""
+    """Returns the gradient of own (R, in), from other (K, in) and from grad and y (K, R) of their pairs."""
     (rows, features), count = own.shape, len(other)
     if 0 in (rows, features, count):
         return torch.zeros_like(own)
@@ -198,7 +212,7 @@ def _gradient(own: Tensor, other: Tensor, grad: Tensor, y: Tensor, p: float) -> 
 def dist_vjp(
     grad: Tensor, x: Tensor, w: Tensor, y: Tensor, p: float, wanted: tuple[bool, bool] = (True, True)
 ) -> tuple[Tensor | None, Tensor | None]:
-    """``reference.dist_vjp``; None for a gradient that is not wanted."""
+    """``reference.dist_vjp``; a gradient is None if it is not wanted."""
     if p == math.inf:
         return index_vjp(grad, dist_with_index(x, w)[1], x.shape[1], wanted)
     return (
@@ -208,10 +222,12 @@ def dist_vjp(
 
 
 def ceiling(p: float, backward: bool = False) -> float:
-    """Coordinate pairs a second that the current GPU does on registers alone, with float32's arithmetic of
-    ``dist`` (for a finite p, of both its passes) or ``dist_vjp`` (of both gradients), in some tenths of a second.
+    """Measures how many coordinate pairs a second the current GPU computes in float32 with data in registers only.
 
-    Raises ValueError for the gradient at p = ∞, which is a scatter without arithmetic, and for p < 1.
+    The arithmetic is that of ``dist`` (both passes for a finite p) or of ``dist_vjp`` (both gradients).  The
+    measurement takes some tenths of a second.
+
+    Raises ValueError for p < 1, and for the gradient at p = ∞, which is a scatter without arithmetic.
     """
     if not p >= 1:
         raise ValueError(f"p must be at least 1, got {p}")
@@ -229,5 +245,5 @@ def ceiling(p: float, backward: bool = False) -> float:
             end.record()
             end.synchronize()
             times.append(start.elapsed_time(end) / 1e3)
-        seconds += sorted(times[1:])[len(times[1:]) // 2]  # the median; the first compiles
+        seconds += sorted(times[1:])[len(times[1:]) // 2]  # the median, without the first, which compiles
     return blocks * cuda.THREADS * 64 * steps / (2 * seconds if backward else seconds)

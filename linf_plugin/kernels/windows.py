@@ -1,11 +1,11 @@
-"""Convolution as distances of windows, a bounded number of windows at a time.
+"""Convolution as distances of windows, with a bounded number of windows at a time.
 
-The same routine serves the distance and the distance of a box: ``fn`` maps window matrices (rows, in) and
-weights (out, in) of one group to one or more (rows, out) results.
+The same function serves the distance and the distance of a box: ``fn`` maps window matrices (rows, in) and weights
+(out, in) of one group to one or more results (rows, out).
 
-Memory: ``apply`` and ``apply_vjp`` hold the windows of some images, or of some rows of one image, each input's
-within ``WINDOW_BYTES`` (the windows of one row of the output are the least), and as much again for each
-gradient of an input.
+Memory: ``apply`` and ``apply_vjp`` hold the windows of some images, or of some rows of one image.  The windows of each
+input take at most ``WINDOW_BYTES``, except that at least one row of the output is computed at a time.  Each gradient
+of an input takes as much again.
 """
 
 import math
@@ -18,11 +18,11 @@ from torch import Tensor
 from . import cpu
 from .geometry import Geometry
 
-WINDOW_BYTES = 1 << 22  # per input; stays in the caches between unfolding and use
+WINDOW_BYTES = 1 << 22  # for each input; the windows stay in the caches until they are used
 
 
 def chunks(x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, itemsize: int) -> Iterator[tuple[slice, slice]]:
-    """Slices of images and of output rows, whose unfolded windows stay within ``WINDOW_BYTES``; shapes x and w."""
+    """Yields slices of images and of output rows; their windows take at most ``WINDOW_BYTES``.  x and w are shapes."""
     n, _, rows, columns = geometry.output_shape(x, w)
     per_row = max(1, x[1] * w[2] * w[3] * columns * itemsize)
     images = max(1, WINDOW_BYTES // (per_row * rows))
@@ -33,8 +33,8 @@ def chunks(x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, itemsize:
 
 
 def _band(size: int, kernel: int, geometry: Geometry, rows: slice) -> tuple[slice, tuple[int, int]]:
-    """The rows of an image of that height that the windows of some output rows touch, and the rows of padding
-    above and below."""
+    """Returns the rows of an image that the windows of some output rows touch, and how many rows of padding they touch
+    above and below.  ``size`` is the height of the image."""
     (stride, _), (padding, _), (dilation, _), _ = geometry
     top = rows.start * stride - padding
     bottom = (rows.stop - 1) * stride - padding + dilation * (kernel - 1) + 1
@@ -48,7 +48,7 @@ def _compiled(*tensors: Tensor) -> bool:
 
 
 def unfold(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> Tensor:
-    """The windows of x, zero-padded, of some rows of the output or of all.
+    """Returns the windows of the zero-padded x for some rows of the output, or for all rows.
 
     (N, C, H, W) → (groups, N·rows·W', C/groups·kh·kw) for kernels of shape w.
     """
@@ -59,7 +59,7 @@ def unfold(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None
 
 
 def unfold_composed(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> Tensor:
-    """``unfold`` in PyTorch's operators, which have every derivative."""
+    """``unfold``, composed of PyTorch's operators, which have every derivative."""
     stride, padding, dilation, groups = geometry
     rows = rows or slice(0, geometry.output_shape(x.shape, w)[2])
     band, (above, below) = _band(x.shape[2], w[2], geometry, rows)
@@ -72,9 +72,9 @@ def unfold_composed(x: Tensor, w: tuple[int, ...], geometry: Geometry, rows: sli
 
 
 def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], geometry: Geometry, rows: slice | None = None) -> None:
-    """The adjoint of ``unfold``: adds to gx (N, C, H, W) what each window says of a pixel."""
+    """The adjoint of ``unfold``: adds the value that each window has for a pixel to gx (N, C, H, W)."""
     rows = rows or slice(0, geometry.output_shape(gx.shape, w)[2])
-    if len(gx) == 0:  # neither reshape nor fold take it
+    if len(gx) == 0:  # reshape and fold do not accept an empty batch
         return
     if gx.is_contiguous() and _compiled(gx, columns):
         cpu.add_folded(gx, columns, geometry.output_shape(gx.shape, w), w, geometry, rows)
@@ -86,7 +86,7 @@ def add_folded(gx: Tensor, columns: Tensor, w: tuple[int, ...], geometry: Geomet
 def _folded(
     columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry, rows: slice
 ) -> tuple[slice, Tensor]:
-    """The rows of images of shape x that the windows of these rows of the output touch, and what they add there."""
+    """Returns the rows of images of shape x that the windows of these output rows touch, and what to add to them."""
     stride, padding, dilation, groups = geometry
     n, _, height, width = x
     columns = columns.reshape(groups, n, -1, columns.shape[-1]).permute(1, 0, 3, 2)
@@ -98,13 +98,13 @@ def _folded(
 
 
 def fold_composed(columns: Tensor, x: tuple[int, ...], w: tuple[int, ...], geometry: Geometry) -> Tensor:
-    """The adjoint of ``unfold`` for images of shape x, in PyTorch's operators that change nothing in place."""
+    """The adjoint of ``unfold`` for images of shape x, composed of PyTorch's operators, changing nothing in place."""
     band, part = _folded(columns, x, w, geometry, slice(0, geometry.output_shape(x, w)[2]))
     return F.pad(part, (0, 0, band.start, x[2] - band.stop))
 
 
 def fold(columns: Tensor, n: int, size: tuple[int, int], w: tuple[int, ...], geometry: Geometry) -> Tensor:
-    """``add_folded`` of all windows to zeros: n images of (H, W) = size."""
+    """Adds all windows to zeros by ``add_folded``.  Returns n images of (H, W) = size."""
     gx = columns.new_zeros(n, geometry.groups * w[1], *size)
     add_folded(gx, columns, w, geometry)
     return gx
@@ -133,7 +133,7 @@ def from_rows(y: Tensor, shape: tuple[int, ...]) -> Tensor:
 def apply(
     fn: Callable, inputs: tuple[Tensor, ...], w: Tensor, geometry: Geometry, dtypes: tuple[torch.dtype, ...]
 ) -> tuple[Tensor, ...]:
-    """``fn(*windows, w)`` over the windows of inputs (N, C, H, W): a tensor (N, out, H', W') for each of dtypes."""
+    """Calls ``fn(*windows, w)`` on the windows of inputs (N, C, H, W).  Returns one (N, out, H', W') for each dtype."""
     x, groups = inputs[0], geometry.groups
     flat = flat_kernels(w, groups)
     shape = geometry.output_shape(x.shape, w.shape)
@@ -158,10 +158,11 @@ def apply_vjp(
     geometry: Geometry,
     wanted: tuple[bool, ...],
 ) -> tuple[Tensor | None, ...]:
-    """Gradients of ``apply`` for every input and for w; None for one that is not wanted.
+    """Returns the gradients of ``apply`` for every input and for w, or None for a gradient that is not wanted.
 
-    ``fn(maps, windows, w)`` gives those of one group, from the rows of ``maps`` (N, out, H', W'), the windows of
-    ``inputs`` (there may be none) and the weights (or None).  ``shapes``: of the inputs and of w.
+    ``fn(maps, windows, w)`` returns the gradients of one group.  It takes the rows of ``maps`` (N, out, H', W'), the
+    windows of ``inputs`` (which may be empty) and the weights (or None).  ``shapes`` holds the shape of the inputs and
+    that of w.
     """
     x_shape, w_shape = shapes
     groups, kind = geometry.groups, maps[0]

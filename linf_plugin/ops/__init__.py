@@ -1,15 +1,16 @@
-"""The operators ``torch.ops.linf.*``, one family a file, each with a function to call it by.
+"""The operators ``torch.ops.linf.*``.  Each file holds one family and the function that calls it.
 
 ``dist``           (N, in) × (out, in) → (N, out)
 ``dist_conv2d``    (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W')
-``sorted_dist``    as ``dist``: weighted sums of the largest coordinates
-``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box; what interval bounds need
-``shift``          (x + sign·offset)·scale, a channel at a time
+``sorted_dist``    shapes as ``dist``; weighted sums of the largest coordinates
+``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box, for interval bounds
+``shift``          (x + sign·offset)·scale, with one offset for each channel
 
-``operator.define`` makes each: it checks its arguments whoever calls it, and has every derivative of PyTorch.
+``operator.define`` makes each operator.  An operator always checks its arguments, and has every derivative of PyTorch.
 
-A file tells of one operator after the other, of each in the same order: the kernel, whose signature is the schema; the
-check; its gradient, an operator too; the operator with its shapes; the function to call it by.
+A file describes its operators one after the other.  Each has the same parts in the same order: the kernel, whose
+signature is the schema; the check; the gradient, which is an operator too; the operator with its shapes; the function
+that calls it.
 """
 
 from .conv import dist_conv2d

@@ -1,7 +1,8 @@
 """``dist_conv2d`` and its range over boxes: (N, C, H, W) × (out, C/groups, kh, kw) → (N, out, H', W').
 
-Each operator is the one of ``dist`` at every window; gradients at p = ∞ go by an index, as there.
-The last arguments of each are the four fields of a ``Geometry``, and after them, of a gradient, which are wanted.
+Each operator applies the one of ``dist`` to every window.  Gradients at p = ∞ use an index, as in ``distance``.
+The last arguments of each operator are the four fields of a ``Geometry``.  A gradient takes further arguments after
+them, which say what gradients are wanted.
 """
 
 import math
@@ -21,7 +22,7 @@ def empty_maps(x: Tensor, w: Tensor, geometry: Geometry) -> Tensor:
     return x.new_empty(geometry.output_shape(x.shape, w.shape))
 
 
-# ``dist_conv2d_with_index``: the distance at p = ∞, and which coordinate it is.  What a gradient at p = ∞ needs.
+# ``dist_conv2d_with_index``: the distance at p = ∞ and the index of its coordinate, for a gradient at p = ∞.
 
 
 def _dist_conv2d_with_index(
@@ -61,7 +62,7 @@ def _index_conv2d_backward(
     need_x: bool = True,
     need_w: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """image: (C, H, W).  kernel: (C/groups, kh, kw)."""
+    """``image`` is (C, H, W), and ``kernel`` is (C/groups, kh, kw)."""
     kernels, wanted = kernels_for(math.inf, grad), (need_x, need_w)
 
     def vjp(maps, images, w):
@@ -72,7 +73,7 @@ def _index_conv2d_backward(
 
 
 def _shapes(grad, image, kernel):
-    """Of the images and of w."""
+    """Returns the shapes of the images and of w."""
     return (len(grad), *image), (grad.shape[1], *kernel)
 
 
@@ -111,13 +112,13 @@ index_conv2d_backward = define(
 
 
 def _index_grads(ctx, grad, index, constants):
-    """The gradients of the two tensors that come after the operator, where they are wanted."""
+    """Returns the gradients of the two tensors that follow the operator, or None where they are not wanted."""
     wanted = ctx.needs_input_grad[2:4]
     return only(wanted, index_conv2d_backward(grad, index, *constants, *wanted))
 
 
 class _WithIndex(Reverse):
-    """``dist_conv2d`` at p = ∞ and where each maximum is."""
+    """The gradient of ``dist_conv2d_with_index``."""
 
     @staticmethod
     def forward(ctx, below, op, x, w, *geometry):
@@ -143,7 +144,7 @@ dist_conv2d_with_index = define(
 )
 
 
-# ``dist_conv2d``, at any p.
+# ``dist_conv2d`` at any p.
 
 
 def _dist_conv2d(
@@ -227,7 +228,7 @@ class _DistConv2d(Reverse):
 
     @staticmethod
     def backward(ctx, grad):
-        saved = ctx.saved_tensors  # once: a checkpoint makes them anew each time
+        saved = ctx.saved_tensors  # read once: a checkpoint computes them again at each read
         if len(saved) == 1:
             return None, None, *_index_grads(ctx, grad, *saved, ctx.constants), *(None for _ in range(5))
         wanted = ctx.needs_input_grad[2:4]
@@ -248,22 +249,22 @@ dist_conv2d_operator = define(
 
 
 def dist_conv2d(x: Tensor, w: Tensor, p: float, geometry: Geometry) -> Tensor:
-    """``dist`` of each window of x and each kernel of w; padding is with zeros, which are coordinates like any other.
+    """Returns ``dist`` of each window of x and each kernel of w.  Zeros pad x, and count like other coordinates.
 
     Zhang et al. (arXiv 2102.05363), section 3.1, without the bias.
 
     Args:
         x: (N, C, H, W), float32 or float64.
-        w: (out, C/groups, kh, kw), same dtype and device.
+        w: (out, C/groups, kh, kw), with the dtype and the device of x.
         p: exponent in [1, ∞].
-        geometry: where the windows lie.
+        geometry: the places of the windows.
 
     Returns:
-        (N, out, H', W').  Its derivatives follow the same choices as those of ``dist``.
+        (N, out, H', W').  Its derivatives make the same choices at kinks as those of ``dist``.
 
     Raises:
-        TypeError: a tensor is not float32 or float64, dtypes differ, p is no number.
-        ValueError: p is NaN or below 1, shapes do not fit, no window fits into the image, devices differ.
+        TypeError: a tensor is not float32 or float64, dtypes differ, or p is not a number.
+        ValueError: p is NaN or below 1, shapes do not fit, no window fits into the image, or devices differ.
     """
     return dist_conv2d_operator(x, w, check_p(p), *geometry)
 

@@ -1,10 +1,11 @@
 """``dist`` and its range over boxes: (N, in) × (out, in) → (N, out).
 
-On the CPU the compiled kernels do the work (``kernels.cpu``), on a CUDA GPU those of ``kernels.gpu``, elsewhere
-and without them ``kernels.blocked``.
-At p = ∞ the gradient goes to one coordinate a pair.  Where a gradient will be asked for, ``dist`` runs as
-``dist_with_index``, which saves these coordinates, and its backward is ``index_backward``, which looks at
-neither x nor w.  Who traces above autograd (export, auto_LiRPA) sees ``dist``.
+The compiled kernels compute it: ``kernels.cpu`` on the CPU and ``kernels.gpu`` on a CUDA GPU.  ``kernels.blocked``
+computes it on other devices, and where there are no compiled kernels.
+
+At p = ∞, the gradient goes to one coordinate of each pair.  If a gradient is needed, ``dist`` runs as
+``dist_with_index``, which saves these coordinates.  Its backward is ``index_backward``, which reads neither x nor w.
+Tools that trace above autograd (export, auto_LiRPA) see ``dist``.
 """
 
 import math
@@ -27,7 +28,7 @@ from .operator import Reverse, define, like, only, reverse_of, run, some
 
 
 def kernels_for(p: float, *tensors: Tensor):
-    """The module whose functions these tensors go to."""
+    """Returns the module whose functions compute with these tensors: ``cpu``, ``gpu`` or ``blocked``."""
     return next((kernels for kernels in (cpu, gpu) if kernels.takes(p, *tensors)), blocked)
 
 
@@ -35,7 +36,7 @@ def empty_pairs(x: Tensor, w: Tensor) -> Tensor:
     return x.new_empty(x.shape[0], w.shape[0])
 
 
-# ``dist_with_index``: the distance at p = ∞, and which coordinate it is.  What a gradient at p = ∞ needs.
+# ``dist_with_index``: the distance at p = ∞ and the index of its coordinate, for a gradient at p = ∞.
 
 
 def _dist_with_index(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -75,13 +76,13 @@ index_backward = define(
 
 
 def _index_grads(ctx, grad, index, features):
-    """The gradients of the two tensors that come after the operator, where they are wanted."""
+    """Returns the gradients of the two tensors that follow the operator, or None where they are not wanted."""
     wanted = ctx.needs_input_grad[2:4]
     return only(wanted, index_backward(grad, index, features, *wanted))
 
 
 class _WithIndex(Reverse):
-    """``dist`` at p = ∞ and where each maximum is."""
+    """The gradient of ``dist_with_index``."""
 
     @staticmethod
     def forward(ctx, below, op, x, w):
@@ -107,7 +108,7 @@ dist_with_index = define(
 )
 
 
-# ``dist``, at any p.
+# ``dist`` at any p.
 
 
 def _dist(x: Tensor, w: Tensor, p: float) -> Tensor:
@@ -159,7 +160,7 @@ class _Dist(Reverse):
 
     @staticmethod
     def backward(ctx, grad):
-        saved = ctx.saved_tensors  # once: a checkpoint makes them anew each time
+        saved = ctx.saved_tensors  # read once: a checkpoint computes them again at each read
         if len(saved) == 1:
             return None, None, *_index_grads(ctx, grad, *saved, ctx.features), None
         wanted = ctx.needs_input_grad[2:4]
@@ -179,24 +180,24 @@ dist_operator = define(
 
 
 def dist(x: Tensor, w: Tensor, p: float = math.inf, check: bool = False) -> Tensor:
-    """Distances between the rows of x and the rows of w: y[n, k] = ‖x[n] − w[k]‖_p.
+    """Returns the distances between the rows of x and the rows of w: y[n, k] = ‖x[n] − w[k]‖_p.
 
     Zhang et al., "Towards Certifying ℓ∞ Robustness using Neural Networks with ℓ∞-dist Neurons"
     (arXiv 2102.05363), equation 5, without the bias.
 
     Args:
         x: (N, in), float32 or float64.
-        w: (out, in), same dtype and device.
+        w: (out, in), with the dtype and the device of x.
         p: exponent in [1, ∞].
-        check: also refuse NaN and infinite values (reads every element).
+        check: whether to refuse NaN and infinite values too, which reads every element.
 
     Returns:
-        (N, out).  Gradients are exact and 0 where y = 0; at p = ∞ ties go to the lowest coordinate.  Derivatives of
-        every order and mode follow these choices.
+        (N, out).  Gradients are exact, and 0 where y = 0.  In a tie at p = ∞, the gradient goes to the lowest
+        coordinate.  Derivatives of every order and mode follow these choices.
 
     Raises:
-        TypeError: a tensor is not floating point, dtypes differ, p is no number.
-        ValueError: p is NaN or below 1, shapes do not fit, devices differ; with ``check``, NaN or ±inf.
+        TypeError: a tensor is not floating point, dtypes differ, or p is not a number.
+        ValueError: p is NaN or below 1, shapes do not fit, or devices differ; with ``check``, a value is NaN or ±inf.
     """
     p = check_p(p)
     check_tensors(check, x=x, w=w)

@@ -1,13 +1,13 @@
-"""How an operator ``torch.ops.linf.*`` is made: its check, its shapes, its derivatives and its vmap.
+"""Makes the operators ``torch.ops.linf.*``: their checks, shapes, derivatives and vmap.
 
-Every operator takes tensors first and then constants.  Whoever calls it, and whether or not it is traced, its
-arguments are checked before anything else happens.
+Every operator takes tensors first and then constants.  It always checks its arguments before it does anything else,
+for every caller and also while it is traced.
 
-* First derivatives in reverse mode, eager or by ``torch.func``: an ``autograd`` function of compiled operators, where
+* First derivatives in reverse mode, eager or by ``torch.func``, use an ``autograd`` function of compiled operators, if
   the operator has one.
-* All others (forward mode, derivatives of derivatives, in any composition): ``composed``, the same function made of
-  PyTorch's operators.
-* vmap: one call where the batch can join the rows; else a call for each element.
+* All other derivatives (forward mode, derivatives of derivatives, any composition of them) use ``composed``, the same
+  function made of PyTorch's operators.
+* vmap makes one call if the batch can join the rows, else one call for each element.
 """
 
 import inspect
@@ -25,15 +25,18 @@ LIBRARY = torch.library.Library("linf", "FRAGMENT")
 
 
 class Reverse(Function):
-    """An operator's gradient in reverse mode, at one level of transforms.
+    """The gradient of an operator in reverse mode, at one level of transforms.
 
-    ``forward(ctx, below, op, *args)`` computes by ``run(below, op, *args)``.
+    ``forward(ctx, below, op, *args)`` must compute its results by ``run(below, op, *args)``.
     """
 
 
 def run(below, op, *args):
-    """The operator below autograd.  Levels of transforms further out see it with their own derivatives, which are
-    switched off in an autograd function."""
+    """Runs the operator below autograd.
+
+    An autograd function switches derivatives off.  Outer levels of transforms need their own derivatives of the
+    operator, so this switches them on again.
+    """
     if not _are_functorch_transforms_active():
         return op.redispatch(below, *args)
     with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
@@ -54,15 +57,15 @@ def define(
     """Registers the operator ``linf::<kernel's name without a leading underscore>``, and returns it.
 
     Args:
-        kernel: computes it; its signature is the schema.
-        tensors: how many tensors it takes, before all else.
-        check: raises ValueError or TypeError where the operator does not take its arguments.
-        shapes: empty results, as the kernel would return them.
-        composed: the same function, of the same arguments, made of PyTorch's differentiable operators.
-        reverse: gradients in reverse mode; those of ``composed`` where there is none.
-        rows: how many of the first tensors, and all results, have a first dimension along which samples are
-            independent.
-        float32: whether autocast casts to float32.
+        kernel: the function that computes the operator; its signature is the schema.
+        tensors: the number of tensors, which are the first arguments.
+        check: raises ValueError or TypeError if the operator does not accept the arguments.
+        shapes: returns empty tensors with the shapes and the dtypes of the results.
+        composed: the same function with the same arguments, made of PyTorch's differentiable operators.
+        reverse: the gradient in reverse mode; without it, ``composed`` gives the gradient.
+        rows: how many of the first tensors have independent samples along their first dimension; all results then
+            have them too.
+        float32: whether autocast casts the tensors to float32.
     """
     name = kernel.__name__.removeprefix("_")
     LIBRARY.define(name + torch.library.infer_schema(kernel, mutates_args=()))
@@ -70,7 +73,7 @@ def define(
     parameters = list(inspect.signature(kernel).parameters.values())
     defaults = tuple(a.default for a in parameters)
 
-    def whole(args: tuple) -> tuple:  # the dispatcher leaves arguments out that are the schema's default
+    def whole(args: tuple) -> tuple:  # the dispatcher leaves out arguments equal to the schema's default
         return args if len(args) == len(defaults) else args + defaults[len(args) :]
 
     def checked(*args):
@@ -88,7 +91,7 @@ def define(
         transforms, forward_mode = _are_functorch_transforms_active(), forward_ad._current_level >= 0
         if transforms and not forward_mode:  # compiled transforms do not set the level
             forward_mode = peek_interpreter_stack().key() == TransformType.Jvp
-        # In forward mode any tensor may have a tangent, which PyTorch's operators carry on.
+        # In forward mode any tensor may have a tangent, and PyTorch's operators propagate it.
         if not forward_mode and not (torch.is_grad_enabled() and any(a.requires_grad for a in args[:tensors])):
             return op.redispatch(below, *args)
         args = whole(args)
@@ -97,7 +100,8 @@ def define(
             return composed(*args)
         if not transforms:
             return reverse.apply(below, op, *args)
-        with enable_single_level_autograd_function():  # the dispatcher has come to one level; Function would begin anew
+        # The dispatcher has already come to one level of transforms; ``Function.apply`` would start with all of them.
+        with enable_single_level_autograd_function():
             return super(Function, reverse).apply(below, op, *args)
 
     def batched(info, in_dims, *args):
@@ -107,14 +111,14 @@ def define(
     LIBRARY.impl(name, differentiable, "Autograd", with_keyset=True)
     torch.library.register_fake(f"linf::{name}", fake, lib=LIBRARY)
     torch.library.register_vmap(f"linf::{name}", batched, lib=LIBRARY)
-    if float32:  # a 16-bit coordinate difference raised to a power p is noise
+    if float32:  # the power p of a 16-bit difference is noise
         for device in ("cpu", "cuda"):
             torch.library.register_autocast(f"linf::{name}", device, torch.float32, lib=LIBRARY)
     return op
 
 
 def _batched(op, rows: int, size: int, in_dims: tuple, args: tuple):
-    """(results, their batch dimensions): the operator at each index of the batch dimensions of its tensors."""
+    """Applies the operator at each index of the batch.  Returns the results and their batch dimensions."""
     dims = [d if isinstance(a, Tensor) else None for a, d in zip(args, in_dims)]
     if rows and size and all(d is None for d in dims[rows:]):
         joined = [
@@ -132,7 +136,7 @@ def _batched(op, rows: int, size: int, in_dims: tuple, args: tuple):
 
 
 def _at(args: tuple, dims: list, index: int | None) -> list:
-    """The arguments at one index of the batch; at None, zeros of their shapes, for a batch without elements."""
+    """Returns the arguments at one index of the batch.  None, for an empty batch, gives zeros of their shapes."""
 
     def one(a: Tensor, d: int) -> Tensor:
         return a.new_zeros(a.shape[:d] + a.shape[d + 1 :]) if index is None else a.select(d, index)
@@ -141,23 +145,26 @@ def _at(args: tuple, dims: list, index: int | None) -> list:
 
 
 def some(wanted: tuple[bool, ...], grads: tuple[Any, ...], like: Tensor) -> tuple[Tensor, ...]:
-    """An operator returns tensors: an empty one stands for a gradient that is not wanted, which may be None."""
+    """Replaces each gradient that is not wanted (it may be None) by an empty tensor: operators return only tensors."""
     return tuple(g if want else like.new_empty(0) for want, g in zip(wanted, grads, strict=True))
 
 
 def only(wanted: tuple[bool, ...], grads: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
-    """The inverse of ``some``, for autograd: None stands for a gradient that is not wanted."""
+    """The inverse of ``some``, for autograd: replaces each gradient that is not wanted by None."""
     return tuple(g if want else None for want, g in zip(wanted, grads, strict=True))
 
 
 def like(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Empty tensors of their shapes."""
+    """Returns an empty tensor of the shape of each."""
     return tuple(a.new_empty(a.shape) for a in tensors)
 
 
 def reverse_of(backward, tensors: int, save_outputs: bool = True) -> type[Reverse]:
-    """The gradient of an operator of ``tensors`` tensors and constants: ``backward`` takes the gradients of its
-    results, its tensors (and its results, if saved), its constants, and whether each tensor's gradient is wanted."""
+    """Returns the gradient of an operator that takes ``tensors`` tensors and then constants.
+
+    ``backward`` takes the gradients of the results, the tensors, the results (if they are saved), the constants, and
+    for each tensor whether its gradient is wanted.
+    """
 
     class Gradient(Reverse):
         @staticmethod

@@ -1,4 +1,4 @@
-"""``shift``, (x + sign·offset)·scale a channel at a time: what bound propagation sees of biases and means."""
+"""``shift``: (x + sign·offset)·scale, one offset a channel.  Bound propagation sees biases and means in this form."""
 
 import contextlib
 import contextvars
@@ -11,7 +11,7 @@ from .operator import Reverse, define, run
 
 
 def _per_channel(a: Tensor, x: Tensor) -> Tensor:
-    """(C,) in the shape that broadcasts over (N, C, *)."""
+    """Returns a (C,) in the shape that broadcasts over (N, C, *)."""
     return a.view((-1,) + (1,) * (x.dim() - 2))
 
 
@@ -70,10 +70,10 @@ _as_one_operator = contextvars.ContextVar("linf_shift_as_one_operator", default=
 
 @contextlib.contextmanager
 def shift_as_one_operator() -> Iterator[None]:
-    """While open, ``shift`` is traced as ``linf::shift`` instead of an addition and a product.
+    """Until the context closes, ``shift`` is traced as ``linf::shift``, not as an addition and a product.
 
-    auto_LiRPA adds up constants of several channels wrongly where it keeps coefficients as image patches, and
-    its 0.3 takes the sum of a vector and a bias for an image; one operator with a rule of its own has neither.
+    auto_LiRPA adds up constants of several channels wrongly if it keeps coefficients as image patches.  Version 0.3
+    also mistakes the sum of a vector and a bias for an image.  One operator with its own rule has neither fault.
     """
     token = _as_one_operator.set(True)
     try:
@@ -83,7 +83,7 @@ def shift_as_one_operator() -> Iterator[None]:
 
 
 def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> Tensor:
-    """(x + sign·offset)·scale with one offset a channel: (N, C, *), (C,) → (N, C, *).  sign is ±1, scale > 0."""
+    """Returns (x + sign·offset)·scale, one offset a channel: (N, C, *), (C,) → (N, C, *).  sign is ±1, scale > 0."""
     if not torch.compiler.is_compiling() and _as_one_operator.get():  # Dynamo cannot trace the variable
         return shift_operator(x, offset, sign, scale)
     offset = _per_channel(offset, x)

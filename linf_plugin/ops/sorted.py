@@ -1,4 +1,4 @@
-"""``sorted_dist``, SortNet's sorted sums, and their range over boxes, in blocked PyTorch on every device."""
+"""``sorted_dist``, SortNet's sorted sums, and their range over boxes.  Blocked PyTorch runs on every device."""
 
 from torch import Tensor
 
@@ -61,26 +61,26 @@ sorted_dist_operator = define(
 
 
 def sorted_dist(x: Tensor, w: Tensor, rho: float, k: int = 10, check: bool = False) -> Tensor:
-    """Sorted sums: y[n, j] = Σ_i c_i·|x[n] − w[j]|_(i), the K = min(k, in) largest |t| in descending order.
+    """Returns sorted sums: y[n, j] = Σ_i c_i·|x[n] − w[j]|_(i) over the K = min(k, in) largest |t|, largest first.
 
-    c_i = ρ(1−ρ)^{i−1} / (1−(1−ρ)^K).  ρ = 1 gives ``dist`` at p = ∞.  With k ≥ in it is the mean of the ℓ∞
-    distance over random subsets of the coordinates, each kept with probability ρ, that are not empty.
+    c_i = ρ(1−ρ)^{i−1} / (1−(1−ρ)^K).  ρ = 1 gives ``dist`` at p = ∞.  With k ≥ in, the sorted sum is the mean of
+    the ℓ∞ distance over random non-empty subsets of the coordinates; a subset keeps each coordinate with probability ρ.
     Zhang et al., "Rethinking Lipschitz Neural Networks and Certified Robustness: A Boolean Function
     Perspective" (arXiv 2210.01787), section 4.
 
-    It is 1-Lipschitz in ℓ∞: as c descends, it is the largest Σ_i c_i·|t_π(i)| over permutations π, of which none
-    changes by more than Σ_i c_i ≤ 1 times the largest change of a t.
+    It is 1-Lipschitz in ℓ∞.  Because c descends, it is the largest Σ_i c_i·|t_π(i)| over permutations π.  None of these
+    sums changes by more than Σ_i c_i ≤ 1 times the largest change of a t.
 
     Args:
-        x, w, check: as ``dist``.
+        x, w, check: as for ``dist``.
         rho: ρ in (0, 1].
-        k: how many coordinates count at most.
+        k: the largest number of coordinates that count.
 
     Returns:
-        (N, out).  The gradient of the i-th largest coordinate is ±c_i; equal ones are in order of index.
+        (N, out).  The gradient of the i-th largest coordinate is ±c_i; equal ones keep the order of their indices.
 
     Raises:
-        TypeError, ValueError: as ``dist``; rho or k is no number, or out of range.
+        TypeError, ValueError: as for ``dist``; also if rho or k is not a number or is out of range.
     """
     rho, k = check_rho(rho), check_k(k)
     check_tensors(check, x=x, w=w)

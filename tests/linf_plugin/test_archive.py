@@ -1,4 +1,4 @@
-"""Files of ``torch.save`` are read as ``torch.load`` reads them, and hostile ones refused by what is wrong in them."""
+"""Files of ``torch.save`` are read as ``torch.load`` reads them.  Hostile files are refused with the fault."""
 
 import collections
 import os
@@ -69,7 +69,7 @@ def test_every_type_of_numbers(dtype, tmp_path):
 
 
 def test_what_is_written_is_read(tmp_path):
-    """Also what shares memory, or is of a kind of dict, list or tuple."""
+    """The test includes shared memory, and subclasses of dict, list and tuple."""
     Pair = collections.namedtuple("Pair", "a b")
     content = {"expanded": torch.rand(3, 1).expand(3, 100), "pair": Pair(1, 2), "ordered": collections.OrderedDict(a=1)}
     checkpoint.write(tmp_path / "a.pt", content)
@@ -162,7 +162,7 @@ def test_refused_by_what_is_wrong(name, tmp_path):
 
 
 def test_sizes_that_a_file_states_are_not_allocated(tmp_path):
-    """In memory that Python and NumPy count."""
+    """The limit is on the memory that Python and NumPy count."""
     path = tmp_path / "net.pt"
     for name in (
         "a huge memo",

@@ -1,4 +1,4 @@
-"""Checkpoints: equal bit by bit, safe to open, never half written."""
+"""Checkpoints keep every bit, are safe to open, and are never half written."""
 
 import math
 import os
@@ -82,7 +82,7 @@ def test_what_save_accepts_load_reads(value, net, path):
         assert load(path)[1] == {"value": value}
 
 
-# Files that are no checkpoint.
+# Files that are not checkpoints.
 
 
 class _Harm:
@@ -207,12 +207,12 @@ def test_a_failed_write_keeps_the_old_file(module, name, replacement, net, path,
         save(path, net, {"run": 2})
     assert load(path)[1] == {"run": 1}
     monkeypatch.undo()
-    save(path, net, {"run": 3})  # what the failure left behind is no obstacle
+    save(path, net, {"run": 3})  # the remains of the failure do not prevent it
     assert load(path)[1] == {"run": 3}
     assert os.listdir(path.parent) == ["net.pt"]
 
 
-# A digest: what was changed is refused.
+# A digest: a changed file is refused.
 
 
 def _content(net):
@@ -234,7 +234,7 @@ def test_a_flipped_byte_is_refused_or_changes_nothing(net, path):
             refused += 1
         else:
             assert files.digest(content) == expected, position
-    assert refused > 50  # the rest is padding and what a zip file says twice
+    assert refused > 50  # the other bytes are padding, or facts that a zip file states twice
 
 
 def _rename(content):
@@ -290,11 +290,11 @@ def test_every_kind_of_tensor_has_a_digest(dtype, shape, path):
     assert files.digest(a) != files.digest(torch.ones(shape, dtype=torch.float32))
 
 
-# Processes that come to an end while they save.
+# Processes that end while they save.
 
 
 def test_killed_while_saving(path):
-    """The file there is whole, wherever the kill hits."""
+    """The existing file is whole, at whatever moment the process is killed."""
     for moment in range(8):
         first = 1_000_000 * moment
         process = victims.start(victims.save_for_ever, path, first)

@@ -1,4 +1,4 @@
-"""Data sets: the files of torchvision's folders read back, missing and damaged ones named."""
+"""Data sets: files in torchvision's folders are read back, and errors name missing and damaged files."""
 
 import gzip
 import hashlib
@@ -34,7 +34,7 @@ def _idx(array: np.ndarray) -> bytes:
 
 
 def _write_idx(folder, packed: bool) -> dict[str, np.ndarray]:
-    """Images and labels of 5 training and 3 test samples; what is in each file."""
+    """Images and labels of 5 training and 3 test samples, which are the content of each file."""
     folder.mkdir(parents=True)
     rng, arrays = np.random.default_rng(0), {}
     for name in IDX_NAMES:
@@ -130,7 +130,7 @@ def toy(name: str = "toy", **tensors) -> Dataset:
 
 
 def test_digests_are_of_the_content():
-    """The same for equal tensors however they lie in memory; each part has its own; known ones do not change."""
+    """Equal tensors have equal digests in any memory layout.  Each part has its own.  Known digests do not change."""
     data = toy()
     spread = torch.zeros(4, 1, 4, 1)[:, :, ::2].copy_(data.x_train)
     assert not spread.is_contiguous() and toy("other", x_train=spread).digests == data.digests
@@ -161,7 +161,7 @@ def test_a_digest_notices_every_change(field):
 
 
 def test_a_digest_is_of_what_tensors_hold_now():
-    """However they were changed."""
+    """A change through NumPy counts too."""
     x = np.random.default_rng(0).random((4, 1, 2, 1), np.float32)
     data = toy(x_train=torch.from_numpy(x))
     before = data.digests
@@ -171,7 +171,7 @@ def test_a_digest_is_of_what_tensors_hold_now():
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder with small files under the name MNIST, which are taken for the published ones."""
+    """A folder with small files under the name MNIST, which the test treats as the published ones."""
     _write_idx(tmp_path / FOLDERS["mnist"], packed=True)
     digests = load_dataset("mnist", tmp_path, "mine").digests
     monkeypatch.setitem(SOURCES, "mnist", replace(SOURCES["mnist"], published=digests))
@@ -183,7 +183,7 @@ def test_what_is_published_is_read_under_its_name(published):
 
 
 def test_files_of_another_data_set_are_named(published):
-    """MNIST's files where those of Fashion-MNIST belong."""
+    """MNIST's files are in the place of Fashion-MNIST's files."""
     (published / "FashionMNIST").symlink_to(published / "MNIST")
     with pytest.raises(OtherData, match="training images and labels given as fashion-mnist are those of mnist .*own_"):
         load_dataset("fashion-mnist", published)
@@ -357,7 +357,7 @@ def test_code_in_a_cifar_batch_does_not_run(key, call, tmp_path):
 
 @pytest.mark.parametrize("module", ("numpy.f2py.__main__", "numpy.ctypeslib", "numpyro", "_codecs.x"))
 def test_a_cifar_batch_imports_nothing_but_arrays(module, tmp_path, monkeypatch):
-    """Importing alone can run code: ``numpy.f2py.__main__`` is a program."""
+    """An import can already run code: ``numpy.f2py.__main__`` is a program."""
     folder = tmp_path / FOLDERS["cifar10"]
     _write_cifar(folder)
     (folder / "test_batch").write_bytes(f"c{module}\nndarray\n.".encode())

@@ -1,4 +1,4 @@
-"""Every derivative that PyTorch offers, of every operator: against difference quotients, loops and reverse mode."""
+"""Compares every derivative of every operator with difference quotients, loops and reverse mode."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ class Case(NamedTuple):
 
 
 def _apart(*shapes: tuple[int, ...]) -> list[Tensor]:
-    """Numbers of which no two of different tensors are closer than 0.01: no difference is near its kink."""
+    """Returns tensors whose numbers are at least 0.01 apart between tensors, so no difference is near its kink."""
     return [
         (torch.randint(-20, 20, shape) / 10 + i * 0.03 + 0.01 * torch.rand(shape)).double()
         for i, shape in enumerate(shapes)
@@ -43,7 +43,7 @@ def _apart(*shapes: tuple[int, ...]) -> list[Tensor]:
 
 
 def _boxes(x: Tensor, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes around x, of widths that keep their ends off w, and w further away in some coordinate."""
+    """Returns boxes around x whose ends are not near w, and a w that is further away in some coordinate."""
     return x - 0.2, x + 0.3, 5 * w
 
 
@@ -55,8 +55,8 @@ def _like(y: Tensor) -> Tensor:
 
 
 def _of_outputs(backward: Callable, forward: Callable, *constants) -> Callable:
-    """A backward operator of boxes.  At p = ∞ it looks for the coordinate where the outputs were attained, so that
-    they are no variables of their own."""
+    """A backward operator of boxes.  At p = ∞ it looks for the coordinate that gives the outputs, so the outputs
+    are not independent variables."""
 
     def function(grad_near, grad_far, lower, upper, w, *outputs):
         outputs = outputs or forward(lower, upper, w, *constants)
@@ -158,7 +158,7 @@ def test_forward_mode_is_the_difference_quotient(case):
     with forward_ad.dual_level():
         duals = [forward_ad.make_dual(a, t) for a, t in zip(case.tensors, tangents)]
         assert_close(tuple(forward_ad.unpack_dual(a).tangent for a in _tuple(case.function(*duals))), expected)
-    for i, tangent in enumerate(tangents):  # of one tensor alone
+    for i, tangent in enumerate(tangents):  # only of this tensor
 
         def of_one(a, i=i):
             return _tuple(case.function(*case.tensors[:i], a, *case.tensors[i + 1 :]))
@@ -181,7 +181,7 @@ def test_reverse_mode_is_the_same_for_torch_func(case):
 
 @each_case
 def test_second_order_is_the_difference_quotient(case):
-    """⟨tangent, gradient of ⟨cotangent, y⟩⟩, differentiated, by every way there is."""
+    """⟨tangent, gradient of ⟨cotangent, y⟩⟩, differentiated in every possible way."""
     cotangents = tuple(map(torch.randn_like, _tuple(case.function(*case.tensors))))
     directions = tuple(map(torch.randn_like, case.tensors))
 
@@ -217,7 +217,7 @@ def test_second_order_is_the_difference_quotient(case):
 
 
 def _batches(tensors: tuple[Tensor, ...], in_dims: tuple) -> tuple[Tensor, ...]:
-    """Three of each tensor that has a batch dimension, there."""
+    """Returns three of each tensor, along its batch dimension if it has one."""
     return tuple(
         a if d is None else torch.stack([a + 0.01 * i * torch.randn_like(a) for i in range(3)]).movedim(0, d)
         for a, d in zip(tensors, in_dims)
@@ -308,7 +308,7 @@ def test_gradgradcheck(case):
     assert torch.autograd.gradgradcheck(case.function, tensors, atol=1e-4, rtol=1e-4, fast_mode=True)
 
 
-# Kinks: every way follows the choices of the specification, and stays finite.
+# Kinks: every kind of derivative follows the choices of the specification and stays finite.
 
 
 @pytest.mark.parametrize("p", (1.0, 1.5, 2.0, 3.0, 8.0, math.inf), ids=lambda p: f"p={p:g}")
@@ -376,7 +376,7 @@ NETS = {
 
 @pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 def test_nets_under_torch_func(make):
-    """functional_call, per-sample gradients and ensembles, as the documentation of torch.func has them."""
+    """functional_call, per-sample gradients and ensembles, as in the documentation of torch.func."""
     torch.manual_seed(2)
     nets = [make().double().eval() for _ in range(3)]
     net, x, labels = nets[0], torch.randn(7, 6).double(), torch.randint(0, 4, (7,))
@@ -423,7 +423,7 @@ def test_results_of_finished_transforms_can_be_used():
 
 
 def test_one_call_serves_a_batch_of_rows():
-    """Where the batch can join the rows: per-sample evaluation costs no loop."""
+    """If the batch can join the rows, per-sample evaluation needs no loop."""
     x, w = torch.rand(50, 2, 5), torch.rand(4, 5)
     for function in (
         lambda x: linf.dist(x, w, math.inf),

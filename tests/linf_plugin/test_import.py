@@ -1,4 +1,4 @@
-"""Importing the package is light: everything optional waits until it is asked for."""
+"""Importing the package is light: optional packages are imported only when they are needed."""
 
 import subprocess
 import sys

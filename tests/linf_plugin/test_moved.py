@@ -1,4 +1,4 @@
-"""Names that have moved work where they were, and tell once where they are now."""
+"""Names that have moved still work in the old place, and warn once with the new place."""
 
 import importlib
 import subprocess

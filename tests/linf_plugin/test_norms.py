@@ -1,4 +1,4 @@
-"""Norms, and what is proved by them: factors, differences of two coordinates, boxes around balls."""
+"""Norms and the facts that follow from them: factors, differences of two coordinates, boxes around balls."""
 
 import itertools
 import math

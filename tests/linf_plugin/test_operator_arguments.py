@@ -1,4 +1,4 @@
-"""What reaches compiled code is checked in the operator: every argument of every operator, changed in every way.
+"""Operators check their arguments before compiled code runs: each argument of each operator is changed in every way.
 
 Runs under the sanitizers too (``make sanitize``): a change that is not refused must be computed rightly, within the
 memory of its arguments.
@@ -151,12 +151,12 @@ def _refused_or_right(name: str, place: int, value, monkeypatch) -> None:
     else:
         refused = False
         if name.startswith("box") and "backward" in name and isinstance(value, float) and value == math.inf:
-            assert got[0].shape == arguments[2].shape  # near and far are no outputs at p = ∞, of which it makes use
+            assert got[0].shape == arguments[2].shape  # it needs outputs at p = ∞; these are none
         elif not any(isinstance(a, Tensor) and a.is_meta for a in arguments):
             _agrees_with_blocked(name, arguments, monkeypatch)
-        else:  # one that is on the meta device alone
+        else:  # the only tensor is on the meta device
             assert name == "tanh" and got.is_meta
-    # Under tracing, with shapes alone, and for a gradient: the same answer.
+    # The answer is the same under tracing, with only shapes, and for a gradient.
     if any(isinstance(a, Tensor) and a.layout is not torch.strided for a in arguments):
         assert refused
         return
@@ -172,15 +172,15 @@ def _refused_or_right(name: str, place: int, value, monkeypatch) -> None:
         else:
             getattr(linf, name)(*metas)
     leaves = [a.clone().requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments]
-    without_data = (name, place) == ("index_backward", 2)  # of no coordinates, where nothing is scattered
+    without_data = (name, place) == ("index_backward", 2)  # it has no coordinates, so nothing is scattered
     if refused and not without_data and any(isinstance(a, Tensor) and a.requires_grad for a in leaves):
-        # What an index points at, PyTorch's own scatter checks on this way.
+        # On this way, PyTorch's own scatter checks the entries of an index.
         with pytest.raises((ValueError, TypeError, *((RuntimeError,) if wrong_index else ()))):
             getattr(linf, name)(*leaves)
 
 
 def test_random_combinations_of_changes():
-    """Several arguments changed at once, as a caller who has mixed up tensors would."""
+    """Several arguments change at once, as when a caller confuses tensors."""
     choose = random.Random(0)
     refused = 0
     for _ in range(400):

@@ -1,4 +1,4 @@
-"""The operators against the specification; tracing, autocast, and the checks of ``linf_plugin.dist``."""
+"""Compares the operators with the specification; tests tracing, autocast and the checks of ``linf_plugin.dist``."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_no_power_over_or_underflows(decades, p, dtype, device):
 @each_p
 @pytest.mark.parametrize("where", ("inside", "ends", "middle", "outside"))
 def test_box_dist_at_the_kinks(where, p, device):
-    """Weights where the nearest or the farthest point of the box changes sides."""
+    """The weights lie where the nearest or the farthest point of the box changes sides."""
     centre, width = torch.randint(-4, 5, (3, 7)).double(), torch.randint(0, 3, (3, 7)).double()
     place = {"inside": width / 2, "ends": width, "middle": 0 * width, "outside": width + 1}[where]
     tensors = [a.to(device) for a in (centre - width, centre + width, torch.cat((centre + place, centre - place)))]
@@ -118,7 +118,7 @@ def test_box_dist_at_the_kinks(where, p, device):
 
 
 def _conv_terms(w, y) -> int:
-    """At most this many products are summed in a gradient: over a pixel's windows, or over all windows."""
+    """Returns the largest number of products in a sum of a gradient: over a pixel's windows, or over all windows."""
     return 2 * max(w[:, 0].numel(), y[:, 0].numel())
 
 
@@ -207,7 +207,7 @@ def test_shift_as_one_operator_ends_with_its_context():
     assert operators() == {"aten::view", "aten::add.Tensor"}
 
 
-# What the specification promises, checked without it.
+# The promises of the specification, checked without it.
 
 
 @each_device
@@ -268,7 +268,7 @@ def test_nan_reaches_every_output_of_its_row(column, p, device):
 @each_dtype
 @few_p
 def test_box_dist_is_the_range_over_the_box(p, dtype, device):
-    """No point of the box leaves [near, far]; both ends are attained at their witnesses."""
+    """No point of the box gives a value outside [near, far], and some point attains each end."""
     x, w = rows((4, 6, 5), dtype=dtype, device=device)
     lower, upper = box(x)
     near, far = linf.box_dist(lower, upper, w, p)
@@ -298,7 +298,7 @@ def test_a_box_of_width_0_is_its_point(p, device):
     torch.testing.assert_close(near, y, **tolerance)
     torch.testing.assert_close(far, y, **tolerance)
     grad = torch.rand_like(y)
-    for end in (near, far):  # one alone: the other's gradient is not given
+    for end in (near, far):  # only one end has a gradient
         g_box = sum(torch.autograd.grad(end, (lower, upper), grad, retain_graph=True))
         (g_point,) = torch.autograd.grad(y, x, grad, retain_graph=True)
         tolerance = gradient_tolerance(torch.float64, p, features=6, terms=4)
@@ -306,7 +306,7 @@ def test_a_box_of_width_0_is_its_point(p, device):
 
 
 def _least_gap(*differences) -> float:
-    """How far differences stay from 0, and each row's largest from its second largest."""
+    """Returns the smallest distance of a difference from 0, or of a row's largest from its second largest."""
     gaps = [d.abs().min() for d in differences]
     for d in differences:
         top = d.abs().topk(2).values
@@ -377,7 +377,7 @@ def test_gradients_that_are_not_wanted_are_not_computed(function, tensors, monke
         asked.clear()
 
 
-# Sorted sums: values are equal bit by bit, since the reference rounds in the same order.
+# Sorted sums: all bits of the values are equal, because the reference rounds in the same order.
 
 
 @poisoned
@@ -449,7 +449,7 @@ def test_a_sum_of_one_is_the_distance_at_infinity(sort, dtype, device):
 @each_dtype
 @pytest.mark.parametrize("features", (5, 64, 2048))
 def test_ties_of_a_sorted_sum_are_in_order_of_index(features, dtype, device):
-    """Four equal coordinates, of which the last is one too many; and many equal boxes around their weights."""
+    """Four coordinates are equal, and the last one does not count; many equal boxes lie around their weights."""
     w = torch.rand(1, features, dtype=dtype, device=device)
     at = [0, features // 2, features - 2, features - 1]
     w[0, at] = torch.tensor([3.0, -3.0, -3.0, 3.0], dtype=dtype, device=device)
@@ -483,7 +483,7 @@ def test_nan_reaches_every_sorted_sum_of_its_row(column, device):
 @each_dtype
 @each_sort
 def test_sorted_sums_stay_in_their_range(sort, dtype, device):
-    """No point leaves [near, far], not by one bit: every rounding is monotone.  Both ends are attained."""
+    """No value is outside [near, far], even by one bit, because every rounding is monotone.  Both ends are attained."""
     x, w = rows((4, 6, 13), dtype=dtype, device=device)
     lower, upper = box(x)
     near, far = linf.box_sorted_dist(lower, upper, w, *sort)
@@ -501,7 +501,7 @@ def test_sorted_sums_stay_in_their_range(sort, dtype, device):
 @each_device
 @each_sort
 def test_sorted_sums_change_by_at_most_the_input(sort, device):
-    """In float32, but for the rounding of two sums of at most 40 terms."""
+    """In float32, equal up to the rounding of two sums of at most 40 terms."""
     x, w = rows((50, 6, 40), device=device)
     for size in (1e-3, 1.0, 100.0):
         for step in (torch.randn_like(x), torch.randn_like(x).sign(), torch.ones_like(x)):
@@ -544,7 +544,7 @@ def _index(*shape: int, features: int = 5) -> torch.Tensor:
 
 
 def _indexed_images() -> tuple[tuple, tuple]:
-    """The arguments of the operator that saves an index and of the one that uses it."""
+    """Returns the arguments of the operator that saves an index and of the operator that uses it."""
     shape, w_shape, conv = CONVS["everything"]
     x, w = torch.randn(shape), torch.randn(w_shape)
     y, index = linf.dist_conv2d_with_index(x, w, *conv)
@@ -675,7 +675,7 @@ def test_autocast_computes_in_float32(device, half):
 
 
 def test_autocast_refuses_float64_with_float32():
-    """Autocast leaves float64 alone, so the two would meet in the kernel."""
+    """Autocast does not change float64, so the kernel would get both dtypes."""
     x, w = rows((2, 3, 4))
     for a, b in ((x.double(), w), (x, w.double())):
         with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match="w is torch.float"):

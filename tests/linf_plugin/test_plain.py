@@ -1,4 +1,4 @@
-"""JSON of any depth is read, or refused by a sentence, also where Python's own limit on recursion is lifted."""
+"""JSON of any depth is read, or refused with one sentence, also if Python's recursion limit is raised."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ from linf_plugin import plain
 
 @pytest.fixture
 def no_limit():
-    """As auto_LiRPA leaves it when it is imported."""
+    """Sets the recursion limit that the import of auto_LiRPA sets."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1_000_000)
     yield

@@ -1,4 +1,4 @@
-"""What a layer's function depends on beside its tensors: it travels with a state, or the state is refused."""
+"""A state holds every constant of a layer's function beside its tensors, or the state is refused."""
 
 import copy
 import inspect
@@ -27,7 +27,7 @@ from linf_plugin.layers import base
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
 
-CHANGED = {  # a layer, the same with another constant, and what the message says of it
+CHANGED = {  # a layer, the same with another constant, and a part of the message
     "rho": (lambda: SortDistLinear(6, 5, rho=0.5), lambda: SortDistLinear(6, 5, rho=0.25), "rho=0.5 there, 0.25 here"),
     "k": (lambda: SortDistLinear(6, 5, rho=0.5, k=3), lambda: SortDistLinear(6, 5, rho=0.5, k=4), "k=3 there, 4 here"),
     "stride": (
@@ -50,7 +50,7 @@ each_net = pytest.mark.parametrize("make", NETS.values(), ids=NETS)
 
 
 def pair(make, p=8.0, other=math.inf):
-    """Two nets of other weights and other p."""
+    """Returns two nets with different weights and different p."""
     one, two = make().eval(), make().eval()
     set_p(one, p)
     set_p(two, other)
@@ -85,7 +85,7 @@ def test_a_sorted_layer_is_no_distance_layer():
 
 
 def test_every_argument_of_a_layer_is_in_its_state_or_changes_no_function():
-    """An argument that is added to a layer has to be put in one of the two."""
+    """A new argument of a layer must be in one of the two."""
     of_training = {"identity_init", "momentum", "group", "device", "dtype"}
     in_shapes = {
         "in_features",
@@ -125,7 +125,7 @@ def test_states_written_before_load_with_one_warning(make, tmp_path):
     with pytest.warns(StateWarning):  # and again, as many times as a state is loaded
         two.load_state_dict(old, strict=False)
     if not isinstance(two[1], CenterCrop):
-        two.load_state_dict({}, strict=False)  # nothing is loaded, and nothing said
+        two.load_state_dict({}, strict=False)  # nothing is loaded, and there is no warning
 
 
 def test_what_else_is_missing_is_still_an_error():
@@ -137,7 +137,7 @@ def test_what_else_is_missing_is_still_an_error():
 
 
 def test_states_that_are_averaged_or_converted():
-    """As who averages weights by hand does with all values of a state."""
+    """A user who averages weights by hand treats all values of a state like this."""
     layer, other = LinfDistLinear(6, 5, p=3), LinfDistLinear(6, 5, p=8)
     held = other.state_dict()
     for converted in ({k: v.float() for k, v in held.items()}, {k: (v + v) / 2 for k, v in held.items()}):

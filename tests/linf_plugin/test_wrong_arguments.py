@@ -1,5 +1,7 @@
-"""Every public function that takes a model, samples, labels, a radius or counts: each wrong argument is named, each
-right one that is unusual is taken."""
+"""Tests every public function that takes a model, samples, labels, a radius or counts.
+
+Errors name each wrong argument.  Unusual but right arguments are accepted.
+"""
 
 import contextlib
 import math
@@ -344,7 +346,7 @@ def test_a_wrong_argument_is_named(function, argument, spoil):
 
 @pytest.mark.parametrize("sound", (True, False), ids=("sound", "exact"))
 def test_what_does_not_return_logits_is_named(sound):
-    """A pair and three dimensions; with sound=True such a model has no rule, and that is what is said."""
+    """A pair and three dimensions.  With sound=True there is no rule for such a model, and the error says so."""
     for model in (Pair(), nn.Identity()):
         with pytest.raises((TypeError, ValueError), match="model must|known for Pair|known for Identity"):
             margin_bound(model.eval(), x(), labels(), 0.1, "ibp", sound=sound)

@@ -1,4 +1,4 @@
-"""Blocks: the same results wherever their borders fall, and bounded memory."""
+"""Blocks give the same results for every position of their borders, in bounded memory."""
 
 import pytest
 import torch
@@ -98,8 +98,8 @@ def test_power(p, dtype):
     expected = z.double() ** p
     y = blocked.power_(z, p)
     assert y is z  # in place
-    # Each product rounds once, and later squarings double the error: p·eps in all.  Below the least normal
-    # number products lose digits, and a base under 1e-38 may be flushed.
+    # Each product rounds once, and later squarings double the error, which gives p·eps.  Products below the smallest
+    # normal number lose digits, and a base under 1e-38 may be flushed.
     torch.testing.assert_close(
         y.double(), expected, rtol=max(p, 1) * torch.finfo(dtype).eps, atol=p * torch.finfo(dtype).tiny
     )

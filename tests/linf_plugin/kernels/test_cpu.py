@@ -1,4 +1,4 @@
-"""The compiled kernels, each instruction set of this machine, against the specification."""
+"""Compares the compiled kernels with the specification, for each instruction set of this machine."""
 
 import contextlib
 import functools
@@ -34,7 +34,7 @@ from linf_plugin.kernels import blocked, cpu, reference
 linf = torch.ops.linf
 ROOT = Path(linf_plugin.__file__).parents[1]
 
-# Where another routine takes over: 1.01 the logarithm of 0 times p − 1 is small; 24, 32, 64, 1024 are limits.
+# Another routine starts at these p: at 1.01 the logarithm of 0 times p − 1 is small; 24, 32, 64, 1024 are limits.
 BORDERS = (1.01, 5.5, 12.0, 16.0, 24.5, 32.0, 33.0, 63.5, 64.0, 1024.0, 1025.0)
 BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinates; either side packed
     "panels": (130, 70, 300),
@@ -44,7 +44,7 @@ BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinate
     "searched": (130, 40, 450),
     "searched-windows": (260, 9, 333),  # beyond the index that tiles keep
 }
-SNAPPED = [2.0**k * f for k in range(3, 10) for f in (1, 1.25, 1.5)]  # what a schedule visits; 1024 is above
+SNAPPED = [2.0**k * f for k in range(3, 10) for f in (1, 1.25, 1.5)]  # p of a schedule; 1024 is above
 
 
 @pytest.fixture(params=cpu.levels() or [pytest.param("none", marks=pytest.mark.skip("the kernels are not built"))])
@@ -78,13 +78,13 @@ def test_all_shapes(level, p, dtype):
 @pytest.mark.parametrize("shape", BEYOND_TILES.values(), ids=BEYOND_TILES)
 @pytest.mark.skipif(not cpu.levels(), reason="the kernels are not built")
 def test_beyond_one_tile(shape, p, dtype):
-    """At every level; the specification, which takes most of the time, is computed once."""
+    """Every level is tested.  The specification takes most of the time, so it is computed once."""
     levels = [functools.partial(cpu.using, level) for level in cpu.levels()]
     _check(*rows(shape, dtype=dtype), p, max(shape[:2]), levels)
 
 
 @each_dtype
-@pytest.mark.parametrize(  # not p = 1.01: (1e-60)^0.01 is visible, yet no float32 holds 1e-60
+@pytest.mark.parametrize(  # without p = 1.01: (1e-60)^0.01 matters, but float32 cannot hold 1e-60
     "p", (*EXPONENTS, *BORDERS[1:]), ids=lambda p: f"p={p:g}"
 )
 @pytest.mark.parametrize("decades", ((-30, -30), (30, 30), (-30, 30)), ids=("1e-30", "1e30", "both"))
@@ -92,7 +92,7 @@ def test_no_power_over_or_underflows(level, decades, p, dtype):
     scale = torch.logspace(*decades, 70, dtype=torch.float64).to(dtype)
     x, w = (a * scale for a in rows((9, 20, 70), dtype=dtype))
     _check_points(x, w, p, 20)
-    # Ends far from w on the scale of each coordinate: which is the farther must not hang on a rounding error.
+    # The ends are far from w on the scale of each coordinate: a rounding error must not decide which is farther.
     lower, upper = x - 2 * scale, x + 9 * scale
     assert_agrees(lambda *a: linf.box_dist(*a, p), lambda *a: box_dist(*a, p), (lower, upper, w), p, 70, 40)
 
@@ -100,7 +100,7 @@ def test_no_power_over_or_underflows(level, decades, p, dtype):
 @each_dtype
 @each_p
 def test_a_few_pairs_far_closer_than_the_others(level, p, dtype):
-    """Distances of 1e-7 and 0 among distances of 1: the sums of the former alone underflow, and are redone."""
+    """Distances of 1e-7 and 0 are among distances of 1.  Only the sums of the small ones underflow and are repeated."""
     x, w = rows((40, 40, 70), dtype=dtype)
     w[::13] = x[::13] + 1e-7 * torch.randn_like(x[::13])
     w[1] = x[1]
@@ -110,7 +110,7 @@ def test_a_few_pairs_far_closer_than_the_others(level, p, dtype):
 @pytest.mark.parametrize("p", SNAPPED, ids=lambda p: f"p={p:g}")
 @pytest.mark.parametrize("decades", ((-2, -2), (0, 0), (5, 5), (-9, 9)), ids=("small", "ones", "large", "spread"))
 def test_snapped_exponents(level, decades, p):
-    """Units of 1e-2 and 1e5 have a power of two taken out; distances between 1e-9 and 1e9 share none."""
+    """A power of two is factored out for units of 1e-2 and 1e5; distances from 1e-9 to 1e9 share no such power."""
     unit = torch.logspace(*decades, 30)
     x, w = rows((70, 30, 150))
     w *= unit[:, None]
@@ -127,7 +127,7 @@ def test_snapped_exponents(level, decades, p):
 
 @pytest.mark.parametrize("p", (8.0, 48.0, 96.0), ids=lambda p: f"p={p:g}")
 def test_a_large_coordinate_that_all_share(level, p):
-    """Distances are small, yet no power of two can be taken out: the shared coordinate would overflow."""
+    """Distances are small, but no power of two can be factored out: the shared coordinate would overflow."""
     x, w = (1e-4 * a for a in rows((20, 30, 40)))
     x[:, 3] = w[:, 3] = 3e38
     _check_points(x, w, p, 30)
@@ -146,7 +146,7 @@ def test_large_p_of_terms_that_are_all_visible(level, p, dtype):
 @each_dtype
 @pytest.mark.parametrize("features", (300, 450))
 def test_ties_go_to_the_lowest_coordinate(level, dtype, features):
-    """Few distinct numbers, so that nearly every maximum is attained several times, with both signs."""
+    """There are few different numbers, so nearly every maximum occurs several times, with both signs."""
     x, w = (torch.randint(-2, 3, (n, features)).to(dtype) for n in (70, 67))
     y, index = cpu.dist_with_index(x, w)
     difference = x[:, None] - w
@@ -154,7 +154,7 @@ def test_ties_go_to_the_lowest_coordinate(level, dtype, features):
     sign = difference.gather(-1, at[..., None])[..., 0]
     assert torch.equal(index, (4 * at + (sign < 0)).int())
     assert torch.equal(y, reference.dist(x, w, INF))
-    grad = torch.randint(-9, 10, y.shape).to(dtype)  # whole numbers, whose sums are exact
+    grad = torch.randint(-9, 10, y.shape).to(dtype)  # sums of whole numbers are exact
     for g, h in zip(cpu.dist_vjp(grad, x, w, y, INF), reference.dist_vjp(grad, x, w, y, INF)):
         assert torch.equal(g, h)
     lower, upper = x - torch.randint(0, 2, x.shape), x + torch.randint(0, 2, x.shape)
@@ -182,7 +182,7 @@ def test_the_index_is_that_of_blocked(level, shape, dtype):
 @each_dtype
 @pytest.mark.parametrize("shape", (*SHAPES.values(), *BEYOND_TILES.values()), ids=(*SHAPES, *BEYOND_TILES))
 def test_ranges_at_infinity_are_exact(level, shape, dtype):
-    """Each difference rounded once; 0 is +0, also where weights are ends of boxes and are −0."""
+    """Each difference is rounded once.  Zero is +0, also if weights are ends of boxes and are −0."""
     x, w = rows(shape, dtype=dtype)
     for a, b in ((x, w), (x.round(), w.round()), (0 * x, -0.0 * w.abs())):
         for lower, upper in (box(a), (a, a), (a - 1, a), (a, a + 1)):
@@ -211,7 +211,7 @@ def test_numbers_that_are_not_finite(level, features, p, dtype):
 
 
 def _everything(p, threads):
-    """All results for one problem that is large enough to be shared out."""
+    """All results for one problem that is large enough for several threads."""
     torch.manual_seed(1)
     x, w = rows((300, 210, 300))
     lower, upper = box(x)
@@ -254,11 +254,11 @@ def test_calls_from_several_threads():
 
 
 def test_offsets_beyond_32_bits():
-    """More than 2^31 elements of x, or of w: zeros that take no memory, as only the last row is ever written."""
+    """x or w has more than 2^31 elements.  The zeros take no memory, because only the last row is written."""
     rows, features = (1 << 17) + 1, 1 << 14
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
     memory = mmap.mmap(-1, 4 * rows * features, flags=flags)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # 4 thousand pages instead of 2 million
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # 4 thousand pages, not 2 million
         memory.madvise(mmap.MADV_HUGEPAGE)
     many = torch.frombuffer(memory, dtype=torch.float32).view(rows, features)
     one = torch.zeros(1, features)
@@ -307,7 +307,7 @@ def test_what_the_kernels_take(x, w, p, taken):
     ids=lambda a: f"{a:g}",
 )
 def test_ceiling(level, p, backward):
-    """A loop that the compiler had emptied would do far more than two additions or products a lane and cycle."""
+    """If the compiler removed the loop's work, it would do far more than two additions or products a lane and cycle."""
     assert 1e7 < cpu.ceiling(p, backward, threads=1) < 2 * 16 * 6e9
 
 
@@ -319,7 +319,7 @@ def test_ceiling_names_a_wrong_argument():
             cpu.ceiling(p)
 
 
-# A process of its own: what is loaded, and whether there was a warning, is remembered.
+# These tests need their own process, because a process remembers the loaded library and the warning.
 
 
 def _python(code: str, **environment) -> subprocess.CompletedProcess:
@@ -333,11 +333,11 @@ def test_the_environment_chooses_the_instruction_set(level):
     assert done.stdout.split() == ["True", level], done.stderr
 
 
-MISSING = {  # what is wrong, as code that runs before the first call; what the reason says
+MISSING = {  # code that causes the fault before the first call, and a part of the reason
     "not-built": ("cpu.LIBRARY = cpu.LIBRARY.with_name('nowhere.so')", "nowhere.so was not built"),
     "no-library": ("cpu.LIBRARY = pathlib.Path(cpu.__file__)", "cpu.py"),
     "another-interface": ("cpu.ABI = -1", "this package needs -1"),
-    "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "not for abacus"),
+    "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "but not for abacus"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Distances near the ends of the range, against 60 digits: what docs/math.md assumes, and no more.
+"""Compares distances near the ends of the range with 60 digits, under only the assumptions of docs/math.md.
 
 From the least subnormal number to 2^127, beyond which nothing is assumed; with subnormal numbers kept and flushed.
 """
@@ -26,7 +26,7 @@ from linf_plugin.kernels import blocked, cpu, reference
 ROOT = Path(linf_plugin.__file__).parents[1]
 
 EXPONENTS = (1.0, 1.5, 3.0, 8.0, 28.0, 64.0, 64.5, 97.0, 1000.0, INF)
-PLACES = {  # where the largest |t| lies: powers of 2, of float32 and of float64
+PLACES = {  # the size of the largest |t|: powers of 2, for float32 and for float64
     "least": (-149, -1074),
     "subnormal": (-140, -1060),
     "reciprocal": (-127.3, -1023.3),
@@ -37,7 +37,7 @@ PLACES = {  # where the largest |t| lies: powers of 2, of float32 and of float64
     "last": (126.99, 1022.99),
 }
 OF = {torch.float32: 0, torch.float64: 1}
-ENDS = {torch.float32: (-149, -126, 127), torch.float64: (-1074, -1022, 1023)}  # least, least normal, last
+ENDS = {torch.float32: (-149, -126, 127), torch.float64: (-1074, -1022, 1023)}  # smallest, smallest normal, largest
 
 
 def _levels():
@@ -72,7 +72,7 @@ def _flushing(flush):
 
 
 def _rows(place, dtype):
-    """x (2, 5) and w (3, 5), of differences up to 2^place; some pairs agree in a coordinate or are far closer."""
+    """Returns x (2, 5) and w (3, 5) with differences up to 2^place; some pairs agree in a coordinate or are closer."""
     generator = torch.Generator().manual_seed(0)
     x, w = (2 * torch.rand(n, 5, dtype=torch.float64, generator=generator) - 1 for n in (2, 3))
     x, w = x / 2, w / 2
@@ -89,7 +89,7 @@ def _exact(a):
 
 
 def _norms(z, p):
-    """Of the last dimension of z ≥ 0, of numbers of 60 digits."""
+    """Returns the norm over the last dimension of z ≥ 0, which holds numbers of 60 digits."""
     largest = z.max(-1)
     if p == INF:
         return largest
@@ -103,19 +103,19 @@ def _norms(z, p):
 
 
 def _repeated(a):
-    """A tile and more: lanes, tiles and rows that are left over."""
+    """Repeats rows to more than a tile, so that some lanes, tiles and rows are only partly filled."""
     return a.repeat(11, 1)
 
 
 def _assert_as_assumed(y, exact, p, features, dtype, flush):
-    """|y − exact| ≤ (POWER_UNITS + n/p)·u·exact, and where nothing is flushed half the least number."""
+    """Checks |y − exact| ≤ (POWER_UNITS + n/p)·u·exact, plus half the smallest number where nothing is flushed."""
     assert y.isfinite().all()
     least, normal, _ = ENDS[dtype]
     units = 1 if p == INF else POWER_UNITS + features / p
     spare = 64 * features ** (1 / p) * mpmath.mpf(2) ** normal if flush else mpmath.mpf(2) ** (least - 1)
     unit = mpmath.mpf(torch.finfo(dtype).eps) / 2
     size = exact.shape
-    for start in (0, len(y) - size[0]):  # repeated rows of different lanes
+    for start in (0, len(y) - size[0]):  # repeated rows, in other lanes
         for other in (0, y.shape[1] - size[1]):
             got = _exact(y[start : start + size[0], other : other + size[1]])
             assert (abs(got - exact) <= units * unit * exact + spare).all()
@@ -123,7 +123,7 @@ def _assert_as_assumed(y, exact, p, features, dtype, flush):
 
 @functools.cache
 def _problem(place, dtype):
-    """(x, w, lower, upper), and for each p the exact distances, the least and the largest over the boxes."""
+    """Returns (x, w, lower, upper), and for each p the exact distances and their minimum and maximum over the boxes."""
     x, w = _rows(place, dtype)
     width = 2.0 ** max(ENDS[dtype][0], math.floor(place[OF[dtype]]) - 2)
     lower, upper = x - width, x + width
@@ -148,17 +148,17 @@ def test_distances_err_as_assumed(of, place, dtype, flush):
                 _assert_as_assumed(y, right, p, 5, dtype, flush)
 
 
-# Gradients, of numbers that are kept: (|t|/y)^(p−1) has no unit.
+# Gradients of numbers that are not flushed: (|t|/y)^(p−1) has no unit.
 
 
 @each_dtype
 @each_place
 @implementations
 def test_gradients_are_those_of_the_same_numbers_elsewhere(of, place, dtype):
-    """Multiplied by a power of 2, which is exact, distances have the same gradients."""
+    """A product with a power of 2 is exact, so it does not change the gradients of distances."""
     x, w = map(_repeated, _rows(place, dtype))
     places = place[OF[dtype]]
-    step = 2.0 ** (-math.ceil(places) // 2)  # twice: one alone may be beyond the range
+    step = 2.0 ** (-math.ceil(places) // 2)  # applied twice: one step may be beyond the range
 
     def move(a):
         return a * step * 2.0 ** (-math.ceil(places) - -math.ceil(places) // 2)
@@ -201,7 +201,7 @@ SORTS = ((0.5, 3), (0.02, 100), (1.0, 1))
 @each_place
 @pytest.mark.parametrize("of", (blocked, reference))
 def test_sorted_sums_err_as_assumed(of, place, flush):
-    """As ``rounding`` has it: K + 1 roundings, and 4K + 8 numbers that may be flushed."""
+    """The bound is that of ``rounding``: K + 1 roundings, and 4K + 8 numbers that may be flushed."""
     dtype = torch.float32
     (x, w, lower, upper), _ = _problem(place, dtype)
     t = abs(_exact(x)[:, None] - _exact(w))
@@ -236,13 +236,13 @@ for p in (1.5, 8.0):
 
 
 def test_threads_that_differ_in_flushing_make_no_nan():
-    """What one reads as 0, another has divided by."""
+    """One thread reads a number as 0, and another thread divides by it."""
     done = subprocess.run([sys.executable, "-c", MIXED], cwd=ROOT, capture_output=True, text=True, env=dict(os.environ))
     assert done.stdout.split() == ["True"] * 16, done.stderr
 
 
 def test_a_certificate_of_the_smallest_numbers():
-    """A distance that came out as 1e-29 where it is 1e-38: its error is within the bound now, for every p."""
+    """A distance of 1e-38 once had the result 1e-29.  Its error is now within the bound, for every p."""
     for p in (64.0, 64.55, 100.5):
         layer = nn.Sequential(LinfDistLinear(2, 2, bias=False, p=p)).eval()
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The CUDA kernels against the specification: their source compiled for the CPU, and on a GPU where there is one.
+"""Compares the CUDA kernels with the specification: compiled for the CPU, and also on a GPU if there is one.
 
 The emulated kernels are launched by gpu.py as on a GPU, with one call replaced; see cuda_on_cpu.h.
 """
@@ -39,7 +39,7 @@ BEYOND_TILES = {  # (N, out, in): more than one tile of each size, stage and chu
 
 
 def kernels(dtype: torch.dtype, exponents: tuple[float, ...], tiles: tuple[tuple[int, int], ...]) -> list[str]:
-    """The instances that these exponents and tiles need."""
+    """Returns the instances that these exponents and tiles need."""
     kind, names = gpu._TYPES[dtype], []
     for tm, tn in tiles:
         for power in dict.fromkeys(map(gpu._power, (*exponents, INF))):
@@ -105,7 +105,7 @@ class Emulator:
         )
         self.run = ctypes.CDLL(str(library)).launch
         self.run.argtypes = [ctypes.c_char_p, ctypes.c_longlong, ctypes.c_longlong, ctypes.c_void_p]
-        self.launched, self.first = [], 0  # first: the first block to run; −1: the last alone
+        self.launched, self.first = [], 0  # first: the first block to run; −1: only the last
 
     def launch(self, kernel: str, blocks: int, parameters: ctypes.Array) -> None:
         assert 0 < blocks < 2**31
@@ -130,7 +130,7 @@ def emulator(built, monkeypatch):
 
 @pytest.fixture(params=["emulated", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request):
-    """Where the tensors of a test lie."""
+    """The device of the tensors of a test."""
     if request.param == "cuda":
         assert gpu.takes(INF, torch.ones(1, 1, device="cuda")), gpu.available()
         return "cuda"
@@ -140,7 +140,7 @@ def device(request):
 
 @pytest.fixture
 def only(monkeypatch):
-    """Restricts float32 to one tile; for what cannot have the largest, the smallest."""
+    """Restricts float32 to one tile, or to the smallest tile if a kernel cannot have the largest."""
     return lambda tile: monkeypatch.setitem(gpu.TILES, torch.float32, {tile: 1.0, SMALL: 1e6})
 
 
@@ -206,7 +206,7 @@ def test_any_strides(device, layout, p):
 
 @cases_of_p((1.5, 8.0))
 def test_a_long_sum_is_split(device, p):
-    """What convolution has: many rows, few weights."""
+    """Many rows and few weights, as in a convolution."""
     assert gpu._splits(3, 8, 1600) == 3
     x, w = rows((1600, 3, 6), device=device)
     y = gpu.dist(x, w, p)
@@ -245,7 +245,7 @@ def test_a_few_pairs_far_closer_than_the_others(device, p):
 @cases_of_p(MORE_EXPONENTS)
 @pytest.mark.parametrize("place", (-149, -140, -128.5, -127.3, -126, -121, -118, 119, 126.9), ids="2^{}".format)
 def test_distances_near_the_ends_of_the_range(device, place, p):
-    """From the least subnormal number on; some pairs are far closer, and some differ by what others are."""
+    """Differences start at the smallest subnormal number.  Some pairs are far closer than others."""
     x, w = (a.clamp(-2, 2) / 4 for a in rows((5, 20, 9), device=device, dtype=torch.float64))
     w[::3] = x[:1] + (w[::3] - x[:1]) * 2**-6
     scale = 2.0**place
@@ -254,7 +254,7 @@ def test_distances_near_the_ends_of_the_range(device, place, p):
     far = exact < 2.0**127
     units = 2.0**-24 if p == INF else (POWER_UNITS + 9 / p) * 2.0**-24
     assert ((y - exact).abs() <= units * exact + 2.0**-149)[far].all()
-    if p < 2000 and far.all():  # above, what a difference is rounded by decides
+    if p < 2000 and far.all():  # for a larger p, the rounding of a difference decides
         grad = torch.rand_like(y) - 0.5
         expected = reference.dist_vjp(grad.double(), x.double(), w.double(), y.double(), p)
         for g, h in zip(gpu.dist_vjp(grad, x, w, y, p), expected):
@@ -279,7 +279,7 @@ def test_numbers_that_are_not_finite(device, p, dtype):
     y, expected = gpu.dist(x, w, p), reference.dist(x, w, p)
     torch.testing.assert_close(y, expected, rtol=2 * value_tolerance(dtype, p, 40, device), atol=0, equal_nan=True)
     grad = torch.rand_like(y)
-    grad[:, [7, 66]] = 0  # infinities of both sides: NaN for some coordinates and not for others
+    grad[:, [7, 66]] = 0  # infinities on both sides give NaN for some coordinates and not for others
     for g, h in zip(gpu.dist_vjp(grad, x, w, y, p), reference.dist_vjp(grad, x, w, expected, p)):
         if p < INF:
             torch.testing.assert_close(g, h, rtol=0, atol=gradient_tolerance(dtype, p, 40, 70, device), equal_nan=True)
@@ -287,7 +287,7 @@ def test_numbers_that_are_not_finite(device, p, dtype):
 
 @cases_of_p((100.5, 1e9, 1e12, 1e38))
 def test_ratios_a_few_units_above_1_overflow_at_no_p(emulator, p):
-    """A GPU's reciprocal is off by up to a unit in the last place, and so is what it scales."""
+    """A GPU's reciprocal has an error of up to a unit in the last place, and so has the number that it scales."""
     x, w = rows((9, 20, 33))
     for units in range(4):
         y = gpu.dist(x, w, INF)
@@ -331,7 +331,7 @@ def test_the_index_is_that_of_blocked(device, shape, dtype):
 
 @pytest.mark.parametrize("tile", TILES, ids=lambda tile: "x".join(map(str, tile)))
 def test_ties_go_to_the_lowest_coordinate(device, only, tile):
-    """Few distinct numbers, so that nearly every maximum is attained several times, with both signs."""
+    """There are few different numbers, so nearly every maximum occurs several times, with both signs."""
     only(tile)
     x, w = (torch.randint(-2, 3, (n, 100), device=device).float() for n in (70, 67))
     y, index = gpu.dist_with_index(x, w)
@@ -340,7 +340,7 @@ def test_ties_go_to_the_lowest_coordinate(device, only, tile):
     sign = difference.gather(-1, at[..., None])[..., 0]
     assert torch.equal(index, (4 * at + (sign < 0)).int())
     assert torch.equal(y, reference.dist(x, w, INF))
-    grad = torch.randint(-9, 10, y.shape, device=device).float()  # whole numbers, whose sums are exact
+    grad = torch.randint(-9, 10, y.shape, device=device).float()  # sums of whole numbers are exact
     for g, h in zip(gpu.dist_vjp(grad, x, w, y, INF), reference.dist_vjp(grad, x, w, y, INF)):
         assert torch.equal(g, h)
 
@@ -361,7 +361,7 @@ def test_gradients_that_are_not_wanted_are_not_computed(device):
                 assert torch.equal(g, expected) if want else g is None
 
 
-# Offsets beyond 32 bits: sparse files of which the last block touches a few pages.
+# Offsets beyond 32 bits: in sparse files, the last block touches only a few pages.
 
 
 def _sparse(folder, name, *shape):
@@ -377,7 +377,7 @@ def test_more_results_than_32_bits_count(emulator, only, tmp_path):
     for p, at in ((INF, index), (8.0, None)):
         gpu._dist(x, w, p, y, at)
         expected = reference.dist(x[-32:].double(), w[-32:].double(), p)
-        rtol = value_tolerance(torch.float32, p, 4) + 1e-7  # at p = ∞ float64 rounds x − w otherwise
+        rtol = value_tolerance(torch.float32, p, 4) + 1e-7  # at p = ∞ float64 rounds x − w differently
         torch.testing.assert_close(y[-32:, -32:].double(), expected, rtol=rtol, atol=0)
     _, located = blocked.dist_with_index(x[-1:], w[-8:])
     assert torch.equal(index[-1:, -8:], located)
@@ -401,7 +401,7 @@ def test_rows_longer_than_32_bits_reach(emulator, only, tmp_path):
     assert torch.equal(y[0, -4:], x[-4:, -32:].abs().amax(1))
 
 
-# What is launched.
+# The launches.
 
 
 @pytest.mark.parametrize(
@@ -488,7 +488,7 @@ def test_kernels_that_compute_nothing_are_not_available(emulator, monkeypatch, b
     monkeypatch.setattr(emulator, "launch", lambda kernel, *rest: kernel == broken or run(kernel, *rest))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.Tensor, "to", lambda a, device: a.clone())
-    assert gpu.available(0) == (False, "what the kernels compute there is wrong")
+    assert gpu.available(0) == (False, "the kernels compute wrong results on this GPU")
 
 
 def test_the_first_distance_is_not_captured_nor_are_the_kernels_given_up_for_it(monkeypatch):
@@ -534,7 +534,7 @@ def test_without_the_kernels_there_is_one_warning(error, reason, monkeypatch):
             assert not gpu.takes(INF, _tensor())
             assert kernels_for(INF, _tensor()) is blocked
     assert [(c.category, str(c.message)) for c in caught] == [
-        (RuntimeWarning, f"linf_plugin runs without its GPU kernels, many times slower: {reason}")
+        (RuntimeWarning, f"linf_plugin runs many times slower, without its GPU kernels: {reason}")
     ]
     assert f"GPU      Some GPU: blocked PyTorch, {reason}" in info.report()
 
@@ -601,7 +601,7 @@ print(ctypes.string_at(ctypes.addressof(ctypes.c_char.in_dll(ctypes.CDLL("libcud
 
 @compiler
 def test_the_driver_is_given_what_was_meant(tmp_path):
-    """Through the real cuda-bindings, to a driver library that writes down what it is given."""
+    """Calls the real cuda-bindings, with a driver library that records its arguments."""
     source = Path(__file__).with_name("driver_on_cpu.c")
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["gcc", "-shared", "-fPIC", "-Wall", "-Werror", str(source), "-o", str(library)], check=True)
@@ -665,7 +665,7 @@ def test_a_gpu_that_the_compiler_does_not_know_is_refused():
         cuda.compile_kernel("locate<float>", "sm_50")
 
 
-# What only a GPU can show.
+# Tests that need a GPU.
 
 
 @pytest.mark.gpu

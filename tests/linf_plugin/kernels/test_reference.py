@@ -1,4 +1,4 @@
-"""The specification itself, and the operators, against exact arithmetic."""
+"""Compares the specification and the operators with exact arithmetic."""
 
 from fractions import Fraction
 from itertools import pairwise, permutations
@@ -19,7 +19,7 @@ def _fractions(a) -> list[Fraction]:
 
 
 def _assert_is_norm(y: float, z: list[Fraction], p: float, tolerance: float) -> None:
-    """y = ‖z‖_p for z ≥ 0, by comparing y^p with Σ z^p, both exact."""
+    """Checks y = ‖z‖_p for z ≥ 0: it compares y^p with Σ z^p, both exact."""
     if p == INF:
         assert Fraction(y) == max(z)
         return
@@ -28,7 +28,7 @@ def _assert_is_norm(y: float, z: list[Fraction], p: float, tolerance: float) -> 
 
 
 def _eighths(*shape, dtype, device):
-    """Random multiples of 1/8, whose differences are exact in every dtype."""
+    """Returns random multiples of 1/8; their differences are exact in every dtype."""
     return (torch.randint(-80, 81, shape) / 8).to(device, dtype)
 
 
@@ -60,7 +60,7 @@ def test_box_dist_is_exact(function, p, dtype, device):
 @pytest.mark.parametrize("p", (2.0, 3.0, 8.0), ids=lambda p: f"p={p:g}")
 @pytest.mark.parametrize("function", (dist, torch.ops.linf.dist), ids=DISTANCES)
 def test_gradient_is_exact(function, p, device):
-    """∂y/∂x_i = sign(t_i)·(|t_i|/y)^{p−1}: its p-th power times (Σ|t|^p)^{p−1} is |t_i|^{p(p−1)}."""
+    """∂y/∂x_i = sign(t_i)·(|t_i|/y)^{p−1}, so its p-th power times (Σ|t|^p)^{p−1} is |t_i|^{p(p−1)}."""
     x, w = (_eighths(1, 5, dtype=torch.float64, device=device) for _ in range(2))
     g_x, g_w = torch.autograd.grad(function(x.requires_grad_(), w.requires_grad_(), p).sum(), (x, w))
     assert torch.equal(g_w, -g_x)
@@ -102,7 +102,7 @@ def test_coefficients_are_those_of_the_formula_and_add_up_to_at_most_1(rho, k):
     c = reference.coefficients(rho, k, 64)
     count, q = min(k, 64), 1 - Fraction(rho)
     assert c == reference.coefficients(rho, count, 1000)
-    assert all(torch.tensor(a).item() == a for a in c)  # float32 holds them
+    assert all(torch.tensor(a).item() == a for a in c)  # float32 represents them exactly
     assert all(a >= b > 0 for a, b in pairwise(c))
     assert 1 - count * Fraction(2) ** -23 <= sum(map(Fraction, c)) <= 1
     total = sum(q**j for j in range(count))
@@ -112,7 +112,7 @@ def test_coefficients_are_those_of_the_formula_and_add_up_to_at_most_1(rho, k):
             assert exact * (1 - Fraction(2) ** -22) <= c[j] <= exact * (1 + Fraction(2) ** -45)
         else:
             assert exact < Fraction(2) ** -126
-    for dtype in (torch.float32, torch.float64):  # as they are added
+    for dtype in (torch.float32, torch.float64):  # in the order of the additions
         ones = torch.ones(1, 64, dtype=dtype)
         assert 1 - 1e-5 < torch.ops.linf.sorted_dist(ones, 0 * ones, rho, k).item() <= 1
 

@@ -1,4 +1,4 @@
-"""Windows: unfold is what a convolution sees, fold is its adjoint, and chunks neither show nor grow."""
+"""Unfold returns the windows of a convolution, fold is its adjoint, and chunks are neither visible nor large."""
 
 import math
 
@@ -25,7 +25,7 @@ def _route(request, monkeypatch):
 
 
 def _whole(*shape):
-    """Whole numbers, whose sums and products are exact."""
+    """Returns whole numbers; their sums and products are exact."""
     return torch.randint(-9, 10, shape).double()
 
 
@@ -97,7 +97,7 @@ def test_gradients_pass_through_windows():
 def test_threads_do_not_change_a_fold(dtype):
     shape, w_shape, conv = (5, 6, 20, 21), (4, 3, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 2)
     columns = torch.randn(windows.unfold(torch.zeros(shape), w_shape, conv).shape, dtype=dtype)
-    assert columns.numel() > 50_000  # enough to wake the threads
+    assert columns.numel() > 50_000  # enough for several threads
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 5):
@@ -142,7 +142,7 @@ def test_chunks_do_not_show_and_bound_the_memory(rows, route, monkeypatch):
 
 
 def test_chunks_cover_every_window_once():
-    """Also with more than 2³¹ coordinates in one image."""
+    """The test includes more than 2³¹ coordinates in one image."""
     huge = (2, 64, 4096, 4096), (8, 64, 3, 3), Geometry((1, 1), (1, 1), (1, 1), 1)
     for x, w, conv in (*CONVS.values(), huge):
         n, _, height, width = conv.output_shape(x, w)
