@@ -30,7 +30,7 @@ def _node(name: str) -> Op:
             outputs=[OpSchema.FormalParameter(o, "T") for o in body.output],
             type_constraints=[("T", ["tensor(float)", "tensor(double)"], "")],
             attributes=[
-                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True)  # type: ignore[call-arg]  (a number makes a member, and the stub lacks it)
+                OpSchema.Attribute(a, OpSchema.AttrType(ATTRIBUTE_TYPES[a]), required=True)  # type: ignore[call-arg]  # a stub lacks it
                 for a in body.attribute
             ],
         ),
