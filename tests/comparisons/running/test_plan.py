@@ -255,7 +255,7 @@ def test_methods_of_another_run_do_not_stand_beside_those_of_this_one(folder, tr
     for flags in ([], ["--force"], ["--resume", "--force"]):
         assert folder.run("--methods", "ibp", "--seed", "1", *flags) == 2
     error = capsys.readouterr().err
-    assert "results.json has linf-dist of another run (seed: 0 → 1), and no table can hold it" in error
+    assert "results.json has linf-dist of another run (seed: 0 → 1), which cannot share a table" in error
     assert trained == [] and folder.content() == before
     folder.write(RECIPE)
     assert folder.run("--seed", "1", "--force") == 0
