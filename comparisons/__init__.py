@@ -4,7 +4,7 @@ import sys
 
 
 class _Former:
-    """Modules that have moved: ``linf_plugin.moved`` knows them, and is imported only where no module is found."""
+    """Finds modules that have moved.  Imports ``linf_plugin.moved``, which lists them, only if no module is found."""
 
     @staticmethod
     def find_spec(fullname: str, path=None, target=None):

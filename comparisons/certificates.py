@@ -1,51 +1,51 @@
-"""Facts about certificates and norms, by name.  No other file here knows where they come from."""
+"""Facts about certificates and norms, by name.  No other file of the harness knows where they come from."""
 
 from linf_plugin import norms
 from linf_plugin.certificates import table
 
-BEST = "best"  # for each image the best of all theorems that were computed
+BEST = "best"  # the best of all computed theorems, for each image
 
 
 def names() -> tuple[str, ...]:
-    """All certificates, in order of cost."""
+    """Returns the names of all certificates, in order of cost."""
     return table.in_order(table.CERTIFICATES)
 
 
 def in_order(some) -> list[str]:
-    """Names of certificates in order of cost; names that are not known follow as they come, then ``BEST``."""
+    """Sorts names of certificates by cost.  Unknown names follow in the given order, then ``BEST``."""
     known = (*names(), *(name for name in some if name not in names() and name != BEST), BEST)
     return [name for name in dict.fromkeys(known) if name in some]
 
 
 def label_of(certificate: str) -> str:
-    """How tables call it: the name itself where it is not known."""
+    """Returns the label of a certificate in tables.  An unknown name is its own label."""
     if certificate == BEST:
         return "best of all"
     return table.CERTIFICATES[certificate].label if certificate in table.CERTIFICATES else certificate
 
 
 def norm_of(certificate: str) -> float:
-    """The exponent of the norm in which it bounds perturbations."""
+    """Returns the exponent of the norm in which a certificate bounds perturbations."""
     return table.CERTIFICATES[certificate].norm
 
 
 def failure_of(certificate: str) -> float:
-    """The probability that it is wrong about an image: 0 for a theorem."""
+    """Returns the probability that a certificate is wrong about an image: 0 for a theorem."""
     return table.CERTIFICATES[certificate].failure
 
 
 def norm_named(name: str) -> float:
-    """The exponent of a norm.  Raises ValueError where there is no such norm."""
+    """Returns the exponent of a norm.  Raises ValueError if no norm has this name."""
     if name not in norms.NORMS:
         raise ValueError(f"norm must be one of {', '.join(norms.NORMS)}, got {name!r}")
     return norms.NORMS[name]
 
 
 def name_of_norm(norm: float) -> str:
-    """The name of an exponent, as recipes and results write it."""
+    """Returns the name of the norm with this exponent, as recipes and results write it."""
     return norms.name_of(norm)
 
 
 def symbol_of_norm(norm: float) -> str:
-    """How readers see it: ℓ∞."""
+    """Returns the symbol of a norm for readers, such as ℓ∞."""
     return norms.SYMBOLS[norm]

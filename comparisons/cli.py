@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 where a certificate, an operator or a page is wrong, 2 for a wrong request."""
+    """Returns the exit status: 0, 1 if a certificate, an operator or a page is wrong, 2 for a wrong request."""
     args = _parser().parse_args(argv)
     rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None  # as torchrun sets them
     name = PROG if rank is None else f"{PROG} (rank {rank})"

@@ -9,8 +9,11 @@ from .pgd import pgd_survives
 
 @dataclass(frozen=True)
 class Attack:
-    """label: in tables.  norm: exponent of the norm in which it moves images.  survives: (model, x, labels, eps, seed,
-    arguments) → (N,) bool, the images that are classified correctly before and after it."""
+    """An attack.
+
+    label: its name in tables.  norm: exponent of the norm in which it moves images.  survives: (model, x, labels, eps,
+    seed, arguments) → (N,) bool, the images that are classified correctly both before and after the attack.
+    """
 
     label: str
     norm: float
@@ -21,5 +24,5 @@ ATTACKS = {"pgd": Attack("PGD", math.inf, pgd_survives)}
 
 
 def label_of(attack: str) -> str:
-    """How tables call it: the name itself where it is not known."""
+    """Returns the label of an attack in tables.  An unknown name is its own label."""
     return ATTACKS[attack].label if attack in ATTACKS else attack

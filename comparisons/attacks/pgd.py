@@ -1,4 +1,4 @@
-"""What an attacker reaches: projected gradient descent, by the Adversarial Robustness Toolbox."""
+"""Projected gradient descent (PGD), an attack, by the Adversarial Robustness Toolbox (ART)."""
 
 import copy
 import math
@@ -23,7 +23,7 @@ SURROGATE_P = 64.0  # at p = ∞ an input gradient touches few pixels; a large f
 
 
 def _targets(model: nn.Module) -> list[nn.Module]:
-    """Models whose gradients are followed: the model, and for a distance net a copy at a finite p."""
+    """Returns the models whose gradients PGD follows: the model, and for a distance net also a copy at a finite p."""
     if not distance_layers(model):
         return [model]
     smooth = copy.deepcopy(model)
@@ -32,7 +32,7 @@ def _targets(model: nn.Module) -> list[nn.Module]:
 
 
 def _inside(x: Tensor, adversarial: Tensor, eps: float) -> Tensor:
-    """``adversarial`` moved into the ball around x, also where a float32 sum x ± ε rounded out of it."""
+    """Moves ``adversarial`` into the ball around x, also where the rounding of x ± ε to float32 left the ball."""
     low, high = x.double() - eps, x.double() + eps
     inward = torch.minimum(torch.maximum(adversarial.double(), low), high).float().clamp(0, 1)
     over = (inward.double() - x.double()).abs() > eps
@@ -50,22 +50,21 @@ def pgd_survives(
     seed: int = 0,
     batch_size: int = 512,
 ) -> Tensor:
-    """Which samples are classified correctly, unperturbed and after every attack.
+    """Returns which samples are classified correctly both unperturbed and after every attack.
 
-    PGD on the cross-entropy with random starts and step ε/4 (Madry et al., arXiv 1706.06083), inside the
-    pixel range; on distance nets also along the gradients of a copy at p = 64.  An upper bound of the
-    robust accuracy, not a certificate.
+    PGD climbs the cross-entropy from random starts, with step ε/4, inside the pixel range (Madry et al., arXiv
+    1706.06083).  On distance nets it also follows the gradients of a copy at p = 64.  The accuracy under attack is
+    an upper bound of the robust accuracy, not a certificate.
 
     Args:
         model: in evaluation mode.
         x: (N, C, H, W) pixels in [0, 1].
         labels: (N,) int64.
         eps: ℓ∞ radius in the pixel range.
-        steps: gradient steps a start.
-        restarts: random starts for each model that is followed.
-        seed: of the random starts.
-
-        batch_size: samples at a time.
+        steps: number of gradient steps from each start.
+        restarts: number of random starts for each model whose gradients are followed.
+        seed: seed of the random starts.
+        batch_size: number of samples at a time.
 
     Returns:
         (N,) bool.

@@ -1,1 +1,1 @@
-"""The commands of ``linf-compare``, a file each.  None imports torch before it runs: ``--help`` is quick."""
+"""The commands of ``linf-compare``, one file each.  A command imports torch only when it runs: ``--help`` is quick."""

@@ -11,7 +11,7 @@ DESCRIPTION = bench_arguments.DESCRIPTION
 EPILOG = """\
 examples:
   linf-compare bench
-      all cases at p = ∞, 8 and 100.5, in some minutes: slow peers run on a slice of the batch, marked ~
+      all cases at p = ∞, 8 and 100.5, in a few minutes; slow peers run on a slice of the batch, marked ~
   linf-compare bench --p 8,64 --cases small,conv --threads 1
   linf-compare bench --full --json bench.json
       nothing is scaled (up to an hour), and every reading is kept
@@ -22,19 +22,19 @@ cases (batch × in × out):
   overhead  16×16×16      medium  512×1024×1024    conv  32 images of 32², 64 → 64 channels, kernel 3
   small     128×64×256    large   512×5120×5120
 
-A line of the table has our median time and rate (Gel/s: 10⁹ coordinate pairs a second), and the time of each peer:
+A line of the table has our median time and rate (Gel/s: 10⁹ coordinate pairs per second) and the time of each peer:
   ×3.10   the peer takes 3.1 times as long as ours
   ÷1.30   ours takes 1.3 times as long as the matrix product (F.conv2d for conv)
   ~       measured on a slice of the batch and scaled
-  !       not all of the peer's result is finite: its powers overflowed
-  n/a     could not run; the reason stands below the table
-  ceiling Gel/s of a loop on registers alone, measured beside it, and our share of it
-"training" is the forward pass where a gradient will be asked for; it saves where each maximum is."""
+  !       some numbers of the peer's result are not finite: its powers overflowed
+  n/a     could not run; the reason is below the table
+  ceiling Gel/s of a loop that uses only registers, measured at the same time, and our share of it
+"training" is a forward pass before a backward pass: it also stores where each maximum is."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     bench_arguments.add_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all measurements to FILE")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="also measure and draw cost over size (PNG)")
     parser.add_argument("--force", action="store_true", help="replace the files of --json and --plot")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     bench.check(args)
     for path in (args.json, args.plot):
         if path is not None and not path.parent.is_dir():
-            raise ValueError(f"{path}: there is no folder {path.parent}")
+            raise ValueError(f"{path}: the folder {path.parent} does not exist")
     for path in filter(None, (args.json, args.plot)):
         check_absent(path, args.force)
     results = bench.asked(args, sweeps=args.plot is not None)

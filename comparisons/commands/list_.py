@@ -3,12 +3,12 @@
 import argparse
 
 SUMMARY = "recipes, methods and data sets"
-DESCRIPTION = "What `run` can be given."
+DESCRIPTION = "Lists the recipes, methods and data sets that `run` accepts."
 EPILOG = None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """Adds no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:

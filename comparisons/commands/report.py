@@ -5,8 +5,9 @@ from pathlib import Path
 
 SUMMARY = "table and picture from results.json"
 DESCRIPTION = """\
-Prints the tables of earlier runs. One folder: rewrites its table.md and certified.png. Several: writes comparison.md
-and comparison.png, with a panel each, to the first; runs that differ only in their seed are also averaged."""
+Prints the tables of earlier runs. For one folder it rewrites table.md and certified.png there. For several it writes
+comparison.md and comparison.png, with one panel per run, to the first folder, and averages runs that differ only in
+their seed."""
 EPILOG = None
 
 
@@ -33,6 +34,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         first = args.folders[0]
         folder = first.parent if first.suffix == ".json" else first
-        own = len(results) == 1 and (first == folder or first.name == file.FILE)  # the folder's own table
+        own = len(results) == 1 and (first == folder or first.name == file.FILE)  # the table belongs to this folder
         print(write_report(results, folder, replace=own or args.force))
     return 0

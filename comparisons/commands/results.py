@@ -7,9 +7,10 @@ from pathlib import Path
 
 SUMMARY = "our results beside the published ones"
 DESCRIPTION = """\
-Writes a page of published rows and ours from result files: copies of results.json, a file a seed. Runs that differ
-only in their seed are averaged; recipes without a file are shown as not run. A file of held-out images, or with a
-contradicted certificate, is listed apart, and the status is 1."""
+Writes a page with published rows and our rows. Our rows come from result files: copies of results.json, one file per
+seed. Runs that differ only in their seed are averaged. Recipes without a file are shown as not run. A file about
+held-out images, or with a contradicted certificate, is refused: the page lists it separately, and the exit
+status is 1."""
 EPILOG = None
 
 
@@ -19,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         type=Path,
         metavar="FOLDER",
-        help="with .json files at any depth, or such a file; default: docs/results/recipes, …/digits, …/mnist-tiny",
+        help="folder with .json files, or one such file; default: docs/results/recipes, …/digits, …/mnist-tiny",
     )
     page = Path("docs/results.md")
     parser.add_argument("--out", type=Path, default=page, metavar="FILE", help="default: docs/results.md")
-    parser.add_argument("--readme", type=Path, metavar="FILE", help="also renew the short table between its marks")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw both over clean accuracy, time (PNG)")
-    parser.add_argument("--check", action="store_true", help="write nothing; status 1 if a file is out of date")
+    parser.add_argument("--readme", type=Path, metavar="FILE", help="also rewrite the short table between its marks")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="also draw both over clean accuracy and time (PNG)")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file is out of date")
     parser.add_argument(
         "--force", action="store_true", help="replace a page that this command did not write, or another picture"
     )

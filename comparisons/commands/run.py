@@ -16,33 +16,31 @@ examples:
   linf-compare run mnist-tiny --data-dir data --methods linf-dist,ibp
       reads data/MNIST/raw/*.gz
   linf-compare run mnist-tiny --data-dir data --resume
-      goes on after an interruption: an interrupted method continues from its last epoch
+      goes on after an interruption: the interrupted method continues from its last finished epoch
   linf-compare run mnist-tiny --data-dir mine --data-name "my digits"
-      images of your own, or a part of the published ones, in the same layout: under a name of their own
+      trains on your own images, or on a part of the published ones, in the same layout and under a new name
   linf-compare run mnist-tiny --data-dir data --budget 20m
-      each method trains for twenty minutes on this machine: its schedule is stretched or shrunk
+      each method trains for twenty minutes on this machine: its schedule is stretched or shrunk to fit
   linf-compare run my-recipe.toml --out results/mine --seed 3
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
-What is there.  A method that is finished in --out, by the same recipe on the same data with the same seed, is kept.
-Methods that --methods leaves out are kept as well.  The command first says what it would replace, and what changed.
-It replaces that only with --force; with --resume --force only what can neither be kept nor go on.
+Earlier work in --out.  A finished method is kept if its recipe, data and seed are the same.  Methods that --methods
+leaves out are kept as well.  The command first says what it would replace, and what changed.  It replaces work only
+with --force; with --resume --force it replaces only work that can neither be kept nor go on.
 
-Parts of the training set.  A recipe's `select` keeps a part away from training.  That part chooses a method's model
-while it is trained; the chosen model is then measured on the test set.  --held-out keeps a part away to measure on
-instead of the test set, so that a recipe can be chosen; `select` takes its part of what remains.
+Parts of the training set.  A recipe's `select` keeps a part out of training.  This part chooses a method's model
+during training; the chosen model is then measured on the test set.  --held-out keeps another part out of training
+and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
-Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a
-line an epoch (linf-dist.log.jsonl) and the same for TensorBoard (tensorboard/linf-dist), where that is installed."""
+Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a log
+with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="a name of `linf-compare list`, or the path of a TOML file")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw, FashionMNIST/raw, …")
-    parser.add_argument(
-        "--data-name", metavar="NAME", help="what the data are called where they are not the published ones"
-    )
+    parser.add_argument("--data-name", metavar="NAME", help="name of your data, if they are not the published data")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--methods", metavar="A,B", help="methods of the recipe, separated by commas; default: all")
     parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/RECIPE")
@@ -52,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.0,
         metavar="PART",
-        help="measure on this part of the training set, left out of training, not on the test set: to choose a recipe",
+        help="keep this part of the training set out of training, and measure on it instead of the test set",
     )
     parser.add_argument(
         "--budget",
         metavar="TIME",
         help="fit each method's schedule to this time on this machine (90s, 20m, 1h30m): some iterations are timed "
-        "first, then all epochs are stretched or shrunk in proportion. Covers training and choosing the model, not "
-        "certificates and attacks at the end. A resumed method keeps what was fitted",
+        "first, then all epochs are stretched or shrunk in proportion. The time covers training and the choice of the "
+        "model, but not the certificates and attacks at the end. A resumed method keeps its fitted schedule",
     )
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left in --out")
@@ -67,8 +65,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    # OpenMP reads this once, when torch is imported, here.  By default its threads spin where they meet, and where
-    # another process holds a core each of many small steps then loses a time slice.
+    # OpenMP reads this once, when torch is imported, which happens below.  By default its threads spin while they
+    # wait.  If another process holds a core, each of many small steps then loses a time slice.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from linf_plugin.training.budgets import parse_duration
     from linf_plugin.training.parallel import join

@@ -4,10 +4,10 @@ import argparse
 
 from ..studies.found import load, summaries
 
-SUMMARY = "measure what a study asks: `study --list` names them"
+SUMMARY = "measure one question; `study --list` names the studies"
 DESCRIPTION = """\
-Runs a study: it measures one question, and writes results.json and a table.  `linf-compare study NAME --help` shows
-the options of one."""
+Runs a study.  A study measures one question, and writes results.json and a table.  `linf-compare study NAME --help`
+shows the options of a study."""
 
 
 def _listed() -> str:
@@ -19,7 +19,7 @@ EPILOG = f"studies:\n{_listed()}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="name the studies")
-    parser.add_argument("study", nargs=argparse.REMAINDER, metavar="NAME …", help="a study, and its options")
+    parser.add_argument("study", nargs=argparse.REMAINDER, metavar="NAME …", help="name of a study, and its options")
 
 
 def run(args: argparse.Namespace) -> int:

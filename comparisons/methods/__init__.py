@@ -1,4 +1,4 @@
-"""What a recipe's words mean: kinds of methods, and a registry for each of their parts."""
+"""The meaning of the names in a recipe: the kinds of methods, and a registry for each part of a method."""
 
 from .augmentations import AUGMENTATIONS
 from .initialisations import INITIALISATIONS

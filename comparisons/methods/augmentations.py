@@ -1,4 +1,7 @@
-"""What a recipe can name to change images while it trains: arguments → (images, generator) → images, or None."""
+"""The augmentations that a recipe can name.  They change images while a method trains.
+
+Each is a function of its arguments.  It returns a function (images, generator) → images, or None for no change.
+"""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,11 +11,11 @@ from linf_plugin.training.augment import PADDINGS
 
 
 def _none() -> None:
-    """Images as they are."""
+    """Leaves images as they are."""
 
 
 def _shift_flip(shift: int = 0, shift_share: float = 1.0, padding: str = "edge", flip: bool = False) -> Callable | None:
-    """Random shifts by up to ``shift`` pixels of a share of the images, and random mirror images.
+    """Shifts a share of the images at random by up to ``shift`` pixels, and mirrors images at random.
 
     Raises:
         ValueError: padding is not in ``PADDINGS``, or shift_share lies outside [0, 1].

@@ -10,13 +10,13 @@ from linf_plugin.training import Step
 
 
 class BoundedCrossEntropy:
-    """κ·CE(clean) + (1 − κ)·CE(worst margins within ε), κ falling from 1 to ``kappa`` as ε rises.
+    """The loss κ·CE(clean) + (1 − κ)·CE(worst margins within ε).  κ falls from 1 to ``kappa`` as ε rises.
 
-    IBP: Gowal et al. (arXiv 1810.12715).  CROWN-IBP: Zhang et al. (arXiv 1906.06316); its margins are
-    β·CROWN-IBP + (1 − β)·IBP with β = 1 − ε/ε_max, so that it ends as IBP.
+    IBP is by Gowal et al. (arXiv 1810.12715), CROWN-IBP by Zhang et al. (arXiv 1906.06316).  The margins of
+    CROWN-IBP are β·CROWN-IBP + (1 − β)·IBP with β = 1 − ε/ε_max.  So it ends as IBP.
 
     Args:
-        model: trained in place; its parameters are shared with the BoundedModule made here.
+        model: is trained in place.  The BoundedModule made here shares its parameters.
         example: one input (1, C, H, W).
         eps_max: ε at the end of its schedule, in the pixel range.
         crown: whether to start from CROWN-IBP.
@@ -42,7 +42,7 @@ class BoundedCrossEntropy:
         return kappa * clean + (1 - kappa) * worst
 
     def _margins(self, x: Tensor, labels: Tensor, classes: int, eps: float) -> Tensor:
-        """Lower bounds of z_y − z_j, j ≠ y: (N, classes − 1)."""
+        """Returns lower bounds of z_y − z_j for j ≠ y: (N, classes − 1)."""
         from linf_plugin.bounds import specification
 
         from auto_LiRPA import BoundedTensor, PerturbationLpNorm  # isort: skip

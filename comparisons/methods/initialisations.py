@@ -1,4 +1,4 @@
-"""What a recipe can name to change a net's weights before training: (net, arguments) → None, in place."""
+"""The initialisations that a recipe can name: (net, arguments) → None.  They change a net's weights in place."""
 
 import math
 
@@ -8,14 +8,14 @@ from linf_plugin import Net
 
 
 def _default(model: Net) -> None:
-    """The weights stay as the net starts with them."""
+    """Keeps the weights with which the net was built."""
 
 
 def _interval(model: Net) -> None:
-    """Weights of linear and convolutional layers from N(0, 2π/n²), n inputs of a neuron; biases 0.
+    """Draws the weights of linear and convolutional layers from N(0, 2π/n²), and sets biases to 0.
 
-    The mean width of interval bounds then stays what it is from a ReLU to the next: a layer makes it n·E|w| times as
-    large, and a ReLU half as large, n·√(2/π)·(√(2π)/n)/2 = 1 (Shi et al., arXiv 2103.17268).
+    n is the number of inputs of a neuron.  Interval bounds then keep their mean width from one ReLU to the next: a
+    layer multiplies it by n·E|w|, a ReLU by 1/2, and n·√(2/π)·(√(2π)/n)/2 = 1 (Shi et al., arXiv 2103.17268).
     """
     for layer in model.modules():
         if isinstance(layer, (nn.Linear, nn.Conv2d)):

@@ -1,4 +1,4 @@
-"""What is compared: a row of ``METHODS`` for each kind of method."""
+"""The kinds of methods that are compared, one row of ``METHODS`` each."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,10 @@ from .. import certificates
 
 @dataclass(frozen=True)
 class Method:
-    """label: in tables.  color: "#rrggbb", in pictures.  without: the certificates that are not computed for it."""
+    """A kind of method.
+
+    label: its name in tables.  color: "#rrggbb", in pictures.  without: certificates that are not computed for it.
+    """
 
     label: str
     color: str
@@ -16,8 +19,8 @@ class Method:
 
 _NO_LIPSCHITZ_BOUND = ("lipschitz",)
 
-# The Lipschitz bound of a linear head, or of clipped pixels, is so large that it certifies next to nothing; it
-# stands in tables to show that.
+# With a linear head or clipped pixels the Lipschitz bound is so large that it certifies almost nothing.  Tables
+# have it to show that.
 METHODS = {
     "linf-dist": Method("ℓ∞-dist net", "#d62728"),
     "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels", "#17becf"),
@@ -32,11 +35,11 @@ METHODS = {
 
 
 def certificates_of(kind: str) -> tuple[str, ...]:
-    """The certificates that are computed for a kind, in order of cost."""
+    """Returns the certificates that are computed for a kind, in order of cost."""
     return tuple(name for name in certificates.names() if name not in METHODS[kind].without)
 
 
 def label_of(name: str, kind: str) -> str:
-    """What tables call a method of a recipe that gives it no label."""
+    """Returns the label of a method whose recipe gives it none."""
     label = METHODS[kind].label
     return label if name == kind else f"{label} ({name})"

@@ -14,10 +14,13 @@ from linf_plugin.training.boxes import worst_margins
 from .bounded import BoundedCrossEntropy
 
 
-# Losses are made while the model is at p = ∞, so that ``scale`` is the Lipschitz bound that will be certified.
+# A loss is built while the model is at p = ∞.  Its ``scale`` is then the Lipschitz bound that will be certified.
 class _FallingEntropy(nn.Module):
-    """Hinges with a cross-entropy whose weight falls from ``ce_first`` to ``ce_last`` as p rises, and that has a
-    learned temperature.  The hinges are heuristics at finite p."""
+    """The base of losses that add a cross-entropy to a hinge.
+
+    The weight of the cross-entropy falls from ``ce_first`` to ``ce_last`` as p rises.  Its temperature is learned.
+    The hinges are heuristics at finite p.
+    """
 
     def __init__(self, ce_first: float, ce_last: float):
         if not (ce_first > 0 and ce_last > 0):
@@ -42,8 +45,11 @@ class ClippedHinge(_FallingEntropy):
 
 
 class IntervalRamp(_FallingEntropy):
-    """A ramp, ``width`` logits wide, of the worst margins by intervals: for nets that these bound much tighter than
-    their Lipschitz bound does, such as those that clip their input."""
+    """A ramp, ``width`` logits wide, of the worst margins by intervals.
+
+    It is for nets whose interval bounds are much tighter than their Lipschitz bound, such as nets that clip their
+    input.
+    """
 
     def __init__(self, model: Net, schedule: Schedule, width: float, ce_first: float, ce_last: float):
         if not width > 0:
@@ -57,7 +63,7 @@ class IntervalRamp(_FallingEntropy):
 
 
 class Hinge(nn.Module):
-    """The hinge that is not clipped: ``mix`` of the worst class, the rest of the mean over classes."""
+    """The hinge without clipping: ``mix`` times that of the worst class + (1 − ``mix``) times the mean over classes."""
 
     def __init__(self, model: Net, schedule: Schedule, mix: float = 1.0):
         super().__init__()

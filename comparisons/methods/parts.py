@@ -1,4 +1,4 @@
-"""The parts of a method, of an evaluation: tables {"name": …, arguments…} and the registries that resolve them."""
+"""The parts of methods and evaluations: tables {"name": …, arguments…}, and the registries that resolve them."""
 
 import inspect
 from collections.abc import Callable
@@ -15,8 +15,11 @@ from .optimizers import OPTIMIZERS
 
 @dataclass(frozen=True)
 class Part:
-    """registry: name → row.  given: the arguments that a table does not have: the harness gives them.  of: a row's
-    function, which is the row itself by default."""
+    """A part of a recipe, with the registry of what it can name.
+
+    registry: name → row.  given: arguments that the harness gives; a table does not have them.  of: row → its
+    function; by default the row is the function.
+    """
 
     registry: dict
     given: tuple[str, ...]
@@ -26,16 +29,16 @@ class Part:
         return self.of(self.registry[name])
 
     def parameters(self, name: str) -> dict[str, inspect.Parameter]:
-        """What a table of that name may have."""
+        """Returns the arguments that a table of that name may have."""
         every = inspect.signature(self.function(name)).parameters
         return {key: parameter for key, parameter in every.items() if key not in self.given}
 
     def resolve(self, table: dict, *args, **given):
-        """The function that the table names, called with its arguments and those that are given."""
+        """Calls the function that the table names with the table's arguments and those that are given."""
         return self.function(table["name"])(*args, **given, **arguments_of(table))
 
     def filled(self, table: dict) -> dict:
-        """The table with every argument that has a default; as it is, where its name is not known."""
+        """Returns the table with every default filled in.  A table with an unknown name stays as it is."""
         if table.get("name") not in self.registry:
             return table
         defaults = {k: p.default for k, p in self.parameters(table["name"]).items() if p.default is not p.empty}

@@ -1,1 +1,1 @@
-"""Recipes: what a run trains and how, as TOML files, and what reads them."""
+"""Recipes, and the code that reads them.  A recipe is a TOML file that says what a run trains and how."""

@@ -1,4 +1,4 @@
-"""Recipes: what a run trains and how, as TOML files.  ``recipes/`` holds ours; any path works."""
+"""Reads recipes: TOML files that say what a run trains and how.  ``recipes/`` holds ours; any path works."""
 
 import inspect
 import re
@@ -21,25 +21,25 @@ from . import toml_arguments
 from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, long_recipe, named
 from .toml_arguments import arguments, check_named, known_keys, parameters
 
-DEEPEST = 1000  # brackets in a file, those in comments included
-NAME = re.compile(r"[\w-]{1,60}")  # of a method: it names files
+DEEPEST = 1000  # most brackets in a file, including those in comments
+NAME = re.compile(r"[\w-]{1,60}")  # a method's name, which also names files
 
 
 @dataclass(frozen=True)
 class MethodRecipe:
     """How one method is trained.
 
-    kind: a row of ``METHODS``; label: what tables call it.  architecture, initialisation, augmentation, loss,
-    optimizer: {"name": …, arguments…}, of the registries in ``PARTS``.  decay: ℓp weight decay of
-    distance layers, in units of the learning rate.  clip: largest norm of the gradient.  average: decay a step of
-    an exponential moving average of the weights, from the schedule's average_start on; 0 keeps none.  select: part
-    of the training set that is not trained on and chooses the model, every ``validate_every`` epochs, among the
-    last weights and their average; 0 keeps the model of the last epoch.
+    kind: a row of ``METHODS``.  label: its name in tables.  architecture, initialisation, augmentation, loss,
+    optimizer: {"name": …, arguments…}; ``PARTS`` has their registries.  decay: ℓp weight decay of distance layers, in
+    units of the learning rate.  clip: largest norm of the gradient.  average: decay per step of an exponential moving
+    average of the weights; the schedule's average_start says when it begins; 0 keeps no average.  select: part of the
+    training set that is kept out of training; every ``validate_every`` epochs it chooses among the current weights
+    and their average; 0 keeps the model of the last epoch.
 
-    A field that is added has a default that trains as before: files of earlier versions mean that.
+    A new field needs a default that trains as before: files of earlier versions lack the field, and mean its default.
 
     Raises:
-        ValueError: a part, a decay or a number is out of its range.
+        ValueError: average, select or validate_every is out of its range.
     """
 
     kind: str
@@ -67,8 +67,11 @@ class MethodRecipe:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What is measured of each method: on balls of the radii ``eps_values`` in the norm of that name, by certificates
-    and by attacks {"name": …, arguments…} of ``ATTACKS``."""
+    """What is measured of each method.
+
+    eps_values: the radii of the balls.  norm: the name of their norm.  certificates: names.  attacks: tables
+    {"name": …, arguments…}, each of a row of ``ATTACKS``.
+    """
 
     eps_values: tuple[float, ...]
     certificates: tuple[str, ...]
@@ -78,11 +81,11 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One comparison.  ε in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
+    """One comparison.  ε is in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
 
-    In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  What the methods have in common may stand
-    once, in a table ``[defaults]``: a method takes from there each key, and in its tables each entry, that it does
-    not have; but nothing of a table with another name.
+    In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  A table ``[defaults]`` may hold what the
+    methods have in common.  A method takes from it each key that the method lacks, and for each of its tables each
+    entry that the table lacks.  It takes nothing from a table that has another name.
     """
 
     name: str
@@ -94,16 +97,16 @@ class Recipe:
 
 
 def available() -> dict[str, Path]:
-    """The recipes that come with the package."""
+    """Returns the recipes that come with the package: name → path."""
     folder = Path(str(files("comparisons") / "recipes"))
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def load_recipe(name: str) -> Recipe:
-    """A recipe by name, or from the path of a TOML file.
+    """Returns a recipe, given its name or the path of a TOML file.
 
     Raises:
-        FileNotFoundError: there is neither a recipe nor a file of that name.
+        FileNotFoundError: no recipe and no file has that name.
         ValueError: the file is not valid; the message says where.
     """
     path, table = read_toml(name)
@@ -111,7 +114,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def read_toml(name: str) -> tuple[Path, dict]:
-    """The path of a recipe, given as to ``load_recipe``, and what stands in it.  Raises as that does."""
+    """Returns the path and the content of a recipe.  Takes the argument of ``load_recipe``, and raises its errors."""
     path = available().get(name, Path(name))
     if not path.is_file():
         raise FileNotFoundError(f"no recipe or file {name!r}; recipes: {', '.join(available())}")
@@ -119,12 +122,12 @@ def read_toml(name: str) -> tuple[Path, dict]:
         text = path.read_text(encoding="utf-8")
         plain.check_nesting(text, DEEPEST)
         return path, tomllib.loads(text)
-    except ValueError as error:  # of TOML, of UTF-8, or of an integer with thousands of digits
+    except ValueError as error:  # wrong TOML, wrong UTF-8, or an integer with thousands of digits
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
 
 def recipe_from(name: str, where: str, table: dict) -> Recipe:
-    """A recipe from the contents of a TOML file; messages begin with ``where``.  Raises ValueError."""
+    """Returns a recipe from the content of a TOML file.  Raises ValueError; the message begins with ``where``."""
     known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name"}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
@@ -159,7 +162,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
 
 
 def with_defaults(method: dict, defaults: dict) -> dict:
-    """A method's table with what ``[defaults]`` says and it does not."""
+    """Returns a method's table, with the values of ``[defaults]`` for what the table does not say."""
 
     def merge(ours, theirs):
         tables = isinstance(ours, dict) and isinstance(theirs, dict)
@@ -188,7 +191,7 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     for attack in found.attacks:
         check_named(attack, "attack", ATTACKING, where)
     if len({attack["name"] for attack in found.attacks}) != max(1, len(found.attacks)):
-        raise ValueError(f"{where}: attacks must be one at least, and each another, got {shown(found.attacks)}")
+        raise ValueError(f"{where}: attacks must have at least one, and none twice, got {shown(found.attacks)}")
     return found
 
 
@@ -219,7 +222,7 @@ def _kind_and_label(table: dict, name: str, where: str) -> tuple[str, str]:
         raise ValueError(f"{where}: a method's name has letters, digits, - and _ only, 60 at most")
     if "kind" not in table and name not in METHODS:
         raise ValueError(
-            f"{where}: unknown method; known: {', '.join(METHODS)}. A name of your own needs a kind of these"
+            f"{where}: unknown method; known: {', '.join(METHODS)}. A name of your own needs one of these kinds"
         )
     kind, label = table.get("kind", name), table.get("label")
     if not isinstance(kind, str) or kind not in METHODS:
@@ -229,15 +232,15 @@ def _kind_and_label(table: dict, name: str, where: str) -> tuple[str, str]:
     if label is not None and not (
         isinstance(label, str) and label.isprintable() and label.strip() and "|" not in label
     ):
-        raise ValueError(f"{where}: label must be a string, of one line and without |, got {shown(label)}")
+        raise ValueError(f"{where}: label must be a string of one line without |, got {shown(label)}")
     return kind, label_of(name, kind) if label is None else label
 
 
 def _check_parts(table: dict) -> None:
-    """Calls what can be called without data or a net.  Raises ValueError where arguments contradict each other."""
+    """Resolves the parts that need neither data nor a net.  Raises ValueError if arguments contradict each other."""
     architecture = dict(table["architecture"])
     if architecture.get("depth", 1) > MOST_LAYERS:
         raise ValueError(f"depth must be at most {MOST_LAYERS:,}, got {shown(architecture['depth'])}")
-    PARTS["architecture"].resolve(architecture, shape=(1, 64, 64), classes=2)  # the spec of a net, not the net
+    PARTS["architecture"].resolve(architecture, shape=(1, 64, 64), classes=2)  # makes the spec of a net, not the net
     if "augmentation" in table:
         PARTS["augmentation"].resolve(table["augmentation"])

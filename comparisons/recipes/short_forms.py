@@ -1,10 +1,10 @@
-"""Short forms of a recipe's tables: keys without a table, moved to where they belong.
+"""Short forms of a recipe's tables: keys that stand outside their table.  They are moved into it.
 
     shift = 1                      augmentation = { name = "shift-flip", shift = 1 }
     eps_values, certificates       evaluation = { eps_values = …, certificates = … }
     attack = { steps = 20 }        evaluation = { attacks = [{ name = "pgd", steps = 20 }] }
 
-Settings in files of earlier versions are in these forms too.
+Files of earlier versions also hold settings in these forms.
 """
 
 AUGMENTATION, EVALUATION, ATTACK = "augmentation", "evaluation", "attack"
@@ -14,12 +14,12 @@ SHIFT_FLIP, PGD = "shift-flip", "pgd"
 
 
 def long_method(table: dict, where: str) -> dict:
-    """A method's table, or a part of one, without short forms.  Raises ValueError where a key stands twice."""
+    """Returns a method's table, or a part of one, without short forms.  Raises ValueError if a key stands twice."""
     return _moved(table, AUGMENTATION, OF_AUGMENTATION, where)
 
 
 def named(table: dict) -> dict:
-    """The same, the name of its augmentation added where only keys of ``OF_AUGMENTATION`` tell it."""
+    """Adds the name of the augmentation to a table where only keys of ``OF_AUGMENTATION`` tell it."""
     augmentation = table.get(AUGMENTATION)
     if isinstance(augmentation, dict) and augmentation and augmentation.keys() <= set(OF_AUGMENTATION):
         return {**table, AUGMENTATION: {"name": SHIFT_FLIP, **augmentation}}
@@ -27,7 +27,7 @@ def named(table: dict) -> dict:
 
 
 def long_recipe(table: dict, where: str) -> dict:
-    """A recipe's table without short forms, those of its methods apart.  Raises ValueError where a key stands twice."""
+    """Returns a recipe's table without short forms, except in its methods.  Raises ValueError if a key stands twice."""
     table = _moved(table, EVALUATION, OF_EVALUATION, where)
     if not isinstance(attack := table.get(ATTACK), dict):
         return table
@@ -36,10 +36,10 @@ def long_recipe(table: dict, where: str) -> dict:
 
 
 def _moved(table: dict, target: str, keys: tuple[str, ...], where: str) -> dict:
-    """``table`` with these keys in its table ``target``."""
+    """Returns ``table`` with these keys moved into its table ``target``."""
     moved = {key: table[key] for key in keys if key in table}
     there = table.get(target, {})
-    if not moved or not isinstance(there, dict):  # of another type: whoever reads the table says so
+    if not moved or not isinstance(there, dict):  # of another type: the reader of the table reports it
         return table
     if twice := [key for key in moved if key in there]:
         raise ValueError(f"{where}: {twice[0]} stands twice: by itself and in {target}")

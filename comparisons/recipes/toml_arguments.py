@@ -1,4 +1,4 @@
-"""Tables of a TOML file as arguments of functions: every key and type is checked, and mistakes are named."""
+"""Turns tables of a TOML file into arguments of functions.  Checks every key and type, and names mistakes."""
 
 import inspect
 import math
@@ -27,7 +27,7 @@ def _list_of(check: Callable) -> Callable:
     return lambda value: isinstance(value, list) and all(check(v) for v in value)
 
 
-# Type of an argument → what a file must have for it: in words, and as a check
+# Type of an argument → what its value in a file must be: in words, and as a check
 TYPES = {
     bool: ("true or false", lambda value: isinstance(value, bool)),
     str: ("a string", lambda value: isinstance(value, str)),
@@ -39,27 +39,27 @@ TYPES = {
     tuple[str, ...]: ("a list of strings", _list_of(lambda value: isinstance(value, str))),
     tuple[dict, ...]: ("a list of tables", _list_of(lambda value: isinstance(value, dict))),
 }
-WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and 0 <= value < 2**63)  # where 0 is the default
+WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and 0 <= value < 2**63)  # if 0 is the default
 
 
 def _kind(parameter: inspect.Parameter) -> tuple[str, Callable]:
     kind = parameter.annotation
-    if NoneType in get_args(kind):  # may be left out
+    if NoneType in get_args(kind):  # an optional argument
         (kind,) = (k for k in get_args(kind) if k is not NoneType)
     return WHOLE_OR_0 if kind is int and parameter.default == 0 else TYPES[kind]
 
 
 def known_keys(table: dict, known, where: str) -> None:
-    """Raises ValueError where a key is none of those that are known."""
+    """Raises ValueError if a key is not known."""
     for key in table:
         if key not in known:
             raise ValueError(f"{where}: unknown key {key!r}; known: {', '.join(sorted(known))}")
 
 
 def arguments(table: dict, known: dict[str, inspect.Parameter], where: str) -> dict:
-    """The table as arguments for these parameters; lists become tuples.
+    """Returns the table as arguments for these parameters.  Lists become tuples.
 
-    Raises ValueError for what is unknown, missing or of another type.
+    Raises ValueError if a key is unknown or missing, or a value has the wrong type.
     """
     known_keys(table, known, where)
     for key, value in table.items():
@@ -73,12 +73,12 @@ def arguments(table: dict, known: dict[str, inspect.Parameter], where: str) -> d
 
 
 def parameters(function: Callable, given: tuple[str, ...] = ()) -> dict[str, inspect.Parameter]:
-    """What a file may say of the arguments of ``function``, or of the fields of a dataclass."""
+    """Returns the arguments of a function, or the fields of a dataclass, that a file may give: all except ``given``."""
     return {name: p for name, p in inspect.signature(function).parameters.items() if name not in given}
 
 
 def check_named(table, key: str, part: Part, where: str) -> None:
-    """That a table {"name": …, arguments…} fits the function of that name.  Raises ValueError."""
+    """Checks that a table {"name": …, arguments…} fits the function of that name.  Raises ValueError if not."""
     if not isinstance(table, dict) or not isinstance(table.get("name"), str) or table["name"] not in part.registry:
         raise ValueError(f"{where}: {key} needs a name among {', '.join(part.registry)}")
     name = table["name"]
@@ -86,7 +86,10 @@ def check_named(table, key: str, part: Part, where: str) -> None:
 
 
 def eps(value, where: str) -> float:
-    """The float nearest to a number or to a fraction such as "8/255"."""
+    """Returns the float that is nearest to a number, or to a fraction such as "8/255".
+
+    Raises ValueError if the value is neither, or lies outside [0, 1].
+    """
     try:
         if isinstance(value, str):
             found = plain.fraction(value)

@@ -1,7 +1,7 @@
 """Our results beside the published ones: docs/results.md and the short table in README.
 
-Both are made from published.toml, from result files (copies of what ``linf-compare run`` writes as results.json)
-and from the recipes that ship with the package, and from nothing else; nothing is recomputed.
+Both are made only from published.toml, from result files (copies of the results.json of ``linf-compare run``), and
+from the recipes that come with the package.  Nothing is measured again.
 """
 
 import math
@@ -28,8 +28,8 @@ WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begi
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = ["method", "net", "clean %", "PGD %", "certified %", "s/epoch", "minutes", "hardware", "from"]
 SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "from"]
-TEXT = ("method", "net", "hardware", "from")  # columns that hold no figures
-PGD = "pgd"  # the attack that has a column
+TEXT = ("method", "net", "hardware", "from")  # columns without figures
+PGD = "pgd"  # the attack that the column shows
 ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
 **Bold**: measured with this package, from the result files in [results](results/); certified by the best
 certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as
@@ -43,9 +43,9 @@ package. The others are published: interval training, and the best certified of 
 
 @dataclass(frozen=True)
 class Group:
-    """One method of one recipe: runs that differ only in the seed.
+    """One method of one recipe, in runs that differ only in the seed.
 
-    runs: seed → the results, and the entry for the method in them.
+    runs: seed → the results of the run, and the method's entry in them.
     """
 
     recipe: str
@@ -63,11 +63,11 @@ class Group:
         return [m for _, m in self.runs.values()]
 
     def mean(self, figure: Callable[[MethodResult], float]) -> float:
-        """Of a figure of the method's entry, over the seeds."""
+        """Returns the mean over the seeds of a figure of the method's entry."""
         return statistics.fmean(map(figure, self.entries))
 
     def minutes(self) -> float:
-        """Of training; where no time of the whole was written, of the epochs."""
+        """Returns the minutes of training, or of its epochs if no total was written."""
 
         def seconds(m: MethodResult) -> float:
             t = m.training
@@ -80,7 +80,7 @@ class Group:
         return self.first[1].label
 
     def accuracies(self) -> list[str]:
-        """Clean, PGD and certified, as cells."""
+        """Returns the clean, PGD and certified accuracy, as cells."""
         found = self.entries
         return [
             mean([m.clean for m in found]),
@@ -89,7 +89,7 @@ class Group:
         ]
 
     def devices(self) -> list[str]:
-        """What they were measured on, each once."""
+        """Returns the devices on which the runs were measured, each once."""
         return list(dict.fromkeys(m.device or run.device for run, m in self.runs.values()))
 
     def seeds(self) -> str:
@@ -97,10 +97,10 @@ class Group:
 
 
 def result_files(paths: list[str | Path]) -> list[Path]:
-    """The files themselves, and every .json below a folder.
+    """Returns the given files, and every .json file below a given folder.
 
     Raises:
-        FileNotFoundError: there is no such file or folder.
+        FileNotFoundError: a file or folder does not exist.
     """
     found: dict[Path, None] = {}
     for path in map(Path, paths):
@@ -111,7 +111,7 @@ def result_files(paths: list[str | Path]) -> list[Path]:
 
 
 def refusal(run: Results) -> str | None:
-    """Why a file is not shown among the results, or None."""
+    """Returns why a file is not shown among the results, or None."""
     if run.contradictions:
         by = " or ".join(map(attack_label, run.attacks))
         return f"{run.contradictions} certificates are contradicted by {by}: a bound is wrong"
@@ -128,10 +128,10 @@ def refusal(run: Results) -> str | None:
 
 
 def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
-    """The groups of all files that can be shown, and name and reason of each file that is refused.
+    """Returns the groups of all files that can be shown, and (name, reason) of each refused file.
 
     Raises:
-        ValueError: a file is not one of ours, or two files give one method and seed different figures.
+        ValueError: a file is not one of ours, or two files have different figures for one method and seed.
     """
     refused, entries = [], []
     for path in files:
@@ -156,7 +156,7 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
 
 
 def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
-    """The recipes of the package: name → data set, ε, and the label of each method."""
+    """Returns the recipes of the package: name → data set, ε, and the label of each method."""
     return {
         recipe.name: (recipe.dataset, recipe.eps, {key: m.label for key, m in recipe.methods.items()})
         for recipe in map(load_recipe, available())
@@ -164,7 +164,7 @@ def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
 
 
 def _missing(groups: list[Group], recipes: dict, dataset: str, eps: float) -> list[tuple[str, str]]:
-    """Recipes of a setting and their methods without a result."""
+    """Returns the recipes of a data set and ε that lack results, with the labels of the methods without one."""
     there = {(g.recipe, g.method) for g in groups}
     missing = {
         name: [label for key, label in labels.items() if (name, key) not in there]
@@ -216,7 +216,7 @@ def _our_row(group: Group) -> list[str]:
 
 
 def _settings(groups: list[Group], recipes: dict, known: Published) -> list[tuple[str, float]]:
-    """Every data set and ε that has a published row, a result or a recipe, in the order of the page."""
+    """Returns each (data set, ε) with a published row, a result or a recipe, in the order of the page."""
     found = {(row.dataset, float(row.eps)) for row in known.rows}
     found |= {(g.dataset, g.eps) for g in groups} | {(dataset, eps) for dataset, eps, _ in recipes.values()}
     order = list(known.datasets)
@@ -232,7 +232,7 @@ def _wrapped(text: str) -> str:
 
 
 def page(groups: list[Group], refused: list, recipes: dict, known: Published) -> str:
-    """docs/results.md."""
+    """Returns the text of docs/results.md."""
     parts = [
         f"{WRITTEN_BY} --readme README.md`; edits are lost. -->",
         "# Results beside the published ones",
@@ -260,13 +260,16 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
 
 
 def short(groups: list[Group], known: Published) -> str:
-    """README's table: for each data set's headline ε interval training, the best published ℓ∞ row, ours."""
+    """Returns README's table.
+
+    At each data set's headline ε it has published interval training, the best published ℓ∞ row, and our rows.
+    """
     rows = []
     for dataset, (_, headline) in known.datasets.items():
         eps = float(headline)
         there = sorted(known.at(dataset, eps), key=lambda row: row.certified, reverse=True)
         best = [row for row in there if row.family == "distance"][:1]
-        interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # best of each name
+        interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # the best row of each name
         lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
         lines += [[f"**{g.label}**", *g.accuracies(), f"recipe `{g.recipe}`, {g.seeds()}"] for g in ours]
@@ -277,10 +280,10 @@ def short(groups: list[Group], known: Published) -> str:
 
 
 def panels(groups: list[Group], known: Published) -> list[dict]:
-    """What ``plots.beside_published`` draws: each data set that has results at its headline ε.
+    """Returns what ``plots.beside_published`` draws: one panel for each data set with results at its headline ε.
 
-    Accuracies are in percent, ours as mean and standard deviation (None of one seed).  Rows of the family "other" stand
-    only on the page.
+    Accuracies are in percent.  Ours are (mean, standard deviation), with None as the deviation of one seed.  Published
+    rows of the family "other" are only on the page.
     """
     found = []
     for dataset, (_, headline) in known.datasets.items():
@@ -317,10 +320,10 @@ def _point(group: Group) -> dict:
 
 
 def with_block(text: str, block: str) -> str:
-    """``text`` with ``block`` between the two marks.
+    """Returns ``text`` with ``block`` between the two marks.
 
     Raises:
-        ValueError: the marks do not stand there once each, in order.
+        ValueError: ``text`` does not have each mark once, in order.
     """
     pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or not pattern.search(text):
@@ -329,7 +332,7 @@ def with_block(text: str, block: str) -> str:
 
 
 def documents(groups: list[Group], refused: list, out: Path, readme: Path | None) -> dict[Path, str]:
-    """What ``out`` and ``readme`` should hold."""
+    """Returns the texts that ``out`` and ``readme`` should hold."""
     known = published.load()
     texts = {out: page(groups, refused, shipped(), known)}
     if readme is not None:
@@ -338,5 +341,5 @@ def documents(groups: list[Group], refused: list, out: Path, readme: Path | None
 
 
 def stale(texts: dict[Path, str]) -> list[Path]:
-    """The files that do not hold what they should."""
+    """Returns the files that do not hold these texts."""
     return [p for p, text in texts.items() if not p.is_file() or p.read_text(encoding="utf-8") != text]

@@ -1,4 +1,4 @@
-"""The pictures: certified accuracy over ε, and beside published rows.  They read results only."""
+"""Draws certified accuracy over ε, and our accuracies beside published ones.  Reads only results."""
 
 from pathlib import Path
 
@@ -21,13 +21,16 @@ def pyplot():
 
 
 def save(figure, path: str | Path, dpi: int) -> None:
-    """Whole or not at all."""
+    """Writes a picture: whole or not at all."""
     with replacing(path) as f:
         figure.savefig(f, format=Path(path).suffix.removeprefix(".") or "png", dpi=dpi)
 
 
 def certified_against_eps(runs: list[Results], path: str | Path) -> None:
-    """One panel a run: certified accuracy (solid) and accuracy under attack (dashed) over ε, ε = 0 being clean."""
+    """Draws one panel for each run: certified accuracy (solid) and accuracy under attack (dashed) over ε.
+
+    At ε = 0 both are the clean accuracy.
+    """
     plt = pyplot()
     figure, axes = plt.subplots(1, len(runs), figsize=(6.4 * len(runs), 4.4), squeeze=False, layout="constrained")
     for axis, run in zip(axes[0], runs):
@@ -57,10 +60,10 @@ def certified_against_eps(runs: list[Results], path: str | Path) -> None:
 
 
 def beside_published(panels: list[dict], path: str | Path) -> None:
-    """A row for each of ``page.panels``: certified against clean accuracy, and against minutes of training.
+    """Draws a row for each of ``page.panels``: certified against clean accuracy, and against minutes of training.
 
-    Published rows are hollow on the left; on the right, as their times are not known, each is a level.  Ours
-    are filled, with standard deviations over seeds; triangles were trained without a GPU.
+    Published rows are hollow marks on the left.  On the right each is a horizontal line, because its time is not known.
+    Our rows are filled marks, with standard deviations over seeds.  Triangles were trained without a GPU.
     """
     plt = pyplot()
     from matplotlib.ticker import LogLocator, NullLocator

@@ -1,4 +1,4 @@
-"""Published figures: the rows of published.toml, checked as they are read."""
+"""Reads and checks published figures, the rows of published.toml."""
 
 import tomllib
 from dataclasses import dataclass, fields
@@ -12,13 +12,13 @@ FAMILIES = ("distance", "interval", "other")
 
 @dataclass(frozen=True)
 class Row:
-    """One published result, with the digits it was published with.  ``None``: not published.
+    """One published result, with the published digits.  ``None``: not published.
 
     dataset: a name of ``linf_plugin.datasets.SOURCES``.  eps: exact, in the pixel range [0, 1].  clean, pgd,
-    certified: percent of the test set; pgd is the published attack's.  spread: standard deviation of these three
-    over ``runs`` seeds.  flops: of one image.  net: distance layers × width + hidden units of a head, or a name.
-    seconds: an epoch of training, on ``hardware``.  family: of the method.  by: whose
-    method it is, if not the source's own.  source: key of ``Published.sources``.  table: where in it.
+    certified: percent of the test set; pgd is under the published attack.  spread: standard deviation of these three
+    over ``runs`` seeds.  flops: operations for one image.  net: distance layers × width + hidden units of a head, or
+    a name.  seconds: time of an epoch of training, on ``hardware``.  family: one of ``FAMILIES``.  by: the authors of
+    the method, if they are not those of the source.  source: key of ``Published.sources``.  table: place in the source.
     """
 
     dataset: str
@@ -41,15 +41,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Published:
-    """datasets: name → title and headline ε, in the order in which they are shown.  sources: key → title, arxiv,
-    repository, maybe note."""
+    """All published figures.
+
+    datasets: name → title and headline ε, in the order of the page.  sources: key → title, arxiv, repository, and
+    maybe note.
+    """
 
     datasets: dict[str, tuple[str, Fraction]]
     sources: dict[str, dict[str, str]]
     rows: tuple[Row, ...]
 
     def at(self, dataset: str, eps: float) -> list[Row]:
-        """The rows of one setting; ε is compared as the float that the fraction rounds to."""
+        """Returns the rows of one data set and ε.  A row's ε is rounded to a float before it is compared."""
         return [row for row in self.rows if row.dataset == dataset and float(row.eps) == eps]
 
 
@@ -73,10 +76,11 @@ def _row(table: dict, where: str) -> Row:
 
 
 def parse(text: str) -> Published:
-    """What published.toml holds.
+    """Returns the content of published.toml.
 
     Raises:
-        ValueError: not TOML, a key is unknown or missing, a name is not listed, or figures contradict each other.
+        ValueError: the text is not TOML, a key is unknown or missing, a name is not listed, or figures contradict
+            each other.
     """
     content = tomllib.loads(text, parse_float=Decimal)
     missing = [name for name in ("datasets", "sources", "methods", "settings") if name not in content]
@@ -87,7 +91,7 @@ def parse(text: str) -> Published:
     for setting in content["settings"]:
         shared = {key: value for key, value in setting.items() if key != "rows"}
         for own in setting["rows"]:
-            table = shared | own  # what rows have in common may stand above them
+            table = shared | own  # values that rows share may stand above them
             where = f"published.toml: {table.get('dataset')}, ε = {table.get('eps')}, {table.get('method')}"
             for name, known in (("dataset", datasets), ("source", sources), ("method", methods)):
                 if table.get(name) not in known:
@@ -99,5 +103,5 @@ def parse(text: str) -> Published:
 
 @cache
 def load() -> Published:
-    """The figures that come with the package."""
+    """Returns the figures that come with the package."""
     return parse((files("comparisons.report") / "published.toml").read_text(encoding="utf-8"))

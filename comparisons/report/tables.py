@@ -1,4 +1,4 @@
-"""Tables of runs; nothing is recomputed here."""
+"""Writes tables of runs.  It measures nothing."""
 
 import math
 import statistics
@@ -11,22 +11,22 @@ from ..results.file import eps_key
 from ..results.schema import MethodResult, Results, same_settings
 
 NONE = "–"
-WORDS = {"restarts": "random starts"}  # an attack's argument, as readers see it
+WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
 
 
 def percent(fraction: float | None) -> str:
-    """A fraction of the images in percent; a dash where there is none."""
+    """Returns a fraction of the images in percent, or a dash for None."""
     return NONE if fraction is None else f"{100 * fraction:.2f}"
 
 
 def eps_text(eps: float) -> str:
-    """ε for a reader: the shorter of its decimal and of k/255, where ε is the float nearest to such a fraction."""
+    """Returns ε for a reader: its decimal, or k/255 if that is shorter and ε is the float nearest to it."""
     k = round(255 * eps)
     return min(eps_key(eps), f"{k}/255", key=len) if k / 255 == eps else eps_key(eps)
 
 
 def markdown_rows(header: list[str], rows: list[list[str]], text: tuple[str, ...] = ()) -> str:
-    """A table; the first column and those named in ``text`` are aligned to the left."""
+    """Returns a Markdown table.  The first column and those named in ``text`` are aligned to the left."""
     lines = [header, ["---" if i == 0 or name in text else "---:" for i, name in enumerate(header)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -36,12 +36,12 @@ def count(n: int) -> str:
 
 
 def images(results: Results) -> str:
-    """What the accuracies are of."""
+    """Returns which images the accuracies count, and how many."""
     return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} images"
 
 
 def table(results: Results) -> str:
-    """Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate's share."""
+    """Returns Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate alone."""
     methods, eps, shown = results.methods.values(), results.eps, eps_text(results.eps)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
     norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
@@ -95,7 +95,7 @@ def table(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """Whether an attack contradicts a certificate that is a theorem."""
+    """Returns a sentence: whether an attack contradicts a theorem."""
     by, wrong = attacks_of(results), results.contradictions
     if wrong:
         return f"**{wrong} certificates are contradicted by {by}: a bound is wrong.**"
@@ -107,7 +107,7 @@ def attacks_of(results: Results) -> str:
 
 
 def _what_may_fail(results: Results) -> list[str]:
-    """A line for each certificate that is no theorem: its failure probability, and how often an attack broke it."""
+    """Returns a line for each certificate that may fail: its failure probability, and how often an attack broke it."""
     found = {}
     for m in results.methods.values():
         for name, certified in m.certified.items():
@@ -123,7 +123,7 @@ def _what_may_fail(results: Results) -> list[str]:
 
 
 def _words(arguments: dict) -> str:
-    """ "20 steps, 2 random starts"."""
+    """Returns arguments of an attack in words, such as "20 steps, 2 random starts"."""
     return ", ".join(f"{value} {WORDS.get(name, name)}" for name, value in arguments.items())
 
 
@@ -137,13 +137,13 @@ def _alone(m: MethodResult, certificate: str, eps: float) -> float | None:
 
 
 def mean(fractions: list[float]) -> str:
-    """In percent, with the sample's standard deviation where there are several."""
+    """Returns the mean in percent, with the sample standard deviation if there are several fractions."""
     spread = f" ± {100 * statistics.stdev(fractions):.2f}" if len(fractions) > 1 else ""
     return percent(statistics.fmean(fractions)) + spread
 
 
 def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
-    """The methods of runs that differ only in the seed: of each group seed → run, name of the method."""
+    """Groups the methods of runs that differ only in the seed.  A group is seed → (run, name of the method)."""
     entries = [(run, name) for run in runs for name in run.methods]
     found: dict[tuple, dict] = {}
     for key, (run, name) in zip(same_settings([run.methods[name] for run, name in entries]), entries):
@@ -152,8 +152,10 @@ def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
 
 
 def over_seeds(runs: list[Results]) -> str:
-    """Markdown: means and standard deviations of runs that differ only in the seed, a row a method; empty
-    where no method was run with two seeds."""
+    """Returns Markdown: means and standard deviations of runs that differ only in the seed, one row per method.
+
+    It is empty if no method was run with two seeds.
+    """
     found = groups(runs)
     if all(len(group) < 2 for group in found):
         return ""
@@ -180,6 +182,6 @@ def over_seeds(runs: list[Results]) -> str:
 
 
 def attacked(measured: Iterable[MethodResult], attack: str, eps: float) -> str:
-    """Mean accuracy under an attack; a dash where it was not run."""
+    """Returns the mean accuracy under an attack, or a dash if the attack was not run."""
     found = [m.attacked[attack][eps] for m in measured if attack in m.attacked]
     return mean(found) if found else NONE

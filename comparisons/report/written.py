@@ -1,4 +1,4 @@
-"""The files that ``linf-compare run`` and ``report`` write for readers: a table and a picture."""
+"""Writes the files of ``linf-compare run`` and ``report`` for readers: a table and a picture."""
 
 import sys
 from collections.abc import Iterable
@@ -12,8 +12,10 @@ from .tables import over_seeds, table
 
 
 def write_report(results: list[Results], folder: Path, replace: bool = True) -> str:
-    """Writes both and returns the text of the table.  Raises WouldReplace where others are in the folder, without
-    ``replace``."""
+    """Writes table and picture, and returns the text of the table.
+
+    Raises WouldReplace if the folder has another table and ``replace`` is false.
+    """
     text = "\n".join(filter(None, [over_seeds(results), *(table(r) for r in results)]))
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
     page, picture = (folder / name for name in names)
@@ -26,11 +28,11 @@ def write_report(results: list[Results], folder: Path, replace: bool = True) -> 
 
 
 def say_what_has_no_digest(entries: Iterable[MethodResult]) -> None:
-    """A line on stderr, where some results name no digest of their data."""
+    """Prints a line to stderr if some results have no digest of their data."""
     without = sum(m.data is None for m in entries)
     if without:
         print(
-            f"linf-compare: {without} results are of a version that kept no digest of the data: they could not be "
-            "compared, and are taken to be of the published images",
+            f"linf-compare: {without} results are of a version that stored no digest of the data: the data could not "
+            "be compared, and are taken to be the published images",
             file=sys.stderr,
         )

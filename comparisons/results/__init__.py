@@ -1,1 +1,1 @@
-"""What a run found: typed objects, the file that holds them, and the forms of files of earlier versions."""
+"""The results of a run: typed objects, the file that holds them, and the forms of earlier files."""

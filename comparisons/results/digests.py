@@ -1,8 +1,8 @@
-"""Digests of settings, by which results are compared that have no settings in them.
+"""Digests of settings.  Results that do not hold their settings are compared by them.
 
-They are over settings in the flat form of versions before schema 2, whose tables are as the file has them, so that they
-are today what they were then.  What that form does not know is added where it is not the default: a new field leaves
-the digests of all recipes that do not use it as they are.
+A digest covers settings in the flat form of versions before schema 2, with tables as the recipe has them.  So digests
+of today equal those of that time.  A setting that the flat form lacks is added only if it differs from its default.  So
+a new field does not change the digest of a recipe that does not use it.
 """
 
 import hashlib
@@ -33,13 +33,13 @@ SCHEDULE = (
     "lr_drop_factor",
     "average_start",
 )
-# What the first versions did not know, and the value that it had.
+# Settings that the first versions lacked, and the values that those versions used.
 LATER = {"average": 0.0, "select": 0.0, "validate_every": 1, "shift_share": 1.0, "padding": "edge"}
 LATER_SCHEDULE = {"average_start": 0.0}
 
 
 def digests(recipe: Recipe, key: str) -> list[str]:
-    """SHA-256 of the settings of a method: today's, then what earlier versions wrote for the same settings."""
+    """Returns the SHA-256 of a method's settings: today's, then those that earlier versions wrote for the same."""
     flat = _flat(said(recipe, key))
     differing = state.differing(filled(flat, key), settings_of(recipe, key))
     if differing:
@@ -52,7 +52,7 @@ def digests(recipe: Recipe, key: str) -> list[str]:
 
 
 def _flat(settings: dict) -> dict:
-    """The form of versions before schema 2."""
+    """Returns settings in the form of versions before schema 2."""
     evaluation, method = settings["evaluation"], settings["method"]
     shift = {name: method["augmentation"].get(name, value) for name, value in SHIFT.items()}
     attack = next((each for each in evaluation["attacks"] if each["name"] == PGD), {})

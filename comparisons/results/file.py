@@ -1,7 +1,7 @@
-"""``results.json``: the only module that reads and writes it.
+"""Reads and writes ``results.json``.  No other module does.
 
-The file has a version, ``"schema"``.  Files of earlier versions are upgraded as they are read (``upgrade``).  Keys that
-are not known here are kept: a later version may add some without a new number.
+The file has a version, ``"schema"``.  Files of earlier versions are upgraded as they are read (``upgrade``).  Unknown
+keys are kept, because a later version may add keys without a new number.
 """
 
 from pathlib import Path
@@ -20,7 +20,7 @@ SCHEMA = 2
 
 
 def eps_key(eps: float) -> str:
-    """ε as a key of the file: its shortest decimal."""
+    """Returns ε as a key of the file: its shortest decimal."""
     return repr(float(eps))
 
 
@@ -28,10 +28,10 @@ def eps_key(eps: float) -> str:
 
 
 def read(path: str | Path) -> Results:
-    """The results in a folder that ``run`` wrote, or in a copy of its results.json.
+    """Returns the results in a folder that ``run`` wrote, or in a copy of its results.json.
 
     Raises:
-        FileNotFoundError: there is no results.json.
+        FileNotFoundError: results.json does not exist.
         ValueError: it is not one of ours; the message says what is wrong with it.
     """
     path = Path(path)
@@ -45,10 +45,10 @@ def read(path: str | Path) -> Results:
 
 
 def from_plain(content) -> Results:
-    """The content of a file.
+    """Returns the results in the content of a file.
 
     Raises:
-        ValueError: it is of a later version, something is missing or of another type; the message says where.
+        ValueError: the version is later, something is missing, or a type is wrong; the message says where.
     """
     if not isinstance(content, dict):
         raise ValueError(f"its content must be a dict, got {type(content).__name__}")
@@ -174,12 +174,12 @@ def _data(table: Table) -> dict | None:
 
 
 def write(path: str | Path, results: Results) -> None:
-    """As ``linf_plugin.files.write_text``: whole or not at all."""
+    """Writes results to a file: whole or not at all, as ``linf_plugin.files.write_text`` does."""
     write_json(path, to_plain(results))
 
 
 def to_plain(results: Results) -> dict:
-    """The content of the file: what ``from_plain`` reads.  What is not known is not written."""
+    """Returns the content of the file, which ``from_plain`` reads.  A value of None is left out."""
     r = results
     return {
         "schema": SCHEMA,
@@ -247,7 +247,7 @@ def _plain_method(m: MethodResult) -> dict:
 
 
 def figures(m: MethodResult) -> dict:
-    """What a checkpoint says of its own accuracies: by attack, and by certificate."""
+    """Returns the accuracies that a checkpoint states: clean, under each attack, and by each certificate."""
     return {
         "clean": m.clean,
         **{name: _plain_accuracy(accuracy) for name, accuracy in m.attacked.items()},

@@ -1,4 +1,4 @@
-"""What a run found, as typed objects; ``file`` reads and writes them."""
+"""The results of a run, as typed objects.  ``file`` reads and writes them."""
 
 import math
 from dataclasses import dataclass, field, replace
@@ -10,7 +10,7 @@ from ..certificates import BEST
 
 @dataclass(frozen=True)
 class AttackSettings:
-    """An attack of a run.  norm: exponent.  arguments: as the recipe gives them."""
+    """An attack of a run.  norm: exponent of its norm.  arguments: as the recipe gives them."""
 
     norm: float
     arguments: dict
@@ -18,8 +18,11 @@ class AttackSettings:
 
 @dataclass(frozen=True)
 class Certified:
-    """What one certificate proves.  norm: exponent of the norm of its balls.  failure: the probability that it is
-    wrong about an image, 0 for a theorem.  accuracy: ε → fraction of the images."""
+    """What one certificate proves.
+
+    norm: exponent of the norm of its balls.  failure: the probability that it is wrong about an image, 0 for a
+    theorem.  accuracy: ε → fraction of the images that it certifies.
+    """
 
     norm: float
     failure: float
@@ -28,10 +31,10 @@ class Certified:
 
 @dataclass(frozen=True)
 class Identity:
-    """What must agree, besides the digests of the data, for figures to be kept, or averaged over seeds.
+    """The facts that identify figures, besides the digests of the data.
 
-    settings: digest of all that the recipe says about the method.  earlier: digests that earlier versions wrote for
-    the same settings.
+    Figures are kept only if these facts agree, and averaged only if they agree except for the seed.  settings: digest
+    of all that the recipe says about the method.  earlier: digests that earlier versions wrote for the same settings.
     """
 
     seed: int | None
@@ -46,8 +49,11 @@ class Identity:
 
 @dataclass(frozen=True)
 class Training:
-    """How a method was trained.  seconds: of all epochs and validations.  select: part of the training set that chose
-    the model.  chosen, validation: what it chose, and by which figures.  ``None``: not known."""
+    """How a method was trained.
+
+    seconds: time of all epochs and validations.  select: part of the training set that chose the model.  chosen,
+    validation: its choice, and the figures behind it.  ``None``: not known.
+    """
 
     epochs: int
     seconds_per_epoch: float
@@ -67,10 +73,10 @@ class MethodResult:
 
     kind: row of ``METHODS``.  clean: fraction of the images that are classified correctly.  attacked: name of an
     attack → ε → fraction that is still correct.  certified: name of a certificate → what it proves; ``BEST`` counts
-    an image if any certificate proves it.  contradictions: how often an attack broke what a theorem certified, over
-    all images and ε.  broken: the same of certificates that may fail, by name.  pairs_per_sample: of a forward
-    pass.  data: name and digests.  settings: all that the recipe said about the method, with every default.
-    more: keys of the file that are not known here.
+    an image if any theorem certifies it.  contradictions: how often an attack broke an image that a theorem certified,
+    over all images and ε.  broken: the same count for each certificate that may fail, by name.  pairs_per_sample:
+    coordinate pairs in the forward pass of one sample.  data: name and digests.  settings: all that the recipe said
+    about the method, with every default.  more: unknown keys of the file.
     """
 
     kind: str
@@ -95,21 +101,24 @@ class MethodResult:
 
     @property
     def digests(self) -> tuple[str, str] | None:
-        """Of the data behind the figures.  Versions that wrote none knew published data only."""
+        """The digests of the data behind the figures.  Versions that wrote none could only use published data."""
         if self.data is not None:
             return tuple(self.data[key] for key in DIGESTS)
         dataset = self.identity.dataset
         return SOURCES[dataset].published if dataset in SOURCES else None
 
     def proved(self, eps: float) -> float:
-        """Fraction of the images that some certificate proves at ε."""
+        """Returns the fraction of the images that some theorem certifies at ε."""
         return self.certified[BEST].accuracy[eps]
 
 
 @dataclass(frozen=True)
 class Results:
-    """A run.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the curve, both in units of the
-    pixel range.  held_out: part of the training set that was measured on instead of the test set."""
+    """The results of a run.
+
+    norm: exponent of the norm of its balls.  eps: the headline; eps_values: the curve; both in units of the pixel
+    range.  held_out: part of the training set that was measured on instead of the test set.
+    """
 
     recipe: str
     dataset: str
@@ -136,9 +145,9 @@ class Results:
 
 
 def same_settings(entries: list[MethodResult]) -> list[tuple]:
-    """A key for each entry.  Two keys are equal if recipe, settings and data are; the seed does not count.
+    """Returns a key for each entry.  Two keys are equal if recipe, settings and data are equal; seeds may differ.
 
-    Versions wrote different digests of the same settings: an entry that has both tells that they are the same.
+    Some versions wrote different digests of the same settings.  An entry with both digests shows that they are equal.
     """
     newer = {old: m.identity.settings for m in entries for old in m.identity.earlier}
     return [

@@ -1,7 +1,7 @@
-"""What must agree for results to be kept: all that a recipe says about a method, compared with defaults filled in.
+"""The settings that must agree for results to be kept: all that a recipe says about a method.
 
-A field or an argument that is added to a recipe has a default; settings of earlier versions lack it, and mean that
-default.  So they agree with settings of today that do not use it.
+They are compared after defaults are filled in.  A new field or argument of a recipe has a default.  Settings of earlier
+versions lack it, and mean that default.  So they agree with settings of today that do not use it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from ..methods.parts import ATTACKING, PARTS
 from ..recipes.recipe import Evaluation, MethodRecipe, Recipe
 from ..recipes.short_forms import SHIFT_FLIP, long_method, long_recipe, named
 
-SHOWN = 5  # differences that a message lists
+SHOWN = 5  # most differences that a message lists
 
 
 def plain_data(value):
@@ -22,12 +22,12 @@ def plain_data(value):
 
 
 def settings_of(recipe: Recipe, key: str) -> dict:
-    """All that the recipe says about a method except its label: plain data, with every default."""
+    """Returns all that the recipe says about a method except its label, as plain data with every default."""
     return filled(said(recipe, key), key)
 
 
 def said(recipe: Recipe, key: str) -> dict:
-    """The same, but tables with a name have what the file says, and no defaults."""
+    """Returns the same as ``settings_of``, but leaves tables with a name as the file has them, without defaults."""
     method = dataclasses.asdict(recipe.methods[key])
     del method["label"]
     return plain_data(
@@ -42,12 +42,12 @@ def said(recipe: Recipe, key: str) -> dict:
 
 
 def filled(settings: dict, key: str) -> dict:
-    """Settings of this or an earlier version with every default of today.
+    """Returns settings of this or an earlier version with every default of today.
 
-    key: the name of the method, which is its kind where none is said.
+    key: the name of the method.  It is also the kind if the settings name none.
     """
     rest = {name: value for name, value in settings.items() if name != "methods"}
-    method = settings.get("method", settings.get("methods", {}))  # "methods": of earlier versions, one as well
+    method = settings.get("method", settings.get("methods", {}))  # earlier versions wrote it under "methods"
     recipe, method = long_recipe(rest, "settings"), named(long_method(method, "settings"))
     evaluation, schedule = recipe.get("evaluation", {}), method.get("schedule", {})
     evaluation = {**_defaults(Evaluation), **evaluation}
@@ -55,7 +55,7 @@ def filled(settings: dict, key: str) -> dict:
     method = {"kind": key, **_defaults(MethodRecipe), **method, "schedule": {**_defaults(Schedule), **schedule}}
     method |= {name: part.filled(method[name]) for name, part in PARTS.items() if name in method}
     if method["augmentation"] == PARTS["augmentation"].filled({"name": SHIFT_FLIP}):
-        method["augmentation"] = {"name": "none"}  # moves nothing
+        method["augmentation"] = {"name": "none"}  # these shifts move nothing
     return plain_data({**recipe, "evaluation": evaluation, "method": method})
 
 
@@ -70,18 +70,18 @@ def _defaults(kind: type) -> dict:
 
 
 def settings_changes(theirs: dict, recipe: Recipe, key: str) -> list[str]:
-    """How settings that a file has differ from those of a recipe.  The file may be of any version, or hold nonsense."""
-    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # nonsense differs as it is
+    """Returns how the settings in a file differ from a recipe's.  The file may be of any version, or hold nonsense."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):  # nonsense is compared as it is
         theirs = filled(theirs, key)
     return changes(theirs, settings_of(recipe, key))
 
 
 def changes(old, new) -> list[str]:
-    """What differs in plain data: lines such as "clip: 10 → 11"."""
+    """Returns the differences in plain data, as lines such as "clip: 10 → 11"."""
     found = state.differing(old, new)
     return [f"{name.removeprefix('method.')}: {state.shown(a)} → {state.shown(b)}" for name, a, b in found]
 
 
 def few(lines: list[str]) -> str:
-    """The first of them, for a message."""
+    """Joins the first lines for a message."""
     return ", ".join(lines[:SHOWN]) + (", …" if len(lines) > SHOWN else "")

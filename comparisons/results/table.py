@@ -1,4 +1,4 @@
-"""A JSON object of a file of which nothing is trusted, read key by key: messages say where something is wrong."""
+"""Reads a JSON object from an untrusted file, key by key.  Messages say where something is wrong."""
 
 import math
 from collections.abc import Iterator
@@ -7,10 +7,10 @@ REQUIRED = object()
 
 
 class Table:
-    """The object, and which of its keys were read.
+    """A JSON object, and the set of its keys that were read.
 
-    Every reader takes a key and maybe what stands for a key that is missing; null is as good as missing there.  It
-    raises ValueError where the key is required and missing, or its value is of another type.
+    Every method that reads takes a key, and maybe a default.  With a default, null counts as missing.  A method raises
+    ValueError if a required key is missing, or if its value has the wrong type.
     """
 
     def __init__(self, content: dict, where: str = "it"):
@@ -58,7 +58,7 @@ class Table:
         return Table(self.mapping(key), self._of(key))
 
     def tables(self, key: str, required: tuple[str, ...] = ()) -> Iterator[tuple[str, "Table"]]:
-        """Each entry of an object whose values are objects; those that are ``required`` are there."""
+        """Yields the entries of an object of objects.  Raises ValueError if a ``required`` entry is missing."""
         table = self.table(key)
         if missing := [name for name in required if name not in table.content]:
             raise ValueError(f"{table.where} lacks {missing[0]!r}")
@@ -77,18 +77,18 @@ class Table:
         return [_eps(value, self._of(key)) for value in values]
 
     def numbers_by_eps(self) -> dict[float, float]:
-        """Every entry: its key is an ε that is written out, its value a number."""
+        """Returns every entry as ε → number.  A key is ε as text."""
         found = {}
         for key in self.content:
             try:
                 eps = float(key)
             except ValueError:
-                raise ValueError(f"{self.where} has the key {key[:80]!r}, which is no ε") from None
+                raise ValueError(f"{self.where} has the key {key[:80]!r}, which is not an ε") from None
             found[_eps(eps, self._of(key))] = self.number(key)
         return found
 
     def rest(self) -> dict:
-        """What was not read."""
+        """Returns the entries that were not read."""
         return {key: value for key, value in self.content.items() if key not in self.taken}
 
 

@@ -1,7 +1,7 @@
-"""Results files of earlier versions, in the form of today.
+"""Brings results files of earlier versions into the form of today.
 
-Form 1 has no ``schema``.  All its certificates are theorems about ℓ∞ balls, its one attack is PGD, and a method's name
-is its kind.
+Form 1 has no ``schema``.  All its certificates are theorems about ℓ∞ balls.  Its only attack is PGD.  The name of a
+method is also its kind.
 """
 
 LINF = "linf"
@@ -21,7 +21,7 @@ TRAINING = {  # key of a method in form 1 → in its table ``training``
 
 
 def upgraded(content: dict) -> dict:
-    """Form 1 as form 2.  What is not as form 1 has it stays as it is: the reader then refuses it."""
+    """Turns form 1 into form 2.  Parts that do not fit form 1 stay as they are; the reader then refuses them."""
     rest = dict(content)
     attack, methods = rest.pop("attack", None), rest.pop("methods", None)
     found = {"norm": LINF, **rest, "schema": 2}

@@ -1,4 +1,4 @@
-"""The data of a run, with messages for its command line."""
+"""Loads the data of a run, with messages for the command line."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from linf_plugin.datasets import Dataset, load_dataset
 
 
 def load_own(dataset: str, data_dir: Path | None, data_name: str | None) -> Dataset:
-    """``load_dataset``; its messages name the flag ``--data-name``."""
+    """Calls ``load_dataset``.  Messages name the flag ``--data-name``."""
     try:
         return load_dataset(dataset, data_dir, data_name)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Measures one method: clean, attacked and certified accuracy, and where attacks contradict certificates."""
+"""Measures one method: clean, attacked and certified accuracy, and how often attacks contradict certificates."""
 
 import time
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from ..results.schema import Certified
 
 @dataclass
 class Measured:
-    """As in ``MethodResult``."""
+    """What was measured of one method; ``MethodResult`` describes the fields."""
 
     clean: float
     attacked: dict[str, dict[float, float]]
@@ -32,7 +32,7 @@ class Measured:
 def evaluate(
     recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool
 ) -> Measured:
-    """Of the images (x, y): fractions in [0, 1], per ε."""
+    """Measures a method on the images (x, y).  Accuracies are fractions in [0, 1] of these images, for each ε."""
     asked, label = recipe.evaluation, recipe.methods[key].label
     with torch.no_grad():
         clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
@@ -40,7 +40,7 @@ def evaluate(
     attacks = {table["name"]: table for table in asked.attacks}
     norm = norm_named(asked.norm)
     certified = {name: Certified(norm_of(name), failure_of(name), {}) for name in names}
-    certified[BEST] = Certified(norm, 0.0, {})  # of theorems only
+    certified[BEST] = Certified(norm, 0.0, {})  # counts theorems only
     found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
     for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=not progress, unit="ε"):
         began = time.perf_counter()
@@ -65,17 +65,18 @@ def _share(images: Tensor) -> float:
 
 
 def contradicted(proofs: dict[str, Tensor], survives: dict[str, Tensor]) -> tuple[int, dict[str, int]]:
-    """How many images an attack broke that a certificate covers, at one ε.
+    """Counts the images that a certificate covers and an attack broke, at one ε.
 
-    An attack contradicts a certificate of the same norm.  A theorem, whose failure probability is 0, is then wrong; a
-    certificate that may fail is counted apart.
+    An attack can contradict only certificates of its own norm.  A contradicted theorem, whose failure probability is
+    0, is wrong.  Certificates that may fail are counted separately.
 
     Args:
         proofs: certificate → (N,) bool, the images that it certifies.
         survives: attack → (N,) bool, the images that are still correct.
 
     Returns:
-        The images that any theorem certifies wrongly; and the images of each certificate that may fail, by name.
+        The number of images that any theorem certifies wrongly; and, for each certificate that may fail, its name →
+        the number of its images that an attack broke.
     """
     proofs = {name: proved for name, proved in proofs.items() if name != BEST}
     wrong, broken = [], {}

@@ -1,4 +1,4 @@
-"""What a run depends on besides its recipe: the device, and the versions of packages."""
+"""The device of a run, and the versions of packages: its figures depend on both."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -7,7 +7,7 @@ import torch
 
 
 def device_of(choice: str) -> str:
-    """ "auto", "cpu" or "cuda" as a device.  Raises ValueError where torch sees no CUDA device and one is asked for."""
+    """Returns the device for "auto", "cpu" or "cuda".  Raises ValueError for "cuda" if torch sees no CUDA device."""
     if choice == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if choice == "cuda" and not torch.cuda.is_available():
@@ -16,7 +16,7 @@ def device_of(choice: str) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """What measured: for tables."""
+    """Returns the name of the device for tables."""
     if device.type == "cuda":
         return f"cuda: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
@@ -24,7 +24,7 @@ def device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that figures may depend on."""
+    """Returns package → version, for the packages on which figures may depend."""
 
     def of(package: str) -> str:
         try:

@@ -1,4 +1,4 @@
-"""What a run has to do in its folder: which methods are done, which go on, and what would be replaced, and why."""
+"""Plans a run in its folder: which methods are done, which go on, what would be replaced, and why."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,8 +18,11 @@ from ..results.settings import changes, few, plain_data, settings_changes, setti
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run as it is asked for.  chosen: its methods, all of the recipe's or some.  data: ``Dataset.identity`` of the
-    whole data set, before a part is held out."""
+    """A run as the user asks for it.
+
+    chosen: its methods, all or some of the recipe's.  data: ``Dataset.identity`` of the whole data set, before a part
+    is held out.
+    """
 
     recipe: Recipe
     chosen: list[str]
@@ -39,7 +42,7 @@ class Wanted:
         return norm_named(self.recipe.evaluation.norm)
 
     def of_all(self) -> dict:
-        """What results say once, for all methods: plain data."""
+        """Returns what results say once for all methods, as plain data."""
         eps_values = tuple(self.recipe.evaluation.eps_values)
         return _of_all(
             self.recipe.name,
@@ -66,11 +69,14 @@ class Wanted:
         )
 
     def training(self, key: str) -> dict:
-        """What the state of a method's training is kept with."""
+        """Returns the settings that are stored with the state of a method's training."""
         return {"recipe": settings_of(self.recipe, key), "held_out": self.held_out}
 
     def kept_with(self, key: str, path: Path) -> dict:
-        """The same as the state in ``path`` has it, if it means the same: the trainer compares the two word by word."""
+        """Returns the stored form of ``training`` from the state in ``path`` if both mean the same, else our own.
+
+        The trainer compares them literally, so a state of an earlier version must meet its own form again.
+        """
         ours = self.training(key)
         try:
             theirs = state.read(path)["settings"]["identity"]
@@ -79,22 +85,22 @@ class Wanted:
             return ours
 
     def changed_training(self, key: str, theirs: dict, ours: dict) -> list[str]:
-        """How the state of a training, maybe of an earlier version, differs in what it was kept with."""
+        """Returns how settings stored with a state, maybe by an earlier version, differ from ours."""
         rest = ({name: value for name, value in side.items() if name != "recipe"} for side in (theirs, ours))
         return settings_changes(theirs["recipe"], self.recipe, key) + changes(*rest)
 
     def changed(self, key: str, entry: MethodResult) -> list[str]:
-        """How a method of the results differs from what is asked for now; empty where it is the same."""
+        """Returns how a method of the results differs from what is asked for now; empty if it is the same."""
         new = self.identity(key)
         lines = changes(_plain_identity(entry.identity), _plain_identity(new))
         if entry.settings is not None:
             lines += settings_changes(entry.settings, self.recipe, key)
         elif entry.identity.settings not in (new.settings, *new.earlier):
-            lines.append("settings: others, which an earlier version did not keep")
+            lines.append("settings: they differ, and an earlier version did not store them")
         return lines + (self._changed_data(entry.data) if entry.data is not None else [])
 
     def beside(self, results: Results, key: str) -> list[str]:
-        """Why a method of ``results`` cannot stand in one table with those of this run; empty where it can."""
+        """Returns why a method of ``results`` and those of this run cannot share a table; empty if they can."""
         r, data = results, results.methods[key].data or self.data
         theirs = _of_all(r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out)
         return changes(theirs, self.of_all()) + self._changed_data(data)
@@ -119,16 +125,18 @@ def _of_all(recipe, dataset, norm, eps, eps_values, attacks, seed, held_out) -> 
 
 
 def _plain_identity(identity: Identity) -> dict:
-    """But for the digests of settings."""
+    """Returns an identity as plain data, without the digests of settings."""
     names = ("recipe", "dataset", "method", "seed", "held_out", "budget")
     return {name: getattr(identity, name) for name in names}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """there: the results as they are; None where there are none.  do: the methods that are trained, and whether each
-    goes on from its state.  notes: lines that say what is kept and what is not, and why.  is_ours: False where
-    results.json is none of ours."""
+    """What a run will do.
+
+    there: the results in the folder; None if it has none.  do: method to train → whether it goes on from its state.
+    notes: lines that say what is kept, what is not, and why.  is_ours: False if results.json is not one of ours.
+    """
 
     there: Results | None
     is_ours: bool = True
@@ -141,20 +149,20 @@ class Plan:
 
 
 def results_in(out: Path) -> Results | None:
-    """None where there is no results.json.  Raises ValueError where it is not one of ours."""
+    """Returns the results in a folder; None without results.json.  Raises ValueError if it is not one of ours."""
     return file.read(out) if (out / file.FILE).exists() else None
 
 
 def plan(wanted: Wanted, out: Path, *, resume: bool, force: bool) -> Plan:
-    """What a run is to do in ``out``; nothing is written.
+    """Plans what a run does in ``out``.  Writes nothing.
 
-    A method that is finished there, with the same recipe, data and seed, is kept.  An interrupted one goes on with
-    ``resume``.  Everything else that is there is replaced, but only with ``force``.  ``force`` without ``resume`` also
-    repeats what is finished or interrupted.  Methods that are not chosen stay.
+    A finished method with the same recipe, data and seed is kept.  With ``resume`` an interrupted method goes on.
+    All other work on the chosen methods is replaced, but only with ``force``.  ``force`` without ``resume`` also
+    repeats methods that are finished or interrupted.  Methods that are not chosen stay.
 
     Raises:
-        WouldReplace: something would be replaced, without ``force``; the message says all of it, and why.
-        ValueError: results.json is none of ours, or has methods of another run that would stand beside these.
+        WouldReplace: the run would replace something, without ``force``; the message says what and why.
+        ValueError: results.json is not one of ours, or has methods of another run that would share its tables.
     """
     path, anew = out / file.FILE, force and not resume
     try:
@@ -181,13 +189,13 @@ def plan(wanted: Wanted, out: Path, *, resume: bool, force: bool) -> Plan:
                 lost.append(f"interrupted{epochs}" + (f", with other settings ({few(changed)})" if changed else ""))
             resumable |= not (resume or changed or entry)
         elif entry is None and model.exists():
-            lost.append(f"{model.name} is there and {file.FILE} tells nothing of it")
+            lost.append(f"{model.name} is there, but {file.FILE} does not mention it")
         if lost:
             replaced.append(f"{key} ({'; '.join(lost)})")
         found.do[key] = goes_on
     if replaced and not force:
         raise WouldReplace(f"{out} holds work that would be replaced: {', '.join(replaced)}", resumable)
-    found.notes.extend(f"done anew: {each}" for each in replaced)
+    found.notes.extend(f"done again: {each}" for each in replaced)
     _look_at_others(wanted, found, path, anew)
     return found
 
@@ -195,12 +203,14 @@ def plan(wanted: Wanted, out: Path, *, resume: bool, force: bool) -> Plan:
 def _unknown_data(entry: MethodResult) -> str:
     if entry.data is not None:
         return ""
-    return "; whether it is of the same data could not be compared: it names no digest"
+    return "; it has no digest of its data, so the data could not be compared"
 
 
 def _interrupted(wanted: Wanted, key: str, path: Path) -> tuple[str, list[str]]:
-    """How far a training came, and in what it differs from what is asked for now.  Images and labels are compared
-    when it goes on."""
+    """Returns how far a training came, and how it differs from what is asked for now.
+
+    Images and labels are compared later, when the training goes on.
+    """
     try:
         content = state.read(path)
         theirs = {name: content["settings"][name] for name in ("seed", "budget")}
@@ -213,7 +223,10 @@ def _interrupted(wanted: Wanted, key: str, path: Path) -> tuple[str, list[str]]:
 
 
 def _look_at_others(wanted: Wanted, found: Plan, path: Path, anew: bool) -> None:
-    """The methods in results.json that are not done now: they stay, if one table may hold them and these."""
+    """Looks at the methods in results.json that are not done now.  They stay if they and the new ones fit in one table.
+
+    Raises ValueError if they do not fit, unless all methods are done again.
+    """
     if not found.do:
         return
     for key, entry in found.methods.items():
@@ -223,9 +236,9 @@ def _look_at_others(wanted: Wanted, found: Plan, path: Path, anew: bool) -> None
             if key in wanted.recipe.methods and (changed := wanted.changed(key, entry)):
                 found.notes.append(f"{key} stays as it was measured, with other settings ({few(changed)})")
         elif anew and set(wanted.chosen) == set(wanted.recipe.methods):
-            found.notes.append(f"dropped: {key}, of another run ({few(other)})")
+            found.notes.append(f"dropped: {key}, which is of another run ({few(other)})")
         else:
             raise ValueError(
-                f"{path} has {key} of another run ({few(other)}), and no table can hold it beside these methods: "
-                "choose another folder, or do all methods anew"
+                f"{path} has {key} of another run ({few(other)}), which cannot share a table with these methods: "
+                "choose another folder, or do all methods again"
             )

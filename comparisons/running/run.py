@@ -39,31 +39,32 @@ def run(
 ) -> Results:
     """Runs a recipe and returns what it wrote to ``out/results.json``; each model goes to ``out/METHOD.pt``.
 
-    A method that is finished in ``out`` by the same recipe, on the same data, with the same seed, is kept, and so are
-    methods that are not asked for.
+    A method is kept if ``out`` has it finished, with the same recipe, data and seed.  Methods that are not asked for
+    are kept as well.
 
     Args:
-        recipe: of ``load_recipe``.
-        data: of the recipe's data set, or data of your own, with a name of their own.
-        out: folder; made if missing.
-        methods: of the recipe; all of them by default.
-        seed: of initialisation, sample order, augmentation and attack.
-        held_out: train without this part of the training set and measure on it instead of on the test set: what
-            is chosen by such figures has not seen a test image.  0 measures on the test set.  It is taken before
-            the part that a method's ``select`` chooses its model by: that is never what is measured on.
-        budget: seconds of training, validation included, that each method's schedule is fitted to; not of
-            certificates and attacks.
+        recipe: from ``load_recipe``.
+        data: the recipe's data set, or data of your own under a name of their own.
+        out: folder; it is made if missing.
+        methods: names of methods of the recipe; all of them by default.
+        seed: seed of initialisation, sample order, augmentation and attack.
+        held_out: part of the training set that is kept out of training and measured on, instead of the test set.  A
+            choice by such figures uses no test image.  0 measures on the test set.  This part is taken first; a
+            method's ``select`` takes its part from the rest.  So the images that choose a model never measure it.
+        budget: seconds of training, with validation; each method's schedule is fitted to it.  Certificates and
+            attacks are not counted.
         resume: go on with methods that were interrupted in ``out``.
-        force: replace what is there of these methods; with ``resume`` only what can neither be kept nor go on.
+        force: replace the work on these methods in ``out``; with ``resume`` only work that can neither be kept nor
+            go on.
         progress: whether to show progress bars.
-        ranks: of ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
-            first of them certifies, attacks and writes, while the others wait.
+        ranks: from ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
+            first process certifies, attacks and writes, while the others wait.
 
     Raises:
-        WouldReplace: ``out`` holds work that would be replaced, without ``force``; nothing was done.
-        OtherData: the data have the name of published data and are others.
-        ValueError: a method is not in the recipe, ``out`` holds methods of another run that would stand beside these,
-            or the budget is too short.
+        WouldReplace: the run would replace work in ``out``, without ``force``; nothing was done.
+        OtherData: the data have the name of published data but are not the published data.
+        ValueError: a method is not in the recipe, ``out`` holds methods of another run that would share a table with
+            these, or the budget is too short.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
@@ -87,7 +88,7 @@ def run(
     for key, goes_on in found.do.items():
         model, trained = train(wanted, key, data, out, ranks=ranks, resume=goes_on, progress=progress)
         if ranks.main:
-            # The rounding of cuDNN's fast convolutions has no bound, and no certificate covers them.
+            # No bound of the rounding of cuDNN's fast convolutions is known, so no certificate covers them.
             with torch.backends.cudnn.flags(enabled=False):
                 measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
             entry = _entry(wanted, key, model, trained, measured, results)
@@ -136,7 +137,7 @@ def _entry(
 
 
 def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
-    """What goes into the checkpoint.  Figures are of the test set only: an export states them as such."""
+    """Returns the metadata of the checkpoint.  It has figures only of the test set: an export calls them such."""
     held_out = {"held_out": wanted.held_out}
     return {
         **wanted.data,
@@ -154,11 +155,11 @@ def _store(
 ) -> Results:
     """Writes one method: its model, and results.json with its figures.
 
-    What another call wrote there meanwhile stays.  At no moment does the file have figures of another model than the
-    one that lies beside it, or of other data or another seed than it says.
+    Methods that another call wrote there meanwhile stay.  At every moment the figures in the file are those of the
+    model beside it, and of the data and the seed that the file names.
 
     Raises:
-        WouldReplace: another call wrote what cannot stay; the state of the training is left.
+        WouldReplace: another call wrote a method that cannot stay; the state of the training is kept.
     """
     path = out / file.FILE
     there = results_in(out) if found.is_ours else None

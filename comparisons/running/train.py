@@ -26,11 +26,14 @@ from .validation import validation
 def train(
     wanted: Wanted, key: str, data: Dataset, out: Path, *, ranks: Ranks, resume: bool, progress: bool
 ) -> tuple[Net, Trained]:
-    """Its state is kept in ``out/KEY.state.pt`` while it runs; an epoch is a line of ``out/KEY.log.jsonl`` and a point
-    in ``out/tensorboard/KEY``."""
+    """Trains a method and returns the net and the report of the trainer.
+
+    The state of the training is kept in ``out/KEY.state.pt`` while it runs.  Each epoch adds a line to
+    ``out/KEY.log.jsonl`` and a point to ``out/tensorboard/KEY``.
+    """
     settings, device, seed = wanted.recipe.methods[key], ranks.device, wanted.seed
     if settings.select:
-        data = hold_out(data, settings.select)  # its test set now is what chooses the model
+        data = hold_out(data, settings.select)  # from here on its test set is the part that chooses the model
     torch.manual_seed(seed)
     model = _start(settings, data).to(device)
     loss = PARTS["loss"].resolve(settings.loss, model.eval(), settings.schedule)
@@ -71,7 +74,7 @@ def train(
 
 
 def _start(settings: MethodRecipe, data: Dataset) -> Net:
-    """The net with its first weights."""
+    """Returns the net with its first weights."""
     table = settings.architecture
     about = {"shape": data.shape, "classes": data.classes, "mean": data.mean, "std": data.std}
     model = linf_plugin.build(table["name"], **about, **arguments_of(table))
@@ -87,7 +90,7 @@ def _before_step(settings: MethodRecipe, model: nn.Module, step, lr: float) -> N
 
 
 def report_of(trained: Trained, select: float) -> Training:
-    """What results say about training.  select: the part of the training set that chose the model."""
+    """Returns what results say about a training.  select: the part of the training set that chose the model."""
     history = trained.history
     seconds = sum(h["seconds"] for h in history)
     memory = [h["peak_memory_mib"] for h in history if h["peak_memory_mib"] is not None]

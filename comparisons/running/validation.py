@@ -1,4 +1,4 @@
-"""What chooses a model while it is trained: its figures on a part of the training set, by a cheap certificate."""
+"""Measures a model while it is trained, to choose one: on a part of the training set, by a cheap certificate."""
 
 import math
 from collections.abc import Callable
@@ -17,11 +17,11 @@ HEAD = [nn.Linear, nn.Tanh, nn.Linear]
 
 
 def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, float]]:
-    """``validate`` of ``linf_plugin.training.fit``.
+    """Returns the function ``validate`` for ``linf_plugin.training.fit``.
 
-    It returns fractions in [0, 1]: {"certified": at eps, "clean": …}.  These choose a model and are no
-    certificate: the rounding of float32, which takes far less than chance adds where the best of many is chosen, is
-    left out.
+    That function returns fractions in [0, 1]: {"certified": at eps, "clean": …}.  They choose a model, and are no
+    certificate: they leave out the rounding of float32.  Its effect is far smaller than the luck in the choice of the
+    best of many models.
 
     Args:
         x: (N, C, H, W), pixels in [0, 1], of the training set but not trained on.
@@ -39,14 +39,16 @@ def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, fl
 
 
 def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """Lower bounds (N,) of the margins within eps: by the Lipschitz bound of a net of distance layers, by intervals
-    of all layers of any other."""
+    """Returns (N,): lower bounds of the margins within eps.
+
+    They come from the Lipschitz bound for a net of distance layers, and from intervals of all layers for other nets.
+    """
     features, head = model.split_head()
     if len(head) == 0 and not any(isinstance(layer, nn.ReLU) for layer in model):
         return margin(model(x), y) - 2 * lipschitz_bound(model, math.inf) * eps
     if len(head) == 0:  # clipped pixels
         return -worst_margins(model, x, y, eps)[1].scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
-    if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for linear bounds of tanh
+    if [type(layer) for layer in head] == HEAD:  # auto_LiRPA would first make tables for the linear bounds of tanh
         _, low, high = propagate(features, x, eps)
         above = head_margins(head, (low + high) / 2, (high - low) / 2, y)
         return -above.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)

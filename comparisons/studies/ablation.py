@@ -1,7 +1,8 @@
-"""What is each part of a recipe worth?  Short runs that differ from one another in one thing.
+"""What is each part of a recipe worth?  Short runs that differ in one thing each.
 
-An ablation is data (``ablations/*.toml``): a recipe and one of its methods, what makes its runs short, and named
-changes.  All runs leave the same part of the training set out and are measured on it; no test image is looked at.
+An ablation is data (``ablations/*.toml``): a recipe and one of its methods, settings that make its runs short, and
+named changes.  All runs train without the same part of the training set, and are measured on it.  They use no test
+image.
 """
 
 import argparse
@@ -31,16 +32,16 @@ from . import shell
 from .shell import Save, Study, main
 
 DESCRIPTION = """\
-Trains short forms of a recipe, each changed in one thing, without a part of the training set, and measures
-them on that part.  Runs that are in the result file already are kept, so an interrupted command goes on where it
-stopped.  Runs of other settings or other data are dropped, but only with --force."""
+Trains short forms of a recipe.  Each has one change.  All train without a part of the training set, and are measured
+on that part.  Runs that are already in the result file are kept: so an interrupted command goes on where it stopped.
+Runs with other settings or other data are dropped, but only with --force."""
 
 BASE = "as it is"
 
 
 @dataclass(frozen=True)
 class Change:
-    """table: what stands in the method's table instead.  why: what it asks, for readers of the result."""
+    """One change.  table: the new entries of the method's table.  why: the question behind it, for readers."""
 
     why: str
     table: dict
@@ -48,8 +49,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Ablation:
-    """recipe, method: what is changed.  held_out: the part of the training set that is measured on.  short: what
-    makes every run short.  changes: by name; the first, ``BASE``, changes nothing."""
+    """An ablation.
+
+    recipe, method: names of the recipe and of its method.  held_out: part of the training set to measure on.  short:
+    settings that make every run short.  changes: name → change; the first, ``BASE``, changes nothing.
+    """
 
     name: str
     recipe: str
@@ -59,7 +63,7 @@ class Ablation:
     changes: dict[str, Change]
 
     def build(self, change: str) -> Recipe:
-        """The recipe of one run.  Raises ValueError: the change does not fit it."""
+        """Returns the recipe of one run.  Raises ValueError if the change does not fit it."""
         where = f"{self.name}.toml [changes.{change}]"
         path, table = read_toml(self.recipe)
         methods, defaults = table.get("methods"), table.pop("defaults", {})
@@ -71,7 +75,7 @@ class Ablation:
         for other in (self.short, self.changes[change].table):
             method = merged(method, long_method(other, where))
         table = long_recipe(table, where)
-        # only what is measured: certified at the recipe's ε; one step of the attack keeps the check of certificates
+        # certify only at the recipe's ε; one step of the attack still checks certificates
         less = {"eps_values": [table.get("eps")], "attacks": [{"name": PGD, "steps": 1}]}
         evaluation = table.get("evaluation")
         evaluation = {**evaluation, **less} if isinstance(evaluation, dict) else evaluation
@@ -79,23 +83,26 @@ class Ablation:
 
 
 def merged(table: dict, other: dict) -> dict:
-    """``table`` with the entries of ``other``; tables within are merged, all else is replaced, tables with a name
-    too: what has another name has other arguments."""
+    """Returns ``table`` with the entries of ``other``.
+
+    Inner tables without a name are merged.  All else is replaced, also tables with a name, because another name has
+    other arguments.
+    """
     tables = {k for k, v in other.items() if isinstance(v, dict) and "name" not in v}
     both = {k for k in tables if isinstance(table.get(k), dict)}
     return {**table, **{k: merged(table[k], v) if k in both else v for k, v in other.items()}}
 
 
 def available() -> dict[str, Path]:
-    """The ablations that come with the package."""
+    """Returns the ablations that come with the package: name → path."""
     return {path.stem: path for path in sorted(Path(str(files("comparisons.studies") / "ablations")).glob("*.toml"))}
 
 
 def load(name: str) -> Ablation:
-    """An ablation by name, or from the path of a TOML file.
+    """Returns an ablation, given its name or the path of a TOML file.
 
     Raises:
-        FileNotFoundError: there is neither; the message lists the names.
+        FileNotFoundError: no ablation and no file has that name; the message lists the names.
         ValueError: the file is not valid, or one of its changes does not fit the recipe.
     """
     path = available().get(name, Path(name))
@@ -110,7 +117,7 @@ def load(name: str) -> Ablation:
             f"{path.name}: needs recipe, method, held_out, short, and changes with why: {error}"
         ) from error
     if BASE in changes:
-        raise ValueError(f"{path.name}: {BASE!r} is the name of what is not changed")
+        raise ValueError(f"{path.name}: {BASE!r} is the name of the run without a change")
     for name, kind in (("recipe", str), ("method", str), ("held_out", float), ("short", dict)):
         if not isinstance(getattr(ablation, name), kind):
             raise ValueError(f"{path.name}: {name} must be a {kind.__name__}, got {getattr(ablation, name)!r}")
@@ -133,19 +140,19 @@ def measure(
     ranks: Ranks = Ranks(),
     progress: bool = True,
 ) -> dict:
-    """Runs what ``out/results.json`` does not have yet, saves after each run, and returns all.
+    """Does the runs that ``out/results.json`` lacks, saves after each run, and returns all.
 
-    No table compares what differs in more than a change: runs there that are not those described any more, or of other
-    data, are dropped with ``force``.
+    Runs in one table must differ only in a change.  So ``force`` drops runs with other data, and runs that the
+    ablation no longer describes.
 
     Raises:
-        WouldReplace: such runs are there, without ``force``.
-        ValueError: the file is of another ablation, or none.
+        WouldReplace: the file has such runs, without ``force``.
+        ValueError: the file belongs to another ablation, or to none.
     """
     path = out / FILE
     results = _read(out, ablation)
     described = {change: settings(ablation, change) for change in ablation.changes}
-    lost = {}  # place among the runs → why
+    lost = {}  # index of a run → why it is dropped
     for i, r in enumerate(results["runs"]):
         if why := _changed(r, ablation, described, data, results.get("dataset")):
             lost[i] = f"{r['change']}, seed {r['seed']} ({why})"
@@ -154,7 +161,7 @@ def measure(
     for why in lost.values():
         print(f"dropped: {why}", file=sys.stderr)
     if any("data" not in r for r in results["runs"]):
-        print(f"{path} has runs that name no digest of their data: it could not be compared", file=sys.stderr)
+        print(f"{path} has runs without a digest of their data: the data could not be compared", file=sys.stderr)
     results["runs"] = [r for i, r in enumerate(results["runs"]) if i not in lost]
     wanted = [(change, seed) for seed in seeds for change in changes]
     bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
@@ -208,34 +215,39 @@ def _read(out: Path, ablation: Ablation) -> dict:
 
 
 def _changed(r: dict, ablation: Ablation, described: dict[str, dict], data: Dataset, dataset: str) -> str:
-    """Why a run is not one that the ablation describes on these data; empty where it is.  Runs of earlier versions have
-    no digests: of their data only the name is known, ``dataset``."""
+    """Returns why a run is not one that the ablation describes on these data; empty if it is one.
+
+    Runs of earlier versions have no digests.  Only the name of their data is known, ``dataset``.
+    """
     if r["change"] not in described:
-        return "no such change any more"
+        return "the ablation no longer has this change"
     theirs = r.get("data", {"dataset": dataset})
     ours = {key: data.identity[key] for key in theirs}
     try:
         kept = kept_settings(r, ablation)
     except (AttributeError, KeyError, TypeError, ValueError):
-        kept = {}  # nonsense: all of it differs
+        kept = {}  # nonsense differs in everything
     return few(changes_of({**kept, "data": theirs}, {**described[r["change"]], "data": ours}))
 
 
 def kept_settings(r: dict, ablation: Ablation) -> dict:
-    """The settings of a run, in the form of ``settings``; earlier versions wrote them under the method's name."""
+    """Returns the settings of a run in the form of ``settings``.
+
+    Earlier versions wrote them under the method's name.
+    """
     kept = r["settings"]
     return filled({**kept, "methods": kept["methods"][ablation.method]} if "methods" in kept else kept, ablation.method)
 
 
 def settings(ablation: Ablation, change: str) -> dict:
-    """What must agree for a run to be kept: plain data."""
+    """Returns the settings that must agree for a run to be kept, as plain data."""
     said = settings_of(ablation.build(change), ablation.method)
     del said["name"]
     return {**said, "held_out": ablation.held_out}
 
 
 def table(results: dict) -> str:
-    """Markdown: a row a change, beside the runs that changed nothing.  It computes only from ``results``."""
+    """Returns Markdown with one row per change, compared with the runs without a change.  Reads only ``results``."""
     by_change: dict[str, list[dict]] = {}
     for r in results["runs"]:
         by_change.setdefault(r["change"], []).append(r)
@@ -246,7 +258,7 @@ def table(results: dict) -> str:
 
     rows = []
     for change, runs in by_change.items():
-        # only runs of seeds that the base had: their samples come in the same order
+        # only seeds that the base had: with one seed, samples come in the same order
         pairs = [(r, b) for r in runs for b in base if r["seed"] == b["seed"]]
         gain = statistics.fmean(100 * (r["certified"] - b["certified"]) for r, b in pairs) if pairs else None
         seconds, of_base = (sum(r["train_seconds"] for r in side) for side in zip(*pairs)) if pairs else (0, 1)

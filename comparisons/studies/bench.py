@@ -1,4 +1,4 @@
-"""What do the distance operators cost?  Beside their peers; one that is wrong is not timed.
+"""What do the distance operators cost, beside their peers?  A wrong operator is not timed.
 
 ``run`` returns plain data; ``bench_report`` and ``bench_picture`` read only that.
 """
@@ -29,7 +29,7 @@ from .bench_picture import operator_times
 from .bench_report import table
 from .shell import Study, main
 
-# ``pixels`` makes a convolution, of images of that height and width, padded so that they keep it.
+# A case with ``pixels`` is a convolution of images of that height and width.  Padding keeps their size.
 OPERATOR_CASES = {
     "overhead": {"batch": 16, "in": 16, "out": 16},
     "small": {"batch": 128, "in": 64, "out": 256},
@@ -42,7 +42,7 @@ SWEEPS = {  # what the picture shows
     "batch": [{"batch": 4**k, "in": 1024, "out": 1024} for k in range(7)],
 }
 SWEEP_PEERS = ("ours", "cdist", "matmul")
-KERNELS = {"cpu": cpu, "cuda": gpu}  # what ours are
+KERNELS = {"cpu": cpu, "cuda": gpu}  # our kernels
 DIRECTIONS = ("forward", "training", "backward")  # training: a forward pass that prepares the backward one
 READING_SECONDS = 0.01  # calls shorter than this are timed several at a time
 FIRST_PAIRS = 1 << 22  # coordinate pairs of the first call of a slow peer
@@ -52,7 +52,7 @@ FIRST_PAIRS = 1 << 22  # coordinate pairs of the first call of a slow peer
 
 
 def _free_bytes(device: str) -> float:
-    """Memory that can still be had: of the GPU, or of the machine and the container this runs in."""
+    """Returns the free bytes of the GPU, or of the machine and the container of this process."""
     if device == "cuda":
         return torch.cuda.mem_get_info()[0]
     free = [math.inf]
@@ -60,7 +60,7 @@ def _free_bytes(device: str) -> float:
         free.append(1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]))
         group = Path("/sys/fs/cgroup")
         free.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
-    except (OSError, TypeError, ValueError):  # another system, or no limit
+    except (OSError, TypeError, ValueError):  # another operating system, or no limit
         pass
     return min(free)
 
@@ -70,7 +70,7 @@ def _seconds(call: Callable, number: int = 1) -> float:
 
 
 def _call(peer: str, case: dict, p: float, direction: str, rows: int, device: str) -> Callable:
-    """What is timed."""
+    """Returns the call to time."""
     x, w = tensors(case, rows, device)
     function = function_of(peer, case)
     if direction != "forward":
@@ -83,10 +83,10 @@ def _call(peer: str, case: dict, p: float, direction: str, rows: int, device: st
 
 
 def _prepare(peer: str, case: dict, p: float, direction: str, device: str, seconds: float, full: bool) -> dict:
-    """A call on the whole batch, or of a slow peer on a slice that takes ``2·seconds``.
+    """Returns a call on the whole batch.  For a slow peer it is on a slice that takes ``2·seconds``.
 
-    ``first`` has the rows and seconds of a call on at most a quarter of that slice.  Raises MemoryError where the
-    whole batch would not fit.
+    ``first`` has the rows and seconds of a call on at most a quarter of that slice.  Raises MemoryError if the whole
+    batch would not fit into memory.
     """
     batch, pairs = case["batch"], counts(case)[2]
     needed = batch * pairs * (PEERS[peer]["bytes"](p, direction, device) if "bytes" in PEERS[peer] else 0)
@@ -107,10 +107,11 @@ def _prepare(peer: str, case: dict, p: float, direction: str, device: str, secon
 
 
 def _whole(reading: float, job: dict, batch: int) -> float:
-    """The time of the whole batch from that of a slice.
+    """Returns the time of the whole batch, computed from the time of a slice.
 
-    Further rows cost what the slice cost beyond the first few: what does not depend on the rows, as writing the
-    gradient of w, is spent once.  That is at most half of the slice, whatever the noise says.
+    A further row costs as much as a row of the slice after the first few.  So a cost that does not depend on the rows,
+    such as writing the gradient of w, counts once.  This cost is taken to be at most half of the slice, because
+    readings are noisy.
     """
     rows, (few, first) = job["rows"], job["first"]
     each = reading / rows if rows == few else max((reading - first) / (rows - few), reading / rows / 2)
@@ -120,15 +121,15 @@ def _whole(reading: float, job: dict, batch: int) -> float:
 def _measure(
     peers: tuple[str, ...], case: dict, p: float, direction: str, device: str, seconds: float, full: bool
 ) -> dict[str, dict]:
-    """Times each peer for about ``seconds``, in turns.  One that cannot run says why."""
+    """Times each peer for about ``seconds``, in turns.  A peer that cannot run has a reason instead."""
     jobs, times = {}, {}
     for peer in peers:
         try:
             jobs[peer] = _prepare(peer, case, p, direction, device, seconds, full)
-        except (RuntimeError, MemoryError) as error:  # no compiler, no memory
+        except (RuntimeError, MemoryError) as error:  # for example no compiler, or no memory
             if peer == "ours":
                 raise
-            reason, _, _ = str(error).partition("\n\n")  # what follows is advice
+            reason, _, _ = str(error).partition("\n\n")  # the rest is advice
             times[peer] = {"median": None, "reason": " ".join(reason.split()) or type(error).__name__}
     left = {peer: seconds if job["readings"][0] < 10 * seconds else 0 for peer, job in jobs.items()}
     while active := [peer for peer in jobs if left[peer] > 0]:
@@ -153,7 +154,7 @@ def _measure(
 
 
 def _ceiling(p: float, direction: str, device: str) -> float | None:
-    """Coordinate pairs a second of a loop that uses only registers; None where there is no arithmetic or no kernel."""
+    """Returns coordinate pairs per second of a loop in registers; None without arithmetic or without a kernel."""
     kernels, backward = KERNELS[device], direction == "backward"
     if not kernels.available()[0] or (backward and p == math.inf):
         return None
@@ -161,7 +162,7 @@ def _ceiling(p: float, direction: str, device: str) -> float | None:
 
 
 def _machine(device: str) -> dict:
-    """What the times depend on."""
+    """Returns facts about the machine on which the times depend."""
     try:
         processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
     except (OSError, TypeError):
@@ -190,9 +191,9 @@ def run(
     progress: bool = True,
     peers: tuple[str, ...] | None = None,
 ) -> dict:
-    """A row for each p, case and direction, and what was refused as wrong: plain data.
+    """Returns a row for each p, case and direction, and a list of what is wrong, as plain data.
 
-    peers: of ``PEERS``, "ours" among them, those that the cases are timed with; all by default.
+    peers: the names in ``PEERS`` to time the cases with, "ours" among them; all by default.
     """
     work = [("table", case, peers or tuple(PEERS)) for case in cases]
     if sweeps:
@@ -205,13 +206,13 @@ def run(
         "rows": [],
         "titles": {peer: about["title"] for peer, about in PEERS.items()},
     }
-    # Buffers that a compiled backward pass gives away could not be used a second time.
+    # A compiled backward pass that gives its buffers away could not run a second time.
     with (
         tqdm(total=len(exponents) * len(work), disable=not progress, leave=False) as bar,
         torch._functorch.config.patch(donated_buffer=False),
     ):
         for p in exponents:
-            torch.compiler.reset()  # one function is compiled only so many times
+            torch.compiler.reset()  # torch compiles one function only a limited number of times
             for kind, case, beside in work:
                 bar.set_description(f"p = {p:g}, {size_of(case)}")
                 wrong = deviation(case, p, device)
@@ -236,11 +237,11 @@ def run(
     return results
 
 
-# The study, and what ``linf-compare bench`` asks.
+# The study, and the functions that ``linf-compare bench`` calls.
 
 
 def check(args: argparse.Namespace) -> tuple[list[str], list[float]]:
-    """Cases and exponents that are asked for.  Raises ValueError where an argument is out of its range."""
+    """Returns the cases and exponents that are asked for.  Raises ValueError if an argument is out of its range."""
     names = ",".join(OPERATOR_CASES) if args.cases is None else args.cases
     cases = list(dict.fromkeys(name.strip() for name in names.split(",")))
     if not set(cases) <= set(OPERATOR_CASES):
@@ -257,7 +258,7 @@ def check(args: argparse.Namespace) -> tuple[list[str], list[float]]:
 
 
 def asked(args: argparse.Namespace, sweeps: bool) -> dict:
-    """``run`` as the arguments say."""
+    """Calls ``run`` as the arguments say."""
     cases, exponents = check(args)
     device, threads = device_of(args.device), torch.get_num_threads()
     torch.set_num_threads(args.threads or threads)
@@ -276,7 +277,7 @@ def asked(args: argparse.Namespace, sweeps: bool) -> dict:
 
 
 def _draw(results: dict, path: Path) -> None:
-    """The picture, where several sizes were measured."""
+    """Draws the picture if several sizes were measured."""
     if any(row["kind"] != "table" for row in results["rows"]):
         operator_times(results, path)
 

@@ -1,4 +1,4 @@
-"""What the study ``bench`` times: our operators, their peers, and whether ours are right."""
+"""Our operators and their peers, which the study ``bench`` times, and a check that ours are right."""
 
 import functools
 import math
@@ -11,7 +11,8 @@ from torch import Tensor
 from linf_plugin import ops
 from linf_plugin.kernels import blocked, reference
 
-# Dynamic is as fast here, and one compilation serves all sizes.  A partial graph would run as if not compiled.
+# Dynamic shapes are as fast here, and one compilation serves all sizes.  A partial graph would run as slowly as
+# without compilation.
 COMPILER = {"backend": "inductor", "dynamic": True, "fullgraph": True}
 CHECK_PAIRS = 1 << 22  # coordinate pairs compared with the specification
 
@@ -20,7 +21,7 @@ CHECK_PAIRS = 1 << 22  # coordinate pairs compared with the specification
 
 
 class _Formula(torch.autograd.Function):
-    """A distance and its gradient, functions with the signatures of ``reference``, made differentiable."""
+    """Makes a distance differentiable.  Both it and its gradient have the signatures of ``reference``."""
 
     @staticmethod
     def forward(ctx, dist, vjp, x, w, p):
@@ -35,7 +36,7 @@ class _Formula(torch.autograd.Function):
 
 
 def _broadcast(x: Tensor, w: Tensor, p: float) -> Tensor:
-    """The distance as one writes it for a compiler: one pass, whose powers may overflow."""
+    """Returns the distance in the usual form for a compiler: one pass, in which powers may overflow."""
     t = x[:, None] - w
     return t.abs().amax(-1) if p == math.inf else torch.linalg.vector_norm(t, p, -1)
 
@@ -46,14 +47,14 @@ def _compiled() -> Callable:
 
 
 def _over_windows(distance: Callable, x: Tensor, w: Tensor, p: float) -> Tensor:
-    """``distance`` between every window of the images x and the kernels w; the images keep their size."""
+    """Returns ``distance`` between every window of the images x and the kernels w.  The images keep their size."""
     windows = F.unfold(x, w.shape[2:], padding=w.shape[-1] // 2).transpose(1, 2).flatten(0, 1)
     y = distance(windows, w.flatten(1), p)
     return y.unflatten(0, (len(x), -1)).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
-# ``slow``: may take minutes, so that a slice of the batch stands for it.  ``bytes``: of memory for each coordinate
-# pair, where a peer materialises them.
+# ``slow``: may take minutes, so only a slice of the batch is timed.  ``bytes``: memory for each coordinate pair, if a
+# peer stores all pairs.
 PEERS = {
     "ours": {
         "title": "ours",
@@ -101,13 +102,13 @@ def size_of(case: dict) -> str:
 
 
 def counts(case: dict) -> tuple[int, int, int]:
-    """Windows of a sample, coordinates of a window, coordinate pairs of a sample."""
+    """Returns the numbers of windows of a sample, coordinates of a window, and coordinate pairs of a sample."""
     windows, features = case.get("pixels", 1) ** 2, case["in"] * case.get("kernel", 1) ** 2
     return windows, features, windows * features * case["out"]
 
 
 def tensors(case: dict, rows: int, device: str) -> tuple[Tensor, Tensor]:
-    """The first rows of x, and w, normally distributed."""
+    """Returns the first rows of x, and w.  Both are normally distributed."""
     generator = torch.Generator(device).manual_seed(0)
     images, kernel = ([case[key]] * 2 if key in case else [] for key in ("pixels", "kernel"))
     w = torch.randn(case["out"], case["in"], *kernel, device=device, generator=generator)
@@ -115,11 +116,11 @@ def tensors(case: dict, rows: int, device: str) -> tuple[Tensor, Tensor]:
 
 
 def deviation(case: dict, p: float, device: str) -> str | None:
-    """What is wrong with our operator on this case, or None.
+    """Returns what is wrong with our operator on this case, or None.
 
-    It computes the whole case.  Some rows of x and w, the first and the last among them, are compared with
-    ``reference``: in float64, but in float32 at p = ∞, where every bit must agree.  The gradient that is fed in
-    is −1, 0 or 1 there and 0 elsewhere, so that at p = ∞ all sums are exact.
+    It computes the whole case.  It compares some rows of x and w, always the first and the last, with ``reference``:
+    in float64, but at p = ∞ in float32, where every bit must agree.  The incoming gradient is −1, 0 or 1 for these
+    rows and 0 elsewhere.  So at p = ∞ all sums are exact.
     """
     x, w = (a.requires_grad_() for a in tensors(case, case["batch"], device))
     y = function_of("ours", case)(x, w, p)
@@ -137,8 +138,8 @@ def deviation(case: dict, p: float, device: str) -> str | None:
     ys = _over_windows(formula, xs, ws, p) if "pixels" in case else formula(xs, ws, p)
     gxs, gws = torch.autograd.grad(ys, (xs, ws), grad[some].to(dtype))
 
-    # In units of eps/2, a distance loses 4 by difference, division, root and product, and features/p by a sum in
-    # any order.  A gradient is the power p − 1 of a ratio of two such numbers; up to ``terms`` of them are added.
+    # In units of eps/2, a distance loses 4 in a difference, a division, a root and a product, and features/p in a sum
+    # in any order.  A gradient is the power p − 1 of a ratio of two such numbers.  A sum has up to ``terms`` of them.
     eps = 0.0 if p == math.inf else torch.finfo(y.dtype).eps
     terms = max(len(i) * windows, len(k) * case.get("kernel", 1) ** 2)
     value = eps * (4 + features / p)

@@ -1,4 +1,4 @@
-"""The picture of the study ``bench``: times over width and over batch; it reads results only."""
+"""Draws the picture of the study ``bench``: times over width and over batch.  It reads only the results."""
 
 from pathlib import Path
 
@@ -9,9 +9,10 @@ VARIED = (("width", "in", "batch", 2), ("batch", "batch", "in", 1))  # what vari
 
 
 def operator_times(results: dict, path: str | Path) -> None:
-    """Times of ``bench.run(sweeps=True)``: two panels for each p, over width and over batch, axes logarithmic.
+    """Draws the times of ``bench.run(sweeps=True)``: two panels for each p, over width and over batch.
 
-    Forward solid, backward dashed; hollow where a slice of the batch was measured and scaled.
+    Axes are logarithmic.  Forward passes are solid, backward passes dashed.  A mark is hollow if a slice of the batch
+    was measured and scaled.
     """
     plt = pyplot()
     exponents = list(dict.fromkeys(row["p"] for row in results["rows"]))
@@ -62,7 +63,7 @@ def operator_times(results: dict, path: str | Path) -> None:
 
 
 def _times(axis, times: list[tuple[int, dict]], direction: str, color: str) -> None:
-    """Medians of one method, and the quartiles as a band."""
+    """Draws the medians of one peer, and its quartiles as a band."""
     forward = direction == "forward"
     sizes, medians = [size for size, _ in times], [time["median"] for _, time in times]
     axis.loglog(sizes, medians, "-" if forward else "--", color=color, linewidth=1.8 if forward else 1.1)
@@ -74,7 +75,7 @@ def _times(axis, times: list[tuple[int, dict]], direction: str, color: str) -> N
 
 
 def _guide(axis, sizes: list[int], slope: int, label: str) -> None:
-    """A grey line of this slope below the right half of the panel's lines."""
+    """Draws a grey line of this slope below the right half of the panel's lines."""
     sizes = sizes[len(sizes) // 2 :]
     last = (line.get_xydata()[-1] for line in axis.lines if len(line.get_xdata()))
     least = min(seconds / size**slope for size, seconds in last)

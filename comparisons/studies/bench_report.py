@@ -1,4 +1,4 @@
-"""The table of the study ``bench``: it reads only its results, and measures nothing."""
+"""Writes the table of the study ``bench``.  It reads only the results, and measures nothing."""
 
 import math
 import textwrap
@@ -14,7 +14,7 @@ MARKS = {"~": "~: measured on a slice of the batch and scaled.", "!": "!: not al
 
 
 def _three(value: float) -> str:
-    """Three digits, or all before the point."""
+    """Returns a number with three digits, or with all digits before the point if they are more."""
     return f"{value:.{max(0, 2 - max(0, math.floor(math.log10(value * 1.0005))))}f}" if value > 0 else "0"
 
 
@@ -24,7 +24,7 @@ def _duration(seconds: float) -> str:
 
 
 def _cell(peer: str, time: dict | None, ours: float) -> str:
-    """The time of a peer, and how it compares with ours, in 16 columns."""
+    """Returns the time of a peer, and its ratio to ours, in 16 columns."""
     if time is None:
         return " " * 16
     if time["median"] is None:
@@ -43,7 +43,7 @@ def _line(row: dict, peers: list[str]) -> str:
 
 
 def table(results: dict) -> str:
-    """What ``bench.run`` returned, for a terminal of 100 columns."""
+    """Returns the results of ``bench.run`` as a table for a terminal of 100 columns."""
     about, titles = results["machine"], results["titles"]
     peers = [peer for peer in titles if peer != "ours"]
     heads = "".join(f"{titles[peer]:>16}" for peer in peers)

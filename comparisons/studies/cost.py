@@ -30,18 +30,18 @@ from .cost_report import table
 from .shell import Save, Study, main, read
 
 DESCRIPTION = """\
-What do certificates cost?  In four parts:
+What do certificates cost?  Four parts:
 
   a  time of interval bounds as a multiple of the forward pass
-  b  memory of each method's bounds beyond what the net itself takes, each in a process of its own
-  c  the cascade of certificates on the MNIST test images, and what is left to CROWN and α-CROWN
-  d  certified accuracy on the digits, of each method and of all together, over ε
+  b  memory of each method's bounds beyond that of the net itself, each in its own process
+  c  the cascade of certificates on the MNIST test images, and the images that it leaves to CROWN and α-CROWN
+  d  certified accuracy on the digits over ε, of each method and of all together
 
 Written to --out: results.json and table.md.  Parts that are not asked for keep their results from an earlier run.
-A part that is there already is measured again only with --force."""
+A part that already has results is measured again only with --force."""
 
-EPS = 0.1  # of bounds whose values do not matter
-SHAPE, CLASSES = (1, 28, 28), 10  # of nets that are not trained
+EPS = 0.1  # for bounds whose values do not matter
+SHAPE, CLASSES = (1, 28, 28), 10  # for nets that are not trained
 
 
 def _random_net(architecture: str, **sizes) -> Net:
@@ -74,7 +74,7 @@ TIMED_BATCH, REPEATS = 256, 15
 
 @torch.no_grad()
 def time_interval_bounds() -> dict:
-    """Seconds of the forward pass and of interval bounds in float32, in turns."""
+    """Measures the seconds of the forward pass and of interval bounds, in float32 and in turns."""
     from auto_LiRPA import BoundedModule
 
     torch.manual_seed(0)
@@ -100,14 +100,16 @@ MEMORY_CASES = [  # (method, width, depth, batch)
 
 
 def _memory(name: str) -> float:
-    """Bytes that Linux says this process has in memory (VmRSS), or had at most (VmHWM).  The largest resident set of
-    ``getrusage`` would not do: a new process starts with that of the process that started it."""
+    """Returns the bytes of this process in memory, as Linux counts them: now (VmRSS) or at the peak (VmHWM).
+
+    The largest resident set of ``getrusage`` is no use: a new process begins with that of its parent.
+    """
     return 1024 * int(re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
 
 
 @torch.no_grad()
 def peak_memory(method: str, width: int, depth: int, batch: int) -> dict:
-    """Most bytes beyond those of the net, its BoundedModule and a forward pass; to be called in a fresh process."""
+    """Returns the most bytes beyond those of the net, its BoundedModule and a forward pass.  Needs a fresh process."""
     from auto_LiRPA import BoundedModule
 
     model, x = _random_net("linf-mlp", width=width, depth=depth), torch.rand(batch, *SHAPE)
@@ -115,13 +117,13 @@ def peak_memory(method: str, width: int, depth: int, batch: int) -> dict:
     bounded.eval()  # in training mode it asks for gradients of parameters
     bounded(x)
     idle = _memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak, which the making of the net belongs to, starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which includes the building of the net
     seconds = _seconds(lambda: compute_bounds(bounded, (ball,), method=method, output_only=True))
     return {"idle": idle, "peak": _memory("VmHWM") - idle, "seconds": seconds}
 
 
 def measure_memory(repeats: int = 3) -> dict:
-    """The median of each of ``MEMORY_CASES``; nets that need minutes are bounded once."""
+    """Measures each of ``MEMORY_CASES`` and takes medians.  Nets that need minutes are bounded once."""
     rows = []
     for method, width, depth, batch in MEMORY_CASES:
         found = []
@@ -139,13 +141,13 @@ CASCADE = {"width": 512, "depth": 4, "images": 10000, "batch_size": 256, "lr": 0
 CASCADE_SCHEDULE = Schedule(epochs=14, eps=0.45, p_end=12)
 CHEAP, COSTLY = ("lipschitz", "ibp", "crown-ibp"), {"crown": 8, "alpha-crown": 8}  # method → batch size
 CASCADE_ATTACK = {"steps": 5, "restarts": 1, "seed": 0}
-SHARE, TRIALS, TRIAL_IMAGES = 0.9, 8, 500  # asked of the Lipschitz bound; how its ε is looked for
-UNDECIDED, FEW, PATIENCE = 64, 8, 5.0  # samples of a costly method; so few where each takes more seconds than this
+SHARE, TRIALS, TRIAL_IMAGES = 0.9, 8, 500  # asked of the Lipschitz bound; the search for its ε
+UNDECIDED, FEW, PATIENCE = 64, 8, 5.0  # samples for a costly method; FEW if each takes more than PATIENCE seconds
 TEST_IMAGES = 10000
 
 
 def train_for_cascade(data: Dataset) -> tuple[Net, float]:
-    """A net trained on some of the images, and the seconds it took."""
+    """Trains a net on some of the images.  Returns it, and the seconds of training."""
     torch.manual_seed(CASCADE["seed"])
     sizes = {"width": CASCADE["width"], "depth": CASCADE["depth"], "mean": data.mean, "std": data.std}
     model = build("linf-mlp", shape=data.shape, classes=data.classes, **sizes)
@@ -161,8 +163,9 @@ def train_for_cascade(data: Dataset) -> tuple[Net, float]:
 
 
 def choose_eps(radii: Tensor, survives: Callable[[float], Tensor]) -> float:
-    """The ε at which the part ``SHARE`` of the samples that survive an attack has a larger radius, found by bisection
-    between the smallest and the largest radius.
+    """Returns the ε at which the share ``SHARE`` of the samples that survive an attack has a larger radius.
+
+    It is found by bisection between the smallest and the largest radius.
 
     Args:
         radii: (N,) certified radii, 0 where misclassified.
@@ -183,7 +186,7 @@ def _tally(certificate) -> dict:
 
 
 def run_cascade(model: Net, data: Dataset) -> dict:
-    """Times ``certify`` on the test images that an attack left, and the costly methods on what is undecided then."""
+    """Times ``certify`` on the test images that survive an attack, and the costly methods on those still undecided."""
     x, y = data.x_test[:TEST_IMAGES], data.y_test[:TEST_IMAGES]
     with torch.no_grad():
         logits = torch.cat([model(part) for part in x.split(256)])
@@ -230,13 +233,15 @@ def cascade(data: Dataset) -> dict:
 # d: the digits.
 
 DIGITS_EPS = 0.1
-MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # of it
+MULTIPLES = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0)  # times DIGITS_EPS
 DIGITS_EPOCHS, DIGITS_WIDTH, DIGITS_IMAGES = 40, 128, 360
 
 
 def digits_nets(data: Dataset) -> dict[str, Net]:
-    """An ℓ∞-dist net, and distance features with logits that are linear in them; trained for a third as long as in the
-    recipe ``digits``."""
+    """Trains an ℓ∞-dist net, and a net of distance features with a linear head.
+
+    Training is a third as long as in the recipe ``digits``.
+    """
     schedule, nets = Schedule(epochs=DIGITS_EPOCHS, eps=1.5 * DIGITS_EPS, p_end=0.9 * DIGITS_EPOCHS), {}
     spec = linf_plugin.models.distance.linf_mlp(data.shape, data.classes, DIGITS_WIDTH, 3, data.mean, data.std)
     linear = [*spec["layers"][:-2], ["linear", {"in_features": DIGITS_WIDTH, "out_features": data.classes}]]
@@ -260,7 +265,10 @@ def digits_nets(data: Dataset) -> dict[str, Net]:
 
 
 def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
-    """As ``certify_each``; but α-CROWN, which starts from CROWN, runs only on what that and an attack leave."""
+    """Returns the same as ``certify_each``, with α-CROWN added.
+
+    α-CROWN starts from CROWN.  It runs only on images that CROWN does not certify and an attack does not break.
+    """
     found = certify_each(model, x, y, eps, (*CHEAP, "crown"))
     skip = found["crown"] | ~pgd_survives(model, x, y, eps)
     alpha = found["crown"] | certify(model, x, y, eps, ("alpha-crown",), skip=skip).certified
@@ -268,7 +276,7 @@ def proofs(model: Net, x: Tensor, y: Tensor, eps: float) -> dict[str, Tensor]:
 
 
 def digits_accuracies() -> dict:
-    """How many test images each certificate proves by itself, and all of them together, at each ε."""
+    """Counts, at each ε, the test images that each certificate proves by itself, and that any of them proves."""
     data = load_dataset("digits")
     x, y, nets = data.x_test[:DIGITS_IMAGES], data.y_test[:DIGITS_IMAGES], {}
     values = [round(DIGITS_EPS * multiple, 6) for multiple in MULTIPLES]

@@ -1,4 +1,4 @@
-"""The table of the study ``cost``: it reads only results.json, and measures nothing."""
+"""Writes the table of the study ``cost``.  It reads only results.json, and measures nothing."""
 
 from ..certificates import in_order, label_of
 from ..report.tables import markdown_rows
@@ -98,7 +98,7 @@ def _digits(part: dict) -> list[str]:
 
 
 def table(results: dict) -> str:
-    """Markdown: of the parts that were measured, in their order."""
+    """Returns Markdown for the parts that were measured, in their order."""
     reports = {"a": _interval_bounds, "b": _memory, "c": _cascade, "d": _digits}
     found = [text for part, report in reports.items() if part in results for text in report(results[part])]
     return "\n\n".join(found) + "\n"

@@ -1,4 +1,4 @@
-"""The studies: every module of this folder that defines ``STUDY``.  Found without importing them."""
+"""Finds the studies: all modules of this folder that define ``STUDY``.  It imports none of them to find them."""
 
 import ast
 import importlib
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def summaries() -> dict[str, str]:
-    """Name of each study → the first line of its module's docstring."""
+    """Returns the name of each study → the first line of its module's docstring."""
     found = {}
     for path in sorted(Path(__file__).parent.glob("*.py")):
         text = path.read_text(encoding="utf-8")
@@ -16,7 +16,7 @@ def summaries() -> dict[str, str]:
 
 
 def load(name: str):
-    """The ``Study`` of that name.  Raises ValueError where there is none."""
+    """Returns the ``Study`` of that name.  Raises ValueError if none has it."""
     if name not in summaries():
         raise ValueError(f"no study {name!r}; studies: {', '.join(summaries())}")
     return importlib.import_module(f"{__package__}.{name}").STUDY

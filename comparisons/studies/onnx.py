@@ -6,11 +6,11 @@ import sys
 from .shell import Save, Study, main
 
 DESCRIPTION = """\
-Times a batch of distances in onnxruntime: by broadcast, by the functions that exported files carry, and by the compiled
-operator, beside PyTorch; then the memory of each, and the export of a large net.  A way that gives wrong numbers is
-named and not timed, and the exit status is 1.
+Times a batch of distances in onnxruntime: by broadcast, by the functions in exported files, and by the compiled
+operator, beside PyTorch.  Then measures the memory of each, and the export of a large net.  A way that gives wrong
+numbers is named and not timed, and the exit status is 1.
 
-OMP_WAIT_POLICY=passive in the environment keeps threads that wait from slowing the others down."""
+Set OMP_WAIT_POLICY=passive in the environment: waiting threads then do not slow the others down."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

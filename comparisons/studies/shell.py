@@ -1,4 +1,4 @@
-"""What all studies share: the command line, what is refused, the files that are written, the exit status."""
+"""The shared part of all studies: the command line, the refusals, the written files, the exit status."""
 
 import argparse
 import json
@@ -21,12 +21,12 @@ Save = Callable[[dict], None]  # writes what was measured so far
 class Study:
     """One study.
 
-    name: of its module.  description: for ``--help``.  add_arguments: of its parser.
-    measure: (args, save) → results, plain data; it calls ``save`` with what it has whenever a kill should not lose it.
-    table: results → text.  picture, plot: a file and (results, path) → None, which draws it, or nothing if the results
-    have nothing to draw.  wrong: results → how many things contradict what is proved; the exit status is then 1.
-    folder: args → what ``--out`` is by default.  page: the file of the table.
-    goes_on: ``measure`` keeps what is in ``--out`` and says itself what it would replace.
+    name: name of its module.  description: text for ``--help``.  add_arguments: adds the study's arguments to a parser.
+    measure: (args, save) → results, as plain data.  It calls ``save`` with the results so far, so that a kill does not
+    lose them.  table: results → text.  picture: file name of a picture.  plot: (results, path) → None; it draws the
+    picture if the results have something to draw.  wrong: results → number of contradictions to what is proved; if it
+    is not 0, the exit status is 1.  folder: args → default of ``--out``.  page: file name of the table.
+    goes_on: ``measure`` keeps earlier work in ``--out``, and itself says what it would replace.
     """
 
     name: str
@@ -46,8 +46,10 @@ class Study:
 
 
 def main(study: Study, argv: list[str] | None = None, prog: str | None = None) -> int:
-    """Returns the exit status: 0, 1 where something is wrong that the study looks at, 2 for a wrong request, 130 where
-    it was interrupted."""
+    """Runs a study.
+
+    Returns the exit status: 0, 1 if the study found something wrong, 2 for a wrong request, 130 after an interruption.
+    """
     parser = _parser(study, prog)
     args = parser.parse_args(argv)
     args.out = study.out(args)
@@ -75,8 +77,8 @@ def _parser(study: Study, prog: str | None) -> argparse.ArgumentParser:
     )
     study.add_arguments(parser)
     own = "" if study.folder else f"default: results/{study.name}"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=own or "the folder that is written")
-    parser.add_argument("--force", action="store_true", help="measure again, and replace what is there")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=own or "the folder to write")
+    parser.add_argument("--force", action="store_true", help="measure again, and replace earlier results")
     parser.add_argument(
         "--table", action="store_true", help="measure nothing; write the table again from results.json in --out"
     )
@@ -85,7 +87,7 @@ def _parser(study: Study, prog: str | None) -> argparse.ArgumentParser:
 
 
 def _measured(study: Study, args: argparse.Namespace) -> tuple[dict, str]:
-    """The results and the table of them."""
+    """Returns the results and their table."""
     if not study.goes_on:
         for name in filter(None, (FILE, study.page, study.picture)):
             check_absent(args.out / name, args.force)
@@ -108,10 +110,11 @@ def _kept(study: Study, out: Path) -> tuple[dict, str]:
 
 
 def read(out: Path, name: str) -> dict:
-    """What a study wrote to ``out``.
+    """Returns what a study wrote to ``out``.
 
     Raises:
-        FileNotFoundError: it wrote nothing there; ValueError: the file is of another study, or of none.
+        FileNotFoundError: it wrote nothing there.
+        ValueError: the file belongs to another study, or to none.
     """
     path = out / FILE
     results = plain.loads(path.read_text(encoding="utf-8"))
@@ -120,11 +123,11 @@ def read(out: Path, name: str) -> dict:
     return results
 
 
-# What several studies ask of their arguments.
+# Shared by several studies: checks of their arguments.
 
 
 def positive(args: argparse.Namespace, *names: str) -> None:
-    """Raises ValueError where one of these numbers is given and is not positive."""
+    """Raises ValueError if one of these numbers is given and is not positive."""
     for name in names:
         value = getattr(args, name)
         if value is not None and not 0 < value < float("inf"):
@@ -136,7 +139,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 
 def device(args: argparse.Namespace) -> torch.device:
-    """Raises ValueError where torch does not see it."""
+    """Returns the device that is asked for.  Raises ValueError if torch does not see it."""
     if args.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda: torch sees no CUDA device here")
     return torch.device(args.device)

@@ -1,4 +1,4 @@
-"""What does a training step cost?  As it is, compiled, and with the optimiser in one kernel."""
+"""What does a training step cost: plain, compiled, and with the optimiser in one kernel?"""
 
 import argparse
 import math
@@ -26,18 +26,18 @@ NETS = {  # width, depth, batch, of an ℓ∞-dist net on images of 28×28
     "512 wide, depth 3, batch 512": (512, 3, 512),
     "5120 wide, depth 5, batch 512": (5120, 5, 512),
 }
-ON_CPU = list(NETS)[:2]  # where the last one takes minutes
+ON_CPU = list(NETS)[:2]  # on a CPU the last one takes minutes
 STEP_EXPONENTS = (8.0, 100.5, math.inf)
-PAIRED = 15  # rounds, each of one step a variant, in turn
+PAIRED = 15  # rounds; in a round each variant takes one step
 
 DESCRIPTION = f"""\
-Times whole training steps (forward, clipped hinge, backward, Adam) of ℓ∞-dist nets as they are, with the net and the
-loss compiled by torch.compile, with Adam's updates fused into one kernel, and with both.  Variants take turns, {PAIRED}
-rounds; a ratio is the median over rounds of a variant's time by that of the plain step in the same round."""
+Times whole training steps (forward, clipped hinge, backward, Adam) of ℓ∞-dist nets: plain, with the net and the loss
+compiled by torch.compile, with Adam's updates fused into one kernel, and with both.  Variants take turns in {PAIRED}
+rounds.  A ratio is a median over rounds: a variant's time divided by that of the plain step in the same round."""
 
 
 class Compiled(nn.Module):
-    """The loss of a net as one module, which is what torch.compile is given."""
+    """The loss of a net as one module, for torch.compile."""
 
     def __init__(self, model: nn.Module, loss: nn.Module, step):
         super().__init__()
@@ -48,7 +48,7 @@ class Compiled(nn.Module):
 
 
 def variants(width: int, depth: int, batch: int, p: float, device: str) -> dict[str, Callable[[], None]]:
-    """Steps by name, each on a net of its own with the same weights."""
+    """Returns name → step.  Each step trains its own net; all nets start with the same weights."""
     schedule = Schedule(epochs=2, eps=0.3, p_end=1)
     step = schedule.at(0.5)
     x = torch.rand(batch, 1, 28, 28, device=device)
@@ -79,7 +79,7 @@ def variants(width: int, depth: int, batch: int, p: float, device: str) -> dict[
 
 
 def measure(steps: dict[str, Callable[[], None]], device: str, rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step, a list a variant, in rounds."""
+    """Returns variant → the seconds of its step in each round."""
     for step in steps.values():  # the first steps compile
         step()
         step()
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
 
 
 def table(results: dict) -> str:
-    """Markdown: a row for each net and exponent."""
+    """Returns Markdown with one row for each net and exponent."""
     names = [name for name in results["rows"][0]["ratios"] if name != "plain"]
     rows = [
         [

@@ -1,4 +1,4 @@
-"""How tight is each certificate?  Certified radii against exact ones, on nets small enough for both."""
+"""How tight is each certificate?  Certified radii beside exact radii, on nets that are small enough for both."""
 
 import argparse
 import copy
@@ -28,17 +28,17 @@ from ..report.tables import markdown_rows
 from .shell import Save, Study, main, positive
 
 WIDTH = 16
-EPS = 0.05  # that nets are trained for
-PRECISION = 1e-4  # of a certified radius found by bisection, as a part of the exact one
-PRECISIONS = {"alpha-crown": 1e-3}  # of those that take long
+EPS = 0.05  # for which nets are trained
+PRECISION = 1e-4  # of a certified radius found by bisection, relative to the exact one
+PRECISIONS = {"alpha-crown": 1e-3}  # of methods that take long
 ROUNDING = 1e-9  # relative: certified radii are computed in float64, which may round them up
 
 DESCRIPTION = """\
 How tight is each certificate?  Trains nets of 16 inputs (digits pooled to 4×4 pixels), 16 hidden neurons and
-10 classes, finds the exact ℓ∞ radius of correctly classified test images by branch and bound, and the largest
+10 classes.  Finds the exact ℓ∞ radius of correctly classified test images by branch and bound, and the largest
 radius that each certificate proves.  Every radius is in units of the pixel range [0, 1].
 
-Written to --out: results.json and table.md.  Exit status 1 where a certificate reaches beyond an exact radius."""
+Written to --out: results.json and table.md.  The exit status is 1 if a certified radius is larger than an exact one."""
 
 
 # Training: (model, data, seed) → None, in place.
@@ -80,7 +80,7 @@ def _two_layers(name: str) -> Callable[[Dataset], Net]:
 
 
 def _linear_head(data: Dataset) -> Net:
-    """Distance features, and logits that are linear in them."""
+    """Returns a net of distance features with a linear head."""
     layers = [
         ["normalize", {"mean": list(data.mean), "std": data.std}],
         ["flatten", {}],
@@ -109,7 +109,7 @@ SMALL_NETS = {
 
 
 def small_digits() -> Dataset:
-    """The digits, averaged over 2×2 pixels: (N, 1, 4, 4)."""
+    """Returns the digits, averaged over 2×2 pixels: (N, 1, 4, 4)."""
     data = load_dataset("digits")
     return replace(data, name="digits, 4×4", x_train=F.avg_pool2d(data.x_train, 2), x_test=F.avg_pool2d(data.x_test, 2))
 
@@ -117,16 +117,17 @@ def small_digits() -> Dataset:
 def largest_radii(
     certified: Callable[[float, Tensor], Tensor], top: Tensor, guess: Tensor, precision: float = PRECISION
 ) -> Tensor:
-    """The largest ε at which each sample is certified, found by bisection of [0, top] to ``precision``·top.
+    """Finds the largest ε at which each sample is certified, by bisection of [0, top] to ``precision``·top.
 
     Args:
-        certified: ε, rows → bool for each of these samples; asked of all samples to which the answer is of use.
-        top: (N,) float64, where each search ends.
-        guess: (N,) float64, where each search begins: after a good guess little is left.
-        precision: as a part of ``top``.
+        certified: (ε, rows) → bool for each of these samples.  It is called for all samples whose search can use the
+            answer.
+        top: (N,) float64, the upper end of each search.
+        guess: (N,) float64, the first ε of each search.  A good guess makes the search short.
+        precision: relative to ``top``.
 
     Returns:
-        (N,) float64, at which the sample is certified; 0 where none was found.
+        (N,) float64, the largest ε found at which the sample is certified; 0 if none was found.
     """
     least, most = torch.zeros_like(top), top.clone()
     for i in range(len(top)):
@@ -142,14 +143,14 @@ def largest_radii(
 
 
 def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm) -> dict:
-    """Exact and certified radii of correctly classified images, and the processor seconds of each exact one."""
+    """Measures exact and certified radii of correctly classified images, and processor seconds of each exact one."""
     exact, seconds = [], []
     for image, label in zip(x, labels):
         began = time.process_time()
         exact.append(exact_radius(model, image, label, time_limit=time_limit))
         seconds.append(time.process_time() - began)
         bar.update()
-    # A little beyond the exact radius, so that an unsound bound would show.
+    # A little beyond the exact radius, to detect an unsound bound.
     top = 1.01 * torch.tensor([min(e.upper, 1.0) for e in exact], dtype=torch.float64)
     double = copy.deepcopy(model).double()
     with torch.no_grad():
@@ -159,7 +160,7 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
     for method in LIRPA_METHODS:
 
         def holds(eps: float, rows: Tensor, method: str = method) -> Tensor:
-            # like the others, of exact logits
+            # for exact logits, like the others
             return margin_bound(model, x[rows], labels[rows], eps, method, sound=False) > 0
 
         best = torch.tensor(list(certified.values()), dtype=torch.float64).amax(0)
@@ -174,7 +175,7 @@ def measure(model: Net, x: Tensor, labels: Tensor, time_limit: float, bar: tqdm)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=30, metavar="N", help="of each net; default: 30")
+    parser.add_argument("--images", type=int, default=30, metavar="N", help="images for each net; default: 30")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="nets of each kind; default: 3")
     parser.add_argument(
         "--time-limit", type=float, default=60.0, metavar="SECONDS", help="for one exact radius; default: 60"
@@ -223,7 +224,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
 
 
 def ratios(case: dict) -> dict[str, list[float]]:
-    """certified/exact of every image whose exact radius was found, per certificate and for the best of all."""
+    """Returns certified/exact for every image whose exact radius was found, per certificate and for the best of all."""
     found = {}
     for measured in case["runs"]:
         solved = [i for i, status in enumerate(measured["status"]) if status == "optimal"]
@@ -233,7 +234,7 @@ def ratios(case: dict) -> dict[str, list[float]]:
 
 
 def beyond(results: dict) -> int:
-    """Certified radii that are larger than the distance of an input that provably has another class."""
+    """Counts certified radii that are larger than the distance of an input that provably has another class."""
     return sum(
         radius > upper * (1 + ROUNDING)
         for case in results["cases"].values()
@@ -248,7 +249,7 @@ def _mean_and_least(values: list[float]) -> str:
 
 
 def _precisions(results: dict) -> str:
-    """What the bisections were stopped at: "0.01 % (interval, CROWN), 0.1 % (alpha-crown)"."""
+    """Returns the precisions of the bisections, such as "0.01 % (interval, CROWN), 0.1 % (alpha-crown)"."""
     methods = {}
     for method, precision in results["precision"].items():
         methods.setdefault(precision, []).append(label_of(method))
@@ -256,7 +257,7 @@ def _precisions(results: dict) -> str:
 
 
 def table(results: dict) -> str:
-    """Markdown: mean and least ratio certified/exact, a row a net."""
+    """Returns Markdown: mean and least ratio certified/exact, one row per net."""
     certificates = list(dict.fromkeys(c for case in results["cases"].values() for c in ratios(case)))
     certificates.sort(key="best".__eq__)  # it comes last
     rows = []

@@ -1,4 +1,4 @@
-"""How wide are the bounds of each method?  Output widths as parts of interval bounds', on random nets."""
+"""How wide are the bounds of each method?  Output widths, divided by those of interval bounds, on random nets."""
 
 import argparse
 import itertools
@@ -28,20 +28,20 @@ BOUND_METHODS = {  # auto_LiRPA's method → label; interval bounds first
     "Forward+Backward": "Forward+Backward",
     "CROWN-Optimized": "α-CROWN",
 }
-ASKED_RATIOS = {"CROWN": 0.85, "CROWN-Optimized": 0.70}  # of the mean ratio at p = ∞ on uniform inputs
+ASKED_RATIOS = {"CROWN": 0.85, "CROWN-Optimized": 0.70}  # largest mean ratio, at p = ∞ on uniform inputs
 
 DESCRIPTION = f"""\
 How wide are the bounds of each method?  linf_plugin.bounds.compute_bounds bounds random nets on ℓ∞ balls of radius
 {EPS} around random inputs.  The nets are {"→".join(map(str, NET_SIZES))}: distance layers with weights N(0, 1), no bias
-and no mean shift, and a linear head as torch.nn.Linear starts it.  A ratio of 0.8 says: on average a method bounds
-outputs by intervals of four fifths of the width of interval bounds (IBP).
+and no mean shift, and a linear head with the first weights of torch.nn.Linear.  A ratio of 0.8 means: on average the
+method's bounds of an output are four fifths as wide as interval bounds (IBP).
 
-Written to --out: results.json and table.md.  Exit status 1 where an output's bound is looser than its interval bound,
-which compute_bounds promises never to be."""
+Written to --out: results.json and table.md.  The exit status is 1 if a bound of an output is looser than its interval
+bound: compute_bounds promises that this never happens."""
 
 
 def random_net(p: float, seed: int) -> nn.Sequential:
-    """Distance layers and a linear head in float64; the same weights for every p."""
+    """Returns distance layers and a linear head in float64, with the same weights for every p."""
     torch.manual_seed(seed)
     *distances, last = itertools.pairwise(NET_SIZES)
     layers = [LinfDistLinear(*sizes, bias=False, p=p) for sizes in distances]
@@ -50,7 +50,10 @@ def random_net(p: float, seed: int) -> nn.Sequential:
 
 @torch.no_grad()
 def bounds(net: nn.Sequential, x: Tensor) -> tuple[dict[str, tuple[Tensor, Tensor]], int]:
-    """method → (lower, upper), (N, outputs) each, of the net within ``EPS`` of x; and the iterations of α-CROWN."""
+    """Bounds the net within ``EPS`` of x.
+
+    Returns method → (lower, upper), each (N, outputs); and the number of iterations of α-CROWN.
+    """
     from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
     found = {}
@@ -64,7 +67,7 @@ def bounds(net: nn.Sequential, x: Tensor) -> tuple[dict[str, tuple[Tensor, Tenso
 
 
 def measure(net: nn.Sequential, x: Tensor) -> dict:
-    """Each method's mean output width as a part of that of IBP, and how many of its bounds are looser than IBP's."""
+    """Returns each method's mean output width, divided by IBP's, and how many of its bounds are looser than IBP's."""
     found, iterations = bounds(net, x)
     least, most = found["IBP"]
     width = (most - least).mean().item()
@@ -119,7 +122,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
 
 
 def looser(results: dict) -> int:
-    """Output bounds of any method that are looser than the interval bound."""
+    """Counts the output bounds, of any method, that are looser than the interval bound."""
     return sum(sum(measured["looser"].values()) for case in results["cases"] for measured in case["runs"])
 
 
@@ -128,7 +131,7 @@ def _ratios(case: dict, method: str) -> list[float]:
 
 
 def reached(results: dict) -> dict[str, float]:
-    """method → mean ratio, where one was asked for."""
+    """Returns method → mean ratio, for the methods for which one was asked."""
     case = next(c for c in results["cases"] if (c["inputs"], c["p"]) == ("uniform", "inf"))
     return {method: statistics.fmean(_ratios(case, method)) for method in results["asked"]}
 
@@ -138,7 +141,7 @@ def _spread(values: list[float]) -> str:
 
 
 def table(results: dict) -> str:
-    """Markdown: mean, least and largest ratio over the seeds, a row for each p and kind of input."""
+    """Returns Markdown: mean, least and largest ratio over the seeds, one row for each p and kind of input."""
     rows = [
         [
             INPUTS[case["inputs"]][1],

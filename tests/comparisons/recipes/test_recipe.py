@@ -94,7 +94,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     ),
     "attacks type": ("attack = { ", "evaluation = { attacks = 3 } # ", "attacks must be a list of tables, got 3"),
     "attack type": ("attack = {", "attack = 3 # {", "mine.toml: attack must be a table, got 3"),
-    "no attack": ("attack = {", "evaluation = { attacks = [] } # {", "attacks must be one at least, and each another"),
+    "no attack": ("attack = {", "evaluation = { attacks = [] } # {", "attacks must have at least one, and none twice"),
     "attack missing": ("attack = {", "# {", "mine.toml: attacks is missing"),
     "attack name": (
         "attack = {",
@@ -104,12 +104,16 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "attack repeated": (
         "attack = {",
         'evaluation = { attacks = [{ name = "pgd" }, { name = "pgd" }] } # {',
-        "attacks must be one at least, and each another",
+        "attacks must have at least one, and none twice",
     ),
     "norm": ("eps_values", 'evaluation = { norm = "l2" }\neps_values', "mine.toml: norm must be one of linf, got 'l2'"),
     "kind": ("methods.ibp]", 'methods.mine]\nkind = "sabr"', "methods.mine.: kind must be one of linf-dist.*'sabr'"),
     "kind type": ("methods.ibp]", "methods.mine]\nkind = 3", "methods.mine.: kind must be one of linf-dist.*got 3"),
-    "no kind": ("methods.ibp]", "methods.mine]", "methods.mine.: unknown method; known: linf.*needs a kind of these"),
+    "no kind": (
+        "methods.ibp]",
+        "methods.mine]",
+        "methods.mine.: unknown method; known: linf.*needs one of these kinds",
+    ),
     "kind of another": (
         "methods.ibp]",
         'methods.sortnet]\nkind = "ibp"',
@@ -122,13 +126,9 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     ),
     "name of a path": ("methods.ibp]", 'methods."a/b"]\nkind = "ibp"', "a method's name has letters, digits, - and _"),
     "name of a state": ("methods.ibp]", 'methods."a.state"]\nkind = "ibp"', "a method's name has letters, digits"),
-    "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string, of one line.*got 3"),
-    "label of a table": (
-        "methods.ibp]",
-        'methods.ibp]\nlabel = "a|b"',
-        "label must be a string, of one line and without",
-    ),
-    "label of lines": ("methods.ibp]", 'methods.ibp]\nlabel = "a\\nb"', "label must be a string, of one line"),
+    "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string of one line.*got 3"),
+    "label of a table": ("methods.ibp]", 'methods.ibp]\nlabel = "a|b"', "label must be a string of one line without"),
+    "label of lines": ("methods.ibp]", 'methods.ibp]\nlabel = "a\\nb"', "label must be a string of one line"),
     "initialisation": (
         "batch_size = 64",
         'batch_size = 64\ninitialisation = { name = "he" }',

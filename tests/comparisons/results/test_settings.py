@@ -138,7 +138,7 @@ def test_results_of_before_are_kept_and_averaged(grown, tmp_path):
     key = "linf-dist-mlp"
     assert not set(digests(uses, key)) & set(digests(before, key))
     assert wanted(uses, 1).changed(key, read(out).methods[key]) == [message]
-    other = "settings: others, which an earlier version did not keep"
+    other = "settings: they differ, and an earlier version did not store them"
     assert wanted(uses).changed(key, run.methods[key]) == [other]
 
 

@@ -159,7 +159,9 @@ def test_force_replaces_what_it_says_and_nothing_else(folder, trained, capsys):
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))
     assert folder.run("--resume", "--force") == 0
     error = capsys.readouterr().err
-    assert "done anew: ibp (finished, with other settings (clip: 10 → 11))" in error and "ℓ∞-dist net: already" in error
+    assert (
+        "done again: ibp (finished, with other settings (clip: 10 → 11))" in error and "ℓ∞-dist net: already" in error
+    )
     assert trained == ["ibp"] and list(folder.results["methods"]) == ["linf-dist", "ibp"]
     assert folder.results["methods"]["linf-dist"] == results["methods"]["linf-dist"]
     assert folder.results["methods"]["ibp"]["settings"]["method"]["clip"] == 11
@@ -212,7 +214,7 @@ def test_an_interrupted_method_of_other_settings_is_replaced_by_force(tmp_path, 
     trained.stop = ()
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))
     assert folder.run("--resume", "--force") == 0
-    assert "done anew: ibp (interrupted after 1 of 2 epochs, with other settings (clip: 10" in capsys.readouterr().err
+    assert "done again: ibp (interrupted after 1 of 2 epochs, with other settings (clip: 10" in capsys.readouterr().err
     assert folder.results["methods"]["ibp"]["settings"]["method"]["clip"] == 11
     (folder.out / "ibp.state.pt").write_text("cut")
     assert folder.run() == 0  # it is finished
@@ -253,11 +255,11 @@ def test_methods_of_another_run_do_not_stand_beside_those_of_this_one(folder, tr
     for flags in ([], ["--force"], ["--resume", "--force"]):
         assert folder.run("--methods", "ibp", "--seed", "1", *flags) == 2
     error = capsys.readouterr().err
-    assert "results.json has linf-dist of another run (seed: 0 → 1), and no table can hold it" in error
+    assert "results.json has linf-dist of another run (seed: 0 → 1), which cannot share a table" in error
     assert trained == [] and folder.content() == before
     folder.write(RECIPE)
     assert folder.run("--seed", "1", "--force") == 0
-    assert "dropped: ibp, of another run (seed: 0 → 1)" in capsys.readouterr().err
+    assert "dropped: ibp, which is of another run (seed: 0 → 1)" in capsys.readouterr().err
     assert list(folder.results["methods"]) == ["linf-dist"] and folder.results["seed"] == 1
     assert not (folder.out / "ibp.pt").exists()
 
@@ -327,7 +329,7 @@ def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
     "damage, reason",
     (
         (lambda out: (out / "ibp.pt").unlink(), "ibp (finished, but ibp.pt is missing)"),
-        (lambda out: (out / "results.json").unlink(), "ibp (ibp.pt is there and results.json tells nothing of it)"),
+        (lambda out: (out / "results.json").unlink(), "ibp (ibp.pt is there, but results.json does not mention it)"),
     ),
     ids=("checkpoint", "results"),
 )
@@ -375,10 +377,10 @@ def test_results_of_an_earlier_version_are_kept(folder, trained, capsys):
     of_an_earlier_version(folder.out / "results.json")
     before = folder.content()
     assert folder.run("--resume") == 0 and trained == [] and folder.content() == before
-    assert capsys.readouterr().err.count("of the same data could not be compared: it names no digest") == 2
+    assert capsys.readouterr().err.count("it has no digest of its data, so the data could not be compared") == 2
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))
     assert folder.run("--resume") == 2
-    assert "settings: others, which an earlier version did not keep" in capsys.readouterr().err
+    assert "settings: they differ, and an earlier version did not store them" in capsys.readouterr().err
 
 
 def test_a_file_of_an_earlier_version_takes_a_method_of_today(folder, trained):

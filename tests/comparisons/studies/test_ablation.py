@@ -128,7 +128,7 @@ def test_a_run_on_other_data_is_made_anew(path, tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert results["runs"][0].pop("data") == data.identity  # as earlier versions wrote it
     (out / "results.json").write_text(json.dumps(results))
-    assert main(STUDY, arguments) == 0 and "name no digest of their data" in capsys.readouterr().err
+    assert main(STUDY, arguments) == 0 and "runs without a digest of their data" in capsys.readouterr().err
     assert main(STUDY, [*arguments, *mine]) == 2
     assert "as it is, seed 0 (data.dataset: digits → mine): --force replaces it" in capsys.readouterr().err
 
@@ -170,7 +170,7 @@ def test_the_first_form_is_the_recipe(name):
         ("held_out = 0.25", "held_out = 0", "held_out must be a float, got 0"),
         ("short = {", "short = 3 #", "short must be a dict, got 3"),
         ('method = "linf-dist"', 'method = ["linf-dist"]', "method must be a str"),
-        ("[changes.hinge]", '[changes."as it is"]', "'as it is' is the name of what is not changed"),
+        ("[changes.hinge]", '[changes."as it is"]', "'as it is' is the name of the run without a change"),
         ("p_first = 3.0", "p_begin = 3.0", "changes.p from 3.*unknown key 'p_begin'"),
         ('why = "a first p of 3"', "", "why"),
         ("held_out", "heldout", "held_out"),
