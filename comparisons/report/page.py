@@ -31,13 +31,13 @@ SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "fr
 TEXT = ("method", "net", "hardware", "from")  # columns without figures
 PGD = "pgd"  # the attack that the column shows
 ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
-**Bold**: measured with this package, from the result files in [results](results/); certified by the best
-certificate of each image, PGD with steps × random starts, minutes of training alone. All other rows are as
-published, under an attack of their own and on hardware that is named where they name it: compare accuracies, not
-times. Nets: distance layers × width + hidden units of a head; a pair is one |x − w| or one multiplication of an
-image's forward pass."""
-SHORT_ABOUT = """Percent of the whole test set, ± standard deviation over seeds. **Bold**: measured with this
-package. The others are published: interval training, and the best certified of the ℓ∞-distance nets and SortNets.
+**Bold** rows were measured with this package; their files are in [results](results/). They are certified by the best
+certificate of each image and attacked by PGD with steps × random starts; minutes are those of training. All other
+rows are published. They have an attack of their own, and their hardware is given if the source gives it: compare
+accuracies, not times. Nets: distance layers × width + hidden units of a head. A pair is one |x − w| or one
+multiplication in the forward pass of an image."""
+SHORT_ABOUT = """Percent of the whole test set, ± standard deviation over seeds. **Bold** rows were measured with
+this package. The others are published: interval training, and the best certified ℓ∞-distance nets and SortNets.
 [docs/results.md](docs/results.md) has all rows, with other ε, times, hardware and what was not run."""
 
 
