@@ -2,8 +2,8 @@
 
 A rule takes (lower, upper), (N, *) each, in float32 or float64.  It computes in their dtype, with gradient.  In
 evaluation mode and exact arithmetic, its result (lower′, upper′) satisfies lower′ ≤ layer(x) ≤ upper′ for every x with
-lower ≤ x ≤ upper.  The caller must account for rounding.  For each layer that is not affine, some x attains each end.
-Gowal et al. (arXiv 1810.12715) propagate the same intervals.
+lower ≤ x ≤ upper.  It leaves the ends that it is given as they are.  The caller must account for rounding.  For each
+layer that is not affine, some x attains each end.  Gowal et al. (arXiv 1810.12715) propagate the same intervals.
 
 Training, the rounding pass and the certificates of ONNX files use these rules.  Exact radii do not: their steps
 (``certificates.exact.steps``) round outward at every operation and use NumPy.
@@ -91,7 +91,7 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     Negate: lambda _, ends: (-ends[1], -ends[0]),
     nn.Linear: _affine,
     nn.Conv2d: _affine,
-    nn.ReLU: _rising,
+    nn.ReLU: lambda _, ends: (F.relu(ends[0]), F.relu(ends[1])),  # the layer itself may work in place
     nn.Tanh: _rising,
 }
 

@@ -37,19 +37,6 @@ def name_of(norm: float) -> str:
     return next(name for name, exponent in NORMS.items() if exponent == norm)
 
 
-def factor(of: float, within: float, size: int) -> float:
-    """Returns the least c with ‖t‖_of ≤ c·‖t‖_within for every t with ``size`` coordinates, up to float64 rounding.
-
-    c = max(1, size^(1/of − 1/within)).  If ``of`` is the smaller exponent, this is Hölder's inequality.  If ``of`` is
-    the larger exponent, ‖t‖_of ≤ ‖t‖_within.
-
-    Raises:
-        TypeError, ValueError: as ``check_norm``.
-    """
-    of, within = check_norm(of), check_norm(within)
-    return max(1.0, float(size) ** (1 / of - 1 / within)) if size else 1.0
-
-
 def apart(norm: float) -> float:
     """Returns the largest t_i − t_j over all t with ‖t‖ ≤ 1 and i ≠ j, rounded up.
 
@@ -104,17 +91,6 @@ class Ball:
         check_range(self.low, self.high)
         object.__setattr__(self, "eps", float(self.eps))
         object.__setattr__(self, "norm", check_norm(self.norm))
-
-    def __str__(self) -> str:
-        return f"{SYMBOLS[self.norm]} ball of radius {self.eps:g}"
-
-    def within(self, other: "Ball") -> bool:
-        """Whether this ball lies in the other ball around the same x, for every x with any number of coordinates.
-
-        ‖t‖_q ≤ ‖t‖_p for q ≥ p.  So a ball lies in each ball of the same radius whose norm has a larger exponent.
-        """
-        inside = self.eps <= other.eps and self.low >= other.low and self.high <= other.high
-        return inside and self.norm <= other.norm
 
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``norms.box`` of this ball around x."""

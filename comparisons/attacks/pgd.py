@@ -83,7 +83,7 @@ def pgd_survives(
         raise ValueError(f"seed must be below 2^32, got {seed}")
     check_count("batch_size", batch_size)
     with torch.no_grad():
-        classes = check_logits(model(x[:1]), 1) if len(x) else None
+        classes = check_logits(model(x[:1].clone()), 1) if len(x) else None
     labels = check_labels(labels, x, classes)
     if len(x) == 0:
         return torch.zeros(0, dtype=torch.bool, device=x.device)
@@ -97,9 +97,9 @@ def _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size) -> T
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
-    def correct(inputs: Tensor) -> Tensor:
+    def correct(inputs: Tensor) -> Tensor:  # of copies: a first layer that works in place would change the images
         with torch.no_grad():
-            return torch.cat([model(part).argmax(1) for part in inputs.split(batch_size)]) == labels
+            return torch.cat([model(part.clone()).argmax(1) for part in inputs.split(batch_size)]) == labels
 
     survives = correct(x)
     if eps == 0:
@@ -112,7 +112,7 @@ def _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size) -> T
                 target,
                 loss=nn.CrossEntropyLoss(),
                 input_shape=tuple(x.shape[1:]),
-                nb_classes=model(x[:1]).shape[1],
+                nb_classes=model(x[:1].clone()).shape[1],
                 clip_values=(0.0, 1.0),
                 device_type="cpu" if x.device.type == "cpu" else "gpu",
             )

@@ -112,7 +112,7 @@ def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Ten
     at = x.double()
     # The box must hold x itself, also where an end of the pixel range lies between two float32 numbers.
     around = torch.minimum(lower, at), torch.maximum(upper, at)
-    z = exact(at)
+    z = exact(at.clone())  # the first layer may work in place
     labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
     lost = apart(ball.norm) * lipschitz_above(exact, ball.norm) * ball.eps
     lost = torch.tensor(lost, dtype=torch.float64, device=x.device)
@@ -145,4 +145,4 @@ def bound(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
     if problem.sound:
         return lambda x, labels: sound_margin(exact, x, labels, ball)
     lost = apart(ball.norm) * lipschitz_bound(exact, ball.norm) * ball.eps
-    return lambda x, labels: margin(exact(x.double()), labels) - lost
+    return lambda x, labels: margin(exact(x.to(torch.float64, copy=True)), labels) - lost

@@ -39,7 +39,8 @@ class Problem:
         check_weights(model)
         self.model, self.x, self.ball, self.sound = model, x, ball, sound
         self.exact = copy.deepcopy(model).double().requires_grad_(False)
-        self.classes = check_logits(self.exact(x[:1].double()), 1) if len(x) else 2
+        # Copies go into a net: its first layer may work in place, and the ball is around x as it was given.
+        self.classes = check_logits(self.exact(x[:1].to(torch.float64, copy=True)), 1) if len(x) else 2
         self.labels = check_labels(labels, x, self.classes)
         self._made: dict[Callable, object] = {}
 
@@ -52,7 +53,7 @@ class Problem:
     @functools.cached_property
     def logits(self) -> Tensor:
         """(N, classes), the logits of the model itself."""
-        parts = [self.model(part) for part in self.x.split(BATCH)] if len(self.x) else []
+        parts = [self.model(part.clone()) for part in self.x.split(BATCH)] if len(self.x) else []
         return torch.cat([self.x.new_zeros(0, self.classes), *parts])
 
     @functools.cached_property

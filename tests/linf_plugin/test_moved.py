@@ -35,6 +35,20 @@ def test_a_module_that_moved_gives_what_the_new_one_has(old, monkeypatch):
         module.nothing  # noqa: B018  (it raises)
 
 
+def test_a_module_and_a_function_of_one_name_both_work():
+    """In whatever order they are imported."""
+    program = (
+        "import torch, linf_plugin as lp\n"
+        "from linf_plugin.bounds.certify import margin_bound\n"
+        "from linf_plugin.bounds import certify\n"
+        "net = lp.build('linf-mlp', shape=(1, 2, 2), classes=3, width=4, depth=2).eval()\n"
+        "x = torch.rand(2, 1, 2, 2)\n"
+        "print(certify(net, x, net(x).argmax(1), 0.0, ['lipschitz']).certified.tolist())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[True, True]\n"
+
+
 def test_a_name_that_never_was_is_missing():
     import linf_plugin.bounds
 

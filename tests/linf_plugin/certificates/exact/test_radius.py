@@ -28,6 +28,7 @@ from linf_plugin.certificates.exact import relaxation
 from linf_plugin.certificates.exact.radius import ExactRadius, exact_radius
 from linf_plugin.certificates.exact.steps import evaluate, steps_of
 from linf_plugin.certificates.table import LIRPA_METHODS
+from linf_plugin.layers.shifts import CenterCrop
 
 ROUNDING = 1e-12  # of logits and bounds computed in float64
 
@@ -577,3 +578,23 @@ def test_wrong_arguments_are_named(arguments, error, message):
 def test_the_label_may_be_a_tensor():
     net, x = two_points(0.25, 0.75), torch.tensor([0.375])
     assert exact_radius(net, x, torch.tensor(0)).upper == exact_radius(net, x, 0).upper
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("seed", range(4))
+def test_a_convolution_and_a_crop_have_the_radius_of_the_dense_layers_that_they_are(seed):
+    torch.manual_seed(seed)
+    crop, conv = CenterCrop(3), nn.Conv2d(1, 2, 2, stride=(1, 2), padding=(0, 1), dilation=(1, 1))
+    net = nn.Sequential(crop, conv, nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)).double().eval()
+    units = torch.cat([torch.zeros(1, 25), torch.eye(25)]).view(26, 1, 5, 5).double()
+    columns = conv(crop(units)).flatten(1)
+    dense = nn.Linear(25, 8).double()
+    dense.weight.copy_((columns[1:] - columns[:1]).T), dense.bias.copy_(columns[0])
+    dense.weight[dense.weight.abs() < 1e-12] = 0.0
+    flat = nn.Sequential(nn.Flatten(), dense, nn.ReLU(), net[-1]).eval()
+    x = torch.rand(1, 5, 5, dtype=torch.float64)
+    one, other = exact_radius(net, x), exact_radius(flat, x)
+    assert one.status == other.status
+    if one.status == "optimal":
+        assert one.lower <= other.upper * (1 + 1e-9) and other.lower <= one.upper * (1 + 1e-9)
+        assert one.upper == pytest.approx(other.upper, abs=2e-5)
