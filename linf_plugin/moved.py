@@ -89,8 +89,8 @@ def former(module: str) -> Callable[[str], object]:
 
 
 class _OldModule(types.ModuleType):
-    """Stands in for the function of its own name too: an import of ``linf_plugin.bounds.certify`` puts this module where
-    ``from linf_plugin.bounds import certify`` finds it."""
+    """Can be called as the function of its own name: an import of the module ``linf_plugin.bounds.certify`` puts it
+    where ``from linf_plugin.bounds import certify`` finds it."""
 
     def __call__(self, *args, **kwargs):
         return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
