@@ -165,6 +165,8 @@ class _Reading:
         if target is operator.getitem:
             whole, at = self._argument(node.args[0]), node.args[1]
             if isinstance(whole, list) and at >= len(whole):
+                if not node.users:  # torch.export lists all results, also those that nobody uses
+                    return None
                 raise self._refused(node, "its second result is used, and only its values are known")
             return whole[at]
         name = _name(target)
