@@ -33,7 +33,7 @@ def read_npz(path: Path, name: str) -> Dataset:
         pairs = [_keys(path, entries, *pair) for pair in (("x", "y"), ("x_test", "y_test"))]
         pairs = [pair for pair in pairs if pair]
         for pair in pairs:
-            check_pair(*(_form(archive, entries[key], f"{key} of {path}") for key in pair))
+            check_pair(*(_form(archive, entries[key], f"{key} of {path}", path.stat().st_size) for key in pair))
         return assembled([_read(archive, [entries[key] for key in pair], pair, path) for pair in pairs], name)
 
 
@@ -48,21 +48,24 @@ def _keys(path: Path, entries: dict, *wanted: str) -> list[str]:
     return [names[0] for names in found.values() if names]
 
 
-def _form(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Form:
-    """Returns the form of an array.  Reads only its header, and compares it with the size of the array."""
+def _form(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, size: int) -> Form:
+    """Returns the form of an array in a file of ``size`` bytes.  Reads only its header, and compares the sizes in it
+    with those of the bytes."""
     with _named(name):
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is compressed in a way that NumPy does not write")
-        if info.file_size > MOST_EXPANSION * max(info.compress_size, 1):
+        if info.compress_size > size or info.file_size > MOST_EXPANSION * max(info.compress_size, 1):
             raise ValueError("it states a size that its bytes cannot have")
         with archive.open(info) as f:
             version = np.lib.format.read_magic(f)
             if version not in HEADERS:
                 raise ValueError("it is not an array of numbers")
             shape, _, dtype = HEADERS[version](f)
-            size = f.tell() + math.prod(shape) * dtype.itemsize
-        if not dtype.hasobject and size != info.file_size:
-            raise ValueError(f"its header says {shape} of {dtype}, which would take {size} bytes, not {info.file_size}")
+            whole = f.tell() + math.prod(shape) * dtype.itemsize
+        if not dtype.hasobject and whole != info.file_size:
+            raise ValueError(
+                f"its header says {shape} of {dtype}, which would take {whole} bytes, not {info.file_size}"
+            )
     return Form(name, shape, dtype)
 
 

@@ -34,8 +34,8 @@ def for_training(data: Dataset) -> Dataset:
     new name says so.
 
     Raises:
-        ValueError: the samples are of one class only, no training sample has a label that is smaller than others, a
-            test label is of no class, or the data are too few to be divided.
+        ValueError: the samples are of one class only, a class has no training sample, a test label is not a class of the
+            training samples, or the data are too few to be divided.
     """
     divide = len(data.x_train) == 0
     y = data.y_test if divide else data.y_train

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,25 @@ def test_a_run_on_a_folder_of_images(tmp_path, capsys):
     assert "my digits has no test part: 24 of its 120 images are it" in captured.err
     assert "Percent of 24 test images. ε in the pixel range [0, 1]." in captured.out and "pairs/image" in captured.out
     assert read(out).shape == (1, 8, 8) and load(out / "ibp.pt")[0].spec["layers"][-1][1]["out_features"] == 3
+
+
+def test_the_example_of_the_docs_makes_the_file_of_its_recipe(tmp_path, monkeypatch):
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text().split("### Your own data")[1]
+    code = re.search(r"```python\n(.*?)```", text, re.DOTALL).group(1)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "training.md", "exec"), {})
+    (dataset,) = re.findall(r'dataset = "(.*)"', text)
+    data = load_own(load_recipe(write_recipe(tmp_path / "r.toml", dataset)), None, None)
+    assert (len(data.x_train), len(data.x_test), data.shape, data.classes) == (400, 169, (30,), 2)
+    assert data.x_train.amin(0).unique().tolist() == [0] and data.x_train.amax(0).unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("rank, lines", (("0", 1), ("1", 0)))
+def test_one_of_several_processes_says_that_data_were_divided(rank, lines, tmp_path, monkeypatch, capsys):
+    write_rows(tmp_path / "rows.npz")
+    monkeypatch.setenv("RANK", rank)
+    load_own(load_recipe(write_recipe(tmp_path / "r.toml", "rows.npz")), None, None)
+    assert len(capsys.readouterr().err.splitlines()) == lines
 
 
 # What is refused before any work begins.

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from linf_plugin.datasets import load_dataset
+from linf_plugin.datasets import from_arrays, load_dataset
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.integers(0, 256, (20, 8, 6), dtype=np.uint8), np.arange(20) % 4
@@ -184,3 +184,21 @@ def test_a_file_that_is_cut_off_is_named(kept, tmp_path):
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     with pytest.raises(ValueError, match="mine.npz is damaged"):
         load_dataset(path)
+
+
+@pytest.mark.parametrize("save", (np.savez, np.savez_compressed))
+def test_changed_bytes_are_read_or_named_in_one_line(save, tmp_path):
+    path, refused = tmp_path / "mine.npz", 0
+    save(path, x=X, y=Y)
+    whole, rng = path.read_bytes(), np.random.default_rng(1)
+    for _ in range(300):
+        content = bytearray(whole)
+        for place in rng.integers(len(whole), size=rng.integers(1, 4)):
+            content[place] = rng.choice([0, 255, content[place] ^ 1, rng.integers(256)])
+        path.write_bytes(content)
+        try:
+            assert load_dataset(path).digests == from_arrays(X, Y, name="whole").digests
+        except ValueError as error:
+            refused += 1
+            assert "mine.npz" in str(error) and len(str(error).splitlines()) == 1
+    assert 100 < refused
