@@ -34,7 +34,7 @@ def for_training(data: Dataset) -> Dataset:
     new name says so.
 
     Raises:
-        ValueError: the samples are of one class only, a class has no training sample, a test label is not a class of the
+        ValueError: the samples are of one class only, a class has no training sample, a test label is no class of the
             training samples, or the data are too few to be divided.
     """
     divide = len(data.x_train) == 0
