@@ -29,4 +29,5 @@ def run(args: argparse.Namespace) -> int:
     print("data sets")
     for name, source in SOURCES.items():
         print(f"  {name:16} {'--data-dir with ' + source.files[0] + ' …' if source.files else 'part of scikit-learn'}")
+    print(f"  {'your own':16} the path of an .npz file or of a folder of images, in a recipe")
     return 0

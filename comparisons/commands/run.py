@@ -22,12 +22,18 @@ examples:
   linf-compare run mnist-tiny --data-dir data --budget 20m
       each method trains for twenty minutes on this machine: its schedule is stretched or shrunk to fit
   linf-compare run my-recipe.toml --out results/mine --seed 3
+      the recipe may name your own data: dataset = "my.npz" or "my-images", relative to the recipe
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
 Earlier work in --out.  A finished method is kept if its recipe, data and seed are the same.  Methods that --methods
 leaves out are kept as well.  The command first says what it would replace, and what changed.  It replaces work only
 with --force; with --resume --force it replaces only work that can neither be kept nor go on.
+
+Your own data.  An .npz file has x, images (N, C, H, W) or (N, H, W) or rows of numbers (N, F), and y, the classes from
+0: x as uint8, or as floating point in [0, 1].  It may also have x_test and y_test.  A folder of images has a folder for
+each class, or train and test with such folders.  Without a test part, a fifth becomes the test part, the same at each
+call.  Rows of numbers need an architecture without convolutions, and no augmentation that moves pixels.
 
 Parts of the training set.  A recipe's `select` keeps a part out of training.  This part chooses a method's model
 during training; the chosen model is then measured on the test set.  --held-out keeps another part out of training
@@ -88,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / recipe.name
-    data = load_own(recipe.dataset, args.data_dir, args.data_name)
+    data = load_own(recipe, args.data_dir, args.data_name)
     with join(device) as ranks:
         results = run_recipe(
             recipe,

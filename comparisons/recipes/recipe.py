@@ -1,6 +1,7 @@
 """Reads recipes: TOML files that say what a run trains and how.  ``recipes/`` holds ours; any path works."""
 
 import inspect
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from linf_plugin import plain
 from linf_plugin.datasets import SOURCES
+from linf_plugin.datasets.load import KINDS
 from linf_plugin.models.spec import MOST_LAYERS
 from linf_plugin.plain import shown
 from linf_plugin.training import Schedule
@@ -83,6 +85,9 @@ class Evaluation:
 class Recipe:
     """One comparison.  ε is in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
 
+    dataset: a name of ``SOURCES``, or the path of an .npz file or of a folder of images.  folder: of the recipe's file;
+    a path in ``dataset`` is relative to it.
+
     In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  A table ``[defaults]`` may hold what the
     methods have in common.  A method takes from it each key that the method lacks, and for each of its tables each
     entry that the table lacks.  It takes nothing from a table that has another name.
@@ -94,6 +99,12 @@ class Recipe:
     eps: float
     evaluation: Evaluation
     methods: dict[str, MethodRecipe]
+    folder: str | Path = field(default="", compare=False)
+
+    @property
+    def data(self) -> str | Path:
+        """What ``load_dataset`` takes: the known name, or the path of your own data."""
+        return self.dataset if self.dataset in SOURCES else Path(self.folder, self.dataset)
 
 
 def available() -> dict[str, Path]:
@@ -110,7 +121,7 @@ def load_recipe(name: str) -> Recipe:
         ValueError: the file is not valid; the message says where.
     """
     path, table = read_toml(name)
-    return recipe_from(path.stem, path.name, table)
+    return recipe_from(path.stem, path.name, table, path.parent)
 
 
 def read_toml(name: str) -> tuple[Path, dict]:
@@ -126,9 +137,13 @@ def read_toml(name: str) -> tuple[Path, dict]:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
 
-def recipe_from(name: str, where: str, table: dict) -> Recipe:
-    """Returns a recipe from the content of a TOML file.  Raises ValueError; the message begins with ``where``."""
-    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name"}, where)
+def recipe_from(name: str, where: str, table: dict, folder: str | Path = "") -> Recipe:
+    """Returns a recipe from the content of a TOML file in ``folder``.
+
+    Raises:
+        ValueError: the content is wrong; the message begins with ``where``.
+    """
+    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name", "folder"}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
     tables = {"defaults": defaults, "methods": methods, **{k: table.get(k, {}) for k in (ATTACK, "evaluation")}}
@@ -139,9 +154,12 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     if "eps" in table:
         table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps")
     evaluation = table.pop("evaluation", {})
-    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods")), where)
-    if said["dataset"] not in SOURCES:
-        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(said['dataset'])}")
+    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods", "folder")), where)
+    dataset = said["dataset"]
+    if dataset not in SOURCES and not dataset.endswith(".npz") and not os.path.isdir(Path(folder, dataset)):
+        raise ValueError(
+            f"{where}: dataset must be one of {KINDS}; a path is relative to the recipe; got {shown(dataset)}"
+        )
     evaluation = _evaluation(evaluation, said["eps"], where)
     if not methods:
         raise ValueError(f"{where}: no [methods.…] table")
@@ -158,7 +176,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     labels = [method.label for method in built.values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
-    return Recipe(name=name, evaluation=evaluation, methods=built, **said)
+    return Recipe(name=name, evaluation=evaluation, methods=built, folder=folder, **said)
 
 
 def with_defaults(method: dict, defaults: dict) -> dict:

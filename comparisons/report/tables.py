@@ -36,8 +36,13 @@ def count(n: int) -> str:
 
 
 def images(results: Results) -> str:
-    """Returns which images the accuracies count, and how many."""
-    return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} images"
+    """Returns which images or other samples the accuracies count, and how many."""
+    return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} {results.thing}s"
+
+
+def unit(results: Results) -> str:
+    """Returns the unit of ε: the range of a pixel, or of any number that a sample holds."""
+    return "pixel range [0, 1]" if results.thing == "image" else "range [0, 1] of the inputs"
 
 
 def table(results: Results) -> str:
@@ -49,8 +54,8 @@ def table(results: Results) -> str:
     both = "; ".join(f"{label}: {_words(results.attacks[name].arguments)}" for name, label in attacks.items())
     parts = [
         f"## {results.dataset}, ε = {shown}{norm} (recipe `{results.recipe}`, seed {results.seed})",
-        f"Percent of {images(results)}. ε in the pixel range [0, 1]. {both}. "
-        f"Certified: by the best certificate of each image. {results.device}.",
+        f"Percent of {images(results)}. ε in the {unit(results)}. {both}. "
+        f"Certified: by the best certificate of each {results.thing}. {results.device}.",
         markdown_rows(
             [
                 "method",
@@ -58,7 +63,7 @@ def table(results: Results) -> str:
                 *attacks.values(),
                 "certified",
                 "parameters",
-                "pairs/image",
+                f"pairs/{results.thing}",
                 "s/epoch",
                 "epochs",
                 "certify s",
@@ -99,7 +104,7 @@ def verdict(results: Results) -> str:
     by, wrong = attacks_of(results), results.contradictions
     if wrong:
         return f"**{wrong} certificates are contradicted by {by}: a bound is wrong.**"
-    return f"No image is certified at an ε at which {by} broke it."
+    return f"No {results.thing} is certified at an ε at which {by} broke it."
 
 
 def attacks_of(results: Results) -> str:
@@ -114,10 +119,10 @@ def _what_may_fail(results: Results) -> list[str]:
             if certified.failure and name != BEST:
                 before = found.get(name, (0, 0.0))
                 found[name] = (before[0] + m.broken.get(name, 0), max(before[1], certified.failure))
-    by = attacks_of(results)
+    by, one = attacks_of(results), "an image" if results.thing == "image" else "a sample"
     return [
-        f"{certificate_label(name)} may be wrong about an image with a probability of {failure:g}: {by} broke {n} that "
-        "it certifies."
+        f"{certificate_label(name)} may be wrong about {one} with a probability of {failure:g}: {by} broke {n} that it "
+        "certifies."
         for name, (n, failure) in found.items()
     ]
 

@@ -75,6 +75,7 @@ def from_plain(content) -> Results:
         held_out=table.number("held_out", 0.0),
         description=table.text("description", ""),
         train_samples=table.whole("train_samples", None),
+        shape=_shape(table),
         versions=table.mapping("versions", None),
         methods={name: _method(each, wanted, tuple(attacks)) for name, each in table.tables("methods")},
         more=table.rest(),
@@ -87,6 +88,15 @@ def _norm(table: Table) -> float:
         return norm_named(name)
     except ValueError as error:
         raise ValueError(f"{table.where}: {error}") from None
+
+
+def _shape(table: Table) -> tuple[int, ...] | None:
+    sizes = table.sequence("shape", None)
+    if sizes is None:
+        return None
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"shape must be a list of positive whole numbers, got {sizes!r:.80}")
+    return tuple(sizes)
 
 
 def _attack(table: Table) -> AttackSettings:
@@ -194,6 +204,7 @@ def to_plain(results: Results) -> dict:
         "attacks": {name: {"norm": name_of_norm(a.norm), "arguments": a.arguments} for name, a in r.attacks.items()},
         **_known(train_samples=r.train_samples),
         "test_samples": r.test_samples,
+        **_known(shape=None if r.shape is None else list(r.shape)),
         **_known(versions=r.versions),
         "device": r.device,
         **r.more,

@@ -117,7 +117,8 @@ class Results:
     """The results of a run.
 
     norm: exponent of the norm of its balls.  eps: the headline; eps_values: the curve; both in units of the pixel
-    range.  held_out: part of the training set that was measured on instead of the test set.
+    range.  held_out: part of the training set that was measured on instead of the test set.  shape: of a sample, (C, H,
+    W) or (F,); None in files of versions that knew only images.
     """
 
     recipe: str
@@ -132,9 +133,15 @@ class Results:
     held_out: float = 0.0
     description: str = ""
     train_samples: int | None = None
+    shape: tuple[int, ...] | None = None
     versions: dict | None = None
     methods: dict[str, MethodResult] = field(default_factory=dict)
     more: dict = field(default_factory=dict)
+
+    @property
+    def thing(self) -> str:
+        """What readers call a sample: "image", or "sample" if it is a row of numbers."""
+        return "image" if self.shape is None or len(self.shape) == 3 else "sample"
 
     @property
     def contradictions(self) -> int:

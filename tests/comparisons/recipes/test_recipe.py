@@ -224,6 +224,28 @@ def test_mistakes_are_named(tmp_path, old, new, message):
         load_recipe(write(tmp_path, GOOD.replace(old, new)))
 
 
+def test_own_data_are_named_by_a_path_that_is_relative_to_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "animals").mkdir()
+    for path in ("mine.npz", "data/mine.npz", "animals", "../" + tmp_path.name + "/animals", str(tmp_path / "a.npz")):
+        recipe = load_recipe(write(tmp_path, GOOD.replace("digits", path)))
+        assert recipe.dataset == path and recipe.data == tmp_path / path
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.data == "digits"
+    monkeypatch.chdir(tmp_path / "animals")
+    with pytest.raises(
+        ValueError, match="dataset must be .*the path of a folder of images; a path is relative to the r"
+    ):
+        load_recipe(write(tmp_path, GOOD.replace("digits", "plants")))
+
+
+def test_the_folder_of_a_recipe_is_none_of_its_keys(tmp_path):
+    with pytest.raises(ValueError, match="unknown key 'folder'"):
+        load_recipe(write(tmp_path, 'folder = "x"\n' + GOOD))
+    (tmp_path / "other").mkdir()
+    here, there = (load_recipe(write(folder, GOOD)) for folder in (tmp_path, tmp_path / "other"))
+    assert here == there and here.folder != there.folder
+
+
 def test_a_file_that_is_no_text_is_named(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_bytes(b"\xff\xfe")

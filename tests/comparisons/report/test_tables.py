@@ -1,5 +1,7 @@
 """How figures are shown."""
 
+import dataclasses
+
 import pytest
 from runs import made_up
 
@@ -102,6 +104,15 @@ def test_a_contradicted_theorem_is_said():
     text = table(_changed(contradictions=2))
     assert "**2 certificates are contradicted by PGD or square: a bound is wrong.**" in text
     assert "No image is certified" not in text
+
+
+def test_rows_of_numbers_are_called_samples():
+    results = dataclasses.replace(_changed(broken={"smoothing": 4}), shape=(30,))
+    text = table(results)
+    assert "Percent of 10000 test samples. ε in the range [0, 1] of the inputs." in text and "| pairs/sample |" in text
+    assert "Certified: by the best certificate of each sample." in text
+    assert "No sample is certified at an ε" in text and "smoothing may be wrong about a sample with" in text
+    assert table(dataclasses.replace(results, shape=(1, 8, 8))) == table(dataclasses.replace(results, shape=None))
 
 
 def test_another_norm_is_in_the_title():

@@ -108,6 +108,9 @@ def test_a_file_of_today_says_its_norm_its_attacks_and_what_may_fail(tmp_path):
         ({"eps_values": [0.25, 0.5]}, "pgd of attacked of ibp lacks ε = 0.5"),
         ({"eps_values": [-1.0]}, "eps_values must not be negative"),
         ({"methods": {"ibp": 3}}, "ibp of methods must be a dict, got int"),
+        ({"shape": [3, True]}, "shape must be a list of positive whole numbers, got [3, True]"),
+        ({"shape": []}, "shape must be a list of positive whole numbers, got []"),
+        ({"shape": "30"}, "shape must be a list, got str"),
     ],
     ids=str,
 )
@@ -115,6 +118,14 @@ def test_what_is_wrong_is_named(change, message):
     with pytest.raises(ValueError) as error:
         from_plain(made_up({"ibp": 0.9}) | change)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape, thing", (([30], "sample"), ([1, 8, 8], "image"), (None, "image")), ids=str)
+def test_the_shape_of_a_sample_says_what_it_is(shape, thing):
+    """Files of versions that knew only images say nothing."""
+    content = made_up({"ibp": 0.9}, **({} if shape is None else {"shape": shape}))
+    results = from_plain(content)
+    assert results.thing == thing and to_plain(results).get("shape") == shape
 
 
 def test_what_is_not_known_is_kept_but_for_the_identity():
