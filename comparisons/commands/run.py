@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.recipe import load_recipe
-    from ..report.tables import attacks_of
+    from ..report.tables import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
     from ..running.machine import device_of
@@ -110,5 +110,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"Written to {out}: results.json, table.md, certified.png, {models}")
     wrong = results.contradictions
     if wrong:
-        print(f"linf-compare: {wrong} certificates are contradicted by {attacks_of(results)}", file=sys.stderr)
+        print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
     return 1 if wrong else 0
