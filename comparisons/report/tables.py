@@ -122,12 +122,12 @@ def verification(results: Results) -> list[str]:
         for name in v.verifiers
     ]
     limits = " or ".join(f"{limit:g}" for limit in sorted({v.time_limit for v in every}))
-    also = "; certified images are asked about too" if any(v.asks_certified for v in every) else ""
+    also = " Certified images are asked about too." if any(v.asks_certified for v in every) else ""
     means = "; ".join(f"{verifier_label(name)}: {COMPLETE[name].proves}" for name in names if name in COMPLETE)
     header = ["method", "images", "certified", "broken", "verifier", "asked", *STATUSES, "s", "why unknown"]
     return [
-        f"Complete verification at ε = {eps_text(results.eps)} of those of the first images that theorems and attacks "
-        f"leave undecided{also}; at most {limits} s for each question:",
+        f"Complete verification at ε = {eps_text(results.eps)}. Verifiers are asked about those of the first images "
+        f"that theorems and attacks leave undecided, for at most {limits} s each.{also}",
         markdown_rows(header, rows, ("verifier", "why unknown")),
         f"Verified is not counted as certified. It is a statement about other arithmetic than float32: {means}. "
         "Falsified: the net itself, in float32, classifies a point in the ball otherwise.",

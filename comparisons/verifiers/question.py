@@ -50,7 +50,7 @@ class Answer:
     detail: str = ""
 
 
-WORDS = {  # of SAT solvers → status, reason
+SOLVER_WORDS = {  # of SAT solvers → status, reason
     "unsat": (VERIFIED, ""),
     "sat": (FALSIFIED, ""),
     "timeout": (UNKNOWN, "time"),
@@ -59,5 +59,5 @@ WORDS = {  # of SAT solvers → status, reason
 
 def answer_of(word: str, point: np.ndarray | None) -> Answer:
     """Returns the answer that a word of a solver means.  An unknown word means that it gave up."""
-    status, reason = WORDS.get(word, (UNKNOWN, "undecided"))
+    status, reason = SOLVER_WORDS.get(word, (UNKNOWN, "undecided"))
     return Answer(status, point if status == FALSIFIED else None, reason, word if reason == "undecided" else "")
