@@ -34,7 +34,8 @@ during training; the chosen model is then measured on the test set.  --held-out 
 and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
 Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a log
-with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed."""
+with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed.
+If the recipe has a table [verify], the verdicts of complete verifiers are in linf-dist.verdicts.jsonl."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,12 +13,11 @@ from linf_plugin.refusal import rule_of
 from onnx_export.verifiers import query_exact
 from onnx_export.verifiers.child import Child, Ended
 
-from .question import Answer, Asked
-from .verdict import FALSIFIED, REASONS, UNKNOWN, VERIFIED
+from .question import Answer, Asked, refused
+from .verdict import FALSIFIED, UNKNOWN, VERIFIED
 
 PROGRAM = query_exact.__file__
 READING = 60.0  # seconds to write a net as steps
-FARTHEST = 2.0  # the pixel range of a ball without one, as a multiple of what the ball holds
 
 
 def installed() -> None:
@@ -37,13 +36,13 @@ def prepared(model: nn.Module, x: Tensor, child: Child) -> nn.Sequential:
     try:
         child.ask({"model": plain, "x": x[0]}, READING)
     except Ended as ended:
-        raise TypeError(ended.detail or REASONS[ended.reason]) from ended
+        raise refused(ended) from ended
     return plain
 
 
 def question(layers: nn.Sequential, asked: Asked) -> dict:
     x, ball = asked.x[0], asked.ball
-    reach = FARTHEST * (float(abs(x).max()) + ball.eps + 1)
+    reach = 2 * (float(abs(x).max()) + ball.eps + 1)  # exact_radius needs a finite range, and this holds the ball
     return {
         "model": layers,
         "x": x,

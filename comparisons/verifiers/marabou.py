@@ -9,8 +9,7 @@ from onnx_export.verifiers.child import Child, Ended
 from onnx_export.verifiers.marabou import import_marabou
 from onnx_export.verifiers.readable import LOGIT_ERROR, readable_model
 
-from .question import Answer, Asked, answer_of
-from .verdict import REASONS
+from .question import Answer, Asked, answer_of, refused
 
 PROGRAM = query_marabou.__file__
 FLAVOUR = "maxpool"  # Marabou is much faster with it
@@ -36,7 +35,7 @@ def prepared(model: nn.Module, x: Tensor, child: Child) -> dict:
     try:
         child.ask(problem, READING)
     except Ended as ended:
-        raise TypeError(ended.detail or REASONS[ended.reason]) from ended
+        raise refused(ended) from ended
     child.close()
     return problem | {"points": points[:1]}
 

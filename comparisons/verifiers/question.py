@@ -6,9 +6,10 @@ import numpy as np
 from torch import Tensor
 
 from linf_plugin.norms import Ball
+from onnx_export.verifiers.child import Ended
 
 from .points import float32_box
-from .verdict import FALSIFIED, UNKNOWN, VERIFIED
+from .verdict import FALSIFIED, REASONS, UNKNOWN, VERIFIED
 
 
 @dataclass(frozen=True)
@@ -61,3 +62,10 @@ def answer_of(word: str, point: np.ndarray | None) -> Answer:
     """Returns the answer that a word of a solver means.  An unknown word means that it gave up."""
     status, reason = SOLVER_WORDS.get(word, (UNKNOWN, "undecided"))
     return Answer(status, point if status == FALSIFIED else None, reason, word if reason == "undecided" else "")
+
+
+def refused(ended: Ended) -> TypeError:
+    """Returns the error for a net that the program could not read."""
+    if ended.reason == "crash":
+        return TypeError(ended.detail)
+    return TypeError(f"while it read the model it reached {REASONS[ended.reason]}")

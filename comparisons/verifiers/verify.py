@@ -74,14 +74,14 @@ def verify(
         strict: whether a verifier that does not take the model is an error.  Otherwise it is left out, and
             ``Verification.refused`` says why.
         description: what stands before the progress bar.
-        progress: whether there is a progress bar.
+        progress: whether there is a progress bar on a terminal.
 
     Raises:
         ValueError: a name is unknown; the ball is not in ℓ∞; another argument is not as described.
         TypeError: the model or x is not float32; or, with strict, a verifier does not take the model.
         ImportError, FileNotFoundError: a verifier is not installed; the message says how to get it.
     """
-    rows = [verifier_of(name) for name in dict.fromkeys(names)]
+    rows = [verifier_of(name) for name in dict.fromkeys([names] if isinstance(names, str) else names)]
     labels = _checked(model, x, labels, ball, time_limit, memory)
     check_installed(row.name for row in rows)
     asked = _correct(model, x, labels) & _checked_mask(undecided, x)
@@ -106,8 +106,8 @@ def verify(
             if row.name in refused:
                 continue
             found = verdicts[row.name]
-            text = f"{description} {row.label}".strip()
-            for i in tqdm(remaining, desc=text, unit="image", leave=False, dynamic_ncols=True, disable=not progress):
+            options = {"unit": "image", "leave": False, "dynamic_ncols": True, "disable": None if progress else True}
+            for i in tqdm(remaining, desc=f"{description} {row.label}".strip(), **options):
                 found[i] = memo.get(row.name, i)
                 if found[i] is None:
                     question = Asked(x[i : i + 1].cpu(), int(labels[i]), ball, float(time_limit))

@@ -20,6 +20,7 @@ from comparisons.methods.kinds import METHODS, certificates_of
 from comparisons.recipes.recipe import load_recipe
 from comparisons.report.tables import over_seeds, table
 from comparisons.results.file import from_plain, read
+from comparisons.verifiers.complete import COMPLETE
 from linf_plugin import load
 from linf_plugin.certificates.cascade import certify
 from linf_plugin.datasets import hold_out, load_dataset
@@ -530,7 +531,7 @@ def test_cuda_is_refused_where_there_is_none(capsys):
     assert "cuda" in capsys.readouterr().err
 
 
-def test_list_shows_recipes_methods_and_data_sets(capsys):
+def test_list_shows_recipes_methods_data_sets_and_verifiers(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10"))
+    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10", *COMPLETE))
