@@ -139,7 +139,9 @@ def _main(connection: Connection, program: str, memory: int) -> None:
     """Takes the paths of packages, then answers questions until the other side closes the connection."""
     import resource  # Windows has none
 
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = memory if most == resource.RLIM_INFINITY else min(memory, most)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     answer: Callable | None = None
     while True:
