@@ -40,7 +40,8 @@ during training; the chosen model is then measured on the test set.  --held-out 
 and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
 Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a log
-with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed."""
+with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed.
+If the recipe has a table [verify], the verdicts of complete verifiers are in linf-dist.verdicts.jsonl."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.recipe import load_recipe
-    from ..report.tables import attacks_of
+    from ..report.tables import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
     from ..running.machine import device_of
@@ -116,5 +117,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"Written to {out}: results.json, table.md, certified.png, {models}")
     wrong = results.contradictions
     if wrong:
-        print(f"linf-compare: {wrong} certificates are contradicted by {attacks_of(results)}", file=sys.stderr)
+        print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
     return 1 if wrong else 0

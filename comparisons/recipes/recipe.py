@@ -1,6 +1,7 @@
 """Reads recipes: TOML files that say what a run trains and how.  ``recipes/`` holds ours; any path works."""
 
 import inspect
+import math
 import os
 import re
 import tomllib
@@ -19,6 +20,7 @@ from .. import certificates
 from ..attacks.attack import ATTACKS
 from ..methods.kinds import METHODS, certificates_of, label_of
 from ..methods.parts import ATTACKING, PARTS
+from ..verifiers.request import Request
 from . import toml_arguments
 from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, long_recipe, named
 from .toml_arguments import arguments, check_named, known_keys, parameters
@@ -72,13 +74,15 @@ class Evaluation:
     """What is measured of each method.
 
     eps_values: the radii of the balls.  norm: the name of their norm.  certificates: names.  attacks: tables
-    {"name": …, arguments…}, each of a row of ``ATTACKS``.
+    {"name": …, arguments…}, each of a row of ``ATTACKS``.  verify: what complete verifiers are asked, at the headline
+    ε; None asks none.
     """
 
     eps_values: tuple[float, ...]
     certificates: tuple[str, ...]
     attacks: tuple[dict, ...]
     norm: str = "linf"
+    verify: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -194,7 +198,9 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     if isinstance(table.get("eps_values"), list):
         values = [toml_arguments.eps(value, f"{where}: eps_values") for value in table["eps_values"]]
         table = {**table, "eps_values": values}
-    found = Evaluation(**arguments(table, parameters(Evaluation), where))
+    request = _request(table["verify"], where) if "verify" in table else None
+    rest = {key: value for key, value in table.items() if key != "verify"}
+    found = Evaluation(**arguments(rest, parameters(Evaluation, given=("verify",)), where), verify=request)
     norms = {certificates.name_of_norm(attack.norm) for attack in ATTACKS.values()}
     if found.norm not in norms:
         raise ValueError(f"{where}: norm must be one of {', '.join(sorted(norms))}, got {shown(found.norm)}")
@@ -206,11 +212,24 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
             raise ValueError(f"{where}: {name} does not certify balls of the norm {found.norm}")
     if eps not in found.eps_values:
         raise ValueError(f"{where}: eps_values must contain eps={eps}, got {shown(found.eps_values)}")
+    if found.verify is not None and certificates.norm_named(found.norm) != math.inf:
+        raise ValueError(f"{where}: complete verifiers take balls of the norm linf only, got norm = {found.norm}")
     for attack in found.attacks:
         check_named(attack, "attack", ATTACKING, where)
     if len({attack["name"] for attack in found.attacks}) != max(1, len(found.attacks)):
         raise ValueError(f"{where}: attacks must have at least one, and none twice, got {shown(found.attacks)}")
     return found
+
+
+def _request(table: dict, where: str) -> Request:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: verify must be a table, got {shown(table)}")
+    where = f"{where} [verify]"
+    given = arguments(table, parameters(Request), where)
+    try:
+        return Request(**given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _method(table: dict, name: str, where: str) -> MethodRecipe:

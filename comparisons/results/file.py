@@ -11,7 +11,16 @@ from linf_plugin.datasets import DIGESTS
 from linf_plugin.files import write_json
 
 from ..certificates import BEST, name_of_norm, norm_named
-from .schema import AttackSettings, Certified, Identity, MethodResult, Results, Training
+from .schema import (
+    AttackSettings,
+    Certified,
+    Identity,
+    MethodResult,
+    Results,
+    Training,
+    VerificationResult,
+    VerifierResult,
+)
 from .table import Table
 from .upgrade import upgraded
 
@@ -126,6 +135,7 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...]) -> MethodRe
         identity=_identity(table.table("identity")),
         broken={name: table.table("broken").whole(name) for name in table.mapping("broken", {})},
         attack_seconds=table.number("attack_seconds", None),
+        verification=_verification(table),
         device=table.text("device", None),
         versions=table.mapping("versions", None),
         checkpoint=table.text("checkpoint", None),
@@ -140,6 +150,33 @@ def _accuracy(table: Table, eps: set[float]) -> dict[float, float]:
     if missing := eps - found.keys():
         raise ValueError(f"{table.where} lacks ε = {min(missing)}")
     return found
+
+
+def _verification(table: Table) -> VerificationResult | None:
+    if table.mapping("verification", None) is None:
+        return None
+    found = table.table("verification")
+    return VerificationResult(
+        eps=found.eps("eps"),
+        time_limit=found.number("time_limit"),
+        samples=found.whole("samples"),
+        certified=found.whole("certified"),
+        broken=found.whole("broken"),
+        asks_certified=found.flag("asks_certified"),
+        contradictions=found.rows("contradictions"),
+        verifiers={name: _verifier(each) for name, each in found.tables("verifiers")},
+    )
+
+
+def _verifier(table: Table) -> VerifierResult:
+    unknown = table.mapping("unknown")
+    return VerifierResult(
+        verified=table.rows("verified"),
+        falsified=table.rows("falsified"),
+        unknown={reason: table.table("unknown").rows(reason) for reason in unknown},
+        seconds=table.number("seconds"),
+        refused=table.text("refused", None),
+    )
 
 
 def _training(table: Table) -> Training:
@@ -226,7 +263,7 @@ def _plain_method(m: MethodResult) -> dict:
         "contradictions": m.contradictions,
         "broken": m.broken,
         "certify_seconds": m.certify_seconds,
-        **_known(attack_seconds=m.attack_seconds),
+        **_known(attack_seconds=m.attack_seconds, verification=_plain_verification(m.verification)),
         "parameters": m.parameters,
         "pairs_per_sample": m.pairs_per_sample,
         "training": _known(
@@ -255,6 +292,13 @@ def _plain_method(m: MethodResult) -> dict:
         **_known(settings=m.settings),
         **m.more,
     }
+
+
+def _plain_verification(v: VerificationResult | None) -> dict | None:
+    """Returns its fields by name, without those that are None."""
+    if v is None:
+        return None
+    return {**vars(v), "verifiers": {name: _known(**vars(each)) for name, each in v.verifiers.items()}}
 
 
 def figures(m: MethodResult) -> dict:

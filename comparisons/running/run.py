@@ -17,6 +17,7 @@ from ..recipes.recipe import Recipe
 from ..results import file
 from ..results.schema import MethodResult, Results
 from ..results.settings import settings_of
+from ..verifiers.complete import check_installed
 from .data import check_fits
 from .evaluate import Measured, evaluate
 from .machine import device_name, versions
@@ -67,6 +68,7 @@ def run(
         OtherData: the data have the name of published data but are not the published data.
         ValueError: a method is not in the recipe or does not take the data, ``out`` holds methods of another run that
             would share a table with these, or the budget is too short.
+        ImportError, FileNotFoundError: a verifier that the recipe names is not installed; nothing was done.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
@@ -83,6 +85,8 @@ def run(
             print(note, file=sys.stderr)
     if not found.do:
         return found.there
+    if recipe.evaluation.verify is not None:
+        check_installed(recipe.evaluation.verify.methods)
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
         data = hold_out(data, held_out)
@@ -93,7 +97,16 @@ def run(
         if ranks.main:
             # No bound of the rounding of cuDNN's fast convolutions is known, so no certificate covers them.
             with torch.backends.cudnn.flags(enabled=False):
-                measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+                measured = evaluate(
+                    recipe,
+                    key,
+                    model,
+                    x_test,
+                    y_test,
+                    seed=seed,
+                    progress=progress,
+                    verdicts=out / f"{key}.verdicts.jsonl",
+                )
             entry = _entry(wanted, key, model, trained, measured, results)
             results = _store(out, found, wanted, results, key, entry, model.cpu())
         results = ranks.agree(results)  # the others wait here while the first one measures

@@ -148,3 +148,55 @@ def test_digests_of_different_versions_are_told_to_be_the_same_by_an_entry_that_
     for some in ([first, second, now], [now, second, first]):
         assert len(set(same_settings(some))) == 1
     assert len(set(same_settings([first, entry(3, "three", "other")]))) == 2
+
+
+VERIFICATION = {
+    "eps": 0.25,
+    "time_limit": 60,
+    "samples": 100,
+    "certified": 70,
+    "broken": 20,
+    "asks_certified": False,
+    "contradictions": [],
+    "verifiers": {
+        "exact": {"verified": [3, 5], "falsified": [9], "unknown": {"time": [1, 2]}, "seconds": 12.5},
+        "marabou": {"verified": [], "falsified": [], "unknown": {}, "seconds": 0, "refused": "it has a softplus"},
+    },
+}
+
+
+def test_what_verifiers_said_is_read_and_written():
+    content = made_up({"ibp": 0.9}, method={"verification": VERIFICATION})
+    found = from_plain(content)
+    m = found.methods["ibp"].verification
+    assert (m.eps, m.samples, m.certified, m.broken, m.asks_certified) == (0.25, 100, 70, 20, False)
+    exact, marabou = m.verifiers.values()
+    assert (exact.verified, exact.falsified, exact.unknown) == ((3, 5), (9,), {"time": (1, 2)})
+    assert (exact.asked, exact.undecided, marabou.refused) == (5, 2, "it has a softplus")
+    again = json.loads(json.dumps(to_plain(found)))
+    assert again["methods"]["ibp"]["verification"] == VERIFICATION and from_plain(again) == found
+    assert from_plain(made_up({"ibp": 0.9})).methods["ibp"].verification is None
+
+
+def test_every_part_of_it_changed_is_refused_in_a_sentence_or_shown(tmp_path):
+    path, refused = tmp_path / "results.json", 0
+    places = _places(VERIFICATION, [])
+    for place in places:
+        for value in (*VALUES, ...):
+            content = copy.deepcopy(made_up({"ibp": 0.9}, method={"verification": VERIFICATION}))
+            parent = content["methods"]["ibp"]["verification"]
+            for key in place[:-1]:
+                parent = parent[key]
+            if value is ...:
+                del parent[place[-1]]
+            else:
+                parent[place[-1]] = value
+            path.write_text(json.dumps(content), encoding="utf-8")
+            try:
+                results = read(path)
+            except ValueError as error:
+                assert "results.json is not a results file of linf-compare: " in str(error)
+                refused += 1
+            else:
+                assert table(results) and from_plain(json.loads(json.dumps(to_plain(results)))) == results
+    assert refused > 4 * len(places)
