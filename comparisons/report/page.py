@@ -21,7 +21,7 @@ from ..results.file import read
 from ..results.schema import MethodResult, Results, same_settings
 from . import published
 from .published import Published
-from .tables import NONE, attacked, count, eps_text, markdown_rows, mean
+from .tables import NONE, attacked, breakers_of, count, eps_text, markdown_rows, mean
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
 WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
@@ -113,8 +113,7 @@ def result_files(paths: list[str | Path]) -> list[Path]:
 def refusal(run: Results) -> str | None:
     """Returns why a file is not shown among the results, or None."""
     if run.contradictions:
-        by = " or ".join(map(attack_label, run.attacks))
-        return f"{run.contradictions} certificates are contradicted by {by}: a bound is wrong"
+        return f"{run.contradictions} certificates are contradicted by {breakers_of(run)}: a bound is wrong"
     if run.norm != math.inf:
         return (
             f"measured on {symbol_of_norm(run.norm)} balls; the published rows are of {symbol_of_norm(math.inf)} balls"

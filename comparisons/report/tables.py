@@ -8,7 +8,9 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import BEST, in_order, symbol_of_norm
 from ..certificates import label_of as certificate_label
 from ..results.file import eps_key
-from ..results.schema import MethodResult, Results, same_settings
+from ..results.schema import MethodResult, Results, VerifierResult, same_settings
+from ..verifiers.complete import COMPLETE
+from ..verifiers.verdict import STATUSES, why_unknown
 
 NONE = "–"
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
@@ -36,8 +38,13 @@ def count(n: int) -> str:
 
 
 def images(results: Results) -> str:
-    """Returns which images the accuracies count, and how many."""
-    return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} images"
+    """Returns which images or other samples the accuracies count, and how many."""
+    return f"{results.test_samples} {'held-out training' if results.held_out else 'test'} {results.thing}s"
+
+
+def unit(results: Results) -> str:
+    """Returns the unit of ε: the range of a pixel, or of any number that a sample holds."""
+    return "pixel range [0, 1]" if results.thing == "image" else "range [0, 1] of the inputs"
 
 
 def table(results: Results) -> str:
@@ -49,8 +56,8 @@ def table(results: Results) -> str:
     both = "; ".join(f"{label}: {_words(results.attacks[name].arguments)}" for name, label in attacks.items())
     parts = [
         f"## {results.dataset}, ε = {shown}{norm} (recipe `{results.recipe}`, seed {results.seed})",
-        f"Percent of {images(results)}. ε in the pixel range [0, 1]. {both}. "
-        f"Certified: by the best certificate of each image. {results.device}.",
+        f"Percent of {images(results)}. ε in the {unit(results)}. {both}. "
+        f"Certified: by the best certificate of each {results.thing}. {results.device}.",
         markdown_rows(
             [
                 "method",
@@ -58,7 +65,7 @@ def table(results: Results) -> str:
                 *attacks.values(),
                 "certified",
                 "parameters",
-                "pairs/image",
+                f"pairs/{results.thing}",
                 "s/epoch",
                 "epochs",
                 "certify s",
@@ -88,6 +95,7 @@ def table(results: Results) -> str:
             ["method", *(certificate_label(c) for c in computed)],
             [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
         ),
+        *verification(results),
         verdict(results),
         *_what_may_fail(results),
     ]
@@ -95,15 +103,60 @@ def table(results: Results) -> str:
 
 
 def verdict(results: Results) -> str:
-    """Returns a sentence: whether an attack contradicts a theorem."""
-    by, wrong = attacks_of(results), results.contradictions
+    """Returns a sentence: whether an attack, or a verifier that was asked about certified images, breaks a theorem."""
+    by, wrong = breakers_of(results), results.contradictions
     if wrong:
         return f"**{wrong} certificates are contradicted by {by}: a bound is wrong.**"
-    return f"No image is certified at an ε at which {by} broke it."
+    return f"No {results.thing} is certified at an ε at which {by} broke it."
 
 
 def attacks_of(results: Results) -> str:
     return " or ".join(map(attack_label, results.attacks))
+
+
+def verification(results: Results) -> list[str]:
+    """Returns what complete verifiers said, with a row for each method and verifier; empty if none was asked."""
+    found = {m.label: m.verification for m in results.methods.values() if m.verification is not None}
+    if not found:
+        return []
+    every = found.values()
+    names = dict.fromkeys(name for v in every for name in v.verifiers)
+    rows = [
+        [label, *map(str, (v.samples, v.certified, v.broken)), verifier_label(name), *_said(v.verifiers[name])]
+        for label, v in found.items()
+        for name in v.verifiers
+    ]
+    limits = " or ".join(f"{limit:g}" for limit in sorted({v.time_limit for v in every}))
+    also = " Certified images are asked about too." if any(v.asks_certified for v in every) else ""
+    means = "; ".join(f"{verifier_label(name)}: {COMPLETE[name].proves}" for name in names if name in COMPLETE)
+    header = ["method", "images", "certified", "broken", "verifier", "asked", *STATUSES, "s", "why unknown"]
+    return [
+        f"Complete verification at ε = {eps_text(results.eps)}. Verifiers are asked about those of the first images "
+        f"that theorems and attacks leave undecided, for at most {limits} s each.{also}",
+        markdown_rows(header, rows, ("verifier", "why unknown")),
+        f"Verified is not counted as certified. It is a statement about other arithmetic than float32: {means}. "
+        "Falsified: the net itself, in float32, classifies a point in the ball otherwise.",
+    ]
+
+
+def _said(found: VerifierResult) -> list[str]:
+    if found.refused is not None:
+        return [NONE] * 5 + [found.refused.replace("|", "/")]
+    counts = found.asked, len(found.verified), len(found.falsified), found.undecided
+    reasons = (reason for reason, rows in found.unknown.items() for _ in rows)
+    return [*map(str, counts), f"{found.seconds:.1f}", why_unknown(reasons) or NONE]
+
+
+def verifier_label(name: str) -> str:
+    """Returns the label of a complete verifier.  An unknown name is its own label."""
+    return COMPLETE[name].label if name in COMPLETE else name
+
+
+def breakers_of(results: Results) -> str:
+    """Returns the attacks, and the complete verifiers that were asked about certified images."""
+    found = [m.verification for m in results.methods.values() if m.verification is not None]
+    names = dict.fromkeys(name for v in found if v.asks_certified for name in v.verifiers)
+    return " or ".join([attacks_of(results), *map(verifier_label, names)])
 
 
 def _what_may_fail(results: Results) -> list[str]:
@@ -114,10 +167,10 @@ def _what_may_fail(results: Results) -> list[str]:
             if certified.failure and name != BEST:
                 before = found.get(name, (0, 0.0))
                 found[name] = (before[0] + m.broken.get(name, 0), max(before[1], certified.failure))
-    by = attacks_of(results)
+    by, one = attacks_of(results), "an image" if results.thing == "image" else "a sample"
     return [
-        f"{certificate_label(name)} may be wrong about an image with a probability of {failure:g}: {by} broke {n} that "
-        "it certifies."
+        f"{certificate_label(name)} may be wrong about {one} with a probability of {failure:g}: {by} broke {n} that it "
+        "certifies."
         for name, (n, failure) in found.items()
     ]
 

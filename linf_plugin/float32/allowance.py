@@ -19,6 +19,7 @@ from .reach import nodes, rule
 from .rules import Reach, gamma, rows, samples
 
 LEAST_SIZE = 2.0**-20  # auto_LiRPA's own rules widen even the smallest interval by 1e-8
+MOST_JOINS = 16  # the most sums of coefficients for each number of the input
 MOST_SLOPES = 5  # the most slopes of one line of a distance at p = ∞
 
 
@@ -95,6 +96,8 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     arguments.check_box(lower, upper)
     parts = nodes(model)
     values, amounts, joins, last = [Reach(lower, upper, torch.zeros_like(lower))], [], _joins(parts), last_uses(parts)
+    if joins > MOST_JOINS * lower[:1].numel():
+        raise ValueError(f"coefficients meet in {joins} sums, too many for an input of {lower[:1].numel()} numbers")
     for i, (module, inputs, _) in enumerate(parts):
         given = [values[j] for j in inputs]
         y = rule(module)(module, *given)
