@@ -130,8 +130,10 @@ def _batch_norm(b: Builder, a: Arguments) -> Value:
     variance = channels(a["running_var"], 1) + number(a["eps"])
     if not bool((variance > TINY).all()):
         raise Unknown(f"a variance plus eps is {variance.min().item():g}, and float32 has no good root of it")
-    scale = channels(a["weight"], 1) / variance.sqrt()
-    return b.like(Affine(scale, channels(a["running_mean"], 0), channels(a["bias"], 0), 12), x)
+    weight, root = channels(a["weight"], 1), variance.sqrt()
+    module = Affine(weight / root, channels(a["running_mean"], 0), channels(a["bias"], 0), 12)
+    module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
+    return b.like(module, x)
 
 
 ARITHMETIC: dict[str, Callable] = {
