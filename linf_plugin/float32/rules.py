@@ -25,6 +25,7 @@ from .program import LARGEST, SMALLEST
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding to nearest
 POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
+TANH_FLUSHED = 512  # assumed: and by so many times 2^-126 if numbers are flushed to zero inside of it
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer than float32
 MOST_TERMS = 1 << 20  # the most terms of one sum
 
@@ -174,7 +175,7 @@ def _relu(layer: nn.ReLU, x: Reach) -> Reach:
 def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
     nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh is steepest nearest to 0
     y = Reach(*interval(layer, x[:2]), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
-    return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
+    return y.rounded(TANH_UNITS * UNIT * y.largest + TANH_FLUSHED * SMALLEST)
 
 
 def _same(layer: nn.Module, x: Reach) -> Reach:

@@ -17,6 +17,7 @@ from .readers.arithmetic import OF_SIZES
 from .readers.table import READERS
 from .values import Builder, Size, Unknown, Value, resolve
 
+MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
 OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
 
@@ -70,6 +71,7 @@ def _export(model: nn.Module, x: Tensor):
             program = torch.export.export(
                 model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
+            limits = _limits(program)
             if any(_changes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # writes operators that work in place as functions
         except Exception as error:  # torch.export raises errors of many types
@@ -80,7 +82,23 @@ def _export(model: nn.Module, x: Tensor):
                 f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
                 f"nothing is proved about its rounding: {_first_line(error)}{advice}. sound=False leaves rounding out"
             ) from error
+    if limits:
+        raise TypeError(
+            f"the program of {type(model).__name__} is another one for some numbers of samples, so nothing is proved "
+            f"about its rounding: what torch.export reads holds only if {limits}. sound=False leaves rounding out"
+        )
     return program
+
+
+def _limits(program) -> str:
+    """Returns the conditions on the number of samples under which an exported program holds; "" if there are none."""
+    (name,) = program.graph_signature.user_inputs
+    x = next(node for node in program.graph.nodes if node.name == name).meta["val"]
+    conditions = list(getattr(program, "_guards_code", None) or ())
+    numbers = program.range_constraints.get(getattr(x.shape[0], "node", x).expr)
+    if not conditions and numbers is not None and (numbers.lower > 2 or numbers.upper < MOST_SAMPLES):
+        conditions = [f"x.shape[0] lies in [{numbers.lower}, {numbers.upper}]"]
+    return " and ".join(conditions).replace("L['x'].size()[0]", "x.shape[0]")
 
 
 @contextlib.contextmanager
@@ -221,8 +239,12 @@ class _Reading:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
         if _any_size(args) or _any_size(list(kwargs.values())):
             raise Unknown("it makes a tensor with the number of samples: nothing is known of that")
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise Unknown("it draws random numbers: draw them once, and store them as a buffer")
         found = node.target(*args, **kwargs)
         floating = isinstance(found, Tensor) and found.is_floating_point()
+        if floating and "empty" in name:
+            found = torch.full_like(found, torch.nan)  # whoever reads these numbers certifies nothing
         if floating and not any(name.startswith(f"aten.{make}") for make in MAKES):
             exact = node.target(*map(_double, args), **kwargs)
             if not torch.equal(exact.double(), found.double()):

@@ -85,7 +85,7 @@ def note_fusions(graph: Graph) -> Graph:
             folded[i] = product
             layer = graph.parts[product]
             if getattr(layer, "later", None) is None:
-                layer.later = Later(layer)
+                layer.later = Later(layer).eval()
             layer.later.add(layer, module, moved)
     for i, product in folded.items():
         layer = graph.parts[product]

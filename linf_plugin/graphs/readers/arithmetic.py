@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..operations import Add, Affine, Multiply, Scale, Shift
-from ..values import Builder, Unknown, Value
+from ..values import Builder, Size, Unknown, Value
 from .moves import Arguments
 
 TINY = 2.0**-100  # a smaller denominator may be rounded to zero, or its root may
@@ -15,6 +15,8 @@ TINY = 2.0**-100  # a smaller denominator may be rounded to zero, or its root ma
 
 def number(value: float | int) -> float:
     """Returns a number of the program as float32 arithmetic reads it."""
+    if isinstance(value, Size):
+        raise Unknown("it computes with the number of samples, so each sample depends on the others")
     return torch.tensor(float(value), dtype=torch.float32).item()
 
 
