@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from ..graphs.fusion import PRODUCTS
 from ..graphs.operations import Affine
 
 
@@ -21,7 +22,9 @@ def per_channel(product: nn.Module, a: Tensor) -> Tensor | None:
 
 def can_fold(product: nn.Module, module: Affine) -> bool:
     """Returns whether all constants of the operation are one number for each output of the product."""
-    return all(per_channel(product, a) is not None for a in (module.factor, module.centre, module.offset))
+    return isinstance(product, PRODUCTS) and all(
+        per_channel(product, a) is not None for a in (module.factor, module.centre, module.offset)
+    )
 
 
 @torch.no_grad()

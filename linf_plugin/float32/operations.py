@@ -73,7 +73,7 @@ def _elementwise(module: Affine, x: Reach) -> Reach:
     amount = alone if module.fused == 0 else torch.maximum(alone, gamma(module.fused) * parts)
     flushed = (factor + 1) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
     limit = torch.maximum(torch.maximum(parts, factor.expand_as(parts)), x.largest + module.centre.abs())
-    return y.rounded(torch.where(limit < LARGEST, amount + 8 * flushed * SMALLEST, torch.inf))
+    return y.rounded(torch.where(limit < LARGEST, amount + 8 * module.flushed * flushed * SMALLEST, torch.inf))
 
 
 def _clamp(module: Clamp, x: Reach) -> Reach:
@@ -86,7 +86,7 @@ def _slope(module: Slope, x: Reach) -> Reach:
     slope = module.slope
     y = Reach(*_ends(module, x), x.error * slope.clamp_min(1) * OUTWARD)
     below = (-x.lower).clamp_min(0)
-    return y.rounded(torch.where(below > 0, UNIT * slope * below + (slope + 4) * SMALLEST, 0.0))
+    return y.rounded(torch.where(below > 0, UNIT * slope * below + 2 * (slope + below + 4) * SMALLEST, 0.0))
 
 
 def _elu(module: Elu, x: Reach) -> Reach:

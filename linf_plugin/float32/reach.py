@@ -31,12 +31,15 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def is_sequence(model: nn.Module) -> bool:
-    """Returns whether a net is a sequence of layers that have rules, so that its program need not be traced."""
+    """Returns whether a net is a sequence of layers that have rules, so that its program need not be traced.
+
+    A convolution that pads with other values than zeros is traced: its graph has the padding as an operation.
+    """
     try:
-        layers(model)
+        parts = layers(model)
     except TypeError:
         return False
-    return True
+    return all(isinstance(a.padding, tuple) and a.padding_mode == "zeros" for a in parts if isinstance(a, nn.Conv2d))
 
 
 def nodes(model: nn.Module) -> list[Node]:

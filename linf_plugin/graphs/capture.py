@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
 from .fusion import note_fusions
 from .graph import Graph
@@ -20,19 +21,8 @@ from .values import Builder, Size, Unknown, Value, resolve
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
 OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
 
-# Operators that make constants; their arguments are numbers.
-MAKES = (
-    "full",
-    "zeros",
-    "ones",
-    "arange",
-    "eye",
-    "scalar_tensor",
-    "empty",
-    "linspace",
-    "lift_fresh_copy",
-    "_tensor_constant",
-)
+# Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
+MAKES = ("aten.full", "aten.zeros", "aten.ones", "aten.arange", "aten.eye", "aten.scalar_tensor")
 IGNORED = (
     "_assert_scalar",
     "_assert_tensor_metadata",
@@ -61,6 +51,18 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
     return _Reading(program, x).graph()
 
 
+class OneInput(nn.Module):
+    """Calls a model with one input, whatever arguments its ``forward`` could take."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor):
+        return self.model(x)
+
+
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -68,7 +70,7 @@ def _export(model: nn.Module, x: Tensor):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
-                model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+                OneInput(model), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
             if any(_changes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # writes operators that work in place as functions
@@ -121,7 +123,8 @@ class _Reading:
             elif node.op == "get_attr":  # a part of the program with settings of its own, whose call is refused
                 self.known[node] = None
             elif node.op == "output":
-                output = self._argument(node.args[0])
+                kinds = [spec.kind for spec in self.program.graph_signature.output_specs]
+                output = [self._argument(a) for a, kind in zip(node.args[0], kinds) if kind == OutputKind.USER_OUTPUT]
         if isinstance(output, (list, tuple)) and len(output) == 1:
             output = output[0]
         if not isinstance(output, Value):
@@ -143,7 +146,7 @@ class _Reading:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        changed = [name.removeprefix("model.") for name in signature.buffers_to_mutate.values()]
         if changed:
             raise TypeError(
                 f"the model changes {changed[0]!r} each time it runs, so its program is not the same function each "
@@ -221,11 +224,13 @@ class _Reading:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
         if _any_size(args) or _any_size(list(kwargs.values())):
             raise Unknown("it makes a tensor with the number of samples: nothing is known of that")
+        if not _any_tensor(args) and name not in MAKES:
+            raise Unknown("it makes numbers: make them once, and store them as a buffer")
         found = node.target(*args, **kwargs)
-        floating = isinstance(found, Tensor) and found.is_floating_point()
-        if floating and not any(name.startswith(f"aten.{make}") for make in MAKES):
-            exact = node.target(*map(_double, args), **kwargs)
-            if not torch.equal(exact.double(), found.double()):
+        if isinstance(found, Tensor) and found.is_floating_point():
+            exact = node.target(*map(_double, args), **kwargs).double()
+            whole = _any_tensor(args) or found.unique().numel() <= 1 or torch.equal(found, found.round())
+            if not whole or not torch.equal(exact, found.double()):
                 raise Unknown("it computes with constants and rounds: compute it once, and store it as a buffer")
         return list(found) if isinstance(found, (list, tuple)) else found
 
@@ -276,6 +281,10 @@ def _any_value(argument: Any) -> bool:
     return isinstance(argument, Value)
 
 
+def _any_tensor(argument: Any) -> bool:
+    return any(map(_any_tensor, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Tensor)
+
+
 def _any_size(argument: Any) -> bool:
     return any(map(_any_size, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Size)
 
@@ -286,7 +295,7 @@ def where(node) -> str:
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
     own = [f for f in frames if not OWN.search(f[0])]
     modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
-    path, kind = (modules[-1][0], modules[-1][1]) if modules else ("", "")
+    path, kind = (modules[-1][0].removeprefix("model").lstrip("."), modules[-1][1]) if modules else ("", "")
     module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""
     line = f"{own[-1][0]}, line {own[-1][1]}" if own else ""
     return " of ".join(part for part in (line, module) if part) or "the model"

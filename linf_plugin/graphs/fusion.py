@@ -9,7 +9,7 @@ import math
 from torch import nn
 
 from .graph import Graph
-from .operations import Affine
+from .operations import Affine, Gather
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 ROUNDINGS = 13  # of a weight or a bias that one operation is folded into, at most
@@ -26,8 +26,15 @@ def note_fusions(graph: Graph) -> Graph:
     """Tells every product, and every operation that may be folded into it, how often terms are then rounded."""
     users, folded_into = graph.users(), {}
     for i, (module, inputs, _) in enumerate(graph.nodes):
-        before = inputs[0] - 1
-        if not isinstance(module, Affine) or before < 0 or len(users[inputs[0]]) != 1:
+        value = inputs[0]
+        while (
+            value
+            and len(users[value]) == len(graph.inputs[value - 1]) == 1
+            and isinstance(graph.parts[value - 1], Gather)
+        ):
+            value = graph.inputs[value - 1][0]  # some are folded also if a change of shape lies in between
+        before = value - 1
+        if not isinstance(module, Affine) or before < 0 or len(users[value]) != 1:
             continue
         product = before if isinstance(graph.parts[before], PRODUCTS) else folded_into.get(before)
         if product is None:
