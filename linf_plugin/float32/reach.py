@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments
-from ..graphs.capture import capture
 from ..graphs.graph import Graph, Node, chain, last_uses
 from ..moved import former
 from ..refusal import rule_of
@@ -81,6 +80,8 @@ def check_program(model: nn.Module, x: Tensor) -> Graph | None:
         check_arithmetic(model, parts, x)
         check_products(model, chain(parts), x)
         return None
+    from ..graphs.capture import capture  # its readers are many modules, and sequences do not need them
+
     check_hooks(model)
     arguments.check_samples(x, model)
     check_arithmetic(model, [m for m in model.modules() if next(m.children(), None) is None], x)
