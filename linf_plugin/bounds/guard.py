@@ -160,20 +160,24 @@ def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check requests about models with distance layers or mean shifts.
 
     ``BoundedModule(model, …)`` then raises ValueError for such a model if it is in training mode, if it has a
-    convolution that ``check_padding`` refuses, or if ``check_reading`` finds that the traced graph computes another
-    function.  It takes ``default_options`` unless its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds``
-    raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
-    ``compute_bounds`` also raises, before it computes anything,
+    convolution that ``check_padding`` refuses, if a distance layer gets no samples, or if ``check_reading`` finds that
+    the traced graph computes another function; TypeError if it returns no tensor.  It takes ``default_options`` unless
+    its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds`` raise RuntimeError after a change of the net
+    that the traced graph does not see (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
+    * ValueError for an input without samples, or with a number of samples that the graph does not take;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
     * ValueError for a box that auto_LiRPA would mistake (``inputs``);
     * ValueError for a perturbed parameter;
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
-    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
+    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``), and for linear bounds of a
+      node that joins samples.
 
     The same holds for models that call our operators without our layers.  For models with other layers of ours, only a
-    change of the net is noticed.  For models with none of our layers or operators, nothing is checked.
+    change of the net is noticed.  For models with none of our layers or operators, nothing is checked, except that
+    parameters made in inference mode are refused.  All models are traced in their own mode, and all methods leave
+    inference mode.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     check_incompatible_nodes = bounded_module.check_incompatible_nodes

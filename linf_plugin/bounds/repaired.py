@@ -77,16 +77,16 @@ def _dense_for_images(get_sparse_C: Callable, ops) -> Callable:
     def specification(self, node, *args, **kwargs):
         if not isinstance(node, ops.BoundLinear) or len(node.output_shape) <= 3:
             return get_sparse_C(self, node, *args, **kwargs)
-        return _identity(node, self.batch_size, node.inputs[0].lower), False, None, math.inf
+        return _identity(self, node, self.batch_size), False, None, math.inf
 
     return specification
 
 
-def _identity(node, batch: int, like: Tensor) -> Tensor:
+def _identity(bounded, node, batch: int) -> Tensor:
     """Returns the identity as a specification of a node, (batch, numbers of a sample, *sample)."""
-    count = math.prod(node.output_shape[1:])
-    eye = torch.eye(count, dtype=like.dtype, device=like.device)
-    return eye.view(1, count, *node.output_shape[1:]).expand(batch, -1, *node.output_shape[1:])
+    shape = node.output_shape[1:]
+    eye = torch.eye(math.prod(shape), device=bounded.device)  # in the default dtype, as auto_LiRPA makes it
+    return eye.view(1, -1, *shape).expand(batch, -1, *shape)
 
 
 def _shape_specification(backward: Callable) -> Callable:
@@ -122,9 +122,8 @@ def _count_outputs(optimise: Callable) -> Callable:
     @functools.wraps(optimise)
     def get_optimized_bounds(self, x=None, aux=None, C=None, **options):
         final = self[options.get("final_node_name") or self.final_name]
-        if C is None and len(final.output_shape) != 2:
-            first = next(a for a in tree_leaves(x) if isinstance(a, Tensor))
-            C = _identity(final, len(first), first).flatten(2)
+        if C is None and x is not None and len(final.output_shape) != 2:
+            C = _identity(self, final, len(next(a for a in tree_leaves(x) if isinstance(a, Tensor)))).flatten(2)
         return optimise(self, x=x, aux=aux, C=C, **options)
 
     return get_optimized_bounds
@@ -240,7 +239,7 @@ def _with_its_own_weights(backward: Callable) -> Callable:
     def bound_backward(self, last_lA, last_uA, x, start_node=None, **options):
         A = last_uA if last_lA is None else last_lA
         alpha = (self.alpha or {}).get(getattr(start_node, "name", None))
-        fits = alpha is not None and isinstance(A, Tensor) and alpha.shape[1:3] == A.shape[:2]
+        fits = alpha is not None and isinstance(A, Tensor) and alpha.shape[1] in (1, len(A))
         if self.opt_stage != "opt" or fits:
             return backward(self, last_lA, last_uA, x, start_node=start_node, **options)
         stage, self.opt_stage = self.opt_stage, None
@@ -291,7 +290,8 @@ def _shape_bounds(compute: Callable) -> Callable:
             return found
 
         def shaped(end):
-            return end.reshape(len(end), *final.output_shape[1:]) if isinstance(end, Tensor) else end
+            flat = isinstance(end, Tensor) and end.dim() > 0
+            return end.reshape(len(end), *final.output_shape[1:]) if flat else end
 
         for side in ("lower", "upper"):
             if isinstance(getattr(final, side, None), Tensor):
