@@ -227,8 +227,8 @@ def test_boxes_that_auto_lirpa_would_mistake_are_refused(how, monkeypatch):
 
 def test_what_is_checked_once_is_not_checked_in_every_step_of_an_optimisation(monkeypatch):
     net, x, bounded = make()
-    checked, check = [], guard._check_inputs
-    monkeypatch.setattr(guard, "_check_inputs", lambda *args: checked.append(check(*args)))
+    checked, check = [], guard.check_inputs
+    monkeypatch.setattr(guard, "check_inputs", lambda *args: checked.append(check(*args)))
     bounded.compute_bounds(x=(ball(x),), method="CROWN-Optimized")
     assert len(checked) == 1
 
