@@ -71,9 +71,9 @@ def _elementwise(module: Affine, x: Reach) -> Reach:
     parts = factor * (x.largest + module.centre.abs()) + module.offset.abs()
     alone = UNIT * y.largest if module.roundings == 1 else gamma(module.roundings) * parts
     amount = alone if module.fused == 0 else torch.maximum(alone, gamma(module.fused) * parts)
-    flushed = (factor + 1) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
+    flushed = (factor + 1 + module.last) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
     limit = torch.maximum(torch.maximum(parts, factor.expand_as(parts)), x.largest + module.centre.abs())
-    return y.rounded(torch.where(limit < LARGEST, amount + 8 * module.flushed * flushed * SMALLEST, torch.inf))
+    return y.rounded(torch.where(limit < LARGEST, amount + 8 * flushed * SMALLEST, torch.inf))
 
 
 def _clamp(module: Clamp, x: Reach) -> Reach:

@@ -144,11 +144,14 @@ def _mean_shift(layer: MeanShift, x: Reach) -> Reach:
 
 
 def affine(layer: nn.Module, x: Reach) -> Reach:
-    """The rule of linear layers and of convolutions of any kind."""
-    w = layer.weight.double()
+    """The rule of linear layers and of convolutions of any kind.
+
+    If operations may be folded into the layer, weights may become so much smaller that they are flushed, or larger.
+    """
+    w, later = layer.weight.double(), getattr(layer, "later", None)
     bias = None if layer.bias is None else layer.bias.double().abs()
     of_outputs = w.transpose(0, 1) if getattr(layer, "transposed", False) else w
-    terms = fan_in(layer) + 1 + getattr(layer, "later_roundings", 0)
+    terms = fan_in(layer) + 1 + (later.roundings if later else 0)
     ends = affine_ends(layer, x[:2])
     # The input has no error if nothing has been rounded yet, or if noise is bounded layer by layer.
     error = apply_affine(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(ends[0])
@@ -156,8 +159,11 @@ def affine(layer: nn.Module, x: Reach) -> Reach:
     total = apply_affine(layer, largest, w.abs(), bias)
     # At least Σ (|x_k| + 1)(|w_k| + 1).  It only multiplies SMALLEST, so it need not be tight, and a product is saved.
     flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (of_outputs.abs() + 1).flatten(1).sum(1).amax() + terms
-    amount = gamma(terms) * total + 8 * SMALLEST * flushed
-    return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger than the total
+    flushed, fits = 8 * SMALLEST * flushed, total < LARGEST  # no partial sum is larger than the total
+    if later:
+        flushed = flushed / later.least
+        fits = fits & (total * later.most < LARGEST) & (w.abs().max() * later.most < LARGEST)
+    return y.rounded(torch.where(fits, gamma(terms) * total + flushed, torch.inf))
 
 
 def _relu(layer: nn.ReLU, x: Reach) -> Reach:

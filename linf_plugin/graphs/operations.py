@@ -108,16 +108,15 @@ class Affine(nn.Module):
     Args:
         factor, centre, offset: float64, each broadcasts to the shape of a sample.
         roundings: how often the float32 program rounds a term, at most.  0: x is only negated.
-
-    ``fused`` is the same if a runtime folds this operation into the product of matrices before it; 0 if there is none.
-    ``flushed`` ≥ 1 is the largest factor by which a tiny number that is flushed to zero is multiplied, besides x.
+        fused: the same if a runtime folds this operation into the product of matrices before it; 0 if there is none.
+        last: the largest number that an intermediate result may still be multiplied with, besides ``factor`` and 1.
     """
 
     def __init__(self, factor: Tensor, centre: Tensor, offset: Tensor, roundings: int):
         super().__init__()
         for name, a in (("factor", factor), ("centre", centre), ("offset", offset)):
             self.register_buffer(name, a.double())
-        self.roundings, self.fused, self.flushed = roundings, 0, 1.0
+        self.roundings, self.fused, self.last = roundings, 0, 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         factor, centre, offset = (a.to(x.dtype) for a in (self.factor, self.centre, self.offset))

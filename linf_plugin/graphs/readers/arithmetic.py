@@ -22,12 +22,12 @@ def constant(value, x: Value) -> Tensor:
     """Returns a constant as float64, in a shape that broadcasts to that of one sample of x."""
     if not isinstance(value, Tensor):
         return torch.tensor(number(value), dtype=torch.float64)
-    dims, value = len(x.of(1)), value.float().double()  # also whole numbers are read as float32
+    dims = len(x.of(1))
     if value.dim() < dims:
-        return value
+        return value.double()
     if value.dim() > dims or value.shape[0] != 1:
         raise Unknown(f"its constant has shape {tuple(value.shape)}, which does not treat all samples in the same way")
-    return value.squeeze(0) if x.rows is None else value
+    return value.double().squeeze(0) if x.rows is None else value.double()
 
 
 def matched(b: Builder, x: Value, shapes: list[Callable[[int], tuple[int, ...]]]) -> Value:
@@ -130,9 +130,9 @@ def _batch_norm(b: Builder, a: Arguments) -> Value:
     variance = channels(a["running_var"], 1) + number(a["eps"])
     if not bool((variance > TINY).all()):
         raise Unknown(f"a variance plus eps is {variance.min().item():g}, and float32 has no good root of it")
-    scale = channels(a["weight"], 1) / variance.sqrt()
-    module = Affine(scale, channels(a["running_mean"], 0), channels(a["bias"], 0), 12)
-    module.flushed = max(1.0, variance.rsqrt().max().item())  # multiplies a weight that is flushed to zero
+    weight, root = channels(a["weight"], 1), variance.sqrt()
+    module = Affine(weight / root, channels(a["running_mean"], 0), channels(a["bias"], 0), 12)
+    module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
     return b.like(module, x)
 
 
