@@ -43,20 +43,21 @@ def _say(model: ModelProto, found: Verification) -> None:
     """Adds to ``found.checks`` what ``contradictions`` has compared."""
     settings, constants = settings_of(model), constants_of(model)
     found.checks.append("the content is as it was written")
-    if FLAVOURS[settings.flavour].for_verifiers or not settings.certified:
+    if FLAVOURS[settings.flavour].for_verifiers or not (settings.certified or settings.interval):
         found.checks.append("it has no certificate and claims none")
         return
     found.checks.append("graph, bodies and metadata are those that are written for this net")
-    found.checks.append(
-        f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
-        "the weights"
-    )
+    if settings.certified:
+        found.checks.append(
+            f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
+            "the weights"
+        )
     if settings.interval:
         found.checks.append(f"the interval bound is that of the weights, for ε = {settings.epsilon:g}")
 
 
 def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Verification) -> None:
-    """Checks the radii by the logits of the file."""
+    """Checks the radii and the ends of intervals by the logits of the file."""
     logits, graph = outputs["logits"].astype(np.float64), constants_of(model)
     if not np.isfinite(logits).all():
         found.failures.append("logits are not finite")
@@ -70,6 +71,12 @@ def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Ver
             found.failures.append(f"{above} radii are above what the logits certify")
         else:
             found.checks.append("no radius is above what its logits certify")
+    if "lower" in outputs:
+        inside = (outputs["lower"] <= logits) & (logits <= outputs["upper"])
+        if not inside.all():
+            found.failures.append(f"{int((~inside).sum())} logits are not between their bounds")
+        else:
+            found.checks.append("every logit is between its bounds")
 
 
 def check_accuracies(props: dict[str, str], found: Verification) -> None:
