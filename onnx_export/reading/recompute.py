@@ -71,7 +71,7 @@ def _constants(model: ModelProto, names: Collection[str]) -> dict[str, np.ndarra
         name = tensor.name.rpartition(".")[2]
         if name not in names:
             continue
-        kind, bits, numbers = (TensorProto.INT64, "<i8", "int64") if name == "index" else FLOATS
+        kind, bits, numbers = INDICES if name == "index" else REALS
         size = math.prod(tensor.dims) * np.dtype(bits).itemsize
         if tensor.data_type != kind or min(tensor.dims, default=0) < 0 or len(tensor.raw_data) != size:
             raise ValueError(f"{tensor.name} is not stored as {numbers} numbers")
@@ -79,7 +79,7 @@ def _constants(model: ModelProto, names: Collection[str]) -> dict[str, np.ndarra
     return arrays
 
 
-FLOATS = TensorProto.FLOAT, "<f4", "float32"
+INDICES, REALS = (TensorProto.INT64, "<i8", "int64"), (TensorProto.FLOAT, "<f4", "float32")  # how they are stored
 
 
 def read_back(model: ModelProto) -> Net:

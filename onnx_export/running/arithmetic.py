@@ -161,13 +161,15 @@ def _conv_transpose(
     geometry, given = _windows(node, w)
     if "output_shape" in given or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
         raise LessThanFloat32(
-            f"ConvTranspose {node.name!r} has an output_shape or uneven pads, and no certificate is written with such a "
-            "node"
+            f"ConvTranspose {node.name!r} has an output_shape or uneven pads, and no certificate is written with such "
+            "a node"
         )
     like, shape = torch.empty(w[0], *_as_image(w[1:])), _as_image(x[1:])
     convolve = _convolved(trial, len(w) - 2, w[1] * geometry.groups)
     return {
-        f"{n} inputs of shape {tuple(x[1:])}": functools.partial(transposed_error, convolve, geometry, (n, *shape), like)
+        f"{n} inputs of shape {tuple(x[1:])}": functools.partial(
+            transposed_error, convolve, geometry, (n, *shape), like
+        )
         for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES)
     }
 

@@ -24,6 +24,8 @@ from .nodes import nodes_of_operation
 from .shapes import shapes_of
 from .widths import Width, margin_width, widths
 
+UNSOUND = ". sound=False leaves rounding out"  # the advice of errors about programs that cannot be read
+
 
 @dataclass(frozen=True)
 class Traced:
@@ -51,7 +53,10 @@ def traced(model: nn.Module, input_shape: Shape) -> Traced:
     _check_weights(model)
     device = next((a.device for a in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     x = torch.zeros(1, *input_shape, device=device)
-    graph = check_program(model, x) or capture(model, x)
+    try:
+        graph = check_program(model, x) or capture(model, x)
+    except TypeError as error:  # a file has no bounds without rounding
+        raise TypeError(str(error).removesuffix(UNSOUND)) from error
     net = Traced(folded(graph.cpu(), shapes_of(graph, input_shape)), tuple(input_shape))
     check(net)
     return net
@@ -122,7 +127,7 @@ def model_of_traced(net: Traced, settings: Settings) -> tuple[ModelProto, Radius
 
 
 def _interval(g: builder.Graph, net: Traced, x: str, shapes: list[Shape], epsilon: float) -> list[Output]:
-    """Adds the interval bound of the logits for ``epsilon``, and returns the outputs.  ``x``: the name of the pixels."""
+    """Adds the interval bound of the logits for an ε, and returns the outputs.  ``x``: the name of the pixels."""
     zero, one = g.constant("zero", 0.0), g.constant("one", 1.0)
     reach = g.constant("reach", above(epsilon + BOX_ROUNDING))
     ends = [Ends(g.same("Max", g.same("Sub", x, reach), zero), g.same("Min", g.same("Add", x, reach), one), True)]

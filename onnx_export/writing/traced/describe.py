@@ -119,7 +119,7 @@ def _clamp(module: Clamp, shapes: list[Shape]) -> Described:
     return Described("clamp", {name: end for name, end in ends.items() if math.isfinite(end)}, {})
 
 
-_WINDOWS = ("stride", "padding", "dilation", "groups")
+_SLIDING = ("stride", "padding", "dilation", "groups")
 
 # Type of an operation → (module, shapes of its inputs) → the operation in words.
 IN_WORDS: dict[type[nn.Module], Callable[..., Described]] = {
@@ -140,11 +140,11 @@ IN_WORDS: dict[type[nn.Module], Callable[..., Described]] = {
     nn.Linear: _product("linear"),
     LinfDistLinear: _product("dist"),
     SortDistLinear: _sorted_sum,
-    nn.Conv1d: _product("conv", *_WINDOWS),
-    nn.Conv2d: _product("conv", *_WINDOWS),
-    LinfDistConv2d: _product("dist_conv", *_WINDOWS),
-    nn.ConvTranspose1d: _product("conv_transpose", *_WINDOWS, "output_padding"),
-    nn.ConvTranspose2d: _product("conv_transpose", *_WINDOWS, "output_padding"),
+    nn.Conv1d: _product("conv", *_SLIDING),
+    nn.Conv2d: _product("conv", *_SLIDING),
+    LinfDistConv2d: _product("dist_conv", *_SLIDING),
+    nn.ConvTranspose1d: _product("conv_transpose", *_SLIDING, "output_padding"),
+    nn.ConvTranspose2d: _product("conv_transpose", *_SLIDING, "output_padding"),
 }
 
 

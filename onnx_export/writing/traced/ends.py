@@ -16,7 +16,6 @@ from linf_plugin.refusal import rule_of
 
 from ..builder import Graph
 from ..interval_graph import INTERVAL_NODES
-from .folding import steps
 from .forms import Shape
 from .nodes import PRODUCT_NODES, nodes_of_operation, product
 from .widths import Width
@@ -42,7 +41,7 @@ class Ends:
         return self._size
 
     def middle(self, g: Graph) -> tuple[str, str]:
-        """Returns a number of the interval and the distance to its farther end, rounded.  Their nodes are added once."""
+        """Returns a number near the middle and the distance to its farther end, rounded.  Nodes are added once."""
         if self._middle is None:
             middle = g.same("Mul", g.same("Add", self.lower, self.upper), g.constant("half", 0.5))
             beside = g.same("Sub", self.upper, middle), g.same("Sub", middle, self.lower)

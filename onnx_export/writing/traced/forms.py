@@ -195,7 +195,7 @@ def _along(index: Tensor, shape: Shape, axis: int) -> tuple[int, int, list[int],
         begin = stride * first - lists[first][0]
         end = (len(lists) - 1) * stride + dilation * (kernel - 1) + 1 - begin - size
         pads = [begin, max(end, 0)]
-        if dilation > 0 and 0 <= begin < dilation * (kernel - 1) + 1 > pads[1]:
+        if dilation > 0 and 0 <= begin < kernel > pads[1]:
             places = _places(size, kernel, stride, pads, dilation).tolist()
             if [sorted(set(line) - {-1}) for line in places] == lists:
                 return kernel, stride, pads, dilation

@@ -74,7 +74,8 @@ def _joined(g: Graph, xs: list[str], padded: bool) -> tuple[str, int]:
     """Returns the numbers of each sample in a row, and how many there are; ``padded``: with a zero behind them."""
     numbers = [math.prod(g.shapes[x]) for x in xs]
     rows = [
-        x if len(g.shapes[x]) == 1 else g.node("Flatten", x, axis=1, shape=(n,)) for x, n in zip(xs, numbers, strict=True)
+        x if len(g.shapes[x]) == 1 else g.node("Flatten", x, axis=1, shape=(n,))
+        for x, n in zip(xs, numbers, strict=True)
     ]
     total = sum(numbers)
     y = rows[0] if len(rows) == 1 else g.node("Concat", *rows, axis=1, shape=(total,))
@@ -104,13 +105,35 @@ def _move(g: Graph, i: int, module: Gather, xs: list[str], shape: Shape) -> str:
     if name == "transpose":
         return g.node("Transpose", x, perm=[0, *(1 + d for d in a["perm"])], shape=shape)
     if name == "pad":
-        begins, ends = a["pads"][-2::-2], a["pads"][-1::-2]
-        return g.node("Pad", x, g.constant(f"{i}.pads", [0, *begins, 0, *ends]), shape=shape)
+        return _padded(g, i, x, a["pads"])
     for d, places in enumerate(a["axes"]):
         if places is not None:
             before = g.shapes[x]
             places = g.constant(f"{i}.places {d}", places)
             x = g.node("Gather", x, places, axis=1 + d, shape=(*before[:d], shape[d], *before[d + 1 :]))
+    return x
+
+
+def _padded(g: Graph, i: int, x: str, pads: list[int]) -> str:
+    """Adds zeros around a value: one zero beside each dimension, which is then taken as often as it is needed.
+
+    A node Pad must not stand before a pool: onnxruntime makes them one node and takes −∞ for the zeros of a maximum.
+    The zero lies where it makes the order of the places another one, so that their Gather is never left out.
+    """
+    shape = list(g.shapes[x])
+    for d, (begin, end) in enumerate(zip(pads[-2::-2], pads[-1::-2]), len(shape) - len(pads) // 2):
+        if begin == end == 0:
+            continue
+        size, first = shape[d], begin == 0
+        sides = [0] * 2 * (len(shape) + 1)
+        sides[1 + d + (0 if first else len(shape) + 1)] = 1
+        shape[d] = size + 1
+        name = f"one zero of {len(shape)}, {'before' if first else 'behind'} {d}"
+        x = g.node("Pad", x, g.constant(name, sides), shape=tuple(shape))
+        zero, own = (0, list(range(1, size + 1))) if first else (size, list(range(size)))
+        shape[d] = begin + size + end
+        places = g.constant(f"{i}.places {d}", [zero] * begin + own + [zero] * end)
+        x = g.node("Gather", x, places, axis=1 + d, shape=tuple(shape))
     return x
 
 
@@ -223,5 +246,3 @@ def nodes_of_operation(g: Graph, i: int, module: nn.Module, xs: list[str], shape
         TypeError: ``OPERATION_NODES`` has no rule for it.
     """
     return rule_of(OPERATION_NODES, module, "ONNX node")(g, i, module, xs, shape)
-
-

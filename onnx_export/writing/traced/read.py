@@ -3,6 +3,7 @@
 import ctypes
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,8 @@ CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d}
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 MOST_SIZES = 8  # dimensions of a value
 
-Arguments, Tensors = dict[str, Any], dict[str, Tensor]
+Arguments = dict[str, Any]
+Tensors = dict[str, Tensor]
 Build = Callable[[Arguments, Tensors, list[Shape]], nn.Module]
 
 
@@ -125,7 +127,7 @@ def _grouped(name: str, a: Arguments, shapes: list[Shape]) -> Tensor:
     if len(shape) < 2 or any(len(a[key]) != len(shape) - 1 for key in _WINDOW):
         raise ValueError(f"its windows do not fit a value of shape {shape}")
     sides = list(zip(shape[1:], *(a[key] for key in _WINDOW)))
-    if any(max(p) > d * (k - 1) or n + sum(p) <= d * (k - 1) for n, k, _, p, d in sides):
+    if any(max(p) >= k or n + sum(p) <= d * (k - 1) for n, k, _, p, d in sides):
         raise ValueError(f"its windows do not fit a value of shape {shape}")
     windows = shape[0] * math.prod((n + sum(p)) // s + 1 for n, _, s, p, _ in sides)
     _limited(windows * math.prod(a["kernel"]))
@@ -238,19 +240,23 @@ def _softplus(a: Arguments, tensors: Tensors, shapes: list[Shape]) -> nn.Module:
     return Softplus(a["beta"], a["threshold"])
 
 
+@dataclass(frozen=True)
 class Row:
     """How an operation is read.
 
     Attributes:
-        build: makes the module.
+        build: (arguments, constants, shapes of its values) → the module.
         inputs: how many values it takes; None if it takes one or more.
         needed, optional: the arguments that the description gives and may give, each with its check.
         tensors, more: the constants that the file holds and may hold.
     """
 
-    def __init__(self, build, inputs=1, needed=None, optional=None, tensors=(), more=()):
-        self.build, self.inputs, self.needed, self.optional = build, inputs, needed or {}, optional or {}
-        self.tensors, self.more = tensors, more
+    build: Build
+    inputs: int | None = 1
+    needed: dict[str, Callable] = field(default_factory=dict)
+    optional: dict[str, Callable] = field(default_factory=dict)
+    tensors: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
 
 def _plainly(kind: Callable[[], nn.Module]) -> Build:

@@ -94,7 +94,6 @@ def _largest(a: Tensor) -> float:
 
 def _exact(module: nn.Module, *xs: Reach) -> None:
     """The rule of operations that round nothing: they move numbers, change their signs, or choose among them."""
-    return None
 
 
 def _product(layer: nn.Module, x: Reach) -> _Static:
