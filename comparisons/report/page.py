@@ -18,7 +18,7 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..recipes.recipe import available, load_recipe
 from ..results.file import read
-from ..results.schema import MethodResult, Results, same_settings
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
 from . import published
 from .published import Published
 from .tables import NONE, attacked, count, eps_text, markdown_rows, mean
@@ -112,6 +112,8 @@ def result_files(paths: list[str | Path]) -> list[Path]:
 
 def refusal(run: Results) -> str | None:
     """Returns why a file is not shown among the results, or None."""
+    if run.recipe == NO_RECIPE:
+        return "measured by `linf-compare certify`, on nets that no recipe trained"
     if run.contradictions:
         by = " or ".join(map(attack_label, run.attacks))
         return f"{run.contradictions} certificates are contradicted by {by}: a bound is wrong"

@@ -53,7 +53,8 @@ def certified_against_eps(runs: list[Results], path: str | Path) -> None:
         )
         axis.grid(alpha=0.3)
         axis.plot([], [], "-", color="0.3", label="certified")
-        axis.plot([], [], "--", color="0.3", linewidth=1, label=f"under {attacks_of(run)} attack")
+        if run.attacks:
+            axis.plot([], [], "--", color="0.3", linewidth=1, label=f"under {attacks_of(run)} attack")
         axis.legend(frameon=False, fontsize=9)
     save(figure, path, 130)
     plt.close(figure)

@@ -8,7 +8,7 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import BEST, in_order, symbol_of_norm
 from ..certificates import label_of as certificate_label
 from ..results.file import eps_key
-from ..results.schema import MethodResult, Results, same_settings
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
 
 NONE = "–"
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
@@ -31,7 +31,9 @@ def markdown_rows(header: list[str], rows: list[list[str]], text: tuple[str, ...
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def count(n: int) -> str:
+def count(n: int | None) -> str:
+    if n is None:
+        return NONE
     return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
 
 
@@ -41,15 +43,21 @@ def images(results: Results) -> str:
 
 
 def table(results: Results) -> str:
-    """Returns Markdown: accuracies at the headline ε, certified accuracy over ε, and each certificate alone."""
+    """Returns Markdown: accuracies at the headline ε, certified accuracy over ε, and what each certificate did.
+
+    If each image was tried with every certificate, each is shown alone; of a cascade, its steps are shown.
+    """
     methods, eps, shown = results.methods.values(), results.eps, eps_text(results.eps)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
     norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
     attacks = {name: attack_label(name) for name in results.attacks}
-    both = "; ".join(f"{label}: {_words(results.attacks[name].arguments)}" for name, label in attacks.items())
+    both = "; ".join(
+        ": ".join(filter(None, (label, _words(results.attacks[name].arguments)))) for name, label in attacks.items()
+    )
+    source = f"recipe `{results.recipe}`" if results.recipe != NO_RECIPE else "given nets"
     parts = [
-        f"## {results.dataset}, ε = {shown}{norm} (recipe `{results.recipe}`, seed {results.seed})",
-        f"Percent of {images(results)}. ε in the pixel range [0, 1]. {both}. "
+        f"## {results.dataset}, ε = {shown}{norm} ({source}, seed {results.seed})",
+        f"Percent of {images(results)}. ε in the pixel range [0, 1]. {both or 'No attack was run'}. "
         f"Certified: by the best certificate of each image. {results.device}.",
         markdown_rows(
             [
@@ -71,31 +79,54 @@ def table(results: Results) -> str:
                     percent(m.proved(eps)),
                     count(m.parameters),
                     count(m.pairs_per_sample),
-                    f"{m.training.seconds_per_epoch:.2f}",
-                    str(m.training.epochs),
+                    _known(m.training.seconds_per_epoch, ".2f"),
+                    _known(m.training.epochs),
                     f"{m.certify_seconds:.1f}",
                 ]
                 for m in methods
             ],
         ),
-        f"Certified ({', '.join(attacks.values())}) over ε:",
+        f"Certified ({', '.join(attacks.values())}) over ε:" if attacks else "Certified over ε:",
         markdown_rows(
             ["method", *(f"ε = {eps_text(e)}" for e in results.eps_values)],
             [[m.label, *(_certified_and_attacked(m, e) for e in results.eps_values)] for m in methods],
         ),
-        f"Each certificate alone at ε = {shown}:",
-        markdown_rows(
-            ["method", *(certificate_label(c) for c in computed)],
-            [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
-        ),
-        verdict(results),
-        *_what_may_fail(results),
     ]
+    if computed != [BEST]:
+        parts += [
+            f"Each certificate alone at ε = {shown}:",
+            markdown_rows(
+                ["method", *(certificate_label(c) for c in computed)],
+                [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
+            ),
+        ]
+    parts += [*_steps(results), verdict(results), *_what_may_fail(results)]
+    parts += [f"What is certified of {m.label}: {m.about}." for m in methods if m.about]
     return "\n\n".join(parts) + "\n"
+
+
+def _known(figure: float | None, form: str = "") -> str:
+    return NONE if figure is None else format(figure, form)
+
+
+def _steps(results: Results) -> list[str]:
+    """Returns a table of the steps of cascades at the headline ε, with its title.  It is empty without a cascade."""
+    there = {m.label: m.cascade[results.eps] for m in results.methods.values() if results.eps in m.cascade}
+    names = in_order(list(dict.fromkeys(step.method for steps in there.values() for step in steps)))
+    if not names:
+        return []
+    rows = []
+    for label, steps in there.items():
+        done = {step.method: f"{step.certified} of {step.tried}, {step.seconds:.1f} s" for step in steps}
+        rows.append([label, *(done.get(name, NONE) for name in names)])
+    title = f"Images that each certificate certified at ε = {eps_text(results.eps)}, of those on which it was tried:"
+    return [title, markdown_rows(["method", *map(certificate_label, names)], rows)]
 
 
 def verdict(results: Results) -> str:
     """Returns a sentence: whether an attack contradicts a theorem."""
+    if not results.attacks:
+        return "No attack has tested these certificates."
     by, wrong = attacks_of(results), results.contradictions
     if wrong:
         return f"**{wrong} certificates are contradicted by {by}: a bound is wrong.**"
@@ -129,7 +160,7 @@ def _words(arguments: dict) -> str:
 
 def _certified_and_attacked(m: MethodResult, eps: float) -> str:
     attacked = ", ".join(percent(accuracy[eps]) for accuracy in m.attacked.values())
-    return f"{percent(m.proved(eps))} ({attacked})"
+    return percent(m.proved(eps)) + f" ({attacked})" * bool(attacked)
 
 
 def _alone(m: MethodResult, certificate: str, eps: float) -> float | None:
@@ -166,19 +197,23 @@ def over_seeds(runs: list[Results]) -> str:
         measured = [run.methods[name] for run, name in group.values()]
         rows.append(
             [
-                f"{run.recipe}: {run.methods[name].label}",
+                f"{run.recipe}: " * (run.recipe != NO_RECIPE) + run.methods[name].label,
                 eps_text(run.eps),
                 ", ".join(map(str, group)),
                 images(run),
                 mean([m.clean for m in measured]),
                 *(attacked(measured, attack, run.eps) for attack in attacks),
                 mean([m.proved(run.eps) for m in measured]),
-                f"{statistics.fmean(m.training.seconds_per_epoch for m in measured):.2f}",
+                _known(_mean_or_none([m.training.seconds_per_epoch for m in measured]), ".2f"),
             ]
         )
     columns = [f"{attack_label(attack)} %" for attack in attacks]
     header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %", "s/epoch"]
     return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
+
+
+def _mean_or_none(figures: list[float | None]) -> float | None:
+    return None if None in figures else statistics.fmean(figures)
 
 
 def attacked(measured: Iterable[MethodResult], attack: str, eps: float) -> str:
