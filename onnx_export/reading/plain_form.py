@@ -8,7 +8,10 @@ import onnx
 from onnx import ModelProto, NodeProto, TensorProto, helper, inliner, numpy_helper
 from torch import nn
 
-from ..files.text import said, type_name
+from linf_plugin.models.spec import MOST_LAYERS
+
+from ..files.load import check_model
+from ..files.text import first_line, said, type_name
 from .fold import BATCHES, Constants, Varying
 from .fuse import fresh, keep, live_nodes
 from .net import OPSETS, input_of, logits_of
@@ -59,6 +62,8 @@ def plain_form(model: ModelProto) -> ModelProto:
             _reshape(node, shapes[0], sizes[0], constants, taken)
     _store(plain, constants)
     keep(graph, live_nodes(graph, [output]))
+    if len(graph.node) > MOST_LAYERS:
+        raise ValueError(f"it has {len(graph.node):,} nodes beside its constants; at most {MOST_LAYERS:,} are read")
     _check_float32(plain)
     _name_nodes(plain)
     return plain
@@ -67,7 +72,7 @@ def plain_form(model: ModelProto) -> ModelProto:
 def _trimmed(model: ModelProto, name: str, output: str) -> ModelProto:
     """The model with one input and one output, without functions and without what the output does not need."""
     plain = ModelProto()
-    plain.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    plain.CopyFrom(_inlined(model) if model.functions else model)
     graph = plain.graph
     for field, wanted in (("input", name), ("output", output)):
         kept = [value for value in getattr(graph, field) if value.name == wanted]
@@ -78,6 +83,15 @@ def _trimmed(model: ModelProto, name: str, output: str) -> ModelProto:
     graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
     keep(graph, live_nodes(graph, [output]))
     return plain
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    try:
+        found = inliner.inline_local_functions(model)
+    except RuntimeError as error:
+        raise ValueError(f"onnx cannot inline its functions: {first_line(error)}") from error
+    check_model(found)  # a call may lack an input
+    return found
 
 
 def _constants(model: ModelProto, shapes: list[Shapes]) -> Constants:
@@ -127,8 +141,10 @@ def _store(model: ModelProto, constants: Constants) -> None:
 def _name_nodes(model: ModelProto) -> None:
     """Names nodes so that the names can be those of layers.  onnx2torch takes a node for an input of the same name."""
     taken = {*dir(nn.Module()), "initializers", *(value.name for value in model.graph.input)}
-    for node in model.graph.node:
-        node.name = fresh(re.sub(r"\W", "_", node.name.strip("/") or node.op_type.lower()), taken)
+    for i, node in enumerate(model.graph.node):
+        name = re.sub(r"\W", "_", node.name.strip("/")) or f"{node.op_type.lower()}_{i}"
+        node.name = f"{name}_{i}" if name in taken else name
+        node.name = fresh(node.name, taken)
 
 
 def _check_float32(model: ModelProto) -> None:
@@ -146,4 +162,4 @@ def lowered(model: ModelProto, opset: int) -> ModelProto:
     try:
         return onnx.version_converter.convert_version(model, opset)
     except Exception as error:  # assertions of the converter have no class of their own
-        raise ValueError(f"onnx cannot convert it to opset {opset}: {' '.join(str(error).split())[-200:]}") from error
+        raise ValueError(f"onnx cannot convert it to opset {opset}: {first_line(error)}") from error

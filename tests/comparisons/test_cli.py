@@ -36,10 +36,19 @@ def test_help_imports_no_torch():
     assert done.stdout.endswith("status 0 set()\n"), done.stdout + done.stderr
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (["run", "digits"], "; --resume goes on from the last finished epoch"),
+        (["certify", "--onnx", "a", "--data", "b", "--eps", "0"], "; --resume goes on from the last finished part"),
+        (["list"], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_interruption_says_how_to_go_on(arguments, hint, monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.COMMANDS["run"], "run", interrupted)
-    assert cli.main(["run", "digits"]) == 130
-    assert capsys.readouterr().err == "linf-compare: interrupted; --resume goes on from the last finished epoch\n"
+    monkeypatch.setattr(cli.COMMANDS[arguments[0]], "run", interrupted)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == f"linf-compare: interrupted{hint}\n"
