@@ -55,13 +55,23 @@ def _distance(layer: nn.Module, ends: Ends) -> Ends:
     return tuple(a.reshape(*ends[0].shape[:-1], a.shape[-1]) for a in biased(layer, distances(layer, rows)))
 
 
-def apply_affine(layer: nn.Linear | nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Applies the layer to x with the given weight and bias instead of its own."""
-    return F.linear(x, weight, bias) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, bias)
+_TRANSPOSED = {nn.ConvTranspose1d: F.conv_transpose1d, nn.ConvTranspose2d: F.conv_transpose2d}
 
 
-def _affine(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
-    """Returns W·middle + b ± |W|·radius."""
+def apply_affine(layer: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Applies a linear layer or a convolution to x with the given weight and bias instead of its own."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weight, bias)
+    if type(layer) in _TRANSPOSED:
+        convolve = _TRANSPOSED[type(layer)]
+        return convolve(
+            x, weight, bias, layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation
+        )
+    return layer._conv_forward(x, weight, bias)
+
+
+def affine(layer: nn.Module, ends: Ends) -> Ends:
+    """Returns W·middle + b ± |W|·radius: the rule of linear layers and of convolutions of any kind."""
     lower, upper = ends
     weight = layer.weight.to(lower.dtype)
     bias = None if layer.bias is None else layer.bias.to(lower.dtype)
@@ -89,8 +99,8 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     SortDistLinear: _distance,
     MeanShift: lambda layer, ends: _shifted(layer.running_mean, -1.0, 1.0, ends),
     Negate: lambda _, ends: (-ends[1], -ends[0]),
-    nn.Linear: _affine,
-    nn.Conv2d: _affine,
+    nn.Linear: affine,
+    nn.Conv2d: affine,
     nn.ReLU: lambda _, ends: (F.relu(ends[0]), F.relu(ends[1])),  # the layer itself may work in place
     nn.Tanh: _rising,
 }

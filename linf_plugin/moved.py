@@ -49,7 +49,13 @@ NAMES = {
     ("linf_plugin.bounds.certify", "LIRPA_METHODS"): ("linf_plugin.certificates.table", "LIRPA_METHODS"),
     ("linf_plugin.compat", "float64_by_default"): ("linf_plugin.bounds.versions", "float64_by_default"),
     ("linf_plugin.compat", "import_auto_lirpa"): ("linf_plugin.bounds.versions", "import_auto_lirpa"),
-    ("linf_plugin.rounding", "RULES"): ("linf_plugin.float32.reach", "ROUNDING"),
+    ("linf_plugin.rounding", "RULES"): ("linf_plugin.float32.rules", "ROUNDING"),
+    **{
+        (module, name): ("linf_plugin.float32.rules", name)
+        for module in ("linf_plugin.rounding", "linf_plugin.float32.reach")
+        for name in ("MOST_TERMS", "OUTWARD", "POWER_UNITS", "TANH_UNITS", "UNIT", "Reach", "gamma", "samples")
+    },
+    ("linf_plugin.float32.reach", "ROUNDING"): ("linf_plugin.float32.rules", "ROUNDING"),
     ("linf_plugin.rounding", "noise"): ("linf_plugin.float32.allowance", "noise"),
     ("linf_plugin.rounding", "sound_margin"): ("linf_plugin.certificates.lipschitz", "sound_margin"),
     ("linf_plugin.rounding", "sound_radius"): ("linf_plugin.certificates", "sound_radius"),

@@ -1,5 +1,6 @@
 """Settings of the whole suite."""
 
+import builtins
 import os
 
 # Threads that spin at a barrier turn microseconds into 15 ms where another process holds a core.
@@ -28,3 +29,16 @@ def poisoned_memory(request):
     torch.use_deterministic_algorithms(request.node.get_closest_marker("gpu") is None)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def without_marabou(monkeypatch):
+    """As where Marabou is not installed."""
+    real = builtins.__import__
+
+    def missing(name, *args, **kwargs):
+        if name.startswith("maraboupy"):
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", missing)

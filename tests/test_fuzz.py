@@ -13,7 +13,7 @@ from fuzz import ball, campaign, nets, program, report
 from linf_plugin import norms
 from linf_plugin.certificates import lipschitz
 from linf_plugin.certificates.table import LIRPA_METHODS
-from linf_plugin.float32 import reach
+from linf_plugin.float32 import rules
 
 FEW = len(nets.KINDS)  # each once
 # 0.7.1 says so of a tanh head, whose bounds are the test's subject.
@@ -50,7 +50,7 @@ def test_each_method_certifies_a_good_share_and_comes_near_its_limit(results):
 
 
 def test_rounding_that_is_left_out_is_found(monkeypatch):
-    monkeypatch.setattr(reach, "UNIT", 0.0)
+    monkeypatch.setattr(rules, "UNIT", 0.0)
     assert _fuzz(16, 17)[1] == set(campaign.methods())
 
 
@@ -68,7 +68,7 @@ def test_a_radius_that_is_too_large_is_found(monkeypatch):
 
 def test_a_violation_holds_all_that_repeats_it(monkeypatch):
     """From the JSON alone: the net, its logits where it was wrong, and the claim about them."""
-    monkeypatch.setattr(reach, "UNIT", 0.0)
+    monkeypatch.setattr(rules, "UNIT", 0.0)
     found, _ = _fuzz(14)
     violation = json.loads(json.dumps(found[0], allow_nan=False))
     case, _ = nets.draw(violation["seed"], violation["index"], campaign.SAMPLES)
@@ -140,7 +140,7 @@ def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
     assert results["violations"] == [] and results["groups"]["all"]["nets"] == 1
     assert out.with_suffix(".md").read_text() == report.table(results)
     assert "No margin is below" in capsys.readouterr().out
-    monkeypatch.setattr(reach, "UNIT", 0.0)
+    monkeypatch.setattr(rules, "UNIT", 0.0)
     assert command.main([*small, "--first", "16", "--points", "600", "--attacks", "20", "--force"]) == 1
     assert json.loads(out.read_text())["violations"] and "below a claim" in capsys.readouterr().out
     assert command.main(["--nets", "0"]) == 2

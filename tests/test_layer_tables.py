@@ -15,7 +15,7 @@ DOC = (Path(__file__).parents[1] / "docs" / "adding.md").read_text(encoding="utf
 TABLES = {  # what a row is → module and table
     "facts": ("linf_plugin.layers.facts", "FACTS"),
     "interval": ("linf_plugin.intervals", "INTERVALS"),
-    "rounding": ("linf_plugin.float32.reach", "ROUNDING"),
+    "rounding": ("linf_plugin.float32.rules", "ROUNDING"),
     "tracing": ("linf_plugin.bounds.traced", "TRACED"),
     "exact steps": ("linf_plugin.certificates.exact.steps", "STEPS"),
     "description in ONNX files": ("onnx_export.writing.record", "DESCRIBED"),

@@ -58,7 +58,7 @@ def pgd_survives(
 
     Args:
         model: in evaluation mode.
-        x: (N, C, H, W) pixels in [0, 1].
+        x: (N, C, H, W) or (N, F), in [0, 1].
         labels: (N,) int64.
         eps: ℓ∞ radius in the pixel range.
         steps: number of gradient steps from each start.

@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from ..certificates import usual
-    from ..report.tables import attacks_of
+    from ..report.words import attacks_of
     from ..report.written import write_report
     from ..running.certify import certify_net
-    from ..running.data import load_own
+    from ..running.data import load
     from ..running.given import from_onnx, from_python
     from ..running.machine import device_of
 
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     device = device_of(args.device)
     if args.onnx is not None and args.weights is not None:
         raise ValueError("--weights goes with --model: an ONNX file has its own weights")
-    data = load_own(args.data, args.data_dir, args.data_name)
+    data = load(args.data, args.data_dir, args.data_name)
     net = from_onnx(args.onnx, data.x_test) if args.onnx is not None else from_python(args.model, args.weights)
     out = args.out or Path("results") / (args.onnx.stem if args.onnx is not None else net.label.partition(":")[0])
     try:

@@ -2,8 +2,8 @@
 
 import argparse
 
-SUMMARY = "recipes, methods and data sets"
-DESCRIPTION = "Lists the recipes, methods and data sets that `run` accepts."
+SUMMARY = "recipes, methods, data sets and verifiers"
+DESCRIPTION = "Lists the recipes, methods, data sets and complete verifiers that `run` accepts."
 EPILOG = None
 
 
@@ -16,7 +16,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..methods.kinds import METHODS, certificates_of
     from ..recipes.recipe import available, load_recipe
-    from ..report.tables import eps_text
+    from ..report.words import eps_text
+    from ..verifiers.complete import COMPLETE
 
     print("recipes")
     for name in available():
@@ -29,4 +30,8 @@ def run(args: argparse.Namespace) -> int:
     print("data sets")
     for name, source in SOURCES.items():
         print(f"  {name:16} {'--data-dir with ' + source.files[0] + ' …' if source.files else 'part of scikit-learn'}")
+    print(f"  {'your own':16} the path of an .npz file or of a folder of images, in a recipe")
+    print("complete verifiers")
+    for name, verifier in COMPLETE.items():
+        print(f"  {name:16} {verifier.label}; verified is {verifier.proves}")
     return 0

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..report.tables import over_seeds
+    from ..report.seeds import over_seeds
     from ..report.written import say_what_has_no_digest, write_report
     from ..results import file
 

@@ -22,6 +22,7 @@ examples:
   linf-compare run mnist-tiny --data-dir data --budget 20m
       each method trains for twenty minutes on this machine: its schedule is stretched or shrunk to fit
   linf-compare run my-recipe.toml --out results/mine --seed 3
+      the recipe may name your own data: dataset = "my.npz" or "my-images", relative to the recipe
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
@@ -29,12 +30,18 @@ Earlier work in --out.  A finished method is kept if its recipe, data and seed a
 leaves out are kept as well.  The command first says what it would replace, and what changed.  It replaces work only
 with --force; with --resume --force it replaces only work that can neither be kept nor go on.
 
+Your own data.  An .npz file has x, images (N, C, H, W) or (N, H, W) or rows of numbers (N, F), and y, the classes from
+0: x as uint8, or as floating point in [0, 1].  It may also have x_test and y_test.  A folder of images has a folder for
+each class, or train and test with such folders.  Without a test part, a fifth becomes the test part, the same at each
+call.  Rows of numbers need an architecture without convolutions, and no augmentation that moves pixels.
+
 Parts of the training set.  A recipe's `select` keeps a part out of training.  This part chooses a method's model
 during training; the chosen model is then measured on the test set.  --held-out keeps another part out of training
 and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
 Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a log
-with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed."""
+with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed.
+If the recipe has a table [verify], the verdicts of complete verifiers are in linf-dist.verdicts.jsonl."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.recipe import load_recipe
-    from ..report.tables import attacks_of
+    from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
     from ..running.machine import device_of
@@ -88,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     recipe = load_recipe(args.recipe)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / recipe.name
-    data = load_own(recipe.dataset, args.data_dir, args.data_name)
+    data = load_own(recipe, args.data_dir, args.data_name)
     with join(device) as ranks:
         results = run_recipe(
             recipe,
@@ -110,5 +117,5 @@ def run(args: argparse.Namespace) -> int:
     print(f"Written to {out}: results.json, table.md, certified.png, {models}")
     wrong = results.contradictions
     if wrong:
-        print(f"linf-compare: {wrong} certificates are contradicted by {attacks_of(results)}", file=sys.stderr)
+        print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
     return 1 if wrong else 0

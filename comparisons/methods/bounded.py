@@ -17,7 +17,7 @@ class BoundedCrossEntropy:
 
     Args:
         model: is trained in place.  The BoundedModule made here shares its parameters.
-        example: one input (1, C, H, W).
+        example: one input (1, C, H, W) or (1, F).
         eps_max: ε at the end of its schedule, in the pixel range.
         crown: whether to start from CROWN-IBP.
         kappa: final weight of the clean loss.

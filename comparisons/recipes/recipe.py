@@ -1,6 +1,8 @@
 """Reads recipes: TOML files that say what a run trains and how.  ``recipes/`` holds ours; any path works."""
 
 import inspect
+import math
+import os
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 
 from linf_plugin import plain
 from linf_plugin.datasets import SOURCES
+from linf_plugin.datasets.load import KINDS
 from linf_plugin.models.spec import MOST_LAYERS
 from linf_plugin.plain import shown
 from linf_plugin.training import Schedule
@@ -17,6 +20,7 @@ from .. import certificates
 from ..attacks.attack import ATTACKS
 from ..methods.kinds import METHODS, certificates_of, label_of
 from ..methods.parts import ATTACKING, PARTS
+from ..verifiers.request import Request
 from . import toml_arguments
 from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, long_recipe, named
 from .toml_arguments import arguments, check_named, known_keys, parameters
@@ -70,18 +74,23 @@ class Evaluation:
     """What is measured of each method.
 
     eps_values: the radii of the balls.  norm: the name of their norm.  certificates: names.  attacks: tables
-    {"name": …, arguments…}, each of a row of ``ATTACKS``.
+    {"name": …, arguments…}, each of a row of ``ATTACKS``.  verify: what complete verifiers are asked, at the headline
+    ε; None asks none.
     """
 
     eps_values: tuple[float, ...]
     certificates: tuple[str, ...]
     attacks: tuple[dict, ...]
     norm: str = "linf"
+    verify: Request | None = None
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One comparison.  ε is in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
+
+    dataset: a name of ``SOURCES``, or the path of an .npz file or of a folder of images.  folder: of the recipe's file;
+    a path in ``dataset`` is relative to it.
 
     In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  A table ``[defaults]`` may hold what the
     methods have in common.  A method takes from it each key that the method lacks, and for each of its tables each
@@ -94,6 +103,12 @@ class Recipe:
     eps: float
     evaluation: Evaluation
     methods: dict[str, MethodRecipe]
+    folder: str | Path = field(default="", compare=False)
+
+    @property
+    def data(self) -> str | Path:
+        """What ``load_dataset`` takes: the known name, or the path of your own data."""
+        return self.dataset if self.dataset in SOURCES else Path(self.folder, self.dataset)
 
 
 def available() -> dict[str, Path]:
@@ -110,7 +125,7 @@ def load_recipe(name: str) -> Recipe:
         ValueError: the file is not valid; the message says where.
     """
     path, table = read_toml(name)
-    return recipe_from(path.stem, path.name, table)
+    return recipe_from(path.stem, path.name, table, path.parent)
 
 
 def read_toml(name: str) -> tuple[Path, dict]:
@@ -126,9 +141,13 @@ def read_toml(name: str) -> tuple[Path, dict]:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
 
-def recipe_from(name: str, where: str, table: dict) -> Recipe:
-    """Returns a recipe from the content of a TOML file.  Raises ValueError; the message begins with ``where``."""
-    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name"}, where)
+def recipe_from(name: str, where: str, table: dict, folder: str | Path = "") -> Recipe:
+    """Returns a recipe from the content of a TOML file in ``folder``.
+
+    Raises:
+        ValueError: the content is wrong; the message begins with ``where``.
+    """
+    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name", "folder"}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
     tables = {"defaults": defaults, "methods": methods, **{k: table.get(k, {}) for k in (ATTACK, "evaluation")}}
@@ -139,9 +158,12 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     if "eps" in table:
         table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps")
     evaluation = table.pop("evaluation", {})
-    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods")), where)
-    if said["dataset"] not in SOURCES:
-        raise ValueError(f"{where}: dataset must be one of {', '.join(SOURCES)}, got {shown(said['dataset'])}")
+    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods", "folder")), where)
+    dataset = said["dataset"]
+    if dataset not in SOURCES and not dataset.endswith(".npz") and not os.path.isdir(Path(folder, dataset)):
+        raise ValueError(
+            f"{where}: dataset must be one of {KINDS}; a path is relative to the recipe; got {shown(dataset)}"
+        )
     evaluation = _evaluation(evaluation, said["eps"], where)
     if not methods:
         raise ValueError(f"{where}: no [methods.…] table")
@@ -158,7 +180,7 @@ def recipe_from(name: str, where: str, table: dict) -> Recipe:
     labels = [method.label for method in built.values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
-    return Recipe(name=name, evaluation=evaluation, methods=built, **said)
+    return Recipe(name=name, evaluation=evaluation, methods=built, folder=folder, **said)
 
 
 def with_defaults(method: dict, defaults: dict) -> dict:
@@ -176,7 +198,9 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     if isinstance(table.get("eps_values"), list):
         values = [toml_arguments.eps(value, f"{where}: eps_values") for value in table["eps_values"]]
         table = {**table, "eps_values": values}
-    found = Evaluation(**arguments(table, parameters(Evaluation), where))
+    request = _request(table["verify"], where) if "verify" in table else None
+    rest = {key: value for key, value in table.items() if key != "verify"}
+    found = Evaluation(**arguments(rest, parameters(Evaluation, given=("verify",)), where), verify=request)
     norms = {certificates.name_of_norm(attack.norm) for attack in ATTACKS.values()}
     if found.norm not in norms:
         raise ValueError(f"{where}: norm must be one of {', '.join(sorted(norms))}, got {shown(found.norm)}")
@@ -188,11 +212,24 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
             raise ValueError(f"{where}: {name} does not certify balls of the norm {found.norm}")
     if eps not in found.eps_values:
         raise ValueError(f"{where}: eps_values must contain eps={eps}, got {shown(found.eps_values)}")
+    if found.verify is not None and certificates.norm_named(found.norm) != math.inf:
+        raise ValueError(f"{where}: complete verifiers take balls of the norm linf only, got norm = {found.norm}")
     for attack in found.attacks:
         check_named(attack, "attack", ATTACKING, where)
     if len({attack["name"] for attack in found.attacks}) != max(1, len(found.attacks)):
         raise ValueError(f"{where}: attacks must have at least one, and none twice, got {shown(found.attacks)}")
     return found
+
+
+def _request(table: dict, where: str) -> Request:
+    if not isinstance(table, dict):
+        raise ValueError(f"{where}: verify must be a table, got {shown(table)}")
+    where = f"{where} [verify]"
+    given = arguments(table, parameters(Request), where)
+    try:
+        return Request(**given)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
 
 
 def _method(table: dict, name: str, where: str) -> MethodRecipe:

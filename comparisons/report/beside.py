@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..results.schema import NO_RECIPE, Results
-from .tables import NONE, attacked, count, eps_text, groups, images, markdown_rows, mean
+from .seeds import attacked, groups
+from .words import NONE, count, eps_text, images, markdown_rows, mean
 
 Group = list[tuple[Results, str]]  # (run, name of a method) for each seed
 

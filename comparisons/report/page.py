@@ -21,7 +21,9 @@ from ..results.file import read
 from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
 from . import published
 from .published import Published
-from .tables import NONE, attacked, count, eps_text, markdown_rows, mean
+from .seeds import attacked
+from .verification import breakers_of
+from .words import NONE, count, eps_text, markdown_rows, mean
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
 WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
@@ -115,8 +117,7 @@ def refusal(run: Results) -> str | None:
     if run.recipe == NO_RECIPE:
         return "measured by `linf-compare certify`, on nets that no recipe trained"
     if run.contradictions:
-        by = " or ".join(map(attack_label, run.attacks))
-        return f"{run.contradictions} certificates are contradicted by {by}: a bound is wrong"
+        return f"{run.contradictions} certificates are contradicted by {breakers_of(run)}: a bound is wrong"
     if run.norm != math.inf:
         return (
             f"measured on {symbol_of_norm(run.norm)} balls; the published rows are of {symbol_of_norm(math.inf)} balls"

@@ -6,7 +6,7 @@ from linf_plugin.files import replacing
 
 from ..results.schema import Results
 from .looks import looks
-from .tables import attacks_of, images
+from .words import attacks_of, images, unit
 
 FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 
@@ -45,7 +45,7 @@ def certified_against_eps(runs: list[Results], path: str | Path) -> None:
                 axis.plot(values, [100 * a for a in attacked], "--", color=color, linewidth=1, alpha=0.7)
         axis.axvline(run.eps, color="0.6", linewidth=1, linestyle=":")
         axis.set(
-            xlabel="ε (pixel range [0, 1])",
+            xlabel=f"ε ({unit(run)})",
             ylabel="accuracy (%)",
             ylim=(0, 101),
             xlim=(0, None),

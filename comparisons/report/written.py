@@ -9,7 +9,8 @@ from linf_plugin.files import check_absent, write_text
 from ..results.schema import MethodResult, Results
 from .beside import beside
 from .plots import certified_against_eps
-from .tables import over_seeds, table
+from .seeds import over_seeds
+from .tables import table
 
 
 def write_report(results: list[Results], folder: Path, replace: bool = True) -> str:

@@ -11,7 +11,18 @@ from linf_plugin.datasets import DIGESTS
 from linf_plugin.files import write_json
 
 from ..certificates import BEST, name_of_norm, norm_named
-from .schema import NO_RECIPE, AttackSettings, Certified, Identity, MethodResult, Results, Step, Training
+from .schema import (
+    NO_RECIPE,
+    AttackSettings,
+    Certified,
+    Identity,
+    MethodResult,
+    Results,
+    Step,
+    Training,
+    VerificationResult,
+    VerifierResult,
+)
 from .table import REQUIRED, Table
 from .upgrade import upgraded
 
@@ -76,6 +87,7 @@ def from_plain(content) -> Results:
         held_out=table.number("held_out", 0.0),
         description=table.text("description", ""),
         train_samples=table.whole("train_samples", None),
+        shape=_shape(table),
         versions=table.mapping("versions", None),
         methods={name: _method(each, wanted, tuple(attacks), of_ours) for name, each in table.tables("methods")},
         more=table.rest(),
@@ -88,6 +100,15 @@ def _norm(table: Table) -> float:
         return norm_named(name)
     except ValueError as error:
         raise ValueError(f"{table.where}: {error}") from None
+
+
+def _shape(table: Table) -> tuple[int, ...] | None:
+    sizes = table.sequence("shape", None)
+    if sizes is None:
+        return None
+    if not sizes or not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"shape must be a list of positive whole numbers, got {sizes!r:.80}")
+    return tuple(sizes)
 
 
 def _attack(table: Table) -> AttackSettings:
@@ -117,6 +138,7 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
         identity=_identity(table.table("identity")),
         broken={name: table.table("broken").whole(name) for name in table.mapping("broken", {})},
         attack_seconds=table.number("attack_seconds", None),
+        verification=_verification(table),
         device=table.text("device", None),
         versions=table.mapping("versions", None),
         checkpoint=table.text("checkpoint", None),
@@ -141,6 +163,33 @@ def _accuracy(table: Table, eps: set[float]) -> dict[float, float]:
     if missing := eps - found.keys():
         raise ValueError(f"{table.where} lacks ε = {min(missing)}")
     return found
+
+
+def _verification(table: Table) -> VerificationResult | None:
+    if table.mapping("verification", None) is None:
+        return None
+    found = table.table("verification")
+    return VerificationResult(
+        eps=found.eps("eps"),
+        time_limit=found.number("time_limit"),
+        samples=found.whole("samples"),
+        certified=found.whole("certified"),
+        broken=found.whole("broken"),
+        asks_certified=found.flag("asks_certified"),
+        contradictions=found.rows("contradictions"),
+        verifiers={name: _verifier(each) for name, each in found.tables("verifiers")},
+    )
+
+
+def _verifier(table: Table) -> VerifierResult:
+    unknown = table.mapping("unknown")
+    return VerifierResult(
+        verified=table.rows("verified"),
+        falsified=table.rows("falsified"),
+        unknown={reason: table.table("unknown").rows(reason) for reason in unknown},
+        seconds=table.number("seconds"),
+        refused=table.text("refused", None),
+    )
 
 
 def _training(table: Table, of_ours) -> Training:
@@ -205,6 +254,7 @@ def to_plain(results: Results) -> dict:
         "attacks": {name: {"norm": name_of_norm(a.norm), "arguments": a.arguments} for name, a in r.attacks.items()},
         **_known(train_samples=r.train_samples),
         "test_samples": r.test_samples,
+        **_known(shape=None if r.shape is None else list(r.shape)),
         **_known(versions=r.versions),
         "device": r.device,
         **r.more,
@@ -226,7 +276,7 @@ def _plain_method(m: MethodResult) -> dict:
         "contradictions": m.contradictions,
         "broken": m.broken,
         "certify_seconds": m.certify_seconds,
-        **_known(attack_seconds=m.attack_seconds),
+        **_known(attack_seconds=m.attack_seconds, verification=_plain_verification(m.verification)),
         "parameters": m.parameters,
         **_known(pairs_per_sample=m.pairs_per_sample),
         "training": _known(
@@ -260,6 +310,13 @@ def _plain_method(m: MethodResult) -> dict:
 
 def _plain_cascade(cascade: dict[float, tuple[Step, ...]]) -> dict:
     return {eps_key(eps): [vars(step) for step in steps] for eps, steps in cascade.items()}
+
+
+def _plain_verification(v: VerificationResult | None) -> dict | None:
+    """Returns its fields by name, without those that are None."""
+    if v is None:
+        return None
+    return {**vars(v), "verifiers": {name: _known(**vars(each)) for name, each in v.verifiers.items()}}
 
 
 def figures(m: MethodResult) -> dict:

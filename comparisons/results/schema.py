@@ -32,6 +32,50 @@ class Certified:
 
 
 @dataclass(frozen=True)
+class VerifierResult:
+    """What one complete verifier said.
+
+    verified, falsified: rows of images, from 0.  unknown: reason, a key of ``REASONS`` → rows.  seconds: of all
+    questions.  refused: why it does not take the net, so that nothing was asked.
+    """
+
+    verified: tuple[int, ...] = ()
+    falsified: tuple[int, ...] = ()
+    unknown: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    refused: str | None = None
+
+    @property
+    def undecided(self) -> int:
+        return sum(map(len, self.unknown.values()))
+
+    @property
+    def asked(self) -> int:
+        return len(self.verified) + len(self.falsified) + self.undecided
+
+
+@dataclass(frozen=True)
+class VerificationResult:
+    """What complete verifiers said about the first images, in the order in which they were asked.
+
+    eps: of the balls.  time_limit: seconds for each question.  samples: how many images were looked at.  certified,
+    broken: how many of these a theorem certifies; how many others are misclassified or broken by an attack.
+    asks_certified: whether certified images were asked about too.  contradictions: rows of images that were falsified
+    although a theorem certifies them.  verifiers: name → what it said about the images that those before it left
+    unknown.
+    """
+
+    eps: float
+    time_limit: float
+    samples: int
+    certified: int
+    broken: int
+    asks_certified: bool
+    contradictions: tuple[int, ...]
+    verifiers: dict[str, VerifierResult]
+
+
+@dataclass(frozen=True)
 class Identity:
     """The facts that identify figures, besides the digests of the data.
 
@@ -92,10 +136,11 @@ class MethodResult:
     attack → ε → fraction that is still correct.  certified: name of a certificate → what it proves; ``BEST`` counts
     an image if any theorem certifies it.  contradictions: how often an attack broke an image that a theorem certified,
     over all images and ε.  broken: the same count for each certificate that may fail, by name.  pairs_per_sample:
-    coordinate pairs in the forward pass of one sample, None if they are not known.  data: name and digests.
-    settings: all that the recipe said about the method, with every default.  cascade: ε → its steps, if each image was
-    certified by the cheapest method only.  about: the function that the certificates are about, in words, if the
-    harness did not build the net.  more: unknown keys of the file.
+    coordinate pairs in the forward pass of one sample, None if they are not known.  verification: what complete
+    verifiers said, if they were asked.  data: name and digests.  settings: all that the recipe said about the method,
+    with every default.  cascade: ε → its steps, if each image was certified by the cheapest method only.  about: the
+    function that the certificates are about, in words, if the harness did not build the net.  more: unknown keys of
+    the file.
     """
 
     kind: str
@@ -111,6 +156,7 @@ class MethodResult:
     identity: Identity
     broken: dict[str, int] = field(default_factory=dict)
     attack_seconds: float | None = None
+    verification: VerificationResult | None = None
     device: str | None = None
     versions: dict | None = None
     checkpoint: str | None = None
@@ -139,7 +185,7 @@ class Results:
 
     recipe: its name, or ``NO_RECIPE``.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
     curve; both in units of the pixel range.  held_out: part of the training set that was measured on instead of the
-    test set.
+    test set.  shape: of a sample, (C, H, W) or (F,); None in files of versions that knew only images.
     """
 
     recipe: str
@@ -154,13 +200,21 @@ class Results:
     held_out: float = 0.0
     description: str = ""
     train_samples: int | None = None
+    shape: tuple[int, ...] | None = None
     versions: dict | None = None
     methods: dict[str, MethodResult] = field(default_factory=dict)
     more: dict = field(default_factory=dict)
 
     @property
+    def thing(self) -> str:
+        """What readers call a sample: "image", or "sample" if it is a row of numbers."""
+        return "image" if self.shape is None or len(self.shape) == 3 else "sample"
+
+    @property
     def contradictions(self) -> int:
-        return sum(m.contradictions for m in self.methods.values())
+        """How many certificates of theorems an attack or a complete verifier contradicts."""
+        found = (m.verification for m in self.methods.values() if m.verification is not None)
+        return sum(m.contradictions for m in self.methods.values()) + sum(len(v.contradictions) for v in found)
 
     def with_methods(self, methods: dict[str, MethodResult]) -> "Results":
         return replace(self, methods=methods)

@@ -13,6 +13,7 @@ from linf_plugin.training import Schedule, state
 from ..methods.parts import ATTACKING, PARTS
 from ..recipes.recipe import Evaluation, MethodRecipe, Recipe
 from ..recipes.short_forms import SHIFT_FLIP, long_method, long_recipe, named
+from ..verifiers.request import Request
 
 SHOWN = 5  # most differences that a message lists
 
@@ -51,6 +52,8 @@ def filled(settings: dict, key: str) -> dict:
     recipe, method = long_recipe(rest, "settings"), named(long_method(method, "settings"))
     evaluation, schedule = recipe.get("evaluation", {}), method.get("schedule", {})
     evaluation = {**_defaults(Evaluation), **evaluation}
+    if evaluation["verify"] is not None:
+        evaluation["verify"] = {**_defaults(Request), **evaluation["verify"]}
     evaluation["attacks"] = [ATTACKING.filled(attack) for attack in evaluation.get("attacks", ())]
     method = {"kind": key, **_defaults(MethodRecipe), **method, "schedule": {**_defaults(Schedule), **schedule}}
     method |= {name: part.filled(method[name]) for name, part in PARTS.items() if name in method}

@@ -54,6 +54,19 @@ class Table:
             raise ValueError(f"{self._of(key)} must be a list of str")
         return values
 
+    def flag(self, key: str) -> bool:
+        self.taken.add(key)
+        if not isinstance(value := self.content.get(key), bool):
+            raise ValueError(f"{self._of(key)} must be a bool, got {type(value).__name__}")
+        return value
+
+    def rows(self, key: str) -> tuple[int, ...]:
+        """Returns a list of numbers of images."""
+        values = self.sequence(key)
+        if not all(isinstance(value, int) and not isinstance(value, bool) and value >= 0 for value in values):
+            raise ValueError(f"{self._of(key)} must be a list of int, none negative")
+        return tuple(values)
+
     def table(self, key: str) -> "Table":
         return Table(self.mapping(key), self._of(key))
 

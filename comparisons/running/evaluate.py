@@ -2,18 +2,21 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from linf_plugin.certificates import certify_each
+from linf_plugin.norms import Ball
 
 from ..certificates import BEST, failure_of, norm_named, norm_of
 from ..methods.kinds import certificates_of
 from ..methods.parts import ATTACKING
 from ..recipes.recipe import Recipe
-from ..results.schema import Certified
+from ..results.schema import Certified, VerificationResult
+from .verifying import verified
 
 
 @dataclass
@@ -27,12 +30,24 @@ class Measured:
     broken: dict[str, int] | None = None
     certify_seconds: float = 0.0
     attack_seconds: float = 0.0
+    verification: VerificationResult | None = None
 
 
 def evaluate(
-    recipe: Recipe, key: str, model: nn.Module, x: Tensor, y: Tensor, *, seed: int, progress: bool
+    recipe: Recipe,
+    key: str,
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    *,
+    seed: int,
+    progress: bool,
+    verdicts: Path | None = None,
 ) -> Measured:
-    """Measures a method on the images (x, y).  Accuracies are fractions in [0, 1] of these images, for each ε."""
+    """Measures a method on the images (x, y).  Accuracies are fractions in [0, 1] of these images, for each ε.
+
+    verdicts: the file in which the verdicts of complete verifiers are kept.
+    """
     asked, label = recipe.evaluation, recipe.methods[key].label
     with torch.no_grad():
         clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
@@ -57,6 +72,13 @@ def evaluate(
         found.contradictions += contradictions
         for name, images in broken.items():
             found.broken[name] = found.broken.get(name, 0) + images
+        if eps == recipe.eps:
+            certified_there, unbroken = proofs[BEST], torch.stack([clean, *survives.values()]).all(0)
+    if asked.verify is not None:
+        ball, options = Ball(recipe.eps, norm, 0.0, 1.0), {"kept": verdicts, "progress": progress}
+        found.verification = verified(
+            asked.verify, model, x, y, ball, certified_there, unbroken, description=f"{label}:", **options
+        )
     return found
 
 

@@ -17,6 +17,8 @@ from ..recipes.recipe import Recipe
 from ..results import file
 from ..results.schema import MethodResult, Results
 from ..results.settings import settings_of
+from ..verifiers.complete import check_installed
+from .data import check_fits
 from .evaluate import Measured, evaluate
 from .machine import device_name, versions
 from .plan import Plan, Wanted, plan, results_in
@@ -44,7 +46,8 @@ def run(
 
     Args:
         recipe: from ``load_recipe``.
-        data: the recipe's data set, or data of your own under a name of their own.
+        data: the recipe's data set, or data of your own under a name of their own; ``for_training`` divides data
+            without a test part.
         out: folder; it is made if missing.
         methods: names of methods of the recipe; all of them by default.
         seed: seed of initialisation, sample order, augmentation and attack.
@@ -63,8 +66,9 @@ def run(
     Raises:
         WouldReplace: the run would replace work in ``out``, without ``force``; nothing was done.
         OtherData: the data have the name of published data but are not the published data.
-        ValueError: a method is not in the recipe, ``out`` holds methods of another run that would share a table with
-            these, or the budget is too short.
+        ValueError: a method is not in the recipe or does not take the data, ``out`` holds methods of another run that
+            would share a table with these, or the budget is too short.
+        ImportError, FileNotFoundError: a verifier that the recipe names is not installed; nothing was done.
         FloatingPointError: a loss became NaN or infinite.
     """
     chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
@@ -73,6 +77,7 @@ def run(
         known = ", ".join(recipe.methods)
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
     check_published(data)
+    check_fits(recipe, chosen, data)
     wanted, out, where = Wanted(recipe, chosen, data.identity, seed, held_out, budget), Path(out), ranks.device
     found = ranks.agree(plan(wanted, out, resume=resume, force=force))
     if ranks.main:
@@ -80,6 +85,8 @@ def run(
             print(note, file=sys.stderr)
     if not found.do:
         return found.there
+    if recipe.evaluation.verify is not None:
+        check_installed(recipe.evaluation.verify.methods)
     out.mkdir(parents=True, exist_ok=True)
     if held_out:
         data = hold_out(data, held_out)
@@ -90,7 +97,16 @@ def run(
         if ranks.main:
             # No bound of the rounding of cuDNN's fast convolutions is known, so no certificate covers them.
             with torch.backends.cudnn.flags(enabled=False):
-                measured = evaluate(recipe, key, model, x_test, y_test, seed=seed, progress=progress)
+                measured = evaluate(
+                    recipe,
+                    key,
+                    model,
+                    x_test,
+                    y_test,
+                    seed=seed,
+                    progress=progress,
+                    verdicts=out / f"{key}.verdicts.jsonl",
+                )
             entry = _entry(wanted, key, model, trained, measured, results)
             results = _store(out, found, wanted, results, key, entry, model.cpu())
         results = ranks.agree(results)  # the others wait here while the first one measures
@@ -111,6 +127,7 @@ def _empty(wanted: Wanted, data: Dataset, device: str) -> Results:
         held_out=wanted.held_out,
         train_samples=len(data.x_train),
         test_samples=len(data.x_test),
+        shape=data.shape,
         versions=versions(),
         device=device,
     )

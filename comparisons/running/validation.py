@@ -24,7 +24,7 @@ def validation(x: Tensor, y: Tensor, eps: float) -> Callable[[Net], dict[str, fl
     best of many models.
 
     Args:
-        x: (N, C, H, W), pixels in [0, 1], of the training set but not trained on.
+        x: (N, C, H, W) or (N, F), in [0, 1], of the training set but not trained on.
         y: (N,) labels.
         eps: ℓ∞ radius in the pixel range.
     """

@@ -22,7 +22,7 @@ from linf_plugin.training.parallel import Ranks
 
 from ..recipes.recipe import Recipe, read_toml, recipe_from, with_defaults
 from ..recipes.short_forms import PGD, long_method, long_recipe, named
-from ..report.tables import eps_text, markdown_rows, percent
+from ..report.words import eps_text, markdown_rows, percent
 from ..results.file import FILE
 from ..results.settings import changes as changes_of
 from ..results.settings import few, filled, settings_of
@@ -79,7 +79,8 @@ class Ablation:
         less = {"eps_values": [table.get("eps")], "attacks": [{"name": PGD, "steps": 1}]}
         evaluation = table.get("evaluation")
         evaluation = {**evaluation, **less} if isinstance(evaluation, dict) else evaluation
-        return recipe_from(path.stem, where, {**table, "evaluation": evaluation, "methods": {self.method: method}})
+        table = {**table, "evaluation": evaluation, "methods": {self.method: method}}
+        return recipe_from(path.stem, where, table, path.parent)
 
 
 def merged(table: dict, other: dict) -> dict:
@@ -306,7 +307,7 @@ def _measure(args: argparse.Namespace, save: Save) -> dict:
     if unknown:
         raise ValueError(f"--changes: {unknown[0]!r} is not among {', '.join(ablation.changes)}")
     seeds, ranks = [int(s) for s in args.seeds.split(",")], Ranks(device=shell.device(args))
-    data = load_own(ablation.build(BASE).dataset, args.data_dir, args.data_name)
+    data = load_own(ablation.build(BASE), args.data_dir, args.data_name)
     progress = not args.quiet
     return measure(ablation, data, args.out, seeds, changes, save, force=args.force, ranks=ranks, progress=progress)
 

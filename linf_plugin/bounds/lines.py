@@ -45,7 +45,7 @@ def _rows(a: Tensor, index: Tensor) -> Tensor:
     return a.expand(*index.shape[:2], a.shape[-1]).gather(2, index)
 
 
-def _steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Returns the slope of a chord between low and high, as a constant for gradients where the chord is too narrow.
 
     It is too narrow if rounding may be a thousandth of its width, as for a pixel that cannot move.  The slope is then a
@@ -59,7 +59,7 @@ def _steady(slope: Tensor, low: Tensor, high: Tensor) -> Tensor:
 # p = ∞.
 
 
-def _above_max(
+def above_max(
     lower: Tensor, upper: Tensor, far: Tensor, index: Tensor, positive: Tensor, floor: Tensor, many: bool
 ) -> Side:
     """Returns lines above at p = ∞, from max_i z_i ≤ c + Σ_i (z_i − c)₊ for any c.
@@ -88,7 +88,7 @@ def _above_max(
     # The slope is at most 1, also where rounding of a tiny box gives more: a flatter line from the far end is higher.
     slope = (rise / torch.where(width > 0, width, 1)).clamp_max(1)
     slope = torch.where(width > 0, slope, 0) * torch.where(positive, 1.0, -1.0).to(slope).unsqueeze(2)
-    slope = _steady(slope, low.unsqueeze(2), high.unsqueeze(2))
+    slope = steady(slope, low.unsqueeze(2), high.unsqueeze(2))
     end = torch.where(positive, high, low).unsqueeze(2)
     consts = levels + (rise - slope * end).sum(3)
     return Side(index, slope, consts, torch.full_like(floor, third if many else 0, dtype=torch.long))
@@ -121,7 +121,7 @@ def linf(lower: Tensor, upper: Tensor, w: Tensor, many: bool = False) -> tuple[S
     k = min(STEEPEST if many else 2, w.shape[1])
     far, index = (size + radius.unsqueeze(1)).topk(min(k + 1, w.shape[1]), 2)
     index = index[..., :k]
-    above = _above_max(lower, upper, far, index, t.gather(2, index) >= 0, floor, many)
+    above = above_max(lower, upper, far, index, t.gather(2, index) >= 0, floor, many)
     moves = least > 0
     if many:
         central = size.topk(min(2, w.shape[1]), 2).indices
@@ -153,7 +153,7 @@ def _chords(at_lower: Tensor, at_upper: Tensor, lower: Tensor, upper: Tensor, st
     width = upper - lower
     slope = (at_upper - at_lower) / torch.where(width > 0, width, 1)
     slope = torch.where(width > 0, slope, 0)
-    slope = _steady(torch.maximum(torch.minimum(slope, steepest), -steepest), lower, upper)
+    slope = steady(torch.maximum(torch.minimum(slope, steepest), -steepest), lower, upper)
     return slope, (at_lower - slope * lower).sum(-1)
 
 
@@ -286,7 +286,7 @@ def _tanh_above(lower: Tensor, upper: Tensor, many: bool) -> list[tuple[Tensor, 
         low, high = torch.where(good, low, middle), torch.where(good, middle, high)
     least = torch.where(lower >= 0, lower, high)  # where tanh is concave, every tangent holds
     width = upper - lower
-    slope = _steady(((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1), lower, upper)
+    slope = steady(((upper.tanh() - lower.tanh()) / torch.where(width > 0, width, 1)).clamp(0, 1), lower, upper)
     chord = slope, upper.tanh() - slope * upper
 
     def line(d: Tensor) -> tuple[Tensor, Tensor]:

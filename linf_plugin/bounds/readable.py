@@ -22,12 +22,13 @@ def readable(model: nn.Module) -> nn.Module:
         for name, layer in parent.named_children():
             if type(layer) is nn.Conv2d and (layer.groups > 1 or layer.dilation != (1, 1)):
                 check_forward(f"layer {name!r} (Conv2d)", layer)
-                setattr(parent, name, _plain_convolution(layer))
+                setattr(parent, name, plain_convolution(layer))
     return model
 
 
 @torch.no_grad()
-def _plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+def plain_convolution(layer: nn.Conv2d) -> nn.Conv2d:
+    """Returns a convolution of one group and dilation 1 that computes the same as the layer."""
     (height, width), (down, right) = layer.kernel_size, layer.dilation
     kernel = ((height - 1) * down + 1, (width - 1) * right + 1)
     plain = (

@@ -1,104 +1,23 @@
-"""A net with unknown but bounded noise after its layers: in this way auto_LiRPA's bounds cover rounding."""
+"""A net with unknown but bounded noise after its operations: in this way auto_LiRPA's bounds cover rounding."""
 
-import functools
-import itertools
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .. import tracing
-from ..arguments import check_operands, check_shape
-from ..float32 import allowance, reach
-from ..layers.facts import FACTS
-from ..ops.operator import define
-from . import linear, versions
-from .register import relaxed_class
+from ..float32 import allowance, rules
+from ..float32.reach import nodes
+from ..graphs.graph import last_uses
+from ..graphs.operations import Affine
+from . import operators, within
+from .folded import can_fold, folded
+from .lowered import lowered
 
 
-def _within(x: Tensor, amount: Tensor) -> Tensor:
-    return x.clone()
-
-
-def _check_within(x, amount):
-    check_operands(x=x)
-    check_operands(amount=amount)  # its dtype may be another one, because the operator's value is x
-    check_shape("amount", amount, x.shape)
-    if amount.device != x.device:
-        raise ValueError(f"amount is on {amount.device} but x is on {x.device}")
-
-
-# For bounds it is any number within amount of x.  Its value is x.  Shapes (N, *) both.
-within = define(
-    _within,
-    tensors=2,
-    check=_check_within,
-    shapes=lambda x, amount: torch.empty_like(x),
-    composed=lambda x, amount: x.clone(),
-    rows=2,
-)
-
-
-def _tanh(x: Tensor) -> Tensor:
-    return x.tanh()
-
-
-# tanh under another name, so that its bounds come from ``lines.tanh``.  auto_LiRPA's own lines are wrong on some
-# intervals: narrower than 1e-8 (0.7.1), or beyond ±500 (0.3).
-tanh = define(
-    _tanh, tensors=1, check=lambda x: check_operands(x=x), shapes=torch.empty_like, composed=torch.tanh, rows=1
-)
-
-
-def _symbolic(g, x, amount):
-    """linf::within → linf::Within(x, amount)."""
-    return g.op("linf::Within", x, amount).setType(x.type())
-
-
-def _magnitude(A):
-    """Returns |A| for every form in which auto_LiRPA keeps coefficients."""
-    return A.abs() if isinstance(A, Tensor) else A.create_similar(A.patches.abs())
-
-
-@functools.cache
 def register() -> None:
-    """Registers ``linf::within`` and ``linf::tanh`` with auto_LiRPA.  A second call does nothing."""
-    package = versions.import_auto_lirpa()
-
-    class BoundWithin(package.bound_ops.Bound):
-        def __init__(self, attr=None, inputs=None, output_index=0, options=None):
-            super().__init__(attr, inputs, output_index, options)
-
-        def forward(self, x, amount):
-            return x
-
-        def interval_propagate(self, *v):
-            (lower, upper), amount = v[0], v[1][0]
-            return lower - amount, upper + amount
-
-        def bound_backward(self, last_lA, last_uA, x, amount, **kwargs):
-            # a·(x + n) ≥ a·x − |a|·amount, and ≤ a·x + |a|·amount
-            def bias(A):
-                return 0 if A is None else self.get_bias(_magnitude(A), amount.forward_value)
-
-            return [(last_lA, last_uA), (None, None)], -bias(last_lA), bias(last_uA)
-
-        def bound_forward(self, dim_in, x, amount):
-            return package.linear_bound.LinearBound(x.lw, x.lb - amount.lb, x.uw, x.ub + amount.ub)
-
-    tracing.register_symbolic("linf::within", _symbolic)
-    package.register_custom_op("linf::Within", BoundWithin)
-    tracing.register_symbolic("linf::tanh", lambda g, x: g.op("linf::Tanh", x).setType(x.type()))
-    package.register_custom_op(
-        "linf::Tanh",
-        relaxed_class(
-            package,
-            "BoundLinfTanh",
-            torch.ops.linf.tanh,
-            lambda lower, upper: (lower.tanh(), upper.tanh()),
-            linear.tanh_blocks,
-        ),
-    )
+    """Registers the operators of noisy nets with auto_LiRPA.  A second call does nothing."""
+    within.register()
+    operators.register()
 
 
 class Noises(NamedTuple):
@@ -107,7 +26,7 @@ class Noises(NamedTuple):
     Attributes:
         between: the amounts that ``Noisy`` takes besides x.
         limits: (N,) each, the limits of the bounds at these places, and of those of the logits.
-        last: (N, classes), the noise of the last layer; infinite where there is no bound.
+        last: (N, classes), the noise of the last operation; infinite where there is no bound.
     """
 
     between: tuple[Tensor, ...]
@@ -120,57 +39,117 @@ class Noises(NamedTuple):
         It is infinite also where an interval bound is beyond its limit.  The bounds of every method are cut to the
         interval bounds, so they are within the limits where the interval bounds are.
         """
-        noisy = [name for name, node in bounded._modules.items() if type(node).__name__ == "BoundWithin"]
-        within = torch.ones_like(self.last[:, 0], dtype=torch.bool)
-        for name, limit in zip((*noisy, bounded.final_name), self.limits, strict=True):
+        number = dict(zip(bounded.input_name, bounded.input_index))  # input 0 is x, and the amounts follow
+        at = {n: number[node.inputs[1].name] - 1 for n, node in bounded._modules.items() if _is_noise(node)}
+        if sorted(at.values()) != list(range(len(self.between))):
+            raise RuntimeError(f"the traced net has noise {sorted(at.values())} of {len(self.between)}")
+        at[bounded.final_name] = len(self.between)
+        inside = torch.ones_like(self.last[:, 0], dtype=torch.bool)
+        for name, k in at.items():
             for end in bounded._linf_intervals.get(name, ()):  # a last linear layer has no interval of its logits
-                within &= end.abs().flatten(1).amax(1) <= limit
-        return torch.where(within.unsqueeze(1), self.last * reach.OUTWARD, torch.inf)
+                inside &= rules.rows(end.abs()).amax(1) <= self.limits[k]
+        return torch.where(inside.unsqueeze(1), self.last * rules.OUTWARD, torch.inf)
+
+
+def _is_noise(node) -> bool:
+    return type(node).__name__ == "BoundWithin"
 
 
 class Noisy(nn.Module):
-    """A sequential net with ``allowance.noise`` after each layer that computes, except the last one.
+    """A net with ``allowance.noise`` after each operation that computes, except the last one.
 
     The noise of the last one is subtracted from the bound instead, so that auto_LiRPA still joins that layer with a
-    specification.  If layers that only move values follow, noise comes after these.  Then the next relaxation is made
-    on the bounds of the noisy values, and ``Noises.slack`` checks these bounds.
+    specification.  If operations follow that only move values, and nobody else takes what they move, noise comes after
+    these.  Then the next relaxation is made on the bounds of the noisy values, and ``Noises.slack`` checks these
+    bounds.  A product and the constants that are folded into it are one operation, with the noise of all.
     """
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.layers = nn.ModuleList(reach.layers(model))
-        computing = [i for i, layer in enumerate(self.layers) if FACTS[type(layer)].computes]
-        self.noisy = {i: after - 1 for i, after in itertools.pairwise(computing)}  # layer → place of its noise
-        self.last = max(computing, default=None)
+        self.source = [model]  # in a list, so that its parameters are not also those of this net
+        self.nodes = nodes(model)
+        users = [[] for _ in range(len(self.nodes) + 1)]
+        for i, node in enumerate(self.nodes):
+            for value in node.inputs:
+                users[value].append(i)
+        self.places: dict[int, int] = {}  # node that computes → node after which its noise comes
+        self.into: dict[int, int] = {}  # node that is folded → the product into which it is folded
+        for i, node in enumerate(self.nodes):
+            if isinstance(node.module, Affine) and node.module.fused:
+                product = self.into.get(node.inputs[0] - 1, node.inputs[0] - 1)
+                if can_fold(self.nodes[product].module, node.module):
+                    self.into[i] = product
+        for i, node in enumerate(self.nodes):
+            if not allowance.computes(node.module) or self._folded_later(users, i):
+                continue
+            at = i
+            while len(users[at + 1]) == 1 and self._only_moves(users[at + 1][0]):
+                at = users[at + 1][0]
+            self.places[i] = at
+        self.last = next((i for i, at in self.places.items() if at == len(self.nodes) - 1), None)
+        # node that computes → node after which its noise comes, in the order of the amounts
+        self.noisy = {i: at for i, at in sorted(self.places.items(), key=lambda each: each[1]) if i != self.last}
+        products: dict[int, list[Affine]] = {}
+        for i, product in self.into.items():
+            products.setdefault(product, []).append(self.nodes[i].module)
+        self.forms = nn.ModuleList(
+            nn.Identity() if i in self.into else lowered(folded(node.module, products.get(i, [])))
+            for i, node in enumerate(self.nodes)
+        )
+
+    def _folded_later(self, users: list[list[int]], i: int) -> bool:
+        return len(users[i + 1]) == 1 and users[i + 1][0] in self.into
+
+    def _only_moves(self, i: int) -> bool:
+        node = self.nodes[i]
+        return len(node.inputs) == 1 and not allowance.computes(node.module)
 
     def noises(self, lower: Tensor, upper: Tensor) -> Noises:
         """Returns the noise for float32 inputs between lower and upper, (N, *) each.
 
         There is no bound where an activation may overflow.
         """
-        noise = allowance.noise(nn.Sequential(*self.layers), lower, upper)
+        noise = allowance.noise(self.source[0], lower, upper)
         finite = torch.ones(len(lower), dtype=torch.bool, device=lower.device)
         for a in noise:
-            finite &= True if a is None else a.amount.flatten(1).isfinite().all(1)
-        between = []
-        for i, at in self.noisy.items():
-            amount = torch.where(reach.samples(finite, noise[i].amount), noise[i].amount, 0)
-            between.append(self._moved(amount, i + 1, at + 1))
+            finite &= True if a is None else rules.rows(a.amount).isfinite().all(1)
+        between, limits = [], []
+        for i in self.noisy:
+            amount = self._amount(noise, i)
+            between.append(self._moved(torch.where(rules.samples(finite, amount), amount, 0), i))
+            limits.append(noise[i].limit)
         zero = lower.new_zeros(len(lower), 1)
-        computing = [a for a in noise if a is not None] or [allowance.Noise(zero, zero[:, 0] + torch.inf)]
-        last = zero if self.last is None else self._moved(computing[-1].amount, self.last + 1, len(self.layers))
+        if self.last is None:  # nothing computes, or the output is also used before
+            return Noises(
+                tuple(between), (*limits, zero[:, 0] + torch.inf), torch.where(finite.unsqueeze(1), zero, torch.inf)
+            )
+        last = self._moved(self._amount(noise, self.last), self.last)
         last = torch.where(finite.unsqueeze(1), last, torch.inf)
-        return Noises(tuple(between), tuple(a.limit for a in computing), last)
+        return Noises(tuple(between), (*limits, noise[self.last].limit), last)
 
-    def _moved(self, amount: Tensor, first: int, end: int) -> Tensor:
-        """Returns the amount behind layers that only move or negate values.  A change of sign does not change it."""
-        for move in self.layers[first:end]:
-            amount = move(amount).abs()
+    def _amount(self, noise: list[allowance.Noise | None], i: int) -> Tensor:
+        """Returns the noise after node i, with that of the product and the constants that are folded into it."""
+        before = self.nodes[i].inputs[0] - 1
+        if i not in self.into:
+            return noise[i].amount
+        earlier = self._amount(noise, before)
+        return (earlier * self.nodes[i].module.factor.abs() + noise[i].amount) * rules.OUTWARD
+
+    def _moved(self, amount: Tensor, i: int) -> Tensor:
+        """Returns the amount behind the operations that only move it.  A change of sign does not change it."""
+        at = i
+        while at != self.places[i]:
+            at = next(k for k in range(at + 1, len(self.nodes)) if at + 1 in self.nodes[k].inputs)
+            amount = self.nodes[at].module(amount).abs()
         return amount
 
     def forward(self, x: Tensor, *amounts: Tensor) -> Tensor:
-        rest, places = iter(amounts), set(self.noisy.values())
-        for i, layer in enumerate(self.layers):
-            x = tanh(x) if isinstance(layer, nn.Tanh) else layer(x)
-            x = within(x, next(rest)) if i in places else x
-        return x
+        noise = dict(zip(self.noisy.values(), amounts))
+        values, last = [x], last_uses(self.nodes)
+        for i, (form, node) in enumerate(zip(self.forms, self.nodes)):
+            y = form(*(values[j] for j in node.inputs))
+            values.append(within.within(y, noise[i]) if i in noise else y)
+            for j in node.inputs:
+                if last[j] == i:
+                    values[j] = None
+        return values[-1]

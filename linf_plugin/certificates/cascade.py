@@ -41,7 +41,7 @@ def margin_bound(
 
     Args:
         model: in evaluation mode; maps (N, C, H, W) to (N, classes).  With ``sound`` a sequential float32 net of
-            layers in ``float32.reach.ROUNDING``.
+            layers in ``float32.rules.ROUNDING``.
         x: (N, C, H, W) pixels in [low, high].
         labels: (N,) integers.
         eps: radius of the ball in the norm of the certificate, in units of x, ≥ 0.

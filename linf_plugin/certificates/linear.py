@@ -34,7 +34,7 @@ class _Traced:
         self.problem, self.bounded, self.noisy = problem, None, None
         if problem.sound:
             rounded.register()
-            self.noisy = rounded.Noisy(readable(problem.exact)).eval()
+            self.noisy = rounded.Noisy(problem.exact).eval()
 
     def _trace(self, inputs: tuple[Tensor, ...]):
         from auto_LiRPA import BoundedModule

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments
-from ..float32.reach import OUTWARD, check_program, reach
+from ..float32.reach import check_program, reach
+from ..float32.rules import OUTWARD
 from ..layers.lipschitz import lipschitz_bound
 from ..norms import Ball, apart, box, check_norm
 from .margin import certified_radius, margin
@@ -63,12 +64,12 @@ def sound_radius(
     """
     arguments.check_count("batch_size", batch_size)
     norm = check_norm(norm)
-    check_program(model, x)
+    program = check_program(model, x)
     arguments.check_weights(model)
     arguments.check_finite(x=x)
     if labels is not None:
         labels = arguments.check_labels(labels, x)
-    exact = copy.deepcopy(model).double()
+    exact = copy.deepcopy(model).double() if program is None else program
     lipschitz = lipschitz_above(exact, norm)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), int(batch_size)):

@@ -23,7 +23,7 @@ class Problem:
         model, x, labels: as given; labels are int64.
         ball: the ball around each sample.
         sound: True for the float32 program with its rounding, False for the exact function of the weights.
-        exact: a float64 copy of the model.
+        exact: the model in float64: a copy of it, or the graph of its program.
         classes: the number of logits; 2 if there is no sample to find it from.
 
     Raises:
@@ -34,11 +34,10 @@ class Problem:
         check_model(model)
         check_samples(x, model)
         check_pixels(x, ball.low, ball.high)
-        if sound:
-            check_program(model, x)
+        program = check_program(model, x) if sound else None
         check_weights(model)
         self.model, self.x, self.ball, self.sound = model, x, ball, sound
-        self.exact = copy.deepcopy(model).double().requires_grad_(False)
+        self.exact = copy.deepcopy(model).double().requires_grad_(False) if program is None else program
         # Copies go into a net: its first layer may work in place, and the ball is around x as it was given.
         self.classes = check_logits(self.exact(x[:1].to(torch.float64, copy=True)), 1) if len(x) else 2
         self.labels = check_labels(labels, x, self.classes)

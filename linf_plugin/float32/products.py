@@ -16,11 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..graphs.fusion import PRODUCTS
+from ..graphs.graph import Graph
+from ..intervals import apply_affine
+
 ROWS = (1, 2, 16, 256)  # batch sizes with which a linear layer is probed
 IMAGES = (1, 2, 16)  # batch sizes for a convolution: NNPACK starts at 16 images, oneDNN at 2
 WORK = 1 << 32  # products of one probe: batches with more are left out
 EXPONENTS = 20  # factors lie between 2^-20 and 2^21: transforms, and blocks that share an exponent, cannot hold them
 SEED = 0
+CONVOLUTIONS = tuple(kind for kind in PRODUCTS if kind is not nn.Linear)
 
 # Device → environment variable → (harmless values, library).  With any other value the library may compute in less than
 # float32.  Libraries read most of these variables when the process starts or at the first product.
@@ -215,6 +220,47 @@ def convolution_error(
     return _off(torch.where(one, y, 0), torch.where(one, value * kernels.gather(2, at), 0))
 
 
+def transposed_error(
+    convolve: Callable[[Tensor, Tensor], Tensor],
+    geometry: PaddedWindows,
+    images: tuple[int, int, int, int],
+    like: Tensor,
+) -> float:
+    """Returns the largest relative error of a transposed convolution; 0 if it rounds as assumed.
+
+    As in ``convolution_error``, no output gets two products that are not 0: the places to which two pixels are spread
+    do not meet.  ``like`` is (in, out/groups, kh, kw), and ``pads`` are those of nn.ConvTranspose2d.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    w = _numbers(like.shape, like, generator)
+    (n, channels, height, width), groups = images, geometry.groups
+    depth, out, *kernel = channels // groups, *like.shape[1:]
+    spread = [d * (k - 1) + 1 for d, k in zip(geometry.dilation, kernel)]
+    apart = [-(-r // s) for r, s in zip(spread, geometry.stride)]
+    x = like.new_zeros(n, groups, depth, height, width)
+    some = x[..., :: apart[0], :: apart[1]]
+    channel = torch.randint(depth, (n, groups, 1, *some.shape[3:]), generator=generator).to(like.device)
+    value = _numbers(channel.shape, like, generator)
+    some.scatter_(2, channel, value)
+    y = convolve(x.view(n, channels, height, width), w)
+    # The outputs before padding is cut off: each pixel is spread over its places, one shift of the kernel at a time.
+    sizes = [(m - 1) * s + r for m, s, r in zip((height, width), geometry.stride, spread)]
+    whole = like.new_zeros(n, groups, out, *sizes)
+    weights = w.view(groups, depth, out, *kernel)
+    group = torch.arange(groups, device=like.device).view(1, groups, 1, 1)
+    for i, j in itertools.product(*map(range, kernel)):
+        product = value * weights[group, channel.squeeze(2), :, i, j].movedim(-1, 2)
+        rows, columns = (
+            slice(d * k, d * k + s * a * (count - 1) + 1, s * a)
+            for d, k, s, a, count in zip(geometry.dilation, (i, j), geometry.stride, apart, some.shape[3:])
+        )
+        whole[..., rows, columns] += product
+    left, _, top, _ = geometry.pads
+    expected = F.pad(whole, (0, left + y.shape[3], 0, top + y.shape[2]))  # output_padding adds places without pixels
+    expected = expected[..., top : top + y.shape[2], left : left + y.shape[3]].reshape(y.shape)
+    return _off(y, expected)
+
+
 def batches(layer_products: int, sizes: tuple[int, ...]) -> list[int]:
     """Returns the batch sizes to probe, without those that take long.
 
@@ -223,30 +269,42 @@ def batches(layer_products: int, sizes: tuple[int, ...]) -> list[int]:
     return [n for n in sizes if n <= 2 or n * layer_products <= WORK]
 
 
-def _probe(layer: nn.Linear | nn.Conv2d, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
+def _probe(layer: nn.Module, shape: tuple[int, ...], dtype: torch.dtype) -> str | None:
     """Returns None if the layer multiplies numbers of this type as assumed, on inputs (*, *shape); else the fault."""
     like = layer.weight.detach().to(dtype)
-    bias = None if layer.bias is None else like.new_zeros(len(like))
+    bias = None if layer.bias is None else like.new_zeros(len(layer.bias))
     errors = {}  # description of inputs → function that returns the error
     if isinstance(layer, nn.Linear):
         for n in batches(math.prod(shape) * len(like), ROWS):
             errors[f"{n} inputs of shape {shape}"] = functools.partial(
                 linear_error, lambda x, w: F.linear(x, w, bias), (n, *shape[:-1]), like
             )
-    else:
-        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-        pads = tuple(layer._reversed_padding_repeated_twice)
-        geometry = PaddedWindows(layer.stride, layer.dilation, layer.groups, pads, mode)
-        for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES):
-            for layout in (torch.contiguous_format, torch.channels_last):
-                errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(
-                    convolution_error,
-                    lambda x, w, layout=layout: layer._conv_forward(x.contiguous(memory_format=layout), w, bias),
-                    geometry,
-                    (n, *shape),
-                    like,
-                )
+        return first_wrong(errors)
+    dims, transposed = like.dim() - 2, layer.transposed
+    pixels = math.prod(shape[1:]) * like.numel()
+    for n in batches(pixels, IMAGES):
+        for layout in (torch.contiguous_format, torch.channels_last) if dims == 2 else (torch.contiguous_format,):
+
+            def convolve(x: Tensor, w: Tensor, layout: torch.memory_format = layout) -> Tensor:
+                if dims == 1:
+                    return apply_affine(layer, x.squeeze(2), w.squeeze(2), bias).unsqueeze(2)
+                return apply_affine(layer, x.contiguous(memory_format=layout), w, bias)
+
+            flat = shape if dims == 2 else (shape[0], 1, shape[1])
+            weight = like if dims == 2 else like.unsqueeze(2)
+            error = transposed_error if transposed else convolution_error
+            errors[f"{n} inputs of shape {shape}, {str(layout).removeprefix('torch.')}"] = functools.partial(
+                error, convolve, _windows(layer), (n, *flat), weight
+            )
     return first_wrong(errors)
+
+
+def _windows(layer: nn.Module) -> PaddedWindows:
+    """Returns where the windows of a convolution lie, with one row of pixels if it has one dimension."""
+    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+    stride, dilation = ((1, *a) if len(a) == 1 else a for a in (layer.stride, layer.dilation))
+    pads = tuple(layer._reversed_padding_repeated_twice)
+    return PaddedWindows(stride, dilation, layer.groups, (*pads, 0, 0) if len(pads) == 2 else pads, mode)
 
 
 def first_wrong(errors: dict[str, Callable[[], float]]) -> str | None:
@@ -283,45 +341,53 @@ _passed: set[tuple] = set()
 
 
 @torch.no_grad()
-def check_products(model: nn.Module, parts: list[nn.Module], x: Tensor) -> None:
-    """Raises unless every nn.Linear and nn.Conv2d of a net multiplies as docs/math.md assumes, on inputs like x.
+def check_products(model: nn.Module, program: Graph, x: Tensor) -> None:
+    """Raises unless every linear layer and convolution of a net multiplies as docs/math.md assumes, on inputs like x.
 
     In one process a layer is probed once for its geometry, device and settings.
 
     Args:
         model: the net, which gives the names of the layers.
-        parts: its layers, in order.
+        program: its operations.
         x: (N, *).
 
     Raises:
         RuntimeError: a setting or an environment variable allows less than float32, or a probe shows that a layer
             computes in less.  The message names the setting or the layer.
     """
+    parts = list(program.parts)
     for kind in (nn.Linear, nn.Conv2d):
-        if any(isinstance(layer, kind) for layer in parts):
+        kinds = (nn.Linear,) if kind is nn.Linear else CONVOLUTIONS
+        if any(isinstance(layer, kinds) for layer in parts):
             check_settings(kind, x.is_cuda)
     check_rounding()
-    products = [layer for layer in parts if isinstance(layer, (nn.Linear, nn.Conv2d))]
-    if not products:
+    if not any(isinstance(layer, PRODUCTS) for layer in parts):
         return
     settings = x.device, _settings()
-    net = settings, x.shape[1:], *map(_description, parts)
+    net = settings, x.shape[1:], program.inputs, *map(_description, parts)
     if net in _passed:
         return
-    h = x.new_zeros(1, *x.shape[1:])
-    for layer in parts:
+    weight = next((a for a in program.parameters()), x)
+    values = [x.new_zeros(1, *x.shape[1:], dtype=weight.dtype)]
+    for layer, inputs, place in program.nodes:
+        h = values[inputs[0]]
         alone = settings, h.shape[1:], _description(layer)
-        for dtype in (torch.float32, torch.float64) if layer in products and alone not in _passed else ():
-            wrong = _probe(layer, tuple(h.shape[1:]), dtype)
-            if wrong:
-                name = next((name for name, module in model.named_modules() if module is layer), "")
-                raise RuntimeError(
-                    f"layer {name!r} ({type(layer).__name__}) is not computed in {str(dtype).removeprefix('torch.')}: "
-                    f"{wrong}, which no bound of the rounding error covers.  A setting or an environment variable of "
-                    "oneDNN, MKL, cuBLAS or another library makes it round or transform its factors "
-                    "(docs/math.md lists them): start the process without it"
-                )
-        if layer in products:
+        if isinstance(layer, PRODUCTS) and alone not in _passed:
+            _check_product(model, layer, place, tuple(h.shape[1:]))
             _passed.add(alone)
-        h = layer(h)
+        values.append(layer(*(values[i] for i in inputs)))
     _passed.add(net)
+
+
+def _check_product(model: nn.Module, layer: nn.Module, place: str, shape: tuple[int, ...]) -> None:
+    for dtype in (torch.float32, torch.float64):
+        wrong = _probe(layer, shape, dtype)
+        if wrong:
+            name = next((name for name, module in model.named_modules() if module is layer), None)
+            what = place if name is None else f"layer {name!r} ({type(layer).__name__})"
+            raise RuntimeError(
+                f"{what} is not computed in {str(dtype).removeprefix('torch.')}: "
+                f"{wrong}, which no bound of the rounding error covers.  A setting or an environment variable of "
+                "oneDNN, MKL, cuBLAS or another library makes it round or transform its factors "
+                "(docs/math.md lists them): start the process without it"
+            )

@@ -4,7 +4,8 @@ from .parts import append, check_strides, dist_features, head, start
 
 
 # All architectures take the shape (C, H, W), the number of classes, mean and std of the pixels, and crop, for images
-# that are larger than the net needs.  Some take clip.  ``start`` explains the last four.
+# that are larger than the net needs.  Some take clip.  ``start`` explains the last four.  Those without convolutions
+# also take the shape (F,), for rows of F numbers.
 def linf_mlp(
     shape, classes: int, width: int, depth: int, mean=(0.0,), std=1.0, crop: int = 0, clip: float = 0.0
 ) -> dict:

@@ -19,7 +19,8 @@ class Net(nn.Sequential):
     If the spec has ``"normal_head": True``, linear layers start with weights N(0, 1/fan_in) and biases 0, as the heads
     of Zhang et al. (arXiv 2102.05363) do.  Otherwise they start as ``nn.Linear`` does, with a third of this variance.
 
-    The model maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).
+    The model maps (N, C, H, W) with pixels in [0, 1] to logits (N, classes).  A net for rows of F numbers in [0, 1] has
+    the input_shape [F] and maps (N, F).  Its first dimension, the columns, takes the place of channels.
 
     Raises:
         ValueError, TypeError: as ``spec.check_spec``: a layer or an argument is unknown, missing or out of its range.
@@ -62,7 +63,7 @@ class Net(nn.Sequential):
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """(C, H, W)."""
+        """(C, H, W) or (F,)."""
         return tuple(self._spec["input_shape"])
 
     @property

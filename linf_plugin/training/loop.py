@@ -73,7 +73,7 @@ def fit(
         loss: ``loss(model, x, y, step) → scalar``; the state of an ``nn.Module`` is saved with that of the model.
         optimizer: each group's "lr" is its initial learning rate.
         schedule: p, ε and learning rate over time.
-        x, y: images (N, C, H, W) and labels (N,), on the model's device.
+        x, y: images (N, C, H, W) or rows (N, F), and labels (N,), on the model's device.
         batch_size: samples of a step; the last batch of an epoch may be smaller.
         seed: the seed of the order of samples, of the augmentation and of the numbers that layers draw from torch's
             generators.  ``fit`` does not change the state of these generators outside.

@@ -22,6 +22,7 @@ examples:
   linf-export check net.onnx                    with the data set that the file names, if it needs no folder
   linf-export check net.onnx --data ~/data      with that data set, read from ~/data
   linf-export check net.onnx --data mnist --data-dir ~/data --limit 1000
+  linf-export check net.onnx --data my.npz      with your own data, on which the net was trained
 
 exit status: 0 if everything agrees; 1 if logits, predictions or radii do not agree; 2 if nothing was compared.
 """
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     images = data.x_test[: args.limit]
     provider = onnx_session.get_providers()[0]
     where = f"onnxruntime {onnxruntime.__version__}, {provider}"
-    print(f"{args.onnx} ({where}) on {len(images)} test images of {shown(data.name)}")
+    print(f"{args.onnx} ({where}) on {len(images)} test {data.things} of {shown(data.name)}")
     result = compare(onnx_session, model, images)
     print(_report(result))
     for failure in result.failures:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from linf_plugin import checkpoint, plain
-from linf_plugin.datasets import SOURCES, Dataset, check_test_data, load_dataset, own_name
+from linf_plugin.datasets import SOURCES, Dataset, as_named, check_test_data, load_dataset, own_name
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import values
 
@@ -32,9 +32,9 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments ``data`` and ``data_dir``."""
     parser.add_argument(
         "--data",
-        metavar="NAME|FOLDER",
+        metavar="NAME|PATH",
         help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the data set that FILE names; for your "
-        "own data, the data set whose layout they have",
+        "own data, the .npz file or the folder of images, or the data set whose layout they have",
     )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
 
@@ -52,31 +52,46 @@ def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = Fa
         args: with ``data`` and ``data_dir``.
         path: of the file, for messages.
         named: the metadata of the file.
-        others: whether the arguments may name another known data set than the file does.
+        others: whether the arguments may name another data set than the file does.
 
     Raises:
         ValueError: no data set is named, it is unknown, or it needs a folder.
         OtherData: the test images are not those that the file names.
     """
     name, folder, own = args.data, args.data_dir, own_name(named)
-    if name not in SOURCES:
-        if name is not None and not Path(name).is_dir():
-            raise ValueError(f"{name} is neither a data set ({', '.join(SOURCES)}) nor a folder")
-        if "dataset" not in named:
-            raise ValueError(f"{path} does not name its data set: give --data NAME")
-        name, folder = named["dataset"], name or folder
-        if name == own:
-            raise ValueError(
-                f"{path} is of your own data, {own}: give --data NAME with the data set whose layout they have"
-            )
-    if folder is None and name in SOURCES and SOURCES[name].files:
-        raise ValueError(f"{name} is read from a folder: give --data-dir")
-    data = load_dataset(name, folder, own)
+    if _is_own_path(name, named):
+        data = as_named(load_dataset(name, folder), named)
+        own = own if data.name == own else None
+    else:
+        if name not in SOURCES:
+            if name is not None and not Path(name).is_dir():
+                raise ValueError(f"{name} is neither a data set ({', '.join(SOURCES)}), an .npz file nor a folder")
+            if "dataset" not in named:
+                raise ValueError(f"{path} does not name its data set: give --data NAME")
+            name, folder = named["dataset"], name or folder
+            if name == own:
+                raise ValueError(
+                    f"{path} is of your own data, {own}: give --data NAME with the data set whose layout they have, or "
+                    "--data PATH with their .npz file or their folder of images"
+                )
+        if folder is None and name in SOURCES and SOURCES[name].files:
+            raise ValueError(f"{name} is read from a folder: give --data-dir")
+        data = load_dataset(name, folder, own)
     if others and own is None and name != named.get("dataset", name):
         print(f"{path} is of {shown(named['dataset'])}; the results below are of {name}", file=sys.stderr)
     elif not check_test_data(data, named, path) and "dataset" in named:
         print(f"{path} names no digest of its data, so its data were not compared with {name}", file=sys.stderr)
     return data
+
+
+def _is_own_path(name: str | None, named: dict) -> bool:
+    """Whether an argument is the path of your own data: an .npz file, or a folder if the net is of your own data too.
+
+    For a net of known data a folder is the one that holds their files.
+    """
+    if name is None or name in SOURCES:
+        return False
+    return Path(name).suffix == ".npz" or (Path(name).is_dir() and named.get("dataset", name) not in SOURCES)
 
 
 def _is_number(value) -> bool:

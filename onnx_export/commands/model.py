@@ -24,12 +24,14 @@ flavours:
 {flavours}
 certificates:
 {certificates}
-If the data set is available (it needs no folder, or --data-dir names the folder), the file is run on the test set.
+If the data set is available (it needs no folder, or --data-dir names the folder, or --data names the file or folder of
+your own data), the file is run on the test set.
 Its accuracies go into its metadata, and `linf-export verify` compares them.
 
 examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
   linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
+  linf-export model results/mine/ibp.pt -o mine.onnx --data my.npz
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
 """.format(
     flavours="".join(f"  {name:<10} {flavour.text}\n" for name, flavour in FLAVOURS.items()),
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     data, accuracy = _data(args, metadata), None  # before a file is written, so an error leaves no file
     if data is not None and tuple(data.x_test.shape[1:]) != model.input_shape:
         shape = tuple(data.x_test.shape[1:])
-        raise ValueError(f"{args.checkpoint} takes images of shape {model.input_shape}, {data.name} has {shape}")
+        raise ValueError(f"{args.checkpoint} takes {data.things} of shape {model.input_shape}, {data.name} has {shape}")
     export(
         model,
         args.output,
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         record(args.output, accuracy)
     print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {lipschitz_bound(model, math.inf):g}")
     if accuracy is not None:
-        print(_sentence(accuracy))
+        print(_sentence(accuracy, data.things))
     return 0
 
 
@@ -101,8 +103,8 @@ def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
         return None
 
 
-def _sentence(accuracy: Accuracy) -> str:
-    text = f"of {accuracy.images} test images {accuracy.correct} are classified correctly"
+def _sentence(accuracy: Accuracy, things: str) -> str:
+    text = f"of {accuracy.images} test {things} {accuracy.correct} are classified correctly"
     if accuracy.certified is not None:
         text += f", {accuracy.certified} of them certified ({accuracy.certificate})"
     return text

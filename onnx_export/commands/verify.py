@@ -19,6 +19,7 @@ EPILOG = """\
 examples:
   linf-export verify net.onnx                   with the data set that the file names, if it needs no folder
   linf-export verify net.onnx --data ~/data     with that data set, read from ~/data
+  linf-export verify net.onnx --data my.npz     with your own data, on which the net was trained
 
 exit status: 0 if everything agrees; 1 if the file contradicts itself, or holds too little to be recomputed; 2 if it is
 not an ONNX file, its images are not available, or onnxruntime cannot run it here in float32.
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     props = props_of(parsed(content, args.onnx, weights=False))
     data = data_of(args, args.onnx, props)
     images, labels = data.x_test[: args.limit], data.y_test[: args.limit]
-    print(f"{args.onnx} on {len(images)} test images of {shown(data.name)}")
+    print(f"{args.onnx} on {len(images)} test {data.things} of {shown(data.name)}")
     found = verify_content(content, args.onnx, images, labels, args.device)
     if found.accuracy is not None:
         print(_report(found, props))

@@ -16,7 +16,7 @@ BATCH = 128
 
 
 def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[np.ndarray]:
-    """Images (N, C, H, W) in [0, 1], in batches and in the type that a session takes: float32 or bytes."""
+    """Images (N, C, H, W) or rows (N, F) in [0, 1], in batches and in the type of a session: float32 or bytes."""
     size = session.get_inputs()[0].shape[0]
     for x in images.split(size if isinstance(size, int) else BATCH):
         if session.get_inputs()[0].type == "tensor(uint8)":
@@ -62,6 +62,6 @@ def levels_of(session: onnxruntime.InferenceSession) -> int:
 
 
 def measure(path: str | os.PathLike, images: Tensor, labels: Tensor, epsilon: float | None) -> Accuracy:
-    """The accuracies of an ONNX file on test images (N, C, H, W) with labels (N,), computed on the CPU."""
+    """The accuracies of an ONNX file on images (N, C, H, W) or rows (N, F) with labels (N,), computed on the CPU."""
     s = session(path, "cpu")
     return accuracy_of(run_all(s, images), labels, epsilon, levels_of(s))

@@ -7,8 +7,8 @@ wrong class is at least that of the label.  `unsat` means that there is none: th
 
 These must lie beside this file:
   benchmark.json  nets, epsilons, kinds of property, time-out, and how many images a seed chooses
-  images.npz      the pool: x (N, C, H, W) float32 in [0, 1], y (N,) labels, index (N,) places in the test set;
-                  the nets classify all of them correctly, so no property is false at the image itself
+  images.npz      the pool: x (N, C, H, W) or (N, F) float32 in [0, 1], y (N,) labels, index (N,) places in the
+                  test set; the nets classify all of them correctly, so no property is false at the image itself
   onnx/           the nets
 
 These are replaced, with the same bytes for the same seed:
@@ -137,7 +137,7 @@ def read_settings(folder: Path) -> dict:
 
 
 def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np.ndarray]":
-    """Images (N, C, H, W) float32, labels (N,) and places in the test set (N,), of images.npz.
+    """Images (N, C, H, W) or rows (N, F) float32, labels (N,) and places in the test set (N,), of images.npz.
 
     Raises:
         FileNotFoundError: the file is missing.
@@ -150,8 +150,8 @@ def read_pool(folder: Path, settings: dict) -> "tuple[np.ndarray, np.ndarray, np
     except (EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{path} must be an .npz file with x, y and index: {error}") from error
     shape, (_, classes) = settings["input"]["shape"], settings["output"]["shape"]
-    if x.dtype != np.float32 or x.ndim != 4 or not ((0 <= x) & (x <= 1)).all():
-        raise ValueError(f"{path}: x must be (N, C, H, W), float32 in [0, 1]")
+    if x.dtype != np.float32 or x.ndim not in (2, 4) or not ((0 <= x) & (x <= 1)).all():
+        raise ValueError(f"{path}: x must be (N, C, H, W) or (N, F), float32 in [0, 1]")
     if math.prod(x.shape[1:]) != math.prod(shape):
         raise ValueError(f"{path}: images of shape {x.shape[1:]} do not fit the nets' input {tuple(shape)}")
     for key, a in (("y", y), ("index", index)):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin.certificates.lipschitz import lipschitz_above
-from linf_plugin.float32 import reach
+from linf_plugin.float32 import reach, rules
 from linf_plugin.intervals import INTERVALS, Ends, Rule, apply_affine
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.facts import FACTS
@@ -80,9 +80,9 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
     if not error < math.inf:
         raise ValueError("activations of model may overflow: no certificate holds")
     _, levels = PIXELS[pixels]
-    slack = 4 * error * reach.OUTWARD + (2 * lipschitz * BYTE_ROUNDING if levels > 1 else 0)
-    lipschitz = lipschitz / levels * reach.OUTWARD
-    return RadiusConstants(_up(lipschitz, LIPSCHITZ_BITS), _up(slack * reach.OUTWARD, BITS), float(levels))
+    slack = 4 * error * rules.OUTWARD + (2 * lipschitz * BYTE_ROUNDING if levels > 1 else 0)
+    lipschitz = lipschitz / levels * rules.OUTWARD
+    return RadiusConstants(_up(lipschitz, LIPSCHITZ_BITS), _up(slack * rules.OUTWARD, BITS), float(levels))
 
 
 def _up(value: float, bits: int) -> float:
@@ -120,7 +120,7 @@ def widenings(net: Net) -> list[float]:
     """By how much each layer's ends are moved outwards, so that they bound its float32 values for all inputs in
     [0, 1]^d; for a linear layer at the end, what the difference of two logits must exceed.
 
-    With e a layer's rounding error by ``reach.ROUNDING``, on all that its input may be, the value is off by e, an
+    With e a layer's rounding error by ``rules.ROUNDING``, on all that its input may be, the value is off by e, an
     end by at most 3·e (it sums up to twice as many products) and the widening by e: 5·e, of which ``WIDENING`` makes
     6.  A difference of two logits is off by 2·e, its bound by at most 5·e (weights are subtracted first):
     ``MARGIN_WIDENING`` makes 12.
@@ -130,16 +130,16 @@ def widenings(net: Net) -> list[float]:
     """
     exact = copy.deepcopy(net).double().cpu()
     lower = torch.full((1, *net.input_shape), -BOX_ROUNDING, dtype=torch.float64)
-    x, found = reach.Reach(lower, 1 - lower, torch.zeros_like(lower)), []
+    x, found = rules.Reach(lower, 1 - lower, torch.zeros_like(lower)), []
     for i, layer in enumerate(exact):
-        y = reach.ROUNDING[type(layer)](layer, x)
+        y = rules.ROUNDING[type(layer)](layer, x)
         times = MARGIN_WIDENING if i == len(exact) - 1 else WIDENING
-        by = times * float(y.error.max()) * reach.OUTWARD if not FACTS[type(layer)].ends_hold else 0.0
+        by = times * float(y.error.max()) * rules.OUTWARD if not FACTS[type(layer)].ends_hold else 0.0
         if not by < math.inf or not y.upper.isfinite().all():
             raise ValueError("activations of model may overflow: no certificate holds")
         by = _up(by, BITS)
         found.append(_above(by))
-        x = reach.Reach(y.lower - 2 * by, y.upper + 2 * by, torch.zeros_like(y.error))
+        x = rules.Reach(y.lower - 2 * by, y.upper + 2 * by, torch.zeros_like(y.error))
     return found
 
 

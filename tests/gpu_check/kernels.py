@@ -10,7 +10,7 @@ from cases import DTYPES, INF, LAYOUTS, SHAPES, dist, rows
 from torch import Tensor
 
 import linf_plugin
-from linf_plugin.float32 import reach
+from linf_plugin.float32 import rules
 from linf_plugin.kernels import blocked, cpu, gpu, reference
 
 from .compare import group, line, share, shares
@@ -183,8 +183,8 @@ def _accuracy(record: Record) -> Iterator:
         x, w = rows(shape, device=record.device)
         exact = reference.dist(x.cpu().double(), w.cpu().double(), p)
         y = linf_plugin.dist(x, w, p).cpu().double()
-        units = ((y - exact).abs() / exact / reach.UNIT).nan_to_num(nan=INF).amax().item()
-        assumed = reach.POWER_UNITS + shape[2] / p
+        units = ((y - exact).abs() / exact / rules.UNIT).nan_to_num(nan=INF).amax().item()
+        assumed = rules.POWER_UNITS + shape[2] / p
         found[f"p={p:g}, {shape[2]} coordinates"] = {"units": round(units, 2), "assumed": round(assumed, 2)}
         return {"units": units / assumed}
 

@@ -10,7 +10,7 @@ import linf_plugin as lp
 from linf_plugin.certificates import certify_each, sound_radius
 from linf_plugin.certificates.lipschitz import sound_margin
 from linf_plugin.float32.allowance import noise
-from linf_plugin.float32.reach import ROUNDING, Reach
+from linf_plugin.float32.rules import ROUNDING, Reach
 from linf_plugin.intervals import INTERVALS, interval
 from linf_plugin.layers.facts import FACTS
 from linf_plugin.layers.shifts import CenterCrop

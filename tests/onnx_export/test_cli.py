@@ -10,10 +10,11 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from PIL import Image
 
 import linf_plugin
 import onnx_export
-from linf_plugin.datasets import SOURCES, load_dataset
+from linf_plugin.datasets import SOURCES, for_training, load_dataset
 from onnx_export.cli import EXPORT_COMMANDS, main
 from onnx_export.files.seal import props_of, seal
 from onnx_export.running.arithmetic import LessThanFloat32
@@ -154,6 +155,59 @@ def test_own_data_are_read_in_the_layout_of_known_ones(small_net, tmp_path, caps
     linf_plugin.save(checkpoint, small_net(shape=(1, 28, 28), width=4, depth=2), {})
     words = error("vnnlib", checkpoint, "--eps", "0.1", "--out", tmp_path / "b", *layout)
     assert "given as mnist are not the published ones" in words and "own_name" not in words
+
+
+@pytest.fixture
+def rows(small_net, tmp_path):
+    """An .npz file with rows of three numbers, and a checkpoint and an ONNX file of a net that was trained on them."""
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "rows.npz", x=rng.random((40, 3)), y=np.arange(40) % 2)
+    metadata = for_training(load_dataset(tmp_path / "rows.npz")).identity | {"epsilon": 0.01}
+    linf_plugin.save(tmp_path / "net.pt", small_net(shape=(3,), classes=2, width=4, depth=2), metadata)
+    return tmp_path / "rows.npz", tmp_path / "net.pt", tmp_path / "net.onnx"
+
+
+def test_an_npz_file_is_divided_as_the_net_was_trained(rows, tmp_path, capsys):
+    data, checkpoint, path = map(str, rows)
+    assert main(["model", checkpoint, "-o", path, "--data", data]) == 0
+    assert "of 8 test samples " in capsys.readouterr().out
+    for command in ("check", "verify"):
+        assert main([command, path, "--device", "cpu", "--data", data]) == 0
+        captured = capsys.readouterr()
+        assert "on 8 test samples of rows.npz, 0.2 of it as test set" in captured.out and captured.err == ""
+    arguments = ["--eps", "0.01", "--out", str(tmp_path / "b"), "--count", "1", "--data", data, "--plain"]
+    assert main(["vnnlib", checkpoint, *arguments]) == 0
+    lines = next((tmp_path / "b" / "vnnlib").glob("*.vnnlib")).read_text().splitlines()
+    assert sum(line.startswith("(declare-const X_") for line in lines) == 3
+
+
+def test_a_folder_of_images_is_that_of_a_net_of_own_data(small_net, tmp_path, capsys):
+    for i in range(20):
+        folder = tmp_path / "mine" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4), 12 * i, np.uint8)).save(folder / f"{i}.png")
+    metadata = load_dataset(tmp_path / "mine").identity | {"epsilon": 0.01}
+    linf_plugin.save(tmp_path / "net.pt", small_net(shape=(1, 4, 4), classes=2, width=4, depth=2), metadata)
+    arguments = ["-o", str(tmp_path / "net.onnx"), "--data", str(tmp_path / "mine")]
+    assert main(["model", str(tmp_path / "net.pt"), *arguments]) == 0
+    assert "of 20 test images " in capsys.readouterr().out  # the net was tested on all of them
+
+
+def test_an_npz_file_of_other_data_is_named(rows, tmp_path, capsys, error):
+    data, checkpoint, path = rows
+    assert main(["model", str(checkpoint), "-o", str(path), "--data", str(data)]) == 0
+    capsys.readouterr()
+    rng = np.random.default_rng(1)
+    np.savez(tmp_path / "other.npz", x=rng.random((40, 3)), y=np.arange(40) % 2)
+    words = error("verify", path, "--device", "cpu", "--data", tmp_path / "other.npz")
+    assert "the test samples and labels of other.npz here are not those that" in words
+    assert "it names rows.npz, 0.2 of it as test set" in words
+    assert main(["check", str(path), "--device", "cpu", "--data", str(tmp_path / "other.npz")]) == 0
+    captured = capsys.readouterr()  # a comparison of two programs needs no certain samples
+    assert f"is of rows.npz, 0.2 of it as test set; the results below are of {tmp_path / 'other.npz'}" in captured.err
+    assert "on 40 test samples of other.npz" in captured.out
+    np.savez(tmp_path / "bare.npz", x=np.zeros((4, 3)))
+    assert "bare.npz lacks y or y_train" in error("verify", path, "--data", tmp_path / "bare.npz")
 
 
 def test_other_known_data_are_read_by_name(made, tmp_path, capsys, any_mnist):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...arguments import INTEGERS, check_model, check_number, check_range, kind
+from ...arguments import INTEGERS, check_model, check_not_negative, check_number, check_range, kind
 from ...float32.program import check_sequence
 from .search import Question, Search
 from .steps import evaluate, numbers, steps_of
@@ -30,6 +30,7 @@ class ExactRadius:
         lower, upper: the ends.
         status: "optimal": the ends differ only by tolerances.
             "robust": no input in range changes or ties the class, and both ends are ∞.
+            "decided": it is known on which side of ``decide`` the radius lies, and the search stopped.
             "time limit": the search was stopped.
             "unsettled": the solver failed, or what it found could be neither confirmed nor excluded.
         adversarial: an input at distance ``upper``, float64, of another class or tied; None if none was found.
@@ -51,6 +52,7 @@ def exact_radius(
     low: float = 0.0,
     high: float = 1.0,
     time_limit: float = 60.0,
+    decide: float | None = None,
 ) -> ExactRadius:
     """Returns the distance from x to the nearest input of another class, for nets of about 16-16-10.
 
@@ -72,17 +74,22 @@ def exact_radius(
         label: y; by default the predicted class.  A misclassified or tied x has radius 0.
         low, high: the pixel range.
         time_limit: in seconds.  When it is reached, ``lower`` stays below ``upper``, and no exception is raised.
+        decide: a distance ≥ 0.  The search stops as soon as it is proved that the radius is larger, lower > decide, or
+            that it is not, upper ≤ decide.  This takes less time than the radius.
 
     Raises:
         TypeError: a layer has no exact steps, or has a forward of its own; x is not a floating-point tensor; label is
             not an integer.
         RuntimeError: a layer has forward hooks.
         ValueError: the model is in training mode, has a finite p or weights that are not finite; x does not fit the
-            model or lies out of range; label is not a class; low ≥ high; time_limit is not positive.
+            model or lies out of range; label is not a class; low ≥ high; time_limit is not positive; decide is negative
+            or not finite.
     """
     check_number("time_limit", time_limit)
     if not 0 < time_limit:
         raise ValueError(f"time_limit must be positive, got {time_limit}")
+    if decide is not None:
+        check_not_negative("decide", decide)
     check_model(model)
     check_sequence(model)
     deadline = time.monotonic() + time_limit
@@ -95,24 +102,27 @@ def exact_radius(
     if any(z >= logits[label] for j, z in enumerate(logits) if j != label):
         return ExactRadius(0.0, 0.0, "optimal", x.detach().double().clone())
 
-    search = Search(Question(steps, point, label, low, high), deadline)
+    search = Search(Question(steps, point, label, low, high), deadline, -math.inf if decide is None else decide)
     farthest = math.nextafter(float(np.maximum(point - low, high - point).max()), math.inf)
-    lower, radius = 0.0, farthest * FIRST
-    while radius < farthest and search.excluded(radius):
-        lower, radius = radius, min(SMALL_GROWTH * radius, farthest)
+    last = farthest if decide is None else min(farthest, math.nextafter(decide, math.inf))  # radius of the last box
+    lower, radius = 0.0, min(farthest * FIRST, last)
+    while radius < last and search.excluded(radius):
+        lower, radius = radius, min(SMALL_GROWTH * radius, last)
     while True:
         proved, status = search.clear(radius)
         lower = max(lower, proved)
-        if search.nearest is not None or radius >= farthest or status == "time limit":
+        if search.nearest is not None or radius >= last or status == "time limit":
             break
-        radius = min(GROWTH * radius, farthest)
+        radius = min(GROWTH * radius, last)
 
     if search.nearest is None:
-        if status == "clear":
+        if status == "clear" and radius >= farthest:
             return ExactRadius(math.inf, math.inf, "robust", None)
-        return ExactRadius(lower, math.inf, status, None)
+        return ExactRadius(lower, math.inf, "decided" if status == "clear" else status, None)
     if search.distance - lower <= GAP * farthest:
         status = "optimal"
+    elif decide is not None and search.distance <= decide:
+        status = "decided"
     adversarial = torch.from_numpy(search.nearest).reshape(x.shape).to(x.device)
     return ExactRadius(lower, search.distance, "unsettled" if status == "clear" else status, adversarial)
 

@@ -236,10 +236,14 @@ def branch(masks: Masks, choice: Choice, first: np.ndarray) -> list[Masks]:
 
 @dataclass
 class Search:
-    """The state of a search: the nearest point found, and its distance."""
+    """The state of a search: the nearest point found, and its distance.
+
+    enough: the search stops as soon as it has found a point that is at most so far away.
+    """
 
     question: Question
     deadline: float
+    enough: float = -math.inf
     nearest: np.ndarray | None = None
     distance: float = math.inf
     order: Iterator[int] = field(default_factory=itertools.count)  # orders parts with the same bound
@@ -264,7 +268,7 @@ class Search:
         Returns:
             (proved, status).  No input that is nearer than ``proved`` has another class.  The status is "clear" if this
             is proved for the whole shrunk box with its boundary, "unsettled" if a part could be neither excluded nor
-            settled by a point, or "time limit".
+            settled by a point, "time limit", or "enough" if a point is near enough.
         """
         steps = self.question.steps
         unsettled, queue = math.inf, []
@@ -274,8 +278,9 @@ class Search:
             bound, _, other, masks = heapq.heappop(queue)
             if bound > radius:
                 break
-            if self._left() <= 0:
-                return max(0.0, min(bound, unsettled, radius)), "time limit"
+            if self.distance <= self.enough or self._left() <= 0:
+                status = "enough" if self.distance <= self.enough else "time limit"
+                return max(0.0, min(bound, unsettled, radius)), status
             boxes = intervals(steps, self.question.box(radius), masks)
             if boxes is None:
                 continue

@@ -16,6 +16,7 @@ from comparisons import certificates
 from comparisons.methods.parts import ATTACKING, PARTS
 from comparisons.recipes.recipe import available, load_recipe, recipe_from
 from comparisons.results.file import eps_key
+from comparisons.verifiers.request import Request
 
 GOOD = """
 description = "test"
@@ -57,6 +58,7 @@ def test_a_file_is_read(tmp_path):
     assert method.schedule.average_start == 0.5
 
 
+VERIFY = '[verify]\nmethods = ["exact"]\n'
 MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "missing": ("eps = 0.1\n", "", "mine.toml: eps is missing"),
     "unknown": ("eps = 0.1\n", "epsilon = 0.1\n", "unknown key 'epsilon'; known: attack, certificates, dataset"),
@@ -214,6 +216,24 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "validate_every": ("batch_size = 64", "batch_size = 64\nvalidate_every = 0", "validate_every"),
     "average_start": ("epochs = 1,", "epochs = 1, average_start = -1,", "average_start"),
     "toml": ("[methods", "methods", "not valid TOML"),
+    "verify": ("[methods", "verify = 3\n[methods", "verify must be a table, got 3"),
+    "verify key": (
+        "[methods",
+        VERIFY + "seconds = 3\n[methods",
+        r"\[verify\]: unknown key 'seconds'; known: certified",
+    ),
+    "verify methods": ("[methods", "[verify]\n[methods", r"\[verify\]: methods is missing"),
+    "verify name": (
+        "[methods",
+        '[verify]\nmethods = ["z3"]\n[methods',
+        "methods must be among exact, marabou, abcrown",
+    ),
+    "verify none": ("[methods", "[verify]\nmethods = []\n[methods", "methods must have at least one name"),
+    "verify twice": ("[methods", '[verify]\nmethods = ["exact", "exact"]\n[methods', "and none twice"),
+    "verify time": ("[methods", VERIFY + "time_limit = 0\n[methods", r"\[verify\]: time_limit must be positive"),
+    "verify samples": ("[methods", VERIFY + "samples = 0\n[methods", r"\[verify\]: samples must be a whole number ≥ 1"),
+    "verify memory": ("[methods", VERIFY + "memory = 0\n[methods", r"\[verify\]: memory must be positive"),
+    "verify certified": ("[methods", VERIFY + "certified = 1\n[methods", "certified must be true or false"),
 }
 
 
@@ -222,6 +242,38 @@ def test_mistakes_are_named(tmp_path, old, new, message):
     assert old in GOOD
     with pytest.raises(ValueError, match=message):
         load_recipe(write(tmp_path, GOOD.replace(old, new)))
+
+
+def test_own_data_are_named_by_a_path_that_is_relative_to_the_recipe(tmp_path, monkeypatch):
+    (tmp_path / "animals").mkdir()
+    for path in ("mine.npz", "data/mine.npz", "animals", "../" + tmp_path.name + "/animals", str(tmp_path / "a.npz")):
+        recipe = load_recipe(write(tmp_path, GOOD.replace("digits", path)))
+        assert recipe.dataset == path and recipe.data == tmp_path / path
+    recipe = load_recipe(write(tmp_path, GOOD))
+    assert recipe.data == "digits"
+    monkeypatch.chdir(tmp_path / "animals")
+    with pytest.raises(
+        ValueError, match="dataset must be .*the path of a folder of images; a path is relative to the r"
+    ):
+        load_recipe(write(tmp_path, GOOD.replace("digits", "plants")))
+
+
+def test_the_folder_of_a_recipe_is_none_of_its_keys(tmp_path):
+    with pytest.raises(ValueError, match="unknown key 'folder'"):
+        load_recipe(write(tmp_path, 'folder = "x"\n' + GOOD))
+    (tmp_path / "other").mkdir()
+    here, there = (load_recipe(write(folder, GOOD)) for folder in (tmp_path, tmp_path / "other"))
+    assert here == there and here.folder != there.folder
+
+
+def test_complete_verifiers_are_asked_as_the_table_says(tmp_path):
+    assert load_recipe(write(tmp_path, GOOD)).evaluation.verify is None
+    text = GOOD.replace("[methods", VERIFY + "time_limit = 2.5\nmemory = 0.5\n[methods")
+    found = load_recipe(write(tmp_path, text)).evaluation.verify
+    assert found == Request(("exact",), time_limit=2.5, samples=100, memory=0.5, certified=False)
+    assert found.bytes == 2**29
+    inside = GOOD.replace("[methods", '[evaluation.verify]\nmethods = ["marabou", "exact"]\n[methods')
+    assert load_recipe(write(tmp_path, inside)).evaluation.verify == Request(("marabou", "exact"))
 
 
 def test_a_file_that_is_no_text_is_named(tmp_path):

@@ -1,9 +1,13 @@
 """How figures are shown."""
 
+import dataclasses
+
 import pytest
 from runs import made_up
 
-from comparisons.report.tables import eps_text, markdown_rows, mean, over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
+from comparisons.report.words import eps_text, markdown_rows, mean
 from comparisons.results.file import from_plain
 from comparisons.results.schema import Results
 
@@ -104,6 +108,60 @@ def test_a_contradicted_theorem_is_said():
     assert "No image is certified" not in text
 
 
+def test_rows_of_numbers_are_called_samples():
+    results = dataclasses.replace(_changed(broken={"smoothing": 4}), shape=(30,))
+    text = table(results)
+    assert "Percent of 10000 test samples. ε in the range [0, 1] of the inputs." in text and "| pairs/sample |" in text
+    assert "Certified: by the best certificate of each sample." in text
+    assert "No sample is certified at an ε" in text and "smoothing may be wrong about a sample with" in text
+    assert table(dataclasses.replace(results, shape=(1, 8, 8))) == table(dataclasses.replace(results, shape=None))
+
+
 def test_another_norm_is_in_the_title():
     content = made_up({"ibp": 0.9}, norm="l2")
     assert table(from_plain(content)).startswith("## digits, ε = 0.25 in ℓ2 (recipe")
+
+
+def _verified(**change) -> Results:
+    exact = {"verified": [1, 2], "falsified": [4], "unknown": {"time": [5, 6], "memory": [7]}, "seconds": 61.25}
+    marabou = {"verified": [5], "falsified": [], "unknown": {"time": [6, 7]}, "seconds": 120}
+    later = {"verified": [], "falsified": [], "unknown": {}, "seconds": 0, "refused": "it is a|b"}
+    said = {
+        "eps": 0.25,
+        "time_limit": 30,
+        "samples": 100,
+        "certified": 70,
+        "broken": 24,
+        "asks_certified": False,
+        "contradictions": [],
+        "verifiers": {"exact": exact, "marabou": marabou, "later": later},
+    }
+    return from_plain(made_up({"ibp": 0.9}, method={"verification": said | change}))
+
+
+def test_what_verifiers_said_has_a_table_of_its_own():
+    text = table(_verified())
+    assert "those of the first images that theorems and attacks leave undecided, for at most 30 s each.\n" in text
+    lines = text.splitlines()
+    at = next(i for i, line in enumerate(lines) if "| verifier |" in line)
+    assert lines[at] == (
+        "| method | images | certified | broken | verifier | asked | verified | falsified | unknown | s | why unknown |"
+    )
+    assert lines[at + 2 : at + 5] == [
+        "| IBP | 100 | 70 | 24 | exact radius | 6 | 2 | 1 | 3 | 61.2 | the time limit: 2, the memory limit: 1 |",
+        "| IBP | 100 | 70 | 24 | Marabou | 3 | 1 | 0 | 2 | 120.0 | the time limit: 2 |",
+        "| IBP | 100 | 70 | 24 | later | – | – | – | – | – | it is a/b |",
+    ]
+    assert "Verified is not counted as certified." in text and "exact radius: proved for the exact function" in text
+    assert "No image is certified at an ε at which PGD broke it." in text
+    assert "verifier" not in table(_run(0, 0.5))
+
+
+def test_a_verifier_that_falsifies_what_a_theorem_certifies_is_said():
+    wrong = _verified(asks_certified=True, contradictions=[4])
+    assert wrong.contradictions == 1
+    by = "PGD or exact radius or Marabou or later"
+    assert f"**1 certificates are contradicted by {by}: a bound is wrong.**" in table(wrong)
+    right = _verified(asks_certified=True)
+    assert f"No image is certified at an ε at which {by} broke it." in table(right)
+    assert "for at most 30 s each. Certified images are asked about too." in table(right)

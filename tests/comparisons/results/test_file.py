@@ -7,7 +7,8 @@ import json
 import pytest
 from runs import DOCS, RUNS, form_1, made_up
 
-from comparisons.report.tables import over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
 from comparisons.results import file
 from comparisons.results.file import from_plain, read, to_plain, write
 from comparisons.results.schema import same_settings
@@ -108,6 +109,9 @@ def test_a_file_of_today_says_its_norm_its_attacks_and_what_may_fail(tmp_path):
         ({"eps_values": [0.25, 0.5]}, "pgd of attacked of ibp lacks ε = 0.5"),
         ({"eps_values": [-1.0]}, "eps_values must not be negative"),
         ({"methods": {"ibp": 3}}, "ibp of methods must be a dict, got int"),
+        ({"shape": [3, True]}, "shape must be a list of positive whole numbers, got [3, True]"),
+        ({"shape": []}, "shape must be a list of positive whole numbers, got []"),
+        ({"shape": "30"}, "shape must be a list, got str"),
     ],
     ids=str,
 )
@@ -115,6 +119,14 @@ def test_what_is_wrong_is_named(change, message):
     with pytest.raises(ValueError) as error:
         from_plain(made_up({"ibp": 0.9}) | change)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("shape, thing", (([30], "sample"), ([1, 8, 8], "image"), (None, "image")), ids=str)
+def test_the_shape_of_a_sample_says_what_it_is(shape, thing):
+    """Files of versions that knew only images say nothing."""
+    content = made_up({"ibp": 0.9}, **({} if shape is None else {"shape": shape}))
+    results = from_plain(content)
+    assert results.thing == thing and to_plain(results).get("shape") == shape
 
 
 def test_what_is_not_known_is_kept_but_for_the_identity():
@@ -137,3 +149,55 @@ def test_digests_of_different_versions_are_told_to_be_the_same_by_an_entry_that_
     for some in ([first, second, now], [now, second, first]):
         assert len(set(same_settings(some))) == 1
     assert len(set(same_settings([first, entry(3, "three", "other")]))) == 2
+
+
+VERIFICATION = {
+    "eps": 0.25,
+    "time_limit": 60,
+    "samples": 100,
+    "certified": 70,
+    "broken": 20,
+    "asks_certified": False,
+    "contradictions": [],
+    "verifiers": {
+        "exact": {"verified": [3, 5], "falsified": [9], "unknown": {"time": [1, 2]}, "seconds": 12.5},
+        "marabou": {"verified": [], "falsified": [], "unknown": {}, "seconds": 0, "refused": "it has a softplus"},
+    },
+}
+
+
+def test_what_verifiers_said_is_read_and_written():
+    content = made_up({"ibp": 0.9}, method={"verification": VERIFICATION})
+    found = from_plain(content)
+    m = found.methods["ibp"].verification
+    assert (m.eps, m.samples, m.certified, m.broken, m.asks_certified) == (0.25, 100, 70, 20, False)
+    exact, marabou = m.verifiers.values()
+    assert (exact.verified, exact.falsified, exact.unknown) == ((3, 5), (9,), {"time": (1, 2)})
+    assert (exact.asked, exact.undecided, marabou.refused) == (5, 2, "it has a softplus")
+    again = json.loads(json.dumps(to_plain(found)))
+    assert again["methods"]["ibp"]["verification"] == VERIFICATION and from_plain(again) == found
+    assert from_plain(made_up({"ibp": 0.9})).methods["ibp"].verification is None
+
+
+def test_every_part_of_it_changed_is_refused_in_a_sentence_or_shown(tmp_path):
+    path, refused = tmp_path / "results.json", 0
+    places = _places(VERIFICATION, [])
+    for place in places:
+        for value in (*VALUES, ...):
+            content = copy.deepcopy(made_up({"ibp": 0.9}, method={"verification": VERIFICATION}))
+            parent = content["methods"]["ibp"]["verification"]
+            for key in place[:-1]:
+                parent = parent[key]
+            if value is ...:
+                del parent[place[-1]]
+            else:
+                parent[place[-1]] = value
+            path.write_text(json.dumps(content), encoding="utf-8")
+            try:
+                results = read(path)
+            except ValueError as error:
+                assert "results.json is not a results file of linf-compare: " in str(error)
+                refused += 1
+            else:
+                assert table(results) and from_plain(json.loads(json.dumps(to_plain(results)))) == results
+    assert refused > 4 * len(places)

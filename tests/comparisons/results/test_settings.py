@@ -11,7 +11,7 @@ import comparisons.recipes.recipe
 import comparisons.results.settings
 from comparisons.methods.losses import LOSSES
 from comparisons.recipes.recipe import Evaluation, MethodRecipe, load_recipe, recipe_from
-from comparisons.report.tables import over_seeds
+from comparisons.report.seeds import over_seeds
 from comparisons.results.digests import digests
 from comparisons.results.file import from_plain, read, to_plain
 from comparisons.results.settings import changes, filled, settings_changes, settings_of
@@ -262,3 +262,18 @@ def test_from_plain_and_back_keeps_the_identity():
     one = dataclasses.replace(run.methods["ibp"], identity=wanted(load_recipe("digits")).identity("ibp"))
     again = from_plain(to_plain(dataclasses.replace(run, methods={"ibp": one})))
     assert again.methods["ibp"].identity == one.identity and len(one.identity.earlier) == 1
+
+
+def test_a_recipe_that_asks_verifiers_has_other_settings():
+    """And one that does not ask has those of before, digest and all."""
+    plain, asking = recipe(), recipe(verify={"methods": ["exact"], "samples": 5})
+    theirs = settings_of(asking, "ibp")
+    assert changes(theirs, settings_of(asking, "ibp")) == settings_changes(theirs, asking, "ibp") == []
+    del theirs["evaluation"]["verify"]["memory"]  # as an earlier version would have it, that lacked it
+    assert settings_changes(theirs, asking, "ibp") == []
+    (line,) = settings_changes(settings_of(plain, "ibp"), asking, "ibp")
+    assert line.startswith("evaluation.verify: none → ")
+    old = settings_of(plain, "ibp")
+    del old["evaluation"]["verify"]
+    assert settings_changes(old, plain, "ibp") == []
+    assert digests(plain, "ibp")[0] != digests(asking, "ibp")[0] and len(digests(asking, "ibp")) == 1

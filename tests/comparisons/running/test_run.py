@@ -14,11 +14,14 @@ import torch
 import comparisons.running.evaluate
 import comparisons.running.run
 import comparisons.running.train
+from comparisons.attacks.attack import ATTACKS, Attack
 from comparisons.cli import main
 from comparisons.methods.kinds import METHODS, certificates_of
 from comparisons.recipes.recipe import load_recipe
-from comparisons.report.tables import over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
 from comparisons.results.file import from_plain, read
+from comparisons.verifiers.complete import COMPLETE
 from linf_plugin import load
 from linf_plugin.certificates.cascade import certify
 from linf_plugin.datasets import hold_out, load_dataset
@@ -438,6 +441,72 @@ def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeyp
     assert "contradicted" in captured.err and "a bound is wrong" in captured.out
 
 
+VERIFIED = """
+description = "a net for which branch and bound is quick"
+dataset = "digits"
+eps = 0.05
+eps_values = [0.05]
+certificates = ["ibp"]
+attack = { steps = 1, restarts = 1 }
+[verify]
+methods = ["exact"]
+samples = 6
+time_limit = 20
+[methods.ibp]
+architecture = { name = "relu-mlp", width = 6, depth = 1 }
+loss = { name = "ibp" }
+optimizer = { name = "adam", lr = 3e-3 }
+batch_size = 256
+schedule = { epochs = 3, eps = 0.05, eps_end = 2 }
+"""
+
+
+def test_complete_verifiers_come_last(tmp_path, monkeypatch, capsys):
+    """What they said is in the results, in the table, and sample by sample in a file.  With a certificate that lies,
+    it fails the run."""
+    path, out = tmp_path / "verified.toml", tmp_path / "out"
+    path.write_text(VERIFIED)
+    arguments = ["run", str(path), "--out", str(out), "--quiet"]
+    assert main(arguments) == 0
+    said = results(out)["methods"]["ibp"]["verification"]
+    exact = said["verifiers"]["exact"]
+    asked = [*exact["verified"], *exact["falsified"], *(row for rows in exact["unknown"].values() for row in rows)]
+    assert said["samples"] == 6 and len(asked) == 6 - said["certified"] - said["broken"] > 0
+    model, data = load(out / "ibp.pt")[0], load_dataset("digits")
+    lines = [json.loads(line) for line in (out / "ibp.verdicts.jsonl").read_text().splitlines()[1:]]
+    assert sorted(line["row"] for line in lines) == sorted(asked)
+    assert all(certify(model, data.x_test[[i]], data.y_test[[i]], 0.05, ["ibp"]).bound <= 0 for i in asked)
+    assert "| IBP | 6 |" in capsys.readouterr().out
+    assert main(arguments) == 0 and "already in" in capsys.readouterr().err
+
+    def lie(model, x, y, *rest, **kwargs):
+        return dict.fromkeys(("ibp", "best"), model(x).argmax(1) == y)
+
+    def weak(model, x, labels, eps, *, seed, steps: int = 1, restarts: int = 1):
+        return model(x).argmax(1) == labels
+
+    monkeypatch.setattr(comparisons.running.evaluate, "certify_each", lie)
+    monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, weak))
+    path.write_text(VERIFIED.replace("samples = 6", "samples = 6\ncertified = true").replace("0.05", "0.4"))
+    assert main([*arguments, "--force"]) == 1
+    captured = capsys.readouterr()
+    assert "certificates are contradicted by PGD or exact radius" in captured.err and "a bound is wrong" in captured.out
+    wrong = results(out)["methods"]["ibp"]
+    assert wrong["contradictions"] == 0 and wrong["verification"]["contradictions"]
+    points = [json.loads(line) for line in (out / "ibp.verdicts.jsonl").read_text().splitlines()[1:]]
+    assert all(len(line["point"]) == 64 for line in points if line["status"] == "falsified")
+
+
+def test_a_verifier_that_is_not_installed_stops_a_run_before_it_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("ABCROWN", raising=False)
+    path, out = tmp_path / "verified.toml", tmp_path / "out"
+    path.write_text(VERIFIED.replace('"exact"', '"exact", "abcrown"'))
+    assert main(["run", str(path), "--out", str(out), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("linf-compare: error: α,β-CROWN is needed: set ABCROWN to") and error.count("\n") == 1
+    assert not out.exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -463,7 +532,7 @@ def test_cuda_is_refused_where_there_is_none(capsys):
     assert "cuda" in capsys.readouterr().err
 
 
-def test_list_shows_recipes_methods_and_data_sets(capsys):
+def test_list_shows_recipes_methods_data_sets_and_verifiers(capsys):
     assert main(["list"]) == 0
     text = capsys.readouterr().out
-    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10"))
+    assert all(word in text for word in ("digits", "mnist-tiny", *METHODS, "cifar10", *COMPLETE))

@@ -126,8 +126,8 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
         rest = iter([a.sign() * n if ends else a for a, n in zip(parts, amounts)])
         t = torch.rand_like(x)
         h = lower + (t.round() if ends else t) * (upper - lower)
-        for i, layer in enumerate(net.layers):
-            h = layer(h)
+        for i, node in enumerate(net.nodes):
+            h = node.module(h)
             h = h + next(rest) if i in net.noisy.values() else h
         y.append(h.detach())
     rounded.register()
@@ -358,11 +358,11 @@ def test_what_may_overflow_certifies_nothing():
 
 
 def test_a_net_that_is_not_covered_needs_sound_false():
-    net = nn.Sequential(*_net(NETS["relu"]), nn.Sigmoid()).eval()
+    net = nn.Sequential(*_net(NETS["relu"]), nn.Softmax(1)).eval()
     x = torch.rand(3, 1, 3, 3)
     labels = net(x).argmax(1)
     for function, arguments in ((margin_bound, ("ibp",)), (certify, (["ibp"],))):
-        with pytest.raises(TypeError, match="Sigmoid.*sound=False"):
+        with pytest.raises(TypeError, match="softmax at layer.*sound=False"):
             function(net, x, labels, 0.1, *arguments)
         function(net, x, labels, 0.1, *arguments, sound=False)
 

@@ -29,7 +29,8 @@ from linf_plugin import (
     sound_radius,
 )
 from linf_plugin.certificates.lipschitz import sound_margin
-from linf_plugin.float32.reach import POWER_UNITS, ROUNDING, TANH_UNITS, UNIT, Reach, check_program, layers, reach
+from linf_plugin.float32.reach import check_program, layers, reach
+from linf_plugin.float32.rules import POWER_UNITS, ROUNDING, TANH_UNITS, UNIT, Reach
 from linf_plugin.kernels import blocked, reference
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.lipschitz import lipschitz_bound
@@ -448,12 +449,13 @@ def test_every_layer_type_with_a_rule_is_in_a_net():
 
 class _Other(nn.Sequential):
     def forward(self, x):
-        return super().forward(x) + 1
+        y = super().forward(x)
+        return -y if y.sum() > 0 else y
 
 
 BAD = {  # what is wrong with a net: exception, what the message names
-    "unknown-layer": (lambda net: net.append(nn.Sigmoid()), TypeError, "Sigmoid"),
-    "own-forward": (lambda net: _Other(*net), TypeError, "_Other"),
+    "unknown-layer": (lambda net: net.append(nn.Softmax(1).eval()), TypeError, "softmax at layer '9' .Softmax"),
+    "own-forward": (lambda net: _Other(*net).eval(), TypeError, "_Other"),
     "float64": (lambda net: net.double(), TypeError, "float64"),
     "training": (lambda net: net.train(), ValueError, "training mode"),
 }
@@ -502,7 +504,8 @@ def _scaled(**values):
 
 class _Called(nn.Sequential):
     def __call__(self, x):
-        return super().__call__(x) + 1
+        y = super().__call__(x)
+        return -y if y.sum() > 0 else y
 
 
 def _normed(normalise):
@@ -533,7 +536,11 @@ NO_SEQUENCE = {  # nets that are not the sequence of their layers, or whose laye
     "pre-hook": (_pre_hooked, RuntimeError, "layer '2'.*hooks"),
     "weight_norm": (_normed(nn.utils.weight_norm), RuntimeError, "Linear.*hooks.*weight_norm"),
     "spectral_norm": (_normed(nn.utils.spectral_norm), RuntimeError, "Linear.*hooks.*spectral_norm"),
-    "parametrisation": (_normed(nn.utils.parametrizations.spectral_norm), TypeError, "ParametrizedLinear"),
+    "parametrisation": (
+        _normed(nn.utils.parametrizations.spectral_norm),
+        TypeError,
+        "computes with constants and rounds",
+    ),
     "forward": (_shadowed("forward", lambda x: x), TypeError, "Linear.*forward of its own"),
     "lipschitz": (lambda net: _shadowed("lipschitz", 0.5)(net.append(Negate())), TypeError, "lipschitz of its own"),
     "call": (lambda net: _Called(*net), TypeError, "_Called"),
@@ -635,7 +642,7 @@ def test_convolutions_by_transforms_are_refused(no_onednn):
 
 
 def test_too_many_terms_are_refused():
-    from linf_plugin.float32.reach import MOST_TERMS, gamma
+    from linf_plugin.float32.rules import MOST_TERMS, gamma
 
     assert 0 < gamma(1) <= 1.0000001 * UNIT and math.isfinite(gamma(MOST_TERMS))
     with pytest.raises(ValueError, match="terms"):

@@ -20,7 +20,8 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin import LinfDistLinear
-from linf_plugin.float32.reach import POWER_UNITS, gamma, reach
+from linf_plugin.float32.reach import reach
+from linf_plugin.float32.rules import POWER_UNITS, gamma
 from linf_plugin.kernels import blocked, cpu, reference
 
 ROOT = Path(linf_plugin.__file__).parents[1]

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import linf_plugin
 from linf_plugin import info
-from linf_plugin.float32.reach import POWER_UNITS
+from linf_plugin.float32.rules import POWER_UNITS
 from linf_plugin.kernels import blocked, cuda, gpu, reference
 from linf_plugin.ops.distance import kernels_for
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from linf_plugin.float32.reach import POWER_UNITS, UNIT
+from linf_plugin.float32.rules import POWER_UNITS, UNIT
 from linf_plugin.kernels import reference
 from onnx_export.export import export
 from onnx_export.functions.library import attach

@@ -278,7 +278,7 @@ def test_settings_that_will_not_do(folder, key, value):
 
 
 BAD_POOLS = {
-    r"x must be \(N, C, H, W\), float32 in \[0, 1\]": [
+    r"x must be \(N, C, H, W\) or \(N, F\), float32 in \[0, 1\]": [
         {"x": images()["x"].astype(np.float64)},
         {"x": images()["x"][0]},
         {"x": images()["x"] + 1},

@@ -26,6 +26,7 @@ from linf_plugin import (
 from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.exact import relaxation
 from linf_plugin.certificates.exact.radius import ExactRadius, exact_radius
+from linf_plugin.certificates.exact.search import Search
 from linf_plugin.certificates.exact.steps import evaluate, steps_of
 from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.layers.shifts import CenterCrop
@@ -143,6 +144,35 @@ def test_the_adversarial_input_has_the_radius_and_changes_the_class(name):
         assert margin(net.double()(found.adversarial[None]), label) <= ROUNDING
         inside = x + found.lower * (2 * torch.rand(2000, *x.shape, dtype=torch.float64) - 1)
         assert (net(inside.clamp(0, 1)).argmax(1) == label).all()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_the_side_of_a_distance_on_which_the_radius_lies(name):
+    for net, x in cases(name, 2):
+        radius = exact_radius(net, x)
+        for part in (0.9, 1.001, 3.0):
+            distance = part * radius.upper if radius.upper < math.inf else part
+            found = exact_radius(net, x, decide=distance)
+            assert found.lower <= radius.upper and radius.lower <= found.upper
+            if radius.upper < math.inf and part > 1:
+                assert found.upper <= distance and found.adversarial is not None
+            else:
+                assert found.lower > distance
+            assert found.status in ("decided", "optimal", "robust")
+
+
+def test_a_decision_takes_less_work_than_the_radius(monkeypatch):
+    """By the number of parts that are bounded."""
+    torch.manual_seed(7)
+    net, x = random_net(SOUND["relu"][1]()), torch.rand(1, 2, 3)
+    work, bound = [], Search._bound
+    monkeypatch.setattr(Search, "_bound", lambda *args: work.append(1) or bound(*args))
+    radius = exact_radius(net, x)
+    whole = len(work)
+    for part in (0.5, 2.0):
+        work.clear()
+        found = exact_radius(net, x, decide=part * radius.upper)
+        assert found.status == "decided" and len(work) < whole
 
 
 SOUND = {  # larger nets: name → (input shape, layers)
@@ -566,6 +596,9 @@ def test_inputs_that_do_not_fit_are_refused(name):
         ({"high": math.inf}, ValueError, "high=inf"),
         ({"time_limit": 0.0}, ValueError, "time_limit"),
         ({"time_limit": math.nan}, ValueError, "time_limit"),
+        ({"decide": -0.1}, ValueError, "decide"),
+        ({"decide": math.inf}, ValueError, "decide"),
+        ({"decide": "0.1"}, TypeError, "decide"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )

@@ -1,0 +1,283 @@
+"""Reads the program of any module, as ``torch.export`` sees it, into a graph."""
+
+import contextlib
+import logging
+import operator
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .fusion import note_fusions
+from .graph import Graph
+from .readers.arithmetic import OF_SIZES
+from .readers.table import READERS
+from .values import Builder, Size, Unknown, Value, resolve
+
+SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
+OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
+
+# Operators that make constants; their arguments are numbers.
+MAKES = (
+    "full",
+    "zeros",
+    "ones",
+    "arange",
+    "eye",
+    "scalar_tensor",
+    "empty",
+    "linspace",
+    "lift_fresh_copy",
+    "_tensor_constant",
+)
+IGNORED = (
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "sym_constrain_range",
+    "sym_constrain_range_for_size",
+    "_assert_async",
+)
+
+
+def capture(model: nn.Module, x: Tensor) -> Graph:
+    """Returns the graph of a module's program on samples like x.
+
+    The program is the sequence of operators that ``torch.export`` sees.  Each becomes operations that have the rules of
+    docs/math.md.  Constants of the program are kept as float64 numbers of the same values.
+
+    Args:
+        model: in evaluation mode; takes one tensor (N, *) and returns one tensor (N, classes).
+        x: (N, *), float32, N ≥ 1.
+
+    Raises:
+        TypeError: the module cannot be exported for every number of samples; it returns something else than one
+            tensor; or it uses an operator that has no rules, or not in this way.  The message names the operator and
+            the line of the user's code.
+    """
+    program = _export(model, x)
+    return _Reading(program, x).graph()
+
+
+def _export(model: nn.Module, x: Tensor):
+    example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
+    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    with warnings.catch_warnings(), torch.no_grad(), _silent(log):
+        warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
+        try:
+            program = torch.export.export(
+                model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+            )
+            if any(_changes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})  # writes operators that work in place as functions
+        except Exception as error:  # torch.export raises errors of many types
+            raise TypeError(
+                f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
+                f"nothing is proved about its rounding: {_first_line(error)}. sound=False leaves rounding out"
+            ) from error
+    return program
+
+
+@contextlib.contextmanager
+def _silent(log: logging.Logger) -> Iterator[None]:
+    """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
+    disabled, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = disabled
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
+
+
+def _changes(node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "call_function" and schema is not None and schema.is_mutable
+
+
+class _Reading:
+    """Walks through an exported program once."""
+
+    def __init__(self, program, x: Tensor):
+        self.program, self.device = program, x.device
+        self.builder = Builder(tuple(x.shape[1:]))
+        self.known: dict[Any, Any] = {}  # node of the program → value, constant, size, or list of these
+
+    def graph(self) -> Graph:
+        self._place_inputs()
+        output = None
+        for node in self.program.graph.nodes:
+            if node.op == "call_function":
+                self.builder.where = where(node)
+                self.known[node] = self._call(node)
+            elif node.op == "output":
+                output = self._argument(node.args[0])
+        if isinstance(output, (list, tuple)) and len(output) == 1:
+            output = output[0]
+        if not isinstance(output, Value):
+            count = len(output) if isinstance(output, (list, tuple)) else "no"
+            raise TypeError(
+                f"the model returns {count} tensors that depend on its input, and a certificate is about one: wrap it "
+                "in a module that returns the logits only"
+            )
+        if output.rows is not None:
+            raise TypeError("the model joins rows of each sample with the samples: it must return (N, classes)")
+        return note_fusions(self.builder.graph(output)).to(self.device)
+
+    def _place_inputs(self) -> None:
+        program = self.program
+        signature = program.graph_signature
+        tensors = {**program.state_dict, **program.constants}
+        names = {
+            **signature.inputs_to_parameters,
+            **signature.inputs_to_buffers,
+            **signature.inputs_to_lifted_tensor_constants,
+        }
+        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        if changed:
+            raise TypeError(
+                f"the model changes {changed[0]!r} each time it runs, so its program is not the same function each "
+                "time: call model.eval(), or leave that out"
+            )
+        for node in program.graph.nodes:
+            if node.op != "placeholder":
+                continue
+            name = names.get(node.name)
+            if name is None:
+                self.known[node] = self.builder.input
+            else:
+                self.known[node] = tensors[name].detach().cpu()
+
+    def _argument(self, argument: Any) -> Any:
+        if isinstance(argument, torch.fx.Node):
+            return self.known[argument]
+        if isinstance(argument, (list, tuple)):
+            return [self._argument(a) for a in argument]
+        return argument
+
+    def _call(self, node) -> Any:
+        target = node.target
+        if target is operator.getitem:
+            whole, at = self._argument(node.args[0]), node.args[1]
+            if isinstance(whole, list) and at >= len(whole):
+                raise self._refused(node, "its second result is used, and only its values are known")
+            return whole[at]
+        name = _name(target)
+        if name.removeprefix("aten.") in IGNORED:
+            return None
+        args = self._bound(node)
+        try:
+            if name in ("aten.sym_size", "aten.size"):
+                return _size(args["self"], args.get("dim"))
+            if not name.startswith(("aten.", "linf.")):
+                return _of_sizes(name, list(args.values()))
+            if not _any_value(args):
+                return self._constant(node, name)
+            self._check_float(node)
+            if name not in READERS:
+                raise Unknown("no rule is known for it")
+            return READERS[name](self.builder, args)
+        except Unknown as error:
+            raise self._refused(node, str(error)) from None
+
+    def _bound(self, node) -> dict[str, Any]:
+        """Returns the arguments of a call by name, with defaults."""
+        args = [self._argument(a) for a in node.args]
+        schema = getattr(node.target, "_schema", None)
+        if schema is None:
+            return dict(enumerate(args))
+        found = {}
+        for i, parameter in enumerate(schema.arguments):
+            if parameter.name in node.kwargs:
+                found[parameter.name] = self._argument(node.kwargs[parameter.name])
+            else:
+                found[parameter.name] = args[i] if i < len(args) else parameter.default_value
+        return found
+
+    def _check_float(self, node) -> None:
+        value = node.meta.get("val")
+        values = value if isinstance(value, (list, tuple)) else [value]
+        first = values[0] if values else None
+        if isinstance(first, Tensor) and first.dtype != torch.float32:
+            raise Unknown(f"its result is {first.dtype}: rounding is known for float32")
+
+    def _constant(self, node, name: str) -> Any:
+        """Returns the result of an operator on constants.  It must be exact in float32."""
+        args = [self._argument(a) for a in node.args]
+        kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
+        if _any_size(args) or _any_size(list(kwargs.values())):
+            raise Unknown("it makes a tensor with the number of samples: nothing is known of that")
+        found = node.target(*args, **kwargs)
+        floating = isinstance(found, Tensor) and found.is_floating_point()
+        if floating and not any(name.startswith(f"aten.{make}") for make in MAKES):
+            exact = node.target(*map(_double, args), **kwargs)
+            if not torch.equal(exact.double(), found.double()):
+                raise Unknown("it computes with constants and rounds: compute it once, and store it as a buffer")
+        return list(found) if isinstance(found, (list, tuple)) else found
+
+    def _refused(self, node, why: str) -> TypeError:
+        name = _name(node.target).removeprefix("aten.")
+        return TypeError(
+            f"no bound of the rounding error is known for {name} at {where(node)}: {why}. sound=False leaves rounding "
+            "out"
+        )
+
+
+def _double(a: Any) -> Any:
+    if isinstance(a, list):
+        return [_double(each) for each in a]
+    return a.double() if isinstance(a, Tensor) and a.is_floating_point() else a
+
+
+def _name(target: Any) -> str:
+    schema = getattr(target, "_schema", None)
+    if schema is None:
+        return getattr(target, "__name__", str(target))
+    return schema.name.replace("::", ".")
+
+
+def _size(value: Any, dim: int | None) -> Any:
+    if isinstance(value, Tensor):
+        return value.shape[dim] if dim is not None else list(value.shape)
+    count = len(value.of(1))
+    dims = [dim % count] if dim is not None else range(count)
+    sizes = [Size(lambda n, d=d: value.of(n)[d]) if d == 0 else value.of(1)[d] for d in dims]
+    return sizes[0] if dim is not None else sizes
+
+
+def _of_sizes(name: str, args: list) -> Any:
+    if name not in OF_SIZES or not all(isinstance(a, (int, Size)) for a in args):
+        if name in ("eq", "ne", "ge", "gt", "le", "lt"):  # conditions that torch.export has already checked
+            return None
+        raise Unknown("nothing is known of it")
+    compute = OF_SIZES[name]
+    return Size(lambda n: compute(*(resolve(a, n) for a in args)))
+
+
+def _any_value(argument: Any) -> bool:
+    if isinstance(argument, dict):
+        return any(map(_any_value, argument.values()))
+    if isinstance(argument, (list, tuple)):
+        return any(map(_any_value, argument))
+    return isinstance(argument, Value)
+
+
+def _any_size(argument: Any) -> bool:
+    return any(map(_any_size, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Size)
+
+
+def where(node) -> str:
+    """Returns the place of a call in the user's code: the line outside of torch, and the module of the net."""
+    trace = (node.meta.get("stack_trace") or "").strip()
+    frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
+    own = [f for f in frames if not OWN.search(f[0])]
+    modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
+    path, kind = (modules[-1][0], modules[-1][1]) if modules else ("", "")
+    module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""
+    line = f"{own[-1][0]}, line {own[-1][1]}" if own else ""
+    return " of ".join(part for part in (line, module) if part) or "the model"
