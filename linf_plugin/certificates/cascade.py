@@ -40,9 +40,9 @@ def margin_bound(
     bound is about the exact function of the weights, up to the rounding of the bound's own computation in float64.
 
     Args:
-        model: in evaluation mode; maps (N, C, H, W) to (N, classes).  With ``sound`` a sequential float32 net of
-            layers in ``float32.rules.ROUNDING``.
-        x: (N, C, H, W) pixels in [low, high].
+        model: in evaluation mode; maps (N, *) to (N, classes).  With ``sound`` a float32 net whose program has rules
+            (``float32.reach.check_program``).
+        x: (N, *) float32, inputs in [low, high].
         labels: (N,) integers.
         eps: radius of the ball in the norm of the certificate, in units of x, ≥ 0.
         method: a name in ``CERTIFICATES``.  "lipschitz" is z_y − z_j − 2·L·eps with the net's Lipschitz bound L in ℓ∞.

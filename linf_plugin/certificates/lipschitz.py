@@ -49,7 +49,7 @@ def sound_radius(
     For every float32 x′ with ‖x′ − x‖ < radius, the label's logit of float32 ``model(x′)`` is above all others.
 
     Args:
-        model: sequential, of layers with a rule in ``ROUNDING``, float32, in evaluation mode.
+        model: float32, in evaluation mode; its program has rules (``check_program``).
         x: (N, *) float32.
         labels: (N,); a misclassified sample has radius 0.  By default the predicted classes.
         norm: of the perturbation: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.

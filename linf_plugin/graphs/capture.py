@@ -73,9 +73,12 @@ def _export(model: nn.Module, x: Tensor):
             if any(_changes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # writes operators that work in place as functions
         except Exception as error:  # torch.export raises errors of many types
+            advice = ""
+            if "Constraints violated" in str(error):
+                advice = " (the program is another one for each number of samples: is there a len(x) for x.shape[0]?)"
             raise TypeError(
                 f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
-                f"nothing is proved about its rounding: {_first_line(error)}. sound=False leaves rounding out"
+                f"nothing is proved about its rounding: {_first_line(error)}{advice}. sound=False leaves rounding out"
             ) from error
     return program
 
@@ -115,6 +118,8 @@ class _Reading:
             if node.op == "call_function":
                 self.builder.where = where(node)
                 self.known[node] = self._call(node)
+            elif node.op == "get_attr":  # a part of the program with settings of its own, whose call is refused
+                self.known[node] = None
             elif node.op == "output":
                 output = self._argument(node.args[0])
         if isinstance(output, (list, tuple)) and len(output) == 1:
@@ -165,7 +170,9 @@ class _Reading:
         if target is operator.getitem:
             whole, at = self._argument(node.args[0]), node.args[1]
             if isinstance(whole, list) and at >= len(whole):
-                raise self._refused(node, "its second result is used, and only its values are known")
+                if node.users:
+                    raise self._refused(node, "its second result is used, and only its values are known")
+                return None
             return whole[at]
         name = _name(target)
         if name.removeprefix("aten.") in IGNORED:
@@ -184,6 +191,8 @@ class _Reading:
             return READERS[name](self.builder, args)
         except Unknown as error:
             raise self._refused(node, str(error)) from None
+        except (RuntimeError, IndexError, ValueError) as error:
+            raise self._refused(node, f"it is called in an unusual way ({_first_line(error)})") from error
 
     def _bound(self, node) -> dict[str, Any]:
         """Returns the arguments of a call by name, with defaults."""

@@ -92,6 +92,12 @@ def _product(b: Builder, a: Arguments) -> Value:
     return b.like(Scale(c, 0 if bool((c.abs() == 1).all()) else 1), x)
 
 
+def _square(b: Builder, a: Arguments) -> Value:
+    if a.get("exponent", 2) != 2:
+        raise Unknown(f"its exponent is {a['exponent']}, and only squares are known")
+    return b.like(Multiply(), a["self"], a["self"])
+
+
 def _quotient(b: Builder, a: Arguments) -> Value:
     if isinstance(a["other"], Value):
         raise Unknown("it divides by a value that depends on the input: multiply by constants only")
@@ -138,6 +144,8 @@ ARITHMETIC: dict[str, Callable] = {
     "aten.div": _quotient,
     "aten.divide": _quotient,
     "aten.true_divide": _quotient,
+    "aten.square": _square,
+    "aten.pow": _square,
     "aten.neg": _negative,
     "aten.negative": _negative,
     "aten.batch_norm": _batch_norm,

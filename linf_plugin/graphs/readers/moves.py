@@ -110,6 +110,7 @@ MOVES: dict[str, Callable] = {
     **{f"aten.{name}": _dropout for name in ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")},
     "aten.native_dropout": lambda b, a: [_dropout(b, a)],
     "aten.view": _call(torch.reshape, ("size",)),
+    "aten.view_as": lambda b, a: b.move(lambda samples, xs: xs[0].reshape(a["other"].of(samples)), a["self"]),
     "aten._unsafe_view": _call(torch.reshape, ("size",)),
     "aten.reshape": _call(torch.reshape, ("shape",)),
     "aten.flatten": _call(torch.flatten, ("start_dim", "end_dim")),
@@ -142,6 +143,11 @@ MOVES: dict[str, Callable] = {
     "aten.stack": _join(torch.stack),
     "aten.split": _parts(torch.split, "split_size", "dim"),
     "aten.split_with_sizes": _parts(torch.split, "split_sizes", "dim"),
+    "aten.tensor_split": lambda b, a: _parts(torch.tensor_split, "sections" if "sections" in a else "indices", "dim")(
+        b, a
+    ),
+    "aten.hsplit": lambda b, a: _parts(torch.hsplit, "sections" if "sections" in a else "indices")(b, a),
+    "aten.vsplit": lambda b, a: _parts(torch.vsplit, "sections" if "sections" in a else "indices")(b, a),
     "aten.chunk": _parts(torch.chunk, "chunks", "dim"),
     "aten.unbind": _parts(torch.unbind, "dim"),
     "aten.pad": _pad,

@@ -1,13 +1,14 @@
 """Sums, means, maxima and minima: over dimensions, and of two values; and sorting."""
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from ..operations import Average, Largest
+from ..operations import Average, Clamp, Largest
 from ..values import Builder, Unknown, Value
-from .arithmetic import pair
+from .arithmetic import number, pair
 from .moves import Arguments
 
 MOST_SORTED = 64  # the most numbers that are sorted together
@@ -56,13 +57,23 @@ def _extreme(sign: int) -> Callable[[Builder, Arguments], Value]:
 
 def _of_two(sign: int) -> Callable[[Builder, Arguments], Value]:
     def read(b: Builder, a: Arguments) -> Value:
-        if not (isinstance(a["self"], Value) and isinstance(a["other"], Value)):
-            raise Unknown("one of its operands is a constant: use torch.clamp")
+        constants = [c for c in (a["self"], a["other"]) if not isinstance(c, Value)]
+        if constants:
+            return _clamped(b, a, constants[0], sign)
         x, y = pair(b, a["self"], a["other"])
         index, rows = b.index(lambda samples, xs: torch.stack(xs, -1), (x, y))
         return b.add(Largest(index, sign), (x, y), index.shape[:-1], rows)
 
     return read
+
+
+def _clamped(b: Builder, a: Arguments, end: Tensor, sign: int) -> Value:
+    """Reads the maximum or minimum of a value and one number."""
+    x = a["self"] if isinstance(a["self"], Value) else a["other"]
+    if end.numel() != 1 or end.dim() > len(x.of(1)):
+        raise Unknown("one of its operands is a constant that is no single number: use torch.clamp with numbers")
+    ends = (number(end.item()), math.inf) if sign > 0 else (-math.inf, number(end.item()))
+    return b.like(Clamp(*ends), x)
 
 
 def _max(sign: int) -> Callable:
