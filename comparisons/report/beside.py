@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
-from ..results.schema import NO_RECIPE, Results
+from ..results.schema import NO_RECIPE, MethodResult, Results
 from .seeds import attacked, groups
 from .words import NONE, count, eps_text, images, markdown_rows, mean
 
@@ -14,15 +14,23 @@ Group = list[tuple[Results, str]]  # (run, name of a method) for each seed
 def beside(runs: list[Results]) -> str:
     """Returns Markdown: a table for each data set on which several recipes, or given nets, were measured.
 
-    A table is at the headline ε of the first of its runs, and has the methods that were measured at this ε.  The text
-    is empty if no two of them share their images.
+    Data are the same if their test parts have the same digest: nobody measured on the rest.  A table is at the headline
+    ε of the first of its runs, and has the methods that were measured at this ε.  The text is empty if no two of them
+    share their data.
     """
     found: dict[tuple, list[Group]] = {}
     for group in groups(runs):
         run, name = next(iter(group.values()))
-        key = run.dataset, run.norm, run.held_out, run.methods[name].digests
+        key = run.norm, run.held_out, _measured_on(run, run.methods[name])
         found.setdefault(key, []).append(list(group.values()))
     return "\n\n".join(filter(None, map(_table, found.values())))
+
+
+def _measured_on(run: Results, m: MethodResult) -> tuple:
+    """What identifies the data of the figures.  Without a test part of their own, that is the name and both digests."""
+    if m.digests is None or run.held_out:
+        return run.dataset, m.digests
+    return m.digests[1:]
 
 
 def _sources(some: list[Group]) -> set:

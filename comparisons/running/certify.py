@@ -14,20 +14,33 @@ from tqdm import tqdm
 from linf_plugin import checkpoint
 from linf_plugin.datasets import DIGESTS, Dataset
 from linf_plugin.files import WouldReplace
+from linf_plugin.norms import Ball
 
 from ..certificates import BEST, name_of_norm
 from ..methods.parts import ATTACKING, arguments_of
 from ..results import file
-from ..results.schema import NO_RECIPE, AttackSettings, Certified, Identity, MethodResult, Results, Training
+from ..results.schema import (
+    NO_RECIPE,
+    AttackSettings,
+    Certified,
+    Identity,
+    MethodResult,
+    Results,
+    Training,
+    VerificationResult,
+)
 from ..results.settings import changes, few, plain_data
+from ..verifiers.complete import check_installed
 from .given import GivenNet, check_runs
 from .machine import device_name, versions
 from .plan import facts_of_all, results_in
 from .verdicts import Asked, Verdicts, from_plain, joined, verdicts
+from .verifying import verified
 
 KIND = "given"
 PART = 1000  # samples between two writes of the state
 UNSOUND = "rounding not covered"
+TEST = DIGESTS[1]  # only the test part of the data is used
 
 
 def certify_net(
@@ -42,11 +55,12 @@ def certify_net(
     resume: bool = False,
     force: bool = False,
     progress: bool = True,
-) -> tuple[Results, dict[float, Verdicts]]:
+) -> tuple[Results, str, dict[float, Verdicts]]:
     """Certifies and attacks a net on a test set, and adds it to the results in a folder.
 
     Results of other given nets in the folder stay.  The work goes to ``out/NAME.state.pt`` part by part, so that
-    ``resume`` goes on from the last finished part.
+    ``resume`` goes on from the last finished part.  Verdicts of complete verifiers, with the points that they found,
+    go to ``out/NAME.verdicts.jsonl``.
 
     Args:
         net: from ``given``.
@@ -59,13 +73,17 @@ def certify_net(
         resume, force, progress: as ``run``.
 
     Returns:
-        The results in the folder; and ε → the verdicts on the samples, empty if the folder had the net finished.
+        The results in the folder; the name of the net there; and ε → the verdicts on the samples, empty if the folder
+        had the net finished.
 
     Raises:
         WouldReplace: the folder holds other work on a net of this name; nothing was done.
         TypeError, ValueError, RuntimeError: as ``certify``; the net cannot run on the samples; or the folder holds
             results that would share a table with these and do not fit there.
+        ImportError, FileNotFoundError: a verifier is not installed; nothing was done.
     """
+    if asked.verify is not None:
+        check_installed(asked.verify.methods)
     label = (label or net.label) + ("" if asked.sound else f" ({UNSOUND})")
     where = torch.device(device)
     x, y = data.x_test[:samples].to(where), data.y_test[:samples].to(where)
@@ -76,7 +94,7 @@ def certify_net(
     there = work.there(resume, force)
     if work.is_done(there) and (resume or not force):
         print(f"{label}: already in {out / file.FILE}", file=sys.stderr)
-        return there, {}
+        return there, work.key, {}
     parts = work.parts(there, resume, force)
     found: dict[float, list[Verdicts]] = {}
     todo = [(eps, start) for eps in asked.eps_values for start in range(0, len(x), PART)]
@@ -87,9 +105,22 @@ def certify_net(
                 parts[name] = verdicts(net.model, x[rows], y[rows], eps, asked, progress=progress).plain()
                 work.keep(parts)
             found.setdefault(eps, []).append(from_plain(parts[name]))
-    measured = {eps: joined(some) for eps, some in found.items()}
-    entry = _entry(net, label, measured, asked, work)
-    return work.finish(entry, resume, force), measured
+        measured = {eps: joined(some) for eps, some in found.items()}
+        said = _verification(net, x, y, measured[asked.eps_values[0]], asked, label, work, progress)
+    entry = _entry(net, label, measured, asked, said, work)
+    return work.finish(entry, resume, force), work.key, measured
+
+
+def _verification(
+    net: GivenNet, x: Tensor, y: Tensor, found: Verdicts, asked: Asked, label: str, work: "_Work", progress: bool
+) -> VerificationResult | None:
+    """Asks complete verifiers about the samples that certificates and the attack leave undecided at the headline ε."""
+    if asked.verify is None:
+        return None
+    ball, request = Ball(asked.eps_values[0], asked.norm, 0.0, 1.0), replace(asked.verify, samples=len(x))
+    survives = found.correct if found.survives is None else found.correct & found.survives
+    options = {"kept": work.said, "description": f"{label}:", "progress": progress}
+    return verified(request, net.model, x, y, ball, found.proved(), survives, **options)
 
 
 @dataclass(frozen=True)
@@ -109,6 +140,11 @@ class _Work:
     @property
     def state(self) -> Path:
         return self.out / f"{self.key}.state.pt"
+
+    @property
+    def said(self) -> Path:
+        """The file with the verdicts of complete verifiers."""
+        return self.out / f"{self.key}.verdicts.jsonl"
 
     def there(self, resume: bool, force: bool) -> Results | None:
         """Returns the results in the folder; None if it has none, or if ``force`` replaces what cannot be read.
@@ -132,7 +168,7 @@ class _Work:
         return found
 
     def changed(self, entry: MethodResult) -> list[str]:
-        old, new = ({key: data[key] for key in DIGESTS} for data in (entry.data or self.data, self.data))
+        old, new = ({TEST: data[TEST]} for data in (entry.data or self.data, self.data))
         return changes(entry.settings, self.settings) + changes(old, new)
 
     def is_done(self, there: Results | None) -> bool:
@@ -152,6 +188,8 @@ class _Work:
             raise WouldReplace(
                 f"{self.out} holds work that would be replaced: {self.key} ({'; '.join(lost)})", kept is not None
             )
+        if not resume:
+            self.said.unlink(missing_ok=True)
         return dict(kept or {}) if resume else {}
 
     def _kept(self) -> dict | None:
@@ -184,6 +222,7 @@ def _key(label: str) -> str:
 
 def _settings(net: GivenNet, asked: Asked, samples: int) -> dict:
     """All on which the figures depend, except the data."""
+    v = asked.verify
     return plain_data(
         {
             "net": net.source,
@@ -194,13 +233,14 @@ def _settings(net: GivenNet, asked: Asked, samples: int) -> dict:
             "attack": None if asked.attack is None else ATTACKING.filled(asked.attack),
             "seed": asked.seed,
             "samples": samples,
+            **({} if v is None else {"verify": {key: vars(v)[key] for key in ("methods", "time_limit", "certified")}}),
         }
     )
 
 
 def _facts(r: Results, data: dict) -> dict:
     facts = facts_of_all(r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out)
-    return facts | {"test_samples": r.test_samples, **{key: data[key] for key in DIGESTS}}
+    return facts | {"test_samples": r.test_samples, "test_part": r.train_samples != 0, TEST: data[TEST]}
 
 
 def _empty(data: Dataset, asked: Asked, samples: int, device: str) -> Results:
@@ -217,13 +257,22 @@ def _empty(data: Dataset, asked: Asked, samples: int, device: str) -> Results:
         eps_values=tuple(sorted(asked.eps_values)),
         attacks=attacks,
         seed=asked.seed,
+        train_samples=len(data.x_train),
         test_samples=samples,
+        shape=data.shape,
         versions=versions(),
         device=device,
     )
 
 
-def _entry(net: GivenNet, label: str, measured: dict[float, Verdicts], asked: Asked, work: _Work) -> MethodResult:
+def _entry(
+    net: GivenNet,
+    label: str,
+    measured: dict[float, Verdicts],
+    asked: Asked,
+    said: VerificationResult | None,
+    work: _Work,
+) -> MethodResult:
     broken: dict[str, int] = {}
     for found in measured.values():
         for name, images in found.broken().items():
@@ -243,6 +292,7 @@ def _entry(net: GivenNet, label: str, measured: dict[float, Verdicts], asked: As
         pairs_per_sample=net.pairs_per_sample,
         certify_seconds=sum(step.seconds for found in measured.values() for step in found.steps),
         attack_seconds=sum(found.attack_seconds for found in measured.values()),
+        verification=said,
         training=Training(),
         identity=Identity(asked.seed, settings_sha256, NO_RECIPE, work.ours.dataset, work.key, 0.0),
         device=work.ours.device,

@@ -1,6 +1,7 @@
 """What is known of each sample at one ε: measured by a cascade of certificates and an attack, part by part."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,8 @@ from linf_plugin.certificates import certify
 
 from ..certificates import failure_of
 from ..methods.parts import ATTACKING
-from ..results.schema import Step
+from ..results.schema import Step, VerificationResult
+from ..verifiers.request import Request
 
 MOST_SHOWN = 10  # numbers of samples in a message
 
@@ -20,7 +22,8 @@ class Asked:
     """What is measured of a given net.
 
     eps_values: the headline first.  norm: exponent.  methods: certificates.  sound: whether they cover rounding.
-    attack: table {"name": …, arguments…}, or None.  batch_size: as ``certify`` takes it.
+    attack: table {"name": …, arguments…}, or None.  batch_size: as ``certify`` takes it.  verify: what complete
+    verifiers are asked at the headline ε, or None; its samples are those that are measured.
     """
 
     eps_values: tuple[float, ...]
@@ -30,6 +33,7 @@ class Asked:
     attack: dict | None
     seed: int
     batch_size: int | None = None
+    verify: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,30 @@ class Verdicts:
         }
         text = ", ".join(f"{int(some.sum())} {words}" for words, some in counts.items())
         rows = self.contradicted().nonzero().squeeze(1).tolist()
-        shown = ", ".join(map(str, rows[:MOST_SHOWN])) + ", …" * (len(rows) > MOST_SHOWN)
-        wrong = f"; {len(rows)} are certified and broken: {shown}" if rows else ""
+        wrong = f"; {len(rows)} are certified and broken: {shown(rows)}" if rows else ""
         return f"ε = {eps:g}: of {len(self.correct)} samples {text}{wrong}"
 
     def plain(self) -> dict:
         """Returns tensors and plain data, for a checkpoint; ``from_plain`` reads them."""
         return {**vars(self), "steps": [vars(step) for step in self.steps]}
+
+
+def said(found: VerificationResult) -> list[str]:
+    """Returns a sentence for each complete verifier, with the samples that it decided, and one of contradictions."""
+    lines = []
+    for name, each in found.verifiers.items():
+        kinds = {"verified": each.verified, "falsified": each.falsified}
+        words = [f"{len(rows)} {word}" + f" ({shown(rows)})" * bool(rows) for word, rows in kinds.items()]
+        counts = f"of {each.asked} samples {', '.join(words)}, {each.undecided} unknown"
+        lines.append(f"ε = {found.eps:g}, {name}: {counts if each.refused is None else each.refused}")
+    if rows := found.contradictions:
+        lines.append(f"ε = {found.eps:g}: {len(rows)} are certified and falsified: {shown(rows)}")
+    return lines
+
+
+def shown(rows: Sequence[int]) -> str:
+    """Returns the numbers of some samples, the first of them if they are many."""
+    return ", ".join(map(str, rows[:MOST_SHOWN])) + ", …" * (len(rows) > MOST_SHOWN)
 
 
 def from_plain(content: dict) -> Verdicts:
@@ -118,17 +139,15 @@ def verdicts(model: nn.Module, x: Tensor, y: Tensor, eps: float, asked: Asked, *
     Raises:
         TypeError, ValueError, RuntimeError: as ``certify``.
     """
-    found = certify(
-        model,
-        x,
-        y,
-        eps,
-        asked.methods,
-        norm=asked.norm,
-        batch_size=asked.batch_size,
-        progress=progress,
-        sound=asked.sound,
-    )
+    how = {"norm": asked.norm, "batch_size": asked.batch_size, "progress": progress, "sound": asked.sound}
+    try:
+        found = certify(model, x, y, eps, asked.methods, **how)
+    except (LookupError, AttributeError, AssertionError, NotImplementedError) as error:
+        if asked.sound:
+            raise
+        # Without a bound of the rounding, auto_LiRPA gets operators about which it may raise anything.
+        names = ", ".join(asked.methods)
+        raise ValueError(f"{names} cannot bound this net: {type(error).__name__}: {error}") from error
     began, survives = time.perf_counter(), None
     if asked.attack is not None:
         survives = ATTACKING.resolve(asked.attack, model, x, y, eps, seed=asked.seed).cpu()

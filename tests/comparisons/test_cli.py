@@ -1,6 +1,7 @@
 """The command line: every command is a file, and help needs no torch."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ import pytest
 
 import comparisons.commands
 from comparisons import cli
+from comparisons.attacks.attack import ATTACKS
+from comparisons.certificates import names
+from comparisons.verifiers.complete import COMPLETE
+from linf_plugin.datasets import SOURCES
+from linf_plugin.norms import NORMS
 
 
 def test_every_file_of_the_folder_is_a_command():
@@ -24,6 +30,14 @@ def test_each_command_says_what_it_does(name, capsys):
     assert end.value.code == 0 and capsys.readouterr().out.startswith(f"usage: linf-compare {name} ")
     command = cli.COMMANDS[name]
     assert command.SUMMARY and command.DESCRIPTION.strip() and importlib.import_module(command.__name__) is command
+
+
+def test_the_help_of_certify_names_every_method_and_attack(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["certify", "--help"])
+    text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # argparse breaks lines after hyphens
+    shown = set(re.findall(r"[\w-]+", text))
+    assert {*names(), *COMPLETE, *ATTACKS, *NORMS, *SOURCES} <= shown
 
 
 def test_help_imports_no_torch():

@@ -40,6 +40,23 @@ class Exponential(nn.Module):
         x = x.flatten(1)
         return self.a(x) + self.b(x).exp()
 
+class Deciding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(64, 10)
+
+    def forward(self, x):
+        h = self.a(x.flatten(1))
+        return h if h.sum() > 0 else h.relu()
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(64, 10), nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.b(self.a(x.flatten(1)).softmax(1))
+
 def five():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
 
@@ -195,6 +212,29 @@ def test_a_net_without_a_bound_of_its_rounding_is_refused_or_certified_without_i
     assert m.label == "net:Exponential (rounding not covered)" and m.settings["sound"] is False
     assert m.about.endswith("in exact arithmetic, rounding not covered")
     assert "| net:Exponential (rounding not covered) |" in (tmp_path / "table.md").read_text()
+
+
+REFUSED = {  # function of net.py, options → what the message ends with
+    "decides-by-values": (
+        "Deciding",
+        [],
+        r"\(the code decides by values of a tensor, at .*net\.py, line 24\)\. --unsound leaves rounding out",
+    ),
+    "softmax": ("Attention", [], r"for softmax at .*net\.py, line 32: no rule is known for it\. --unsound leaves .*"),
+    "softmax-unsound": (
+        "Attention",
+        ["--unsound"],
+        "ibp, crown-ibp, crown cannot bound this net: NotImplementedError: .*",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refused_program_is_one_sentence_with_its_place(name, given, tmp_path, capfd):
+    function, options, ending = REFUSED[name]
+    assert _run(*_model(given[0], function=function), "--out", tmp_path / "out", *options) == 2
+    (error,) = capfd.readouterr().err.splitlines()
+    assert re.fullmatch(f"linf-compare: error: .*{ending}", error) and not (tmp_path / "out").exists()
 
 
 def test_without_an_attack_the_table_says_so(given, tmp_path):
@@ -409,7 +449,7 @@ BAD = {
     "method": (
         lambda f: ["--onnx", f / "net.onnx"],
         ["--methods", "ibp,none"],
-        "each method must be one of lipschitz, ibp, ",
+        "--methods: each must be one of lipschitz, ibp, ",
     ),
     "attack": (lambda f: ["--onnx", f / "net.onnx"], ["--attack", "fgsm"], "attack needs a name among pgd"),
     "attack-setting": (
