@@ -1,6 +1,7 @@
 """Reads the program of any module, as ``torch.export`` sees it, into a graph."""
 
 import contextlib
+import io
 import logging
 import operator
 import re
@@ -78,6 +79,8 @@ def _export(model: nn.Module, x: Tensor):
             advice = ""
             if "Constraints violated" in str(error):
                 advice = " (the program is another one for each number of samples: is there a len(x) for x.shape[0]?)"
+            elif "data-dependent" in str(error):
+                advice = f" (the code decides by values of a tensor{_place(error)})"
             raise TypeError(
                 f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
                 f"nothing is proved about its rounding: {_first_line(error)}{advice}. sound=False leaves rounding out"
@@ -90,9 +93,16 @@ def _silent(log: logging.Logger) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
     disabled, log.disabled = log.disabled, True
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         log.disabled = disabled
+
+
+def _place(error: Exception) -> str:
+    """Returns where torch.export says that the user's code raised an error; empty if it does not say."""
+    found = re.search(r'The following call raised this error:\s+File "(.+)", line (\d+)', str(error))
+    return "" if found is None else f", at {found[1]}, line {found[2]}"
 
 
 def _first_line(error: Exception) -> str:
