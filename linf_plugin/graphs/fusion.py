@@ -46,6 +46,9 @@ class Later(nn.Module):
         most: the same: it is at most this multiple of the weight, in each step of folding.
     """
 
+    least: Tensor
+    most: Tensor
+
     def __init__(self, product: nn.Module):
         super().__init__()
         shape = (-1,) if isinstance(product, nn.Linear) else (-1, *[1] * (product.weight.dim() - 2))
@@ -73,7 +76,7 @@ def note_fusions(graph: Graph) -> Graph:
     """Tells every product, and every operation that may be folded into it, how often terms are then rounded."""
     users = graph.users()
     reached: dict[int, tuple[int, bool]] = {}  # node → the product whose outputs it gives, and whether they are moved
-    folded: list[tuple[nn.Module, nn.Module]] = []  # operations, each with its product
+    folded: list[tuple[Affine | Add, nn.Module]] = []  # operations, each with its product
     for i, (module, inputs, _) in enumerate(graph.nodes):
         for value in inputs:
             before = value - 1
