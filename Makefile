@@ -2,6 +2,7 @@
 PYTHON ?= python3
 TORCH_SPEC ?= torch==2.13.0
 AUTO_LIRPA_SPEC ?= auto-LiRPA==0.3
+ONNX2TORCH_SPEC ?= onnx2torch==1.5.15
 VENV ?= .venv
 WORKERS ?= 2
 BIN := $(VENV)/bin
@@ -22,12 +23,13 @@ help:
 	@echo "make gpu-check                check everything that uses a GPU, within ten minutes (results/gpu-check.json)"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
 
-# Installs auto_LiRPA without its dependencies, because its metadata forbid a current torch.
+# Installs auto_LiRPA without its dependencies, because its metadata forbid a current torch; and onnx2torch, because its
+# metadata ask for torchvision, whose wheels on PyPI are built for another torch than one for CPUs.
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
 	$(BIN)/python -m pip install --editable ".[test,lint]"
-	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)"
+	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)" "$(ONNX2TORCH_SPEC)"
 	touch $@
 
 # Two parsers with the same name, for the tests.  One reads VNN-LIB 1.0; it is compiled here and needs a C compiler.

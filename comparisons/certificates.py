@@ -1,9 +1,14 @@
 """Facts about certificates and norms, by name.  No other file of the harness knows where they come from."""
 
+import copy
+
+from torch import nn
+
 from linf_plugin import norms
 from linf_plugin.certificates import table
 
 BEST = "best"  # the best of all computed theorems, for each image
+SLOW = ("alpha-crown",)  # they run only if they are asked for by name
 
 
 def names() -> tuple[str, ...]:
@@ -32,6 +37,29 @@ def norm_of(certificate: str) -> float:
 def failure_of(certificate: str) -> float:
     """Returns the probability that a certificate is wrong about an image: 0 for a theorem."""
     return table.CERTIFICATES[certificate].failure
+
+
+def usual(model: nn.Module, norm: float) -> tuple[str, ...]:
+    """Returns the theorems about balls of this norm that can bound a net, without the slow ones, in order of cost.
+
+    Raises ValueError if there is none.
+    """
+    exact, found = copy.deepcopy(model).double(), []
+    for name in table.theorems(norm):
+        try:
+            table.CERTIFICATES[name].knows(exact, norm)
+        except (TypeError, RuntimeError):
+            continue
+        found += [name] * (name not in SLOW)
+    if not found:
+        raise ValueError(f"no certificate for {norms.SYMBOLS[norm]} balls can bound this net")
+    return tuple(found)
+
+
+def check_norms(some, norm: float) -> None:
+    """Raises ValueError if a certificate is about balls of another norm."""
+    for name in some:
+        table.check_norm_of(name, norm)
 
 
 def norm_named(name: str) -> float:

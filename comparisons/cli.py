@@ -1,17 +1,19 @@
-"""Command line of the harness: ``linf-compare run | report | results | study | bench | list``."""
+"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list``."""
 
 import argparse
 import os
 import sys
 
-from .commands import bench, list_, report, results, run, study
+from .commands import bench, certify, list_, report, results, run, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
 Trains ℓ∞-distance nets and interval-trained baselines on the same data, certifies and attacks them, and
-compares.  Every ε is in units of the pixel range [0, 1]."""
+compares.  Certifies nets that you bring.  Every ε is in units of the pixel range [0, 1]."""
+GOES_ON = {"run": "from the last finished epoch", "certify": "from the last finished part"}  # with --resume
 COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "run": run,
+    "certify": certify,
     "report": report,
     "results": results,
     "study": study,
@@ -44,6 +46,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        hint = "; --resume goes on from the last finished epoch" if args.command == "run" else ""
+        hint = f"; --resume goes on {GOES_ON[args.command]}" if args.command in GOES_ON else ""
         print(f"{name}: interrupted{hint}", file=sys.stderr)
         return 130

@@ -197,6 +197,9 @@ class _Reader:
             return _tensor(*arguments[:4])
         if function == "torch.Size" and isinstance(arguments, tuple) and len(arguments) == 1:
             return arguments[0]
+        parts = [type(a) for a in arguments] if isinstance(arguments, tuple) else []
+        if function == "torch._utils._rebuild_parameter" and parts == [Tensor, bool, dict]:
+            return arguments[0]  # the tensor of an nn.Parameter; then whether it is trained, and its hooks
         raise ValueError(f"it contains {str(function)[:100]}")
 
     def storage(self, pid: Any) -> _Storage:

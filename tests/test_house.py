@@ -208,7 +208,11 @@ def _foreign(folder: str) -> set[str]:
 
 @pytest.mark.parametrize(
     "folder, extras",
-    [*((package, ("gpu", "marabou", "tensorboard")) for package in PACKAGES), ("tests", ("test",))],
+    [
+        *((package, ("gpu", "marabou", "onnx-models", "tensorboard")) for package in PACKAGES),
+        ("tests", ("test",)),
+        ("examples", ()),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_metadata_name_what_is_imported(folder, extras):
@@ -226,7 +230,7 @@ def test_an_exemption_from_a_rule_says_why():
     whole = re.compile(r"# (noqa: [A-Z]+\d+(, [A-Z]+\d+)*|type: ignore\[[\w, -]+\])\s+\S+")
     bare = [
         f"{path.relative_to(ROOT)}:{number}"
-        for folder in (*PACKAGES, "tests")
+        for folder in (*PACKAGES, "tests", "examples")
         for path in (ROOT / folder).rglob("*.py")
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if mark.search(line) and not whole.search(line) and path != Path(__file__)

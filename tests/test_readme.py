@@ -9,7 +9,8 @@ from brute import __main__ as brute
 from runs import RUNS, STUDIES
 
 from comparisons.recipes.recipe import load_recipe
-from comparisons.report.tables import over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
 from comparisons.results.file import read
 from comparisons.running.plan import Wanted
 from comparisons.studies import ablation, bench_report, found, tightness

@@ -16,7 +16,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..methods.kinds import METHODS, certificates_of
     from ..recipes.recipe import available, load_recipe
-    from ..report.tables import eps_text
+    from ..report.words import eps_text
     from ..verifiers.complete import COMPLETE
 
     print("recipes")

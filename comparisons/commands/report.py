@@ -6,21 +6,30 @@ from pathlib import Path
 SUMMARY = "table and picture from results.json"
 DESCRIPTION = """\
 Prints the tables of earlier runs. For one folder it rewrites table.md and certified.png there. For several it writes
-comparison.md and comparison.png, with one panel per run, to the first folder, and averages runs that differ only in
-their seed."""
-EPILOG = None
+comparison.md and comparison.png, with one panel per run, to --out or to the first folder. Runs that differ only in
+their seed are averaged. Runs that were measured on the same images are also put into one table."""
+EPILOG = """\
+examples:
+  linf-compare report results/digits
+  linf-compare report results/digits results/mine --out results/both
+      a net that `certify` measured beside those of a recipe"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="folders that `run` wrote, or copies of results.json"
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="folders that `run` or `certify` wrote, or copies of results.json",
     )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where table and picture go; default: the first folder")
     parser.add_argument("--summary", action="store_true", help="print only the means over seeds, and write nothing")
     parser.add_argument("--force", action="store_true", help="replace a table and a picture of other runs")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..report.tables import over_seeds
+    from ..report.seeds import over_seeds
     from ..report.written import say_what_has_no_digest, write_report
     from ..results import file
 
@@ -33,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
         print(text, end="")
     else:
         first = args.folders[0]
-        folder = first.parent if first.suffix == ".json" else first
-        own = len(results) == 1 and (first == folder or first.name == file.FILE)  # the table belongs to this folder
+        there = first.parent if first.suffix == ".json" else first
+        folder = args.out or there
+        # The table of one run belongs to the folder of the run.
+        own = len(results) == 1 and folder == there and (first == there or first.name == file.FILE)
         print(write_report(results, folder, replace=own or args.force))
     return 0

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.recipe import load_recipe
-    from ..report.tables import breakers_of
+    from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
     from ..running.machine import device_of

@@ -18,10 +18,12 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..recipes.recipe import available, load_recipe
 from ..results.file import read
-from ..results.schema import MethodResult, Results, same_settings
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
 from . import published
 from .published import Published
-from .tables import NONE, attacked, breakers_of, count, eps_text, markdown_rows, mean
+from .seeds import attacked
+from .verification import breakers_of
+from .words import NONE, count, eps_text, markdown_rows, mean
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
 WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
@@ -112,6 +114,8 @@ def result_files(paths: list[str | Path]) -> list[Path]:
 
 def refusal(run: Results) -> str | None:
     """Returns why a file is not shown among the results, or None."""
+    if run.recipe == NO_RECIPE:
+        return "measured by `linf-compare certify`, on nets that no recipe trained"
     if run.contradictions:
         return f"{run.contradictions} certificates are contradicted by {breakers_of(run)}: a bound is wrong"
     if run.norm != math.inf:

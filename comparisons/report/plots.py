@@ -6,7 +6,7 @@ from linf_plugin.files import replacing
 
 from ..results.schema import Results
 from .looks import looks
-from .tables import attacks_of, images, unit
+from .words import attacks_of, images, unit
 
 FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 
@@ -53,7 +53,8 @@ def certified_against_eps(runs: list[Results], path: str | Path) -> None:
         )
         axis.grid(alpha=0.3)
         axis.plot([], [], "-", color="0.3", label="certified")
-        axis.plot([], [], "--", color="0.3", linewidth=1, label=f"under {attacks_of(run)} attack")
+        if run.attacks:
+            axis.plot([], [], "--", color="0.3", linewidth=1, label=f"under {attacks_of(run)} attack")
         axis.legend(frameon=False, fontsize=9)
     save(figure, path, 130)
     plt.close(figure)

@@ -7,8 +7,10 @@ from pathlib import Path
 from linf_plugin.files import check_absent, write_text
 
 from ..results.schema import MethodResult, Results
+from .beside import beside
 from .plots import certified_against_eps
-from .tables import over_seeds, table
+from .seeds import over_seeds
+from .tables import table
 
 
 def write_report(results: list[Results], folder: Path, replace: bool = True) -> str:
@@ -16,7 +18,7 @@ def write_report(results: list[Results], folder: Path, replace: bool = True) -> 
 
     Raises WouldReplace if the folder has another table and ``replace`` is false.
     """
-    text = "\n".join(filter(None, [over_seeds(results), *(table(r) for r in results)]))
+    text = "\n".join(filter(None, [beside(results), over_seeds(results), *(table(r) for r in results)]))
     names = ("table.md", "certified.png") if len(results) == 1 else ("comparison.md", "comparison.png")
     page, picture = (folder / name for name in names)
     same = page.is_file() and page.read_text(encoding="utf-8") == text

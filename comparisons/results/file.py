@@ -12,16 +12,18 @@ from linf_plugin.files import write_json
 
 from ..certificates import BEST, name_of_norm, norm_named
 from .schema import (
+    NO_RECIPE,
     AttackSettings,
     Certified,
     Identity,
     MethodResult,
     Results,
+    Step,
     Training,
     VerificationResult,
     VerifierResult,
 )
-from .table import Table
+from .table import REQUIRED, Table
 from .upgrade import upgraded
 
 FILE = "results.json"
@@ -68,11 +70,12 @@ def from_plain(content) -> Results:
     table.number("schema")
     eps, values = table.eps("eps"), tuple(table.list_of_eps("eps_values"))
     attacks = {name: _attack(each) for name, each in table.tables("attacks")}
-    if not attacks:
+    recipe, wanted = table.text("recipe"), {eps, *values}
+    if not attacks and recipe != NO_RECIPE:
         raise ValueError("attacks must not be empty")
-    wanted = {eps, *values}
+    of_ours = REQUIRED if recipe != NO_RECIPE else None  # the default of facts that only the harness knows
     return Results(
-        recipe=table.text("recipe"),
+        recipe=recipe,
         dataset=table.text("dataset"),
         eps=eps,
         eps_values=values,
@@ -86,7 +89,7 @@ def from_plain(content) -> Results:
         train_samples=table.whole("train_samples", None),
         shape=_shape(table),
         versions=table.mapping("versions", None),
-        methods={name: _method(each, wanted, tuple(attacks)) for name, each in table.tables("methods")},
+        methods={name: _method(each, wanted, tuple(attacks), of_ours) for name, each in table.tables("methods")},
         more=table.rest(),
     )
 
@@ -113,7 +116,7 @@ def _attack(table: Table) -> AttackSettings:
     return AttackSettings(_norm(table), arguments)
 
 
-def _method(table: Table, eps: set[float], attacks: tuple[str, ...]) -> MethodResult:
+def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) -> MethodResult:
     attacked = {name: _accuracy(each, eps) for name, each in table.tables("attacked", attacks)}
     certified = {
         name: Certified(
@@ -129,9 +132,9 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...]) -> MethodRe
         certified=certified,
         contradictions=table.whole("contradictions"),
         parameters=table.number("parameters"),
-        pairs_per_sample=table.number("pairs_per_sample"),
+        pairs_per_sample=table.number("pairs_per_sample", of_ours),
         certify_seconds=table.number("certify_seconds"),
-        training=_training(table.table("training")),
+        training=_training(table.table("training"), of_ours),
         identity=_identity(table.table("identity")),
         broken={name: table.table("broken").whole(name) for name in table.mapping("broken", {})},
         attack_seconds=table.number("attack_seconds", None),
@@ -141,8 +144,18 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...]) -> MethodRe
         checkpoint=table.text("checkpoint", None),
         data=_data(table),
         settings=table.mapping("settings", None),
+        cascade=_cascade(table) if table.mapping("cascade", None) is not None else {},
+        about=table.text("about", ""),
         more=table.rest(),
     )
+
+
+def _cascade(table: Table) -> dict[float, tuple[Step, ...]]:
+    return {eps: tuple(map(_step, steps)) for eps, steps in table.table("cascade").tables_by_eps()}
+
+
+def _step(table: Table) -> Step:
+    return Step(table.text("method"), table.whole("tried"), table.whole("certified"), table.number("seconds"))
 
 
 def _accuracy(table: Table, eps: set[float]) -> dict[float, float]:
@@ -179,10 +192,10 @@ def _verifier(table: Table) -> VerifierResult:
     )
 
 
-def _training(table: Table) -> Training:
+def _training(table: Table, of_ours) -> Training:
     return Training(
-        epochs=table.whole("epochs"),
-        seconds_per_epoch=table.number("seconds_per_epoch"),
+        epochs=table.whole("epochs", of_ours),
+        seconds_per_epoch=table.number("seconds_per_epoch", of_ours),
         seconds=table.number("seconds", None),
         images_per_second=table.number("images_per_second", None),
         peak_memory_mib=table.number("peak_memory_mib", None),
@@ -265,7 +278,7 @@ def _plain_method(m: MethodResult) -> dict:
         "certify_seconds": m.certify_seconds,
         **_known(attack_seconds=m.attack_seconds, verification=_plain_verification(m.verification)),
         "parameters": m.parameters,
-        "pairs_per_sample": m.pairs_per_sample,
+        **_known(pairs_per_sample=m.pairs_per_sample),
         "training": _known(
             epochs=t.epochs,
             seconds_per_epoch=t.seconds_per_epoch,
@@ -278,6 +291,7 @@ def _plain_method(m: MethodResult) -> dict:
             validation=list(t.validation),
             loss=list(t.loss),
         ),
+        **_known(about=m.about or None, cascade=_plain_cascade(m.cascade) or None),
         **_known(device=m.device, versions=m.versions, checkpoint=m.checkpoint, data=m.data),
         "identity": _known(
             recipe=i.recipe,
@@ -292,6 +306,10 @@ def _plain_method(m: MethodResult) -> dict:
         **_known(settings=m.settings),
         **m.more,
     }
+
+
+def _plain_cascade(cascade: dict[float, tuple[Step, ...]]) -> dict:
+    return {eps_key(eps): [vars(step) for step in steps] for eps, steps in cascade.items()}
 
 
 def _plain_verification(v: VerificationResult | None) -> dict | None:

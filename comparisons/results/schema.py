@@ -7,6 +7,8 @@ from linf_plugin.datasets import DIGESTS, SOURCES
 
 from ..certificates import BEST
 
+NO_RECIPE = ""  # the recipe of nets that the harness did not train
+
 
 @dataclass(frozen=True)
 class AttackSettings:
@@ -96,11 +98,12 @@ class Training:
     """How a method was trained.
 
     seconds: time of all epochs and validations.  select: part of the training set that chose the model.  chosen,
-    validation: its choice, and the figures behind it.  ``None``: not known.
+    validation: its choice, and the figures behind it.  ``None``: not known, as everything is of a net that someone
+    else trained.
     """
 
-    epochs: int
-    seconds_per_epoch: float
+    epochs: int | None = None
+    seconds_per_epoch: float | None = None
     seconds: float | None = None
     images_per_second: float | None = None
     peak_memory_mib: float | None = None
@@ -112,6 +115,20 @@ class Training:
 
 
 @dataclass(frozen=True)
+class Step:
+    """What one method of a cascade did at one ε.
+
+    tried: how many images it was tried on, those that the methods before it had left.  certified: how many of these it
+    certified.
+    """
+
+    method: str
+    tried: int
+    certified: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class MethodResult:
     """The figures of one method.
 
@@ -119,9 +136,11 @@ class MethodResult:
     attack → ε → fraction that is still correct.  certified: name of a certificate → what it proves; ``BEST`` counts
     an image if any theorem certifies it.  contradictions: how often an attack broke an image that a theorem certified,
     over all images and ε.  broken: the same count for each certificate that may fail, by name.  pairs_per_sample:
-    coordinate pairs in the forward pass of one sample.  verification: what complete verifiers said, if they were asked.
-    data: name and digests.  settings: all that the recipe said about the method, with every default.  more: unknown
-    keys of the file.
+    coordinate pairs in the forward pass of one sample, None if they are not known.  verification: what complete
+    verifiers said, if they were asked.  data: name and digests.  settings: all that the recipe said about the method,
+    with every default.  cascade: ε → its steps, if each image was certified by the cheapest method only.  about: the
+    function that the certificates are about, in words, if the harness did not build the net.  more: unknown keys of
+    the file.
     """
 
     kind: str
@@ -131,7 +150,7 @@ class MethodResult:
     certified: dict[str, Certified]
     contradictions: int
     parameters: int
-    pairs_per_sample: int
+    pairs_per_sample: int | None
     certify_seconds: float
     training: Training
     identity: Identity
@@ -143,6 +162,8 @@ class MethodResult:
     checkpoint: str | None = None
     data: dict | None = None
     settings: dict | None = None
+    cascade: dict[float, tuple[Step, ...]] = field(default_factory=dict)
+    about: str = ""
     more: dict = field(default_factory=dict)
 
     @property
@@ -162,9 +183,9 @@ class MethodResult:
 class Results:
     """The results of a run.
 
-    norm: exponent of the norm of its balls.  eps: the headline; eps_values: the curve; both in units of the pixel
-    range.  held_out: part of the training set that was measured on instead of the test set.  shape: of a sample, (C, H,
-    W) or (F,); None in files of versions that knew only images.
+    recipe: its name, or ``NO_RECIPE``.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
+    curve; both in units of the pixel range.  held_out: part of the training set that was measured on instead of the
+    test set.  shape: of a sample, (C, H, W) or (F,); None in files of versions that knew only images.
     """
 
     recipe: str

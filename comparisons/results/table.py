@@ -91,14 +91,22 @@ class Table:
 
     def numbers_by_eps(self) -> dict[float, float]:
         """Returns every entry as ε → number.  A key is ε as text."""
-        found = {}
+        return {self._eps_of(key): self.number(key) for key in self.content}
+
+    def tables_by_eps(self) -> Iterator[tuple[float, list["Table"]]]:
+        """Yields every entry, a list of objects, as (ε, its objects).  A key is ε as text."""
         for key in self.content:
-            try:
-                eps = float(key)
-            except ValueError:
-                raise ValueError(f"{self.where} has the key {key[:80]!r}, which is not an ε") from None
-            found[_eps(eps, self._of(key))] = self.number(key)
-        return found
+            eps, values = self._eps_of(key), self.sequence(key)
+            if not all(isinstance(value, dict) for value in values):
+                raise ValueError(f"{self._of(key)} must be a list of dict")
+            yield eps, [Table(value, self._of(key)) for value in values]
+
+    def _eps_of(self, key: str) -> float:
+        try:
+            eps = float(key)
+        except ValueError:
+            raise ValueError(f"{self.where} has the key {key[:80]!r}, which is not an ε") from None
+        return _eps(eps, self._of(key))
 
     def rest(self) -> dict:
         """Returns the entries that were not read."""

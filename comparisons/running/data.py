@@ -1,6 +1,7 @@
 """Loads the data of a run, with messages for the command line, and checks that the methods take them."""
 
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -13,18 +14,26 @@ from ..methods.parts import PARTS
 from ..recipes.recipe import Recipe
 
 
+def load(data: str | Path, data_dir: Path | None, data_name: str | None) -> Dataset:
+    """Loads data as ``load_dataset`` does.  Raises its errors; messages name flags of the command line."""
+    try:
+        return load_dataset(data, data_dir, data_name)
+    except ValueError as error:
+        raise ValueError(_with_flags(error)) from error
+
+
 def load_own(recipe: Recipe, data_dir: Path | None, data_name: str | None) -> Dataset:
     """Loads the data of a recipe, with a training part and a test part.  A line on stderr says if they were divided.
 
-    Raises the errors of ``load_dataset`` and ``for_training``; messages name the flag ``--data-name``.
+    Raises the errors of ``load_dataset`` and ``for_training``; messages name flags of the command line.
     """
+    data = load(recipe.data, data_dir, data_name)
+    if recipe.dataset in SOURCES:
+        return data
     try:
-        data = load_dataset(recipe.data, data_dir, data_name)
-        if recipe.dataset in SOURCES:
-            return data
         divided = for_training(data)
     except ValueError as error:
-        raise ValueError(str(error).replace("own_name", "--data-name")) from error
+        raise ValueError(_with_flags(error)) from error
     if divided is not data and os.environ.get("RANK", "0") == "0":  # only one of several processes says it
         print(
             f"{data.name} has no test part: {len(divided.x_test)} of its {len(data.x_test)} {data.things} are it, the "
@@ -32,6 +41,11 @@ def load_own(recipe: Recipe, data_dir: Path | None, data_name: str | None) -> Da
             file=sys.stderr,
         )
     return divided
+
+
+def _with_flags(error: ValueError) -> str:
+    text = re.sub(r"^data_dir\b", "--data-dir", re.sub(r"^data\b", "--data", str(error)))
+    return re.sub(r"^own_name\b|(?<=: )own_name$", "--data-name", text)
 
 
 def check_fits(recipe: Recipe, chosen: list[str], data: Dataset) -> None:

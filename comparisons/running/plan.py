@@ -44,7 +44,7 @@ class Wanted:
     def of_all(self) -> dict:
         """Returns what results say once for all methods, as plain data."""
         eps_values = tuple(self.recipe.evaluation.eps_values)
-        return _of_all(
+        return facts_of_all(
             self.recipe.name,
             self.data["dataset"],
             self.norm,
@@ -102,14 +102,24 @@ class Wanted:
     def beside(self, results: Results, key: str) -> list[str]:
         """Returns why a method of ``results`` and those of this run cannot share a table; empty if they can."""
         r, data = results, results.methods[key].data or self.data
-        theirs = _of_all(r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out)
+        theirs = facts_of_all(r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out)
         return changes(theirs, self.of_all()) + self._changed_data(data)
 
     def _changed_data(self, data: dict) -> list[str]:
         return changes({k: data[k] for k in DIGESTS}, {k: self.data[k] for k in DIGESTS})
 
 
-def _of_all(recipe, dataset, norm, eps, eps_values, attacks, seed, held_out) -> dict:
+def facts_of_all(
+    recipe: str,
+    dataset: str,
+    norm: float,
+    eps: float,
+    eps_values: tuple[float, ...],
+    attacks: dict[str, AttackSettings],
+    seed: int,
+    held_out: float,
+) -> dict:
+    """Returns what must agree for methods to share a table, as plain data."""
     return plain_data(
         {
             "recipe": recipe,

@@ -22,7 +22,7 @@ from linf_plugin.training.parallel import Ranks
 
 from ..recipes.recipe import Recipe, read_toml, recipe_from, with_defaults
 from ..recipes.short_forms import PGD, long_method, long_recipe, named
-from ..report.tables import eps_text, markdown_rows, percent
+from ..report.words import eps_text, markdown_rows, percent
 from ..results.file import FILE
 from ..results.settings import changes as changes_of
 from ..results.settings import few, filled, settings_of

@@ -1,7 +1,7 @@
 """Writes the table of the study ``cost``.  It reads only results.json, and measures nothing."""
 
 from ..certificates import in_order, label_of
-from ..report.tables import markdown_rows
+from ..report.words import markdown_rows
 
 LIRPA_LABELS = {"CROWN-Optimized": "α-CROWN"}
 

@@ -16,7 +16,7 @@ from linf_plugin.layers.base import set_p
 from linf_plugin.training import Schedule, adam
 
 from ..methods.losses import LOSSES
-from ..report.tables import markdown_rows
+from ..report.words import markdown_rows
 from ..running.machine import device_name
 from . import shell
 from .shell import Save, Study, main, positive

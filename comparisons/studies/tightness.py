@@ -24,7 +24,7 @@ from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from ..certificates import label_of
 from ..methods.bounded import BoundedCrossEntropy
-from ..report.tables import markdown_rows
+from ..report.words import markdown_rows
 from .shell import Save, Study, main, positive
 
 WIDTH = 16

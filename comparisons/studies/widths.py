@@ -13,7 +13,7 @@ from tqdm import tqdm
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds, versions
 
-from ..report.tables import markdown_rows
+from ..report.words import markdown_rows
 from .shell import Save, Study, main, positive
 
 NET_SIZES = (48, 32, 24, 10)  # features of the input, of each distance layer, and of the linear head

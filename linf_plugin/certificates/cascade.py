@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..arguments import kind
+from ..inference import outside_inference
 from ..norms import SYMBOLS, Ball, check_norm
 from .problem import Problem, check_batch_size
 from .result import Certified, Tally
@@ -19,6 +20,7 @@ def _bar(progress: bool) -> tqdm:
     return tqdm(disable=not progress, leave=False, unit="image", dynamic_ncols=True)
 
 
+@outside_inference
 @torch.no_grad()
 def margin_bound(
     model: nn.Module,
@@ -40,9 +42,9 @@ def margin_bound(
     bound is about the exact function of the weights, up to the rounding of the bound's own computation in float64.
 
     Args:
-        model: in evaluation mode; maps (N, C, H, W) to (N, classes).  With ``sound`` a sequential float32 net of
-            layers in ``float32.rules.ROUNDING``.
-        x: (N, C, H, W) pixels in [low, high].
+        model: in evaluation mode; maps (N, *) to (N, classes).  With ``sound`` a float32 net whose program has rules
+            (``float32.reach.check_program``).
+        x: (N, *) float32, inputs in [low, high].
         labels: (N,) integers.
         eps: radius of the ball in the norm of the certificate, in units of x, ≥ 0.
         method: a name in ``CERTIFICATES``.  "lipschitz" is z_y − z_j − 2·L·eps with the net's Lipschitz bound L in ℓ∞.
@@ -87,6 +89,7 @@ def _bounds(
         bar.update(len(part))
 
 
+@outside_inference
 @torch.no_grad()
 def certify(
     model: nn.Module,
@@ -144,6 +147,7 @@ def certify(
     return Certified(ball, names, problem.correct, skipped, bound, by, tuple(tallies))
 
 
+@outside_inference
 @torch.no_grad()
 def certify_each(
     model: nn.Module,

@@ -61,8 +61,9 @@ def _joins(parts: list[Node]) -> int:
             users[value] = users.get(value, 0) + 1
     meets = sum(count - 1 for count in users.values())
     for node in parts:
-        if (index := getattr(getattr(node.module, "gather", node.module), "index", None)) is not None and index.numel():
-            meets += int(index.flatten().clamp_min(0).bincount().max()) - 1
+        index = getattr(getattr(node.module, "gather", node.module), "index", None)
+        if index is not None and (index >= 0).any():
+            meets += int(index[index >= 0].bincount().max()) - 1
     return meets
 
 

@@ -1,6 +1,7 @@
 """Reads the program of any module, as ``torch.export`` sees it, into a graph."""
 
 import contextlib
+import io
 import logging
 import operator
 import re
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
 from .fusion import note_fusions
 from .graph import Graph
@@ -21,19 +23,8 @@ MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
 OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
 
-# Operators that make constants; their arguments are numbers.
-MAKES = (
-    "full",
-    "zeros",
-    "ones",
-    "arange",
-    "eye",
-    "scalar_tensor",
-    "empty",
-    "linspace",
-    "lift_fresh_copy",
-    "_tensor_constant",
-)
+# Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
+MAKES = ("aten.full", "aten.zeros", "aten.ones", "aten.arange", "aten.eye", "aten.scalar_tensor")
 IGNORED = (
     "_assert_scalar",
     "_assert_tensor_metadata",
@@ -62,6 +53,18 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
     return _Reading(program, x).graph()
 
 
+class OneInput(nn.Module):
+    """Calls a model with one input, whatever arguments its ``forward`` could take."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor):
+        return self.model(x)
+
+
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
     log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
@@ -69,7 +72,7 @@ def _export(model: nn.Module, x: Tensor):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
-                model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+                OneInput(model), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
             limits = _limits(program)
             if any(_changes(node) for node in program.graph.nodes):
@@ -78,6 +81,8 @@ def _export(model: nn.Module, x: Tensor):
             advice = ""
             if "Constraints violated" in str(error):
                 advice = " (the program is another one for each number of samples: is there a len(x) for x.shape[0]?)"
+            elif "data-dependent" in str(error):
+                advice = f" (the code decides by values of a tensor{_place(error)})"
             raise TypeError(
                 f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
                 f"nothing is proved about its rounding: {_first_line(error)}{advice}. sound=False leaves rounding out"
@@ -93,9 +98,9 @@ def _export(model: nn.Module, x: Tensor):
 def _limits(program) -> str:
     """Returns the conditions on the number of samples under which an exported program holds; "" if there are none."""
     (name,) = program.graph_signature.user_inputs
-    x = next(node for node in program.graph.nodes if node.name == name).meta["val"]
+    count = next(node for node in program.graph.nodes if node.name == name).meta["val"].shape[0]
     conditions = list(getattr(program, "_guards_code", None) or ())
-    numbers = program.range_constraints.get(getattr(x.shape[0], "node", x).expr)
+    numbers = None if isinstance(count, int) else program.range_constraints.get(count.node.expr)
     if not conditions and numbers is not None and (numbers.lower > 2 or numbers.upper < MOST_SAMPLES):
         conditions = [f"x.shape[0] lies in [{numbers.lower}, {numbers.upper}]"]
     return " and ".join(conditions).replace("L['x'].size()[0]", "x.shape[0]")
@@ -106,9 +111,16 @@ def _silent(log: logging.Logger) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
     disabled, log.disabled = log.disabled, True
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         log.disabled = disabled
+
+
+def _place(error: Exception) -> str:
+    """Returns where torch.export says that the user's code raised an error; empty if it does not say."""
+    found = re.search(r'The following call raised this error:\s+File "(.+)", line (\d+)', str(error))
+    return "" if found is None else f", at {found[1]}, line {found[2]}"
 
 
 def _first_line(error: Exception) -> str:
@@ -139,7 +151,8 @@ class _Reading:
             elif node.op == "get_attr":  # a part of the program with settings of its own, whose call is refused
                 self.known[node] = None
             elif node.op == "output":
-                output = self._argument(node.args[0])
+                kinds = [spec.kind for spec in self.program.graph_signature.output_specs]
+                output = [self._argument(a) for a, kind in zip(node.args[0], kinds) if kind == OutputKind.USER_OUTPUT]
         if isinstance(output, (list, tuple)) and len(output) == 1:
             output = output[0]
         if not isinstance(output, Value):
@@ -161,7 +174,7 @@ class _Reading:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        changed = [name.removeprefix("model.") for name in signature.buffers_to_mutate.values()]
         if changed:
             raise TypeError(
                 f"the model changes {changed[0]!r} each time it runs, so its program is not the same function each "
@@ -239,15 +252,15 @@ class _Reading:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
         if _any_size(args) or _any_size(list(kwargs.values())):
             raise Unknown("it makes a tensor with the number of samples: nothing is known of that")
-        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-            raise Unknown("it draws random numbers: draw them once, and store them as a buffer")
+        if not _any_tensor(args) and name not in MAKES:
+            raise Unknown("it makes numbers: make them once, and store them as a buffer")
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "empty" in name:
+            raise Unknown("its numbers differ each time: make them once, and store them as a buffer")
         found = node.target(*args, **kwargs)
-        floating = isinstance(found, Tensor) and found.is_floating_point()
-        if floating and "empty" in name:
-            found = torch.full_like(found, torch.nan)  # whoever reads these numbers certifies nothing
-        if floating and not any(name.startswith(f"aten.{make}") for make in MAKES):
-            exact = node.target(*map(_double, args), **kwargs)
-            if not torch.equal(exact.double(), found.double()):
+        if isinstance(found, Tensor) and found.is_floating_point():
+            exact = node.target(*map(_double, args), **kwargs).double()
+            whole = _any_tensor(args) or found.unique().numel() <= 1 or torch.equal(found, found.round())
+            if not whole or not torch.equal(exact, found.double()):
                 raise Unknown("it computes with constants and rounds: compute it once, and store it as a buffer")
         return list(found) if isinstance(found, (list, tuple)) else found
 
@@ -298,6 +311,10 @@ def _any_value(argument: Any) -> bool:
     return isinstance(argument, Value)
 
 
+def _any_tensor(argument: Any) -> bool:
+    return any(map(_any_tensor, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Tensor)
+
+
 def _any_size(argument: Any) -> bool:
     return any(map(_any_size, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Size)
 
@@ -308,7 +325,7 @@ def where(node) -> str:
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
     own = [f for f in frames if not OWN.search(f[0])]
     modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
-    path, kind = (modules[-1][0], modules[-1][1]) if modules else ("", "")
+    path, kind = (modules[-1][0].removeprefix("model").lstrip("."), modules[-1][1]) if modules else ("", "")
     module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""
     line = f"{own[-1][0]}, line {own[-1][1]}" if own else ""
     return " of ".join(part for part in (line, module) if part) or "the model"

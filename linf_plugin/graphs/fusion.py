@@ -1,8 +1,9 @@
 """Which operations a runtime may fold into the product of matrices before them.
 
 onnxruntime folds batch normalisation, and constant factors and offsets, into the weights of a convolution or a linear
-layer, also if numbers are moved in between.  Its terms then pass the roundings of both, in one sum.  Bounds of rounding
-must hold for both forms.
+layer, also if numbers are moved in between.  It also starts the sum of a convolution at another value, to which the
+convolution is added (a residual connection).  The terms then pass the roundings of both, in one sum.  Bounds of
+rounding must hold for both forms.
 """
 
 import math
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .graph import Graph
-from .operations import Affine, Gather
+from .operations import Add, Affine, Gather
 
 PRODUCTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
 ROUNDINGS = 13  # of a weight or a bias that one operation is folded into, at most
@@ -45,6 +46,9 @@ class Later(nn.Module):
         most: the same: it is at most this multiple of the weight, in each step of folding.
     """
 
+    least: Tensor
+    most: Tensor
+
     def __init__(self, product: nn.Module):
         super().__init__()
         shape = (-1,) if isinstance(product, nn.Linear) else (-1, *[1] * (product.weight.dim() - 2))
@@ -53,8 +57,11 @@ class Later(nn.Module):
         self.register_buffer("least", ones)
         self.register_buffer("most", ones)
 
-    def add(self, product: nn.Module, module: Affine, moved: bool) -> None:
+    def add(self, product: nn.Module, module: Affine | Add, moved: bool) -> None:
         """Adds one operation; ``moved``: whether numbers are moved between the product and it."""
+        if isinstance(module, Add):  # its other value becomes the start of the sum
+            self.roundings += 1
+            return
         factor = module.factor.abs()
         factor = torch.where(factor == 0, 1.0, factor)  # what is multiplied by zero has no error
         channels = None if moved else per_channel(product, factor)
@@ -69,25 +76,26 @@ def note_fusions(graph: Graph) -> Graph:
     """Tells every product, and every operation that may be folded into it, how often terms are then rounded."""
     users = graph.users()
     reached: dict[int, tuple[int, bool]] = {}  # node → the product whose outputs it gives, and whether they are moved
-    folded: dict[int, int] = {}
+    folded: list[tuple[Affine | Add, nn.Module]] = []  # operations, each with its product
     for i, (module, inputs, _) in enumerate(graph.nodes):
-        before = inputs[0] - 1
-        if before < 0 or len(inputs) > 1 or len(users[inputs[0]]) != 1:
-            continue
-        if isinstance(graph.parts[before], PRODUCTS):
-            product, moved = before, False
-        else:
-            product, moved = reached.get(before, (None, False))
-        if product is None or not isinstance(module, (Affine, Gather)):
-            continue
-        reached[i] = product, moved or isinstance(module, Gather)
-        if isinstance(module, Affine):
-            folded[i] = product
+        for value in inputs:
+            before = value - 1
+            if before < 0 or len(users[value]) != 1 or (len(inputs) > 1 and not isinstance(module, Add)):
+                continue
+            if isinstance(graph.parts[before], PRODUCTS):
+                product, moved = before, False
+            else:
+                product, moved = reached.get(before, (None, False))
+            if product is None or not isinstance(module, (Add, Affine, Gather)):
+                continue
             layer = graph.parts[product]
-            if getattr(layer, "later", None) is None:
-                layer.later = Later(layer).eval()
-            layer.later.add(layer, module, moved)
-    for i, product in folded.items():
-        layer = graph.parts[product]
-        graph.parts[i].fused = fan_in(layer) + 1 + layer.later.roundings
+            if not isinstance(module, Add):  # a sum of two values is the end: nothing after it is folded
+                reached[i] = product, moved or isinstance(module, Gather)
+            if not isinstance(module, Gather):
+                if getattr(layer, "later", None) is None:
+                    layer.later = Later(layer).eval()
+                layer.later.add(layer, module, moved)
+                folded.append((module, layer))
+    for module, layer in folded:
+        module.fused = max(module.fused, fan_in(layer) + 1 + layer.later.roundings)
     return graph

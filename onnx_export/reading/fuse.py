@@ -7,18 +7,15 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
-import onnx
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from ..files.load import check_model
-from ..files.operators import skeleton
 from ..functions.bodies import check_bodies
 from ..functions.domain import LINF
 from .fold import Constants, constants_of
 from .nodes import attribute, producers_of, subgraphs
 from .patterns import body_at
-
-SMALL = 64  # numbers in a constant from which shapes may be made
+from .shapes import shapes_of
 
 
 def _broadcast(
@@ -71,23 +68,7 @@ def live_nodes(graph: GraphProto, outputs: list[str]) -> list[NodeProto]:
     return live[::-1]
 
 
-def _shapes(model: ModelProto) -> dict[str, tuple]:
-    """The shapes that ONNX infers from those of the inputs.  A size that depends on the input is None."""
-    bare = skeleton(model, keep=SMALL)
-    for output in bare.graph.output:
-        output.type.tensor_type.ClearField("shape")  # the shapes that a file states may be wrong
-    try:
-        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True).graph
-    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
-        return {}
-    return {
-        v.name: tuple(d.dim_value if d.HasField("dim_value") else None for d in v.type.tensor_type.shape.dim)
-        for v in (*inferred.input, *inferred.value_info, *inferred.output)
-        if v.type.tensor_type.HasField("shape")
-    }
-
-
-def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
+def keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
     """Removes all nodes of a graph but these, and all other parts that these nodes and the outputs do not need."""
     used = _names(nodes) | {o.name for o in graph.output}
     for field, kept in (
@@ -101,7 +82,7 @@ def _keep(graph: GraphProto, nodes: list[NodeProto]) -> None:
             getattr(graph, field).extend(kept)
 
 
-def _fresh(name: str, taken: set[str]) -> str:
+def fresh(name: str, taken: set[str]) -> str:
     """A name like this one that is not taken; adds it to those that are."""
     while name in taken:
         name += "_"
@@ -150,19 +131,19 @@ def fuse(model: ModelProto, outputs: list[str] | None = None) -> tuple[ModelProt
         new = body_at(producers, node.output[0])
         if new is not None:
             node.CopyFrom(new)
-    _keep(graph, live_nodes(graph, outputs))
+    keep(graph, live_nodes(graph, outputs))
     producers, constants = producers_of(graph), constants_of(fused, graph.node)
-    shapes = functools.cache(functools.partial(_shapes, model))
+    shapes = functools.cache(functools.partial(shapes_of, model))
     taken = _names(graph.node) | producers.keys() | {t.name for t in graph.initializer}
     for node in graph.node:
         found = _broadcast(producers, constants, shapes, node.output[0])
         if found is not None:
             (x, w), y = found, node.output[0]
-            weight = _fresh(f"{y}_weight", taken)
+            weight = fresh(f"{y}_weight", taken)
             node.CopyFrom(helper.make_node("LinfDist", [x, weight], [y], y, domain=LINF.domain))
             graph.initializer.append(numpy_helper.from_array(w, weight))
             constants.known[weight] = w
-    _keep(graph, live_nodes(graph, outputs))
+    keep(graph, live_nodes(graph, outputs))
     if any(n.domain == LINF.domain for n in graph.node) and all(o.domain != LINF.domain for o in fused.opset_import):
         fused.opset_import.append(helper.make_opsetid(LINF.domain, LINF.version))
     return fused, constants

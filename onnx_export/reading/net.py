@@ -23,7 +23,8 @@ from .readers import EITHER, READERS, SIZE_INPUTS, check_call
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # in all of these the operators mean the same
 
 
-def _logits(model: ModelProto) -> str:
+def logits_of(model: ModelProto) -> str:
+    """The name of the output logits, or of the only output.  Raises ValueError if there are several others."""
     names = [o.name for o in model.graph.output]
     if "logits" in names:
         return "logits"
@@ -32,7 +33,7 @@ def _logits(model: ModelProto) -> str:
     return names[0]
 
 
-def _input(model: ModelProto) -> tuple[str, list[int], bool]:
+def input_of(model: ModelProto) -> tuple[str, list[int], bool]:
     """The name and the shape of the only input, and whether it is bytes.  The first size is 0 where it may be any."""
     initialized = {t.name for t in model.graph.initializer}
     inputs = [i for i in model.graph.input if i.name not in initialized]
@@ -136,9 +137,9 @@ def to_net(model: ModelProto) -> Net:
     opset = next((o.version for o in model.opset_import if o.domain in STANDARD_DOMAINS), None)
     if opset not in OPSETS:
         raise ValueError(f"the opset must be one of {OPSETS.start} to {OPSETS.stop - 1}, got {opset}")
-    output = _logits(model)
+    output = logits_of(model)
     fused, constants = fuse(model, [output])
-    name, (batch, *sizes), of_bytes = _input(fused)
+    name, (batch, *sizes), of_bytes = input_of(fused)
     chain = Chain(name, (batch or BATCHES[0], *sizes), not batch, of_bytes)
     for node in fused.graph.node:
         try:

@@ -1,6 +1,7 @@
 """The command line: every command is a file, and help needs no torch."""
 
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,11 @@ import pytest
 
 import comparisons.commands
 from comparisons import cli
+from comparisons.attacks.attack import ATTACKS
+from comparisons.certificates import names
+from comparisons.verifiers.complete import COMPLETE
+from linf_plugin.datasets import SOURCES
+from linf_plugin.norms import NORMS
 
 
 def test_every_file_of_the_folder_is_a_command():
@@ -26,6 +32,14 @@ def test_each_command_says_what_it_does(name, capsys):
     assert command.SUMMARY and command.DESCRIPTION.strip() and importlib.import_module(command.__name__) is command
 
 
+def test_the_help_of_certify_names_every_method_and_attack(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["certify", "--help"])
+    text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # argparse breaks lines after hyphens
+    shown = set(re.findall(r"[\w-]+", text))
+    assert {*names(), *COMPLETE, *ATTACKS, *NORMS, *SOURCES} <= shown
+
+
 def test_help_imports_no_torch():
     code = (
         "import sys\nfrom comparisons.cli import main\n"
@@ -36,10 +50,19 @@ def test_help_imports_no_torch():
     assert done.stdout.endswith("status 0 set()\n"), done.stdout + done.stderr
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
+@pytest.mark.parametrize(
+    "arguments, hint",
+    [
+        (["run", "digits"], "; --resume goes on from the last finished epoch"),
+        (["certify", "--onnx", "a", "--data", "b", "--eps", "0"], "; --resume goes on from the last finished part"),
+        (["list"], ""),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_an_interruption_says_how_to_go_on(arguments, hint, monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli.COMMANDS["run"], "run", interrupted)
-    assert cli.main(["run", "digits"]) == 130
-    assert capsys.readouterr().err == "linf-compare: interrupted; --resume goes on from the last finished epoch\n"
+    monkeypatch.setattr(cli.COMMANDS[arguments[0]], "run", interrupted)
+    assert cli.main(arguments) == 130
+    assert capsys.readouterr().err == f"linf-compare: interrupted{hint}\n"

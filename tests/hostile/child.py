@@ -18,8 +18,14 @@ import torch
 
 import linf_plugin
 from linf_plugin import checkpoint
+from linf_plugin.weights import read_weights
 from onnx_export import cli
 from onnx_export.files.load import load as load_onnx
+from onnx_export.reading.fold import check_sizes
+from onnx_export.reading.library import LAST_OPSET, to_torch, unknown_operators
+from onnx_export.reading.net import input_of
+from onnx_export.reading.plain_form import lowered, plain_form
+from onnx_export.running.agreement import agreement
 
 from . import checkpoints
 
@@ -85,9 +91,26 @@ def _load(path: Path) -> tuple[int, None]:
     return _as_a_command(read), None
 
 
+def _read(path: Path) -> tuple[int, None]:
+    """Reads a file as anyone's, also one with our operators, and compares it with onnxruntime."""
+
+    def read() -> None:
+        model = load_onnx(path)
+        check_sizes(model)
+        plain = lowered(plain_form(model), LAST_OPSET)
+        if unknown := unknown_operators(plain):
+            raise ValueError(f"unknown operators: {unknown}")
+        _, (_, *sizes), _ = input_of(model)
+        agreement(model, to_torch(plain), torch.rand(4, *sizes, generator=torch.Generator().manual_seed(0)))
+
+    return _as_a_command(read), None
+
+
 ACTIONS = {
     "import": _import,
     "show": lambda path: (cli.main(["show", str(path)]), None),
+    "read": _read,
+    "weights": lambda path: (_as_a_command(lambda: read_weights(path)), None),
     "open": lambda path: (_as_a_command(lambda: load_onnx(path)), None),
     "load": _load,
     "resume": lambda path: (_as_a_command(lambda: checkpoints.train(path, resume=True)), None),

@@ -24,12 +24,12 @@ def constant(value, x: Value) -> Tensor:
     """Returns a constant as float64, in a shape that broadcasts to that of one sample of x."""
     if not isinstance(value, Tensor):
         return torch.tensor(number(value), dtype=torch.float64)
-    dims = len(x.of(1))
+    dims, value = len(x.of(1)), value.float().double()  # also whole numbers are read as float32
     if value.dim() < dims:
-        return value.double()
+        return value
     if value.dim() > dims or value.shape[0] != 1:
         raise Unknown(f"its constant has shape {tuple(value.shape)}, which does not treat all samples in the same way")
-    return value.double().squeeze(0) if x.rows is None else value.double()
+    return value.squeeze(0) if x.rows is None else value
 
 
 def matched(b: Builder, x: Value, shapes: list[Callable[[int], tuple[int, ...]]]) -> Value:

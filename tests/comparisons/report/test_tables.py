@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 from runs import made_up
 
-from comparisons.report.tables import eps_text, markdown_rows, mean, over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
+from comparisons.report.words import eps_text, markdown_rows, mean
 from comparisons.results.file import from_plain
 from comparisons.results.schema import Results
 

@@ -7,7 +7,8 @@ import json
 import pytest
 from runs import DOCS, RUNS, form_1, made_up
 
-from comparisons.report.tables import over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
 from comparisons.results import file
 from comparisons.results.file import from_plain, read, to_plain, write
 from comparisons.results.schema import same_settings

@@ -11,7 +11,7 @@ import comparisons.recipes.recipe
 import comparisons.results.settings
 from comparisons.methods.losses import LOSSES
 from comparisons.recipes.recipe import Evaluation, MethodRecipe, load_recipe, recipe_from
-from comparisons.report.tables import over_seeds
+from comparisons.report.seeds import over_seeds
 from comparisons.results.digests import digests
 from comparisons.results.file import from_plain, read, to_plain
 from comparisons.results.settings import changes, filled, settings_changes, settings_of

@@ -220,7 +220,7 @@ WRONG = {  # arrays, flags, and what the command says
     "range": ({"x": 7 * np.ones((569, 3))}, [], "x of .*rows.npz must lie in .* scale each column"),
     "lengths": ({"y": np.zeros(3, int)}, [], "x of .*rows.npz has 569 samples but y of .*rows.npz has 3 labels"),
     "name": ({}, ["--data-name", "mnist"], "--data-name must be one line, and none of digits"),
-    "folder": ({}, ["--data-dir", "."], "data_dir is only for digits"),
+    "folder": ({}, ["--data-dir", "."], "--data-dir is only for digits"),
 }
 
 

@@ -15,7 +15,7 @@ import comparisons.running.run
 import comparisons.running.train
 from comparisons.cli import main
 from comparisons.recipes.recipe import load_recipe
-from comparisons.report.tables import over_seeds
+from comparisons.report.seeds import over_seeds
 from comparisons.results.file import from_plain, read
 from linf_plugin import checkpoint, load
 from linf_plugin.datasets import SOURCES, Dataset, OtherData, load_dataset

@@ -18,7 +18,8 @@ from comparisons.attacks.attack import ATTACKS, Attack
 from comparisons.cli import main
 from comparisons.methods.kinds import METHODS, certificates_of
 from comparisons.recipes.recipe import load_recipe
-from comparisons.report.tables import over_seeds, table
+from comparisons.report.seeds import over_seeds
+from comparisons.report.tables import table
 from comparisons.results.file import from_plain, read
 from comparisons.verifiers.complete import COMPLETE
 from linf_plugin import load

@@ -1,0 +1,57 @@
+"""Averages runs that differ only in the seed."""
+
+import statistics
+from collections.abc import Iterable
+
+from ..attacks.attack import label_of as attack_label
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
+from .words import NONE, eps_text, images, known, markdown_rows, mean
+
+
+def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
+    """Groups the methods of runs that differ only in the seed.  A group is seed → (run, name of the method)."""
+    entries = [(run, name) for run in runs for name in run.methods]
+    found: dict[tuple, dict] = {}
+    for key, (run, name) in zip(same_settings([run.methods[name] for run, name in entries]), entries):
+        found.setdefault(key, {})[run.methods[name].identity.seed] = run, name
+    return list(found.values())
+
+
+def over_seeds(runs: list[Results]) -> str:
+    """Returns Markdown: means and standard deviations of runs that differ only in the seed, one row per method.
+
+    It is empty if no method was run with two seeds.
+    """
+    found = groups(runs)
+    if all(len(group) < 2 for group in found):
+        return ""
+    attacks = dict.fromkeys(name for run in runs for name in run.attacks)
+    rows = []
+    for group in found:
+        run, name = next(iter(group.values()))
+        measured = [run.methods[name] for run, name in group.values()]
+        rows.append(
+            [
+                f"{run.recipe}: " * (run.recipe != NO_RECIPE) + run.methods[name].label,
+                eps_text(run.eps),
+                ", ".join(map(str, group)),
+                images(run),
+                mean([m.clean for m in measured]),
+                *(attacked(measured, attack, run.eps) for attack in attacks),
+                mean([m.proved(run.eps) for m in measured]),
+                known(_mean_or_none([m.training.seconds_per_epoch for m in measured]), ".2f"),
+            ]
+        )
+    columns = [f"{attack_label(attack)} %" for attack in attacks]
+    header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %", "s/epoch"]
+    return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
+
+
+def _mean_or_none(figures: list[float | None]) -> float | None:
+    return None if None in figures else statistics.fmean(figures)
+
+
+def attacked(measured: Iterable[MethodResult], attack: str, eps: float) -> str:
+    """Returns the mean accuracy under an attack, or a dash if the attack was not run."""
+    found = [m.attacked[attack][eps] for m in measured if attack in m.attacked]
+    return mean(found) if found else NONE

@@ -1,0 +1,58 @@
+"""How figures, samples and names are written for readers."""
+
+import statistics
+
+from ..attacks.attack import label_of as attack_label
+from ..results.file import eps_key
+from ..results.schema import Results
+
+NONE = "–"
+
+
+def percent(fraction: float | None) -> str:
+    """Returns a fraction of the images in percent, or a dash for None."""
+    return NONE if fraction is None else f"{100 * fraction:.2f}"
+
+
+def mean(fractions: list[float]) -> str:
+    """Returns the mean in percent, with the sample standard deviation if there are several fractions."""
+    spread = f" ± {100 * statistics.stdev(fractions):.2f}" if len(fractions) > 1 else ""
+    return percent(statistics.fmean(fractions)) + spread
+
+
+def eps_text(eps: float) -> str:
+    """Returns ε for a reader: its decimal, or k/255 if that is shorter and ε is the float nearest to it."""
+    k = round(255 * eps)
+    return min(eps_key(eps), f"{k}/255", key=len) if k / 255 == eps else eps_key(eps)
+
+
+def count(n: int | None) -> str:
+    if n is None:
+        return NONE
+    return f"{n / 1e6:.2f}M" if n >= 1e6 else f"{n / 1e3:.1f}k"
+
+
+def known(figure: float | None, form: str = "") -> str:
+    """Returns a figure in a format, or a dash for None."""
+    return NONE if figure is None else format(figure, form)
+
+
+def images(results: Results) -> str:
+    """Returns which images or other samples the accuracies count, and how many."""
+    part = "held-out training " if results.held_out else "" if results.train_samples == 0 else "test "
+    return f"{results.test_samples} {part}{results.thing}s"
+
+
+def unit(results: Results) -> str:
+    """Returns the unit of ε: the range of a pixel, or of any number that a sample holds."""
+    return "pixel range [0, 1]" if results.thing == "image" else "range [0, 1] of the inputs"
+
+
+def attacks_of(results: Results) -> str:
+    return " or ".join(map(attack_label, results.attacks))
+
+
+def markdown_rows(header: list[str], rows: list[list[str]], text: tuple[str, ...] = ()) -> str:
+    """Returns a Markdown table.  The first column and those named in ``text`` are aligned to the left."""
+    lines = [header, ["---" if i == 0 or name in text else "---:" for i, name in enumerate(header)], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
