@@ -1,8 +1,7 @@
-"""Random nets as data: kinds, exponents, sizes of weights, ties; and inputs at their kinks."""
+"""Sequences of this package's layers, as data: kinds, exponents, sizes of weights, ties; and inputs at their kinks."""
 
 import math
 import random
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +11,7 @@ from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.models.net import LAYERS
 
-from .ball import ends
+from .cases import EACH_WEIGHTS, NATURAL, PIXELS, WEIGHTS, Case, begin, inputs, steps_to_a_tie
 
 # Stages of a net in order.  *: none to two of it, +: one or two.
 KINDS = {
@@ -32,26 +31,6 @@ KINDS = {
     "linear": "flatten logits",  # where linear bounds have nothing to relax
 }
 EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0, 64.55)  # in turn
-PIXELS = (  # low, high
-    (0.0, 1.0),
-    (0.0, 1.0),
-    (-1.0, 1.0),
-    (0.0, 255.0),
-    (-10.0, 10.0),
-    (0.1, 0.3),
-    (-1e4, 1e4),
-    (0.0, 1e-37),
-)
-NATURAL = "natural"  # as ``_natural`` chooses them; half of the nets
-WEIGHTS = {  # of other nets
-    "unit": lambda r, a: torch.randn_like(a),
-    "tiny": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(-6, -3),
-    "huge": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(3, 6),
-    "mixed": lambda r, a: torch.randn_like(a) * 10 ** r.uniform(-3, 3),
-    "extreme": lambda r, a: torch.randn_like(a) * 10 ** r.choice((r.uniform(-44, -36), r.uniform(30, 38))),
-    "far": lambda r, a: torch.randn_like(a) + r.choice((100.0, 1e4)),  # rounding of what is common to all distances
-    "lattice": lambda r, a: torch.randint_like(a, -4, 5) / 4,  # kinks meet, and exact ties
-}
 
 
 class _Stack:
@@ -143,19 +122,6 @@ STAGES = {
 }
 
 
-@dataclass(frozen=True)
-class Case:
-    """A net, the pixel range, and inputs (N, C, H, W) in it."""
-
-    kind: str
-    p: float | None  # None where there is no distance layer of an exponent
-    weights: str
-    net: Net
-    low: float
-    high: float
-    x: Tensor
-
-
 def _spec(r: random.Random, kind: str, p: float) -> dict:
     images = "conv" in kind or kind == "crops"
     least = 3 if images else 1
@@ -215,26 +181,6 @@ def weight_images(net: Net) -> Tensor:
     return torch.zeros(0, *net.input_shape)
 
 
-def _inputs(net: Net, r: random.Random, count: int, low: float, high: float) -> Tensor:
-    """(count, C, H, W) in [low, high], of every sort in turn."""
-    width = high - low
-    x = low + width * torch.rand(count, *net.input_shape, dtype=torch.float64)
-    images = weight_images(net)
-    for i in range(count):
-        sort = r.choice(("uniform", "uniform", "equal", "bounds", "lattice", "kink"))
-        if sort == "equal":
-            x[i] = x[i].flatten()[0]
-        elif sort == "bounds":
-            x[i] = torch.where(torch.rand(x[i].shape) < 0.5, low, high)
-        elif sort == "lattice":
-            x[i] = low + width * torch.randint(0, 5, x[i].shape) / 4
-        elif sort == "kink" and len(images):
-            x[i] = images[r.randrange(len(images))]
-    x = x.clamp(low, high).float()
-    inner_low, inner_high = ends(torch.full_like(x, (low + high) / 2), math.inf, low, high)
-    return torch.clamp(x, inner_low, inner_high)
-
-
 @torch.no_grad()
 def _almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
     """Moves a bias of the logits so that the first sample's margin is a few float32 steps."""
@@ -243,25 +189,33 @@ def _almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
     if not last or len(last[-1].bias) != len(z) or not z.isfinite().all():
         return
     (first, second), (_, other) = z.topk(2)
-    steps = r.choice((0, 1, 2, 3, 4, 5, 6, 8, 10, 13, 20, 40, 200)) * 2.0**-23 * z.abs().max()
+    steps = steps_to_a_tie(r) * 2.0**-23 * z.abs().max()
     sign = -1 if type(net[-1]) is LAYERS["negate"] else 1
     last[-1].bias[other] += sign * (first - second - steps)
 
 
-def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
-    """The case number ``index`` of this seed, whatever was drawn before it, and where to draw on from.
+def build(source: dict) -> Net:
+    """The net of a violation, from its JSON, with weights that are still to be loaded."""
+    layers = [
+        [name, {key: float(v) if key == "p" else v for key, v in arguments.items()}]
+        for name, arguments in source["layers"]
+    ]
+    return Net({**source, "layers": layers}).eval().requires_grad_(False)
 
-    Seeds torch's generator as well.
-    """
-    r = random.Random(f"{seed}/{index}")
-    torch.manual_seed(r.randrange(2**62))
+
+def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
+    """The case number ``index`` of this seed, and where to draw on from."""
+    r = begin("layers", seed, index)
     kind = list(KINDS)[index % len(KINDS)]
     p = EXPONENTS[(index + index // len(KINDS)) % len(EXPONENTS)]
-    weights = r.choice((*[NATURAL] * len(WEIGHTS), *WEIGHTS))
+    weights = r.choice(EACH_WEIGHTS)
     net = Net(_spec(r, kind, p)).eval().requires_grad_(False)
     low, high = r.choice(PIXELS)
     _fill(net, r, weights, low + (high - low) * torch.rand(32, *net.input_shape))
-    x = _inputs(net, r, r.choice((1, samples, samples)), low, high)
+    kinks = weight_images(net)
+    x = inputs(r, net.input_shape, r.choice((1, samples, samples)), low, high, kinks)
     if r.random() < 0.5:
         _almost_tie(net, x, r)
-    return Case(kind, p if "dist" in kind or kind in ("sort", "crops") else None, weights, net, low, high, x), r
+    p = p if "dist" in kind or kind in ("sort", "crops") else None
+    sort = "no p" if p is None else f"p = {p:g}"
+    return Case("layers", kind, sort, p, weights, net, net.spec, low, high, x, weight_images(net)), r

@@ -1,4 +1,4 @@
-"""Running a float32 net in the ways users do, which round differently, and attacks on it."""
+"""Running a float32 net by PyTorch in the ways users do, which round differently, and attacks on it."""
 
 import contextlib
 import copy
@@ -13,8 +13,8 @@ from linf_plugin.kernels import cpu
 from linf_plugin.layers.base import distance_layers, set_p
 
 from .ball import difference
+from .batches import in_batches
 
-SMALL_BATCHES = (1,) * 12 + (2, 3, 7, 16, 33)  # then all that is left at once
 SURROGATE_P = 64.0  # at p = ∞ a gradient touches few pixels; a large finite p sees more
 STEPS = (2.0, 1.0, 0.5, 0.25, 0.1)  # of an attack, in half widths of the ball
 
@@ -31,12 +31,9 @@ class Program:
 
     def run(self, net: nn.Module, x: Tensor) -> Tensor:
         """Logits of x (M, *), in batches of different sizes."""
-        sizes, left = [], len(x)
-        for size in (*SMALL_BATCHES, len(x)):
-            sizes.append(min(size, left))
-            left -= sizes[-1]
-        if self.channels_last:
+        if self.channels_last and x.dim() == 4:
             x = x.contiguous(memory_format=torch.channels_last)
+            net = copy.deepcopy(net).to(memory_format=torch.channels_last)
         with contextlib.ExitStack() as restore:
             restore.enter_context(torch.no_grad())
             restore.callback(torch.set_num_threads, torch.get_num_threads())
@@ -48,7 +45,7 @@ class Program:
             if self.flush:
                 restore.callback(torch.set_flush_denormal, False)
                 torch.set_flush_denormal(True)
-            return torch.cat([net(part) for part in x.split(sizes) if len(part)])
+            return in_batches(lambda part: net(part.clone()), x)  # a net may work in place
 
     def describe(self) -> dict:
         return asdict(self)
@@ -94,6 +91,8 @@ def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tens
     visited = []
     for k, guide in enumerate(guides):
         count = (starts + k) // len(guides)
+        if not count:
+            continue
         t = torch.rand(count, *x.shape, dtype=torch.float64)
         t[::2] = t[::2].round()
         a = (lower + t * (upper.double() - lower)).float().clamp(lower, upper)
@@ -101,9 +100,12 @@ def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tens
         y = labels.repeat(count)
         for step in STEPS:
             leaf = a.flatten(0, 1).requires_grad_()
-            z = guide(leaf)
+            z = guide(leaf.clone())  # a net may work in place
             margin = z.gather(1, y.unsqueeze(1)).squeeze(1) - z.scatter(1, y.unsqueeze(1), -math.inf).amax(1)
-            (grad,) = torch.autograd.grad(margin.sum(), leaf)
+            if margin.requires_grad:
+                (grad,) = torch.autograd.grad(margin.sum(), leaf)
+            else:  # a net that detaches its values
+                grad = torch.randn(leaf.shape)
             sign = grad.nan_to_num(0.0).sign().view(a.shape).double()
             a = (a - step / 2 * sign * (upper.double() - lower)).float().clamp(lower, upper)
             visited.append(a)
