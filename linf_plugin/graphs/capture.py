@@ -18,6 +18,7 @@ from .readers.table import READERS
 from .values import Builder, Size, Unknown, Value, resolve
 
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
+LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # they print such programs
 OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
 
 # Operators that make constants; their arguments are numbers.
@@ -63,8 +64,8 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
 
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    with warnings.catch_warnings(), torch.no_grad(), _silent(log):
+    logs = [logging.getLogger(name) for name in LOGS]
+    with warnings.catch_warnings(), torch.no_grad(), _silent(logs):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
@@ -81,13 +82,16 @@ def _export(model: nn.Module, x: Tensor):
 
 
 @contextlib.contextmanager
-def _silent(log: logging.Logger) -> Iterator[None]:
+def _silent(logs: list[logging.Logger]) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
-    disabled, log.disabled = log.disabled, True
+    disabled = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         yield
     finally:
-        log.disabled = disabled
+        for log, before in zip(logs, disabled):
+            log.disabled = before
 
 
 def _first_line(error: Exception) -> str:
@@ -165,6 +169,8 @@ class _Reading:
         if target is operator.getitem:
             whole, at = self._argument(node.args[0]), node.args[1]
             if isinstance(whole, list) and at >= len(whole):
+                if not node.users:
+                    return None
                 raise self._refused(node, "its second result is used, and only its values are known")
             return whole[at]
         name = _name(target)
