@@ -21,6 +21,7 @@ from .values import Builder, Size, Unknown, Value, resolve
 
 MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
+LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # they print such programs
 OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
 
 # Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
@@ -67,8 +68,8 @@ class OneInput(nn.Module):
 
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    with warnings.catch_warnings(), torch.no_grad(), _silent(log):
+    logs = [logging.getLogger(name) for name in LOGS]
+    with warnings.catch_warnings(), torch.no_grad(), _silent(logs):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
@@ -107,14 +108,17 @@ def _limits(program) -> str:
 
 
 @contextlib.contextmanager
-def _silent(log: logging.Logger) -> Iterator[None]:
+def _silent(logs: list[logging.Logger]) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
-    disabled, log.disabled = log.disabled, True
+    disabled = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        log.disabled = disabled
+        for log, before in zip(logs, disabled):
+            log.disabled = before
 
 
 def _place(error: Exception) -> str:

@@ -48,11 +48,13 @@ def traced(model: nn.Module, input_shape: Shape) -> Traced:
         input_shape: of a sample.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``float32.reach.check_program`` and ``check``.
+        TypeError, ValueError, RuntimeError: as ``float32.reach.check_program`` and ``check``, or the model cannot run
+            on samples of this shape.
     """
     _check_weights(model)
     device = next((a.device for a in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     x = torch.zeros(1, *input_shape, device=device)
+    _check_runs(model, x.clone())
     try:
         graph = check_program(model, x) or capture(model, x)
     except TypeError as error:  # a file has no bounds without rounding
@@ -70,6 +72,15 @@ def _check_weights(model: nn.Module) -> None:
             raise ValueError(f"{name} of model must be float32, got {a.dtype}")
         if not a.isfinite().all():
             raise ValueError(f"{name} of model contains NaN or infinite values")
+
+
+@torch.no_grad()
+def _check_runs(model: nn.Module, x: torch.Tensor) -> None:
+    try:
+        model(x)
+    except Exception as error:  # the code of the model may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"model cannot run on samples of shape {tuple(x.shape[1:])}: {reason}") from error
 
 
 def check(net: Traced) -> None:
