@@ -144,6 +144,18 @@ class Shared(nn.Module):
         return self.head(self.norm(y.flatten(1)))
 
 
+class Rows(nn.Module):
+    """Distances of rows that are joined with the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows = nn.Sequential(LinfDistLinear(4, 4), nn.Linear(4, 4), SortDistLinear(4, 5, rho=0.5, k=3))
+        self.head = nn.Linear(15, 3)
+
+    def forward(self, x):
+        return self.head(self.rows(x.reshape(-1, 4)).view(-1, 15))
+
+
 def _cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
@@ -173,7 +185,7 @@ def _line() -> nn.Module:
     )
 
 
-def _rows() -> nn.Module:
+def _table() -> nn.Module:
     return nn.Sequential(nn.Linear(7, 9), nn.BatchNorm1d(9), nn.ReLU6(), nn.Linear(9, 3))
 
 
@@ -186,7 +198,8 @@ NETS = {  # name → shape of a sample, function that makes the net
     "moves": ((2, 6, 7), Moves),
     "shared": ((3, 4), Shared),
     "line": ((3, 16), _line),
-    "rows": ((7,), _rows),
+    "rows": ((3, 4), Rows),
+    "table": ((7,), _table),
 }
 
 

@@ -41,6 +41,11 @@ def folded(graph: Graph, shapes: list[Shape]) -> Graph:
                 at[value], products[value] = at[before], place
                 continue
         module = _affine(module) if isinstance(module, Affine) else copy.deepcopy(module)
+        if isinstance(module, Affine) and not any(steps(module)) and at[before]:  # such as a bias of zeros
+            at[value] = at[before]
+            if before in products and len(users[before]) == 1:
+                products[value] = products[before]
+            continue
         nodes.append(Node(module.double(), tuple(at[j] for j in inputs), where))
         at[value] = len(nodes)
         if isinstance(module, PRODUCTS):

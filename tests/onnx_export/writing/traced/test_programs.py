@@ -163,7 +163,7 @@ def test_ends_are_the_exact_interval_moved_by_the_widths(name):
 
 
 @torch.no_grad()
-@each_net
+@pytest.mark.parametrize("name", [name for name in traced_nets.NETS if name != "rows"])  # auto_LiRPA cannot reshape it
 def test_only_what_interval_bounds_in_float64_certify_is_certified(name):
     found = net_of(name)
     x = images(found.shape, 40)
@@ -272,6 +272,7 @@ def test_scales_are_folded_into_products():
     kept = [m for m in shared.parts if isinstance(m, Affine)]
     assert [steps(m) for m in kept] == [(False, False, True), (True, True, True)]
     assert kept[0].fused > 0 and kept[0].roundings == 1 and kept[1].fused == 0 and kept[1].roundings == 3
+    assert not any(isinstance(m, Affine) for m in net_of("rows").traced.graph.parts)  # biases of zeros
 
 
 class Opposite(nn.Module):
