@@ -11,23 +11,28 @@ from torch import Tensor
 Lines = Sequence[Tensor]  # lw, lb, uw, ub of lw·x₀ + lb ≤ x ≤ uw·x₀ + ub: (B, D, *), (B, *), twice
 
 
+def _flat(a: Tensor, start: int) -> Tensor:
+    """Joins the dimensions from ``start`` on.  If there is none, each sample has one number."""
+    return a.flatten(start) if a.dim() > start else a.unsqueeze(start)
+
+
 class Whole:
-    """The rules take samples (B, *in) and give (B, *out), as the node does."""
+    """The rules take samples (B, *in) and give (B, *out), as the node does; (B,) is (B, 1) to them."""
 
     @staticmethod
     def fold(x: Tensor) -> Tensor:
         """Returns what the node takes as the rules take it."""
-        return x
+        return x if x.dim() > 1 else x.unsqueeze(1)
 
     @staticmethod
     def unfold(y: Tensor, x: Tensor) -> Tensor:
         """Returns what a rule gives as the node gives it; x is what the node takes."""
-        return y
+        return y if x.dim() > 1 else y.squeeze(1)
 
     @staticmethod
     def neurons(a: Tensor, samples: int) -> Tensor:
         """(…, B, *out) → (…, B, neurons); ``samples`` is the dimension of B."""
-        return a.flatten(samples + 1)
+        return _flat(a, samples + 1)
 
     @staticmethod
     def per_sample(bias: Tensor, x: Tensor) -> Tensor:
@@ -43,13 +48,12 @@ class Whole:
     def fold_lines(lines: Lines) -> Lines:
         """Returns lines with flat samples: (B, D, in), (B, in), twice."""
         lw, lb, uw, ub = lines
-        return lw.flatten(2), lb.flatten(1), uw.flatten(2), ub.flatten(1)
+        return _flat(lw, 2), _flat(lb, 1), _flat(uw, 2), _flat(ub, 1)
 
     @staticmethod
     def unfold_lines(lines: Lines, x: Tensor, out: Sequence[int]) -> Lines:
         """Undoes ``fold_lines`` for lines of the results; the result of a sample has the shape ``out``."""
-        lw, lb, uw, ub = lines
-        return lw.unflatten(2, out), lb.unflatten(1, out), uw.unflatten(2, out), ub.unflatten(1, out)
+        return tuple(a.reshape(*a.shape[:-1], *out) for a in lines)
 
 
 class AlongLast:

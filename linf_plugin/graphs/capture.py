@@ -7,12 +7,14 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
 
+from .. import arguments
 from .fusion import note_fusions
 from .graph import Graph
 from .readers.arithmetic import OF_SIZES
@@ -22,7 +24,7 @@ from .values import Builder, Size, Unknown, Value, resolve
 MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
 LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # they print such programs
-OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
+LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, arguments.__file__))  # their lines tell little
 
 # Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
 MAKES = ("aten.full", "aten.zeros", "aten.ones", "aten.arange", "aten.eye", "aten.scalar_tensor")
@@ -327,7 +329,7 @@ def where(node) -> str:
     """Returns the place of a call in the user's code: the line outside of torch, and the module of the net."""
     trace = (node.meta.get("stack_trace") or "").strip()
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
-    own = [f for f in frames if not OWN.search(f[0])]
+    own = [f for f in frames if not f[0].startswith((*LIBRARIES, "torch/"))]
     modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
     path, kind = (modules[-1][0].removeprefix("model").lstrip("."), modules[-1][1]) if modules else ("", "")
     module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""

@@ -57,7 +57,7 @@ def noted(graph: Graph) -> Graph:
     """Notes how often a runtime rounds the terms of each operation of a file, and returns the graph."""
     for module in graph.parts:
         if isinstance(module, PRODUCTS):
-            module.later_roundings = 0
+            module.later = None
         elif hasattr(module, "fused"):
             module.fused = 0
     return note_fusions(graph)
