@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..inference import outside_inference
 from . import fresh
-from .inputs import check_given, check_inputs, check_samples
+from .inputs import check_given, check_inputs, check_samples, naming_samples
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
 from .traced import TRACED
@@ -166,7 +166,7 @@ def guard_bounded_module(bounded_module: type) -> None:
     that the traced graph does not see (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
-    * ValueError for an input without samples, or with a number of samples that the graph does not take;
+    * ValueError for an input without samples;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
     * ValueError for a box that auto_LiRPA would mistake (``inputs``);
     * ValueError for a perturbed parameter;
@@ -222,7 +222,8 @@ def guard_bounded_module(bounded_module: type) -> None:
     def guarded_compute_bounds(self, *args, **kwargs):
         # Optimisation calls this many times, with arguments that have been checked and with its own bounds.
         if not getattr(self, "_linf_watched", False) or self._linf_checked:
-            return compute_bounds(self, *args, **kwargs)
+            with naming_samples(self):
+                return compute_bounds(self, *args, **kwargs)
         self._linf_record.check()
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
@@ -241,7 +242,8 @@ def guard_bounded_module(bounded_module: type) -> None:
             check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
-            found = compute_bounds(*call.args, **call.kwargs)
+            with naming_samples(self):
+                found = compute_bounds(*call.args, **call.kwargs)
             if asked["x"] is not None and not asked.get("reuse_ibp"):
                 self._linf_record.note_inputs()
             return found

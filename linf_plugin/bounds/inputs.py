@@ -1,9 +1,13 @@
 """Checks of what is bounded: inputs and their boxes, and bounds that are given, for nets of our layers."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
+
+OF_SHAPES = (RuntimeError, ValueError, IndexError, TypeError, AssertionError)  # what shapes that do not fit raise
 
 
 def _check_perturbation(name: str, perturbation) -> None:
@@ -156,25 +160,37 @@ def check_given(argument: str, bounds: dict) -> None:
 
 
 def check_samples(bounded, x) -> None:
-    """Raises ValueError if an input has another number of dimensions than at the trace, as an input without samples.
-
-    If ``check_reading`` found that the graph takes only one number of samples, other numbers are refused too.
-    """
-    from auto_LiRPA import __version__ as version
+    """Raises ValueError if an input has another number of dimensions than at the trace, as an input without samples."""
     from auto_LiRPA.utils import unpack_inputs
 
-    if x is None:
-        return
-    for i, (given, traced) in enumerate(zip(unpack_inputs(x), unpack_inputs(bounded.global_input))):
-        if not isinstance(given, Tensor) or not isinstance(traced, Tensor):
-            continue
-        if given.dim() != traced.dim():
+    for i, (given, traced) in enumerate(zip(unpack_inputs(x or ()), unpack_inputs(bounded.global_input))):
+        if isinstance(given, Tensor) and isinstance(traced, Tensor) and given.dim() != traced.dim():
             raise ValueError(
                 f"x[{i}] must have {traced.dim()} dimensions, the first one for the samples, as when the BoundedModule "
                 f"was made; got shape {tuple(given.shape)}"
             )
-        if given.dim() and len(given) != len(traced) and getattr(bounded, "_linf_fixed", False):
-            raise ValueError(
-                f"x[{i}] must have {len(traced)} samples, got {len(given)}: auto_LiRPA {version} has read their number "
-                "as a constant, so make the BoundedModule with as many samples as you bound"
-            )
+
+
+@contextlib.contextmanager
+def naming_samples(bounded) -> Iterator[None]:
+    """Replaces an error by a ValueError if its reason is the number of samples.
+
+    The graph may take only the number of samples of the trace; ``check_reading`` finds that out.
+    """
+    from auto_LiRPA import __version__ as version
+    from auto_LiRPA.utils import unpack_inputs
+
+    try:
+        yield
+    except Exception as error:
+        if not getattr(bounded, "_linf_fixed", False) or type(error) not in OF_SHAPES:
+            raise
+        traced = unpack_inputs(bounded.global_input)
+        for name, i in zip(bounded.input_name, bounded.input_index):
+            given = getattr(bounded[name], "value", None) if i is not None else None
+            if isinstance(given, Tensor) and given.dim() and len(given) != len(traced[i]):
+                raise ValueError(
+                    f"x[{i}] must have {len(traced[i])} samples, got {len(given)}: auto_LiRPA {version} has read their "
+                    "number as a constant, so make the BoundedModule with as many samples as you bound"
+                ) from error
+        raise

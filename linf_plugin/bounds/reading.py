@@ -18,7 +18,7 @@ def check_reading(bounded) -> None:
     mode, in which a net is another function each time, or with loss fusion, by which auto_LiRPA changes the function on
     purpose.
 
-    If the net takes a batch of another size and the graph does not, ``check_samples`` will refuse such a batch.
+    If the net takes a batch of another size and the graph does not, ``naming_samples`` will say so.
     """
     from auto_LiRPA.utils import unpack_inputs
 

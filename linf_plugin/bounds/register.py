@@ -87,7 +87,7 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
             shares = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
             lA, lbias, uA, ubias = linear.back_substitute(blocks, lA, uA, shares)
             lbias, ubias = (b if a is None else fit.per_sample(b, x.lower) for a, b in ((lA, lbias), (uA, ubias)))
-            lA, uA = (None if a is None else a.reshape(len(a), *x.lower.shape) for a in (lA, uA))
+            lA, uA = (None if a is None else fit.coefficients(a, x.lower) for a in (lA, uA))
             return [(lA, uA), *((None, None) for _ in weights)], lbias, ubias
 
         def bound_forward(self, dim_in, x, *weights):

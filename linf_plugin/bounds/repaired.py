@@ -153,10 +153,11 @@ def _with_constants(forward: Callable) -> Callable:
 
     @functools.wraps(forward)
     def bound_forward(self, dim_in, *x):
-        for part in x:
-            if part.lw is None:
-                part.lw = part.uw = part.lb.new_zeros(len(part.lb), dim_in, *part.lb.shape[1:])
-        return forward(self, dim_in, *x)
+        return forward(self, dim_in, *(part if part.lw is not None else constant(part, dim_in) for part in x))
+
+    def constant(part, dim_in):
+        zeros = part.lb.new_zeros(len(part.lb), dim_in, *part.lb.shape[1:])
+        return type(part)(zeros, part.lb, zeros, part.ub)
 
     return bound_forward
 

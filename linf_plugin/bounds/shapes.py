@@ -40,6 +40,11 @@ class Whole:
         return bias
 
     @staticmethod
+    def coefficients(a: Tensor, x: Tensor) -> Tensor:
+        """Returns coefficients (S, B, features) of x as (S, B, *in)."""
+        return a.unflatten(2, x.shape[1:])
+
+    @staticmethod
     def fold_lines(lines: Lines) -> Lines:
         """Returns lines with flat samples: (B, D, in), (B, in), twice."""
         lw, lb, uw, ub = lines
@@ -70,7 +75,12 @@ class AlongLast:
     @staticmethod
     def per_sample(bias: Tensor, x: Tensor) -> Tensor:
         """(S, R) → (S, B): the biases of a sample's rows add up."""
-        return bias.unflatten(1, (len(x), math.prod(x.shape[1:-1]))).sum(2)
+        return bias if x.dim() == 2 else bias.unflatten(1, (len(x), math.prod(x.shape[1:-1]))).sum(2)
+
+    @staticmethod
+    def coefficients(a: Tensor, x: Tensor) -> Tensor:
+        """(S, R, in) → (S, B, *, in)."""
+        return a if x.dim() == 2 else a.unflatten(1, x.shape[:-1])
 
     @staticmethod
     def fold_lines(lines: Lines) -> Lines:

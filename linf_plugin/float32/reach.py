@@ -87,12 +87,12 @@ def check_program(model: nn.Module, x: Tensor) -> Graph | None:
     check_arithmetic(model, [m for m in model.modules() if next(m.children(), None) is None], x)
     program = capture(model, x if len(x) else x.new_zeros(1, *x.shape[1:]))
     check_products(model, program, x)
-    _check_equal(model, program, x)
+    check_equal(model, program, x)
     return program
 
 
 @torch.no_grad()
-def _check_equal(model: nn.Module, program: Graph, x: Tensor) -> None:
+def check_equal(model: nn.Module, program: Graph, x: Tensor) -> None:
     """Raises RuntimeError if the program that was read is off by more than rounding at some samples."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.rand(2, *x.shape[1:], generator=generator).to(x)

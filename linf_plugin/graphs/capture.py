@@ -4,7 +4,6 @@ import contextlib
 import io
 import logging
 import operator
-import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.export.graph_signature import OutputKind
 
+from .. import arguments
 from .fusion import note_fusions
 from .graph import Graph
 from .readers.arithmetic import OF_SIZES
@@ -23,7 +23,8 @@ from .values import Builder, Size, Unknown, Value, resolve
 
 MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
-LIBRARIES = tuple(str(path) + os.sep for path in (Path(torch.__file__).parent, Path(__file__).parents[1]))
+LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # they print such programs
+LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, arguments.__file__))  # their lines tell little
 
 # Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
 MAKES = ("aten.full", "aten.zeros", "aten.ones", "aten.arange", "aten.eye", "aten.scalar_tensor")
@@ -69,8 +70,8 @@ class OneInput(nn.Module):
 
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    with warnings.catch_warnings(), torch.no_grad(), _silent(log):
+    logs = [logging.getLogger(name) for name in LOGS]
+    with warnings.catch_warnings(), torch.no_grad(), _silent(logs):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
@@ -109,14 +110,17 @@ def _limits(program) -> str:
 
 
 @contextlib.contextmanager
-def _silent(log: logging.Logger) -> Iterator[None]:
+def _silent(logs: list[logging.Logger]) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
-    disabled, log.disabled = log.disabled, True
+    disabled = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        log.disabled = disabled
+        for log, before in zip(logs, disabled):
+            log.disabled = before
 
 
 def _place(error: Exception) -> str:
@@ -325,7 +329,7 @@ def where(node) -> str:
     """Returns the place of a call in the user's code: the line outside of torch, and the module of the net."""
     trace = (node.meta.get("stack_trace") or "").strip()
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
-    own = [f for f in frames if not f[0].startswith(LIBRARIES)]  # lines of libraries tell a user little
+    own = [f for f in frames if not f[0].startswith((*LIBRARIES, "torch/"))]
     modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
     path, kind = (modules[-1][0].removeprefix("model").lstrip("."), modules[-1][1]) if modules else ("", "")
     module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""

@@ -26,6 +26,12 @@ def fan_in(layer: nn.Module) -> int:
     return math.prod(layer.weight.shape[1:])
 
 
+def later_roundings(layer: nn.Module) -> int:
+    """Returns how often a term of a product is rounded for what may be folded into it, at most."""
+    later = getattr(layer, "later", None)
+    return 0 if later is None else later.roundings
+
+
 def per_channel(product: nn.Module, a: Tensor) -> Tensor | None:
     """Returns a constant of an operation behind a product as one number for each output; None if it is none."""
     out = product.out_features if isinstance(product, nn.Linear) else product.out_channels
@@ -97,5 +103,5 @@ def note_fusions(graph: Graph) -> Graph:
                 layer.later.add(layer, module, moved)
                 folded.append((module, layer))
     for module, layer in folded:
-        module.fused = max(module.fused, fan_in(layer) + 1 + layer.later.roundings)
+        module.fused = max(module.fused, fan_in(layer) + 1 + later_roundings(layer))
     return graph

@@ -1,7 +1,9 @@
 """Arguments that several commands have, and the nets and the data sets that they name."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import nn
@@ -14,7 +16,8 @@ from linf_plugin.models.spec import values
 from linf_plugin.weights import fill, read_weights
 
 from ..files.text import shown
-from ..running.session import DEVICES
+from ..running.arithmetic import LessThanFloat32
+from ..running.session import DEVICES, DeviceError
 
 
 def positive(text: str) -> int:
@@ -66,6 +69,17 @@ def given_model(args: argparse.Namespace) -> nn.Module:
     if weights is not None:
         fill(model, weights, args.weights)
     return model
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Makes errors of the user of what the checks of a net of the user refuse."""
+    try:
+        yield
+    except (DeviceError, LessThanFloat32):
+        raise
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -24,7 +24,7 @@ from ..running.session import session
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
 from ..writing.settings import CERTIFICATE_CHOICES, FLAVOURS
-from .common import add_data, add_model, data_of, epsilon, given_model, model_of, shape
+from .common import add_data, add_model, data_of, epsilon, given_model, model_of, refusals, shape
 
 SUMMARY = "write a net as an ONNX file"
 DESCRIPTION = """\
@@ -97,18 +97,19 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"{source.name} takes {data.things} of shape {input_shape}, {data.name} has {found}")
     if data is not None and args.model is not None:
         metadata = metadata | data.identity
-    export(
-        source.model,
-        args.output,
-        metadata,
-        source.file,
-        input_shape=input_shape,
-        flavour=args.flavour,
-        certificate=args.certificate,
-        epsilon=args.epsilon,
-        pixels=args.pixels,
-        force=args.force,
-    )
+    with refusals():
+        export(
+            source.model,
+            args.output,
+            metadata,
+            source.file,
+            input_shape=input_shape,
+            flavour=args.flavour,
+            certificate=args.certificate,
+            epsilon=args.epsilon,
+            pixels=args.pixels,
+            force=args.force,
+        )
     if args.model is not None and not _computes(args.output, source.model, input_shape, data):
         print(
             f"linf-export: FAILED: onnxruntime computes other logits from {args.output} than PyTorch from the model",

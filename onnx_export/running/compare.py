@@ -15,6 +15,8 @@ from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
+from ..writing.traced.folding import folded
+from ..writing.traced.shapes import shapes_of
 from .accuracy import BATCH, levels_of, run_all
 
 # The error of a logit that is allowed, relative to the largest logit (at least 1).  A linear layer adds many products,
@@ -111,14 +113,15 @@ def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Ten
     if isinstance(model, Net) and tuple(images.shape[1:]) != model.input_shape:
         raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
     if isinstance(model, Net):
-        program, of = model, "the checkpoint"
+        program, in_file, of = model, model, "the checkpoint"
     else:
         program, of = check_program(model, images[:1]) or capture(model, images[:1]), "the model"
+        in_file = folded(program, shapes_of(program, tuple(images.shape[1:])))
     logits = torch.cat([model(x) for x in images.split(BATCH)])
     radii = found.get("certified_radius")
     if found["logits"].shape != logits.shape or (radii is not None and radii.shape != logits.shape[:1]):
         raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, {of} {tuple(logits.shape)}")
-    lipschitz = None if radii is None else lipschitz_bound(program, math.inf) / levels
+    lipschitz = None if radii is None else lipschitz_bound(in_file, math.inf) / levels
     return Comparison(found["logits"], radii, logits.numpy(), lipschitz, _allowed(program, images, logits).numpy())
 
 

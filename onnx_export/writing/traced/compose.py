@@ -7,7 +7,8 @@ import torch
 from onnx import ModelProto, TensorProto
 from torch import nn
 
-from linf_plugin.float32.reach import check_program
+from linf_plugin.float32.program import check_arithmetic, check_hooks
+from linf_plugin.float32.reach import check_equal
 from linf_plugin.graphs.capture import capture
 from linf_plugin.graphs.graph import Graph
 from linf_plugin.layers.lipschitz import lipschitz_bound
@@ -48,15 +49,22 @@ def traced(model: nn.Module, input_shape: Shape) -> Traced:
         input_shape: of a sample.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as ``float32.reach.check_program`` and ``check``.
+        TypeError: the model is compiled, an operator has no rule, or weights are no plain tensors.
+        ValueError: the model is in training mode, its weights are not finite or not float32, it cannot run on samples
+            of this shape, or ``check`` refuses what it returns.
+        RuntimeError: it has forward hooks, autocast is on, or it does not compute what was read of its program.
     """
     _check_weights(model)
     device = next((a.device for a in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     x = torch.zeros(1, *input_shape, device=device)
+    check_hooks(model)
+    check_arithmetic(model, [m for m in model.modules() if next(m.children(), None) is None], x)
+    _check_runs(model, x.clone())
     try:
-        graph = check_program(model, x) or capture(model, x)
+        graph = capture(model, x)
     except TypeError as error:  # a file has no bounds without rounding
         raise TypeError(str(error).removesuffix(UNSOUND)) from error
+    check_equal(model, graph, x)
     net = Traced(folded(graph.cpu(), shapes_of(graph, input_shape)), tuple(input_shape))
     check(net)
     return net
@@ -70,6 +78,15 @@ def _check_weights(model: nn.Module) -> None:
             raise ValueError(f"{name} of model must be float32, got {a.dtype}")
         if not a.isfinite().all():
             raise ValueError(f"{name} of model contains NaN or infinite values")
+
+
+@torch.no_grad()
+def _check_runs(model: nn.Module, x: torch.Tensor) -> None:
+    try:
+        model(x)
+    except Exception as error:  # the code of the model may raise anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"model cannot run on samples of shape {tuple(x.shape[1:])}: {reason}") from error
 
 
 def check(net: Traced) -> None:

@@ -41,6 +41,11 @@ def folded(graph: Graph, shapes: list[Shape]) -> Graph:
                 at[value], products[value] = at[before], place
                 continue
         module = _affine(module) if isinstance(module, Affine) else copy.deepcopy(module)
+        if isinstance(module, Affine) and not any(steps(module)) and at[before]:  # such as a bias of zeros
+            at[value] = at[before]
+            if before in products and len(users[before]) == 1:
+                products[value] = products[before]
+            continue
         nodes.append(Node(module.double(), tuple(at[j] for j in inputs), where))
         at[value] = len(nodes)
         if isinstance(module, PRODUCTS):
@@ -52,7 +57,7 @@ def noted(graph: Graph) -> Graph:
     """Notes how often a runtime rounds the terms of each operation of a file, and returns the graph."""
     for module in graph.parts:
         if isinstance(module, PRODUCTS):
-            module.later_roundings = 0
+            module.later = None
         elif hasattr(module, "fused"):
             module.fused = 0
     return note_fusions(graph)

@@ -217,8 +217,8 @@ def _convolution(kinds: dict[int, Callable], transposed: bool = False) -> Build:
 
 def _clamp(a: Arguments, tensors: Tensors, shapes: list[Shape]) -> nn.Module:
     module = Clamp(a.get("low", -math.inf), a.get("high", math.inf))
-    if not module.low <= module.high:
-        raise ValueError("its ends are not in order")
+    if not (a and module.low <= module.high):
+        raise ValueError("its ends are missing, or not in order")
     return module
 
 

@@ -85,6 +85,8 @@ def _spread(module: nn.Module, x: Shape) -> Cost:
     channels, depth, *kernel = module.weight.shape
     if len(x) != 1 + len(kernel) or x[0] != channels:
         raise ValueError(f"it takes {channels} channels, and its value has the shape {x}")
+    if any(o >= max(s, d) for o, s, d in zip(module.output_padding, module.stride, module.dilation)):
+        raise ValueError("its output_padding is not smaller than its stride or its dilation")
     geometry = zip(x[1:], module.padding, module.dilation, kernel, module.stride, module.output_padding)
     sides = [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, p, d, k, s, o in geometry]
     padded = math.prod(n + 2 * p for n, p in zip(sides, module.padding)) * depth * module.groups

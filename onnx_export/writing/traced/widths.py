@@ -16,7 +16,7 @@ from linf_plugin.float32.operations import ELU_UNITS, SIGMOID_UNITS, SOFTPLUS_UN
 from linf_plugin.float32.program import SMALLEST
 from linf_plugin.float32.reach import rule
 from linf_plugin.float32.rules import OUTWARD, TANH_UNITS, UNIT, Reach, gamma
-from linf_plugin.graphs.fusion import PRODUCTS, fan_in
+from linf_plugin.graphs.fusion import PRODUCTS, fan_in, later_roundings
 from linf_plugin.graphs.graph import Graph
 from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
 from linf_plugin.intervals import apply_affine
@@ -85,7 +85,7 @@ def _times(roundings: int) -> float:
 
 def terms(layer: nn.Module) -> int:
     """Returns how often a term of a product is rounded, at most."""
-    return fan_in(layer) + 1 + getattr(layer, "later_roundings", 0)
+    return fan_in(layer) + 1 + later_roundings(layer)
 
 
 def _largest(a: Tensor) -> float:
@@ -101,6 +101,8 @@ def _product(layer: nn.Module, x: Reach) -> _Static:
     of_outputs = w.transpose(0, 1) if getattr(layer, "transposed", False) else w
     total = apply_affine(layer, x.largest, w, None if layer.bias is None else layer.bias.abs())
     flushed = (_largest(x.largest) + 1) * _largest((of_outputs + 1).flatten(1).sum(1)) + terms(layer)
+    if getattr(layer, "later", None) is not None:
+        flushed /= float(layer.later.least.min())  # a folded weight may be so much smaller, and is then flushed
     return _Static(terms(layer), _largest(total), flushed, spread=1 / (1 - _gamma(2 * terms(layer) + 6)))
 
 

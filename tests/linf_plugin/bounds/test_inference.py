@@ -150,12 +150,12 @@ def test_a_step_of_an_optimisation_needs_gradients_that_are_switched_off():
 def problem():
     torch.manual_seed(0)
     net = build("linf-mlp-head", shape=(1, 5, 5), classes=4, width=12, depth=2, hidden=6, mean=(0.3,), std=0.4).eval()
-    x = torch.rand(3, 1, 5, 5)
+    x = torch.rand(2, 1, 5, 5)
     return net, x, net(x).argmax(1)
 
 
 EPS = 0.05
-NAMES = ("lipschitz", "ibp", "crown-ibp", "crown", "alpha-crown")
+NAMES = ("lipschitz", "ibp", "alpha-crown")
 
 
 @pytest.mark.parametrize("sound", [True, False])
