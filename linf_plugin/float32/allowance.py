@@ -83,7 +83,7 @@ class Noise(NamedTuple):
 def computes(module: nn.Module) -> bool:
     """Returns whether a layer or an operation does more than to move numbers and to change their signs."""
     if isinstance(module, Affine):
-        return module.roundings > 0
+        return module.roundings > 0 or module.fused > 0  # a change of sign that is folded has the noise of its product
     return FACTS[type(module)].computes if type(module) in FACTS else not isinstance(module, Gather)
 
 

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from linf_plugin import LinfDistLinear
+from linf_plugin.bounds.rounded import Noisy
 from linf_plugin.certificates import certify, margin_bound, sound_radius
 from linf_plugin.float32.reach import check_program, reach
 from linf_plugin.graphs.capture import capture
+from linf_plugin.graphs.fusion import PRODUCTS
 from linf_plugin.norms import box
 
 
@@ -94,6 +96,10 @@ NETS = {  # name → (net, shape of a sample)
         lambda: net_of(lambda x, a, b: a(x) * torch.tanh(b(x)), nn.Linear(3, 4), nn.Linear(3, 4)),
         (3,),
     ),
+    "signs behind products": (
+        lambda: net_of(lambda x, a, b: -b(torch.relu(-a(x))) - torch.ones(3), nn.Linear(3, 4), nn.Linear(4, 3)),
+        (3,),
+    ),
     "in place": (lambda: net_of(_in_place, nn.Linear(3, 4)), (3,)),
     "clipped": (lambda: net_of(lambda x, a: F.softplus(a(x.clamp(0.2, 0.7)), 2.0) / 3 - 1, nn.Linear(3, 4)), (3,)),
     "one output of a pool": (
@@ -146,6 +152,19 @@ def test_bounds_of_margins_hold(name, method):
     own = z.gather(2, labels.view(1, 5, 1).expand(100, 5, 1)).squeeze(2)
     other = z.scatter(2, labels.view(1, 5, 1).expand(100, 5, 1), -math.inf).amax(2)
     assert (bound <= (own - other).amin(0)).all()
+
+
+@each_net
+def test_every_product_has_noise(name):
+    """Its own, or that of the operation into which it is folded."""
+    net, x = _made(name)
+    noisy = Noisy(check_program(net, x))
+    covered = {*noisy.places, *(product for i, product in noisy.into.items() if i in noisy.places)}
+    products = {i for i, node in enumerate(noisy.nodes) if isinstance(node.module, PRODUCTS)}
+    assert products <= covered
+    noises = noisy.noises(*box(x, 0.02))
+    amounts = [*noises.between, noises.last] if noisy.last is not None else [*noises.between]
+    assert amounts and all((a.flatten(1).amax(1) > 0).all() for a in amounts)
 
 
 def test_the_lipschitz_certificate_of_a_graph():
