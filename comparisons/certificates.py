@@ -2,10 +2,11 @@
 
 import copy
 
-from torch import nn
+from torch import Tensor, nn
 
 from linf_plugin import norms
 from linf_plugin.certificates import table
+from linf_plugin.float32.reach import check_program
 
 BEST = "best"  # the best of all computed theorems, for each image
 SLOW = ("alpha-crown",)  # they run only if they are asked for by name
@@ -39,12 +40,20 @@ def failure_of(certificate: str) -> float:
     return table.CERTIFICATES[certificate].failure
 
 
-def usual(model: nn.Module, norm: float) -> tuple[str, ...]:
+def usual(model: nn.Module, x: Tensor, norm: float, sound: bool) -> tuple[str, ...]:
     """Returns the theorems about balls of this norm that can bound a net, without the slow ones, in order of cost.
 
-    Raises ValueError if there is none.
+    Args:
+        model: in evaluation mode.
+        x: (N, *) some of its samples.
+        sound: whether bounds cover the rounding of the float32 program.
+
+    Raises:
+        ValueError: there is none.
+        TypeError: with sound, the program has no bound of its rounding.
     """
-    exact, found = copy.deepcopy(model).double(), []
+    program, found = check_program(model, x) if sound else None, []
+    exact = copy.deepcopy(model).double() if program is None else program
     for name in table.theorems(norm):
         try:
             table.CERTIFICATES[name].knows(exact, norm)

@@ -97,9 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as for `run`
-    from dataclasses import replace
-
-    from ..certificates import usual
     from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.certify import certify_net
@@ -116,12 +113,11 @@ def run(args: argparse.Namespace) -> int:
     net = from_onnx(args.onnx, data.x_test) if args.onnx is not None else from_python(args.model, args.weights)
     out = args.out or Path("results") / (args.onnx.stem if args.onnx is not None else net.label.partition(":")[0])
     try:
-        methods = asked.methods or usual(net.model, asked.norm)
         results, name, verdicts = certify_net(
             net,
             data,
             out,
-            replace(asked, methods=methods),
+            asked,
             label=args.name,
             samples=args.samples,
             device=device,

@@ -16,7 +16,7 @@ from linf_plugin.datasets import DIGESTS, Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.norms import Ball
 
-from ..certificates import BEST, name_of_norm
+from ..certificates import BEST, name_of_norm, usual
 from ..methods.parts import ATTACKING, arguments_of
 from ..results import file
 from ..results.schema import (
@@ -89,6 +89,8 @@ def certify_net(
     x, y = data.x_test[:samples].to(where), data.y_test[:samples].to(where)
     net.model.to(where)
     check_runs(net, x, y)
+    with _without_cudnn():
+        asked = replace(asked, methods=asked.methods or usual(net.model, x[:1], asked.norm, asked.sound))
     ours = _empty(data, asked, len(x), device_name(where))
     work = _Work(out, _key(label), ours, _settings(net, asked, len(x)), data.identity)
     there = work.there(resume, force)
@@ -98,7 +100,7 @@ def certify_net(
     parts = work.parts(there, resume, force)
     found: dict[float, list[Verdicts]] = {}
     todo = [(eps, start) for eps in asked.eps_values for start in range(0, len(x), PART)]
-    with torch.backends.cudnn.flags(enabled=False):  # no bound of the rounding of its fast convolutions is known
+    with _without_cudnn():
         for eps, start in tqdm(todo, desc=f"{label}: certify, attack", disable=not progress, unit="part"):
             name, rows = f"{file.eps_key(eps)}/{start}", slice(start, start + PART)
             if name not in parts:
@@ -109,6 +111,11 @@ def certify_net(
         said = _verification(net, x, y, measured[asked.eps_values[0]], asked, label, work, progress)
     entry = _entry(net, label, measured, asked, said, work)
     return work.finish(entry, resume, force), work.key, measured
+
+
+def _without_cudnn():
+    """Keeps cuDNN away: no bound of the rounding of its fast convolutions is known."""
+    return torch.backends.cudnn.flags(enabled=False)
 
 
 def _verification(

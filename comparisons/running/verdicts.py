@@ -21,9 +21,9 @@ MOST_SHOWN = 10  # numbers of samples in a message
 class Asked:
     """What is measured of a given net.
 
-    eps_values: the headline first.  norm: exponent.  methods: certificates.  sound: whether they cover rounding.
-    attack: table {"name": …, arguments…}, or None.  batch_size: as ``certify`` takes it.  verify: what complete
-    verifiers are asked at the headline ε, or None; its samples are those that are measured.
+    eps_values: the headline first.  norm: exponent.  methods: certificates; empty for the usual ones.  sound: whether
+    they cover rounding.  attack: table {"name": …, arguments…}, or None.  batch_size: as ``certify`` takes it.  verify:
+    what complete verifiers are asked at the headline ε, or None; its samples are those that are measured.
     """
 
     eps_values: tuple[float, ...]

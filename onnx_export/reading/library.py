@@ -157,6 +157,15 @@ def _pad(module: nn.Module, pads: Tensor, value: Tensor | None = None) -> nn.Mod
     )
 
 
+def _resize(
+    module: nn.Module, roi: Tensor | None = None, scales: Tensor | None = None, sizes: Tensor | None = None
+) -> nn.Module:
+    by = [] if scales is None else scales.tolist()
+    if module.onnx_mode != "nearest" or by[:2] != [1, 1]:
+        raise ValueError("a Resize is supported only if it repeats the nearest pixels by fixed scales")
+    return nn.Upsample(scale_factor=tuple(by[2:]), mode="nearest")
+
+
 def _function(module: nn.Module) -> nn.Module:
     return nn.Tanh() if module.function is torch.tanh else module
 
@@ -167,6 +176,7 @@ STATIC: dict[str, Callable[..., nn.Module]] = {
     "OnnxSlice": _slice,
     "OnnxSplit13": _split,
     "OnnxPadDynamic": _pad,
+    "OnnxResize": _resize,
     "OnnxFunction": _function,
 }
 

@@ -160,6 +160,20 @@ def test_sizes_become_arguments():
         torch.export.export(read, (x,))  # which could not follow sizes in a tensor
 
 
+NEAREST = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+
+
+@pytest.mark.parametrize("opset", [13, 19])
+@torch.no_grad()
+def test_an_image_that_a_file_makes_larger_is_read(opset):
+    scales, x = np.array([1, 1, 2, 3], np.float32), torch.rand(5, 2, 3, 4)
+    model = chain(("Resize", ["·", "", "scales"], NEAREST), opset=opset, shape=("N", 2, 3, 4), scales=scales)
+    read = module_of(model)
+    assert type(read[0]) is nn.Upsample and torch.equal(read(x), x.repeat_interleave(2, 2).repeat_interleave(3, 3))
+    agreement(model, read, x)
+    torch.export.export(read, (x,))  # which could not follow scales in a tensor
+
+
 @torch.no_grad()
 def test_names_of_nodes_may_be_anything():
     nodes = [
@@ -288,6 +302,14 @@ REFUSED = {
     "padding-by-name": (
         lambda: chain(("Conv", ["·", "v"], {"auto_pad": "SAME_UPPER"}), shape=IMAGE, v=V),
         'onnx2torch does not convert it: NotImplementedError: "SAME_UPPER" auto_pad is not implemented',
+    ),
+    "linear-resize": (
+        lambda: chain(("Resize", ["·", "", "s"], {"mode": "linear"}), shape=IMAGE, s=np.float32([1, 1, 2, 2])),
+        "node .*: a Resize is supported only if it repeats the nearest pixels by fixed scales",
+    ),
+    "resized-channels": (
+        lambda: chain(("Resize", ["·", "", "s"], NEAREST), shape=IMAGE, s=np.float32([1, 2, 1, 1])),
+        "node .*: a Resize is supported only if it repeats the nearest pixels by fixed scales",
     ),
     "old": (lambda: chain(("Relu", ["·"], {}), opset=6), "the opset must be one of 7 to"),
 }
