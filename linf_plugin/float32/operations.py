@@ -90,7 +90,8 @@ def _slope(module: Slope, x: Reach) -> Reach:
     slope = module.slope
     y = Reach(*_ends(module, x), x.error * slope.clamp_min(1) * OUTWARD)
     below = (-x.lower).clamp_min(0)
-    return y.rounded(torch.where(below > 0, UNIT * slope * below + 2 * (slope + below + 4) * SMALLEST, 0.0))
+    amount = UNIT * slope * below + 2 * (slope + below + 4) * SMALLEST
+    return y.rounded(torch.where(x.lower < 2 * SMALLEST, amount, 0.0))  # a tiny number may have the other sign
 
 
 def _elu(module: Elu, x: Reach) -> Reach:
