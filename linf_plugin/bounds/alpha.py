@@ -6,7 +6,7 @@ import math
 import torch
 from torch import Tensor
 
-from . import linear
+from . import linear, shapes
 
 MOST_WEIGHTS = 1 << 24  # the most of one layer and start; if there were more, the neurons of a start share one set
 
@@ -16,8 +16,10 @@ class WithWeights:
 
     ``self.alpha[start]`` has shape (2·J, S, B, *out): the weights of the J candidates for the lower bound and then
     those for the upper bound.  S is the number of specifications, or 1 if all share their weights.  This class is mixed
-    into a subclass of BoundOptimizableActivation that has ``blocks`` and ``fit``.
+    into a subclass of BoundOptimizableActivation that has ``blocks``; ``fit`` says what a row of these is (``shapes``).
     """
+
+    fit: type = shapes.Whole
 
     def __init__(self, *args):
         super().__init__(*args)

@@ -256,6 +256,7 @@ NOT_SEARCHED: dict[str, tuple[str, ...]] = {
         "BoundConcatGrad",
         "BoundConv2dGrad",
         "BoundDiv",
+        "BoundDropout",
         "BoundJacobianInit",
         "BoundJacobianOP",
         "BoundLayerNormalization",
