@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+from torch import nn
+
+from linf_plugin.arguments import check_count
 from linf_plugin.files import check_absent
 from linf_plugin.models.net import Net
 
@@ -14,6 +17,7 @@ from .writing.compose import check_net, compose
 from .writing.metadata import Accuracy, accuracy_properties, told
 from .writing.record import fold_means
 from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, Settings
+from .writing.traced.compose import Traced, traced, why_no_radius
 
 EXTERNAL_BYTES = 1_500_000_000  # larger weights go beside the file: a protobuf message ends at 2 GiB
 
@@ -24,11 +28,12 @@ def _choose(name: str, value: str, known: dict) -> None:
 
 
 def export(
-    model: Net,
+    model: nn.Module,
     path: str | os.PathLike,
     metadata: dict | None = None,
     checkpoint: str | os.PathLike | None = None,
     *,
+    input_shape: tuple[int, ...] | None = None,
     flavour: str = "function",
     certificate: str = "auto",
     epsilon: float | None = None,
@@ -44,29 +49,38 @@ def export(
     ``certified_radius``  (batch,) float32 in units of x, from the net's Lipschitz bound: the float32 program predicts
                           the same class for every x′ with ‖x′ − x‖∞ < radius (``certificate.radius_constants``);
     ``certified``         (batch,) bool, with an interval bound: it predicts the same class for every x′ with pixels in
-                          range and ‖x′ − x‖∞ ≤ ε (``certificate.CertifiedNet``).
+                          range and ‖x′ − x‖∞ ≤ ε (``certificate.CertifiedNet``);
+    ``lower``, ``upper``  (batch, classes) float32, with an interval bound of a net that is no ``Net``: they bound the
+                          float32 logits of all these x′ (``traced.ends``).
 
     The certificates take rounding into account: each operation is in float32, and sums are in any order.  An image with
     a pixel that is out of range, NaN or infinite has radius 0 and is not certified.  The batch may have any size.
 
+    A net that is no ``Net`` is traced (``graphs.capture``).  The file holds its operations in float32, with batch
+    normalisation folded into weights.  The certificates are about the float32 program of the file.
+
     Args:
-        model: in evaluation mode, with at least two classes.
+        model: in evaluation mode, with at least two classes: a ``Net``, or any module whose program can be captured.
         path: of the file; missing folders are made.  Weights above ``EXTERNAL_BYTES`` go to
             ``<path>.<digest>.data`` beside it.
         metadata: what ``linf_plugin.load`` returned; dataset, epsilon, results and so on go into the file.
         checkpoint: the file that the model comes from; its relative path and its SHA-256 go into the file.
-        flavour: a key of ``settings.FLAVOURS``.  Those for verifiers have batch 1 and only the output ``logits``.
+        input_shape: of a sample, such as (C, H, W); only for a module that is no ``Net``, which has its own.
+        flavour: a key of ``settings.FLAVOURS``.  Those for verifiers have batch 1 and only the output ``logits``; they
+            are for a ``Net``.
         certificate: a key of ``settings.CERTIFICATE_CHOICES``.
         epsilon: ε of the interval bound, in units of the pixel range; by default that of the metadata.
         pixels: a key of ``certificate.PIXELS``: "float" or "byte".  With bytes, radii are in grey levels.
         force: replace a file that is there.
 
     Raises:
-        TypeError: model is not a ``Net``, has a layer that cannot be exported, or has a forward of its own.
-        RuntimeError: model has hooks, or was compiled in place.
+        TypeError: model is no module, or has a layer or an operator that cannot be exported; the message names it.  A
+            ``Net`` has a forward of its own.
+        RuntimeError: model has hooks, was compiled in place, or does not compute what was read of its program.
         ValueError: model is in training mode, is not float32, is not finite, has one class, or has a Lipschitz bound
             that is not positive and finite; it has finite p and a certificate is asked for; an activation may
-            overflow; an argument has an unknown value; or arguments do not fit each other.
+            overflow; ``input_shape`` is missing or is not that of the net; an argument has an unknown value; or
+            arguments do not fit each other.
         FileNotFoundError: checkpoint does not exist.
         WouldReplace: the file exists, and ``force`` is not set.
     """
@@ -78,7 +92,6 @@ def export(
         ("pixels", pixels, PIXELS),
     ):
         _choose(name, value, known)
-    check_net(model)
     epsilon = metadata.get("epsilon") if epsilon is None else epsilon
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must lie in (0, 1], in units of the pixel range, got {epsilon}")
@@ -86,19 +99,57 @@ def export(
         if certificate not in ("auto", "none") or pixels != "float":
             raise ValueError(f"flavour {flavour} is for verifiers: it has no certificates and takes no bytes")
         certificate = "none"
-    if certificate != "none":
-        check_certifiable(model)
-    interval = certificate == "interval" or (certificate == "auto" and epsilon is not None and wants_interval(model))
-    if interval and epsilon is None:
-        raise ValueError("an interval bound needs an epsilon, and model comes without one: give epsilon")
-    settings = Settings(flavour, pixels, certificate != "none", interval, epsilon)
-    net = fold_means(model)
-    onnx_model, props = compose(net, settings)
+    net = _net(model, input_shape, flavour, certificate != "none")
+    radius, interval = _certificates(net, certificate, epsilon)
+    onnx_model, props = compose(net, Settings(flavour, pixels, radius, interval, epsilon))
     seal(onnx_model, props | told(metadata, checkpoint, path.parent))
     found = contradictions(onnx_model)
     if found:
         raise ValueError(f"the file could not be verified: {'; '.join(found)}")
     save(onnx_model, path, force, EXTERNAL_BYTES)
+
+
+def _net(model: nn.Module, input_shape: tuple[int, ...] | None, flavour: str, certified: bool) -> Net | Traced:
+    """The net as a file holds it.  Raises as ``export``."""
+    if isinstance(model, Net):
+        if input_shape is not None and tuple(input_shape) != model.input_shape:
+            raise ValueError(f"input_shape is {tuple(input_shape)}, and model takes samples of {model.input_shape}")
+        check_net(model)
+        if certified:
+            check_certifiable(model)
+        return fold_means(model)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if input_shape is None:
+        raise ValueError(
+            f"model is a {type(model).__name__} and no linf_plugin.Net, so it does not tell the shape of a sample: "
+            "give input_shape"
+        )
+    for size in input_shape:
+        check_count("a size of input_shape", size)
+    if FLAVOURS[flavour].for_verifiers:
+        raise ValueError(f"flavour {flavour} is for a linf_plugin.Net: write a traced net as function or inlined")
+    net = traced(model, tuple(input_shape))
+    if certified:
+        check_certifiable(net.graph)
+    return net
+
+
+def _certificates(net: Net | Traced, certificate: str, epsilon: float | None) -> tuple[bool, bool]:
+    """Whether the file gets a radius, and whether it gets an interval bound.  Raises ValueError as ``export``."""
+    if certificate == "none":
+        return False, False
+    if certificate == "interval" and epsilon is None:
+        raise ValueError("an interval bound needs an epsilon, and model comes without one: give epsilon")
+    if isinstance(net, Net):
+        return True, certificate == "interval" or (
+            certificate == "auto" and epsilon is not None and wants_interval(net)
+        )
+    interval, reason = certificate != "lipschitz" and epsilon is not None, why_no_radius(net)
+    if reason is not None and not interval:
+        needed = "" if certificate == "lipschitz" else "; for an interval bound give epsilon"
+        raise ValueError(f"model gets no certified radius: {reason}{needed}, or export it with certificate='none'")
+    return reason is None, interval
 
 
 def record(path: str | os.PathLike, accuracy: Accuracy) -> None:

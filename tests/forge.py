@@ -17,6 +17,7 @@ import torch
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from onnx import ModelProto, NodeProto, TensorProto
+from torch import nn
 
 import linf_plugin
 from onnx_export.export import export
@@ -28,6 +29,8 @@ from onnx_export.running.verify import Verification, check_accuracies
 from onnx_export.writing.compose import compose
 from onnx_export.writing.metadata import FROM_RUN, Accuracy, accuracy_properties, is_told
 from onnx_export.writing.record import TENSORS, written
+from onnx_export.writing.traced import describe
+from onnx_export.writing.traced.read import TENSORS as CONSTANTS
 
 # Nets of every layer that is exported, as small as can be, and how they are written.
 SPECS = {
@@ -63,8 +66,28 @@ SPECS = {
 SHAPE = [1, 3, 3]
 
 
-def net_of(name: str) -> linf_plugin.Net:
+class Traced(nn.Module):
+    """A net of plain PyTorch, with an index that has no form."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.skip = nn.Conv2d(1, 2, 2, padding=1), nn.ConvTranspose2d(1, 2, 2)
+        self.last = nn.Linear(8, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.first(x) + self.skip(x)) * 0.5
+        y = nn.functional.max_pool2d(y, 2).flatten(1)[:, [5, 1, 1, 7, 0, 2, 6, 4]]
+        return self.last(y.view(-1, 2, 4).permute(0, 2, 1).flatten(1).sigmoid())
+
+
+TRACED = {"traced": (Traced, {"input_shape": tuple(SHAPE), "epsilon": 0.05})}
+FILES = (*SPECS, *TRACED)
+
+
+def net_of(name: str) -> nn.Module:
     torch.manual_seed(0)
+    if name in TRACED:
+        return TRACED[name][0]().eval()
     net = linf_plugin.Net({"input_shape": SHAPE, "layers": SPECS[name][0]})
     for layer in net:
         if hasattr(layer, "running_mean"):
@@ -74,10 +97,13 @@ def net_of(name: str) -> linf_plugin.Net:
 
 def file_of(name: str, folder: Path) -> Path:
     """The file of that net in a folder, with a word for all that it can tell."""
-    settings, path = SPECS[name][1], folder / f"{name}.onnx"
+    settings, path = (TRACED[name] if name in TRACED else SPECS[name])[1], folder / f"{name}.onnx"
     metadata = {"epsilon": 0.1, "method": "linf-dist", "dataset": "digits", "seed": 3, "recipe": "digits"}
     metadata["results"] = {"clean": 0.5, "certified": {"lipschitz": {str(settings.get("epsilon", 0.1)): 0.25}}}
-    linf_plugin.save(folder / "net.pt", net_of(name), {})
+    if name in TRACED:
+        torch.save(net_of(name).state_dict(), folder / "net.pt")
+    else:
+        linf_plugin.save(folder / "net.pt", net_of(name), {})
     export(net_of(name), path, metadata, folder / "net.pt", force=True, **settings)
     reseal(path, accuracy_properties(accuracy_in(load(path))))
     return path
@@ -97,7 +123,12 @@ class Verifier:
         self.accuracy, self.composed = accuracy_in(model), {}
 
     def compose(self, net, settings):
-        key = written(net), settings, *(a.numpy().tobytes() for a in (*net.parameters(), *net.buffers()))
+        module, words = (
+            (net, written(net))
+            if isinstance(net, linf_plugin.Net)
+            else (net.graph, describe.written(net.graph, net.input_shape))
+        )
+        key = words, settings, *(a.numpy().tobytes() for a in (*module.parameters(), *module.buffers()))
         if key not in self.composed:
             self.composed[key] = compose(net, settings)
         model, props = self.composed[key]
@@ -138,7 +169,7 @@ def harmless(forgery: "Forgery", interval: bool) -> str | None:
         return f"what a file tells of its making: {'run_' if key.startswith(FROM_RUN) else key}"
     if key != first and key.startswith(FROM_RUN) and more == ["key"] and forgery.what == "longer":
         return "what a file tells of its making: the name of a certificate of the training run"
-    if first == "graph net" and more[1:] == ["raw_data"] and more[0].rpartition(".")[2] in TENSORS:
+    if first == "graph net" and more[1:] == ["raw_data"] and more[0].rpartition(".")[2] in {*TENSORS, *CONSTANTS}:
         return "the weights of another net, of which the file says what is right"
     if key == "epsilon" and more == ["value"] and not interval:
         return "the ε at which certified accuracy is recomputed, by the radii, when the file is run"
@@ -329,7 +360,7 @@ def tried(path: Path, chosen=lambda where, kind: True) -> Tried:
 def main() -> int:
     total, wrong = 0, []
     with tempfile.TemporaryDirectory() as folder:
-        for name in SPECS:
+        for name in FILES:
             found = tried(file_of(name, Path(folder)))
             total, wrong = total + found.forged, wrong + found.wrong
             forged, false = found.forged, len(found.wrong)

@@ -62,7 +62,7 @@ COMPLETE: dict[str, Verifier] = {
         Verifier(
             "abcrown",
             "α,β-CROWN",
-            "about the exact function of the weights, with rounding in float64 and without a proof",
+            "about the exact function of the weights, with rounding that is not bounded and without a proof",
             "abcrown",
             spare=65.0,  # it takes long to start, and its own limit does not count that
             alone=True,

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from onnx_export.verifiers import query_marabou
 from onnx_export.verifiers.child import Child, Ended
 from onnx_export.verifiers.marabou import import_marabou
-from onnx_export.verifiers.readable import LOGIT_ERROR, readable_model
+from onnx_export.verifiers.readable import LOGIT_ERROR, other_sample, readable_model
 
 from .question import Answer, Asked, answer_of, refused
 
@@ -29,8 +29,7 @@ def prepared(model: nn.Module, x: Tensor, child: Child) -> dict:
         TypeError, ValueError: the net cannot be written, or Marabou does not read it as it is.
     """
     graph = readable_model(model, x, FLAVOUR)
-    other = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) - 0.5 + x  # no coordinate is 0 by chance
-    points = [(point.double().numpy().ravel(), model(point).double().numpy().ravel()) for point in (x, other)]
+    points = [(point.double().numpy().ravel(), model(point).double().numpy().ravel()) for point in (x, other_sample(x))]
     problem = {"model": graph.SerializeToString(), "points": points, "tolerance": LOGIT_ERROR}
     try:
         child.ask(problem, READING)

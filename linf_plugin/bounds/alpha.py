@@ -16,7 +16,7 @@ class WithWeights:
 
     ``self.alpha[start]`` has shape (2·J, S, B, *out): the weights of the J candidates for the lower bound and then
     those for the upper bound.  S is the number of specifications, or 1 if all share their weights.  This class is mixed
-    into a subclass of BoundOptimizableActivation that has ``blocks``.
+    into a subclass of BoundOptimizableActivation that has ``blocks`` and ``fit``.
     """
 
     def __init__(self, *args):
@@ -28,7 +28,7 @@ class WithWeights:
         with torch.no_grad():
             blocks = self.blocks(x, *(w.forward_value for w in weights))
             start, self.below = linear.starting_weights(blocks)
-        start = torch.cat([start, start]).unsqueeze(1)  # (2·J, 1, B, neurons)
+        start = torch.cat([start, start]).unsqueeze(1)  # (2·J, 1, B, neurons), or rows for samples
         self.alpha = {}
         for name, size, *_ in start_nodes:
             if name == "_forward":
@@ -37,11 +37,15 @@ class WithWeights:
                 )
             count = size if isinstance(size, int) else math.prod(size)
             count = count if count * start.numel() <= MOST_WEIGHTS else 1
-            weights = start.expand(-1, count, -1, -1).clone().unflatten(3, self.output_shape[1:])
-            self.alpha[name] = weights.requires_grad_()
+            weights = start.expand(-1, count, -1, -1).clone()
+            shape = (len(start), count, len(x.lower), *self.output_shape[1:])
+            self.alpha[name] = weights.reshape(shape).requires_grad_()
 
     def weights_for(self, start_node, A: Tensor, unstable_idx) -> Tensor | None:
-        """Returns (2, J, S, B, neurons); None if there are no weights for these specifications, which take defaults."""
+        """Returns (2, J, S, B, neurons); None if there are no weights for these specifications, which take defaults.
+
+        A has shape (S, B, neurons).  There may be rows in the place of samples (``shapes.AlongLast``).
+        """
         if self.opt_stage not in ("opt", "reuse") or start_node is None or start_node.name not in self.alpha:
             return None
         weights = self.alpha[start_node.name]
@@ -49,9 +53,10 @@ class WithWeights:
             if not (isinstance(unstable_idx, Tensor) and unstable_idx.dim() == 1):
                 return None
             weights = weights.index_select(1, unstable_idx)
+        weights = self.fit.neurons(weights, 2)
         if weights.shape[1] not in (1, A.shape[0]) or weights.shape[2] != A.shape[1]:
             return None
-        return weights.flatten(3).unflatten(0, (2, -1))
+        return weights.unflatten(0, (2, -1))
 
     def clip_alpha(self) -> None:
         """Puts the weights of each side back on the simplex."""

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,13 @@ import torch
 from torch import Tensor, maximum, minimum
 
 from ..arguments import kind
+from ..inference import outside_inference
 from . import fresh, versions
+from .guard import WITHOUT_SHORTCUTS
+from .inputs import check_samples
 from .reading import check_reading
 from .refused import check_operators
-
-OPTIMISED = ("crown-optimized", "alpha-crown")  # these compute gradients many times by themselves
+from .repaired import OPTIMISED
 
 
 class CrossedBounds(RuntimeError):
@@ -119,6 +122,7 @@ def _check_intervals(bounded, final, ends: tuple[Tensor, Tensor], scales: Scales
     return not unknown.any().item() and (widest < torch.inf).all().item(), unknown
 
 
+@outside_inference
 def compute_bounds(
     bounded: Any,
     x: tuple,
@@ -139,17 +143,19 @@ def compute_bounds(
     Args:
         bounded: a BoundedModule.
         x: its inputs, as ``BoundedModule.compute_bounds`` takes them.
-        C: (B, S, outputs) specification, or None for the outputs themselves.
+        C: (B, S, outputs) specification, or None for the outputs themselves.  If the node is no vector, its numbers are
+            the outputs, in the order of ``flatten(1)``.
         method: as ``BoundedModule.compute_bounds`` takes it: "IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized",
             "Forward", "Forward+Backward".
         bound_lower, bound_upper: which sides are wanted.
         output_only: for "CROWN-Optimized": whether to optimise only what the output's bounds need, and to take
             intermediate bounds from CROWN.  This is looser, but the cost grows only with the number of outputs, not
             with the widths of all layers.
-        options: further arguments of ``BoundedModule.compute_bounds``.
+        options: further arguments of ``BoundedModule.compute_bounds``, such as ``final_node_name`` to bound a hidden
+            node.
 
     Returns:
-        (lower, upper), (B, S) or (B, outputs) each; None for a side that is not wanted.
+        (lower, upper), (B, S) each, or without C the shape of the node's value; None for a side that is not wanted.
 
     If an end of an interval is infinite or NaN, no linear bounds are computed, because auto_LiRPA leaves infinite terms
     out.  Where a linear bound is NaN, the interval bound is returned.
@@ -161,12 +167,14 @@ def compute_bounds(
             every net; C has another shape; or there is no node ``final_node_name``.
         CrossedBounds: bounds of a node, or of the output, cross its interval bounds by more than rounding.
         RuntimeError: the net has changed since ``bounded`` was made, whatever its layers are.  Steps of training are no
-            such change: they change parameters in place, and net and graph share these.
+            such change: they change parameters in place, and net and graph share these.  Or auto_LiRPA fails in α-CROWN
+            of a net with other layers, with options that nets with distance layers do not have.
     """
     _check(bounded, x, C, method, options.get("final_node_name"))
     fresh.check(bounded)
     sides = {"bound_lower": bound_lower, "bound_upper": bound_upper}
     check_reading(bounded)
+    check_samples(bounded, x)
     check_operators(bounded, x, method)
     final = bounded[options.get("final_node_name") or bounded.final_name]
     least, most = bounded.compute_bounds(x=x, C=C, method="IBP", final_node_name=final.name)
@@ -176,7 +184,7 @@ def compute_bounds(
     finite, unknown = _check_intervals(bounded, final, (least, most), scales)
     if unknown is not None:
         least, most = torch.where(unknown, -torch.inf, least), torch.where(unknown, torch.inf, most)
-    if method.lower() == "ibp" or not finite:
+    if method.lower() == "ibp" or not finite or not final.perturbed or versions.is_input(final):
         return least if bound_lower else None, most if bound_upper else None
     optimised = method.lower() in OPTIMISED
     if optimised and not any(node.perturbed and versions.optimises(node) for node in bounded._modules.values()):
@@ -189,11 +197,19 @@ def compute_bounds(
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
                 settings["use_shared_alpha"] = True  # for intermediate bounds, whose weights are made but not used
             bounded._linf_intervals = {n: tuple(end.detach() for end in ends) for n, ends in intervals.items()}
-            during.enter_context(torch.enable_grad())
             during.enter_context(contextlib.redirect_stdout(io.StringIO()))  # it prints a line when it stops
         bounded._linf_cutting = method, scales
         during.callback(setattr, bounded, "_linf_cutting", None)
-        lower, upper = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
+        try:
+            found = bounded.compute_bounds(x=x, C=C, method=method, **sides, **options)[:2]
+        except AssertionError as error:
+            if not optimised or not any(map(bounded.bound_opts.get, WITHOUT_SHORTCUTS)):
+                raise
+            raise RuntimeError(
+                "auto_LiRPA's shortcuts for ReLUs do not work together in α-CROWN of this net: make the BoundedModule "
+                f"with bound_opts={WITHOUT_SHORTCUTS}"
+            ) from error
+    lower, upper = (None if end is None else end.reshape(least.shape) for end in found)
     lower, upper = better(final, method, (lower, upper), (least, most), scales.of_output)
     return lower if bound_lower else None, upper if bound_upper else None
 
@@ -221,19 +237,19 @@ def _check(bounded, x: tuple, C: Tensor | None, method: str, final: str | None) 
         raise TypeError(f"C must be {first.dtype}, as x is, got {C.dtype}")
     if first is not None and first.dim() and len(C) != len(first):
         raise ValueError(f"C must have {len(first)} samples, as x has, got {len(C)}")
-    shape = bounded[final or bounded.final_name].output_shape
-    if len(shape) == 2 and C.shape[2] != shape[1]:
-        raise ValueError(f"C must have {shape[1]} outputs, as the net has, got {C.shape[2]}")
+    outputs = math.prod(bounded[final or bounded.final_name].output_shape[1:])
+    if C.shape[2] != outputs:
+        raise ValueError(f"C must have {outputs} outputs, as the net has, got {C.shape[2]}")
 
 
 @torch.no_grad()
 def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final: str) -> dict[str, list[Tensor]]:
-    """Returns CROWN's bounds of the nodes whose bounds are needed by relaxations."""
+    """Returns CROWN's bounds of the nodes whose bounds are needed by relaxations, of those that lead to ``final``."""
     compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
     return {
         node.name: [node.lower, node.upper]
         for reader in bounded._modules.values()
-        if reader.perturbed and versions.reads_bounds(reader)
+        if reader.used and reader.perturbed and versions.reads_bounds(reader)
         for node in reader.inputs
         if node.perturbed and not versions.is_input(node)
     }

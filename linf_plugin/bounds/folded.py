@@ -3,25 +3,17 @@
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ..graphs.fusion import PRODUCTS, per_channel
 from ..graphs.operations import Affine
 
 
-def per_channel(product: nn.Module, a: Tensor) -> Tensor | None:
-    """Returns a constant of an operation behind a product as one number for each output; None if it is none."""
-    out = product.out_features if isinstance(product, nn.Linear) else product.out_channels
-    if a.numel() == 1:
-        return a.reshape(1).expand(out)
-    if isinstance(product, nn.Linear):
-        return a.reshape(out) if a.numel() == out and a.shape[-1] == out else None
-    dims = product.weight.dim() - 2
-    return a.reshape(out) if tuple(a.shape) == (out, *[1] * dims) else None
-
-
 def can_fold(product: nn.Module, module: Affine) -> bool:
-    """Returns whether all constants of the operation are one number for each output of the product."""
-    return all(per_channel(product, a) is not None for a in (module.factor, module.centre, module.offset))
+    """Returns whether this is a product, and all constants of the operation are one number for each of its outputs."""
+    return isinstance(product, PRODUCTS) and all(
+        per_channel(product, a) is not None for a in (module.factor, module.centre, module.offset)
+    )
 
 
 @torch.no_grad()

@@ -6,12 +6,14 @@ that are empty, infinite or NaN.
 
 import functools
 import inspect
-import math
 
 import torch
 from torch import Tensor, nn
 
+from .. import ops
+from ..inference import outside_inference
 from . import fresh
+from .inputs import check_given, check_inputs, check_samples, naming_samples
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
 from .traced import TRACED
@@ -77,6 +79,34 @@ def _check_modes(model: nn.Module) -> None:
         )
 
 
+@torch.no_grad()
+def _check_run(model: nn.Module, inputs) -> None:
+    """Raises ValueError if a distance layer gets an input without samples, and TypeError for several outputs.
+
+    Elsewhere the layers take an input without samples.  auto_LiRPA would take its features for samples.
+    """
+    from auto_LiRPA.utils import unpack_inputs
+
+    device = next((a.device for a in model.parameters()), None)
+    with ops.shift_as_one_operator():
+        found = model(*(unpack_inputs(inputs) if device is None else unpack_inputs(inputs, device=device)))
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"model must return one tensor, got {type(found).__name__}: bound a module that returns one of its "
+            "outputs, or all of them joined by torch.cat"
+        )
+
+
+def _check_parameters(model: nn.Module) -> None:
+    """Raises ValueError for a parameter that was made in inference mode: nobody sees when it changes."""
+    for name, parameter in model.named_parameters():
+        if parameter.is_inference():
+            raise ValueError(
+                f"parameter {name!r} was made in torch.inference_mode(), in which PyTorch does not count its changes: "
+                "make the net outside of it, or bound copy.deepcopy(model), made outside of it"
+            )
+
+
 def default_options(model: nn.Module) -> dict:
     """Returns the options of auto_LiRPA for a net, unless the caller gives others.
 
@@ -86,6 +116,16 @@ def default_options(model: nn.Module) -> dict:
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     simple = all(m.groups == 1 and m.dilation == (1, 1) for m in convolutions)
     return dict(WITHOUT_SHORTCUTS) if simple else {**WITHOUT_SHORTCUTS, "conv_mode": "matrix"}
+
+
+def _avoid_patches(bounded) -> None:
+    """Keeps coefficients as a matrix if the graph has a convolution with groups or a dilation, also without a layer."""
+    nodes = bounded._modules.values()
+    if any(type(n).__name__ == "BoundConv" and (n.groups != 1 or any(d != 1 for d in n.dilation)) for n in nodes):
+        bounded.conv_mode = "matrix"
+        for node in nodes:
+            if getattr(node, "mode", None) == "patches":
+                node.mode = "matrix"
 
 
 def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool:
@@ -108,173 +148,36 @@ def _check_method(bounded, method: str | None, IBP: bool, forward: bool) -> bool
     return forward and name != "forward"
 
 
-def _check_perturbation(name: str, perturbation) -> None:
-    """Raises ValueError unless the perturbation is an ℓ∞ box."""
-    from auto_LiRPA import PerturbationLpNorm
-
-    if not isinstance(perturbation, PerturbationLpNorm):
-        kind = type(perturbation).__name__
-    elif perturbation.norm != math.inf:
-        kind = f"PerturbationLpNorm with norm={perturbation.norm}"
-    else:
-        return
-    raise ValueError(
-        f"{name} has a {kind}, but distance layers have bounds for ℓ∞ boxes only: use "
-        "PerturbationLpNorm(norm=math.inf, …) with eps, or with x_L and x_U"
+def refuse_jacobian(node) -> None:
+    """Raises NotImplementedError for a Jacobian through one of our operators, which have no rules for it."""
+    raise NotImplementedError(
+        f"node {node.name!r} ({type(node).__name__}) has no bounds of Jacobians: bound the net's output, or use "
+        "linf_plugin.lipschitz_bound, which bounds the whole Jacobian in a norm"
     )
-
-
-def check_box(node) -> None:
-    """Raises ValueError unless all perturbations on which a node of the traced graph depends are ℓ∞ boxes.
-
-    It is for nets that call our operators without our layers.  With other perturbations auto_LiRPA keeps ε out of the
-    interval, and a rule for boxes would see a box of width 0.
-    """
-    pending, seen = [node], set()
-    while pending:
-        current = pending.pop()
-        if id(current) in seen:
-            continue
-        seen.add(id(current))
-        pending += current.inputs
-        perturbation = getattr(current, "perturbation", None)
-        if perturbation is not None:
-            _check_perturbation(current.ori_name, perturbation)
-
-
-def _first(wrong: Tensor) -> tuple[int, ...]:
-    """Returns the first place at which ``wrong`` is true."""
-    return tuple(wrong.nonzero()[0].tolist())
-
-
-def _is_finite(a: Tensor) -> bool:
-    """Whether all numbers are finite.
-
-    The sum is quick to compute.  If it is finite, all numbers are; if it is not, it may have overflowed.
-    """
-    return bool(a.sum().isfinite()) or bool(a.isfinite().all())
-
-
-def _check_not_nan(name: str, value: Tensor) -> None:
-    wrong = value.isnan()
-    if wrong.any():
-        raise ValueError(f"{name} is NaN at {list(_first(wrong))}")
-
-
-def _check_ends(name: str, x: Tensor, box) -> tuple[Tensor, Tensor]:
-    """Returns both ends.  Raises ValueError unless x_L ≤ x_U, both are finite, and an eps that gives an end is ≥ 0."""
-    ends = []
-    for end, sign, formula in (("x_L", -1, "x − eps"), ("x_U", 1, "x + eps")):
-        given = getattr(box, end)
-        if given is None:
-            eps = torch.as_tensor(box.eps)
-            wrong = ~(eps >= 0)
-            if wrong.any():
-                raise ValueError(f"the eps of {name} must be at least 0, got {eps[_first(wrong)].item()}")
-            end, given = formula, x + sign * box.eps
-        given = torch.as_tensor(given)
-        if not _is_finite(given):
-            at = _first(~given.isfinite())
-            raise ValueError(f"the box of {name} must be finite, but {end} is {given[at].item()} at {list(at)}")
-        ends.append((end, given))
-    (low, lower), (high, upper) = ends
-    lower, upper = torch.broadcast_tensors(lower, upper)
-    wrong = lower > upper
-    if wrong.any():
-        at = _first(wrong)
-        raise ValueError(
-            f"the box of {name} must have {low} ≤ {high}, got {lower[at].item()} and {upper[at].item()} at {list(at)}"
-        )
-    return lower, upper
-
-
-def _check_compressible(name: str, lower: Tensor, upper: Tensor, box) -> None:
-    """Raises ValueError if auto_LiRPA's backward bounds after forward bounds would be wrong, for any net.
-
-    auto_LiRPA compresses a box that is a point in most coordinates to the coordinates that move: as many as move in the
-    sample with the most.  It tells the compressed box from the whole one only by that number.  This is wrong if all
-    coordinates of a sample move.  Of two ends that come from eps it only has the compressed ones.
-    """
-    if lower.numel() <= 1:
-        return
-    moving = (lower < upper).reshape(len(lower), -1).sum(1)
-    if 2 * moving.sum() >= lower.numel():
-        return
-    if box.x_L is None or box.x_U is None:
-        raise ValueError(f"the box of {name} is a point in most coordinates: give x_L and x_U, not eps, or use CROWN")
-    if moving.max().clamp_min(1) == lower[0].numel():
-        raise ValueError(
-            f"the box of {name} is a point in most coordinates, but in none of sample {int(moving.argmax())}: "
-            "auto_LiRPA would give wrong bounds, so bound that sample separately, or use CROWN"
-        )
-
-
-def _check_inputs(bounded, x, backward_after_forward: bool) -> None:
-    """Checks the parameters and the inputs of this call; if x is None, the inputs of the last call."""
-    from auto_LiRPA.utils import unpack_inputs
-
-    given = None if x is None else unpack_inputs(x)
-    index_of = dict(zip(bounded.input_name, bounded.input_index))  # None for parameters and buffers
-    for node in bounded._modules.values():
-        index, perturbation = index_of.get(node.name), getattr(node, "perturbation", None)
-        if index is None:
-            if perturbation is not None:
-                raise ValueError(
-                    f"parameter {node.ori_name!r} is perturbed, but nets with distance layers have bounds for exact "
-                    "parameters only"
-                )
-            continue
-        value = node.value
-        if given is not None:
-            if index >= len(given):
-                raise ValueError(f"x must hold an input x[{index}], got {len(given)} inputs")
-            value, perturbation = given[index], getattr(given[index], "ptb", None)
-        if perturbation is not None:
-            _check_perturbation(f"x[{index}]", perturbation)
-        if isinstance(value, Tensor):
-            _check_not_nan(f"x[{index}]", value)
-        if perturbation is not None:
-            ends = _check_ends(f"x[{index}]", value, perturbation)
-            if backward_after_forward:
-                _check_compressible(f"x[{index}]", *ends, perturbation)
-
-
-def _check_given(argument: str, bounds: dict) -> None:
-    """Raises ValueError for bounds that are NaN or cross by more than rounding.  Bounds at a point can cross by it."""
-    for node, (lower, upper, *_) in bounds.items():
-        name = f"{argument}[{node!r}]"
-        for end in (lower, upper):
-            if end is not None:
-                _check_not_nan(name, end)
-        if lower is None or upper is None:
-            continue
-        rounding = torch.finfo(lower.dtype).eps ** 0.5
-        wrong = (lower > upper) & ~torch.isclose(lower, upper, rtol=rounding, atol=rounding)
-        if wrong.any():
-            at = _first(wrong)
-            raise ValueError(
-                f"{name} must have lower ≤ upper, got {lower[at].item()} and {upper[at].item()} at {list(at)}"
-            )
 
 
 def guard_bounded_module(bounded_module: type) -> None:
     """Makes ``BoundedModule`` check requests about models with distance layers or mean shifts.
 
     ``BoundedModule(model, …)`` then raises ValueError for such a model if it is in training mode, if it has a
-    convolution that ``check_padding`` refuses, or if ``check_reading`` finds that the traced graph computes another
-    function.  It takes ``default_options`` unless its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds``
-    raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
-    ``compute_bounds`` also raises, before it computes anything,
+    convolution that ``check_padding`` refuses, if a distance layer gets no samples, or if ``check_reading`` finds that
+    the traced graph computes another function; TypeError if it returns no tensor.  It takes ``default_options`` unless
+    its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds`` raise RuntimeError after a change of the net
+    that the traced graph does not see (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
+    * ValueError for an input without samples;
     * ValueError for an input that is NaN, or whose perturbation is not an ℓ∞ box with finite ends in order;
-    * ValueError for a box that auto_LiRPA would mistake (``_check_compressible``);
+    * ValueError for a box that auto_LiRPA would mistake (``inputs``);
     * ValueError for a perturbed parameter;
     * ValueError for given intermediate bounds that are NaN or crossed by more than rounding;
-    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``).
+    * NotImplementedError for an operator whose bounds would be wrong (``refused.TABLE``), and for linear bounds of a
+      node that joins samples.
 
     The same holds for models that call our operators without our layers.  For models with other layers of ours, only a
-    change of the net is noticed.  For models with none of our layers or operators, nothing is checked.
+    change of the net is noticed.  For models with none of our layers or operators, nothing is checked, except that
+    parameters made in inference mode are refused.  All models are traced in their own mode, and all methods leave
+    inference mode.
     """
     init, forward, compute_bounds = bounded_module.__init__, bounded_module.forward, bounded_module.compute_bounds
     check_incompatible_nodes = bounded_module.check_incompatible_nodes
@@ -285,17 +188,23 @@ def guard_bounded_module(bounded_module: type) -> None:
         if isinstance(model, bounded_module):
             init(self, model, *args, **kwargs)  # this copies all attributes of the other one
             return
+        _check_parameters(model)
         guarded = any(isinstance(layer, GUARDED) for layer in model.modules())
         call = init_signature.bind(self, model, *args, **kwargs)
+        chosen = "conv_mode" in (call.arguments.get("bound_opts") or {})
         if guarded:
             _check_modes(model)
             check_padding(model)
+            _check_run(model, call.arguments["global_input"])
             call.arguments["bound_opts"] = {**default_options(model), **(call.arguments.get("bound_opts") or {})}
         record = fresh.Record.before(model, call.arguments["global_input"])
         init(*call.args, **call.kwargs)
         record.complete(self)
         self._linf_baked, self._linf_checked = guarded or has_our_operators(self), False
+        if self._linf_baked and not chosen:
+            _avoid_patches(self)
         self._linf_record, self._linf_watched = record, guarded or fresh.has_ours(model, *self._modules.values())
+        self._linf_shapes = {n: tuple(node.output_shape) for n, node in self._modules.items() if node.output_shape}
         self._linf_unread = (model,)  # what check_reading compares the graph with, once
         if has_our_operators(self):
             check_reading(self)
@@ -313,7 +222,8 @@ def guard_bounded_module(bounded_module: type) -> None:
     def guarded_compute_bounds(self, *args, **kwargs):
         # Optimisation calls this many times, with arguments that have been checked and with its own bounds.
         if not getattr(self, "_linf_watched", False) or self._linf_checked:
-            return compute_bounds(self, *args, **kwargs)
+            with naming_samples(self):
+                return compute_bounds(self, *args, **kwargs)
         self._linf_record.check()
         call = signature.bind(self, *args, **kwargs)
         call.apply_defaults()
@@ -324,14 +234,16 @@ def guard_bounded_module(bounded_module: type) -> None:
             self._linf_record.check_inputs()
         if self._linf_baked:
             backward_after_forward = _check_method(self, asked["method"], asked["IBP"], asked["forward"])
+            check_samples(self, asked["x"])
             with torch.no_grad():
-                _check_inputs(self, asked["x"], backward_after_forward)
+                check_inputs(self, asked["x"], backward_after_forward)
                 for argument in GIVEN_BOUNDS:
-                    _check_given(argument, asked.get(argument) or {})
+                    check_given(argument, asked.get(argument) or {})
             check_operators(self, asked["x"], asked["method"])
         self._linf_checked = True
         try:
-            found = compute_bounds(*call.args, **call.kwargs)
+            with naming_samples(self):
+                found = compute_bounds(*call.args, **call.kwargs)
             if asked["x"] is not None and not asked.get("reuse_ibp"):
                 self._linf_record.note_inputs()
             return found
@@ -341,10 +253,14 @@ def guard_bounded_module(bounded_module: type) -> None:
     @functools.wraps(check_incompatible_nodes)
     def keep_mode(self, model):
         # The original traces a net with dropout in training mode, mean shifts included, and leaves it in that mode.
-        if model.training or not fresh.has_ours(model):
+        # In evaluation mode dropout does nothing, and the trace leaves it out.
+        if model.training:
             check_incompatible_nodes(self, model)
 
-    bounded_module.__init__ = guarded_init
+    for name, method in (
+        ("__init__", guarded_init),
+        ("forward", guarded_forward),
+        ("compute_bounds", guarded_compute_bounds),
+    ):
+        setattr(bounded_module, name, outside_inference(method))
     bounded_module.check_incompatible_nodes = keep_mode
-    bounded_module.forward = guarded_forward
-    bounded_module.compute_bounds = guarded_compute_bounds

@@ -3,8 +3,6 @@
 import torch
 from torch import Tensor
 
-from .. import ops
-
 
 def dist(lower: Tensor, upper: Tensor, w: Tensor, p: float) -> tuple[Tensor, Tensor]:
     """Returns (near, far): near ≤ ‖x − w_k‖_p ≤ far for every x with lower ≤ x ≤ upper, and both are attained.
@@ -22,8 +20,3 @@ def dist_conv2d(lower: Tensor, upper: Tensor, w: Tensor, p: float, *conv) -> tup
 def sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int) -> tuple[Tensor, Tensor]:
     """Returns the same for sorted sums: (B, in) twice, (out, in) → (B, out) twice."""
     return torch.ops.linf.box_sorted_dist(lower, upper, w, rho, k)
-
-
-def shift(lower: Tensor, upper: Tensor, offset: Tensor, sign: float, scale: float) -> tuple[Tensor, Tensor]:
-    """Returns the ends of (x + sign·offset)·scale.  It increases with x, because scale > 0."""
-    return tuple(ops.shift(end, offset, sign, scale) for end in (lower, upper))

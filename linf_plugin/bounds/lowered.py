@@ -39,8 +39,12 @@ class Form(nn.Module):
             self.register_buffer(name, a)
 
 
+def _row(x: Tensor) -> Tensor:
+    return x.flatten(1) if x.dim() > 1 else x.unsqueeze(1)
+
+
 def _joined(xs: tuple[Tensor, ...]) -> Tensor:
-    return xs[0] if len(xs) == 1 else torch.cat([x.flatten(1) if x.dim() > 1 else x.unsqueeze(1) for x in xs], 1)
+    return xs[0] if len(xs) == 1 else torch.cat([_row(x) for x in xs], 1)
 
 
 class Moved(Form):
@@ -54,7 +58,7 @@ class Moved(Form):
     def forward(self, *xs: Tensor) -> Tensor:
         x = _joined(xs)
         if self.plain and math.prod(x.shape[1:]) == self.index.numel():
-            return x.flatten(1) if len(self.shape) == 1 else x.reshape(-1, *self.shape)
+            return _row(x) if len(self.shape) == 1 else x.reshape(-1, *self.shape)
         return operators.gathered(x, self.index, self.factor)
 
 
@@ -99,6 +103,23 @@ def _by_number(module: Affine) -> Form:
 
 def _of(a: float, like: Tensor) -> Tensor:
     return torch.full((), a, dtype=torch.float64, device=like.device)
+
+
+class Product(Form):
+    """A linear layer.  Behind the product of several rows the bias is added by an operator of this package.
+
+    auto_LiRPA's own sum of an image and a row is wrong where coefficients are patches, and so is its product.
+    """
+
+    def __init__(self, layer: nn.Linear):
+        bias = torch.zeros_like(layer.weight[:, 0]) if layer.bias is None else layer.bias.detach()
+        super().__init__(ones=torch.ones_like(bias), added=bias)
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() == 2:
+            return self.layer(x)
+        return operators.affine(F.linear(x, self.layer.weight), self.ones, self.added)
 
 
 class Clamped(Form):
@@ -272,6 +293,7 @@ LOWERED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     Softplus: SoftplusForm,
     nn.Sigmoid: Sigmoid,
     nn.Tanh: Tanh,
+    nn.Linear: Product,
     nn.Conv1d: OfOneDimension,
     nn.Conv2d: _convolution,
     nn.ConvTranspose1d: OfOneDimension,

@@ -101,7 +101,7 @@ def _reciprocals(self, *v):
 
 
 def _know_values(set_input: Callable) -> Callable:
-    """0.3 forgets the values of nodes that depend on no perturbed input, such as a weight computed in the graph.
+    """0.3 forgets the values of nodes that depend on no perturbed input, such as constants and computed weights.
 
     Its interval of the product of two such nodes is the square of one, and linear rules that read the value fail.
     """
@@ -110,7 +110,7 @@ def _know_values(set_input: Callable) -> Callable:
     def set_and_know(self, *x, **options):
         set_input(self, *x, **options)
         for node in self._modules.values():
-            if node.inputs and not node.perturbed:
+            if not node.perturbed and node.name not in self.root_name:
                 value = self.get_forward_value(node)
                 node.lower, node.upper = node.interval = value, value
 

@@ -17,6 +17,8 @@ def check_reading(bounded) -> None:
     Graph and net are compared once, on the inputs of the trace and on random inputs.  Nothing is compared in training
     mode, in which a net is another function each time, or with loss fusion, by which auto_LiRPA changes the function on
     purpose.
+
+    If the net takes a batch of another size and the graph does not, ``naming_samples`` will say so.
     """
     from auto_LiRPA.utils import unpack_inputs
 
@@ -29,12 +31,19 @@ def check_reading(bounded) -> None:
         torch.randn(a.shape, generator=generator).to(a) if isinstance(a, Tensor) and a.is_floating_point() else a
         for a in inputs
     ]
+    fails = False
     more = [torch.cat([a, a[:1]]) if isinstance(a, Tensor) and a.dim() else a for a in drawn]  # a larger batch
     for x in (more, drawn, inputs):  # the inputs come last, because auto_LiRPA remembers the last ones
         try:
-            wanted, found = model(*x), bounded(*x)
+            wanted = model(*x)
         except Exception:  # the net takes no random numbers or no other batch size: then it has no bounds there either
             continue
+        try:
+            found = bounded(*x)
+        except Exception:
+            fails = fails or x is more
+            continue
+        bounded._linf_fixed = fails  # the same graph takes the number of samples of the trace
         if not isinstance(wanted, Tensor) or not isinstance(found, Tensor):
             continue
         rounding = torch.finfo(wanted.dtype).eps ** 0.5 if wanted.is_floating_point() else 0.0

@@ -291,6 +291,20 @@ def _applies(row: Refusal, node, perturbed: _Perturbed) -> bool:
         return True
 
 
+def _without_samples(bounded, perturbed: _Perturbed) -> str | None:
+    """Returns why linear bounds would fail: a node does not keep the samples in its first dimension."""
+    shapes = {name: shape for name, shape in getattr(bounded, "_linf_shapes", {}).items() if name in perturbed}
+    count = next((shape[0] for name, shape in shapes.items() if name in bounded.input_name), None)
+    for name, shape in shapes.items():
+        if shape[0] != count:
+            return (
+                f"node {name!r} ({type(bounded[name]).__name__.removeprefix('Bound')}) has shape {shape} for {count} "
+                "samples, but linear bounds need the samples in the first dimension: give inputs (N, …), keep N in the "
+                "first dimension, as in x.flatten(1) or x.view(x.size(0), -1), or use IBP"
+            )
+    return None
+
+
 def reason(bounded, x, method: str | None) -> str | None:
     """Returns why these bounds would be wrong, or None.  x is as ``BoundedModule.compute_bounds`` takes it."""
     from auto_LiRPA import __version__ as version
@@ -298,10 +312,14 @@ def reason(bounded, x, method: str | None) -> str | None:
 
     perturbed = _Perturbed(bounded, None if x is None else tuple(unpack_inputs(x)))
     passes = passes_of(method)
+    if set(passes) != {INTERVALS} and (moved := _without_samples(bounded, perturbed)):
+        return moved
     for node in bounded._modules.values():
         if node.name not in perturbed or not type(node).__module__.startswith("auto_LiRPA"):
             continue
         name, at = type(node).__name__, f"{type(node).__name__.removeprefix('Bound')} (node {node.name!r})"
+        if name == "BoundDropout":  # a trace in evaluation mode has none
+            return f"{at} draws random numbers: call eval() on the net before its BoundedModule is made"
         if name in NOT_SEARCHED.get(version, ()):
             return f"bounds of {at} by auto_LiRPA {version} have not been searched for faults: leave it out"
         for row in TABLE:

@@ -6,18 +6,23 @@ import torch
 
 from .. import ops, tracing
 from ..kernels.geometry import Geometry
-from . import alpha, interval, linear, mended, versions
+from . import alpha, interval, linear, mended, shapes, versions
 from .compute import cut_to_intervals
-from .guard import check_box, guard_bounded_module
+from .guard import guard_bounded_module, refuse_jacobian
+from .inputs import check_box
 
 CONV = ("stride", "padding", "dilation", "groups")
 
 
 def _symbolic_dist(g, x, w, p):
-    """linf::dist → linf::LinfDist(x, w; p)."""
+    """linf::dist and linf::dist_last → linf::LinfDist(x, w; p)."""
     node = g.op("linf::LinfDist", x, w, p_f=float(tracing.constant(p, "f")))
-    (n, _), (out, _) = tracing.sizes(x, 2), tracing.sizes(w, 2)
-    return node.setType(x.type().with_sizes([n, out]))
+    return node.setType(_with_outputs(x, w))
+
+
+def _with_outputs(x, w):
+    """Returns the type of what a layer with weights w (out, in) gives for x (N, *, in)."""
+    return x.type().with_sizes([*tracing.sizes(x, 2)[:-1], tracing.sizes(w, 2)[0]])
 
 
 def _symbolic_dist_conv2d(g, x, w, p, *conv):
@@ -33,28 +38,29 @@ def _symbolic_dist_conv2d(g, x, w, p, *conv):
 
 
 def _symbolic_sorted_dist(g, x, w, rho, k):
-    """linf::sorted_dist → linf::SortedDist(x, w; rho, k)."""
+    """linf::sorted_dist and linf::sorted_dist_last → linf::SortedDist(x, w; rho, k)."""
     rho, k = float(tracing.constant(rho, "f")), tracing.constant(k, "i")
-    node = g.op("linf::SortedDist", x, w, rho_f=rho, k_i=k)
-    (n, _), (out, _) = tracing.sizes(x, 2), tracing.sizes(w, 2)
-    return node.setType(x.type().with_sizes([n, out]))
+    return g.op("linf::SortedDist", x, w, rho_f=rho, k_i=k).setType(_with_outputs(x, w))
 
 
-def _symbolic_shift(g, x, offset, sign, scale):
-    """linf::shift → linf::Shift(x, offset; sign, scale)."""
+def _symbolic_shift(g, x, offset, sign, scale, axis=1):
+    """linf::shift → linf::Shift(x, offset; sign, scale, axis)."""
     sign, scale = (float(tracing.constant(a, "f")) for a in (sign, scale))
-    return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale).setType(x.type())
+    return g.op("linf::Shift", x, offset, sign_f=sign, scale_f=scale, axis_i=axis).setType(x.type())
 
 
-def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=()):
-    """Returns a Bound class for an operator of (x, *weights, *constants) that is relaxed by lines."""
+def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=(), fit=shapes.Whole):
+    """Returns a Bound class for an operator of (x, *weights, *constants) that is relaxed by lines.
+
+    ``fit`` says how the tensors of the node fit the operator and the rules (``shapes``).
+    """
 
     class BoundRelaxed(alpha.WithWeights, package.bound_ops.BoundOptimizableActivation):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
             self.arguments = tuple(attr[c] for c in constants)
             self.requires_input_bounds = [0]
-            self.memory = linear.Memory()
+            self.memory, self.fit = linear.Memory(), fit
 
         def _check(self):
             if any(self.is_input_perturbed(i) for i in range(1, len(self.inputs))):
@@ -62,73 +68,85 @@ def relaxed_class(package, name: str, op, interval_rule, make_blocks, constants=
             check_box(self)
 
         def blocks(self, x, *weights):
-            key = (x.lower, x.upper, *weights)
+            key = (fit.fold(x.lower), fit.fold(x.upper), *weights)
             return self.memory.recall(make_blocks(*key, *self.arguments), *key)
 
         def forward(self, x, *weights):
-            return op(x, *weights, *self.arguments)
+            return fit.unfold(op(fit.fold(x), *weights, *self.arguments), x)
 
         def interval_propagate(self, *v):
             self._check()
-            return interval_rule(*v[0], *(w[0] for w in v[1:]), *self.arguments)
+            ends = interval_rule(*map(fit.fold, v[0]), *(w[0] for w in v[1:]), *self.arguments)
+            return tuple(fit.unfold(end, v[0][0]) for end in ends)
 
         def bound_backward(self, last_lA, last_uA, x, *weights, start_node=None, unstable_idx=None, **kwargs):
             self._check()
             lA, uA = (mended.dense(a, self.output_shape) for a in (last_lA, last_uA))
+            lA, uA = (None if a is None else fit.neurons(a, 1) for a in (lA, uA))
             blocks = self.blocks(x, *(w.forward_value for w in weights))
             shares = self.weights_for(start_node, lA if uA is None else uA, unstable_idx)
-            flat = (None if a is None else a.flatten(2) for a in (lA, uA))
-            lA, lbias, uA, ubias = linear.back_substitute(blocks, *flat, shares)
-            lA, uA = (None if a is None else a.unflatten(2, x.lower.shape[1:]) for a in (lA, uA))
+            lA, lbias, uA, ubias = linear.back_substitute(blocks, lA, uA, shares)
+            lbias, ubias = (b if a is None else fit.per_sample(b, x.lower) for a, b in ((lA, lbias), (uA, ubias)))
+            lA, uA = (None if a is None else fit.coefficients(a, x.lower) for a in (lA, uA))
             return [(lA, uA), *((None, None) for _ in weights)], lbias, ubias
 
         def bound_forward(self, dim_in, x, *weights):
             self._check()
-            blocks, shape = self.blocks(x, *(w.lb for w in weights)), self.output_shape[1:]
-            ends = (x.lw.flatten(2), x.lb.flatten(1), x.uw.flatten(2), x.ub.flatten(1))
-            lw, lb, uw, ub = linear.forward_substitute(blocks, *ends)
-            return package.linear_bound.LinearBound(
-                lw.unflatten(2, shape), lb.unflatten(1, shape), uw.unflatten(2, shape), ub.unflatten(1, shape)
-            )
+            blocks = self.blocks(x, *(w.lb for w in weights))
+            lines = linear.forward_substitute(blocks, *fit.fold_lines((x.lw, x.lb, x.uw, x.ub)))
+            return package.linear_bound.LinearBound(*fit.unfold_lines(lines, x.lb, self.output_shape[1:]))
+
+        def build_gradient_node(self, grad_upstream):
+            refuse_jacobian(self)
 
     BoundRelaxed.__name__ = BoundRelaxed.__qualname__ = name
     return BoundRelaxed
 
 
 def _shift_class(package):
-    """Returns the Bound class for ``linf::shift``: exact, also on coefficients that are kept as image patches."""
+    """Returns the Bound class for ``linf::shift`` and ``linf::shift_last``.
+
+    It is exact, also on coefficients that are kept as image patches.
+    """
 
     class BoundShift(package.bound_ops.Bound):
         def __init__(self, attr=None, inputs=None, output_index=0, options=None):
             super().__init__(attr, inputs, output_index, options)
-            self.sign, self.scale = attr["sign"], attr["scale"]
+            self.sign, self.scale, self.axis = attr["sign"], attr["scale"], attr["axis"]
 
         def _check(self):
             if self.is_input_perturbed(1):
                 raise ValueError("the offset of a shift must not be perturbed")
             check_box(self)
 
+        def shifted(self, x, offset):
+            """Returns (x + sign·offset)·scale, with one offset for each index of the node's axis."""
+            return ops.shift(x.movedim(self.axis, 1), offset, self.sign, self.scale).movedim(1, self.axis)
+
         def forward(self, x, offset):
-            return ops.shift(x, offset, self.sign, self.scale)
+            return self.shifted(x, offset)
 
         def interval_propagate(self, *v):
             self._check()
             (lower, upper), offset = v[0], v[1][0]
-            return interval.shift(lower, upper, offset, self.sign, self.scale)
+            return self.shifted(lower, offset), self.shifted(upper, offset)  # it increases with x, because scale > 0
 
         def bound_backward(self, last_lA, last_uA, x, offset, **kwargs):
             self._check()
             # (x + o)·s = s·x + s·o: the constant is the value of the operator at 0.
             batch = next(a.shape[1] for a in (last_lA, last_uA) if a is not None)
             zero = offset.forward_value.new_zeros(batch, *self.output_shape[1:])
-            constant = ops.shift(zero, offset.forward_value, self.sign, self.scale)
+            constant = self.shifted(zero, offset.forward_value)
             lA, uA = (mended.scaled(a, self.scale) for a in (last_lA, last_uA))
             return [(lA, uA), (None, None)], self.get_bias(last_lA, constant), self.get_bias(last_uA, constant)
 
         def bound_forward(self, dim_in, x, offset):
             self._check()
-            lb, ub = (ops.shift(end, offset.lb, self.sign, self.scale) for end in (x.lb, x.ub))
+            lb, ub = self.shifted(x.lb, offset.lb), self.shifted(x.ub, offset.lb)
             return package.linear_bound.LinearBound(x.lw * self.scale, lb, x.uw * self.scale, ub)
+
+        def build_gradient_node(self, grad_upstream):
+            refuse_jacobian(self)
 
     return BoundShift
 
@@ -145,8 +163,18 @@ def register() -> None:
     tracing.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
     tracing.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
     tracing.register_symbolic("linf::shift", _symbolic_shift)
+    tracing.register_symbolic("linf::dist_last", _symbolic_dist)
+    tracing.register_symbolic("linf::sorted_dist_last", _symbolic_sorted_dist)
+    tracing.register_symbolic("linf::shift_last", functools.partial(_symbolic_shift, axis=-1))
     distances = {
-        "linf::LinfDist": ("BoundLinfDist", torch.ops.linf.dist, interval.dist, linear.dist_blocks, ("p",)),
+        "linf::LinfDist": (
+            "BoundLinfDist",
+            torch.ops.linf.dist,
+            interval.dist,
+            linear.dist_blocks,
+            ("p",),
+            shapes.AlongLast,
+        ),
         "linf::LinfDistConv2d": (
             "BoundLinfDistConv2d",
             torch.ops.linf.dist_conv2d,
@@ -160,6 +188,7 @@ def register() -> None:
             interval.sorted_dist,
             linear.sorted_dist_blocks,
             ("rho", "k"),
+            shapes.AlongLast,
         ),
     }
     for node, row in distances.items():

@@ -77,7 +77,7 @@ class Noisy(nn.Module):
         for i, node in enumerate(self.nodes):
             if isinstance(node.module, Affine) and node.module.fused:
                 product = self.into.get(node.inputs[0] - 1, node.inputs[0] - 1)
-                if can_fold(self.nodes[product].module, node.module):
+                if product >= 0 and can_fold(self.nodes[product].module, node.module):
                     self.into[i] = product
         for i, node in enumerate(self.nodes):
             if not allowance.computes(node.module) or self._folded_later(users, i):

@@ -25,7 +25,9 @@ from torch.onnx._internal.torchscript_exporter import (
 from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
 
 from .. import ops
+from .dtypes import default_dtype
 from .mended import mend
+from .repaired import repair
 
 INSTALL_AUTO_LIRPA = "pip install --no-deps auto-LiRPA==0.3"
 
@@ -151,22 +153,14 @@ def import_auto_lirpa() -> types.ModuleType:
     if package.__version__ == "0.3":
         _mend_0_3(package)
     mend(package)
+    repair(package)
     _wrap_tracing(package)
     return package
 
 
-@contextlib.contextmanager
 def float64_by_default():
-    """Makes float64 the default dtype while it is open.
-
-    Bounds in float64 need this, because auto_LiRPA makes tables and identity matrices in the default dtype.
-    """
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    """Makes float64 the default dtype while it is open."""
+    return default_dtype(torch.float64)
 
 
 def given_bounds(bounded, bounds: dict) -> dict:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..arguments import kind
+from ..inference import outside_inference
 from ..norms import SYMBOLS, Ball, check_norm
 from .problem import Problem, check_batch_size
 from .result import Certified, Tally
@@ -19,6 +20,7 @@ def _bar(progress: bool) -> tqdm:
     return tqdm(disable=not progress, leave=False, unit="image", dynamic_ncols=True)
 
 
+@outside_inference
 @torch.no_grad()
 def margin_bound(
     model: nn.Module,
@@ -87,6 +89,7 @@ def _bounds(
         bar.update(len(part))
 
 
+@outside_inference
 @torch.no_grad()
 def certify(
     model: nn.Module,
@@ -144,6 +147,7 @@ def certify(
     return Certified(ball, names, problem.correct, skipped, bound, by, tuple(tallies))
 
 
+@outside_inference
 @torch.no_grad()
 def certify_each(
     model: nn.Module,

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..bounds import rounded, versions
 from ..bounds.compute import compute_bounds
@@ -46,6 +46,8 @@ class _Traced:
         options = default_options(problem.exact)
         bounded = BoundedModule(net, inputs, bound_opts=options, device=problem.x.device, verbose=False)
         bounded.eval()  # in training mode it asks for gradients of parameters
+        if next(bounded.parameters(), None) is None:  # auto_LiRPA reads the dtype from the first one
+            bounded.register_parameter("linf_dtype", nn.Parameter(inputs[0].new_zeros(()), requires_grad=False))
         return bounded
 
     def __call__(self, method: str, x: Tensor, labels: Tensor) -> Tensor:

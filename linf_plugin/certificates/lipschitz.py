@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from .. import arguments
 from ..float32.reach import check_program, reach
 from ..float32.rules import OUTWARD
+from ..inference import outside_inference
 from ..layers.lipschitz import lipschitz_bound
 from ..norms import Ball, apart, box, check_norm
 from .margin import certified_radius, margin
@@ -40,6 +41,7 @@ def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
     return min(max(lipschitz_bound(exact, norm) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
 
 
+@outside_inference
 @torch.no_grad()
 def sound_radius(
     model: nn.Module, x: Tensor, labels: Tensor | None = None, *, norm: float | str = math.inf, batch_size: int = 256
@@ -85,6 +87,7 @@ def sound_radius(
     return torch.cat(radii)
 
 
+@outside_inference
 @torch.no_grad()
 def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Tensor:
     """Returns a lower bound of the margin of the float32 program in a ball, from the net's Lipschitz bound L.

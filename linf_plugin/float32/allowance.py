@@ -102,9 +102,11 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     for i, (module, inputs, _) in enumerate(parts):
         given = [values[j] for j in inputs]
         y = rule(module)(module, *given)
-        amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(module, given, y, joins), y.error)
-        limit = 2 * rows(y.largest).amax(1) + LEAST_SIZE
-        amounts.append(Noise(amount + 2 * SMALLEST, limit) if computes(module) else None)
+        if computes(module):
+            amount = y.error * (1 + 2.0**-10) + samples(_float64_allowance(module, given, y, joins), y.error)
+            amounts.append(Noise(amount + 2 * SMALLEST, 2 * rows(y.largest).amax(1) + LEAST_SIZE))
+        else:
+            amounts.append(None)
         values.append(y._replace(error=torch.zeros_like(y.error)))
         for j in inputs:
             if last[j] == i:

@@ -51,8 +51,12 @@ def _average(module: Average, *inputs: Reach) -> Reach:
 
 
 def _add(module: Add, x: Reach, y: Reach) -> Reach:
+    """The sum is rounded once.  If it is one sum with the product before it, its terms pass ``fused`` roundings."""
     found = Reach(*_ends(module, x, y), (x.error + y.error) * OUTWARD)
-    return found.rounded(UNIT * found.largest + 4 * SMALLEST)
+    amount = UNIT * found.largest
+    if module.fused:
+        amount = torch.maximum(amount, gamma(module.fused) * (x.largest + y.largest))
+    return found.rounded(amount + 4 * SMALLEST)
 
 
 def _multiply(module: Multiply, x: Reach, y: Reach) -> Reach:
@@ -71,7 +75,7 @@ def _elementwise(module: Affine, x: Reach) -> Reach:
     parts = factor * (x.largest + module.centre.abs()) + module.offset.abs()
     alone = UNIT * y.largest if module.roundings == 1 else gamma(module.roundings) * parts
     amount = alone if module.fused == 0 else torch.maximum(alone, gamma(module.fused) * parts)
-    flushed = (factor + 1) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
+    flushed = (factor + 1 + module.last) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
     limit = torch.maximum(torch.maximum(parts, factor.expand_as(parts)), x.largest + module.centre.abs())
     return y.rounded(torch.where(limit < LARGEST, amount + 8 * flushed * SMALLEST, torch.inf))
 
@@ -86,7 +90,7 @@ def _slope(module: Slope, x: Reach) -> Reach:
     slope = module.slope
     y = Reach(*_ends(module, x), x.error * slope.clamp_min(1) * OUTWARD)
     below = (-x.lower).clamp_min(0)
-    return y.rounded(torch.where(below > 0, UNIT * slope * below + (slope + 4) * SMALLEST, 0.0))
+    return y.rounded(torch.where(below > 0, UNIT * slope * below + 2 * (slope + below + 4) * SMALLEST, 0.0))
 
 
 def _elu(module: Elu, x: Reach) -> Reach:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments
-from ..graphs.capture import capture
 from ..graphs.graph import Graph, Node, chain, last_uses
 from ..moved import former
 from ..refusal import rule_of
@@ -31,12 +30,15 @@ def layers(model: nn.Module) -> list[nn.Module]:
 
 
 def is_sequence(model: nn.Module) -> bool:
-    """Returns whether a net is a sequence of layers that have rules, so that its program need not be traced."""
+    """Returns whether a net is a sequence of layers that have rules, so that its program need not be traced.
+
+    A convolution that pads with other values than zeros is traced: its graph has the padding as an operation.
+    """
     try:
-        layers(model)
+        parts = layers(model)
     except TypeError:
         return False
-    return True
+    return all(isinstance(a.padding, tuple) and a.padding_mode == "zeros" for a in parts if isinstance(a, nn.Conv2d))
 
 
 def nodes(model: nn.Module) -> list[Node]:
@@ -78,17 +80,19 @@ def check_program(model: nn.Module, x: Tensor) -> Graph | None:
         check_arithmetic(model, parts, x)
         check_products(model, chain(parts), x)
         return None
+    from ..graphs.capture import capture  # its readers are many modules, and sequences do not need them
+
     check_hooks(model)
     arguments.check_samples(x, model)
     check_arithmetic(model, [m for m in model.modules() if next(m.children(), None) is None], x)
     program = capture(model, x if len(x) else x.new_zeros(1, *x.shape[1:]))
     check_products(model, program, x)
-    _check_equal(model, program, x)
+    check_equal(model, program, x)
     return program
 
 
 @torch.no_grad()
-def _check_equal(model: nn.Module, program: Graph, x: Tensor) -> None:
+def check_equal(model: nn.Module, program: Graph, x: Tensor) -> None:
     """Raises RuntimeError if the program that was read is off by more than rounding at some samples."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.rand(2, *x.shape[1:], generator=generator).to(x)

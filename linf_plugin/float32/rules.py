@@ -25,6 +25,7 @@ from .program import LARGEST, SMALLEST
 UNIT = 2.0**-24  # half the distance from 1 to the next float32: the relative error of one rounding to nearest
 POWER_UNITS = 32  # assumed: a finite-p distance of n coordinates is off by at most POWER_UNITS + n/p units
 TANH_UNITS = 8  # assumed: tanh is off by at most 8 units, 4 ulps
+TANH_FLUSHED = 512  # assumed: and by so many times 2^-126 if numbers are flushed to zero inside of it
 OUTWARD = 1 + 2.0**-20  # covers the rounding of this pass itself: float64 rounds 2^29 times finer than float32
 MOST_TERMS = 1 << 20  # the most terms of one sum
 
@@ -144,11 +145,14 @@ def _mean_shift(layer: MeanShift, x: Reach) -> Reach:
 
 
 def affine(layer: nn.Module, x: Reach) -> Reach:
-    """The rule of linear layers and of convolutions of any kind."""
-    w = layer.weight.double()
+    """The rule of linear layers and of convolutions of any kind.
+
+    If operations may be folded into the layer, weights may become so much smaller that they are flushed, or larger.
+    """
+    w, later = layer.weight.double(), getattr(layer, "later", None)
     bias = None if layer.bias is None else layer.bias.double().abs()
     of_outputs = w.transpose(0, 1) if getattr(layer, "transposed", False) else w
-    terms = fan_in(layer) + 1 + getattr(layer, "later_roundings", 0)
+    terms = fan_in(layer) + 1 + (later.roundings if later else 0)
     ends = affine_ends(layer, x[:2])
     # The input has no error if nothing has been rounded yet, or if noise is bounded layer by layer.
     error = apply_affine(layer, x.error, w.abs(), None) * OUTWARD if x.error.any() else torch.zeros_like(ends[0])
@@ -156,8 +160,11 @@ def affine(layer: nn.Module, x: Reach) -> Reach:
     total = apply_affine(layer, largest, w.abs(), bias)
     # At least Σ (|x_k| + 1)(|w_k| + 1).  It only multiplies SMALLEST, so it need not be tight, and a product is saved.
     flushed = samples(largest.flatten(1).amax(1) + 1, y.error) * (of_outputs.abs() + 1).flatten(1).sum(1).amax() + terms
-    amount = gamma(terms) * total + 8 * SMALLEST * flushed
-    return y.rounded(torch.where(total < LARGEST, amount, torch.inf))  # no partial sum is larger than the total
+    flushed, fits = 8 * SMALLEST * flushed, total < LARGEST  # no partial sum is larger than the total
+    if later:
+        flushed = flushed / later.least
+        fits = fits & (total * later.most < LARGEST) & (w.abs().max() * later.most < LARGEST)
+    return y.rounded(torch.where(fits, gamma(terms) * total + flushed, torch.inf))
 
 
 def _relu(layer: nn.ReLU, x: Reach) -> Reach:
@@ -168,7 +175,7 @@ def _relu(layer: nn.ReLU, x: Reach) -> Reach:
 def _tanh(layer: nn.Tanh, x: Reach) -> Reach:
     nearest = torch.maximum(x.lower, -x.upper).clamp_min(0).tanh()  # tanh is steepest nearest to 0
     y = Reach(*interval(layer, x[:2]), x.error * (1 - nearest * nearest + 2.0**-40) * OUTWARD)
-    return y.rounded(TANH_UNITS * UNIT * y.largest + 4 * SMALLEST)
+    return y.rounded(TANH_UNITS * UNIT * y.largest + TANH_FLUSHED * SMALLEST)
 
 
 def _same(layer: nn.Module, x: Reach) -> Reach:

@@ -7,33 +7,27 @@ import operator
 import re
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.export.graph_signature import OutputKind
 
+from .. import arguments
 from .fusion import note_fusions
 from .graph import Graph
 from .readers.arithmetic import OF_SIZES
 from .readers.table import READERS
 from .values import Builder, Size, Unknown, Value, resolve
 
+MOST_SAMPLES = 2**20  # a program that holds only for fewer samples is refused
 SAMPLES = 3  # the number of samples with which the program is exported; it must hold for every number
-OWN = re.compile(r"[/\\](torch|linf_plugin)[/\\]")  # files of libraries, whose lines tell a user little
+LOGS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")  # they print such programs
+LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, arguments.__file__))  # their lines tell little
 
-# Operators that make constants; their arguments are numbers.
-MAKES = (
-    "full",
-    "zeros",
-    "ones",
-    "arange",
-    "eye",
-    "scalar_tensor",
-    "empty",
-    "linspace",
-    "lift_fresh_copy",
-    "_tensor_constant",
-)
+# Operators that make constants of whole numbers, or of one number.  Others may round differently on other devices.
+MAKES = ("aten.full", "aten.zeros", "aten.ones", "aten.arange", "aten.eye", "aten.scalar_tensor")
 IGNORED = (
     "_assert_scalar",
     "_assert_tensor_metadata",
@@ -62,15 +56,28 @@ def capture(model: nn.Module, x: Tensor) -> Graph:
     return _Reading(program, x).graph()
 
 
+class OneInput(nn.Module):
+    """Calls a model with one input, whatever arguments its ``forward`` could take."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.training = model.training
+
+    def forward(self, x: Tensor):
+        return self.model(x)
+
+
 def _export(model: nn.Module, x: Tensor):
     example = x[:1].detach().expand(SAMPLES, *x.shape[1:]).clone()
-    log = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    with warnings.catch_warnings(), torch.no_grad(), _silent(log):
+    logs = [logging.getLogger(name) for name in LOGS]
+    with warnings.catch_warnings(), torch.no_grad(), _silent(logs):
         warnings.simplefilter("ignore")  # torch.export warns of its own deprecated parts
         try:
             program = torch.export.export(
-                model, (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+                OneInput(model), (example,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
             )
+            limits = _limits(program)
             if any(_changes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})  # writes operators that work in place as functions
         except Exception as error:  # torch.export raises errors of many types
@@ -83,18 +90,37 @@ def _export(model: nn.Module, x: Tensor):
                 f"torch.export cannot read the program of {type(model).__name__} for every number of samples, so "
                 f"nothing is proved about its rounding: {_first_line(error)}{advice}. sound=False leaves rounding out"
             ) from error
+    if limits:
+        raise TypeError(
+            f"the program of {type(model).__name__} is another one for some numbers of samples, so nothing is proved "
+            f"about its rounding: what torch.export reads holds only if {limits}. sound=False leaves rounding out"
+        )
     return program
 
 
+def _limits(program) -> str:
+    """Returns the conditions on the number of samples under which an exported program holds; "" if there are none."""
+    (name,) = program.graph_signature.user_inputs
+    count = next(node for node in program.graph.nodes if node.name == name).meta["val"].shape[0]
+    conditions = list(getattr(program, "_guards_code", None) or ())
+    numbers = None if isinstance(count, int) else program.range_constraints.get(count.node.expr)
+    if not conditions and numbers is not None and (numbers.lower > 2 or numbers.upper < MOST_SAMPLES):
+        conditions = [f"x.shape[0] lies in [{numbers.lower}, {numbers.upper}]"]
+    return " and ".join(conditions).replace("L['x'].size()[0]", "x.shape[0]")
+
+
 @contextlib.contextmanager
-def _silent(log: logging.Logger) -> Iterator[None]:
+def _silent(logs: list[logging.Logger]) -> Iterator[None]:
     """Keeps torch.export from printing a program that it cannot read: the error that follows names the reason."""
-    disabled, log.disabled = log.disabled, True
+    disabled = [log.disabled for log in logs]
+    for log in logs:
+        log.disabled = True
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        log.disabled = disabled
+        for log, before in zip(logs, disabled):
+            log.disabled = before
 
 
 def _place(error: Exception) -> str:
@@ -131,7 +157,8 @@ class _Reading:
             elif node.op == "get_attr":  # a part of the program with settings of its own, whose call is refused
                 self.known[node] = None
             elif node.op == "output":
-                output = self._argument(node.args[0])
+                kinds = [spec.kind for spec in self.program.graph_signature.output_specs]
+                output = [self._argument(a) for a, kind in zip(node.args[0], kinds) if kind == OutputKind.USER_OUTPUT]
         if isinstance(output, (list, tuple)) and len(output) == 1:
             output = output[0]
         if not isinstance(output, Value):
@@ -153,7 +180,7 @@ class _Reading:
             **signature.inputs_to_buffers,
             **signature.inputs_to_lifted_tensor_constants,
         }
-        changed = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+        changed = [name.removeprefix("model.") for name in signature.buffers_to_mutate.values()]
         if changed:
             raise TypeError(
                 f"the model changes {changed[0]!r} each time it runs, so its program is not the same function each "
@@ -231,11 +258,15 @@ class _Reading:
         kwargs = {k: self._argument(v) for k, v in node.kwargs.items() if k not in ("device", "pin_memory")}
         if _any_size(args) or _any_size(list(kwargs.values())):
             raise Unknown("it makes a tensor with the number of samples: nothing is known of that")
+        if not _any_tensor(args) and name not in MAKES:
+            raise Unknown("it makes numbers: make them once, and store them as a buffer")
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()) or "empty" in name:
+            raise Unknown("its numbers differ each time: make them once, and store them as a buffer")
         found = node.target(*args, **kwargs)
-        floating = isinstance(found, Tensor) and found.is_floating_point()
-        if floating and not any(name.startswith(f"aten.{make}") for make in MAKES):
-            exact = node.target(*map(_double, args), **kwargs)
-            if not torch.equal(exact.double(), found.double()):
+        if isinstance(found, Tensor) and found.is_floating_point():
+            exact = node.target(*map(_double, args), **kwargs).double()
+            whole = _any_tensor(args) or found.unique().numel() <= 1 or torch.equal(found, found.round())
+            if not whole or not torch.equal(exact, found.double()):
                 raise Unknown("it computes with constants and rounds: compute it once, and store it as a buffer")
         return list(found) if isinstance(found, (list, tuple)) else found
 
@@ -286,6 +317,10 @@ def _any_value(argument: Any) -> bool:
     return isinstance(argument, Value)
 
 
+def _any_tensor(argument: Any) -> bool:
+    return any(map(_any_tensor, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Tensor)
+
+
 def _any_size(argument: Any) -> bool:
     return any(map(_any_size, argument)) if isinstance(argument, (list, tuple)) else isinstance(argument, Size)
 
@@ -294,9 +329,9 @@ def where(node) -> str:
     """Returns the place of a call in the user's code: the line outside of torch, and the module of the net."""
     trace = (node.meta.get("stack_trace") or "").strip()
     frames = re.findall(r'File "([^"]+)", line (\d+), in (\S+)', trace)
-    own = [f for f in frames if not OWN.search(f[0])]
+    own = [f for f in frames if not f[0].startswith((*LIBRARIES, "torch/"))]
     modules = [m for m in (node.meta.get("nn_module_stack") or {}).values() if m[0] and not m[0].startswith("_")]
-    path, kind = (modules[-1][0], modules[-1][1]) if modules else ("", "")
+    path, kind = (modules[-1][0].removeprefix("model").lstrip("."), modules[-1][1]) if modules else ("", "")
     module = f"layer {path!r} ({str(kind).rsplit('.', 1)[-1]})" if path else ""
     line = f"{own[-1][0]}, line {own[-1][1]}" if own else ""
     return " of ".join(part for part in (line, module) if part) or "the model"

@@ -85,11 +85,16 @@ class Largest(nn.Module):
 
 
 class Add(nn.Module):
-    """x + sign·y, for values of one shape; ``sign`` is 1 or −1."""
+    """x + sign·y, for values of one shape; ``sign`` is 1 or −1.
+
+    Attributes:
+        fused: how often the float32 program rounds a term, at most, if a runtime computes this sum and the product of
+            matrices before it as one sum; 0 if there is none.
+    """
 
     def __init__(self, sign: int = 1):
         super().__init__()
-        self.sign = sign
+        self.sign, self.fused = sign, 0
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return x + y if self.sign > 0 else x - y
@@ -109,13 +114,14 @@ class Affine(nn.Module):
         factor, centre, offset: float64, each broadcasts to the shape of a sample.
         roundings: how often the float32 program rounds a term, at most.  0: x is only negated.
         fused: the same if a runtime folds this operation into the product of matrices before it; 0 if there is none.
+        last: the largest number that an intermediate result may still be multiplied with, besides ``factor`` and 1.
     """
 
     def __init__(self, factor: Tensor, centre: Tensor, offset: Tensor, roundings: int):
         super().__init__()
         for name, a in (("factor", factor), ("centre", centre), ("offset", offset)):
             self.register_buffer(name, a.double())
-        self.roundings, self.fused = roundings, 0
+        self.roundings, self.fused, self.last = roundings, 0, 0.0
 
     def forward(self, x: Tensor) -> Tensor:
         factor, centre, offset = (a.to(x.dtype) for a in (self.factor, self.centre, self.offset))

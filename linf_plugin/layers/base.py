@@ -64,7 +64,10 @@ class Distance(Constants):
 
 
 class DistanceLinear(Distance):
-    """The base of fully connected distance layers.  Each of them defines ``_distances``, (N, in) → (N, out)."""
+    """The base of fully connected distance layers.  Each defines ``_distances``, (N, in) → (N, out).
+
+    While auto_LiRPA traces a net, ``_distances`` takes (N, *, in), and gives (N, *, out).
+    """
 
     def __init__(
         self,
@@ -87,10 +90,16 @@ class DistanceLinear(Distance):
         check_tensors(x=x, weight=self.weight)
         if x.dim() == 0:
             raise ValueError(f"x must have shape (..., {self.in_features}), got ()")
-        y = self._distances(x if x.dim() == 2 else x.reshape(-1, x.shape[-1]))
+        whole = x.dim() == 2 or ops.is_one_operator()  # or else rows of it
+        if x.dim() == 1 and whole:
+            raise ValueError(
+                f"x must have shape (N, …, {self.in_features}) for bounds, got {tuple(x.shape)}: auto_LiRPA takes the "
+                "first dimension for the samples, so give a batch, for example x.unsqueeze(0)"
+            )
+        y = self._distances(x if whole else x.reshape(-1, x.shape[-1]))
         if self.bias is not None:
-            y = ops.shift(y, self.bias)
-        return y if x.dim() == 2 else y.reshape(*x.shape[:-1], self.out_features)
+            y = ops.shift_along(y, self.bias)
+        return y if whole else y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, bias={self.bias is not None}, p={self.p}"

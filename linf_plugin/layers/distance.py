@@ -40,7 +40,7 @@ class LinfDistLinear(DistanceLinear):
         super().__init__(in_features, out_features, bias, p, identity_init, device, dtype)
 
     def _distances(self, x: Tensor) -> Tensor:
-        return ops.dist(x, self.weight, self.p)
+        return ops.dist_along(x, self.weight, self.p)
 
 
 class LinfDistConv2d(Distance):

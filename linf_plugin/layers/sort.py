@@ -53,9 +53,9 @@ class SortDistLinear(DistanceLinear):
 
     def _distances(self, x: Tensor) -> Tensor:
         if self.rho == 1:
-            return ops.dist(x, self.weight, self.p if self.training else math.inf)
+            return ops.dist_along(x, self.weight, self.p if self.training else math.inf)
         if not self.training:
-            return ops.sorted_dist(x, self.weight, self.rho, self.k)
+            return ops.sorted_dist_along(x, self.weight, self.rho, self.k)
         check_rows(x, self.weight)
         groups = x.split(self.group)
         keep = random_subsets(len(groups), self.in_features, self.rho)

@@ -5,6 +5,7 @@
 ``sorted_dist``    shapes as ``dist``; weighted sums of the largest coordinates
 ``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box, for interval bounds
 ``shift``          (x + sign·offset)·scale, with one offset for each channel
+``dist_last``, ``sorted_dist_last``, ``shift_last``   the same over the last dimension of (N, *, in)
 
 ``operator.define`` makes each operator.  An operator always checks its arguments, and has every derivative of PyTorch.
 
@@ -15,7 +16,18 @@ that calls it.
 
 from .conv import dist_conv2d
 from .distance import dist
-from .shifts import shift, shift_as_one_operator
+from .last import dist_along, shift_along, sorted_dist_along
+from .shifts import is_one_operator, shift, shift_as_one_operator
 from .sorted import sorted_dist
 
-__all__ = ["dist", "dist_conv2d", "shift", "shift_as_one_operator", "sorted_dist"]
+__all__ = [
+    "dist",
+    "dist_along",
+    "dist_conv2d",
+    "is_one_operator",
+    "shift",
+    "shift_along",
+    "shift_as_one_operator",
+    "sorted_dist",
+    "sorted_dist_along",
+]

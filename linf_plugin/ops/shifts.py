@@ -15,15 +15,15 @@ def _per_channel(a: Tensor, x: Tensor) -> Tensor:
     return a.view((-1,) + (1,) * (x.dim() - 2))
 
 
-def _shifted(x: Tensor, offset: Tensor, sign: float, scale: float) -> Tensor:
+def shifted(x: Tensor, offset: Tensor, sign: float, scale: float) -> Tensor:
     return (x + sign * _per_channel(offset, x)) * scale
 
 
 def _shift(x: Tensor, offset: Tensor, sign: float, scale: float) -> Tensor:
-    return _shifted(x, offset, sign, scale).contiguous()
+    return shifted(x, offset, sign, scale).contiguous()
 
 
-def _check(x, offset, sign, scale):
+def check_shift(x, offset, sign, scale):
     for name, a in (("x", x), ("offset", offset)):
         if not a.is_floating_point() or a.layout is not torch.strided:
             raise TypeError(f"{name} must be a dense tensor of floating-point numbers, got {a.dtype}, {a.layout}")
@@ -58,9 +58,9 @@ class _Shift(Reverse):
 shift_operator = define(
     _shift,
     tensors=2,
-    check=_check,
+    check=check_shift,
     shapes=lambda x, offset, sign, scale: x.new_empty(x.shape),
-    composed=_shifted,
+    composed=shifted,
     reverse=_Shift,
     rows=1,
 )
@@ -74,6 +74,8 @@ def shift_as_one_operator() -> Iterator[None]:
 
     auto_LiRPA adds up constants of several channels wrongly if it keeps coefficients as image patches.  Version 0.3
     also mistakes the sum of a vector and a bias for an image.  One operator with its own rule has neither fault.
+
+    Layers that take (N, *, in) then keep these dimensions and use the operators of ``last``.
     """
     token = _as_one_operator.set(True)
     try:
@@ -82,9 +84,14 @@ def shift_as_one_operator() -> Iterator[None]:
         _as_one_operator.reset(token)
 
 
+def is_one_operator() -> bool:
+    """Whether ``shift_as_one_operator`` is open."""
+    return not torch.compiler.is_compiling() and _as_one_operator.get()  # Dynamo cannot trace the variable
+
+
 def shift(x: Tensor, offset: Tensor, sign: float = 1.0, scale: float = 1.0) -> Tensor:
     """Returns (x + sign·offset)·scale, one offset a channel: (N, C, *), (C,) → (N, C, *).  sign is ±1, scale > 0."""
-    if not torch.compiler.is_compiling() and _as_one_operator.get():  # Dynamo cannot trace the variable
+    if is_one_operator():
         return shift_operator(x, offset, sign, scale)
     offset = _per_channel(offset, x)
     y = x + offset if sign > 0 else x - offset

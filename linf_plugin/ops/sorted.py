@@ -8,7 +8,8 @@ from .distance import check_ends, empty_pairs
 from .operator import define, like, reverse_of, some
 
 
-def _check_coefficients(rho, k):
+def check_coefficients(rho, k):
+    """Raises TypeError or ValueError unless ρ lies in (0, 1] and k is a count."""
     check_rho(rho)
     check_k(k)
 
@@ -23,7 +24,7 @@ def _sorted_dist(x: Tensor, w: Tensor, rho: float, k: int) -> Tensor:
 def _check(x, w, rho, k):
     check_operands(x=x, w=w)
     check_pairs(x, w)
-    _check_coefficients(rho, k)
+    check_coefficients(rho, k)
 
 
 def _sorted_dist_backward(
@@ -36,7 +37,7 @@ def _check_backward(grad, x, w, rho, k, *wanted):
     check_operands(x=x, w=w, grad=grad)
     check_pairs(x, w)
     check_shape("grad", grad, (x.shape[0], w.shape[0]))
-    _check_coefficients(rho, k)
+    check_coefficients(rho, k)
 
 
 sorted_dist_backward = define(
@@ -97,7 +98,7 @@ def _box_sorted_dist(lower: Tensor, upper: Tensor, w: Tensor, rho: float, k: int
 def _check_box(lower, upper, w, rho, k):
     check_operands(lower=lower, upper=upper, w=w)
     check_ends(lower, upper, w)
-    _check_coefficients(rho, k)
+    check_coefficients(rho, k)
 
 
 def _box_sorted_dist_backward(
@@ -121,7 +122,7 @@ def _check_box_backward(grad_near, grad_far, lower, upper, w, rho, k, *wanted):
     check_ends(lower, upper, w)
     for name, a in (("grad_near", grad_near), ("grad_far", grad_far)):
         check_shape(name, a, (lower.shape[0], w.shape[0]))
-    _check_coefficients(rho, k)
+    check_coefficients(rho, k)
 
 
 box_sorted_dist_backward = define(

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import onnxruntime
+from torch import nn
 
 from ..files.load import load
 from ..files.text import shown
@@ -13,9 +14,9 @@ from ..reading.fold import check_sizes
 from ..running.compare import Comparison, compare
 from ..running.session import session
 from ..writing.metadata import file_sha256
-from .common import add_data, add_run, data_of, model_of
+from .common import add_data, add_model, add_run, data_of, given_model, model_of, refusals
 
-SUMMARY = "compare an ONNX file with its checkpoint on test images"
+SUMMARY = "compare an ONNX file with its net in PyTorch on test images"
 DESCRIPTION = "Runs test images through onnxruntime and through PyTorch, and compares the results."
 EPILOG = """\
 examples:
@@ -23,6 +24,7 @@ examples:
   linf-export check net.onnx --data ~/data      with that data set, read from ~/data
   linf-export check net.onnx --data mnist --data-dir ~/data --limit 1000
   linf-export check net.onnx --data my.npz      with your own data, on which the net was trained
+  linf-export check net.onnx --model net.py:net --weights net.pt --data my.npz     with the net of your own
 
 exit status: 0 if everything agrees; 1 if logits, predictions or radii do not agree; 2 if nothing was compared.
 """
@@ -34,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="CHECKPOINT", help="the checkpoint, if it is not where FILE says"
     )
+    add_model(parser)
     add_run(parser)
 
 
@@ -41,17 +44,27 @@ def run(args: argparse.Namespace) -> int:
     check_sizes(load(args.onnx))  # before a runtime computes constants
     onnx_session = session(args.onnx, args.device)
     props = onnx_session.get_modelmeta().custom_metadata_map
-    model, _ = model_of(_checkpoint_of(args.onnx, props, args.checkpoint))
+    model = _model(args, props)
     data = data_of(args, args.onnx, props, others=True)
     images = data.x_test[: args.limit]
     provider = onnx_session.get_providers()[0]
     where = f"onnxruntime {onnxruntime.__version__}, {provider}"
     print(f"{args.onnx} ({where}) on {len(images)} test {data.things} of {shown(data.name)}")
-    result = compare(onnx_session, model, images)
+    with refusals():
+        result = compare(onnx_session, model, images)
     print(_report(result))
     for failure in result.failures:
         print(f"linf-export: FAILED: {failure}", file=sys.stderr)
     return 1 if result.failures else 0
+
+
+def _model(args: argparse.Namespace, props: dict[str, str]) -> nn.Module:
+    """The net in PyTorch with which the file is compared."""
+    if args.model is not None:
+        return given_model(args)
+    if "graph" in props and args.checkpoint is None:
+        raise ValueError(f"{args.onnx} was made from a net that no checkpoint holds: give --model and --weights")
+    return model_of(_checkpoint_of(args.onnx, props, args.checkpoint))[0]
 
 
 def _checkpoint_of(path: Path, props: dict[str, str], override: Path | None) -> Path:

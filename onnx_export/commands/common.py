@@ -1,16 +1,23 @@
 """Arguments that several commands have, and the nets and the data sets that they name."""
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+from torch import nn
 
 from linf_plugin import checkpoint, plain
 from linf_plugin.datasets import SOURCES, Dataset, as_named, check_test_data, load_dataset, own_name
+from linf_plugin.model_file import load_model
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import values
+from linf_plugin.weights import fill, read_weights
 
 from ..files.text import shown
-from ..running.session import DEVICES
+from ..running.arithmetic import LessThanFloat32
+from ..running.session import DEVICES, DeviceError
 
 
 def positive(text: str) -> int:
@@ -26,6 +33,53 @@ def epsilon(text: str) -> float:
         return plain.fraction(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """The shape of a sample on the command line, as 3,32,32."""
+    parts = text.split(",")
+    if not all(part.isascii() and part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
+        raise argparse.ArgumentTypeError(f"must be positive whole numbers such as 3,32,32, got {text!r}")
+    return tuple(map(int, parts))
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments ``model`` and ``weights``."""
+    parser.add_argument(
+        "--model",
+        metavar="FILE.py:FUNCTION",
+        help="a net of your own: FILE.py is run, it is your own code, and FUNCTION returns a torch.nn.Module",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="for --model: a state dict, of torch.save or .safetensors; nothing in it is run",
+    )
+
+
+def given_model(args: argparse.Namespace) -> nn.Module:
+    """The net that ``--model`` builds, with the weights of ``--weights``, in evaluation mode.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: as ``load_model``, ``read_weights`` and ``fill``.
+    """
+    weights = None if args.weights is None else read_weights(args.weights)  # before any code is run
+    model = load_model(args.model)
+    if weights is not None:
+        fill(model, weights, args.weights)
+    return model
+
+
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Makes errors of the user of what the checks of a net of the user refuse."""
+    try:
+        yield
+    except (DeviceError, LessThanFloat32):
+        raise
+    except RuntimeError as error:
+        raise ValueError(str(error)) from error
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -4,21 +4,31 @@ import argparse
 import math
 import sys
 from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
 
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.models.net import Net
 
 from ..export import export, record
+from ..files.load import load
+from ..files.seal import props_of
 from ..files.text import shown
 from ..running.accuracy import measure
+from ..running.compare import compare
+from ..running.session import session
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
 from ..writing.settings import CERTIFICATE_CHOICES, FLAVOURS
-from .common import add_data, data_of, epsilon, model_of
+from .common import add_data, add_model, data_of, epsilon, given_model, model_of, refusals, shape
 
-SUMMARY = "write a checkpoint as an ONNX file"
-DESCRIPTION = "Writes the net in a checkpoint as one ONNX file with logits, predictions and certified radii."
+SUMMARY = "write a net as an ONNX file"
+DESCRIPTION = """\
+Writes the net in a checkpoint, or a net of your own, as one ONNX file with logits, predictions and certificates."""
 EPILOG = """\
 flavours:
 {flavours}
@@ -28,19 +38,39 @@ If the data set is available (it needs no folder, or --data-dir names the folder
 your own data), the file is run on the test set.
 Its accuracies go into its metadata, and `linf-export verify` compares them.
 
+A net of your own is any PyTorch module whose operators have rules: convolutions, batch normalisation, pools, residual
+connections and so on (docs/math.md lists them). Its program is read by torch.export. The file has a radius if a
+Lipschitz bound is known, and with --epsilon an interval bound: lower and upper ends of each logit, and certified.
+The certificates are about the float32 program of the file. Its logits are compared with PyTorch's on some samples.
+
 examples:
   linf-export model results/digits/linf-dist.pt -o net.onnx
   linf-export model results/mnist-small/linf-dist-mlp.pt -o head.onnx --data-dir ~/data --epsilon 0.3
   linf-export model results/mine/ibp.pt -o mine.onnx --data my.npz
   linf-export model results/digits/linf-dist.pt -o relu.onnx --flavour relu
+  linf-export model --model net.py:net --weights net.pt --input-shape 3,32,32 --epsilon 2/255 -o net.onnx
 """.format(
     flavours="".join(f"  {name:<10} {flavour.text}\n" for name, flavour in FLAVOURS.items()),
     certificates="".join(f"  {name:<10} {text}\n" for name, text in CERTIFICATE_CHOICES.items()),
 )
 
 
+COMPARED = (
+    16  # samples on which a file is compared with a net of the user: so many random ones, and so many of the data
+)
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
+    parser.add_argument(
+        "checkpoint", type=Path, nargs="?", metavar="CHECKPOINT", help="file that training wrote; or give --model"
+    )
+    add_model(parser)
+    parser.add_argument(
+        "--input-shape",
+        type=shape,
+        metavar="C,H,W",
+        help="for --model: the shape of a sample (default: that of --data)",
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
     parser.add_argument("--certificate", choices=CERTIFICATE_CHOICES, default="auto", help="default: auto")
@@ -59,33 +89,96 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     check_absent(args.output, args.force)
-    model, metadata = model_of(args.checkpoint)
-    data, accuracy = _data(args, metadata), None  # before a file is written, so an error leaves no file
-    if data is not None and tuple(data.x_test.shape[1:]) != model.input_shape:
-        shape = tuple(data.x_test.shape[1:])
-        raise ValueError(f"{args.checkpoint} takes {data.things} of shape {model.input_shape}, {data.name} has {shape}")
-    export(
-        model,
-        args.output,
-        metadata,
-        args.checkpoint,
-        flavour=args.flavour,
-        certificate=args.certificate,
-        epsilon=args.epsilon,
-        pixels=args.pixels,
-        force=args.force,
-    )
+    source = _source(args)
+    data, accuracy = _data(args, source), None  # before a file is written, so an error leaves no file
+    metadata, input_shape = source.metadata, source.input_shape or (data and tuple(data.x_test.shape[1:]))
+    if data is not None and input_shape is not None and tuple(data.x_test.shape[1:]) != input_shape:
+        found = tuple(data.x_test.shape[1:])
+        raise ValueError(f"{source.name} takes {data.things} of shape {input_shape}, {data.name} has {found}")
+    if data is not None and args.model is not None:
+        metadata = metadata | data.identity
+    with refusals():
+        export(
+            source.model,
+            args.output,
+            metadata,
+            source.file,
+            input_shape=input_shape,
+            flavour=args.flavour,
+            certificate=args.certificate,
+            epsilon=args.epsilon,
+            pixels=args.pixels,
+            force=args.force,
+        )
+    if args.model is not None and not _computes(args.output, source.model, input_shape, data):
+        print(
+            f"linf-export: FAILED: onnxruntime computes other logits from {args.output} than PyTorch from the model",
+            file=sys.stderr,
+        )
+        return 1
     if data is not None:
         eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon
         accuracy = measure(args.output, data.x_test, data.y_test, eps)
         record(args.output, accuracy)
-    print(f"{args.output}: {args.output.stat().st_size:,} bytes, Lipschitz bound {lipschitz_bound(model, math.inf):g}")
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes, {_certificates(source.model, args.output)}")
     if accuracy is not None:
         print(_sentence(accuracy, data.things))
     return 0
 
 
-def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
+def _computes(path: Path, model: nn.Module, input_shape: tuple[int, ...], data: Dataset | None) -> bool:
+    """Whether the logits of a file are those of a net of the user, up to rounding, on some samples."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [torch.rand(COMPARED, *input_shape, generator=generator)]
+    if data is not None:
+        samples.append(data.x_test[:COMPARED])
+    return compare(session(path, "cpu"), model, torch.cat(samples)).right
+
+
+class _Source(NamedTuple):
+    """A net, and where it comes from.
+
+    Attributes:
+        model: the net.
+        name: what messages call it.
+        metadata: what training wrote beside it.
+        file: the checkpoint, or the weights of a net of the user; None if there are none.
+        input_shape: of a sample; None if it is not known.
+    """
+
+    model: nn.Module
+    name: str | Path
+    metadata: dict
+    file: Path | None
+    input_shape: tuple[int, ...] | None
+
+
+def _source(args: argparse.Namespace) -> _Source:
+    """The net that the arguments name.  Raises ValueError if they name none, or two."""
+    if (args.model is None) == (args.checkpoint is None):
+        raise ValueError("give either a CHECKPOINT or --model FILE.py:FUNCTION")
+    if args.model is not None:
+        if args.input_shape is None and args.data is None:
+            raise ValueError("--model does not tell the shape of a sample: give --input-shape, such as 3,32,32")
+        return _Source(given_model(args), args.model, {}, args.weights, args.input_shape)
+    if args.weights is not None or args.input_shape is not None:
+        raise ValueError("--weights and --input-shape are for --model: a CHECKPOINT has its own")
+    model, metadata = model_of(args.checkpoint)
+    return _Source(model, args.checkpoint, metadata, args.checkpoint, model.input_shape)
+
+
+def _certificates(model: nn.Module, path: Path) -> str:
+    """What is proved of a net, in words; of a net of the user, what the file says."""
+    if isinstance(model, Net):
+        return f"Lipschitz bound {lipschitz_bound(model, math.inf):g}"
+    props = props_of(load(path))
+    found = [f"Lipschitz bound {float(props['lipschitz']):g}"] if "lipschitz" in props else []
+    if props.get("certificate", "").endswith("interval"):
+        found.append(f"interval bound for ε = {float(props['epsilon']):g}")
+    return ", ".join(found) or "no certificate"
+
+
+def _data(args: argparse.Namespace, source: _Source) -> Dataset | None:
     """The data on which the file is measured.
 
     None where the file is for verifiers, or the data set is not known, not available, or not that of the checkpoint.
@@ -93,11 +186,11 @@ def _data(args: argparse.Namespace, metadata: dict) -> Dataset | None:
     if FLAVOURS[args.flavour].for_verifiers:
         return None
     if args.data is None and args.data_dir is None:
-        name = metadata.get("dataset")
+        name = source.metadata.get("dataset")
         if name not in SOURCES or SOURCES[name].files:
             return None
     try:
-        return data_of(args, args.checkpoint, metadata)
+        return data_of(args, source.name, source.metadata)
     except OtherData as error:
         print(f"linf-export: the file gets no accuracies: {shown(error.what)}", file=sys.stderr)
         return None

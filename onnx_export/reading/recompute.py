@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 from google.protobuf.message import Message
@@ -17,6 +17,8 @@ from ..writing import record
 from ..writing.compose import check_net, compose
 from ..writing.metadata import CLAIMED_CERTIFICATES, MEASURED, claimed, is_told, versions
 from ..writing.settings import FLAVOURS, Settings
+from ..writing.traced import read as traced_reading
+from ..writing.traced.compose import Traced, check
 from .net import to_net
 
 VERIFIER_OPERATORS = {"Add", "Conv", "Gemm", "MaxPool", "Relu", "Reshape", "Tanh", "Transpose"}
@@ -48,41 +50,54 @@ def settings_of(model: ModelProto) -> Settings:
     return Settings(flavour, pixels, certified, interval, epsilon)
 
 
-def net_of(model: ModelProto) -> Net:
+def net_of(model: ModelProto) -> Net | Traced:
     """The net that a file with its weights describes.  ``contradictions`` says whether the file computes it.
 
     Raises:
         ValueError: the file describes no net, or one that cannot be.
     """
     props = props_of(model)
-    if "net" not in props:
-        raise ValueError("it does not describe its net")
-    wanted = {t.name: t for t in model.graph.initializer if t.name.rpartition(".")[2] in record.TENSORS}
+    if "net" in props:
+        return record.read(props["net"], _constants(model, record.TENSORS))
+    if "graph" in props:
+        return Traced(*traced_reading.read(props["graph"], _constants(model, traced_reading.TENSORS)))
+    raise ValueError("it does not describe its net")
+
+
+def _constants(model: ModelProto, names: Collection[str]) -> dict[str, np.ndarray]:
+    """The constants of a net, which stand in the file as PLACE.NAME with one of these names."""
     arrays = {}
-    for name, tensor in wanted.items():
-        size = math.prod(tensor.dims)
-        if tensor.data_type != TensorProto.FLOAT or min(tensor.dims, default=0) < 0 or len(tensor.raw_data) != 4 * size:
-            raise ValueError(f"{name} is not stored as float32 numbers")
-        arrays[name] = np.frombuffer(tensor.raw_data, "<f4").reshape(tensor.dims)
-    return record.read(props["net"], arrays)
+    for tensor in model.graph.initializer:
+        name = tensor.name.rpartition(".")[2]
+        if name not in names:
+            continue
+        kind, bits, numbers = INDICES if name == "index" else REALS
+        size = math.prod(tensor.dims) * np.dtype(bits).itemsize
+        if tensor.data_type != kind or min(tensor.dims, default=0) < 0 or len(tensor.raw_data) != size:
+            raise ValueError(f"{tensor.name} is not stored as {numbers} numbers")
+        arrays[tensor.name] = np.frombuffer(tensor.raw_data, bits).reshape(tensor.dims)
+    return arrays
+
+
+INDICES, REALS = (TensorProto.INT64, "<i8", "int64"), (TensorProto.FLOAT, "<f4", "float32")  # how they are stored
 
 
 def read_back(model: ModelProto) -> Net:
-    """The net that a file with its weights computes.
+    """The net that a file with its weights computes, as layers.
 
     If ``export`` wrote the file and nothing in it was changed, it is the net that the file describes.  Otherwise it is
     read from the graph by ``net.to_net``, and the errors are those of that function.
     """
     props = props_of(model)
     if props.get("file_format") == FORMAT and "net" in props and not contradictions(model):
-        return net_of(model)
+        return record.read(props["net"], _constants(model, record.TENSORS))
     return to_net(model)
 
 
 Composed = tuple[ModelProto, dict[str, str]]
 
 
-def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Composed] = compose) -> list[str]:
+def contradictions(model: ModelProto, compose: Callable[[Net | Traced, Settings], Composed] = compose) -> list[str]:
     """Everything in a file with its weights that is not as ``export`` writes it, in words; empty where nothing is.
 
     First the digest is compared.  Then the net is read, and the graph, its constants and bodies, and the metadata that
@@ -104,7 +119,7 @@ def contradictions(model: ModelProto, compose: Callable[[Net, Settings], Compose
         if FLAVOURS[settings.flavour].for_verifiers:
             return _of_a_verifier(model, settings, props)
         net = net_of(model)
-        check_net(net)
+        check(net) if isinstance(net, Traced) else check_net(net)
         expected, metadata = compose(net, settings)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         return [f"it cannot be written anew: {error}"]

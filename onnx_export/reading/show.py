@@ -18,6 +18,8 @@ OUTPUT_MEANINGS = {
     "prediction": "the class of the largest logit",
     "certified_radius": "no smaller change of x changes the prediction",
     "certified": "no change of x within ε changes the prediction",
+    "lower": "no change of x within ε gives a smaller logit",
+    "upper": "no change of x within ε gives a larger logit",
 }
 
 
@@ -75,14 +77,26 @@ def _layers(text: str) -> str:
         return "(not readable)"
 
 
+def _operations(text: str) -> str:
+    """The names of the operations in a description of a traced net."""
+    try:
+        names = [name for name, *_ in plain.loads(text)["operations"]]
+        return ", ".join(names) + " (traced; the certificates are about the operations of this file)"
+    except (KeyError, TypeError, ValueError):
+        return "(not readable)"
+
+
+DESCRIPTIONS = {"net": _layers, "graph": _operations}  # key of a description → a line about it
+
+
 def _metadata(model: ModelProto) -> list[str]:
     props = props_of(model)
     ours, lines = props.get("file_format") == FORMAT, []
     for key, value in props.items():
         if key == "versions":
             value = _versions(value)
-        elif key == "net" and ours:
-            value = _layers(value)
+        elif key in DESCRIPTIONS and ours:
+            value = DESCRIPTIONS[key](value)
         elif key == DIGEST:
             value += " (as written)" if broken_seal(model) is None else " (CHANGED since it was written)"
         lines.append(f"{_name(key):<28} {value}")

@@ -47,9 +47,11 @@ def accuracy_of(outputs: dict[str, np.ndarray], labels: Tensor, epsilon: float |
         levels: how many units of the radii the pixel range has.
     """
     right = outputs["logits"].argmax(1) == labels.numpy()
-    if epsilon is None or "certified_radius" not in outputs:
+    if epsilon is None or ("certified_radius" not in outputs and "certified" not in outputs):
         return Accuracy(len(right), int(right.sum()))
-    found = outputs["certified_radius"].astype(np.float64) > epsilon * levels
+    found = np.zeros(len(right), bool)
+    if "certified_radius" in outputs:
+        found |= outputs["certified_radius"].astype(np.float64) > epsilon * levels
     if "certified" in outputs:
         found |= outputs["certified"]
     by = "interval" if "certified" in outputs else "lipschitz"

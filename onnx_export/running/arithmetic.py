@@ -25,6 +25,7 @@ from linf_plugin.float32.products import (
     convolution_error,
     first_wrong,
     linear_error,
+    transposed_error,
 )
 
 from ..files.seal import CLAIMED_OUTPUTS
@@ -114,25 +115,66 @@ def _matmul(
     }
 
 
-def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int]) -> dict[str, Callable]:
-    given = {"auto_pad": b"NOTSET", "group": 1, "strides": [1, 1], "dilations": [1, 1], "pads": [0] * 4}
+def _windows(node: onnx.NodeProto, w: Sequence[int]) -> tuple[PaddedWindows, dict]:
+    """Where the windows of a convolution lie, with one row of pixels if it has one dimension; and its attributes."""
+    dims = len(w) - 2
+    given = {"auto_pad": b"NOTSET", "group": 1, "strides": [1] * dims, "dilations": [1] * dims, "pads": [0] * 2 * dims}
     given |= _attributes(node)
-    if given["auto_pad"] != b"NOTSET" or len(w) != 4:
+    if given["auto_pad"] != b"NOTSET" or dims not in (1, 2):
         raise LessThanFloat32(
-            f"Conv {node.name!r} has auto_pad or is not of images, and no certificate is written with such a node"
+            f"{node.op_type} {node.name!r} has auto_pad or {dims} dimensions, and no certificate is written with such "
+            "a node"
         )
-    top, left, bottom, right = given["pads"]
-    geometry = PaddedWindows(given["strides"], given["dilations"], given["group"], (left, right, top, bottom))
-    like, shape = torch.empty(*w), tuple(x[1:])
+    begins, ends = ([0] * (2 - dims) + given["pads"][i : i + dims] for i in (0, dims))
+    stride, dilation = ([1] * (2 - dims) + given[name] for name in ("strides", "dilations"))
+    pads = begins[1], ends[1], begins[0], ends[0]
+    return PaddedWindows(stride, dilation, given["group"], pads), given
+
+
+def _as_image(shape: Sequence[int]) -> tuple[int, ...]:
+    """The shape of an image, with one row of pixels if there is one dimension."""
+    return tuple(shape) if len(shape) == 3 else (shape[0], 1, *shape[1:])
+
+
+def _convolved(trial: _Trial, dims: int, outputs: int) -> Callable[[Tensor, Tensor], Tensor]:
+    def convolve(x: Tensor, w: Tensor) -> Tensor:
+        return trial(x, w, outputs) if dims == 2 else trial(x.squeeze(2), w.squeeze(2), outputs).unsqueeze(2)
+
+    return convolve
+
+
+def _conv(node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int]) -> dict[str, Callable]:
+    geometry, _ = _windows(node, w)
+    like, shape = torch.empty(w[0], *_as_image(w[1:])), _as_image(x[1:])
+    convolve = _convolved(trial, len(w) - 2, w[0])
     return {
-        f"{n} inputs of shape {shape}": functools.partial(
-            convolution_error, lambda x, w: trial(x, w, len(w)), geometry, (n, *shape), like
+        f"{n} inputs of shape {tuple(x[1:])}": functools.partial(
+            convolution_error, convolve, geometry, (n, *shape), like
         )
         for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES)
     }
 
 
-PRODUCT_TRIALS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv}
+def _conv_transpose(
+    node: onnx.NodeProto, trial: _Trial, x: Sequence[int | None], w: Sequence[int]
+) -> dict[str, Callable]:
+    geometry, given = _windows(node, w)
+    if "output_shape" in given or geometry.pads[0] != geometry.pads[1] or geometry.pads[2] != geometry.pads[3]:
+        raise LessThanFloat32(
+            f"ConvTranspose {node.name!r} has an output_shape or uneven pads, and no certificate is written with such "
+            "a node"
+        )
+    like, shape = torch.empty(w[0], *_as_image(w[1:])), _as_image(x[1:])
+    convolve = _convolved(trial, len(w) - 2, w[1] * geometry.groups)
+    return {
+        f"{n} inputs of shape {tuple(x[1:])}": functools.partial(
+            transposed_error, convolve, geometry, (n, *shape), like
+        )
+        for n in batches(math.prod(shape[1:]) * like.numel(), IMAGES)
+    }
+
+
+PRODUCT_TRIALS = {"Gemm": _gemm, "MatMul": _matmul, "Conv": _conv, "ConvTranspose": _conv_transpose}
 
 
 def _shapes(graph: onnx.GraphProto) -> dict[str, tuple[int | None, ...]]:
@@ -165,7 +207,7 @@ def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
 
 def unfit_for_cuda(model: onnx.ModelProto) -> str | None:
     """The reason why a GPU must not compute a model, or None."""
-    if any(node.op_type == "Conv" for node in _products(model)):
+    if any(node.op_type in ("Conv", "ConvTranspose") for node in _products(model)):
         return (
             "it has certificates and convolutions, which cuDNN may compute by transforms that no bound of the rounding "
             "error covers"

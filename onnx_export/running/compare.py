@@ -1,4 +1,4 @@
-"""Compares an exported file with its checkpoint on test images."""
+"""Compares an exported file with its net in PyTorch on test images."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin.certificates.margin import certified_radius
+from linf_plugin.float32.reach import check_program, reach
+from linf_plugin.graphs.capture import capture
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 
+from ..writing.traced.folding import folded
+from ..writing.traced.shapes import shapes_of
 from .accuracy import BATCH, levels_of, run_all
 
 # The error of a logit that is allowed, relative to the largest logit (at least 1).  A linear layer adds many products,
@@ -23,13 +27,20 @@ LINEAR_TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Comparison:
-    """The results of onnxruntime and of PyTorch on the same N images."""
+    """The results of onnxruntime and of PyTorch on the same N images.
 
-    logits: np.ndarray  # (N, classes), by onnxruntime
-    radii: np.ndarray | None  # (N,), by onnxruntime; None where the file has no radii
-    torch_logits: np.ndarray  # (N, classes)
-    lipschitz: float  # in logits per unit of the input of the file
-    tolerance: float
+    Attributes:
+        logits, torch_logits: (N, classes), by onnxruntime and by PyTorch.
+        radii: (N,), by onnxruntime; None where the file has no radii.
+        lipschitz: in logits per unit of the input of the file; None where the file has no radii.
+        allowed: by how much two logits may differ, (N, classes) or one number.
+    """
+
+    logits: np.ndarray
+    radii: np.ndarray | None
+    torch_logits: np.ndarray
+    lipschitz: float | None
+    allowed: np.ndarray | float
 
     @property
     def bit_equal(self) -> bool:
@@ -42,7 +53,12 @@ class Comparison:
 
     @property
     def allowed_error(self) -> float:
-        return self.tolerance * max(1.0, float(np.abs(self.torch_logits).max()))
+        return float(np.max(self.allowed))
+
+    @property
+    def right(self) -> bool:
+        """Whether every logit differs by at most what is allowed."""
+        return bool((np.abs(self.logits - self.torch_logits) <= self.allowed).all())
 
     @property
     def differing_predictions(self) -> int:
@@ -62,7 +78,7 @@ class Comparison:
     def failures(self) -> list[str]:
         """Everything that is wrong, in words; empty where nothing is."""
         found = []
-        if not self.logit_error <= self.allowed_error:
+        if not self.right:
             found.append(f"logits differ by {self.logit_error:.3g}, more than {self.allowed_error:.3g}")
         if self.differing_predictions:
             found.append(f"{self.differing_predictions} predictions differ")
@@ -75,16 +91,17 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -> Comparison:
+def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Tensor) -> Comparison:
     """Runs images through both, in batches, with a progress bar on a terminal.
 
     Args:
         session: of the file.
-        model: the net of the checkpoint.
+        model: the net of the checkpoint, or the module from which the file was made.
         images: (N ≥ 1, C, H, W) float32 in [0, 1].
 
     Raises:
         ValueError: ``export`` did not write the file, the images do not fit it, or onnxruntime cannot run it.
+        TypeError, RuntimeError: as ``check_program``, for a module that is no ``Net``.
     """
     outputs = [output.name for output in session.get_outputs()]
     if "logits" not in outputs:
@@ -93,12 +110,30 @@ def compare(session: onnxruntime.InferenceSession, model: Net, images: Tensor) -
     if levels > 1:  # as the file divides bytes
         images = (images * levels).round() / levels
     found = run_all(session, images)
-    if tuple(images.shape[1:]) != model.input_shape:
+    if isinstance(model, Net) and tuple(images.shape[1:]) != model.input_shape:
         raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
-    logits = torch.cat([model(x) for x in images.split(BATCH)]).numpy()
+    if isinstance(model, Net):
+        program, in_file, of = model, model, "the checkpoint"
+    else:
+        program, of = check_program(model, images[:1]) or capture(model, images[:1]), "the model"
+        in_file = folded(program, shapes_of(program, tuple(images.shape[1:])))
+    logits = torch.cat([model(x) for x in images.split(BATCH)])
     radii = found.get("certified_radius")
     if found["logits"].shape != logits.shape or (radii is not None and radii.shape != logits.shape[:1]):
-        raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, the checkpoint {logits.shape}")
-    sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in model)
+        raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, {of} {tuple(logits.shape)}")
+    lipschitz = None if radii is None else lipschitz_bound(in_file, math.inf) / levels
+    return Comparison(found["logits"], radii, logits.numpy(), lipschitz, _allowed(program, images, logits).numpy())
+
+
+def _allowed(program: nn.Module, images: Tensor, logits: Tensor) -> Tensor:
+    """By how much logits may differ, (N, classes).
+
+    Logits of a ``Net`` may differ by a part of the largest one.  Each logit of a traced net is off by at most the error
+    bound of its operations, in both runtimes.
+    """
+    if not isinstance(program, Net):
+        errors = [reach(program, x, x).error for x in images.double().split(BATCH)]
+        return 2 * torch.cat(errors)
+    sums = any(isinstance(layer, (nn.Linear, nn.Conv2d, SortDistLinear)) for layer in program)
     tolerance = LINEAR_TOLERANCE if sums else TOLERANCE
-    return Comparison(found["logits"], radii, logits, lipschitz_bound(model, math.inf) / levels, tolerance)
+    return torch.full_like(logits, tolerance * max(1.0, float(logits.abs().max())), dtype=torch.float64)

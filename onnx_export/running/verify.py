@@ -1,18 +1,23 @@
 """Recomputes what an ONNX file certifies, from the file and the images only, and compares it with its claims."""
 
+import copy
 import os
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
+from linf_plugin.float32.reach import reach
+
 from ..files.load import content_of, parsed, stored_otherwise
 from ..files.seal import props_of
-from ..reading.recompute import contradictions, settings_of
+from ..reading.recompute import contradictions, net_of, settings_of
 from ..writing.metadata import MEASURED, Accuracy, accuracy_properties
 from ..writing.settings import FLAVOURS
-from .accuracy import accuracy_of, levels_of, run_all
+from ..writing.traced.compose import Traced
+from .accuracy import BATCH, accuracy_of, levels_of, run_all
 from .session import session_of
 
 
@@ -43,20 +48,21 @@ def _say(model: ModelProto, found: Verification) -> None:
     """Adds to ``found.checks`` what ``contradictions`` has compared."""
     settings, constants = settings_of(model), constants_of(model)
     found.checks.append("the content is as it was written")
-    if FLAVOURS[settings.flavour].for_verifiers or not settings.certified:
+    if FLAVOURS[settings.flavour].for_verifiers or not (settings.certified or settings.interval):
         found.checks.append("it has no certificate and claims none")
         return
     found.checks.append("graph, bodies and metadata are those that are written for this net")
-    found.checks.append(
-        f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
-        "the weights"
-    )
+    if settings.certified:
+        found.checks.append(
+            f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
+            "the weights"
+        )
     if settings.interval:
         found.checks.append(f"the interval bound is that of the weights, for ε = {settings.epsilon:g}")
 
 
 def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Verification) -> None:
-    """Checks the radii by the logits of the file."""
+    """Checks the radii and the ends of intervals by the logits of the file."""
     logits, graph = outputs["logits"].astype(np.float64), constants_of(model)
     if not np.isfinite(logits).all():
         found.failures.append("logits are not finite")
@@ -70,6 +76,33 @@ def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Ver
             found.failures.append(f"{above} radii are above what the logits certify")
         else:
             found.checks.append("no radius is above what its logits certify")
+    if "lower" in outputs:
+        inside = (outputs["lower"] <= logits) & (logits <= outputs["upper"])
+        if not inside.all():
+            found.failures.append(f"{int((~inside).sum())} logits are not between their bounds")
+        else:
+            found.checks.append("every logit is between its bounds")
+
+
+@torch.no_grad()
+def _check_logits(outputs: dict[str, np.ndarray], net: Traced, images: Tensor, found: Verification) -> None:
+    """Checks that the logits of a traced net are those of its operations, up to their rounding.
+
+    A runtime may make other nodes of the nodes in the file.  If these compute another function, no certificate holds.
+
+    Args:
+        images: as the file takes them after their division, where it takes bytes.
+    """
+    exact, wrong = copy.deepcopy(net.graph).double(), 0
+    logits = torch.from_numpy(outputs["logits"]).double()
+    for x, y in zip(images.double().split(BATCH), logits.split(BATCH)):
+        wrong += int(((y - exact(x.clone())).abs() > reach(exact, x, x).error).sum())
+    if wrong:
+        found.failures.append(
+            f"{wrong} logits are not those of the net in the file: this onnxruntime computes another net"
+        )
+    else:
+        found.checks.append("every logit is that of the net in the file, up to rounding")
 
 
 def check_accuracies(props: dict[str, str], found: Verification) -> None:
@@ -137,5 +170,8 @@ def verify_content(
     found = Verification(accuracy_of(outputs, labels, settings.epsilon, levels_of(s)), settings.epsilon)
     _say(model, found)
     _check_outputs(outputs, model, found)
+    if isinstance(net := net_of(model) if "graph" in props else None, Traced):
+        levels = levels_of(s)
+        _check_logits(outputs, net, images if levels == 1 else (images * levels).round() / levels, found)
     check_accuracies(props, found)
     return found

@@ -49,7 +49,7 @@ def wants_interval(net: Net) -> bool:
     return any(isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU)) for layer in net)
 
 
-def check_certifiable(net: Net) -> None:
+def check_certifiable(net: nn.Module) -> None:
     """Checks that no distance of a net has a finite p.  Raises ValueError otherwise."""
     finite = [layer.p for layer in distance_layers(net) if not isinstance(layer, SortDistLinear) and layer.p < math.inf]
     if finite:
@@ -60,7 +60,9 @@ def check_certifiable(net: Net) -> None:
 
 
 @torch.no_grad()
-def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
+def radius_constants(
+    net: nn.Module, pixels: str = "float", input_shape: tuple[int, ...] | None = None
+) -> RadiusConstants:
     """The constants with which ``(margin − slack) / (2·lipschitz)`` is a radius of the float32 program, for the
     ``margin`` of its float32 logits.
 
@@ -69,12 +71,17 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
     ẑ(x′)_y − ẑ(x′)_j > ẑ(x)_y − ẑ(x)_j − 2L·r − 4δ.  So slack = 4δ is enough.  Bytes are divided by 255 first.  Each
     quotient is off by at most 2⁻²⁵, so 2L·2⁻²⁴ is added to the slack.
 
+    Args:
+        net: a ``Net``, or the graph of a traced net.
+        pixels: a key of ``PIXELS``.
+        input_shape: of a sample; by default that of the ``Net``.
+
     Raises:
         ValueError: an activation may overflow on [−1, 2]^d, or the net is not a float32 program in evaluation mode.
-        TypeError: a layer has no rounding rule.
+        TypeError: a layer has no rounding rule, or no Lipschitz bound.
     """
     exact = copy.deepcopy(net).double().cpu()
-    lower = torch.full((1, *net.input_shape), -1.0, dtype=torch.float64)
+    lower = torch.full((1, *(input_shape or net.input_shape)), -1.0, dtype=torch.float64)
     error = float(reach.reach(exact, lower, lower + 3).error.max())
     lipschitz = lipschitz_above(exact)
     if not error < math.inf:
@@ -82,10 +89,10 @@ def radius_constants(net: Net, pixels: str = "float") -> RadiusConstants:
     _, levels = PIXELS[pixels]
     slack = 4 * error * rules.OUTWARD + (2 * lipschitz * BYTE_ROUNDING if levels > 1 else 0)
     lipschitz = lipschitz / levels * rules.OUTWARD
-    return RadiusConstants(_up(lipschitz, LIPSCHITZ_BITS), _up(slack * rules.OUTWARD, BITS), float(levels))
+    return RadiusConstants(up(lipschitz, LIPSCHITZ_BITS), up(slack * rules.OUTWARD, BITS), float(levels))
 
 
-def _up(value: float, bits: int) -> float:
+def up(value: float, bits: int) -> float:
     """The least number that is not below value ≥ 0 and has at most this many bits.
 
     Another machine may add in another order, so its sum may differ by 1e-13 of itself.  After this rounding the
@@ -137,13 +144,13 @@ def widenings(net: Net) -> list[float]:
         by = times * float(y.error.max()) * rules.OUTWARD if not FACTS[type(layer)].ends_hold else 0.0
         if not by < math.inf or not y.upper.isfinite().all():
             raise ValueError("activations of model may overflow: no certificate holds")
-        by = _up(by, BITS)
-        found.append(_above(by))
+        by = up(by, BITS)
+        found.append(above(by))
         x = rules.Reach(y.lower - 2 * by, y.upper + 2 * by, torch.zeros_like(y.error))
     return found
 
 
-def _above(value: float) -> float:
+def above(value: float) -> float:
     """The least float32 number that is not below value ≥ 0."""
     rounded = torch.tensor(value, dtype=torch.float32)
     if rounded.item() < value:
@@ -171,7 +178,7 @@ class CertifiedNet(nn.Sequential):
         self.reach = None
         if epsilon is not None:
             check_certifiable(net)
-            self.reach = _above(epsilon + BOX_ROUNDING)
+            self.reach = above(epsilon + BOX_ROUNDING)
             self.widenings = widenings(net)
         self.eval()
 

@@ -2,27 +2,27 @@
 
 import math
 
-import numpy as np
 import onnx
 import torch
 from onnx import TensorProto
-from onnx.inliner import inline_local_functions
 from torch import nn
 
 from linf_plugin.float32.program import check_sequence
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
 
-from ..functions.domain import LINF
 from ..functions.library import attach
+from . import record
 from .builder import Graph, model_of
-from .certificate import PIXELS, CertifiedNet, check_certifiable, radius_constants
+from .certificate import CertifiedNet, check_certifiable, radius_constants
+from .faces import inlined, input_of, logits_of, pixels_of, radius_of
 from .graph import nodes_of_layer
 from .interval_graph import certified
 from .metadata import claimed
 from .plain import verifier_model
-from .record import describe
 from .settings import FLAVOURS, Settings
+from .traced import describe
+from .traced.compose import Traced, model_of_traced
 
 
 def check_net(model: Net) -> None:
@@ -37,7 +37,7 @@ def check_net(model: Net) -> None:
         if not a.isfinite().all():
             raise ValueError(f"{name} of model contains NaN or infinite values")
     check_sequence(model)
-    describe(model)
+    record.describe(model)
     lipschitz = lipschitz_bound(model, math.inf)
     if not 0 < lipschitz < math.inf:
         raise ValueError(f"the Lipschitz bound of model must be positive and finite, got {lipschitz}")
@@ -76,54 +76,37 @@ def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None
     certified_net, shapes, g = CertifiedNet(net, epsilon), _shapes(net, net.input_shape), Graph()
     if not shapes or len(shapes[-1]) != 1:
         raise ValueError(f"model must give logits (N, classes), gives {('N', *(shapes or [net.input_shape])[-1])}")
-    x = "x"
-    g.shapes[x] = net.input_shape
-    if pixels == "byte":
-        floats = g.same("Cast", x, to=TensorProto.FLOAT)
-        x = g.called(g.same("Div", floats, g.constant("levels", float(PIXELS[pixels][1]))), "pixels")
-    value = x
+    x = value = pixels_of(g, net.input_shape, pixels)
     for i, (layer, shape) in enumerate(zip(net, shapes)):
         value = nodes_of_layer(g, i, layer, value, shape)
-    logits = g.called(value, "logits")
-    g.called(g.node("ArgMax", logits, axis=1, keepdims=0), "prediction")
-    outputs = [(logits, TensorProto.FLOAT, shapes[-1]), ("prediction", TensorProto.INT64, ())]
+    outputs = logits_of(g, value, shapes[-1])
     if constants is not None:
-        names = ("lipschitz", "slack", "most")
-        numbers = [g.constant(name, np.array(getattr(constants, name), np.float64)) for name in names]
-        g.called(g.node("CertifiedRadius", x, logits, *numbers, domain=LINF.domain), "certified_radius")
-        outputs.append(("certified_radius", TensorProto.FLOAT, ()))
+        outputs.append(radius_of(g, x, constants))
     if epsilon is not None:
         outputs.append((certified(g, certified_net, x, shapes), TensorProto.BOOL, ()))
-    kind = TensorProto.UINT8 if pixels == "byte" else TensorProto.FLOAT
-    return model_of(g, [("x", kind, net.input_shape)], outputs)
+    return model_of(g, [input_of(net.input_shape, pixels)], outputs)
 
 
-def compose(net: Net, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
+def compose(net: Net | Traced, settings: Settings) -> tuple[onnx.ModelProto, dict[str, str]]:
     """The model without metadata, and the metadata that a certificate rests on.
 
     Args:
-        net: one that ``check_net`` accepts, after ``record.fold_means``.
+        net: one that ``check_net`` accepts, after ``record.fold_means``; or one that ``traced.compose.check`` accepts.
 
     Raises:
         ValueError: as ``export``.
     """
     s = settings
-    if FLAVOURS[s.flavour].for_verifiers:
+    if isinstance(net, Traced):
+        model, constants = model_of_traced(net, s)
+        about = {"graph": describe.written(net.graph, net.input_shape)}
+    elif FLAVOURS[s.flavour].for_verifiers:
         return verifier_model(net, s.flavour), claimed(s)
-    if s.certified:
-        check_certifiable(net)
-    constants = radius_constants(net, s.pixels) if s.certified else None
-    model = attach(graph_of(net, s.pixels, constants, s.epsilon if s.interval else None))
-    return (_inlined(model) if s.flavour == "inlined" else model), claimed(s, net, constants)
-
-
-def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its functions inlined.  The inliner does not see the weights: it takes at most 2 GiB."""
-    weights = list(model.graph.initializer)
-    model.graph.ClearField("initializer")
-    model = inline_local_functions(model)
-    model.graph.initializer.extend(weights)
-    standard = [o for o in model.opset_import if o.domain != LINF.domain]
-    model.ClearField("opset_import")
-    model.opset_import.extend(standard)
-    return model
+    else:
+        if s.certified or s.interval:
+            check_certifiable(net)
+        constants = radius_constants(net, s.pixels) if s.certified else None
+        model = graph_of(net, s.pixels, constants, s.epsilon if s.interval else None)
+        about = {"net": record.written(net)}
+    model = attach(model)
+    return (inlined(model) if s.flavour == "inlined" else model), claimed(s, about, constants)

@@ -72,10 +72,16 @@ def bias_of(g: Graph, i: int, layer: nn.Module) -> tuple[str, ...]:
     return () if layer.bias is None else (g.constant(f"{i}.bias", layer.bias),)
 
 
-def gemm(g: Graph, i: int, layer: nn.Linear, x: str, weight: str, bias: bool, shape) -> str:
-    """A linear layer with this weight.  bias: whether its bias is added."""
+def _bias(g: Graph, i: int, layer: nn.Module, bias: bool | str) -> tuple[str, ...]:
+    if isinstance(bias, str):
+        return (bias,)
+    return bias_of(g, i, layer) if bias else ()
+
+
+def gemm(g: Graph, i: int, layer: nn.Linear, x: str, weight: str, bias: bool | str, shape) -> str:
+    """A linear layer with this weight.  bias: whether its bias is added, or the name of another one."""
     (rows,) = g.rows(x)
-    inputs = (rows, weight, *(bias_of(g, i, layer) if bias else ()))
+    inputs = (rows, weight, *_bias(g, i, layer, bias))
     y = g.node("Gemm", *inputs, shape=(layer.out_features,), alpha=1.0, beta=1.0, transA=0, transB=1)
     return g.unrows(y, x)
 
@@ -84,22 +90,23 @@ def gemm(g: Graph, i: int, layer: nn.Linear, x: str, weight: str, bias: bool, sh
 NUMPY_PADDING = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 
-def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: bool, shape) -> str:
-    """A convolution with this weight.  bias: whether its bias is added."""
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    pads = [top, left, bottom, right]
+def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: bool | str, shape) -> str:
+    """A convolution of one or two dimensions with this weight.  bias: as for ``gemm``."""
+    around = layer._reversed_padding_repeated_twice
+    sides = list(zip(around[-2::-2], around[-1::-2]))  # of each dimension
+    pads = [n for end in zip(*sides) for n in end]
     if layer.padding_mode != "zeros":  # by Gather: Pad fails on an empty batch in one of these modes
-        for axis, around in ((2, (top, bottom)), (3, (left, right))):
+        for axis, beside in enumerate(sides, 2):
             sizes = g.shapes[x]
-            index = np.pad(np.arange(sizes[axis - 1]), around, NUMPY_PADDING[layer.padding_mode])
+            index = np.pad(np.arange(sizes[axis - 1]), beside, NUMPY_PADDING[layer.padding_mode])
             index = g.constant(f"{i}.padding {axis}", index.astype(np.int64))
-            wider = (*sizes[: axis - 1], sizes[axis - 1] + sum(around), *sizes[axis:])
-            x, pads = g.node("Gather", x, index, axis=axis, shape=wider), [0] * 4
+            wider = (*sizes[: axis - 1], sizes[axis - 1] + sum(beside), *sizes[axis:])
+            x, pads = g.node("Gather", x, index, axis=axis, shape=wider), [0] * len(pads)
     return g.node(
         "Conv",
         x,
         weight,
-        *(bias_of(g, i, layer) if bias else ()),
+        *_bias(g, i, layer, bias),
         shape=shape,
         group=layer.groups,
         kernel_shape=layer.kernel_size,

@@ -91,27 +91,64 @@ def certified(g: Graph, net: CertifiedNet, x: str, shapes: list[tuple[int, ...]]
             by = g.constant(f"{i}.widening", by)
             ends = g.same("Sub", ends[0], by), g.same("Add", ends[1], by)
     lower, upper = ends
-    first, second = g.constant("axis 1", [1]), g.constant("axis 2", [2])
-    label = g.node("Unsqueeze", "prediction", first)
-    i = len(layers) - 1
+    g.constant("axis 1", [1])
+    g.constant("axis 2", [2])  # written even where no node uses it, as in earlier files
+    label, i = predicted(g), len(layers) - 1
     if isinstance(last, nn.Linear):
         weight = g.constant(f"{i}.weight", last.weight)
-        rows = g.node("Sub", g.node("Unsqueeze", g.node("Gather", weight, "prediction", axis=0), first), weight)
-        parts = [
-            g.node("MatMul", g.node(op, rows, zero), g.node("Unsqueeze", end, second))
-            for op, end in (("Max", lower), ("Min", upper))
-        ]
-        least = g.node("Squeeze", g.node("Add", *parts), second)
-        for bias in bias_of(g, i, last):
-            own = g.node("Unsqueeze", g.node("Gather", bias, "prediction", axis=0), first)
-            least = g.node("Add", least, g.node("Sub", own, bias))
-        above = g.node("Greater", least, g.constant(f"{i}.widening", net.widenings[-1]))
+        above = g.node(
+            "Greater",
+            least_differences(g, weight, bias_of(g, i, last), ends),
+            g.constant(f"{i}.widening", net.widenings[-1]),
+        )
     else:
         above = g.node("Greater", g.node("GatherElements", lower, label, axis=1), upper)
-    (classes,) = shapes[-1]
+    return verdict(g, x, above, label, shapes[-1])
+
+
+def predicted(g: Graph) -> str:
+    """Adds the node of the predicted class as a column, (N, 1)."""
+    return g.node("Unsqueeze", "prediction", g.constant("axis 1", [1]))
+
+
+def least_differences(g: Graph, weight: str, bias: tuple[str, ...], ends: tuple[str, str]) -> str:
+    """Adds the nodes of the least logit_y − logit_j of a linear layer, for the predicted class y and every j.
+
+    Args:
+        weight, bias: of the layer.
+        ends: of its input, (N, features) each.
+
+    Returns:
+        The name of the value, (N, classes).
+    """
+    lower, upper = ends
+    first, second, zero = g.constant("axis 1", [1]), g.constant("axis 2", [2]), g.constant("zero", 0.0)
+    rows = g.node("Sub", g.node("Unsqueeze", g.node("Gather", weight, "prediction", axis=0), first), weight)
+    parts = [
+        g.node("MatMul", g.node(op, rows, zero), g.node("Unsqueeze", end, second))
+        for op, end in (("Max", lower), ("Min", upper))
+    ]
+    least = g.node("Squeeze", g.node("Add", *parts), second)
+    for b in bias:
+        own = g.node("Unsqueeze", g.node("Gather", b, "prediction", axis=0), first)
+        least = g.node("Add", least, g.node("Sub", own, b))
+    return least
+
+
+def verdict(g: Graph, x: str, above: str, label: str, shape: tuple[int, ...]) -> str:
+    """Adds the nodes of ``certified``: the predicted class is above all others, and every pixel is in range.
+
+    Args:
+        x: the pixels.
+        above: (N, classes) bool: whether the predicted logit stays above each logit; its own column does not count.
+        label: (N, 1), the predicted class.
+        shape: (classes,).
+    """
+    zero, one = g.constant("zero", 0.0), g.constant("one", 1.0)
+    (classes,) = shape
     others = g.node("Not", g.node("Equal", g.constant("classes", list(range(classes))), label))
     wrong = g.node("And", others, g.node("Not", above))
     outside = g.node("Not", g.node("And", g.node("GreaterOrEqual", x, zero), g.node("LessOrEqual", x, one)))
     wrong = g.node("Concat", wrong, g.node("Flatten", outside, axis=1), axis=1)
-    count = g.node("ReduceSum", g.node("Cast", wrong, to=TensorProto.FLOAT), first, keepdims=0)
+    count = g.node("ReduceSum", g.node("Cast", wrong, to=TensorProto.FLOAT), g.constant("axis 1", [1]), keepdims=0)
     return g.called(g.node("Equal", count, zero), "certified")

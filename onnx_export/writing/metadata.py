@@ -12,10 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import linf_plugin
-from linf_plugin.models.net import Net
 
 from ..files.seal import FORMAT
-from . import record
 from .certificate import PIXELS, RadiusConstants
 from .settings import Settings
 
@@ -28,8 +26,10 @@ MEASURED = ("test_images", "clean_accuracy", "certified_accuracy", "certified_ac
 CLAIMED_CERTIFICATES = {  # value of the key ``certificate`` → whether there are a radius and an interval bound
     None: (False, False),
     "lipschitz": (True, False),
+    "interval": (False, True),
     "lipschitz, interval": (True, True),
 }
+CERTIFICATE_NAMES = {there: name for name, there in CLAIMED_CERTIFICATES.items()}
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,22 @@ def versions() -> dict[str, str]:
     return found
 
 
-def claimed(settings: Settings, net: Net | None = None, constants: RadiusConstants | None = None) -> dict[str, str]:
+def claimed(
+    settings: Settings, about: dict[str, str] | None = None, constants: RadiusConstants | None = None
+) -> dict[str, str]:
     """The metadata that a certificate rests on.  ``verify`` computes them anew.
 
     Args:
         settings: those of the file.
-        net: the net; None where the file does not describe it.
+        about: the description of the net, under the key ``net`` or ``graph``; None where the file has none.
         constants: those of the certified radius; None where there is no radius.
     """
-    props = {"file_format": FORMAT, "norm": "linf", "flavour": settings.flavour}
-    if net is not None:
-        props["net"] = record.written(net)
+    props = {"file_format": FORMAT, "norm": "linf", "flavour": settings.flavour} | (about or {})
+    certificate = CERTIFICATE_NAMES[constants is not None, settings.interval and about is not None]
+    if certificate is not None:
+        props["certificate"] = certificate
     if constants is not None:
         props |= {
-            "certificate": "lipschitz, interval" if settings.interval else "lipschitz",
             "lipschitz": constants.lipschitz,
             "rounding_slack": constants.slack,
             "radius_unit": PIXELS[settings.pixels][0],

@@ -80,6 +80,7 @@ def _cases() -> dict[str, Case]:
         )
         found |= {
             f"dist-{p:g}": Case(lambda x, w, p=p: linf.dist(x, w, p), (x, w)),
+            f"dist_last-{p:g}": Case(lambda x, w, p=p: linf.dist_last(x, w, p), (x.view(1, 3, 5), w)),
             f"dist_backward-{p:g}": Case(lambda *a, p=p: linf.dist_backward(*a, p), (_like(y), x, w, y)),
             f"box_dist-{p:g}": Case(lambda *a, p=p: linf.box_dist(*a, p), (lower, upper, far_w)),
             f"box_dist_backward-{p:g}": Case(
@@ -113,6 +114,8 @@ def _cases() -> dict[str, Case]:
         ),
         "shift": Case(lambda x, o: linf.shift(x, o, -1.0, 1.7), (images, torch.randn(4).double())),
         "shift-one": Case(lambda x, o: linf.shift(x, o, 1.0, 1.7), (images, torch.randn(1).double())),
+        "shift_last": Case(lambda x, o: linf.shift_last(x, o, -1.0, 1.7), (images, torch.randn(4).double())),
+        "sorted_dist_last": Case(lambda x, w: linf.sorted_dist_last(x, w, *sort), (x.view(3, 1, 5), w)),
         "within": Case(lambda x, a: linf.within(x, a), (x, torch.rand_like(x))),
         "tanh": Case(lambda x: linf.tanh(x), (x,)),
     }

@@ -31,7 +31,7 @@ def _arguments() -> dict[str, tuple]:
     low, high = box(images)
     maps, places = linf.dist_conv2d_with_index(images, kernels, *conv)
     nears, fars = linf.box_conv2d(low, high, kernels, 3.0, *conv)
-    sizes = shape[1:], w_shape[1:]
+    sizes, points = (shape[1:], w_shape[1:]), torch.randn(2, 3, 5)
     return {
         "dist": (x, w, 3.0),
         "dist_with_index": (x, w),
@@ -59,6 +59,9 @@ def _arguments() -> dict[str, tuple]:
         "box_sorted_dist": (lower, upper, w, 0.5, 3),
         "box_sorted_dist_backward": (near, far, lower, upper, w, 0.5, 3, True, True, True),
         "shift": (images, torch.rand(4), -1.0, 2.0),
+        "dist_last": (points, w, 3.0),
+        "sorted_dist_last": (points, w, 0.5, 3),
+        "shift_last": (points, torch.rand(5), -1.0, 2.0),
         "within": (x, torch.rand_like(x)),
         "tanh": (x,),
     }

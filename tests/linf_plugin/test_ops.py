@@ -207,6 +207,36 @@ def test_shift_as_one_operator_ends_with_its_context():
     assert operators() == {"aten::view", "aten::add.Tensor"}
 
 
+@each_dtype
+@pytest.mark.parametrize("shape", [(4, 7), (2, 3, 7), (2, 1, 3, 7), (0, 3, 7), (3, 0, 7)], ids=str)
+def test_operators_over_the_last_dimension_are_those_of_its_rows(shape, dtype):
+    x, w, offset = torch.randn(shape, dtype=dtype), torch.randn(5, 7, dtype=dtype), torch.randn(7, dtype=dtype)
+    flat, wanted = x.reshape(-1, 7), (*shape[:-1], 5)
+    for p in (2.0, math.inf):
+        assert torch.equal(linf.dist_last(x, w, p), linf.dist(flat, w, p).view(wanted))
+        assert torch.equal(ops.dist_along(x, w, p), linf.dist_last(x, w, p))
+    assert torch.equal(linf.sorted_dist_last(x, w, 0.4, 3), linf.sorted_dist(flat, w, 0.4, 3).view(wanted))
+    assert torch.equal(ops.sorted_dist_along(x, w, 0.4, 3), linf.sorted_dist_last(x, w, 0.4, 3))
+    assert torch.equal(linf.shift_last(x, offset, -1.0, 2.0), (x - offset) * 2)
+    assert torch.equal(ops.shift_along(x, offset), x + offset)
+
+
+def test_layers_keep_the_dimensions_of_their_inputs_while_shift_is_one_operator():
+    x = torch.randn(2, 3, 7)
+    for layer, name in (
+        (linf_plugin.LinfDistLinear(7, 5), "linf::dist_last"),
+        (linf_plugin.SortDistLinear(7, 5, rho=0.5).eval(), "linf::sorted_dist_last"),
+    ):
+        with torch.no_grad():
+            wanted = layer(x)
+            with Calls() as outside:
+                layer(x)
+            with ops.shift_as_one_operator(), Calls() as inside:
+                found = layer(x)
+        assert torch.equal(found, wanted)
+        assert {name, "linf::shift_last"} <= inside.names and not {name, "linf::shift_last"} & outside.names
+
+
 # The promises of the specification, checked without it.
 
 

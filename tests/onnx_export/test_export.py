@@ -349,11 +349,12 @@ def _with_hook(net):
         (lambda net: net[3].train() and net, ValueError, "training mode"),
         (lambda net: net.double(), ValueError, "float32"),
         (_with_nan, ValueError, "2.weight of model contains NaN"),
-        (lambda net: nn.Sequential(*net), TypeError, "Net"),
+        (lambda net: nn.Sequential(*net), ValueError, "a Sequential and no linf_plugin.Net.* give input_shape"),
+        (lambda net: net.spec, TypeError, "torch.nn.Module, got dict"),
         (_with_gelu, TypeError, "layer 3 of model is a GELU, which cannot be exported"),
         (_with_hook, RuntimeError, "forward hooks"),
     ],
-    ids=["training", "partly-training", "float64", "nan", "no-net", "unknown-layer", "hook"],
+    ids=["training", "partly-training", "float64", "nan", "no-net", "no-module", "unknown-layer", "hook"],
 )
 def test_refused(small_net, tmp_path, change, error, match):
     with pytest.raises(error, match=match):

@@ -24,7 +24,7 @@ def test_no_forgery_verifies(tmp_path):
         seen.add(kind)
         return new
 
-    for name in forge.SPECS:
+    for name in forge.FILES:
         found = forge.tried(forge.file_of(name, tmp_path), chosen)
         assert found.wrong == []
         forged, why = forged + found.forged, why | found.let_through.keys()

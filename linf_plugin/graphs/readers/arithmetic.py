@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..operations import Add, Affine, Multiply, Scale, Shift
-from ..values import Builder, Unknown, Value
+from ..values import Builder, Size, Unknown, Value
 from .moves import Arguments
 
 TINY = 2.0**-100  # a smaller denominator may be rounded to zero, or its root may
@@ -15,6 +15,8 @@ TINY = 2.0**-100  # a smaller denominator may be rounded to zero, or its root ma
 
 def number(value: float | int) -> float:
     """Returns a number of the program as float32 arithmetic reads it."""
+    if isinstance(value, Size):
+        raise Unknown("it computes with the number of samples, so each sample depends on the others")
     return torch.tensor(float(value), dtype=torch.float32).item()
 
 
@@ -22,12 +24,12 @@ def constant(value, x: Value) -> Tensor:
     """Returns a constant as float64, in a shape that broadcasts to that of one sample of x."""
     if not isinstance(value, Tensor):
         return torch.tensor(number(value), dtype=torch.float64)
-    dims = len(x.of(1))
+    dims, value = len(x.of(1)), value.float().double()  # also whole numbers are read as float32
     if value.dim() < dims:
-        return value.double()
+        return value
     if value.dim() > dims or value.shape[0] != 1:
         raise Unknown(f"its constant has shape {tuple(value.shape)}, which does not treat all samples in the same way")
-    return value.double().squeeze(0) if x.rows is None else value.double()
+    return value.squeeze(0) if x.rows is None else value
 
 
 def matched(b: Builder, x: Value, shapes: list[Callable[[int], tuple[int, ...]]]) -> Value:
@@ -130,8 +132,10 @@ def _batch_norm(b: Builder, a: Arguments) -> Value:
     variance = channels(a["running_var"], 1) + number(a["eps"])
     if not bool((variance > TINY).all()):
         raise Unknown(f"a variance plus eps is {variance.min().item():g}, and float32 has no good root of it")
-    scale = channels(a["weight"], 1) / variance.sqrt()
-    return b.like(Affine(scale, channels(a["running_mean"], 0), channels(a["bias"], 0), 12), x)
+    weight, root = channels(a["weight"], 1), variance.sqrt()
+    module = Affine(weight / root, channels(a["running_mean"], 0), channels(a["bias"], 0), 12)
+    module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
+    return b.like(module, x)
 
 
 ARITHMETIC: dict[str, Callable] = {

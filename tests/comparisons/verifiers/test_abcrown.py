@@ -15,6 +15,7 @@ from comparisons.verifiers.points import float32_box
 from comparisons.verifiers.verify import verify
 from linf_plugin.norms import Ball
 
+# It reads its configuration, and writes results, as the December 2025 release does.
 STAND_IN = r"""
 import pathlib, re, shutil, sys, time
 
@@ -26,14 +27,22 @@ for key in ("onnx_path", "vnnlib_path"):
     shutil.copy(value(key), here)
 (here / "config.yaml").write_text(config)
 upper = re.findall(r"<= (X_\d+) (\S+?)\)\)", (here / "property.vnnlib").read_text())
-point = "(" + "\n".join(f"({x}  {v})" for x, v in upper) + "\n(Y_0 -0.5)\n(Y_1 0.25))\n"
+point = "(" + "\n".join(f"({x}  {v})" for x, v in upper) + "\n(Y_0  -0.5)\n(Y_1  0.25))"
 results = pathlib.Path(value("results_file"))
+other_net = "Model might not be converted correctly. Please check onnx conversion carefully.\nMax error: tensor(%s)"
+not_compared = "warnings.warn('Not able to check model\'s conversion correctness')"
+READING
+if value("prepare_only") == "true":
+    sys.exit()
 """
 CASES = {  # name → (what the script does then, status, reason)
     "unsat": ("results.write_text('unsat')", "verified", ""),
     "sat": ("results.write_text('sat\\n' + point)", "falsified", ""),
     "sat without a point": ("results.write_text('sat')", "unknown", "unconfirmed"),
-    "timeout": ("results.write_text('timeout')", "unknown", "time"),
+    "timeout": ("results.write_text('timeout'); print('Result: timeout\\nTime: 60.1')", "unknown", "time"),
+    "it gave up": ("results.write_text('timeout'); print('Result: timeout\\nTime: 59.9')", "unknown", "undecided"),
+    "another net": ("results.write_text('unsat'); print(other_net % '0.01')", "unknown", "crash"),
+    "a net like it": ("results.write_text('unsat'); print(other_net % '1.5e-05, dtype=float64')", "verified", ""),
     "unknown": ("results.write_text('unknown')", "unknown", "undecided"),
     "an empty file": ("results.write_text(''); print('Result: timeout')", "unknown", "time"),
     "safe": ("print('Result: unknown'); print('Result: safe-incomplete in 0.5 seconds')", "verified", ""),
@@ -60,10 +69,10 @@ def net():
 def installed(tmp_path, monkeypatch):
     """Installs a script that does this, and returns its folder."""
 
-    def install(act: str):
+    def install(act: str, reading: str = ""):
         folder = tmp_path / "complete_verifier"
         folder.mkdir()
-        (folder / "abcrown.py").write_text(STAND_IN + act)
+        (folder / "abcrown.py").write_text(STAND_IN.replace("READING", reading) + act)
         monkeypatch.setenv("ABCROWN", str(tmp_path))
         monkeypatch.delenv("ABCROWN_PYTHON", raising=False)
         return folder
@@ -93,11 +102,32 @@ def test_its_results_are_read(net, installed, case):
         assert "ended without a result, exit status 3" in verdict.detail
 
 
+READINGS = {  # name → (what the script does when it only reads the net, the error)
+    "another net": ("print(other_net % '0.01')", "reads another function from the file"),
+    "another shape": ("print(other_net.splitlines()[0])", "reads another function from the file"),
+    "not compared": ("print(not_compared)", "could not compare the net that it read with the file"),
+    "an operator": ("raise NotImplementedError('op_type=Det')", "exit status 1: NotImplementedError: op_type=Det"),
+    "silence": ("time.sleep(60)", "while it read the model it reached the time limit"),
+}
+
+
+@pytest.mark.parametrize("case", READINGS)
+def test_a_net_that_it_does_not_read_is_refused_before_the_first_question(net, installed, case, monkeypatch):
+    act, error = READINGS[case]
+    installed("raise AssertionError", act)
+    if case == "silence":
+        monkeypatch.setattr(abcrown, "READING", 0.3)
+    with pytest.raises(TypeError, match=f"α,β-CROWN does not take this model: .*{error}"):
+        asked(net)
+
+
 def test_what_it_is_given(net, installed):
     folder = installed(CASES["unsat"][0])
     asked(net, time_limit=2.5)
     config = (folder / "config.yaml").read_text()
-    assert "  timeout: 2.5\n" in config and "  double_fp: true\n" in config and "  save_adv_example: true\n" in config
+    for line in ("timeout: 2.5", "double_fp: true", "save_adv_example: true", "prepare_only: false"):
+        assert f"  {line}\n" in config
+    assert "  conv_mode: matrix  #" in config
     onnx.checker.check_model(str(folder / "net.onnx"))
     session = onnxruntime.InferenceSession(str(folder / "net.onnx"), providers=["CPUExecutionProvider"])
     (logits,) = session.run(None, {"x": X.numpy()})

@@ -266,7 +266,8 @@ def is_batched(row):
 
 
 def options_of(row):
-    return {"crown_batch_size": 3} if is_batched(row) else {}
+    batch = {"crown_batch_size": 3} if is_batched(row) else {}
+    return {"conv_mode": "patches", **batch} if "groups" in row.where else batch  # or else nets of ours avoid patches
 
 
 def method_of(row):

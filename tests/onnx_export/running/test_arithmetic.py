@@ -6,9 +6,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import traced_nets
 from onnx import TensorProto, helper
 
-from linf_plugin.float32.rules import POWER_UNITS, UNIT
+from linf_plugin.float32.operations import ELU_UNITS, SIGMOID_UNITS, SOFTPLUS_UNITS
+from linf_plugin.float32.rules import POWER_UNITS, TANH_UNITS, UNIT
 from linf_plugin.kernels import reference
 from onnx_export.export import export
 from onnx_export.functions.library import attach
@@ -74,6 +76,25 @@ def test_each_product_is_probed(operator, to, files, monkeypatch):
     assert len(run(session(bare, "cpu"), x)) == 2  # nothing rests on it
 
 
+@pytest.mark.parametrize(
+    "name, operator", [("line", "Conv"), ("line", "ConvTranspose"), ("functions", "ConvTranspose"), ("cnn", "Conv")]
+)
+def test_each_product_of_a_traced_net_is_probed(name, operator, tmp_path, monkeypatch):
+    """Of one dimension and of two, and transposed."""
+    net, shape = traced_nets.net_of(name)
+    export(net, tmp_path / "net.onnx", input_shape=shape, epsilon=0.01)
+    session(tmp_path / "net.onnx", "cpu")
+    made = arithmetic._Trial.model
+    monkeypatch.setattr(arithmetic, "_passed", set())
+    monkeypatch.setattr(
+        arithmetic._Trial,
+        "model",
+        lambda self, *given: _with_casts(made(self, *given), (operator,), TensorProto.BFLOAT16),
+    )
+    with pytest.raises(LessThanFloat32, match=rf"{operator} '\w+' in .*net.onnx is not computed in float32 by.*batch"):
+        session(tmp_path / "net.onnx", "cpu")
+
+
 def test_a_product_is_probed_once(files, monkeypatch):
     path, *_ = files["Conv"]
     opened = []
@@ -108,6 +129,50 @@ def test_convolutions_and_variables_of_a_gpu_are_refused(files, monkeypatch):
     with pytest.raises(LessThanFloat32, match="NVIDIA_TF32_OVERRIDE=1"):
         check(["CUDAExecutionProvider", "CPUExecutionProvider"])
     check(["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    "name, operator, change, match",
+    [
+        ("cnn", "Conv", {"auto_pad": "SAME_UPPER"}, "Conv '.*' has auto_pad or 2 dimensions"),
+        ("line", "ConvTranspose", {"output_shape": [13]}, "ConvTranspose '.*' has an output_shape or uneven pads"),
+        ("line", "ConvTranspose", {"pads": [0, 2]}, "ConvTranspose '.*' has an output_shape or uneven pads"),
+    ],
+)
+def test_convolutions_that_cannot_be_probed_are_refused(name, operator, change, match, tmp_path):
+    net, shape = traced_nets.net_of(name)
+    export(net, tmp_path / "net.onnx", input_shape=shape, epsilon=0.01)
+    model = onnx.load(tmp_path / "net.onnx")
+    for node in model.graph.node:
+        if node.op_type == operator:
+            kept = [a for a in node.attribute if a.name not in change and a.name != "pads"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, *(helper.make_attribute(key, value) for key, value in change.items())])
+    del model.graph.value_info[:]
+    with pytest.raises(LessThanFloat32, match=match):
+        arithmetic.check_arithmetic("net.onnx", model, onnxruntime.SessionOptions(), ["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize("operator", ["Sigmoid", "Tanh", "Elu", "Softplus"])
+def test_functions_err_as_assumed(operator):
+    """docs/math.md: in units of 1 (a sigmoid, an ELU), of the value (tanh), and of the value plus 1 (a softplus)."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.linspace(-120, 120, 200_001), torch.randn(200_000, generator=generator)])
+    x[200_001:] *= 10 ** (8 * torch.rand(200_000, generator=generator) - 7)
+    value = functools.partial(helper.make_tensor_value_info, elem_type=TensorProto.FLOAT, shape=[None])
+    graph = helper.make_graph([helper.make_node(operator, ["x"], ["y"])], "g", [value("x")], [value("y")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    s = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    y, t = torch.from_numpy(s.run(None, {"x": x.numpy()})[0]).double(), x.double()
+    exact, units, of = {
+        "Sigmoid": (t.sigmoid(), SIGMOID_UNITS, torch.ones_like(t)),
+        "Tanh": (t.tanh(), TANH_UNITS, t.tanh().abs()),
+        "Elu": (torch.where(t >= 0, t, torch.expm1(t)), ELU_UNITS, torch.ones_like(t)),
+        "Softplus": (t.clamp_min(0) + torch.log1p(torch.exp(-t.abs())), SOFTPLUS_UNITS, None),
+    }[operator]
+    of = exact + 1 if of is None else of
+    assert ((y - exact).abs() <= units * UNIT * of + 2.0**-126).all()
+    assert operator != "Elu" or torch.equal(y[t >= 0], t[t >= 0])
 
 
 def test_what_cannot_be_probed_is_refused(files):

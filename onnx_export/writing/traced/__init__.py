@@ -1,0 +1,1 @@
+"""Traced nets (``linf_plugin.graphs``) as ONNX models: nodes, interval bounds, descriptions."""
