@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,15 @@ def test_the_help_of_certify_names_every_method_and_attack(capsys):
     text = re.sub(r"-\s+", "-", capsys.readouterr().out)  # argparse breaks lines after hyphens
     shown = set(re.findall(r"[\w-]+", text))
     assert {*names(), *COMPLETE, *ATTACKS, *NORMS, *SOURCES} <= shown
+
+
+@pytest.mark.parametrize("page", ["docs/own_nets.md", "README.md", "comparisons/commands/certify.py"])
+def test_the_commands_that_a_page_shows_are_understood(page):
+    text = (Path(cli.__file__).parents[1] / page).read_text()
+    lines = re.findall(r"^ *linf-compare ((?:certify|report) -*[\w/.]+ .*?)(?:  .*)?$", text, re.MULTILINE)
+    assert len(lines) >= 2
+    for line in lines:
+        assert cli._parser().parse_args(shlex.split(line, comments=True)).command == line.split()[0]
 
 
 def test_help_imports_no_torch():

@@ -511,7 +511,7 @@ def test_a_verifier_that_is_not_installed_stops_a_run_before_it_trains(tmp_path,
     ("arguments", "words"),
     [
         (["run", "imagenet"], "imagenet"),
-        (["run", "mnist-tiny"], "data_dir"),
+        (["run", "mnist-tiny"], "--data-dir is needed for mnist"),
         (["run", "mnist-tiny", "--data-dir", "nowhere"], "nowhere/MNIST/raw/train-images-idx3-ubyte.gz"),
         (["run", "digits", "--methods", "linf-dist,sabr"], "sabr"),
         (["run", "digits", "--held-out", "1"], "--held-out"),
