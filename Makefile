@@ -14,7 +14,7 @@ help:
 	@echo "make test                     run lint and the test suite"
 	@echo "make lint                     check style, types, imports and spelling"
 	@echo "make test-lirpa LIRPA=path    run the tests of bounds with another copy of auto_LiRPA"
-	@echo "make fuzz                     try to break certificates on random nets, about 10 minutes (results/fuzz.json)"
+	@echo "make fuzz                     try to break certificates on random nets, about 15 minutes (results/fuzz.json)"
 	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
 	@echo "make hostile                  give malformed files to all code that reads files (results/hostile)"
 	@echo "make forge                    change each part of certified files, one at a time, and verify them"
@@ -65,7 +65,7 @@ test-lirpa: $(VENV)/.installed
 
 # By default, idle threads spin.  They would slow down the evaluations that use two threads.
 fuzz: $(VENV)/.installed
-	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --out results/fuzz.json
+	OMP_WAIT_POLICY=passive PYTHONPATH=tests $(BIN)/python -m fuzz --workers $(WORKERS) --out results/fuzz.json
 
 operators: $(VENV)/.installed
 	$(if $(LIRPA),$(BIN)/python -m pip install --quiet packaging graphviz)

@@ -1,11 +1,15 @@
 """``python -m fuzz``, from a folder where ``tests`` is on the path; ``make fuzz``."""
 
 import argparse
+import concurrent.futures
 import json
+import multiprocessing
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
+import onnxruntime
 import torch
 from tqdm import tqdm
 
@@ -15,35 +19,78 @@ from linf_plugin.files import add_force, occupied, write_text
 from linf_plugin.kernels import cpu
 
 from . import campaign
+from .families import FAMILIES
 from .report import table
 
 DESCRIPTION = """\
-Tries to break certificates.  Draws random nets of all layers, certifies inputs with every method (sound_radius and
-margin_bound, which cover rounding), and evaluates the float32 net within the certified balls: at random points,
-corners, kinks of distances, next float32 numbers, and points that attacks visit.  Every point lies in its ball in
-exact arithmetic, and every comparison is exact, without a tolerance.
+Tries to break certificates.  Draws random nets: sequences of all layers of this package (layers), classes with a
+forward of their own as people bring them (brought), and random graphs of all operators that are read (drawn).  It
+certifies inputs with every method (sound_radius and margin_bound, which cover rounding), and evaluates the float32 net
+within the certified balls: at random points, corners, kinks of distances, next float32 numbers, and points that attacks
+visit.  PyTorch runs the nets, and onnxruntime runs those that PyTorch can export.  Every point lies in its ball in
+exact arithmetic, and every comparison of margins is exact, without a tolerance.
 
-A violation is a float32 margin z_y − z_j below a bound of margin_bound, or a point strictly within sound_radius
-where the label's logit is not the one largest.  The file holds the counts, and of each violation the net, its
-weights, both inputs, the claim, the logits, and how the net was run; --seed and --first (its "index") repeat it.
+A violation is a float32 margin z_y − z_j below a bound of margin_bound, a point strictly within sound_radius where the
+label's logit is not the one largest, or a float32 logit that is farther from the net in float64 than reach says.  The
+file holds the counts, and of each violation the net, its weights, both inputs, the claim, the logits, and how the net
+was run; --family, --seed and --first (its "index") repeat it.
 
 Exit status 1 where there is a violation."""
 
+Work = tuple[str, int, int, int, int]  # family, seed, index, points, attacks
 
-def run(seed: int, first: int, count: int, points: int, attacks: int, progress: bool) -> dict:
-    """Nets number first to first + count − 1 of the seed; at least so many points and attacks in all."""
-    tally, violations = campaign.Tally(), []
-    indices = tqdm(range(first, first + count), desc="fuzz", unit="net", disable=not progress, dynamic_ncols=True)
-    for index in indices:
-        violations += campaign.fuzz_net(seed, index, -(-points // count), -(-attacks // count), tally)
-        indices.set_postfix_str(f"{len(violations)} violations")
+
+def _prepare() -> None:
+    torch.set_num_threads(1)  # small nets; some points are evaluated by two
+    # auto_LiRPA 0.7.1 says so of a tanh head, whose bounds are what is looked at.
+    warnings.filterwarnings("ignore", "Pre-activation bounds are too loose", UserWarning)
+    warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
+
+
+def _one(work: Work) -> tuple[str, dict, list[dict]]:
+    tally = campaign.Tally()
+    found = campaign.fuzz_net(*work, tally)
+    return work[0], tally.groups, found
+
+
+def _each(works: list[Work], workers: int) -> Iterator[tuple[str, dict, list[dict]]]:
+    if workers == 1:
+        yield from map(_one, works)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _prepare) as pool:
+        yield from pool.map(_one, works)
+
+
+def run(seed: int, first: int, families: dict[str, tuple[int, int, int]], progress: bool, workers: int = 1) -> dict:
+    """Nets number first, first + 1, … of the seed.
+
+    Args:
+        seed, first: what is drawn.
+        families: name → how many nets; at least so many points, and starts of attacks, in all.
+        progress: whether to show a progress bar.
+        workers: processes.
+    """
+    works = [
+        (name, seed, index, -(-points // count), -(-attacks // count))
+        for name, (count, points, attacks) in families.items()
+        for index in range(first, first + count)
+    ]
+    tallies, violations = {name: campaign.Tally() for name in families}, []
+    bar = tqdm(_each(works, workers), "fuzz", len(works), unit="net", disable=not progress, dynamic_ncols=True)
+    for name, groups, found in bar:
+        tallies[name].join(groups)
+        violations += found
+        bar.set_postfix_str(f"{len(violations)} violations")
     used = {
         "linf-plugin": linf_plugin.__version__,
         "torch": torch.__version__,
         "auto_LiRPA": versions.import_auto_lirpa().__version__,
+        "onnxruntime": onnxruntime.__version__,
         "kernels": cpu.available()[1],
     }
-    return {"seed": seed, "first": first, "versions": used, "groups": tally.groups, "violations": violations}
+    groups = {name: tally.groups for name, tally in tallies.items()}
+    return {"seed": seed, "first": first, "versions": used, "families": groups, "violations": violations}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -51,26 +98,39 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m fuzz", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--nets", type=int, default=240, metavar="N", help="default: 240")
-    parser.add_argument("--points", type=int, default=1_200_000, metavar="N", help="in all; default: 1200000")
-    parser.add_argument("--attacks", type=int, default=12_000, metavar="N", help="starts in all; default: 12000")
+    defaults = {
+        key: ", ".join(str(getattr(f, key)) for f in FAMILIES.values()) for key in ("nets", "points", "attacks")
+    }
+    parser.add_argument(
+        "--family",
+        choices=FAMILIES,
+        action="append",
+        help=f"may be given several times; default: {', '.join(FAMILIES)}",
+    )
+    parser.add_argument("--nets", type=int, metavar="N", help=f"of each family; default: {defaults['nets']}")
+    parser.add_argument("--points", type=int, metavar="N", help=f"in all of a family; default: {defaults['points']}")
+    parser.add_argument("--attacks", type=int, metavar="N", help=f"starts in all; default: {defaults['attacks']}")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument("--first", type=int, default=0, metavar="N", help="number of the first net; default: 0")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; default: 1")
     parser.add_argument(
         "--out", type=Path, metavar="FILE.json", default=Path("results/fuzz.json"), help="default: results/fuzz.json"
     )
     add_force(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
     args = parser.parse_args(argv)
-    for name in ("nets", "points", "attacks"):
-        if getattr(args, name) < 1:
+    for name in ("nets", "points", "attacks", "workers"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             print(f"{parser.prog}: error: --{name} must be positive", file=sys.stderr)
             return 2
     if occupied(parser.prog, args.out, args.out.with_suffix(".md"), force=args.force):
         return 2
-    # auto_LiRPA 0.7.1 says so of a tanh head, whose bounds are what is looked at.
-    warnings.filterwarnings("ignore", "Pre-activation bounds are too loose", UserWarning)
-    results = run(args.seed, args.first, args.nets, args.points, args.attacks, progress=not args.quiet)
+    _prepare()
+    families = {
+        name: tuple(getattr(args, key) or getattr(FAMILIES[name], key) for key in ("nets", "points", "attacks"))
+        for name in (args.family or FAMILIES)
+    }
+    results = run(args.seed, args.first, families, not args.quiet, args.workers)
     write_text(args.out, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     text = table(results)
     write_text(args.out.with_suffix(".md"), text)
@@ -79,5 +139,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # small nets; some points are evaluated by two
     sys.exit(main())
