@@ -118,6 +118,11 @@ def _cases() -> dict[str, Case]:
         "sorted_dist_last": Case(lambda x, w: linf.sorted_dist_last(x, w, *sort), (x.view(3, 1, 5), w)),
         "within": Case(lambda x, a: linf.within(x, a), (x, torch.rand_like(x))),
         "tanh": Case(lambda x: linf.tanh(x), (x,)),
+        "affine": Case(lambda x: linf.affine(x, torch.full((1,), 2.0), torch.full((1,), 0.5)), (x,)),
+        "gathered": Case(lambda x: linf.gathered(x, torch.tensor([[0, 1], [1, -1]]), torch.ones(2)), (x,)),
+        "largest": Case(lambda x: linf.largest(x, torch.tensor([[0, 1], [1, 1]])), (x,)),
+        "elu": Case(lambda x: linf.elu(x, 0.5), (x,)),
+        "softplus": Case(lambda x: linf.softplus(x, 2.0), (x,)),
     }
     return found
 
