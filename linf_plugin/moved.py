@@ -53,9 +53,8 @@ NAMES = {
     **{
         (module, name): ("linf_plugin.float32.rules", name)
         for module in ("linf_plugin.rounding", "linf_plugin.float32.reach")
-        for name in ("MOST_TERMS", "OUTWARD", "POWER_UNITS", "TANH_UNITS", "UNIT", "Reach", "gamma", "samples")
+        for name in ("MOST_TERMS", "OUTWARD", "POWER_UNITS", "TANH_UNITS", "UNIT", "gamma")
     },
-    ("linf_plugin.float32.reach", "ROUNDING"): ("linf_plugin.float32.rules", "ROUNDING"),
     ("linf_plugin.rounding", "noise"): ("linf_plugin.float32.allowance", "noise"),
     ("linf_plugin.rounding", "sound_margin"): ("linf_plugin.certificates.lipschitz", "sound_margin"),
     ("linf_plugin.rounding", "sound_radius"): ("linf_plugin.certificates", "sound_radius"),

@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from linf_plugin.certificates import lipschitz
 from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.float32 import operations, reach, rules
 
+TESTS = Path(__file__).parent
 FEW = {  # nets of each family, points and attacks in all
     "layers": (len(nets.KINDS), 20_000, 600),
     "brought": (len(brought.KINDS), 5_000, 130),
@@ -210,11 +214,18 @@ def test_claims_are_compared_exactly():
     assert campaign.broken(*undefined, torch.tensor([-1.0], dtype=torch.float64)).item()
 
 
-def test_tallies_of_several_processes_add_up():
-    """As one process counts them."""
-    works = {"drawn": (3, 60, 6), "layers": (2, 40, 4)}
-    one, two = (command.run(1, 40, works, progress=False, workers=workers) for workers in (1, 2))
-    assert one == two
+def test_the_command_with_several_processes_counts_as_one_does(tmp_path):
+    out, names = tmp_path / "two.json", ("drawn", "layers")
+    request = "--nets 3 --points 60 --attacks 6 --seed 1 --first 40 --workers 2 --quiet".split()
+    chosen = [word for name in names for word in ("--family", name)]
+    subprocess.run(
+        [sys.executable, "-m", "fuzz", *request, *chosen, "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        check=True,
+        capture_output=True,
+    )
+    one = command.run(1, 40, dict.fromkeys(names, (3, 60, 6)), progress=False)
+    assert json.loads(out.read_text()) == json.loads(json.dumps(one))
 
 
 def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
@@ -236,7 +247,7 @@ def test_the_command_writes_counts_and_a_table(tmp_path, capsys, monkeypatch):
 
 
 def test_the_committed_table_is_that_of_its_results():
-    folder = Path(__file__).parents[1] / "docs" / "results" / "fuzz"
+    folder = TESTS.parent / "docs" / "results" / "fuzz"
     results = json.loads((folder / "fuzz.json").read_text())
     assert (folder / "table.md").read_text() == report.table(results) and results["violations"] == []
     least = {"layers": (200, 10**6, 10**4), "brought": (15 * 8, 10**6, 10**4), "drawn": (300, 10**5, 10**3)}

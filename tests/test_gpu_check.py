@@ -15,7 +15,7 @@ from gpu_check import absent, compare, conduct, device, exported, kernels, marke
 from gpu_check.record import FAILED, LEFT_OUT, PASSED, LeftOut, Record, attempt, run_part
 
 import linf_plugin
-from linf_plugin.float32 import reach
+from linf_plugin.float32 import rules
 from linf_plugin.kernels import gpu
 
 ROOT = Path(__file__).parents[1]
@@ -256,7 +256,7 @@ def test_bits_of_a_product_are_counted(bits):
 
 
 def test_assumptions_of_certificates_are_what_is_measured_against(record, monkeypatch):
-    monkeypatch.setattr(reach, "POWER_UNITS", 1e-3)
+    monkeypatch.setattr(rules, "POWER_UNITS", 1e-3)
     compare.group(record, "accuracy", kernels._accuracy(record))
     assert record.failures and all(failure.startswith("accuracy, p=") for failure in record.failures)
 

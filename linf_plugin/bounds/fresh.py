@@ -16,39 +16,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from .decides import ABOUT
 from .leaves import AGAIN, Content, Items, Path, Plain, Same, differing
 from .walk import walk
 
 OF_THE_NET = ("training", "sub-layers", "__class__")  # a change of these is never taken for the work of a forward pass
-# Functions of a tensor whose result does not depend on the numbers in it.
-ABOUT = {
-    "size",
-    "dim",
-    "ndimension",
-    "numel",
-    "nelement",
-    "stride",
-    "storage_offset",
-    "element_size",
-    "is_contiguous",
-    "is_floating_point",
-    "is_complex",
-    "is_signed",
-    "get_device",
-    "data_ptr",
-    "is_pinned",
-    "is_same_size",
-    "type",
-    "__len__",
-    "__hash__",
-    "is_inference",
-    "is_conj",
-    "is_neg",
-    "has_names",
-    "is_set_to",
-    "result_type",
-    "can_cast",
-}
 
 
 class _Watch(TorchFunctionMode):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .. import ops
 from ..inference import outside_inference
 from . import fresh
+from .decides import check_values
 from .inputs import check_given, check_inputs, check_samples, naming_samples
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
@@ -81,20 +82,22 @@ def _check_modes(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _check_run(model: nn.Module, inputs) -> None:
-    """Raises ValueError if a distance layer gets an input without samples, and TypeError for several outputs.
+    """Raises ValueError if a distance layer gets an input without samples; TypeError for several outputs, or decisions.
 
     Elsewhere the layers take an input without samples.  auto_LiRPA would take its features for samples.
     """
     from auto_LiRPA.utils import unpack_inputs
 
     device = next((a.device for a in model.parameters()), None)
+    inputs = unpack_inputs(inputs) if device is None else unpack_inputs(inputs, device=device)
     with ops.shift_as_one_operator():
-        found = model(*(unpack_inputs(inputs) if device is None else unpack_inputs(inputs, device=device)))
+        found = model(*inputs)
     if not isinstance(found, Tensor):
         raise TypeError(
             f"model must return one tensor, got {type(found).__name__}: bound a module that returns one of its "
             "outputs, or all of them joined by torch.cat"
         )
+    check_values(model, *inputs)
 
 
 def _check_parameters(model: nn.Module) -> None:
@@ -161,9 +164,10 @@ def guard_bounded_module(bounded_module: type) -> None:
 
     ``BoundedModule(model, …)`` then raises ValueError for such a model if it is in training mode, if it has a
     convolution that ``check_padding`` refuses, if a distance layer gets no samples, or if ``check_reading`` finds that
-    the traced graph computes another function; TypeError if it returns no tensor.  It takes ``default_options`` unless
-    its ``bound_opts`` say otherwise.  ``forward`` and ``compute_bounds`` raise RuntimeError after a change of the net
-    that the traced graph does not see (``fresh``).  ``compute_bounds`` also raises, before it computes anything,
+    the traced graph computes another function; TypeError if it returns no tensor, or decides by values of its input
+    (``decides``).  It takes ``default_options`` unless its ``bound_opts`` say otherwise.  ``forward`` and
+    ``compute_bounds`` raise RuntimeError after a change of the net that the traced graph does not see (``fresh``).
+    ``compute_bounds`` also raises, before it computes anything,
 
     * ValueError for an unknown method, and NotImplementedError for one in ``WITHOUT_RULES``;
     * ValueError for an input without samples;

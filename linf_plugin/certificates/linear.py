@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..bounds import rounded, versions
 from ..bounds.compute import compute_bounds
+from ..bounds.decides import check_values
 from ..bounds.guard import check_padding, default_options
 from ..bounds.readable import readable
 from ..bounds.refused import check_version
@@ -42,6 +43,8 @@ class _Traced:
         problem = self.problem
         check_version(problem.sound)
         check_padding(problem.exact)
+        if not problem.sound:
+            check_values(problem.exact, *inputs)
         net = self.noisy if problem.sound else readable(problem.exact)
         options = default_options(problem.exact)
         bounded = BoundedModule(net, inputs, bound_opts=options, device=problem.x.device, verbose=False)

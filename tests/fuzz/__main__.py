@@ -1,12 +1,8 @@
 """``python -m fuzz``, from a folder where ``tests`` is on the path; ``make fuzz``."""
 
 import argparse
-import concurrent.futures
 import json
-import multiprocessing
 import sys
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import onnxruntime
@@ -21,6 +17,7 @@ from linf_plugin.kernels import cpu
 from . import campaign
 from .families import FAMILIES
 from .report import table
+from .workers import each, prepare
 
 DESCRIPTION = """\
 Tries to break certificates.  Draws random nets: sequences of all layers of this package (layers), classes with a
@@ -36,30 +33,6 @@ file holds the counts, and of each violation the net, its weights, both inputs, 
 was run; --family, --seed and --first (its "index") repeat it.
 
 Exit status 1 where there is a violation."""
-
-Work = tuple[str, int, int, int, int]  # family, seed, index, points, attacks
-
-
-def _prepare() -> None:
-    torch.set_num_threads(1)  # small nets; some points are evaluated by two
-    # auto_LiRPA 0.7.1 says so of a tanh head, whose bounds are what is looked at.
-    warnings.filterwarnings("ignore", "Pre-activation bounds are too loose", UserWarning)
-    warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
-
-
-def _one(work: Work) -> tuple[str, dict, list[dict]]:
-    tally = campaign.Tally()
-    found = campaign.fuzz_net(*work, tally)
-    return work[0], tally.groups, found
-
-
-def _each(works: list[Work], workers: int) -> Iterator[tuple[str, dict, list[dict]]]:
-    if workers == 1:
-        yield from map(_one, works)
-        return
-    context = multiprocessing.get_context("spawn")
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _prepare) as pool:
-        yield from pool.map(_one, works)
 
 
 def run(seed: int, first: int, families: dict[str, tuple[int, int, int]], progress: bool, workers: int = 1) -> dict:
@@ -77,7 +50,7 @@ def run(seed: int, first: int, families: dict[str, tuple[int, int, int]], progre
         for index in range(first, first + count)
     ]
     tallies, violations = {name: campaign.Tally() for name in families}, []
-    bar = tqdm(_each(works, workers), "fuzz", len(works), unit="net", disable=not progress, dynamic_ncols=True)
+    bar = tqdm(each(works, workers), "fuzz", len(works), unit="net", disable=not progress, dynamic_ncols=True)
     for name, groups, found in bar:
         tallies[name].join(groups)
         violations += found
@@ -125,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
             return 2
     if occupied(parser.prog, args.out, args.out.with_suffix(".md"), force=args.force):
         return 2
-    _prepare()
+    prepare()
     families = {
         name: tuple(getattr(args, key) or getattr(FAMILIES[name], key) for key in ("nets", "points", "attacks"))
         for name in (args.family or FAMILIES)

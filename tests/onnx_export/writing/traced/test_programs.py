@@ -271,7 +271,8 @@ def test_scales_are_folded_into_products():
     shared = net_of("shared").traced.graph
     kept = [m for m in shared.parts if isinstance(m, Affine)]
     assert [steps(m) for m in kept] == [(False, False, True), (True, True, True)]
-    assert kept[0].fused > 0 and kept[0].roundings == 1 and kept[1].fused == 0 and kept[1].roundings == 3
+    assert [m.roundings for m in kept] == [1, 3]
+    assert all(m.fused > 0 for m in kept)  # onnxruntime may fold both: rows become samples by a move only
     assert not any(isinstance(m, Affine) for m in net_of("rows").traced.graph.parts)  # biases of zeros
 
 

@@ -1,0 +1,40 @@
+"""Fuzzes nets one after the other, or by several processes at once.
+
+The functions are not in ``__main__``, because a new process cannot import that.
+"""
+
+import concurrent.futures
+import multiprocessing
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from . import campaign
+
+Work = tuple[str, int, int, int, int]  # family, seed, index, points, attacks
+
+
+def prepare() -> None:
+    """What each process sets once."""
+    torch.set_num_threads(1)  # small nets; some points are evaluated by two
+    # auto_LiRPA 0.7.1 says so of a tanh head, whose bounds are what is looked at.
+    warnings.filterwarnings("ignore", "Pre-activation bounds are too loose", UserWarning)
+    warnings.filterwarnings("ignore", "Using padding='same' with even kernel lengths", UserWarning)
+
+
+def one(work: Work) -> tuple[str, dict, list[dict]]:
+    """Fuzzes one net.  Returns its family, counts and violations."""
+    tally = campaign.Tally()
+    found = campaign.fuzz_net(*work, tally)
+    return work[0], tally.groups, found
+
+
+def each(works: list[Work], count: int) -> Iterator[tuple[str, dict, list[dict]]]:
+    """Fuzzes all, in their order, by ``count`` processes."""
+    if count == 1:
+        yield from map(one, works)
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(count, context, prepare) as pool:
+        yield from pool.map(one, works)
