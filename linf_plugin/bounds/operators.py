@@ -141,7 +141,7 @@ def _gathered_class(package):
                 each = (A * scale.to(A.dtype)).unsqueeze(-1)
                 each = each.expand(*each.shape[:-1], at.shape[-1]).flatten(2)
                 found = each.new_zeros(*each.shape[:2], numbers + 1).index_add(2, places, each)
-                return found[..., :numbers].unflatten(2, x.output_shape[1:])
+                return found[..., :numbers].reshape(*found.shape[:2], *x.output_shape[1:])
 
             return [(pull(last_lA), pull(last_uA)), (None, None), (None, None)], 0, 0
 

@@ -42,7 +42,7 @@ class Whole:
     @staticmethod
     def coefficients(a: Tensor, x: Tensor) -> Tensor:
         """Returns coefficients (S, B, features) of x as (S, B, *in)."""
-        return a.unflatten(2, x.shape[1:])
+        return a.reshape(*a.shape[:2], *x.shape[1:])  # a sample of x may be one number, without dimensions
 
     @staticmethod
     def fold_lines(lines: Lines) -> Lines:

@@ -24,9 +24,14 @@ def prepare() -> None:
 
 
 def one(work: Work) -> tuple[str, dict, list[dict]]:
-    """Fuzzes one net.  Returns its family, counts and violations."""
+    """Fuzzes one net.  Returns its family, counts and violations.  An error says which net it was."""
     tally = campaign.Tally()
-    found = campaign.fuzz_net(*work, tally)
+    try:
+        found = campaign.fuzz_net(*work, tally)
+    except Exception as error:
+        family, seed, index, *_ = work
+        error.add_note(f"with --family {family} --seed {seed} --first {index} --nets 1")
+        raise
     return work[0], tally.groups, found
 
 

@@ -163,7 +163,7 @@ def test_ends_are_the_exact_interval_moved_by_the_widths(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", [name for name in traced_nets.NETS if name != "rows"])  # auto_LiRPA cannot reshape it
+@each_net
 def test_only_what_interval_bounds_in_float64_certify_is_certified(name):
     found = net_of(name)
     x = images(found.shape, 40)
