@@ -9,6 +9,7 @@ from .. import tracing
 from ..arguments import check_operands, check_shape
 from ..ops.operator import define
 from . import linear, versions
+from .pieces import BUFFER
 from .register import relaxed_class
 
 
@@ -56,6 +57,13 @@ def _magnitude(A):
     return A.abs() if isinstance(A, Tensor) else A.create_similar(A.patches.abs())
 
 
+def _weighted(A: Tensor, amount: Tensor) -> Tensor:
+    """Returns Σ|A|·amount, (S, B), of A (S, B, *) and amount (B, *).  A few samples at a time stay in the cache."""
+    count = max(1, BUFFER // max(1, A[:, :1].numel()))
+    parts = zip(A.split(count, 1), amount.split(count))
+    return torch.cat([torch.einsum("sbi,bi->sb", a.abs().flatten(2), n.flatten(1)) for a, n in parts], 1)
+
+
 @functools.cache
 def register() -> None:
     """Registers ``linf::within`` and ``linf::tanh`` with auto_LiRPA.  A second call does nothing."""
@@ -75,6 +83,8 @@ def register() -> None:
         def bound_backward(self, last_lA, last_uA, x, amount, **kwargs):
             # a·(x + n) ≥ a·x − |a|·amount, and ≤ a·x + |a|·amount
             def bias(A):
+                if isinstance(A, Tensor) and not A.requires_grad:
+                    return _weighted(A, amount.forward_value)
                 return 0 if A is None else self.get_bias(_magnitude(A), amount.forward_value)
 
             return [(last_lA, last_uA), (None, None)], -bias(last_lA), bias(last_uA)
