@@ -61,7 +61,7 @@ def _weighted(A: Tensor, amount: Tensor) -> Tensor:
     """Returns Σ|A|·amount, (S, B), of A (S, B, *) and amount (B, *).  A few samples at a time stay in the cache."""
     count = max(1, BUFFER // max(1, A[:, :1].numel()))
     parts = zip(A.split(count, 1), amount.split(count))
-    return torch.cat([torch.einsum("sbi,bi->sb", a.abs().flatten(2), n.flatten(1)) for a, n in parts], 1)
+    return torch.cat([torch.einsum("sb...,b...->sb", a.abs(), n) for a, n in parts], 1)
 
 
 @functools.cache
