@@ -4,6 +4,8 @@ import argparse
 import os
 import sys
 
+from linf_plugin import console
+
 from .commands import bench, certify, list_, report, results, run, study
 
 PROG = "linf-compare"
@@ -35,12 +37,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 if a certificate, an operator or a page is wrong, 2 for a wrong request."""
-    args = _parser().parse_args(argv)
+    """Runs one command.
+
+    Returns the exit status: 0; 1 if a certificate, an operator or a page is wrong; 2 for a wrong request; 130 after
+    Ctrl-C; 141 if a pipe was closed.
+    """
+    return console.command(lambda: _run(_parser().parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None  # as torchrun sets them
     name = PROG if rank is None else f"{PROG} (rank {rank})"
     try:
         return COMMANDS[args.command].run(args)
+    except BrokenPipeError:
+        raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
         text = error.with_flags() if hasattr(error, "with_flags") else error  # a WouldReplace; its module imports torch
         print(f"{name}: error: {text}", file=sys.stderr)

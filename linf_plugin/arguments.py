@@ -158,6 +158,7 @@ def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
 
 # Arguments of functions that certify, train and attack: a model, samples x, labels, a radius, the pixel range, counts.
 
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -202,15 +203,31 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
+def check_seed(value: Any, name: str = "seed") -> None:
+    """Raises TypeError unless the value is an integer, and ValueError unless it lies in [0, 2³²): NumPy takes no other
+    seeds."""
+    check_count(name, value, 0)
+    if value >= 2**32:
+        raise ValueError(f"{name} must be below 2^32 = {2**32}, got {value}")
+
+
+def unwrapped(model: Any) -> Any:
+    """Returns the net inside wrappers that run it on several devices; any other model as it is."""
+    while type(model) in WRAPPERS:
+        model = model.module
+    return model
+
+
 def check_model(model: Any, evaluation: bool = True) -> None:
     """Raises TypeError unless the model is a module.
 
-    With ``evaluation`` it raises ValueError if the model or one of its layers is in training mode.
+    With ``evaluation`` it raises ValueError if the model or one of its layers is in training mode.  The mode of a
+    wrapper for several devices does not matter, only that of the net inside.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules() if evaluation else ():
-        if module.training:
+        if module.training and not isinstance(module, WRAPPERS):
             at = f", at layer {path!r} ({type(module).__name__})" if path else ""
             raise ValueError(f"model is in training mode{at}: call model.eval() before")
 

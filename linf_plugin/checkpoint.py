@@ -5,7 +5,7 @@ import os
 from typing import IO, Any, BinaryIO, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import archive, state
 from .files import digest, replacing
@@ -105,9 +105,17 @@ def save(path: str | os.PathLike, model: Net, metadata: dict | None = None) -> N
     """Saves a ``Net``: its spec, its weights and means, and ``metadata``, plain data about the run.
 
     Raises:
-        TypeError: metadata hold something that cannot be loaded again (a NumPy number, a path).
+        TypeError: model is no ``Net``; or metadata hold something that cannot be loaded again (a NumPy number, a path).
         OSError: as ``write``.
     """
+    if isinstance(path, nn.Module):
+        raise TypeError(f"path must be a path, got {type(path).__name__}: call save(path, model)")
+    if not isinstance(model, Net):
+        raise TypeError(
+            f"model must be a linf_plugin.Net, got {type(model).__name__}: make one by linf_plugin.build or "
+            "linf_plugin.Net(spec). Save any other module by torch.save(model.state_dict(), path): linf-compare certify"
+            " and linf-export model read that file, together with a function that builds the module"
+        )
     metadata = dict(metadata or {})
     write(path, {"format": FORMAT, "spec": model.spec, "state": state.tensors(model), "metadata": metadata})
 

@@ -11,6 +11,7 @@ from numbers import Real
 from torch import Tensor
 
 from .arguments import check_not_negative, check_range
+from .plain import fraction
 
 NORMS = {"linf": math.inf, "l2": 2.0, "l1": 1.0}
 SYMBOLS = {math.inf: "ℓ∞", 2.0: "ℓ2", 1.0: "ℓ1"}
@@ -30,6 +31,22 @@ def check_norm(norm: float | str) -> float:
     if exponent not in SYMBOLS:
         raise ValueError(f"norm must be one of {', '.join(NORMS)} (math.inf, 2, 1), got {norm!r}")
     return exponent
+
+
+def as_radius(value: Real | str, name: str = "eps") -> float:
+    """Returns a radius as a float.  It may be given as a number or as text, such as "0.1" or "8/255".
+
+    Raises:
+        TypeError: it is neither.
+        ValueError: the text is no number or fraction; or the number is negative, infinite or NaN.
+    """
+    if isinstance(value, str):
+        try:
+            value = fraction(value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from None
+    check_not_negative(name, value)
+    return float(value)
 
 
 def name_of(norm: float) -> str:
@@ -73,7 +90,7 @@ class Ball:
     """A kind of ball: around any x, the inputs x′ with ‖x′ − x‖ ≤ eps and low ≤ x′ ≤ high.
 
     Attributes:
-        eps: the radius, finite, ≥ 0, in units of x.
+        eps: the radius, 0 ≤ eps ≤ high − low, in units of x; also as text, such as "8/255".
         norm: the exponent of the norm: ``math.inf``, 2 or 1.  A name of ``NORMS`` is replaced by its exponent.
         low, high: the range of each coordinate.
 
@@ -87,9 +104,13 @@ class Ball:
     high: float = math.inf
 
     def __post_init__(self):
-        check_not_negative("eps", self.eps)
+        object.__setattr__(self, "eps", as_radius(self.eps))
         check_range(self.low, self.high)
-        object.__setattr__(self, "eps", float(self.eps))
+        if self.eps > self.high - self.low:
+            raise ValueError(
+                f"eps must be at most high − low = {self.high - self.low:g}, the width of the range of the inputs, got "
+                f"{self.eps:g}: it is in the same units, so 8 of 255 levels of a pixel in [0, 1] are 8/255"
+            )
         object.__setattr__(self, "norm", check_norm(self.norm))
 
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from linf_plugin import console
 from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
@@ -62,10 +63,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command.  Returns the exit status: 0, 1 if a check fails, or 2 if an error of the user stops it."""
-    args = _parser().parse_args(argv)
+    """Runs one command.
+
+    Returns the exit status: 0; 1 if a check fails; 2 for a wrong request; 130 after Ctrl-C; 141 if a pipe was closed.
+    """
+    return console.command(lambda: _run(_parser().parse_args(argv)))
+
+
+def _run(args: argparse.Namespace) -> int:
     try:
         return args.command(args)
+    except BrokenPipeError:
+        raise
     except WouldReplace as error:
         print(f"{PROG}: error: {error.with_flags()}", file=sys.stderr)
         return 2
@@ -75,3 +84,6 @@ def main(argv: list[str] | None = None) -> int:
     except (ImportError, OSError, ValueError, TypeError, DeviceError, LessThanFloat32) as error:
         print(f"{PROG}: error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(f"{PROG}: interrupted", file=sys.stderr)
+        return 130

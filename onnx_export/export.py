@@ -5,9 +5,10 @@ from pathlib import Path
 
 from torch import nn
 
-from linf_plugin.arguments import check_count
+from linf_plugin.arguments import check_count, unwrapped
 from linf_plugin.files import check_absent
 from linf_plugin.models.net import Net
+from linf_plugin.norms import as_radius
 
 from .files.save import reseal, save
 from .files.seal import seal
@@ -69,7 +70,8 @@ def export(
         flavour: a key of ``settings.FLAVOURS``.  Those for verifiers have batch 1 and only the output ``logits``; they
             are for a ``Net``.
         certificate: a key of ``settings.CERTIFICATE_CHOICES``.
-        epsilon: ε of the interval bound, in units of the pixel range; by default that of the metadata.
+        epsilon: ε of the interval bound, in units of the pixel range, as 0.1 or "8/255"; by default that of the
+            metadata.
         pixels: a key of ``certificate.PIXELS``: "float" or "byte".  With bytes, radii are in grey levels.
         force: replace a file that is there.
 
@@ -93,13 +95,14 @@ def export(
     ):
         _choose(name, value, known)
     epsilon = metadata.get("epsilon") if epsilon is None else epsilon
+    epsilon = None if epsilon is None else as_radius(epsilon, "epsilon")
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must lie in (0, 1], in units of the pixel range, got {epsilon}")
     if FLAVOURS[flavour].for_verifiers:
         if certificate not in ("auto", "none") or pixels != "float":
             raise ValueError(f"flavour {flavour} is for verifiers: it has no certificates and takes no bytes")
         certificate = "none"
-    net = _net(model, input_shape, flavour, certificate != "none")
+    net = _net(unwrapped(model), input_shape, flavour, certificate != "none")
     radius, interval = _certificates(net, certificate, epsilon)
     onnx_model, props = compose(net, Settings(flavour, pixels, radius, interval, epsilon))
     seal(onnx_model, props | told(metadata, checkpoint, path.parent))

@@ -13,11 +13,12 @@ from linf_plugin.arguments import (
     check_labels,
     check_logits,
     check_model,
-    check_not_negative,
     check_pixels,
     check_samples,
+    check_seed,
 )
 from linf_plugin.layers.base import distance_layers, set_p
+from linf_plugin.norms import Ball
 
 SURROGATE_P = 64.0  # at p = ∞ an input gradient touches few pixels; a large finite p sees more
 
@@ -75,12 +76,10 @@ def pgd_survives(
     check_model(model)
     check_samples(x, model)
     check_pixels(x, 0.0, 1.0)
-    check_not_negative("eps", eps)
+    eps = Ball(eps, math.inf, 0.0, 1.0).eps
     check_count("steps", steps)
     check_count("restarts", restarts)
-    check_count("seed", seed, least=0)
-    if seed >= 2**32:
-        raise ValueError(f"seed must be below 2^32, got {seed}")
+    check_seed(seed)
     check_count("batch_size", batch_size)
     with torch.no_grad():
         classes = check_logits(model(x[:1].clone()), 1) if len(x) else None

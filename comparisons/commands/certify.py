@@ -143,19 +143,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace):
     """Returns what the arguments ask for.  Raises ValueError, which names the flag."""
-    from linf_plugin.arguments import check_count
+    from linf_plugin.arguments import check_count, check_seed
 
     from ..attacks.attack import ATTACKS
     from ..certificates import norm_named, symbol_of_norm
     from ..running.verdicts import Asked
 
-    for flag, value, least in (
-        ("--samples", args.samples, 1),
-        ("--batch-size", args.batch_size, 1),
-        ("--seed", args.seed, 0),
-    ):
+    for flag, value, least in (("--samples", args.samples, 1), ("--batch-size", args.batch_size, 1)):
         if value is not None:
             check_count(flag, value, least)
+    check_seed(args.seed, "--seed")
     norm, attack = norm_named(args.norm), _attack(args.attack)
     if attack is not None and ATTACKS[attack["name"]].norm != norm:
         moved, asked = symbol_of_norm(ATTACKS[attack["name"]].norm), symbol_of_norm(norm)

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linf_plugin import checkpoint
+from linf_plugin.console import hidden
 from linf_plugin.datasets import DIGESTS, Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.norms import Ball
@@ -101,7 +102,7 @@ def certify_net(
     found: dict[float, list[Verdicts]] = {}
     todo = [(eps, start) for eps in asked.eps_values for start in range(0, len(x), PART)]
     with _without_cudnn():
-        for eps, start in tqdm(todo, desc=f"{label}: certify, attack", disable=not progress, unit="part"):
+        for eps, start in tqdm(todo, desc=f"{label}: certify, attack", disable=hidden(progress), unit="part"):
             name, rows = f"{file.eps_key(eps)}/{start}", slice(start, start + PART)
             if name not in parts:
                 parts[name] = verdicts(net.model, x[rows], y[rows], eps, asked, progress=progress).plain()

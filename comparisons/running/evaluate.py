@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from linf_plugin.certificates import certify_each
+from linf_plugin.console import hidden
 from linf_plugin.norms import Ball
 
 from ..certificates import BEST, failure_of, norm_named, norm_of
@@ -57,7 +58,7 @@ def evaluate(
     certified = {name: Certified(norm_of(name), failure_of(name), {}) for name in names}
     certified[BEST] = Certified(norm, 0.0, {})  # counts theorems only
     found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
-    for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=not progress, unit="ε"):
+    for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=hidden(progress), unit="ε"):
         began = time.perf_counter()
         proofs = certify_each(model, x, y, eps, names, norm=norm, progress=progress)
         found.certify_seconds += time.perf_counter() - began

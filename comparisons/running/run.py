@@ -8,6 +8,7 @@ import torch
 
 import linf_plugin
 from linf_plugin import Net
+from linf_plugin.arguments import check_seed
 from linf_plugin.datasets import Dataset, check_published, hold_out
 from linf_plugin.files import WouldReplace
 from linf_plugin.training import Trained
@@ -66,8 +67,9 @@ def run(
     Raises:
         WouldReplace: the run would replace work in ``out``, without ``force``; nothing was done.
         OtherData: the data have the name of published data but are not the published data.
-        ValueError: a method is not in the recipe or does not take the data, ``out`` holds methods of another run that
-            would share a table with these, or the budget is too short.
+        TypeError: seed is no integer.
+        ValueError: seed lies outside [0, 2³²), a method is not in the recipe or does not take the data, ``out`` holds
+            methods of another run that would share a table with these, or the budget is too short.
         ImportError, FileNotFoundError: a verifier that the recipe names is not installed; nothing was done.
         FloatingPointError: a loss became NaN or infinite.
     """
@@ -76,6 +78,7 @@ def run(
     if unknown:
         known = ", ".join(recipe.methods)
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
+    check_seed(seed)
     check_published(data)
     check_fits(recipe, chosen, data)
     wanted, out, where = Wanted(recipe, chosen, data.identity, seed, held_out, budget), Path(out), ranks.device

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from linf_plugin.console import hidden
 from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.training.parallel import Ranks
@@ -165,7 +166,7 @@ def measure(
         print(f"{path} has runs without a digest of their data: the data could not be compared", file=sys.stderr)
     results["runs"] = [r for i, r in enumerate(results["runs"]) if i not in lost]
     wanted = [(change, seed) for seed in seeds for change in changes]
-    bar = tqdm(wanted, desc=ablation.name, unit="run", disable=not progress)
+    bar = tqdm(wanted, desc=ablation.name, unit="run", disable=hidden(progress))
     for change, seed in bar:
         recipe, key = ablation.build(change), {"change": change, "seed": seed}
         bar.set_postfix_str(f"{change}, seed {seed}")

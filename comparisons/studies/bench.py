@@ -20,6 +20,7 @@ from torch.utils import benchmark
 from tqdm import tqdm
 
 from linf_plugin.arguments import check_p
+from linf_plugin.console import hidden
 from linf_plugin.kernels import cpu, gpu
 
 from ..running.machine import device_of
@@ -208,7 +209,7 @@ def run(
     }
     # A compiled backward pass that gives its buffers away could not run a second time.
     with (
-        tqdm(total=len(exponents) * len(work), disable=not progress, leave=False) as bar,
+        tqdm(total=len(exponents) * len(work), disable=hidden(progress), leave=False) as bar,
         torch._functorch.config.patch(donated_buffer=False),
     ):
         for p in exponents:

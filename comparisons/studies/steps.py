@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import linf_plugin
+from linf_plugin.console import hidden
 from linf_plugin.layers.base import set_p
 from linf_plugin.training import Schedule, adam
 
@@ -109,7 +110,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
     nets = (list(NETS) if args.device == "cuda" else ON_CPU)[: args.nets]
     results = {"device": device_name(where), "torch": torch.__version__, "rounds": rounds, "rows": []}
     cases = [(net, p) for net in nets for p in STEP_EXPONENTS]
-    for net, p in tqdm(cases, desc="steps", unit="case", disable=args.quiet):
+    for net, p in tqdm(cases, desc="steps", unit="case", disable=hidden(not args.quiet)):
         seconds = measure(variants(*NETS[net], p, args.device), args.device, rounds)
         ratios = {
             name: statistics.median(a / b for a, b in zip(taken, seconds["plain"])) for name, taken in seconds.items()

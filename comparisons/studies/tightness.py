@@ -19,6 +19,7 @@ from linf_plugin import Net, build, certified_radius, lipschitz_bound
 from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.exact.radius import exact_radius
 from linf_plugin.certificates.table import LIRPA_METHODS
+from linf_plugin.console import hidden
 from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
@@ -197,7 +198,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
         "cases": {},
     }
     total = len(SMALL_NETS) * seeds * images
-    with tqdm(total=total, desc="exact radii", unit="image", disable=args.quiet, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc="exact radii", unit="image", disable=hidden(not args.quiet), dynamic_ncols=True) as bar:
         for key, case in SMALL_NETS.items():
             runs = results["cases"][key] = {"label": case.label, "runs": []}
             for seed in range(seeds):

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds, versions
+from linf_plugin.console import hidden
 
 from ..report.words import markdown_rows
 from .shell import Save, Study, main, positive
@@ -105,7 +106,7 @@ def run(args: argparse.Namespace, save: Save) -> dict:
         "cases": [],
     }
     total = len(EXPONENTS) * len(INPUTS) * seeds
-    with tqdm(total=total, desc="bounds", unit="net", disable=args.quiet, dynamic_ncols=True) as bar:
+    with tqdm(total=total, desc="bounds", unit="net", disable=hidden(not args.quiet), dynamic_ncols=True) as bar:
         for inputs, (draw, _) in INPUTS.items():
             for p in EXPONENTS:
                 runs = []

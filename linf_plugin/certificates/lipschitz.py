@@ -66,6 +66,7 @@ def sound_radius(
     """
     arguments.check_count("batch_size", batch_size)
     norm = check_norm(norm)
+    model = arguments.unwrapped(model)
     program = check_program(model, x)
     arguments.check_weights(model)
     arguments.check_finite(x=x)

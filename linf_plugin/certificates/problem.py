@@ -8,7 +8,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..arguments import check_count, check_labels, check_logits, check_model, check_pixels, check_samples, check_weights
+from ..arguments import (
+    check_count,
+    check_labels,
+    check_logits,
+    check_model,
+    check_pixels,
+    check_samples,
+    check_weights,
+    unwrapped,
+)
 from ..float32.reach import check_program
 from ..norms import Ball
 
@@ -20,7 +29,7 @@ class Problem:
     """One request.  Its arguments are checked here, and what several certificates need is made once.
 
     Attributes:
-        model, x, labels: as given; labels are int64.
+        model, x, labels: as given; labels are int64.  Of ``nn.DataParallel`` the net inside.
         ball: the ball around each sample.
         sound: True for the float32 program with its rounding, False for the exact function of the weights.
         exact: the model in float64: a copy of it, or the graph of its program.
@@ -32,6 +41,7 @@ class Problem:
 
     def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, ball: Ball, sound: bool):
         check_model(model)
+        model = unwrapped(model)
         check_samples(x, model)
         check_pixels(x, ball.low, ball.high)
         program = check_program(model, x) if sound else None

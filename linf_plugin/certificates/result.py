@@ -17,9 +17,9 @@ class Tally(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Certified:
-    """The result of ``certify``.
+    """The result of ``certify``.  As text it is its summary.
 
     Attributes:
         ball: the ball around each sample; its radius is in units of the net's input.
@@ -56,6 +56,12 @@ class Certified:
     def certified(self) -> Tensor:
         """(N,) bool: the sample is classified correctly, with the same prediction everywhere within eps."""
         return self.method >= 0
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def __repr__(self) -> str:
+        return f"Certified(eps={self.eps:g}, {int(self.certified.sum())} of {len(self.method)} certified)"
 
     def certified_by(self, method: str) -> Tensor:
         """Returns (N,) bool: the samples that this method certified and no cheaper method did.

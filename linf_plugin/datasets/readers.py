@@ -103,7 +103,7 @@ def tiny_imagenet(root: Path) -> tuple:
     The labels of the archive's test images are not public, so its validation set is the test set here.
     """
     root = root / "tiny-imagenet-200"
-    names = (root / "wnids.txt").read_text().split()
+    names = (root / "wnids.txt").read_text(encoding="utf-8").split()
     classes = {name: i for i, name in enumerate(names)}
     if not classes:
         raise ValueError(f"{root / 'wnids.txt'} is empty")
@@ -112,7 +112,7 @@ def tiny_imagenet(root: Path) -> tuple:
     folders = [root / "train" / name / "images" for name in classes]
     images = [sorted(folder.glob("*.JPEG")) for folder in folders]
     annotations, test = root / "val" / "val_annotations.txt", []
-    for number, line in enumerate(annotations.read_text().splitlines(), 1):
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), 1):
         fields = line.split()  # file name, class, box
         if len(fields) < 2 or fields[1] not in classes:
             raise ValueError(f"{annotations} is damaged: line {number} names no class of wnids.txt: {line!r}")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from ..arguments import check_count, check_finite, check_model, check_number, check_samples, kind
+from ..arguments import check_count, check_finite, check_model, check_number, check_samples, check_seed, kind
+from ..console import hidden
 from . import budgets, selection, state
 from .iteration import Iteration, seeded
 from .log import Log, peak_memory_mib
@@ -189,7 +190,7 @@ def fit(
         total=schedule.epochs * steps,
         initial=len(history) * steps,
         desc=description,
-        disable=not (progress and ranks.main),
+        disable=hidden(progress and ranks.main),
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,
@@ -274,7 +275,7 @@ def _check(
     check_count("batch_size", batch_size)
     if batch_size < ranks.world:
         raise ValueError(f"batch_size must be at least the number of processes, {ranks.world}, got {batch_size}")
-    check_count("seed", seed, least=0)
+    check_seed(seed)
     check_number("average", average)
     if not 0 <= average < 1:
         raise ValueError(f"average must lie in [0, 1), got {average}")

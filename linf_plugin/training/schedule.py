@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, fields, replace
 
 from ..arguments import check_count, check_number
+from ..norms import as_radius
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,15 @@ class Schedule:
 
     def __post_init__(self):
         check_count("epochs", self.epochs)
+        if isinstance(self.eps, str):
+            object.__setattr__(self, "eps", as_radius(self.eps))
         for field in fields(self):
             if field.type is float:
                 _check_finite(field.name, getattr(self, field.name))
         for drop in self.lr_drops:
             _check_finite("each of lr_drops", drop)
         if not 0 <= self.eps <= 1:
-            raise ValueError(f"eps must lie in the pixel range [0, 1], got {self.eps}")
+            raise ValueError(f"eps must lie in the pixel range [0, 1], got {self.eps}; 8 of 255 levels are 8/255")
         if not 1 <= self.p_first <= self.p_last:
             raise ValueError(f"p_first={self.p_first} and p_last={self.p_last} must satisfy 1 ≤ p_first ≤ p_last")
         if self.p_end < self.p_start:

@@ -11,6 +11,7 @@ import torch
 from tqdm import tqdm
 
 import linf_plugin
+from linf_plugin.console import hidden
 
 from ..running import native
 from .cases import FULL, THREAD_COUNTS, Sizes, size_of
@@ -66,7 +67,7 @@ def measure(sizes: Sizes = FULL, progress: bool | None = None) -> dict:
         "memory": {},
         "export": None,
     }
-    disable = None if progress is None else not progress
+    disable = hidden(progress is not False)
     with tqdm(total=len(IN_ONNX) + 1 + len(sizes.cases) * len(THREAD_COUNTS), disable=disable, leave=False) as bar:
         for way in IN_ONNX:  # first, because these processes need memory that later parts take
             bar.set_description(f"memory, {way}")

@@ -13,7 +13,8 @@ from .common import add_data, data_of, model_of, positive
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
 DESCRIPTION = """\
 Exports a small net for the verifier Marabou (pip install linf-plugin[marabou]), and asks Marabou about test images:
-can an input within 0.99 of the certified radius change the class? Can an input a little beyond the exact radius?"""
+can an input within 0.99 of the certified radius change the class? Can an input a little beyond the exact radius?
+Marabou runs in a process of its own, which is ended at the limits of time and memory."""
 EPILOG = """\
 examples:
   linf-export cross-check small.pt
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit", type=positive, default=30, metavar="SECONDS", help="time limit of a question (default: 30)"
     )
+    parser.add_argument(
+        "--memory", type=positive, default=4, metavar="GIB", help="memory that Marabou may have (default: 4)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all verdicts to FILE")
     parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
     add_data(parser)
@@ -45,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
         check_absent(args.json, args.force)
     net, metadata = model_of(args.checkpoint)
     data = data_of(args, args.checkpoint, metadata, others=True)
-    results = cross_check(net, data.x_test, data.y_test, args.flavour, time_limit=args.time_limit, count=args.count)
+    limits = {"time_limit": args.time_limit, "memory": args.memory * 2**30}
+    results = cross_check(net, data.x_test, data.y_test, args.flavour, count=args.count, **limits)
     print(f"{'image':>7} {'radius':>9}  {'within it':<10} {'exact':>9}  beyond that")
     for r in results:
         exact = f"{r['exact']['upper']:9.5f}" if r["exact"] else f"{'–':>9}"

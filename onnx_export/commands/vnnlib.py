@@ -80,6 +80,6 @@ def run(args: argparse.Namespace) -> int:
         compress=not args.plain,
         force=args.force,
     )
-    instances = len((folder / "instances.csv").read_text().splitlines())
+    instances = len((folder / "instances.csv").read_text(encoding="utf-8").splitlines())
     print(f"{folder}: {instances} instances; {folder / 'README.md'} describes them")
     return 0

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from linf_plugin import plain
 
@@ -23,6 +23,7 @@ OUTPUT_MEANINGS = {
 }
 
 
+NUMBERS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
 SHAPE_OPERATORS = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # they mostly handle shapes
 
 
@@ -50,9 +51,18 @@ def _attributes(node: NodeProto) -> str:
     return f" [{', '.join(found)}]" if found else ""
 
 
+def _constant(tensor: TensorProto) -> str:
+    """The sizes of a constant; the number itself if there is one, without dimensions."""
+    if tensor.dims:
+        return "×".join(map(str, tensor.dims))
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in NUMBERS:
+        return "one number"
+    return f"{numpy_helper.to_array(tensor).item():g}"
+
+
 def _nodes(graph: GraphProto) -> list[str]:
     """A line for each node.  Equal lines in a row are written once, with their number."""
-    shapes = {t.name: "×".join(map(str, t.dims)) or "one number" for t in graph.initializer}
+    shapes = {t.name: _constant(t) for t in graph.initializer}
     lines = []
     for node in graph.node:
         if not node.domain and node.op_type in SHAPE_OPERATORS:

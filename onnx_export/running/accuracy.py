@@ -8,6 +8,8 @@ import onnxruntime
 from torch import Tensor
 from tqdm import tqdm
 
+from linf_plugin.console import hidden
+
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
 from .session import run, session
@@ -28,7 +30,7 @@ def as_input(session: onnxruntime.InferenceSession, images: Tensor) -> Iterator[
 def run_all(session: onnxruntime.InferenceSession, images: Tensor, progress: bool = True) -> dict[str, np.ndarray]:
     """Each output of a session for all images (N ≥ 1, C, H, W).  On a terminal there is a progress bar."""
     names, parts = [output.name for output in session.get_outputs()], []
-    with tqdm(total=len(images), unit="image", disable=None if progress else True, leave=False) as bar:
+    with tqdm(total=len(images), unit="image", disable=hidden(progress), leave=False) as bar:
         for x in as_input(session, images):
             parts.append(run(session, x))
             bar.update(len(x))

@@ -13,6 +13,7 @@ from linf_plugin import checkpoint as checkpoints
 from linf_plugin.datasets import SOURCES, check_test_data, load_dataset, own_name
 from linf_plugin.files import check_absent, write_text
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.norms import as_radius
 
 PROBLEM, CONFIG = "problem.py", "config.yaml"
 # The verifier computes its box in float32, with three roundings of numbers up to 1, each by at most 2⁻²⁵.
@@ -132,6 +133,7 @@ def write_abcrown(
         ValueError: eps or samples are out of range; the file is not a checkpoint or names no data set; the images do
             not fit the net, or are not those that the checkpoint names.
     """
+    eps = as_radius(eps)
     if not 0 < eps <= 1:
         raise ValueError(f"eps must lie in (0, 1], in units of the pixel range, got {eps}")
     if samples < 1:

@@ -1,27 +1,31 @@
 """Asks another verifier, Marabou, whether certificates of this package hold.  Marabou reads an exported file."""
 
 import math
-import tempfile
 import time
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from linf_plugin.arguments import check_count
 from linf_plugin.certificates.lipschitz import sound_radius
+from linf_plugin.console import hidden
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
 
 from ..writing.plain import verifier_model
+from . import query_marabou
+from .child import Child, Ended
 
 INSIDE, BEYOND = 0.99, 1.01  # times the certified radius, times the exact radius
+READING = 120.0  # seconds for reading a net, at most
+MEMORY = 4 * 2**30  # bytes
+ENDS = {"time": "timeout", "memory": "memory", "crash": "error"}  # why a process ended → verdict
 
 
 def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -36,18 +40,29 @@ def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
 
 
 class _Verifier:
-    """The file of a net.  Marabou has read it once, and onnxruntime can run it."""
+    """The file of a net.  A process of its own reads it with Marabou for each question, and onnxruntime can run it.
 
-    def __init__(self, net: Net, flavour: str, time_limit: float):
-        self.marabou, self.core, self.utils = import_marabou()
+    Marabou ignores its time limit in some nets, and may take all memory: the process is ended at both limits.
+    """
+
+    def __init__(self, net: Net, flavour: str, time_limit: float, memory: int):
+        import_marabou()
         self.net, self.time_limit = net, time_limit
-        model = verifier_model(net, flavour)
-        self.session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "net.onnx"
-            onnx.save(model, path)
-            self.network = self.marabou.read_onnx(str(path))
-        self.inputs, self.outputs = (v[0].ravel().tolist() for v in (self.network.inputVars, self.network.outputVars))
+        self.model = verifier_model(net, flavour).SerializeToString()
+        self.session = onnxruntime.InferenceSession(self.model, providers=["CPUExecutionProvider"])
+        self.child = Child(query_marabou.__file__, memory)
+        began = time.perf_counter()
+        try:
+            self.child.ask({"model": self.model, "points": []}, READING)
+        except Ended as ended:
+            self.child.close()
+            limits = {"time": f"in {READING:g} seconds", "memory": f"with {memory / 2**30:g} GiB"}
+            raise ValueError(
+                f"Marabou cannot read this net {limits.get(ended.reason, '')}".rstrip()
+                + (f": {ended.detail}" if ended.detail else "")
+                + "; it is made for small nets, of about 64-16-10"
+            ) from ended
+        self.reading = time.perf_counter() - began
 
     def ask(self, x: Tensor, label: int, eps: float) -> dict:
         """Asks whether an x′ with ‖x′ − x‖∞ ≤ eps and 0 ≤ x′ ≤ 1 has z_j ≥ z_label for a j ≠ label.
@@ -55,29 +70,17 @@ class _Verifier:
         This is one query with a disjunction over j: Marabou is faster with it than with one query for each class.
         """
         low, high = _box(x, eps)
-        for variable, least, most in zip(self.inputs, low.ravel().tolist(), high.ravel().tolist()):
-            self.network.setLowerBound(variable, least)
-            self.network.setUpperBound(variable, most)
-        self.network.disjunctionList.clear()
-        self.network.addDisjunctionConstraint(
-            [[self._at_most(label, j)] for j in range(len(self.outputs)) if j != label]
-        )
-        options = self.marabou.createOptions(verbosity=0, timeoutInSeconds=math.ceil(self.time_limit))
+        question = {"model": self.model, "points": [], "low": low, "high": high, "label": label}
         began = time.perf_counter()
-        verdict, values, _ = self.network.solve(verbose=False, options=options)
-        answer = {"eps": eps, "verdict": verdict.lower(), "seconds": time.perf_counter() - began}
+        try:
+            verdict, point = self.child.ask(question | {"seconds": self.time_limit}, self.time_limit + 2 * self.reading)
+        except Ended as ended:
+            verdict, point = ENDS[ended.reason], None
+        answer = {"eps": eps, "verdict": verdict, "seconds": time.perf_counter() - began}
         if verdict == "sat":
-            point = np.array([values[v] for v in self.inputs]).reshape(x.shape).clip(low, high)
+            point = point.reshape(x.shape).clip(low, high)
             answer["margin"] = self._margin(point.astype(np.float32)[None], label)
         return answer
-
-    def _at_most(self, label: int, j: int):
-        """z_label − z_j ≤ 0."""
-        equation = self.utils.Equation(self.core.Equation.LE)
-        equation.addAddend(1, self.outputs[label])
-        equation.addAddend(-1, self.outputs[j])
-        equation.setScalar(0)
-        return equation
 
     @torch.no_grad()
     def _margin(self, x: np.ndarray, label: int) -> float:
@@ -112,6 +115,7 @@ def cross_check(
     *,
     radii: Tensor | None = None,
     time_limit: float = 30.0,
+    memory: int = MEMORY,
     count: int | None = None,
     progress: bool = True,
 ) -> list[dict]:
@@ -127,8 +131,8 @@ def cross_check(
     asked about the exact function of the exported weights, which differ from those of the net by roundings.  So "unsat"
     is a second opinion, by other people's bounds and search, and not a proof.  A verdict within these tolerances of the
     boundary says nothing; this is the reason for 0.99 and 1.01.  "sat" comes with a point, whose float32 margin is
-    computed by PyTorch and by onnxruntime.  All other answers ("timeout", "unknown", "quit_requested", "error") decide
-    nothing.
+    computed by PyTorch and by onnxruntime.  All other answers ("timeout", "memory", "unknown", "quit_requested",
+    "error") decide nothing.
 
     Args:
         net: in evaluation mode, with layers that Marabou reads.
@@ -136,7 +140,9 @@ def cross_check(
         labels: (N,).
         flavour: as for ``verifier_model``; Marabou is much faster with "maxpool".
         radii: (N,) in units of the pixel range, which are checked; by default those of ``sound_radius``.
-        time_limit: seconds for each query, and for each exact radius.  Marabou rounds it up to whole seconds.
+        time_limit: seconds for each query, and for each exact radius.  Marabou rounds it up to whole seconds.  Its
+            process is ended soon after.
+        memory: bytes that Marabou's process may have; Linux refuses more to it.
         count: how many images, from the first on; by default all.
         progress: whether there is a bar on a terminal.
 
@@ -147,35 +153,38 @@ def cross_check(
 
     Raises:
         ImportError: Marabou is missing.
-        TypeError, ValueError: as ``verifier_model`` and ``sound_radius``, or radii or time_limit are not as described.
+        TypeError, ValueError: as ``verifier_model`` and ``sound_radius``, radii, time_limit or memory are not as
+            described, or Marabou cannot read the net within its limits.
     """
     if not 0 < time_limit < math.inf:
         raise ValueError(f"time_limit must be positive and finite, got {time_limit}")
+    check_count("memory", memory)
     if radii is not None and radii.shape != labels.shape:
         raise ValueError(f"radii must have shape {tuple(labels.shape)}, got {tuple(radii.shape)}")
-    verifier, exact_radius = _Verifier(net, flavour, time_limit), _exact_radius(net)
-    radii = sound_radius(net, images, labels) if radii is None else radii
-    right = net(images).argmax(1) == labels
-    rows = (right & (radii > 0)).nonzero().squeeze(1)[:count].tolist()
-    results = []
-    for row in tqdm(rows, desc=f"Marabou, {flavour}", unit="image", disable=None if progress else True):
-        x, label, radius = images[row], int(labels[row]), float(radii[row])
-        eps = INSIDE * radius
-        result = {
-            "row": row,
-            "label": label,
-            "radius": radius,
-            "promised": 2 * lipschitz_bound(net, math.inf) * (radius - eps),
-            "exact": None,
-            "inside": verifier.ask(x, label, eps),
-            "beyond": None,
-        }
-        if exact_radius is not None:
-            found = exact_radius(net, x, label, time_limit=time_limit)
-            if found.upper < math.inf:
-                result["exact"] = {"lower": found.lower, "upper": found.upper, "status": found.status}
-                result["beyond"] = verifier.ask(x, label, BEYOND * found.upper)
-        results.append(result)
+    results, verifier = [], _Verifier(net, flavour, time_limit, memory)
+    with verifier.child:
+        exact_radius = _exact_radius(net)
+        radii = sound_radius(net, images, labels) if radii is None else radii
+        right = net(images).argmax(1) == labels
+        rows = (right & (radii > 0)).nonzero().squeeze(1)[:count].tolist()
+        for row in tqdm(rows, desc=f"Marabou, {flavour}", unit="image", disable=hidden(progress)):
+            x, label, radius = images[row], int(labels[row]), float(radii[row])
+            eps = INSIDE * radius
+            result = {
+                "row": row,
+                "label": label,
+                "radius": radius,
+                "promised": 2 * lipschitz_bound(net, math.inf) * (radius - eps),
+                "exact": None,
+                "inside": verifier.ask(x, label, eps),
+                "beyond": None,
+            }
+            if exact_radius is not None:
+                found = exact_radius(net, x, label, time_limit=time_limit)
+                if found.upper < math.inf:
+                    result["exact"] = {"lower": found.lower, "upper": found.upper, "status": found.status}
+                    result["beyond"] = verifier.ask(x, label, BEYOND * found.upper)
+            results.append(result)
     return results
 
 

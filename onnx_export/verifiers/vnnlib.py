@@ -22,6 +22,7 @@ from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
+from linf_plugin.norms import as_radius
 
 from ..running.accuracy import BATCH
 from ..running.compare import LINEAR_TOLERANCE
@@ -182,7 +183,7 @@ def write_benchmark(
         "nets": list(models),
         "input": _value(graph.input[0]),
         "output": _value(graph.output[0]),
-        "epsilons": [float(eps) for eps in epsilons],
+        "epsilons": [as_radius(eps, "epsilons") for eps in epsilons],
         "count": count,
         "kinds": list(kinds),
         "timeout": timeout,

@@ -110,12 +110,13 @@ class Subject:
     def draw_eps(self, r: random.Random, labels: Tensor, source: str) -> float:
         """ε in the pixel range; "limit" is 0.3 to 4 times what some method certifies for some sample."""
         if source == "drawn":
-            return r.choice((0.0, *(10 ** r.uniform(-6, 1) for _ in range(3))))
+            return min(r.choice((0.0, *(10 ** r.uniform(-6, 1) for _ in range(3)))), self.case.high - self.case.low)
         i = r.randrange(len(labels))
         methods = list(LIRPA_METHODS)[: None if self.case.family == "layers" else -1]  # the last one takes long
         method = methods[int(len(methods) * r.random())]  # what is drawn next depends on no method
         part = r.choice((0.3, 0.9, 0.999, 1.0, 1.05, 1.5, 4.0))
-        return part * self.limit(self.case.x[i : i + 1], labels[i : i + 1], method)
+        limit = self.limit(self.case.x[i : i + 1], labels[i : i + 1], method)
+        return min(part * limit, self.case.high - self.case.low)
 
     @torch.no_grad()
     def ball(self, r: random.Random, source: str) -> Ball:

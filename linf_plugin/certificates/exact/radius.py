@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...arguments import INTEGERS, check_model, check_not_negative, check_number, check_range, kind
+from ...arguments import INTEGERS, check_model, check_not_negative, check_number, check_range, kind, unwrapped
 from ...float32.program import check_sequence
 from .search import Question, Search
 from .steps import evaluate, numbers, steps_of
@@ -91,6 +91,7 @@ def exact_radius(
     if decide is not None:
         check_not_negative("decide", decide)
     check_model(model)
+    model = unwrapped(model)
     check_sequence(model)
     deadline = time.monotonic() + time_limit
     point = _checked_input(x, low, high)

@@ -140,6 +140,28 @@ def test_a_wrong_exact_radius_is_contradicted(tiny, monkeypatch):
     assert contradictions(results) == 1
 
 
+def test_a_net_that_takes_too_much_memory_is_refused(tiny):
+    net, x, y = tiny
+    with pytest.raises(ValueError, match=r"cannot read this net with 0.0\d+ GiB.*small nets, of about 64-16-10"):
+        cross_check(net, x, y, memory=60 * 2**20, progress=False)
+
+
+@pytest.mark.parametrize("reason, verdict", [("time", "timeout"), ("memory", "memory"), ("crash", "error")])
+def test_a_question_whose_process_was_ended_decides_nothing(tiny, reason, verdict, monkeypatch):
+    net, x, y = tiny
+    ask = marabou.Child.ask
+
+    def ended(self, question, seconds):
+        if "label" in question:
+            assert 7 < seconds < 20  # the limit, and what Marabou needs to read the net
+            raise marabou.Ended(reason)
+        return ask(self, question, seconds)
+
+    monkeypatch.setattr(marabou.Child, "ask", ended)
+    (result,) = cross_check(net, x, y, count=1, time_limit=7, progress=False)
+    assert result["inside"]["verdict"] == verdict and contradictions([result]) == 0
+
+
 def test_nets_without_an_exact_radius(small_net):
     """A tanh; and nothing beyond is asked."""
     net = small_net("linf-mlp-head", shape=(1, 2, 1), width=2, depth=1, hidden=2, classes=2)

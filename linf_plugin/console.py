@@ -1,0 +1,56 @@
+"""What commands write to a terminal, a file or a pipe: in any encoding, with bars only where people see them."""
+
+import codecs
+import os
+import sys
+from collections.abc import Callable
+
+PIPE_CLOSED = 141  # the exit status that a shell shows for a program that nobody reads any more: 128 + SIGPIPE
+
+# Signs of formulas and tables → what stands for them in an encoding that lacks them.
+PLAIN = {
+    "ε": "eps", "ℓ": "l", "∞": "inf", "α": "alpha", "β": "beta", "γ": "gamma", "ρ": "rho", "σ": "sigma", "δ": "delta",
+    "−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
+    "→": "->", "…": "...", "‖": "||", "√": "sqrt", "Σ": "sum ", "′": "'", "½": "1/2", "²": "2", "³": "3",
+    "“": '"', "”": '"', "█": "#", "│": "|",
+}  # fmt: skip
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Replaces the signs that an encoding lacks.  A sign without a replacement becomes its code, as in ``\\u4e2d``."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end]
+    found = (PLAIN.get(a) or a.encode("ascii", "backslashreplace").decode() for a in signs)
+    return "".join(found), error.end
+
+
+def any_encoding() -> None:
+    """Makes standard output and standard error write every text, also if their encoding lacks some of its signs."""
+    codecs.register_error("linf-plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a stream that replaces the usual one may lack it
+            stream.reconfigure(errors="linf-plain")
+
+
+def hidden(progress: bool) -> bool:
+    """Returns whether a progress bar is hidden: it is shown on request, on a terminal or in a notebook."""
+    return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))
+
+
+def command(run: Callable[[], int]) -> int:
+    """Runs a command and returns its exit status.
+
+    Its output may go to any encoding.  It ends without a message, with status ``PIPE_CLOSED``, if it writes to a pipe
+    that nobody reads any more, as in ``linf-compare list | head -1``.
+    """
+    any_encoding()
+    try:
+        try:
+            return run()
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Python flushes the stream once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
