@@ -105,7 +105,7 @@ def certify_net(
         for eps, start in tqdm(todo, desc=f"{label}: certify, attack", disable=hidden(progress), unit="part"):
             name, rows = f"{file.eps_key(eps)}/{start}", slice(start, start + PART)
             if name not in parts:
-                parts[name] = verdicts(net.model, x[rows], y[rows], eps, asked, progress=progress).plain()
+                parts[name] = verdicts(net.model, x[rows], y[rows], eps, asked, progress=not hidden(progress)).plain()
                 work.keep(parts)
             found.setdefault(eps, []).append(from_plain(parts[name]))
         measured = {eps: joined(some) for eps, some in found.items()}

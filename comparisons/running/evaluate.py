@@ -60,7 +60,7 @@ def evaluate(
     found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
     for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=hidden(progress), unit="ε"):
         began = time.perf_counter()
-        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=progress)
+        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=not hidden(progress))
         found.certify_seconds += time.perf_counter() - began
         began = time.perf_counter()
         survives = {name: ATTACKING.resolve(table, model, x, y, eps, seed=seed) for name, table in attacks.items()}

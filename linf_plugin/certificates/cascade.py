@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..arguments import kind
-from ..console import hidden
 from ..inference import outside_inference
 from ..norms import SYMBOLS, Ball, check_norm
 from .problem import Problem, check_batch_size
@@ -18,7 +17,7 @@ from .table import CERTIFICATES, Certificate, certificate_of, check_norm_of, in_
 
 
 def _bar(progress: bool) -> tqdm:
-    return tqdm(disable=hidden(progress), leave=False, unit="image", dynamic_ncols=True)
+    return tqdm(disable=not progress, leave=False, unit="image", dynamic_ncols=True)
 
 
 @outside_inference

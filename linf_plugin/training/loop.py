@@ -17,6 +17,7 @@ from tqdm import tqdm
 from ..arguments import check_count, check_finite, check_model, check_number, check_samples, check_seed, kind
 from ..console import hidden
 from . import budgets, selection, state
+from .compiled import room_to_compile
 from .iteration import Iteration, seeded
 from .log import Log, peak_memory_mib
 from .parallel import Ranks
@@ -195,7 +196,7 @@ def fit(
         dynamic_ncols=True,
         mininterval=0.5,
     )
-    with bar:
+    with bar, room_to_compile(schedule, model, loss):
         for epoch in range(len(history), schedule.epochs):
             epoch_began = time.perf_counter()
             model.train()

@@ -78,6 +78,9 @@ class _Match:
         if b not in scope.graph:
             return False
         here, there = scope.pattern[a], scope.graph[b]
+        kinds = [(node.op_type, node.domain) for node in (here, there)]
+        if kinds == [("CastLike", ""), ("Identity", "")]:  # of a constant that has the type already
+            return self.value(scopes, here.input[0], there.input[0])
         return (
             (here.op_type, here.domain, len(here.input)) == (there.op_type, there.domain, len(there.input))
             and list(here.output).index(a) == list(there.output).index(b)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 STARTING = 120.0  # seconds that a program may take to start: it may import large packages
 SPARE = 1.0  # seconds after which a process ends by itself if nobody has ended it at its limit
-NO_MEMORY = ("bad_alloc", "allocate memory", "MemoryError", "Memory allocation")  # words of a program that was refused memory
+NO_MEMORY = ("bad_alloc", "allocate memory", "MemoryError", "Memory allocation")  # said if memory is refused
 
 
 class Ended(Exception):

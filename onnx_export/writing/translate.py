@@ -2,9 +2,11 @@
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
+import onnx
 import torch
+from onnx import AttributeProto, TensorProto, helper
 from onnx.defs import OpSchema
 from onnxscript.values import Op
 
@@ -99,6 +101,27 @@ TRANSLATIONS = {
 }
 
 
+def _of_type(nodes: Iterable[onnx.NodeProto], floating: int) -> None:
+    """Turns CastLike of constants into Identity or Cast: onnxruntime warns of each CastLike that it meets.
+
+    Args:
+        nodes: of a body of this package, in which whole constants are int64 and all other numbers are of one type.
+        floating: that type, a ``TensorProto.DataType``.
+    """
+    nodes = list(nodes)
+    made = {node.output[0]: node for node in nodes if node.op_type == "Constant"}
+    for node in nodes:
+        if node.op_type == "CastLike":
+            (value,) = made[node.input[0]].attribute
+            whole = value.type == AttributeProto.TENSOR and value.t.data_type == TensorProto.INT64
+            del node.input[1]
+            node.op_type = "Identity" if whole or floating == TensorProto.FLOAT else "Cast"
+            if node.op_type == "Cast":
+                node.attribute.append(helper.make_attribute("to", floating))
+        for attribute in node.attribute:
+            _of_type(attribute.g.node, floating)
+
+
 def _with_body(translation: Callable) -> Callable:
     """The same translation, which also gives the body of its node to the exporter."""
 
@@ -106,7 +129,10 @@ def _with_body(translation: Callable) -> Callable:
     def translate(*args, **kwargs):
         y = translation(*args, **kwargs)
         node = (y[0] if isinstance(y, Sequence) else y).producer()
-        give_functions(bodies({node.op_type}).values())
+        found = list(bodies({node.op_type}).values())
+        for body in found:
+            _of_type(body.node, int(args[0].dtype))
+        give_functions(found)
         return y
 
     return translate

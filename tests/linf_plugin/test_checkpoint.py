@@ -317,3 +317,12 @@ def test_a_full_disk(limit, path):
     assert "net.pt could not be written" in message and "File too large" in message
     assert checkpoint.read(path) == {"number": 1}
     assert sorted(os.listdir(path.parent)) == ["net.pt", "net.pt.error"]
+
+
+def test_only_a_net_is_saved(net, path):
+    """And the message tells the way for other modules."""
+    with pytest.raises(TypeError, match=r"model must be a linf_plugin.Net, got Linear: .*torch.save.*linf-compare"):
+        save(path, torch.nn.Linear(2, 2))
+    with pytest.raises(TypeError, match=r"path must be a path, got Net: call save\(path, model\)"):
+        save(net, path)
+    assert not path.exists()

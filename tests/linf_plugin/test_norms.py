@@ -1,11 +1,12 @@
 """Norms and the facts that follow from them: differences of two coordinates, boxes around balls."""
 
+import math
 from fractions import Fraction
 
 import pytest
 import torch
 
-from linf_plugin.norms import NORMS, Ball, apart, box, check_norm, name_of
+from linf_plugin.norms import NORMS, Ball, apart, as_radius, box, check_norm, name_of
 
 
 def length(t, norm):
@@ -47,3 +48,16 @@ def test_names_and_exponents():
         assert check_norm(name) == check_norm(norm) == norm and name_of(norm) == name
         assert Ball(0.1, name) == Ball(0.1, norm)
     assert check_norm(2) == 2.0 and isinstance(check_norm(2), float)
+
+
+def test_a_radius_may_be_text():
+    assert Ball("8/255", math.inf, 0.0, 1.0).eps == 8 / 255 and Ball("0.1").eps == 0.1
+    assert as_radius("1/4", "width") == as_radius(0.25, "width") == 0.25
+    with pytest.raises(ValueError, match="^width must be a number or a fraction such as 8/255, got 'x'"):
+        as_radius("x", "width")
+
+
+def test_a_radius_is_in_units_of_the_range():
+    with pytest.raises(ValueError, match=r"eps must be at most high − low = 1, .* got 8: .* are 8/255"):
+        Ball(8, math.inf, 0.0, 1.0)
+    assert Ball(8).eps == Ball(8, math.inf, 0.0, 255.0).eps == 8

@@ -151,6 +151,12 @@ NUMBERS = {
     "infinite": lambda a: math.inf,
     "None": lambda a: None,
 }
+RADIUS = NUMBERS | {
+    "a string": lambda a: "wide",
+    "two fractions": lambda a: "1/2/3",
+    "negative": lambda a: -0.1,
+    "beyond the range": lambda a: 8,
+}
 NORM = {
     "a bool": lambda a: True,
     "a tensor": lambda a: torch.tensor(2.0),
@@ -223,12 +229,12 @@ WRONG = {  # function → argument → kinds of wrong values
         "exact": {"in training mode": EVALUATED["in training mode"]},
         "x": SAMPLES,
         "labels": LABELS | RANGED,
-        "eps": NUMBERS | NEGATIVE,
+        "eps": RADIUS,
         "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
         "high": {"a bool": lambda a: True},
     },
     "Ball": {
-        "eps": NUMBERS | NEGATIVE,
+        "eps": RADIUS,
         "norm": NORM,
         "low": {"above": lambda a: 2.0, "NaN": lambda a: math.nan, "a string": lambda a: "0"},
         "high": {"a bool": lambda a: True},
@@ -294,12 +300,7 @@ WRONG = {  # function → argument → kinds of wrong values
         "radius": {k: v for k, v in NUMBERS.items() if k != "a tensor"},
         "weight": NUMBERS,
     },
-    "Schedule": {
-        "epochs": COUNTS | {"zero": lambda a: 0},
-        "eps": NUMBERS | NEGATIVE,
-        "p_first": NUMBERS,
-        "p_end": NUMBERS,
-    },
+    "Schedule": {"epochs": COUNTS | {"zero": lambda a: 0}, "eps": RADIUS, "p_first": NUMBERS, "p_end": NUMBERS},
     "adam": {"model": MODELS, "lr": NUMBERS | NEGATIVE},
     "shift_and_flip": {
         "x": {k: SAMPLES[k] for k in ("a list", "an array", "integers", "without a batch", "another shape")},
@@ -311,11 +312,11 @@ WRONG = {  # function → argument → kinds of wrong values
         "model": MODELS | {k: EVALUATED[k] for k in ("in training mode", "one class")},
         "x": SAMPLES,
         "labels": LABELS | RANGED,
-        "eps": NUMBERS | NEGATIVE,
+        "eps": RADIUS,
         **dict.fromkeys(("steps", "restarts", "seed", "batch_size"), COUNTS),
     },
 }
-_BALLS = {"model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED, "eps": NUMBERS | NEGATIVE}
+_BALLS = {"model": MODELS | EVALUATED, "x": SAMPLES, "labels": LABELS | RANGED, "eps": RADIUS}
 _METHODS = {"unknown": lambda a: ["ipb"], "a number": lambda a: 3}
 WRONG |= {
     "margin_bound": _BALLS | {"batch_size": COUNTS, "method": {"unknown": lambda a: "ipb", "a number": lambda a: 3}},
@@ -381,6 +382,9 @@ UNUSUAL = {  # what is unusual, and the same in plain
     "every second sample": (lambda a: a["x"].repeat_interleave(2, 0)[::2], "x"),
     "a NumPy number": (lambda a: np.float64(a["eps"]), "eps"),
     "a fraction": (lambda a: Fraction(a["eps"]), "eps"),
+    "ε as text": (lambda a: str(a["eps"]), "eps"),
+    "ε as a fraction in text": (lambda a: f"{Fraction(a['eps'])}", "eps"),
+    "a model in a wrapper": (lambda a: nn.DataParallel(a["model"]), "model"),
     "large batches": (lambda a: 10**9, "batch_size"),
     "a NumPy batch size": (lambda a: np.int64(2), "batch_size"),
 }

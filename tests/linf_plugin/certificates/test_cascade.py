@@ -201,6 +201,7 @@ def test_the_summary_can_be_read():
     )
     assert found.certified.tolist() == [True, False, True, False, False]
     assert found.certified_by("ibp").tolist() == [False, False, True, False, False]
+    assert str(found) == found.summary() and len(repr(found)) < 60
     assert found.summary().splitlines() == [
         "ε = 0.1: 2 of 5 certified (40.00 %); 1 misclassified, 1 skipped, 1 undecided",
         "method          tried  certified   seconds",
@@ -309,7 +310,8 @@ BAD = {  # what is wrong with the arguments: exception, what the message names
     "eps-nan": (lambda a: a.update(eps=float("nan")), ValueError, "eps.*nan"),
     "eps-infinite": (lambda a: a.update(eps=float("inf")), ValueError, "eps.*inf"),
     "eps-bool": (lambda a: a.update(eps=True), TypeError, "eps.*True"),
-    "eps-string": (lambda a: a.update(eps="0.1"), TypeError, "eps.*'0.1'"),
+    "eps-word": (lambda a: a.update(eps="small"), ValueError, "eps.*'small'"),
+    "eps-levels": (lambda a: a.update(eps=8), ValueError, "eps must be at most high − low = 1.* 8/255"),
     "eps-tensor": (lambda a: a.update(eps=torch.tensor(0.1)), TypeError, "eps.*tensor"),
     "batch-size-0": (lambda a: a.update(batch_size=0), ValueError, "batch_size.*0"),
     "batch-size-float": (lambda a: a.update(batch_size=2.5), TypeError, "batch_size.*2.5"),

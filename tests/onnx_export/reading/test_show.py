@@ -22,6 +22,7 @@ def test_certified_model(made):
         "radius_unit",
     ):
         assert line in text
+    assert "one number" not in text  # constants without dimensions are shown
     assert f"{16 * 64 + 16 * 16 + 10 * 16 + 16 + 16 + 10 + 2:,} float32 weights" in text
 
 

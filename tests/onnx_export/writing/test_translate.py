@@ -244,6 +244,19 @@ def test_ranges_written_by_the_exporter_alone(tmp_path):
         torch.testing.assert_close(torch.from_numpy(y), expected, rtol=6 * torch.finfo(torch.float32).eps, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@torch.no_grad()
+def test_what_the_exporter_alone_wrote_runs_without_a_warning(tmp_path, dtype, capfd):
+    """onnxruntime warns of each CastLike that it cannot fold."""
+    model, path, x = Mixed().to(dtype), tmp_path / "mine.onnx", torch.randn(2, 2, 5, 6, dtype=dtype)
+    written(model, (x,), path, input_names=["x"])
+    capfd.readouterr()
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    y = torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+    assert capfd.readouterr().err == ""
+    torch.testing.assert_close(y, model(x), rtol=0, atol=model.allowed(x))
+
+
 @torch.no_grad()
 def test_what_the_exporter_alone_wrote_is_read_and_attach_leaves_it(tmp_path):
     layers = [
