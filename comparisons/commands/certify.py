@@ -172,6 +172,8 @@ def _methods(args: argparse.Namespace, norm: float):
     from ..verifiers.request import Request
 
     given = tuple(dict.fromkeys(filter(None, map(str.strip, (args.methods or "").split(",")))))
+    if args.methods is not None and not given:
+        raise ValueError(f"--methods: name at least one of {', '.join((*names(), *COMPLETE))}")
     known = (*names(), *COMPLETE)
     if unknown := [name for name in given if name not in known]:
         raise ValueError(f"--methods: each must be one of {', '.join(known)}, got {unknown[0]!r}")

@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     from ..report.written import say_what_has_no_digest
 
     folders = args.folders or [folder for folder in map(Path, page.FOLDERS) if folder.exists()]
-    groups, refused = page.collect(page.result_files(folders))
+    files = page.result_files(folders)
+    if args.folders and not files:
+        raise ValueError(f"there are no .json files in {', '.join(map(str, folders))}")
+    groups, refused = page.collect(files)
     say_what_has_no_digest([m for group in groups for m in group.entries])
     texts = page.documents(groups, refused, args.out, args.readme)
     old = page.stale(texts)

@@ -24,8 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.list or not args.study:
+        if not args.list:
+            raise ValueError(f"name a study:\n{_listed()}")
         print(_listed())
-        return 0 if args.list else 2
+        return 0
     from ..studies.shell import main
 
     name, *options = args.study

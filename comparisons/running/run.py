@@ -75,6 +75,8 @@ def run(
     """
     chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
     unknown = [key for key in chosen if key not in recipe.methods]
+    if not chosen:
+        raise ValueError(f"methods must name at least one of {', '.join(recipe.methods)}")
     if unknown:
         known = ", ".join(recipe.methods)
         raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
