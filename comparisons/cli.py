@@ -53,7 +53,9 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
-        text = error.with_flags() if hasattr(error, "with_flags") else error  # a WouldReplace; its module imports torch
+        text = (
+            error.with_flags() if hasattr(error, "with_flags") else console.reason(error)
+        )  # a WouldReplace; its module imports torch
         print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

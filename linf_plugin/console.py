@@ -33,6 +33,15 @@ def any_encoding() -> None:
             stream.reconfigure(errors="linf-plain")
 
 
+def reason(error: Exception) -> str:
+    """Returns what an error says, for a message.  Errors of the system say the file first, and no number."""
+    if not isinstance(error, OSError) or error.filename is None or not error.strerror:
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return f"{error.filename} does not exist"
+    return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
+
+
 def hidden(progress: bool) -> bool:
     """Returns whether a progress bar is hidden: it is shown on request, on a terminal or in a notebook."""
     return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))

@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace) -> int:
         print(f"{PROG}: error: {shown(error.what)}", file=sys.stderr)
         return 2
     except (ImportError, OSError, ValueError, TypeError, DeviceError, LessThanFloat32) as error:
-        print(f"{PROG}: error: {shown(' '.join(str(error).split()))}", file=sys.stderr)
+        print(f"{PROG}: error: {shown(' '.join(console.reason(error).split()))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted", file=sys.stderr)
