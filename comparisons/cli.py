@@ -1,10 +1,10 @@
-"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list``."""
+"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list | show``."""
 
 import argparse
 import os
 import sys
 
-from .commands import bench, certify, list_, report, results, run, study
+from .commands import bench, certify, list_, report, results, run, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -19,6 +19,7 @@ COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and
     "study": study,
     "bench": bench,
     "list": list_,
+    "show": show,
 }
 
 

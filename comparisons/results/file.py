@@ -89,6 +89,7 @@ def from_plain(content) -> Results:
         train_samples=table.whole("train_samples", None),
         shape=_shape(table),
         versions=table.mapping("versions", None),
+        changed=tuple(table.texts("changed", ())),
         methods={name: _method(each, wanted, tuple(attacks), of_ours) for name, each in table.tables("methods")},
         more=table.rest(),
     )
@@ -217,6 +218,7 @@ def _identity(table: Table) -> Identity:
         held_out=table.number("held_out", None),
         budget=table.number("budget", None),
         earlier=tuple(table.texts("earlier", ())),
+        changed=tuple(table.texts("changed", ())),
     )
     if unknown := table.rest():
         raise ValueError(f"{table.where} has an unknown key {min(unknown)[:80]!r}")
@@ -244,6 +246,7 @@ def to_plain(results: Results) -> dict:
     return {
         "schema": SCHEMA,
         "recipe": r.recipe,
+        **_known(changed=list(r.changed) or None),
         "description": r.description,
         "dataset": r.dataset,
         "norm": name_of_norm(r.norm),
@@ -302,6 +305,7 @@ def _plain_method(m: MethodResult) -> dict:
             budget=i.budget,
             settings=i.settings,
             earlier=list(i.earlier) or None,
+            changed=list(i.changed) or None,
         ),
         **_known(settings=m.settings),
         **m.more,

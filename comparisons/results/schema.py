@@ -81,6 +81,7 @@ class Identity:
 
     Figures are kept only if these facts agree, and averaged only if they agree except for the seed.  settings: digest
     of all that the recipe says about the method.  earlier: digests that earlier versions wrote for the same settings.
+    changed: the settings of the whole run that differ from those of the recipe's file.
     """
 
     seed: int | None
@@ -91,6 +92,7 @@ class Identity:
     held_out: float | None = None
     budget: float | None = None
     earlier: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,8 @@ class MethodResult:
 class Results:
     """The results of a run.
 
-    recipe: its name, or ``NO_RECIPE``.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
+    recipe: its name, or ``NO_RECIPE``.  changed: the settings that differ from those of the recipe's file, as lines of
+    TOML.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
     curve; both in units of the pixel range.  held_out: part of the training set that was measured on instead of the
     test set.  shape: of a sample, (C, H, W) or (F,); None in files of versions that knew only images.
     """
@@ -202,6 +205,7 @@ class Results:
     train_samples: int | None = None
     shape: tuple[int, ...] | None = None
     versions: dict | None = None
+    changed: tuple[str, ...] = ()
     methods: dict[str, MethodResult] = field(default_factory=dict)
     more: dict = field(default_factory=dict)
 
@@ -218,6 +222,11 @@ class Results:
 
     def with_methods(self, methods: dict[str, MethodResult]) -> "Results":
         return replace(self, methods=methods)
+
+
+def with_changes(recipe: str, changed: tuple[str, ...]) -> str:
+    """Returns the name of a recipe, with the settings that differ from its file."""
+    return recipe + f" with {', '.join(changed)}" * bool(changed)
 
 
 def same_settings(entries: list[MethodResult]) -> list[tuple]:

@@ -15,7 +15,7 @@ from linf_plugin.training.parallel import Ranks
 
 from ..recipes.recipe import Recipe
 from ..results import file
-from ..results.schema import MethodResult, Results
+from ..results.schema import MethodResult, Results, with_changes
 from ..results.settings import settings_of
 from ..verifiers.complete import check_installed
 from .data import check_fits
@@ -130,6 +130,7 @@ def _empty(wanted: Wanted, data: Dataset, device: str) -> Results:
         shape=data.shape,
         versions=versions(),
         device=device,
+        changed=recipe.changed,
     )
 
 
@@ -159,7 +160,7 @@ def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
     return {
         **wanted.data,
         "method": key,
-        "recipe": wanted.recipe.name,
+        "recipe": with_changes(wanted.recipe.name, wanted.recipe.changed),
         "epsilon": wanted.recipe.eps,
         "seed": wanted.seed,
         "versions": entry.versions,
