@@ -147,6 +147,11 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
         settings=table.mapping("settings", None),
         cascade=_cascade(table) if table.mapping("cascade", None) is not None else {},
         about=table.text("about", ""),
+        architecture=table.mapping("architecture", None),
+        seconds={name: table.table("seconds").number(name) for name in table.mapping("seconds", {})},
+        date=table.text("date", None),
+        processor=table.text("processor", None),
+        commit=table.text("commit", None),
         more=table.rest(),
     )
 
@@ -295,6 +300,8 @@ def _plain_method(m: MethodResult) -> dict:
             loss=list(t.loss),
         ),
         **_known(about=m.about or None, cascade=_plain_cascade(m.cascade) or None),
+        **_known(date=m.date, seconds=m.seconds or None, processor=m.processor, commit=m.commit),
+        **_known(architecture=m.architecture),
         **_known(device=m.device, versions=m.versions, checkpoint=m.checkpoint, data=m.data),
         "identity": _known(
             recipe=i.recipe,

@@ -143,6 +143,11 @@ class MethodResult:
     with every default.  cascade: ε → its steps, if each image was certified by the cheapest method only.  about: the
     function that the certificates are about, in words, if the harness did not build the net.  more: unknown keys of
     the file.
+
+    A record of how the figures came about, which earlier versions did not write: architecture: the spec of the net, if
+    the harness built it.  seconds: name of a certificate or an attack → its seconds over all ε.  date: when the
+    measuring ended, in UTC, as 2026-01-31T12:00:00Z.  processor: its name.  commit: of the package's source; None if it
+    was no git checkout.
     """
 
     kind: str
@@ -166,6 +171,11 @@ class MethodResult:
     settings: dict | None = None
     cascade: dict[float, tuple[Step, ...]] = field(default_factory=dict)
     about: str = ""
+    architecture: dict | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    date: str | None = None
+    processor: str | None = None
+    commit: str | None = None
     more: dict = field(default_factory=dict)
 
     @property
