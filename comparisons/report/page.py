@@ -295,15 +295,25 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
             found.append(
                 {
                     "title": _title(dataset, float(headline), known),
-                    "published": [
-                        {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
-                        for row in known.at(dataset, float(headline))
-                        if row.family != "other"
-                    ],
+                    "published": _levels([r for r in known.at(dataset, float(headline)) if r.family != "other"], known),
                     "ours": [_point(g) for g in ours],
                 }
             )
     return found
+
+
+def _levels(rows: list[published.Row], known: Published) -> list[dict]:
+    """Returns published rows for a picture.  Rows of one method are told apart by their sources."""
+    names = [row.method for row in rows]
+    return [
+        {
+            "family": row.family,
+            "label": row.method + f" [{known.sources[row.source]['arxiv']}]" * (names.count(row.method) > 1),
+            "clean": float(row.clean),
+            "certified": float(row.certified),
+        }
+        for row in rows
+    ]
 
 
 def _point(group: Group) -> dict:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("linf_plugin", "onnx_export", "comparisons")
+OURS = ("linf_plugin", "onnx_export", "comparisons")
 
 
 def device_of(choice: str) -> str:
@@ -56,9 +56,9 @@ def commit_of(folder: Path) -> str | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", "--", *(f"{package}/__init__.py" for package in PACKAGES))
+        git("ls-files", "--error-unmatch", "--", *(f"{package}/__init__.py" for package in OURS))
         head = git("rev-parse", "HEAD")
-        differs = git("status", "--porcelain", "--untracked-files=no", "--", *PACKAGES)
+        differs = git("status", "--porcelain", "--untracked-files=no", "--", *OURS)
     except (OSError, ValueError, subprocess.SubprocessError):
         return None
     return f"{head} with changes" if differs else head

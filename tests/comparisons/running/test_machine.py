@@ -3,7 +3,7 @@
 import re
 import subprocess
 
-from comparisons.running.machine import PACKAGES, commit_of, now, processor_name
+from comparisons.running.machine import OURS, commit_of, now, processor_name
 
 
 def _git(folder, *arguments: str) -> str:
@@ -13,7 +13,7 @@ def _git(folder, *arguments: str) -> str:
 
 
 def test_the_commit_is_that_of_our_files_and_says_if_they_differ(tmp_path, monkeypatch):
-    for package in PACKAGES:
+    for package in OURS:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").write_text("")
     assert commit_of(tmp_path) is None  # no repository
@@ -28,7 +28,7 @@ def test_the_commit_is_that_of_our_files_and_says_if_they_differ(tmp_path, monke
     (tmp_path / "other.txt").write_text("b")
     monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))
     assert re.fullmatch("[0-9a-f]{40,64}", head) and commit_of(tmp_path) == head
-    (tmp_path / PACKAGES[0] / "__init__.py").write_text("changed")
+    (tmp_path / OURS[0] / "__init__.py").write_text("changed")
     assert commit_of(tmp_path) == f"{head} with changes"
     monkeypatch.setenv("PATH", str(tmp_path))  # without git
     assert commit_of(tmp_path) is None and commit_of(tmp_path / "missing") is None
