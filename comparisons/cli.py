@@ -1,4 +1,4 @@
-"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list``."""
+"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list | show``."""
 
 import argparse
 import os
@@ -6,7 +6,7 @@ import sys
 
 from linf_plugin import console
 
-from .commands import bench, certify, list_, report, results, run, study
+from .commands import bench, certify, list_, report, results, run, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -21,6 +21,7 @@ COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and
     "study": study,
     "bench": bench,
     "list": list_,
+    "show": show,
 }
 
 
@@ -53,9 +54,8 @@ def _run(args: argparse.Namespace) -> int:
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:
-        text = (
-            error.with_flags() if hasattr(error, "with_flags") else console.reason(error)
-        )  # a WouldReplace; its module imports torch
+        would_replace = hasattr(error, "with_flags")  # the module of this class imports torch
+        text = error.with_flags() if would_replace else console.reason(error)
         print(f"{name}: error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -79,6 +79,9 @@ def made_up(
 ) -> dict:
     """The content of a file.  Accuracy under PGD is a tenth below each method's clean one, certified accuracy two
     tenths.  method, change: what else stands in every method, and in the whole."""
+    methods = {key: _method(key, recipe, seed, eps, c) | (method or {}) for key, c in clean.items()}
+    for each in methods.values():
+        each["identity"] |= {key: change[key] for key in ("changed",) if key in change}
     return {
         "schema": 2,
         "recipe": recipe,
@@ -91,7 +94,7 @@ def made_up(
         "attacks": {"pgd": {"norm": "linf", "arguments": {"steps": 100, "restarts": 2}}},
         "test_samples": 10_000,
         "device": "cuda: NVIDIA H200",
-        "methods": {key: _method(key, recipe, seed, eps, c) | (method or {}) for key, c in clean.items()},
+        "methods": methods,
         **change,
     }
 

@@ -6,8 +6,9 @@ from pathlib import Path
 SUMMARY = "table and picture from results.json"
 DESCRIPTION = """\
 Prints the tables of earlier runs. For one folder it rewrites table.md and certified.png there. For several it writes
-comparison.md and comparison.png, with one panel per run, to --out or to the first folder. Runs that differ only in
-their seed are averaged. Runs that were measured on the same images are also put into one table."""
+comparison.md and comparison.png to --out or to the first folder. Runs that differ only in their seed are averaged, and
+share a panel of the picture: a band reaches from the least to the largest accuracy. Runs that were measured on the
+same images are also put into one table."""
 EPILOG = """\
 examples:
   linf-compare report results/digits

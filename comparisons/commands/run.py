@@ -23,8 +23,17 @@ examples:
       each method trains for twenty minutes on this machine: its schedule is stretched or shrunk to fit
   linf-compare run my-recipe.toml --out results/mine --seed 3
       the recipe may name your own data: dataset = "my.npz" or "my-images", relative to the recipe
+  linf-compare run digits --epochs 30
+      shorter: p, ε and the learning rate keep their course
+  linf-compare run digits --set methods.linf-dist.schedule.epochs=30 --set eps=8/255 --set eps_values='["8/255"]'
+      other settings; `linf-compare show digits` prints those of the recipe
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
+
+Changed settings.  --set PATH=VALUE names a setting as the recipe does: the keys of its tables, with dots.  VALUE is
+TOML: a number, true, a list, a text in double quotes; a fraction needs no quotes.  Where the epochs of a method change,
+the other times of its schedule change in proportion, except for those that --set names.  Results say what was changed.
+They are kept, continued and averaged only with results of the same changes, and have a folder of their own.
 
 Earlier work in --out.  A finished method is kept if its recipe, data and seed are the same.  Methods that --methods
 leaves out are kept as well.  The command first says what it would replace, and what changed.  It replaces work only
@@ -50,7 +59,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-name", metavar="NAME", help="name of your data, if they are not the published data")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     parser.add_argument("--methods", metavar="A,B", help="methods of the recipe, separated by commas; default: all")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="default: results/RECIPE")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="settings",
+        metavar="PATH=VALUE",
+        help="change a setting of the recipe, such as methods.linf-dist.schedule.epochs=5; may be given several times. "
+        "The value is TOML",
+    )
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        metavar="N",
+        help="train each method for N epochs; all times of its schedule change in proportion",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="default: results/RECIPE, with the changed settings in its name"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
         "--held-out",
@@ -78,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.budgets import parse_duration
     from linf_plugin.training.parallel import join
 
-    from ..recipes.recipe import load_recipe
+    from ..recipes.varied import folder_of, load_varied
     from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
@@ -92,9 +118,9 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.held_out < 1:
         raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
     device = device_of(args.device)
-    recipe = load_recipe(args.recipe)
+    recipe = load_varied(args.recipe, args.settings, args.epochs)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
-    out = args.out or Path("results") / recipe.name
+    out = args.out or Path("results") / folder_of(recipe)
     data = load_own(recipe, args.data_dir, args.data_name)
     with join(device) as ranks:
         results = run_recipe(

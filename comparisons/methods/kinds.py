@@ -9,28 +9,32 @@ from .. import certificates
 class Method:
     """A kind of method.
 
-    label: its name in tables.  color: "#rrggbb", in pictures.  without: certificates that are not computed for it.
+    label: its name in tables.  color, marker: "#rrggbb" and a mark of matplotlib, in pictures; no two kinds share one.
+    without: certificates that are not computed for it.
     """
 
     label: str
     color: str
+    marker: str
     without: tuple[str, ...] = ()
 
 
 _NO_LIPSCHITZ_BOUND = ("lipschitz",)
 
+# Colours that people with any kind of colour vision can tell apart (Okabe and Ito), and four more.
+
 # With a linear head or clipped pixels the Lipschitz bound is so large that it certifies almost nothing.  Tables
 # have it to show that.
 METHODS = {
-    "linf-dist": Method("ℓ∞-dist net", "#d62728"),
-    "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels", "#17becf"),
-    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", "#ff7f0e"),
-    "linf-conv-mlp": Method("ℓ∞-dist net (conv)+MLP", "#bcbd22"),
-    "linf-dist-v2": Method("ℓ∞-dist net v2", "#e377c2"),
-    "sortnet": Method("SortNet", "#9467bd"),
-    "sortnet-mlp": Method("SortNet+MLP", "#8c564b"),
-    "ibp": Method("IBP", "#1f77b4", without=_NO_LIPSCHITZ_BOUND),
-    "crown-ibp": Method("CROWN-IBP", "#2ca02c", without=_NO_LIPSCHITZ_BOUND),
+    "linf-dist": Method("ℓ∞-dist net", "#d55e00", "o"),
+    "linf-dist-clip": Method("ℓ∞-dist net, clipped pixels", "#56b4e9", "s"),
+    "linf-dist-mlp": Method("ℓ∞-dist net+MLP", "#e69f00", "D"),
+    "linf-conv-mlp": Method("ℓ∞-dist net (conv)+MLP", "#a09000", "p"),
+    "linf-dist-v2": Method("ℓ∞-dist net v2", "#cc79a7", "v"),
+    "sortnet": Method("SortNet", "#6a3d9a", "^"),
+    "sortnet-mlp": Method("SortNet+MLP", "#8c564b", "<"),
+    "ibp": Method("IBP", "#0072b2", "X", without=_NO_LIPSCHITZ_BOUND),
+    "crown-ibp": Method("CROWN-IBP", "#009e73", "P", without=_NO_LIPSCHITZ_BOUND),
 }
 
 

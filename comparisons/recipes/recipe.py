@@ -26,6 +26,7 @@ from .short_forms import ATTACK, OF_AUGMENTATION, OF_EVALUATION, long_method, lo
 from .toml_arguments import arguments, check_named, known_keys, parameters
 
 DEEPEST = 1000  # most brackets in a file, including those in comments
+OF_HARNESS = ("name", "folder", "changed")  # fields of a recipe that no file gives
 NAME = re.compile(r"[\w-]{1,60}")  # a method's name, which also names files
 
 
@@ -90,7 +91,8 @@ class Recipe:
     """One comparison.  ε is in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
 
     dataset: a name of ``SOURCES``, or the path of an .npz file or of a folder of images.  folder: of the recipe's file;
-    a path in ``dataset`` is relative to it.
+    a path in ``dataset`` is relative to it.  changed: the settings that differ from those of the file, as lines of
+    TOML.
 
     In a file an ε is a number or a fraction in quotes: 0.1 or "8/255".  A table ``[defaults]`` may hold what the
     methods have in common.  A method takes from it each key that the method lacks, and for each of its tables each
@@ -104,6 +106,7 @@ class Recipe:
     evaluation: Evaluation
     methods: dict[str, MethodRecipe]
     folder: str | Path = field(default="", compare=False)
+    changed: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def data(self) -> str | Path:
@@ -141,13 +144,13 @@ def read_toml(name: str) -> tuple[Path, dict]:
         raise ValueError(f"{path} is not valid TOML: {error}") from error
 
 
-def recipe_from(name: str, where: str, table: dict, folder: str | Path = "") -> Recipe:
-    """Returns a recipe from the content of a TOML file in ``folder``.
+def recipe_from(name: str, where: str, table: dict, folder: str | Path = "", changed: tuple[str, ...] = ()) -> Recipe:
+    """Returns a recipe from the content of a TOML file in ``folder``.  changed: as in ``Recipe``.
 
     Raises:
         ValueError: the content is wrong; the message begins with ``where``.
     """
-    known_keys(table, {*parameters(Recipe), "defaults", ATTACK, *OF_EVALUATION} - {"name", "folder"}, where)
+    known_keys(table, {*parameters(Recipe, given=OF_HARNESS), "defaults", ATTACK, *OF_EVALUATION}, where)
     table = dict(table)
     defaults, methods = table.pop("defaults", {}), table.pop("methods", {})
     tables = {"defaults": defaults, "methods": methods, **{k: table.get(k, {}) for k in (ATTACK, "evaluation")}}
@@ -158,7 +161,7 @@ def recipe_from(name: str, where: str, table: dict, folder: str | Path = "") -> 
     if "eps" in table:
         table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps")
     evaluation = table.pop("evaluation", {})
-    said = arguments(table, parameters(Recipe, given=("name", "evaluation", "methods", "folder")), where)
+    said = arguments(table, parameters(Recipe, given=(*OF_HARNESS, "evaluation", "methods")), where)
     dataset = said["dataset"]
     if dataset not in SOURCES and not dataset.endswith(".npz") and not os.path.isdir(Path(folder, dataset)):
         raise ValueError(
@@ -180,7 +183,7 @@ def recipe_from(name: str, where: str, table: dict, folder: str | Path = "") -> 
     labels = [method.label for method in built.values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
-    return Recipe(name=name, evaluation=evaluation, methods=built, folder=folder, **said)
+    return Recipe(name=name, evaluation=evaluation, methods=built, folder=folder, changed=changed, **said)
 
 
 def with_defaults(method: dict, defaults: dict) -> dict:

@@ -80,7 +80,8 @@ def parameters(function: Callable, given: tuple[str, ...] = ()) -> dict[str, ins
 def check_named(table, key: str, part: Part, where: str) -> None:
     """Checks that a table {"name": …, arguments…} fits the function of that name.  Raises ValueError if not."""
     if not isinstance(table, dict) or not isinstance(table.get("name"), str) or table["name"] not in part.registry:
-        raise ValueError(f"{where}: {key} needs a name among {', '.join(part.registry)}")
+        given = table.get("name") if isinstance(table, dict) else table
+        raise ValueError(f"{where}: {key} needs a name among {', '.join(part.registry)}, got {shown(given)}")
     name = table["name"]
     arguments(arguments_of(table), part.parameters(name), f"{where} {key} {name!r}")
 

@@ -6,7 +6,7 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..results.schema import NO_RECIPE, MethodResult, Results
 from .seeds import attacked, groups
-from .words import NONE, count, eps_text, images, markdown_rows, mean
+from .words import NONE, count, eps_text, images, markdown_rows, mean, recipe_of
 
 Group = list[tuple[Results, str]]  # (run, name of a method) for each seed
 
@@ -35,7 +35,7 @@ def _measured_on(run: Results, m: MethodResult) -> tuple:
 
 def _sources(some: list[Group]) -> set:
     """The recipes, and the runs of nets without one."""
-    return {run.recipe if run.recipe != NO_RECIPE else id(run) for (run, _), *_ in some}
+    return {(run.recipe, run.changed) if run.recipe != NO_RECIPE else id(run) for (run, _), *_ in some}
 
 
 def _table(some: list[Group]) -> str:
@@ -57,7 +57,7 @@ def _row(group: Group, attacks: Iterable[str], eps: float) -> list[str]:
     seeds = f", seeds {', '.join(str(run.seed) for run, _ in group)}" if len(group) > 1 else ""
     return [
         measured[0].label,
-        (f"recipe `{run.recipe}`" if run.recipe != NO_RECIPE else "given net") + seeds,
+        (recipe_of(run) if run.recipe != NO_RECIPE else "given net") + seeds,
         images(run),
         mean([m.clean for m in measured]),
         *(attacked(measured, attack, eps) for attack in attacks),

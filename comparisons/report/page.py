@@ -18,12 +18,12 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..recipes.recipe import available, load_recipe
 from ..results.file import read
-from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings, with_changes
 from . import published
 from .published import Published
 from .seeds import attacked
 from .verification import breakers_of
-from .words import NONE, count, eps_text, markdown_rows, mean
+from .words import NONE, count, eps_text, markdown_rows, mean, recipe_of
 
 FOLDERS = ("docs/results/recipes", "docs/results/digits", "docs/results/mnist-tiny")  # read by default
 WRITTEN_BY = "<!-- Written by `linf-compare results"  # how docs/results.md begins
@@ -168,7 +168,7 @@ def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
 
 def _missing(groups: list[Group], recipes: dict, dataset: str, eps: float) -> list[tuple[str, str]]:
     """Returns the recipes of a data set and ε that lack results, with the labels of the methods without one."""
-    there = {(g.recipe, g.method) for g in groups}
+    there = {(g.recipe, g.method) for g in groups if not g.first[0].changed}
     missing = {
         name: [label for key, label in labels.items() if (name, key) not in there]
         for name, (its_dataset, its_eps, labels) in recipes.items()
@@ -214,7 +214,7 @@ def _our_row(group: Group) -> list[str]:
         f"{group.mean(lambda m: m.training.seconds_per_epoch):.2f}",
         f"{group.minutes():.1f}",
         "; ".join(group.devices()),
-        ", ".join([f"recipe `{group.recipe}`", group.seeds(), *attacks]),
+        ", ".join([recipe_of(run), group.seeds(), *attacks]),
     ]
 
 
@@ -275,7 +275,7 @@ def short(groups: list[Group], known: Published) -> str:
         interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # the best row of each name
         lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
-        lines += [[f"**{g.label}**", *g.accuracies(), f"recipe `{g.recipe}`, {g.seeds()}"] for g in ours]
+        lines += [[f"**{g.label}**", *g.accuracies(), f"{recipe_of(g.first[0])}, {g.seeds()}"] for g in ours]
         if not ours:
             lines.append(["**this package**", "not run", NONE, NONE, NONE])
         rows += [[_title(dataset, eps, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
@@ -295,15 +295,25 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
             found.append(
                 {
                     "title": _title(dataset, float(headline), known),
-                    "published": [
-                        {"family": row.family, "clean": float(row.clean), "certified": float(row.certified)}
-                        for row in known.at(dataset, float(headline))
-                        if row.family != "other"
-                    ],
+                    "published": _levels([r for r in known.at(dataset, float(headline)) if r.family != "other"], known),
                     "ours": [_point(g) for g in ours],
                 }
             )
     return found
+
+
+def _levels(rows: list[published.Row], known: Published) -> list[dict]:
+    """Returns published rows for a picture.  Rows of one method are told apart by their sources."""
+    names = [row.method for row in rows]
+    return [
+        {
+            "family": row.family,
+            "label": row.method + f" [{known.sources[row.source]['arxiv']}]" * (names.count(row.method) > 1),
+            "clean": float(row.clean),
+            "certified": float(row.certified),
+        }
+        for row in rows
+    ]
 
 
 def _point(group: Group) -> dict:
@@ -314,7 +324,7 @@ def _point(group: Group) -> dict:
     return {
         "kind": group.first[1].kind,
         "label": group.label,
-        "recipe": group.recipe,
+        "recipe": with_changes(group.recipe, group.first[0].changed),
         "minutes": group.minutes(),
         "device": group.devices()[0],
         "clean": spread(lambda m: m.clean),

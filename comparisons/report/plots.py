@@ -1,14 +1,24 @@
 """Draws certified accuracy over ε, and our accuracies beside published ones.  Reads only results."""
 
+import io
+import statistics
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 from linf_plugin.files import replacing
 
-from ..results.schema import Results
+from ..attacks.attack import label_of as attack_label
+from ..results.schema import MethodResult, Results
+from .labels import at_right, beside_points, settle
 from .looks import looks
-from .words import attacks_of, images, unit
+from .panels import Panel, panels_of
+from .words import eps_text, unit
 
 FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
+PUBLISHED = "#595959"
+ACROSS = 2  # panels in a row
+LEAST_TICKS = 0.055  # part of an axis between two ticks at measured ε
 
 
 def pyplot():
@@ -21,73 +31,129 @@ def pyplot():
 
 
 def save(figure, path: str | Path, dpi: int) -> None:
-    """Writes a picture: whole or not at all."""
+    """Writes a picture: whole or not at all.  A PNG has 256 colours, which makes it a third as large."""
+    kind = Path(path).suffix.removeprefix(".") or "png"
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind, dpi=dpi)
+    if kind == "png":
+        from PIL import Image
+
+        picture = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        drawn = io.BytesIO()
+        picture.save(drawn, format="png", optimize=True, dpi=(dpi, dpi))
     with replacing(path) as f:
-        figure.savefig(f, format=Path(path).suffix.removeprefix(".") or "png", dpi=dpi)
+        f.write(drawn.getvalue())
 
 
 def certified_against_eps(runs: list[Results], path: str | Path) -> None:
-    """Draws one panel for each run: certified accuracy (solid) and accuracy under attack (dashed) over ε.
+    """Draws certified accuracy (solid) and accuracy under attack (dashed) over ε.
 
-    At ε = 0 both are the clean accuracy.
+    At ε = 0 both are the clean accuracy.  Runs that differ only in the seed share a panel.  Their lines are means, and
+    a band reaches from the least to the largest certified accuracy.
     """
-    plt = pyplot()
-    figure, axes = plt.subplots(1, len(runs), figsize=(6.4 * len(runs), 4.4), squeeze=False, layout="constrained")
-    for axis, run in zip(axes[0], runs):
-        values = [0.0, *(e for e in run.eps_values if e > 0)]
-        look = looks((name, m.kind) for name, m in run.methods.items())
-        for name, m in run.methods.items():
-            color, marker = look[name]["color"], look[name]["marker"]
-            certified = [m.clean, *(m.proved(eps) for eps in values[1:])]
-            axis.plot(values, [100 * a for a in certified], f"{marker}-", color=color, label=m.label)
-            for accuracy in m.attacked.values():
-                attacked = [m.clean, *(accuracy[eps] for eps in values[1:])]
-                axis.plot(values, [100 * a for a in attacked], "--", color=color, linewidth=1, alpha=0.7)
-        axis.axvline(run.eps, color="0.6", linewidth=1, linestyle=":")
-        axis.set(
-            xlabel=f"ε ({unit(run)})",
-            ylabel="accuracy (%)",
-            ylim=(0, 101),
-            xlim=(0, None),
-            title=f"{run.dataset}, {images(run)}, seed {run.seed}",
-        )
-        axis.grid(alpha=0.3)
-        axis.plot([], [], "-", color="0.3", label="certified")
-        if run.attacks:
-            axis.plot([], [], "--", color="0.3", linewidth=1, label=f"under {attacks_of(run)} attack")
-        axis.legend(frameon=False, fontsize=9)
+    plt, panels = pyplot(), panels_of(runs)
+    columns = min(ACROSS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(6.6 * columns, 4.3 * rows + 0.3), squeeze=False, layout="constrained"
+    )
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
+    labelled = [(axis, _certified(axis, panel)) for axis, panel in zip(axes.flat, panels)]
+    several = any(len(panel.seeds) > 1 for panel in panels)
+    attacks = dict.fromkeys(name for run in runs for name in run.attacks)
+    keys = [plt.Line2D([], [], color="0.3", label="certified (mean over seeds)" if several else "certified")]
+    keys += [
+        plt.Line2D([], [], color="0.3", ls="--", lw=1, label=f"under {attack_label(name)} attack") for name in attacks
+    ]
+    if several:
+        keys.append(plt.Rectangle((0, 0), 1, 1, color="0.3", alpha=0.2, lw=0, label="least to largest over seeds"))
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=9)
+    settle(figure, labelled)
     save(figure, path, 130)
     plt.close(figure)
+
+
+def _certified(axis, panel: Panel) -> list:
+    """Draws one panel, and returns the labels of its lines."""
+    run = panel.run
+    values = [0.0, *(eps for eps in run.eps_values if eps > 0)]
+    first = {name: next(iter(of_seed.values())) for name, of_seed in panel.lines.items()}
+    look, ends, heights = looks((name, m.kind) for name, m in first.items()), [], []
+    for name, of_seed in panel.lines.items():
+        measured = list(of_seed.values())
+        color, marker = look[name]["color"], look[name]["marker"]
+        low, mean, high = _curves(measured, values, lambda m, eps: m.proved(eps))
+        axis.plot(values, mean, f"{marker}-", color=color, label=first[name].label, ms=7, mec="w", mew=0.5)
+        if len(measured) > 1:
+            axis.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
+        heights += low + high
+        for attack in first[name].attacked:
+            under = [m for m in measured if attack in m.attacked]
+            _, attacked, _ = _curves(under, values, lambda m, eps, attack=attack: m.attacked[attack][eps])
+            axis.plot(values, attacked, "--", color=color, linewidth=1, alpha=0.8)
+            heights += attacked
+        seeds = f" (seed {', '.join(map(str, of_seed))})" if len(of_seed) < len(panel.seeds) else ""
+        ends.append((values[-1], mean[-1], first[name].label + seeds, color))
+    least, most = min(heights), max(heights)
+    room = max(1.0, 0.05 * (most - least))
+    last = values[-1] or 1.0
+    axis.set(
+        xlabel=f"ε ({unit(run)})",
+        ylabel="accuracy (%)",
+        xlim=(-0.02 * last, 1.03 * last),
+        ylim=(max(-0.5, least - room), min(100.5, most + room)),
+    )
+    if min(b - a for a, b in zip(values, [*values[1:], 2 * last])) > LEAST_TICKS * last:
+        axis.set_xticks(values, [eps_text(eps) if eps else "0" for eps in values])
+    axis.axvline(run.eps, color="0.6", linewidth=1, linestyle=":", zorder=0)
+    above = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+    axis.annotate("ε of the table", (run.eps, 1), (0, 2), ha="center", fontsize=7.5, color="0.4", **above)
+    axis.set_title(
+        f"{textwrap.fill(panel.title, 60)}\n{panel.subtitle}", loc="left", fontsize=10, pad=15, parse_math=False
+    )
+    _plain(axis)
+    return at_right(axis, ends)
+
+
+def _curves(measured: list[MethodResult], values: list[float], accuracy: Callable) -> tuple[list, list, list]:
+    """Returns the least, the mean and the largest accuracy over seeds, in percent, at each ε."""
+    at = [[100 * (accuracy(m, eps) if eps else m.clean) for m in measured] for eps in values]
+    return [min(a) for a in at], [statistics.fmean(a) for a in at], [max(a) for a in at]
+
+
+def _plain(axis) -> None:
+    axis.grid(alpha=0.25, linewidth=0.6)
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def beside_published(panels: list[dict], path: str | Path) -> None:
     """Draws a row for each of ``page.panels``: certified against clean accuracy, and against minutes of training.
 
-    Published rows are hollow marks on the left.  On the right each is a horizontal line, because its time is not known.
-    Our rows are filled marks, with standard deviations over seeds.  Triangles were trained without a GPU.
+    Published rows are hollow marks on the left.  On the right each is a horizontal line with its name, because its time
+    is not known.  Our rows are filled marks, with standard deviations over seeds, and each has its recipe beside it.
     """
     plt = pyplot()
     from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = plt.subplots(
-        len(panels), 2, figsize=(9.6, 0.7 + 3.2 * len(panels)), sharey="row", squeeze=False, layout="constrained"
+        len(panels), 2, figsize=(9.4, 0.9 + 3.4 * len(panels)), sharey="row", squeeze=False, layout="constrained"
     )
     keys = {}  # label → how it is drawn
     look = looks((ours["label"], ours["kind"]) for panel in panels for ours in panel["ours"])
+    levels = []
     for (left, right), panel in zip(axes, panels):
         for row in panel["published"]:
             label, marker = FAMILY_MARKS[row["family"]]
-            keys[label] = {"marker": marker, "color": "0.35", "mfc": "white"}
-            left.plot(row["clean"], row["certified"], ls="", **keys[label])
-            right.axhline(row["certified"], color="0.7", linewidth=0.7, ls="-" if marker == "o" else ":")
+            keys[label] = {"marker": marker, "color": PUBLISHED, "mfc": "white"}
+            left.plot(row["clean"], row["certified"], ls="", ms=5, **keys[label])
+            right.axhline(row["certified"], color="0.75", linewidth=0.7, zorder=0)
+            right.plot(1, row["certified"], transform=right.get_yaxis_transform(), ms=4, clip_on=False, **keys[label])
         for ours in panel["ours"]:
-            keys[ours["label"]] = {"marker": "o", "color": look[ours["label"]]["color"]}
-            marker = "o" if ours["device"].startswith("cuda") else "^"
-            style = keys[ours["label"]] | {"marker": marker, "capsize": 2}
+            style = keys[ours["label"]] = look[ours["label"]]
             (clean, across), (certified, up) = ours["clean"], ours["certified"]
-            left.errorbar(clean, certified, xerr=across, yerr=up, **style)
-            right.errorbar(ours["minutes"], certified, yerr=up, **style)
-            right.annotate(ours["recipe"], (ours["minutes"], certified), (5, 4), textcoords="offset points", fontsize=7)
+            left.errorbar(clean, certified, xerr=across, yerr=up, capsize=2, **style)
+            right.errorbar(ours["minutes"], certified, yerr=up, capsize=2, **style)
         left.set_title(panel["title"], loc="left", fontsize=10.5)
         left.set(xlabel="clean accuracy (%)", ylabel="certified (%)")
         right.set(xlabel="minutes of training", xscale="log")
@@ -96,10 +162,25 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
         right.xaxis.set_major_formatter("{x:g}")
         right.margins(x=0.25)
         for axis in (left, right):
-            axis.grid(alpha=0.25, linewidth=0.6)
-            axis.spines[["top", "right"]].set_visible(False)
-    keys["without a GPU"] = {"marker": "^", "color": "0.35"}
+            _plain(axis)
+        edge = right.get_xlim()[1]
+        ends = [
+            (edge, row["certified"], f"{row['certified']:.1f} {row['label']}", PUBLISHED) for row in panel["published"]
+        ]
+        levels.append((right, at_right(right, ends, size=8)))
+    if any(ours["certified"][1] is not None for panel in panels for ours in panel["ours"]):
+        keys["± standard deviation over seeds"] = {"marker": "|", "ms": 10, "color": PUBLISHED}
     handles = [plt.Line2D([], [], ls="", label=label, **style) for label, style in keys.items()]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    legend = figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    settle(figure, levels)
+    for (_, right), panel in zip(axes, panels):
+        beside_points(right, [_point(ours, look[ours["label"]]["color"]) for ours in panel["ours"]], size=8)
     save(figure, path, 110)
     plt.close(figure)
+
+
+def _point(ours: dict, color: str) -> tuple[float, float, str, str]:
+    device = "GPU" if ours["device"].startswith("cuda") else "CPU"
+    return ours["minutes"], ours["certified"][0], f"{ours['recipe']}, {device}", color

@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterable
 
 from ..attacks.attack import label_of as attack_label
-from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings
+from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings, with_changes
 from .words import NONE, eps_text, images, known, markdown_rows, mean
 
 
@@ -32,7 +32,7 @@ def over_seeds(runs: list[Results]) -> str:
         measured = [run.methods[name] for run, name in group.values()]
         rows.append(
             [
-                f"{run.recipe}: " * (run.recipe != NO_RECIPE) + run.methods[name].label,
+                f"{with_changes(run.recipe, run.changed)}: " * (run.recipe != NO_RECIPE) + run.methods[name].label,
                 eps_text(run.eps),
                 ", ".join(map(str, group)),
                 images(run),

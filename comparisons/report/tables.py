@@ -7,7 +7,7 @@ from ..certificates import BEST, in_order, symbol_of_norm
 from ..certificates import label_of as certificate_label
 from ..results.schema import NO_RECIPE, MethodResult, Results
 from .verification import breakers_of, verification
-from .words import NONE, attacks_of, count, eps_text, images, known, markdown_rows, percent, unit
+from .words import NONE, attacks_of, count, eps_text, images, known, markdown_rows, percent, recipe_of, unit
 
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
 
@@ -24,7 +24,7 @@ def table(results: Results) -> str:
     both = "; ".join(
         ": ".join(filter(None, (label, _words(results.attacks[name].arguments)))) for name, label in attacks.items()
     )
-    source = f"recipe `{results.recipe}`" if results.recipe != NO_RECIPE else "given nets"
+    source = recipe_of(results) if results.recipe != NO_RECIPE else "given nets"
     whole = ", the data have no test part" if results.train_samples == 0 else ""
     parts = [
         f"## {results.dataset}, ε = {shown}{norm} ({source}, seed {results.seed})",

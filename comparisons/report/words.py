@@ -37,6 +37,12 @@ def known(figure: float | None, form: str = "") -> str:
     return NONE if figure is None else format(figure, form)
 
 
+def recipe_of(results: Results) -> str:
+    """Returns the recipe of a run, with the settings that differ from its file.  The text fits a Markdown table."""
+    changed = ", ".join(f"`{line.replace('|', '/')}`" for line in results.changed)
+    return f"recipe `{results.recipe}`" + f" with {changed}" * bool(changed)
+
+
 def images(results: Results) -> str:
     """Returns which images or other samples the accuracies count, and how many."""
     part = "held-out training " if results.held_out else "" if results.train_samples == 0 else "test "

@@ -89,6 +89,7 @@ def from_plain(content) -> Results:
         train_samples=table.whole("train_samples", None),
         shape=_shape(table),
         versions=table.mapping("versions", None),
+        changed=tuple(table.texts("changed", ())),
         methods={name: _method(each, wanted, tuple(attacks), of_ours) for name, each in table.tables("methods")},
         more=table.rest(),
     )
@@ -146,6 +147,11 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
         settings=table.mapping("settings", None),
         cascade=_cascade(table) if table.mapping("cascade", None) is not None else {},
         about=table.text("about", ""),
+        architecture=table.mapping("architecture", None),
+        seconds={name: table.table("seconds").number(name) for name in table.mapping("seconds", {})},
+        date=table.text("date", None),
+        processor=table.text("processor", None),
+        commit=table.text("commit", None),
         more=table.rest(),
     )
 
@@ -217,6 +223,7 @@ def _identity(table: Table) -> Identity:
         held_out=table.number("held_out", None),
         budget=table.number("budget", None),
         earlier=tuple(table.texts("earlier", ())),
+        changed=tuple(table.texts("changed", ())),
     )
     if unknown := table.rest():
         raise ValueError(f"{table.where} has an unknown key {min(unknown)[:80]!r}")
@@ -244,6 +251,7 @@ def to_plain(results: Results) -> dict:
     return {
         "schema": SCHEMA,
         "recipe": r.recipe,
+        **_known(changed=list(r.changed) or None),
         "description": r.description,
         "dataset": r.dataset,
         "norm": name_of_norm(r.norm),
@@ -292,6 +300,8 @@ def _plain_method(m: MethodResult) -> dict:
             loss=list(t.loss),
         ),
         **_known(about=m.about or None, cascade=_plain_cascade(m.cascade) or None),
+        **_known(date=m.date, seconds=m.seconds or None, processor=m.processor, commit=m.commit),
+        **_known(architecture=m.architecture),
         **_known(device=m.device, versions=m.versions, checkpoint=m.checkpoint, data=m.data),
         "identity": _known(
             recipe=i.recipe,
@@ -302,6 +312,7 @@ def _plain_method(m: MethodResult) -> dict:
             budget=i.budget,
             settings=i.settings,
             earlier=list(i.earlier) or None,
+            changed=list(i.changed) or None,
         ),
         **_known(settings=m.settings),
         **m.more,

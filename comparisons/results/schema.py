@@ -81,6 +81,7 @@ class Identity:
 
     Figures are kept only if these facts agree, and averaged only if they agree except for the seed.  settings: digest
     of all that the recipe says about the method.  earlier: digests that earlier versions wrote for the same settings.
+    changed: the settings of the whole run that differ from those of the recipe's file.
     """
 
     seed: int | None
@@ -91,6 +92,7 @@ class Identity:
     held_out: float | None = None
     budget: float | None = None
     earlier: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,11 @@ class MethodResult:
     with every default.  cascade: ε → its steps, if each image was certified by the cheapest method only.  about: the
     function that the certificates are about, in words, if the harness did not build the net.  more: unknown keys of
     the file.
+
+    A record of how the figures came about, which earlier versions did not write: architecture: the spec of the net, if
+    the harness built it.  seconds: name of a certificate or an attack → its seconds over all ε.  date: when the
+    measuring ended, in UTC, as 2026-01-31T12:00:00Z.  processor: its name.  commit: of the package's source; None if it
+    was no git checkout.
     """
 
     kind: str
@@ -164,6 +171,11 @@ class MethodResult:
     settings: dict | None = None
     cascade: dict[float, tuple[Step, ...]] = field(default_factory=dict)
     about: str = ""
+    architecture: dict | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    date: str | None = None
+    processor: str | None = None
+    commit: str | None = None
     more: dict = field(default_factory=dict)
 
     @property
@@ -183,7 +195,8 @@ class MethodResult:
 class Results:
     """The results of a run.
 
-    recipe: its name, or ``NO_RECIPE``.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
+    recipe: its name, or ``NO_RECIPE``.  changed: the settings that differ from those of the recipe's file, as lines of
+    TOML.  norm: exponent of the norm of its balls.  eps: the headline; eps_values: the
     curve; both in units of the pixel range.  held_out: part of the training set that was measured on instead of the
     test set.  shape: of a sample, (C, H, W) or (F,); None in files of versions that knew only images.
     """
@@ -202,6 +215,7 @@ class Results:
     train_samples: int | None = None
     shape: tuple[int, ...] | None = None
     versions: dict | None = None
+    changed: tuple[str, ...] = ()
     methods: dict[str, MethodResult] = field(default_factory=dict)
     more: dict = field(default_factory=dict)
 
@@ -218,6 +232,11 @@ class Results:
 
     def with_methods(self, methods: dict[str, MethodResult]) -> "Results":
         return replace(self, methods=methods)
+
+
+def with_changes(recipe: str, changed: tuple[str, ...]) -> str:
+    """Returns the name of a recipe, with the settings that differ from its file."""
+    return recipe + f" with {', '.join(changed)}" * bool(changed)
 
 
 def same_settings(entries: list[MethodResult]) -> list[tuple]:

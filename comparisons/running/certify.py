@@ -33,7 +33,7 @@ from ..results.schema import (
 from ..results.settings import changes, few, plain_data
 from ..verifiers.complete import check_installed
 from .given import GivenNet, check_runs
-from .machine import device_name, versions
+from .machine import commit, device_name, now, processor_name, versions
 from .plan import facts_of_all, results_in
 from .verdicts import Asked, Verdicts, from_plain, joined, verdicts
 from .verifying import verified
@@ -309,7 +309,19 @@ def _entry(
         settings=work.settings,
         cascade={eps: found.steps for eps, found in measured.items()},
         about=net.sentence(asked.sound),
+        seconds=_seconds(measured, work.ours.attacks),
+        date=now(),
+        processor=processor_name(),
+        commit=commit(),
     )
+
+
+def _seconds(measured: dict[float, Verdicts], attacks: dict) -> dict[str, float]:
+    """Returns the seconds of each certificate and of the attack, over all ε."""
+    found = dict.fromkeys(attacks, sum(each.attack_seconds for each in measured.values()))
+    for step in (step for each in measured.values() for step in each.steps):
+        found[step.method] = found.get(step.method, 0.0) + step.seconds
+    return found
 
 
 def _share(samples: Tensor) -> float:

@@ -1,7 +1,7 @@
 """Measures one method: clean, attacked and certified accuracy, and how often attacks contradict certificates."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ class Measured:
     broken: dict[str, int] | None = None
     certify_seconds: float = 0.0
     attack_seconds: float = 0.0
+    seconds: dict[str, float] = field(default_factory=dict)
     verification: VerificationResult | None = None
 
 
@@ -60,11 +61,16 @@ def evaluate(
     found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
     for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=hidden(progress), unit="ε"):
         began = time.perf_counter()
-        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=not hidden(progress))
+        shown = not hidden(progress)
+        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=shown, seconds=found.seconds)
         found.certify_seconds += time.perf_counter() - began
-        began = time.perf_counter()
-        survives = {name: ATTACKING.resolve(table, model, x, y, eps, seed=seed) for name, table in attacks.items()}
-        found.attack_seconds += time.perf_counter() - began
+        survives = {}
+        for name, table in attacks.items():
+            began = time.perf_counter()
+            survives[name] = ATTACKING.resolve(table, model, x, y, eps, seed=seed)
+            taken = time.perf_counter() - began
+            found.attack_seconds += taken
+            found.seconds[name] = found.seconds.get(name, 0.0) + taken
         for name, proved in proofs.items():
             certified[name].accuracy[eps] = _share(proved)
         for name, kept in survives.items():

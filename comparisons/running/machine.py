@@ -1,9 +1,16 @@
-"""The device of a run, and the versions of packages: its figures depend on both."""
+"""What the figures of a run depend on besides its recipe: the device, the processor, the versions and the commit."""
 
+import os
 import platform
+import re
+import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 
 import torch
+
+OURS = ("linf_plugin", "onnx_export", "comparisons")
 
 
 def device_of(choice: str) -> str:
@@ -21,6 +28,45 @@ def device_name(device: torch.device) -> str:
         return f"cuda: {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
     return f"cpu: {platform.machine()}, {threads} thread{'s' * (threads != 1)}"
+
+
+def processor_name() -> str:
+    """Returns the name of the processor, or of its architecture where the system does not tell more."""
+    try:
+        found = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """Returns the git commit of this package's source, and whether files differ from it; None for an installed copy."""
+    return commit_of(Path(__file__).parents[2])
+
+
+def commit_of(folder: Path) -> str | None:
+    """Returns the commit in ``folder`` if git tracks our packages there."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-c", "core.fsmonitor=false", *arguments]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=30, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "--", *(f"{package}/__init__.py" for package in OURS))
+        head = git("rev-parse", "HEAD")
+        differs = git("status", "--porcelain", "--untracked-files=no", "--", *OURS)
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return None
+    return f"{head} with changes" if differs else head
+
+
+def now() -> str:
+    """Returns the date and time in UTC, as 2026-01-31T12:00:00Z."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def versions() -> dict[str, str]:

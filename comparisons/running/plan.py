@@ -15,6 +15,8 @@ from ..results.digests import digests
 from ..results.schema import AttackSettings, Identity, MethodResult, Results
 from ..results.settings import changes, few, plain_data, settings_changes, settings_of
 
+CHANGED = "changed settings"
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -53,6 +55,7 @@ class Wanted:
             self.attacks,
             self.seed,
             self.held_out,
+            self.recipe.changed,
         )
 
     def identity(self, key: str) -> Identity:
@@ -66,6 +69,7 @@ class Wanted:
             budget=self.budget,
             settings=settings,
             earlier=tuple(earlier),
+            changed=self.recipe.changed,
         )
 
     def training(self, key: str) -> dict:
@@ -102,7 +106,9 @@ class Wanted:
     def beside(self, results: Results, key: str) -> list[str]:
         """Returns why a method of ``results`` and those of this run cannot share a table; empty if they can."""
         r, data = results, results.methods[key].data or self.data
-        theirs = facts_of_all(r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out)
+        theirs = facts_of_all(
+            r.recipe, r.dataset, r.norm, r.eps, r.eps_values, r.attacks, r.seed, r.held_out, r.changed
+        )
         return changes(theirs, self.of_all()) + self._changed_data(data)
 
     def _changed_data(self, data: dict) -> list[str]:
@@ -118,6 +124,7 @@ def facts_of_all(
     attacks: dict[str, AttackSettings],
     seed: int,
     held_out: float,
+    changed: tuple[str, ...] = (),
 ) -> dict:
     """Returns what must agree for methods to share a table, as plain data."""
     return plain_data(
@@ -130,6 +137,7 @@ def facts_of_all(
             "attack": {name: [a.norm, ATTACKING.filled({"name": name, **a.arguments})] for name, a in attacks.items()},
             "seed": seed,
             "held_out": held_out,
+            **_changed(changed),
         }
     )
 
@@ -137,7 +145,12 @@ def facts_of_all(
 def _plain_identity(identity: Identity) -> dict:
     """Returns an identity as plain data, without the digests of settings."""
     names = ("recipe", "dataset", "method", "seed", "held_out", "budget")
-    return {name: getattr(identity, name) for name in names}
+    return {name: getattr(identity, name) for name in names} | _changed(identity.changed)
+
+
+def _changed(lines: tuple[str, ...]) -> dict:
+    """Returns an entry for a recipe with changed settings, and none without."""
+    return {CHANGED: ", ".join(lines)} if lines else {}
 
 
 @dataclass(frozen=True)

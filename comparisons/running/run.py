@@ -1,5 +1,6 @@
 """Runs a recipe: trains and evaluates each of its methods, and writes results.json after each."""
 
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,12 @@ from linf_plugin.training.parallel import Ranks
 
 from ..recipes.recipe import Recipe
 from ..results import file
-from ..results.schema import MethodResult, Results
+from ..results.schema import MethodResult, Results, with_changes
 from ..results.settings import settings_of
 from ..verifiers.complete import check_installed
 from .data import check_fits
 from .evaluate import Measured, evaluate
-from .machine import device_name, versions
+from .machine import commit, device_name, now, processor_name, versions
 from .plan import Plan, Wanted, plan, results_in
 from .train import report_of, train
 
@@ -135,6 +136,7 @@ def _empty(wanted: Wanted, data: Dataset, device: str) -> Results:
         shape=data.shape,
         versions=versions(),
         device=device,
+        changed=recipe.changed,
     )
 
 
@@ -155,7 +157,20 @@ def _entry(
         data=wanted.data,
         identity=wanted.identity(key),
         settings=settings_of(wanted.recipe, key),
+        architecture=_for_json(model.spec),
+        date=now(),
+        processor=processor_name(),
+        commit=commit(),
     )
+
+
+def _for_json(value):
+    """Returns a spec as plain data of JSON, which has no infinity: p = ∞ becomes "inf"."""
+    if isinstance(value, dict):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return list(map(_for_json, value))
+    return "inf" if value == math.inf else value
 
 
 def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
@@ -164,7 +179,7 @@ def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
     return {
         **wanted.data,
         "method": key,
-        "recipe": wanted.recipe.name,
+        "recipe": with_changes(wanted.recipe.name, wanted.recipe.changed),
         "epsilon": wanted.recipe.eps,
         "seed": wanted.seed,
         "versions": entry.versions,

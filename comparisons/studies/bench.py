@@ -23,7 +23,7 @@ from linf_plugin.arguments import check_p
 from linf_plugin.console import hidden
 from linf_plugin.kernels import cpu, gpu
 
-from ..running.machine import device_of
+from ..running.machine import device_of, processor_name
 from .bench_arguments import DESCRIPTION, add_arguments
 from .bench_peers import PEERS, counts, deviation, function_of, size_of, tensors
 from .bench_picture import operator_times
@@ -164,14 +164,10 @@ def _ceiling(p: float, direction: str, device: str) -> float | None:
 
 def _machine(device: str) -> dict:
     """Returns facts about the machine on which the times depend."""
-    try:
-        processor = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
-        processor = platform.processor() or platform.machine()
     usable, kernels = KERNELS[device].available()
     return {
         "device": device,
-        "processor": torch.cuda.get_device_name() if device == "cuda" else processor,
+        "processor": torch.cuda.get_device_name() if device == "cuda" else processor_name(),
         "kernels": kernels if usable else f"blocked PyTorch ({kernels})",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -32,6 +32,11 @@ def test_seeds_of_a_recipe_are_one_row():
     assert "| IBP | recipe `r`, seeds 0, 1 | 10000 test images | 80.00 ± 14.14 |" in text and text.count("| IBP |") == 2
 
 
+def test_a_recipe_with_changed_settings_is_another_one():
+    text = beside([_run({"ibp": 0.9}), _run({"ibp": 0.8}, changed=["epochs = 5"])])
+    assert "| IBP | recipe `r` | 10000" in text and "| IBP | recipe `r` with `epochs = 5` | 10000" in text
+
+
 def test_only_what_can_be_compared_is_put_side_by_side():
     first = _run({"ibp": 0.9})
     assert beside([first]) == ""

@@ -95,6 +95,15 @@ def test_another_setting_of_a_recipe_is_another_row(tmp_path):
     assert [list(g.runs) for g in groups] == [[0], [1]]
 
 
+def test_a_recipe_with_changed_settings_is_a_row_that_says_so_and_the_recipe_is_still_not_run(tmp_path):
+    write(tmp_path / "a.json", {"ibp": 0.5}, changed=["epochs = 5", 'description = "a|b"'])
+    text = section(rendered(tmp_path), "CIFAR-10, ε = 8/255")
+    assert '| recipe `cifar` with `epochs = 5`, `description = "a/b"`, seed 0, PGD 100 × 2 |' in text
+    assert "| **ℓ∞-dist net, IBP** | – | not run | – | – | – | – | – | recipe `cifar` |" in text
+    groups, _ = collect(result_files([tmp_path]))
+    assert "| recipe `cifar` with `epochs = 5`, " in short(groups, published.load())
+
+
 def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
     first = write(tmp_path / "a.json", {"ibp": 0.5})
     (tmp_path / "b.json").write_text(first.read_text())

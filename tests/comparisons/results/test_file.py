@@ -129,6 +129,31 @@ def test_the_shape_of_a_sample_says_what_it_is(shape, thing):
     assert results.thing == thing and to_plain(results).get("shape") == shape
 
 
+RECORD = {
+    "architecture": {"input_shape": [1, 8, 8], "layers": [["LinfDistLinear", {"p": "inf"}]]},
+    "seconds": {"ibp": 1.5, "pgd": 2},
+    "date": "2026-01-31T12:00:00Z",
+    "processor": "one",
+    "commit": "abc with changes",
+}
+
+
+def test_a_record_is_read_and_written_and_may_be_missing():
+    whole, without = (from_plain(made_up({"ibp": 0.5}, method=more)) for more in (RECORD, {}))
+    plain = to_plain(whole)["methods"]["ibp"]
+    assert {key: plain[key] for key in RECORD} == RECORD and from_plain(to_plain(whole)) == whole
+    assert not RECORD.keys() & to_plain(without)["methods"]["ibp"].keys()
+    assert table(whole) == table(without) and same_settings([*whole.methods.values()]) == same_settings(
+        [*without.methods.values()]
+    )
+
+
+@pytest.mark.parametrize("key, value", [(key, 3) for key in RECORD] + [("seconds", {"ibp": "1"}), ("seconds", [])])
+def test_a_wrong_record_is_named(key, value):
+    with pytest.raises(ValueError, match=f"{key}.* must be a "):
+        from_plain(made_up({"ibp": 0.5}, method={key: value}))
+
+
 def test_what_is_not_known_is_kept_but_for_the_identity():
     """A later version may add a key without a new number; what must agree it may not hide."""
     content = made_up({"ibp": 0.9}, method={"colour": "red"}, room=[1])

@@ -164,6 +164,7 @@ def test_our_own_onnx_files_are_read_as_nets(tmp_path):
     assert _run("--onnx", tmp_path / "ours.onnx", "--out", tmp_path / "out") == 0
     (m,) = read(tmp_path / "out").methods.values()
     assert m.cascade[0.05][0].method == "lipschitz" and m.pairs_per_sample == net.pairs_per_sample()
+    assert m.date and m.processor and sum(m.seconds.values()) == pytest.approx(m.certify_seconds + m.attack_seconds)
 
 
 def test_a_report_puts_it_beside_a_recipe(given, tmp_path, capsys):

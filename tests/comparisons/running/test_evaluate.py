@@ -73,7 +73,7 @@ def test_a_method_is_measured_under_every_attack(facts, monkeypatch):
     monkeypatch.setattr(module, "norm_of", lambda name: math.inf)
     monkeypatch.setattr(module, "failure_of", lambda name: {"crown": 0.25}.get(name, 0.0))
     proofs = {"ibp": bools(YES, NO, NO, NO), "crown": bools(NO, YES, NO, NO), "best": bools(YES, YES, NO, NO)}
-    monkeypatch.setattr(module, "certify_each", lambda model, x, y, eps, names, norm, progress: proofs)
+    monkeypatch.setattr(module, "certify_each", lambda model, x, y, eps, names, norm, progress, seconds: proofs)
     seen = []
 
     def survives(model, x, labels, eps, *, seed, strength: int = 1):

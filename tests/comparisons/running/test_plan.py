@@ -154,6 +154,39 @@ def test_a_run_asked_for_otherwise_replaces_nothing(folder, trained, flags, reas
     assert trained == [] and folder.content() == before
 
 
+def test_a_run_with_changed_settings_is_told_from_that_of_the_recipe(folder, trained, tmp_path, monkeypatch, capsys):
+    before = folder.content()
+    assert folder.run("--set", "methods.ibp.clip=11", "--resume") == 2
+    error = capsys.readouterr().err
+    assert "linf-dist (finished, with other settings (changed settings: none → methods.ibp.clip = 11))" in error
+    assert (
+        "ibp (finished, with other settings (changed settings: none → methods.ibp.clip = 11, clip: 10 → 11))" in error
+    )
+    assert folder.run("--set", "methods.ibp.clip=10", "--resume") == 0  # the recipe's own value
+    assert trained == [] and folder.content() == before
+    capsys.readouterr()
+
+    monkeypatch.chdir(tmp_path)  # without --out the changes name a folder
+    call = ["run", str(folder.recipe), "--epochs", "1", "--set", "methods.ibp.clip=11", "--methods", "ibp", "--quiet"]
+    assert main(call) == 0 and trained == ["ibp"]
+    varied = tmp_path / "results" / "two-epochs-1-ibp.clip-11"
+    text = capsys.readouterr().out
+    assert "(recipe `two` with `epochs = 1`, `methods.ibp.clip = 11`, seed 0)" in text.splitlines()[0]
+    found = json.loads((varied / "results.json").read_text())
+    lines = ["epochs = 1", "methods.ibp.clip = 11"]
+    assert found["recipe"] == "two" and found["changed"] == found["methods"]["ibp"]["identity"]["changed"] == lines
+    assert found["methods"]["ibp"]["training"]["epochs"] == 1
+    assert load(varied / "ibp.pt")[1]["recipe"] == "two with epochs = 1, methods.ibp.clip = 11"
+    assert main([*call, "--resume"]) == 0 and trained == ["ibp"]  # kept
+    assert main(["run", str(folder.recipe), "--out", str(varied), "--methods", "ibp", "--resume"]) == 2
+    assert "changed settings: epochs = 1, methods.ibp.clip = 11 → none" in capsys.readouterr().err
+    assert main(["run", str(folder.recipe), "--out", str(varied), "--methods", "linf-dist"]) == 2
+    assert (
+        "has ibp of another run (changed settings: epochs = 1, methods.ibp.clip = 11 → none)" in capsys.readouterr().err
+    )
+    assert over_seeds([read(varied), read(folder.out)]) == ""  # never averaged with the recipe's own
+
+
 def test_force_replaces_what_it_says_and_nothing_else(folder, trained, capsys):
     before, results = folder.content(), folder.results
     folder.write((RECIPE + IBP).replace("clip = 10", "clip = 11"))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
@@ -17,10 +18,12 @@ import comparisons.running.train
 from comparisons.attacks.attack import ATTACKS, Attack
 from comparisons.cli import main
 from comparisons.methods.kinds import METHODS, certificates_of
+from comparisons.methods.optimizers import OPTIMIZERS
 from comparisons.recipes.recipe import load_recipe
 from comparisons.report.seeds import over_seeds
 from comparisons.report.tables import table
 from comparisons.results.file import from_plain, read
+from comparisons.running.machine import commit, processor_name
 from comparisons.verifiers.complete import COMPLETE
 from linf_plugin import load
 from linf_plugin.certificates.cascade import certify
@@ -115,6 +118,19 @@ def test_results_have_every_field(out):
         assert t["seconds_per_epoch"] > 0 and m["certify_seconds"] > 0 and t["epochs"] in (6, 15)
         assert t["schedule"]["epochs"] == t["epochs"] == len(t["loss"]) and t["images_per_second"] > 0
         assert t["seconds"] >= t["epochs"] * t["seconds_per_epoch"] and t["peak_memory_mib"] > 0
+
+
+def test_results_are_a_record_of_how_they_came_about(out):
+    for key, m in read(out).methods.items():
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", m.date) and m.processor == processor_name()
+        assert m.commit == commit() and m.versions["linf-plugin"] and m.data == load_dataset("digits").identity
+        assert m.settings["method"]["optimizer"]["name"] in OPTIMIZERS
+        spec = load(out / f"{key}.pt")[0].spec
+        assert [name for name, _ in m.architecture["layers"]] == [name for name, _ in spec["layers"]]
+        assert json.loads(json.dumps(m.architecture, allow_nan=False)) == m.architecture
+        assert set(m.seconds) == {*m.certified, "pgd"} - {"best"} and all(s >= 0 for s in m.seconds.values())
+        assert m.seconds["pgd"] == pytest.approx(m.attack_seconds)
+        assert 0 < sum(m.seconds.values()) <= m.certify_seconds + m.attack_seconds + 1e-6
 
 
 def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
