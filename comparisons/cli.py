@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-from linf_plugin import console
+from onnx_export import console
 
 from .commands import bench, certify, list_, report, results, run, show, study
 

@@ -158,7 +158,7 @@ def check_rows(x: Tensor, w: Tensor, check_finite: bool = False) -> None:
 
 # Arguments of functions that certify, train and attack: a model, samples x, labels, a radius, the pixel range, counts.
 
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+ON_SEVERAL_DEVICES = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -213,7 +213,7 @@ def check_seed(value: Any, name: str = "seed") -> None:
 
 def unwrapped(model: Any) -> Any:
     """Returns the net inside wrappers that run it on several devices; any other model as it is."""
-    while type(model) in WRAPPERS:
+    while type(model) in ON_SEVERAL_DEVICES:
         model = model.module
     return model
 
@@ -227,7 +227,7 @@ def check_model(model: Any, evaluation: bool = True) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules() if evaluation else ():
-        if module.training and not isinstance(module, WRAPPERS):
+        if module.training and not isinstance(module, ON_SEVERAL_DEVICES):
             at = f", at layer {path!r} ({type(module).__name__})" if path else ""
             raise ValueError(f"model is in training mode{at}: call model.eval() before")
 

@@ -31,6 +31,7 @@ MODULES = {
     "linf_plugin.rounding": "linf_plugin.float32.reach",
     "linf_plugin.spec": "linf_plugin.models.spec",
     "onnx_export.cross_check": "onnx_export.verifiers.marabou_study",
+    "onnx_export.export": "onnx_export.exporting",
     "onnx_export.load": "onnx_export.files.load",
     "onnx_export.read": "onnx_export.reading.net",
     "onnx_export.translate": "onnx_export.writing.translate",

@@ -3,10 +3,10 @@
 import argparse
 import sys
 
-from linf_plugin import console
 from linf_plugin.datasets import OtherData
 from linf_plugin.files import WouldReplace
 
+from . import console
 from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
 from .files.text import shown
 from .running.arithmetic import LessThanFloat32

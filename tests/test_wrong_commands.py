@@ -10,8 +10,8 @@ import torch
 import linf_plugin
 import onnx_export
 from comparisons import cli as compare
-from linf_plugin.console import PIPE_CLOSED
 from onnx_export import cli as export
+from onnx_export.console import PIPE_CLOSED
 
 MAINS = {"linf-compare": compare.main, "linf-export": export.main}
 LINES = 12  # of a message, with the usage that argparse prints before it
@@ -68,6 +68,17 @@ linf-compare report --summary empty
 linf-compare results missing
 linf-compare results empty
 linf-compare results net.pt
+linf-compare show
+linf-compare show nothing
+linf-compare show empty
+linf-compare run digits --out out --set
+linf-compare run digits --out out --set eps
+linf-compare run digits --out out --set eps=8
+linf-compare run digits --out out --set nothing=1
+linf-compare run digits --out out --set methods.nothing.lr=1
+linf-compare run digits --out out --set methods.ibp.batch_size=many
+linf-compare run digits --out out --epochs 0
+linf-compare run digits --out out --epochs 1.5
 linf-compare study
 linf-compare study nothing
 linf-compare study widths --nothing

@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from ..arguments import check_count, check_finite, check_model, check_number, check_samples, check_seed, kind
-from ..console import hidden
+from ..progress import hidden
 from . import budgets, selection, state
 from .compiled import room_to_compile
 from .iteration import Iteration, seeded

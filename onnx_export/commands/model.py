@@ -14,7 +14,7 @@ from linf_plugin.files import check_absent
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
 
-from ..export import export, record
+from ..exporting import export, record
 from ..files.load import load
 from ..files.seal import props_of
 from ..files.text import shown

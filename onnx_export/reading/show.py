@@ -23,7 +23,7 @@ OUTPUT_MEANINGS = {
 }
 
 
-NUMBERS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
+SHOWN_TYPES = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
 SHAPE_OPERATORS = {"Concat", "Constant", "Shape", "Squeeze", "Unsqueeze"}  # they mostly handle shapes
 
 
@@ -55,7 +55,7 @@ def _constant(tensor: TensorProto) -> str:
     """The sizes of a constant; the number itself if there is one, without dimensions."""
     if tensor.dims:
         return "×".join(map(str, tensor.dims))
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in NUMBERS:
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.data_type not in SHOWN_TYPES:
         return "one number"
     return f"{numpy_helper.to_array(tensor).item():g}"
 

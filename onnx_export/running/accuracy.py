@@ -8,7 +8,7 @@ import onnxruntime
 from torch import Tensor
 from tqdm import tqdm
 
-from linf_plugin.console import hidden
+from linf_plugin.progress import hidden
 
 from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy

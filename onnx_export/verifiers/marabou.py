@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from linf_plugin.arguments import check_count
 from linf_plugin.certificates.lipschitz import sound_radius
-from linf_plugin.console import hidden
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
+from linf_plugin.progress import hidden
 
 from ..writing.plain import verifier_model
 from . import query_marabou
@@ -25,7 +25,7 @@ from .child import Child, Ended
 INSIDE, BEYOND = 0.99, 1.01  # times the certified radius, times the exact radius
 READING = 120.0  # seconds for reading a net, at most
 MEMORY = 4 * 2**30  # bytes
-ENDS = {"time": "timeout", "memory": "memory", "crash": "error"}  # why a process ended → verdict
+VERDICTS = {"time": "timeout", "memory": "memory", "crash": "error"}  # why a process ended → verdict
 
 
 def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
@@ -75,7 +75,7 @@ class _Verifier:
         try:
             verdict, point = self.child.ask(question | {"seconds": self.time_limit}, self.time_limit + 2 * self.reading)
         except Ended as ended:
-            verdict, point = ENDS[ended.reason], None
+            verdict, point = VERDICTS[ended.reason], None
         answer = {"eps": eps, "verdict": verdict, "seconds": time.perf_counter() - began}
         if verdict == "sat":
             point = point.reshape(x.shape).clip(low, high)

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from linf_plugin import console
+from linf_plugin import progress
+from onnx_export import console
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},
@@ -69,9 +70,9 @@ def test_an_interrupted_export_has_the_usual_status(monkeypatch, capsys):
 
 def test_bars_are_for_terminals_and_notebooks(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    assert console.hidden(True) and console.hidden(False)
+    assert progress.hidden(True) and progress.hidden(False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert not console.hidden(True) and console.hidden(False)
+    assert not progress.hidden(True) and progress.hidden(False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    monkeypatch.setitem(sys.modules, "ipykernel", console)
-    assert not console.hidden(True)
+    monkeypatch.setitem(sys.modules, "ipykernel", progress)
+    assert not progress.hidden(True)
