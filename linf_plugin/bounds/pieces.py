@@ -5,13 +5,15 @@ buffer leaves the cache, and its memory is new each time; then most of the time 
 convolution also treats one sample after the other.
 """
 
+import contextlib
 import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+LEAST = 2**16  # numbers at the input of a net, for each output, from which on pieces are worth their overhead
 BUFFER = 2**20  # numbers in the buffer of a piece, at most: 8 MB
 
 
@@ -75,3 +77,13 @@ class InPieces(TorchFunctionMode):
             return False
         needed = torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
         return x.dtype == weight.dtype == torch.float64 and x.device.type == "cpu" and not needed
+
+
+def for_net(model: nn.Module, numbers: int) -> contextlib.AbstractContextManager:
+    """Returns ``InPieces`` for a net with convolutions whose bounds take so many numbers at its input that pieces help.
+
+    The mode costs some microseconds for each call of PyTorch, which is much for the bounds of a small net.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.ConvTranspose1d, nn.ConvTranspose2d)
+    helps = numbers >= LEAST and any(isinstance(m, kinds) for m in model.modules())
+    return InPieces() if helps else contextlib.nullcontext()

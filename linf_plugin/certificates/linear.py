@@ -14,7 +14,7 @@ from ..bounds import rounded, versions
 from ..bounds.compute import compute_bounds
 from ..bounds.decides import check_values
 from ..bounds.guard import check_padding, default_options
-from ..bounds.pieces import InPieces
+from ..bounds.pieces import for_net
 from ..bounds.readable import readable
 from ..bounds.refused import check_version
 from ..bounds.specification import specification
@@ -60,14 +60,15 @@ class _Traced:
         problem = self.problem
         C = specification(labels, problem.classes, torch.float64)
         lower, upper = problem.ball.box(x)
-        with InPieces():
+        pieces = for_net(problem.exact, x.numel() * problem.classes)
+        with pieces:
             noises = self.noisy.noises(lower, upper) if problem.sound else None
         amounts = noises.between if problem.sound else ()
         with versions.float64_by_default():
             if self.bounded is None:
                 self.bounded = self._trace((x[:1].double(), *(a[:1] for a in amounts)))
             ball = BoundedTensor(x.double(), PerturbationLpNorm(norm=math.inf, x_L=lower, x_U=upper))
-            with InPieces():
+            with pieces:
                 found, _ = compute_bounds(
                     self.bounded, (ball, *amounts), C, method, bound_upper=False, output_only=True
                 )

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from linf_plugin.bounds import pieces
-from linf_plugin.certificates import linear, margin_bound
+from linf_plugin.certificates import margin_bound
 
 GEOMETRY = {
     "plain": {},
@@ -23,6 +23,7 @@ biased = pytest.mark.parametrize("bias", [False, True])
 def small(monkeypatch):
     """Every piece is one sample."""
     monkeypatch.setattr(pieces, "BUFFER", 1)
+    monkeypatch.setattr(pieces, "LEAST", 1)
 
 
 def _case(batch, out, groups, bias):
@@ -106,4 +107,10 @@ def test_certificates_use_them_and_do_not_change(method, small, monkeypatch):
     assert calls
     monkeypatch.setattr(pieces, "PIECES", {})
     torch.testing.assert_close(bound, margin_bound(net, x, labels, 0.02, method), rtol=1e-9, atol=1e-9)
-    assert linear.InPieces is pieces.InPieces
+
+
+def test_small_nets_and_nets_without_convolutions_are_bounded_as_before():
+    conv, dense = nn.Sequential(nn.Conv2d(1, 2, 3)), nn.Linear(3, 2)
+    assert isinstance(pieces.for_net(conv, pieces.LEAST), pieces.InPieces)
+    assert not isinstance(pieces.for_net(conv, pieces.LEAST - 1), pieces.InPieces)
+    assert not isinstance(pieces.for_net(dense, pieces.LEAST), pieces.InPieces)
