@@ -1,8 +1,10 @@
 """What commands write to a terminal, a file or a pipe, in any encoding.  It imports only the standard library."""
 
+import argparse
 import codecs
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 
 PIPE_CLOSED = 141  # the exit status that a shell shows for a program that nobody reads any more: 128 + SIGPIPE
@@ -58,3 +60,26 @@ def command(run: Callable[[], int]) -> int:
         # Python flushes the stream once more when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help that fits the terminal: paragraphs are filled; indented lines, such as examples, are broken only if long."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        open_paragraph = False
+        for line in text.splitlines():
+            continues = open_paragraph and bool(line) and not line[0].isspace()
+            if continues:
+                lines[-1] += " " + line
+            else:
+                lines.append(line)
+            open_paragraph = bool(line) and not line[0].isspace() and not line.endswith(":")
+        return "\n".join(indent + part for line in lines for part in _broken(line, width - len(indent)))
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """Breaks a line where it is longer than the width.  What follows is indented as it is, and further in examples."""
+    start = line[: len(line) - len(line.lstrip())]
+    further = start + ("    " if start else "")
+    return textwrap.wrap(line, width, subsequent_indent=further, break_long_words=False, break_on_hyphens=False) or [""]
