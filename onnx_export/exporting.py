@@ -95,7 +95,7 @@ def export(
     ):
         _choose(name, value, known)
     epsilon = metadata.get("epsilon") if epsilon is None else epsilon
-    epsilon = None if epsilon is None else as_radius(epsilon, "epsilon")
+    epsilon = as_radius(epsilon, "epsilon") if isinstance(epsilon, str) else epsilon
     if epsilon is not None and not 0 < epsilon <= 1:
         raise ValueError(f"epsilon must lie in (0, 1], in units of the pixel range, got {epsilon}")
     if FLAVOURS[flavour].for_verifiers:

@@ -96,7 +96,7 @@ def fit(
         ranks: the ranks of ``parallel.join`` if several processes call ``fit`` with the same arguments.  They do each
             step together.  Only the first one validates, writes and shows progress.
         description: the text of the progress bar.
-        progress: whether to show the progress bar.
+        progress: whether to show the progress bar, on a terminal or in a notebook.
 
     Returns:
         ``Trained``.  Each dict of its history has epoch, steps (so far), loss, p, eps, lr, seconds,

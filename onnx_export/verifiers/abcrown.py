@@ -133,7 +133,7 @@ def write_abcrown(
         ValueError: eps or samples are out of range; the file is not a checkpoint or names no data set; the images do
             not fit the net, or are not those that the checkpoint names.
     """
-    eps = as_radius(eps)
+    eps = as_radius(eps) if isinstance(eps, str) else eps
     if not 0 < eps <= 1:
         raise ValueError(f"eps must lie in (0, 1], in units of the pixel range, got {eps}")
     if samples < 1:

@@ -183,7 +183,7 @@ def write_benchmark(
         "nets": list(models),
         "input": _value(graph.input[0]),
         "output": _value(graph.output[0]),
-        "epsilons": [as_radius(eps, "epsilons") for eps in epsilons],
+        "epsilons": [as_radius(eps, "epsilons") if isinstance(eps, str) else float(eps) for eps in epsilons],
         "count": count,
         "kinds": list(kinds),
         "timeout": timeout,

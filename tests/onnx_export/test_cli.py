@@ -243,7 +243,7 @@ def test_model_refuses(made, tmp_path, error):
     torch.save({"format": 1, "spec": {}}, tmp_path / "foreign.pt")
     assert "foreign.pt is not a checkpoint of linf_plugin" in error("model", tmp_path / "foreign.pt", "-o", output)
     assert not output.exists()
-    assert "File exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
+    assert "file exists" in error("model", made.checkpoint, "-o", tmp_path / "text" / "net.onnx")
 
 
 def test_model_replaces_nothing_unasked(made, tmp_path, error):

@@ -387,7 +387,7 @@ def test_a_forward_of_its_own(small_net, tmp_path):
         ({"certificate": "interval"}, "an interval bound needs an epsilon"),
         ({"epsilon": 0.0}, r"epsilon must lie in \(0, 1\]"),
         ({"epsilon": 1.5}, r"epsilon must lie in \(0, 1\]"),
-        ({"epsilon": math.nan}, "epsilon must be finite"),
+        ({"epsilon": math.nan}, r"epsilon must lie in \(0, 1\]"),
         ({"flavour": "relu", "pixels": "byte"}, "flavour relu is for verifiers: it has no certificates"),
         ({"flavour": "maxpool", "certificate": "lipschitz"}, "flavour maxpool is for verifiers"),
     ],

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 import time
 from dataclasses import replace
 
@@ -313,7 +314,8 @@ def test_the_log_has_each_epoch_once(tmp_path):
     assert all(h["images_per_second"] == pytest.approx(60 / h["seconds"]) for h in history)
 
 
-def test_the_bar_shows_the_last_validation(tmp_path, capsys):
+def test_the_bar_shows_the_last_validation(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     train(tmp_path, progress=True, **OPTIONS["chosen"])
     text = capsys.readouterr().err
     assert all(word in text for word in ("loss=", "p=inf", "eps=0.1", "certified=", "clean=", "~certified="))
