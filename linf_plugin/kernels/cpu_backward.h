@@ -286,7 +286,7 @@ template <class T, class Pair> void backward_one(const Call& c, const T* g, cons
             if (unit != 0) chosen = gradients<T, Pair, false, Term>();
         }
         if constexpr (Term::WHOLE < THRESHOLD_FROM)
-            if (unit == 0 && c.p < THRESHOLD_FROM) chosen = gradients<T, Pair, true, ScaledTerm<T, Term>>();
+            if (unit == 0 && c.p < THRESHOLD_FROM) chosen = gradients<T, Pair, true, Term>();
     });
     backward_dense(c, chosen, unit == 0 ? (T)1 : unit, g, y, threads);
 }

@@ -171,8 +171,7 @@ template <class T, class Pair, bool SCALED, class Term> void sums_for(const Work
     sums<T, Pair, SCALED>(k, Term::of(p), y);
 }
 template <class T, class Pair, class Term> Exponent<T> exponent(double p) {
-    using Scaled = ScaledTerm<T, Term>;
-    Exponent<T> e{p, nullptr, sums_for<T, Pair, true, Scaled>, pair_norm<T, Pair, Scaled>};
+    Exponent<T> e{p, nullptr, sums_for<T, Pair, true, Term>, pair_norm<T, Pair, Term>};
     if constexpr (!std::is_same_v<Term, Real<T>>) e.sums = sums_for<T, Pair, false, Term>;
     return e;
 }

@@ -149,9 +149,5 @@ template <class T, bool BOX = false, class F> void with_term(double p, F f) {
     else
         with_one_of<T, 1, 2, 4, 8, 16, 32>(p, f);
 }
-// The term where distances are scaled.  Those of double rarely are, because powers of few of them leave its range:
-// there no exponent has code of its own.
-template <class T, class Term>
-using ScaledTerm = std::conditional_t<sizeof(T) == 8 && Term::WHOLE != 0, Whole<T>, Term>;
 
 }  // namespace
