@@ -12,7 +12,7 @@ from .common import add_data, data_of, model_of, positive
 
 SUMMARY = "ask Marabou whether the certificates of a small net hold"
 DESCRIPTION = """\
-Exports a small net for the verifier Marabou (pip install linf-plugin[marabou]), and asks Marabou about test images:
+Exports a small net for the verifier Marabou (pip install 'linf-plugin[marabou]'), and asks Marabou about test images:
 can an input within 0.99 of the certified radius change the class? Can an input a little beyond the exact radius?
 Marabou runs in a process of its own, which is ended at the limits of time and memory."""
 EPILOG = """\
