@@ -1,8 +1,13 @@
-"""Progress bars.  tqdm draws them where it is installed; without it there is no bar."""
+"""Progress bars, only where people see them.  tqdm draws them; where it is not installed there is no bar."""
 
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
+
+
+def hidden(progress: bool) -> bool:
+    """Returns whether a progress bar is hidden: it is shown on request, on a terminal or in a notebook."""
+    return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
 
 class NoBar:

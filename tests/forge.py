@@ -20,7 +20,7 @@ from onnx import ModelProto, NodeProto, TensorProto
 from torch import nn
 
 import linf_plugin
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.files.load import load
 from onnx_export.files.save import reseal
 from onnx_export.files.seal import DIGEST, content_sha256, props_of

@@ -10,8 +10,8 @@ import torch
 import linf_plugin
 import onnx_export
 from comparisons import cli as compare
-from linf_plugin.console import PIPE_CLOSED
 from onnx_export import cli as export
+from onnx_export.console import PIPE_CLOSED
 
 MAINS = {"linf-compare": compare.main, "linf-export": export.main}
 LINES = 12  # of a message, with the usage that argparse prints before it

@@ -12,10 +12,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linf_plugin import checkpoint
-from linf_plugin.console import hidden
 from linf_plugin.datasets import DIGESTS, Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.norms import Ball
+from linf_plugin.progress import hidden
 
 from ..certificates import BEST, name_of_norm, usual
 from ..methods.parts import ATTACKING, arguments_of

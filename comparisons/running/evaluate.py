@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from linf_plugin.certificates import certify_each
-from linf_plugin.console import hidden
 from linf_plugin.norms import Ball
+from linf_plugin.progress import hidden
 
 from ..certificates import BEST, failure_of, norm_named, norm_of
 from ..methods.kinds import certificates_of

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from linf_plugin.console import hidden
 from linf_plugin.datasets import Dataset
 from linf_plugin.files import WouldReplace
+from linf_plugin.progress import hidden
 from linf_plugin.training.parallel import Ranks
 
 from ..recipes.recipe import Recipe, read_toml, recipe_from, with_defaults

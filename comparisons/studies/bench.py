@@ -20,8 +20,8 @@ from torch.utils import benchmark
 from tqdm import tqdm
 
 from linf_plugin.arguments import check_p
-from linf_plugin.console import hidden
 from linf_plugin.kernels import cpu, gpu
+from linf_plugin.progress import hidden
 
 from ..running.machine import device_of, processor_name
 from .bench_arguments import DESCRIPTION, add_arguments

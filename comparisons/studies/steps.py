@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin.console import hidden
 from linf_plugin.layers.base import set_p
+from linf_plugin.progress import hidden
 from linf_plugin.training import Schedule, adam
 
 from ..methods.losses import LOSSES

@@ -19,8 +19,8 @@ from linf_plugin import Net, build, certified_radius, lipschitz_bound
 from linf_plugin.certificates import margin_bound
 from linf_plugin.certificates.exact.radius import exact_radius
 from linf_plugin.certificates.table import LIRPA_METHODS
-from linf_plugin.console import hidden
 from linf_plugin.datasets import Dataset, load_dataset
+from linf_plugin.progress import hidden
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from ..certificates import label_of

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from linf_plugin import LinfDistLinear
 from linf_plugin.bounds import compute_bounds, versions
-from linf_plugin.console import hidden
+from linf_plugin.progress import hidden
 
 from ..report.words import markdown_rows
 from .shell import Save, Study, main, positive

@@ -14,7 +14,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .. import progress as progress_bars
 from ..arguments import check_count, check_finite, check_model, check_number, check_samples, check_seed, kind
-from ..console import hidden
 from . import budgets, selection, state
 from .compiled import room_to_compile
 from .iteration import Iteration, seeded
@@ -190,7 +189,7 @@ def fit(
         total=schedule.epochs * steps,
         initial=len(history) * steps,
         desc=description,
-        disable=hidden(progress and ranks.main),
+        disable=progress_bars.hidden(progress and ranks.main),
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,

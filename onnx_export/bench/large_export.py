@@ -13,7 +13,7 @@ import torch
 
 from linf_plugin.models.architectures import build
 
-from ..export import export
+from ..exporting import export
 from ..running import native
 
 NET_SHAPE, NET_CLASSES = (1, 28, 28), 10

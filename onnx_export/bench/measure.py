@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 import linf_plugin
-from linf_plugin.console import hidden
+from linf_plugin.progress import hidden
 
 from ..running import native
 from .cases import FULL, THREAD_COUNTS, Sizes, size_of

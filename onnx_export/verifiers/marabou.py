@@ -15,9 +15,9 @@ from tqdm import tqdm
 from linf_plugin import extras
 from linf_plugin.arguments import check_count
 from linf_plugin.certificates.lipschitz import sound_radius
-from linf_plugin.console import hidden
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import Net
+from linf_plugin.progress import hidden
 
 from ..writing.plain import verifier_model
 from . import query_marabou

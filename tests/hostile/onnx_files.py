@@ -16,7 +16,7 @@ from onnx.inliner import inline_local_functions
 
 import linf_plugin
 from linf_plugin.kernels.reference import coefficients
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.functions.library import attach
 
 DATA = "weights.bin"  # beside a file

@@ -15,7 +15,7 @@ import torch
 import linf_plugin
 from linf_plugin.datasets import DIGESTS, SOURCES
 from linf_plugin.layers.shifts import MeanShift
-from onnx_export.export import export
+from onnx_export.exporting import export
 
 METADATA = {
     "dataset": "digits",
@@ -84,7 +84,7 @@ def exported(small_net, tmp_path_factory):
 @pytest.fixture
 def beside(small_net, tmp_path, monkeypatch):
     """(a file whose weights lie beside it, theirs), and in another folder those of another net of that shape."""
-    monkeypatch.setattr(importlib.import_module("onnx_export.export"), "EXTERNAL_BYTES", 0)
+    monkeypatch.setattr(importlib.import_module("onnx_export.exporting"), "EXTERNAL_BYTES", 0)
     net = small_net(width=6, depth=2)
     export(net, tmp_path / "a.onnx", {"epsilon": 0.1}, certificate="interval")
     with torch.no_grad():

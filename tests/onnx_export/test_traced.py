@@ -14,7 +14,7 @@ from torch import nn
 import linf_plugin
 from linf_plugin.datasets import load_dataset
 from onnx_export.cli import main
-from onnx_export.export import export, record
+from onnx_export.exporting import export, record
 from onnx_export.files.load import load
 from onnx_export.files.seal import props_of, seal
 from onnx_export.running.accuracy import measure

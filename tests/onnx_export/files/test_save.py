@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.files import save as saving
 from onnx_export.files.load import load
 from onnx_export.reading.recompute import contradictions
 
-EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
+EXPORT = importlib.import_module("onnx_export.exporting")  # the package has a function of that name
 
 
 def test_a_new_file_leaves_no_weights_of_the_old_one(beside, small_net, monkeypatch):

@@ -13,7 +13,7 @@ from onnx.inliner import inline_local_functions
 
 from linf_plugin.bounds import specification
 from linf_plugin.layers.lipschitz import lipschitz_bound
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.functions.bodies import check_bodies
 from onnx_export.functions.library import for_device
 from onnx_export.reading.fuse import fuse_distance

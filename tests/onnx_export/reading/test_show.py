@@ -5,7 +5,7 @@ import pytest
 from onnx import helper
 
 import linf_plugin
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.reading.show import summary
 
 

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from linf_plugin.float32.operations import ELU_UNITS, SIGMOID_UNITS, SOFTPLUS_UNITS
 from linf_plugin.float32.rules import POWER_UNITS, TANH_UNITS, UNIT
 from linf_plugin.kernels import reference
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.functions.library import attach
 from onnx_export.running import arithmetic
 from onnx_export.running.arithmetic import LessThanFloat32

@@ -6,7 +6,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.files.seal import props_of, seal
 from onnx_export.running.accuracy import BATCH
 from onnx_export.running.compare import Comparison, compare

@@ -10,10 +10,10 @@ import pytest
 import torch
 from graphs import chain
 
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.running.session import DeviceError, run, session
 
-EXPORT = importlib.import_module("onnx_export.export")
+EXPORT = importlib.import_module("onnx_export.exporting")
 SESSION = importlib.import_module("onnx_export.running.session")  # the package has functions of these names
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
-from onnx_export.export import export, record
+from onnx_export.exporting import export, record
 from onnx_export.files.load import load
 from onnx_export.files.seal import DIGEST, broken_seal, former_sha256, props_of, seal
 from onnx_export.reading.recompute import contradictions

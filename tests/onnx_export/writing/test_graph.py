@@ -11,7 +11,7 @@ import linf_plugin
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import LAYERS
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.files.load import load
 from onnx_export.reading.recompute import contradictions, net_of, read_back
 from onnx_export.running.session import run, session

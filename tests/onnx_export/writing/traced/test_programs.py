@@ -21,7 +21,7 @@ from linf_plugin.graphs.ends import ends
 from linf_plugin.graphs.operations import Add, Affine, Average, Softplus
 from linf_plugin.intervals import apply_affine
 from linf_plugin.layers.sort import SortDistLinear
-from onnx_export.export import export
+from onnx_export.exporting import export
 from onnx_export.functions.library import attach
 from onnx_export.running.session import run, session
 from onnx_export.writing.certificate import BOX_ROUNDING

@@ -1,4 +1,4 @@
-"""What commands write to a terminal, a file or a pipe: in any encoding, with bars only where people see them."""
+"""What commands write to a terminal, a file or a pipe, in any encoding, and how they end."""
 
 import codecs
 import os
@@ -8,7 +8,7 @@ from collections.abc import Callable
 PIPE_CLOSED = 141  # the exit status that a shell shows for a program that nobody reads any more: 128 + SIGPIPE
 
 # Signs of formulas and tables → what stands for them in an encoding that lacks them.
-PLAIN = {
+PLAIN_SIGNS = {
     "ε": "eps", "ℓ": "l", "∞": "inf", "α": "alpha", "β": "beta", "γ": "gamma", "ρ": "rho", "σ": "sigma", "δ": "delta",
     "−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
     "→": "->", "…": "...", "‖": "||", "√": "sqrt", "Σ": "sum ", "′": "'", "½": "1/2", "²": "2", "³": "3",
@@ -21,7 +21,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
-    found = (PLAIN.get(a) or a.encode("ascii", "backslashreplace").decode() for a in signs)
+    found = (PLAIN_SIGNS.get(a) or a.encode("ascii", "backslashreplace").decode() for a in signs)
     return "".join(found), error.end
 
 
@@ -40,11 +40,6 @@ def reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return f"{error.filename} does not exist"
     return f"{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}"
-
-
-def hidden(progress: bool) -> bool:
-    """Returns whether a progress bar is hidden: it is shown on request, on a terminal or in a notebook."""
-    return not (progress and (sys.stderr.isatty() or "ipykernel" in sys.modules))
 
 
 def command(run: Callable[[], int]) -> int:

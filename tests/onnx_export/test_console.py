@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from linf_plugin import console
+from onnx_export import console
 
 ENCODINGS = {
     "ascii": {"PYTHONIOENCODING": "ascii"},

@@ -18,14 +18,14 @@ from linf_plugin.datasets import load_dataset
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import MeanShift
-from onnx_export.export import export, record
+from onnx_export.exporting import export, record
 from onnx_export.files.seal import DIGEST, content_sha256
 from onnx_export.running.session import run, session
 from onnx_export.writing.certificate import radius_constants
 from onnx_export.writing.metadata import Accuracy, file_sha256, told
 from onnx_export.writing.record import fold_means, written
 
-EXPORT = importlib.import_module("onnx_export.export")  # the package has a function of that name
+EXPORT = importlib.import_module("onnx_export.exporting")  # the package has a function of that name
 
 COLOUR = {"shape": (3, 8, 8), "mean": (0.3, 0.2, 0.1), "std": 0.2}
 
