@@ -54,7 +54,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         from linf_plugin import extras  # imports torch
 
-        with extras.named():
+        with extras.named("compare"):
             return COMMANDS[args.command].run(args)
     except BrokenPipeError:
         raise

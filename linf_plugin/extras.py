@@ -25,6 +25,7 @@ OPTIONAL = {  # what is imported → the extra that installs it
     "maraboupy": "marabou",
     "onnx2torch": "onnx-models",
 }
+INCLUDES = {"compare": ("bounds",)}  # extras of an extra
 DISTRIBUTED_AS = {
     "PIL": "Pillow",
     "art": "adversarial-robustness-toolbox",
@@ -39,15 +40,20 @@ ALSO = {  # what the command alone does not tell
 }
 
 
-def missing(package: str) -> ImportError:
-    """Returns the error for an optional package that is not installed: it names the extra and the command of pip."""
-    name = DISTRIBUTED_AS.get(package, package)
-    command = f"pip install 'linf-plugin[{OPTIONAL[package]}]'"
+def missing(package: str, within: str | None = None) -> ImportError:
+    """Returns the error for an optional package that is not installed: it names the extra and the command of pip.
+
+    within: the extra that the whole program needs; it is named where it includes the extra of the package.
+    """
+    extra, name = OPTIONAL[package], DISTRIBUTED_AS.get(package, package)
+    if extra in INCLUDES.get(within or extra, ()):
+        extra = within or extra
+    command = f"pip install 'linf-plugin[{extra}]'"
     return ImportError(f"{name} is not installed: {command}{ALSO.get(package, '')}", name=package)
 
 
 @contextlib.contextmanager
-def named() -> Iterator[None]:
+def named(within: str | None = None) -> Iterator[None]:
     """Inside, an import of an optional package that is not installed raises the error of ``missing``."""
     try:
         yield
@@ -56,7 +62,7 @@ def named() -> Iterator[None]:
         # A module that is absent from an installed package is another fault.
         if package not in OPTIONAL or _installed(package):
             raise
-        raise missing(package) from error
+        raise missing(package, within) from error
 
 
 def _installed(package: str) -> bool:
