@@ -28,7 +28,7 @@ help:
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
-	$(BIN)/python -m pip install --editable ".[test,lint]"
+	$(BIN)/python -m pip install --editable ".[all,test,lint]"
 	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)" "$(ONNX2TORCH_SPEC)"
 	touch $@
 

@@ -5,6 +5,7 @@ import os
 import sys
 
 from onnx_export import console
+from onnx_export.version import version
 
 from .commands import bench, certify, list_, report, results, run, show, study
 
@@ -26,8 +27,9 @@ COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and
 
 
 def _parser() -> argparse.ArgumentParser:
-    style = argparse.RawDescriptionHelpFormatter
+    style = console.Help
     parser = argparse.ArgumentParser(prog=PROG, description=DESCRIPTION, formatter_class=style)
+    parser.add_argument("--version", action="version", version=f"{PROG} {version()}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         one = commands.add_parser(
@@ -50,7 +52,10 @@ def _run(args: argparse.Namespace) -> int:
     rank = os.environ.get("RANK") if "TORCHELASTIC_RUN_ID" in os.environ else None  # as torchrun sets them
     name = PROG if rank is None else f"{PROG} (rank {rank})"
     try:
-        return COMMANDS[args.command].run(args)
+        from linf_plugin import extras  # imports torch
+
+        with extras.named("compare"):
+            return COMMANDS[args.command].run(args)
     except BrokenPipeError:
         raise
     except (ValueError, TypeError, OSError, FloatingPointError, ImportError) as error:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from . import archive
+from . import archive, extras
 
 SAFETENSORS = ".safetensors"
 NESTS = ("state_dict", "model_state_dict", "model")  # keys under which checkpoints of training keep the weights
@@ -44,8 +44,9 @@ def read_weights(path: str | os.PathLike) -> dict[str, Tensor]:
 
 
 def _of_safetensors(path: Path) -> dict[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    with extras.named():
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
 
     try:
         return load_file(path)

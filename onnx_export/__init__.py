@@ -1,11 +1,13 @@
 """ONNX files of ℓ∞-distance nets, with their certificates.  Stock onnxruntime runs them.
 
 On the command line this is ``linf-export``; in Python it is ``export``, ``session`` and ``run``.  ``linf_onnx_kwargs``
-and ``attach`` are for your own models with distance layers.
+and ``attach`` are for your own models with distance layers.  Importing this package imports neither torch nor ONNX: a
+name is imported on first use.
 """
 
-import importlib
 from typing import TYPE_CHECKING
+
+from .late import former_modules, names
 
 if TYPE_CHECKING:
     from .exporting import export
@@ -15,22 +17,14 @@ if TYPE_CHECKING:
 
 __all__ = ["attach", "export", "linf_onnx_kwargs", "run", "session"]
 
-# Name → its module.  They are imported when they are used, so that `linf-export --help` imports none of them.
-_MODULES = {
-    "attach": ".functions.library",
-    "export": ".exporting",
-    "linf_onnx_kwargs": ".writing.translate",
-    "run": ".running.session",
-    "session": ".running.session",
-}
-
-
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(importlib.import_module(_MODULES[name], __name__), name)
-    return found
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__ = names(
+    __name__,
+    {
+        "attach": ".functions.library",
+        "export": ".exporting",
+        "linf_onnx_kwargs": ".writing.translate",
+        "run": ".running.session",
+        "session": ".running.session",
+    },
+)
+former_modules(__name__)

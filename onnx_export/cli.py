@@ -1,19 +1,17 @@
 """``linf-export``: writes checkpoints as ONNX files, checks and reads these, and writes problems for verifiers."""
 
 import argparse
+import importlib
 import sys
 
-from linf_plugin.datasets import OtherData
-from linf_plugin.files import WouldReplace
-
 from . import console
-from .commands import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
-from .files.text import shown
-from .running.arithmetic import LessThanFloat32
-from .running.session import DeviceError
+from .parsers import abcrown, bench, check, cross_check, import_, model, show, verify, vnnlib
+from .version import version
 
 PROG = "linf-export"
-EXPORT_COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
+# Each has SUMMARY, DESCRIPTION, EPILOG and add_arguments(parser).  The module of the same name in ``commands``, which
+# imports torch, has run(args) → exit status.
+EXPORT_COMMANDS = {
     "model": model,
     "show": show,
     "check": check,
@@ -46,8 +44,9 @@ def _parser() -> argparse.ArgumentParser:
         PROG,
         description="Writes checkpoints as ONNX files, checks and reads ONNX files, and writes problems for verifiers.",
         epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=console.Help,
     )
+    p.add_argument("--version", action="version", version=f"{PROG} {version()}")
     commands = p.add_subparsers(required=True, metavar="COMMAND")
     for name, command in EXPORT_COMMANDS.items():
         q = commands.add_parser(
@@ -55,10 +54,10 @@ def _parser() -> argparse.ArgumentParser:
             help=command.SUMMARY,
             description=command.DESCRIPTION,
             epilog=command.EPILOG,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=console.Help,
         )
         command.add_arguments(q)
-        q.set_defaults(command=command.run)
+        q.set_defaults(command=command.__name__.rpartition(".")[2])
     return p
 
 
@@ -71,19 +70,39 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from linf_plugin import extras
+
     try:
-        return args.command(args)
+        with extras.named():
+            return importlib.import_module(f".commands.{args.command}", __package__).run(args)
     except BrokenPipeError:
         raise
-    except WouldReplace as error:
-        print(f"{PROG}: error: {error.with_flags()}", file=sys.stderr)
-        return 2
-    except OtherData as error:
-        print(f"{PROG}: error: {shown(error.what)}", file=sys.stderr)
-        return 2
-    except (ImportError, OSError, ValueError, TypeError, DeviceError, LessThanFloat32) as error:
-        print(f"{PROG}: error: {shown(' '.join(console.reason(error).split()))}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print(f"{PROG}: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        text = _refused(error)
+        if text is None:
+            raise
+        print(f"{PROG}: error: {text}", file=sys.stderr)
+        return 2
+
+
+def _refused(error: Exception) -> str | None:
+    """Returns what an error of the user is, in one sentence; None for an error of the program."""
+    if isinstance(error, ImportError):  # perhaps of a package that the modules below import
+        return str(error)
+    from linf_plugin.datasets import OtherData
+    from linf_plugin.files import WouldReplace
+
+    from .files.text import shown
+    from .running.arithmetic import LessThanFloat32
+    from .running.session import DeviceError
+
+    if isinstance(error, WouldReplace):
+        return error.with_flags()
+    if isinstance(error, OtherData):
+        return shown(error.what)
+    if isinstance(error, (OSError, ValueError, TypeError, DeviceError, LessThanFloat32)):
+        return shown(" ".join(console.reason(error).split()))
+    return None

@@ -1,4 +1,4 @@
-"""What commands write to a terminal, a file or a pipe, in any encoding.  It imports only the standard library."""
+"""What commands write to a terminal, a file or a pipe, in any encoding, and how they end."""
 
 import argparse
 import codecs
@@ -10,7 +10,7 @@ from collections.abc import Callable
 PIPE_CLOSED = 141  # the exit status that a shell shows for a program that nobody reads any more: 128 + SIGPIPE
 
 # Signs of formulas and tables → what stands for them in an encoding that lacks them.
-REPLACEMENTS = {
+PLAIN_SIGNS = {
     "ε": "eps", "ℓ": "l", "∞": "inf", "α": "alpha", "β": "beta", "γ": "gamma", "ρ": "rho", "σ": "sigma", "δ": "delta",
     "−": "-", "–": "-", "—": "-", "×": "x", "·": "*", "±": "+-", "≤": "<=", "≥": ">=", "≠": "!=", "≈": "~",
     "→": "->", "…": "...", "‖": "||", "√": "sqrt", "Σ": "sum ", "′": "'", "½": "1/2", "²": "2", "³": "3",
@@ -23,7 +23,7 @@ def _plain(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     signs = error.object[error.start : error.end]
-    found = (REPLACEMENTS.get(a) or a.encode("ascii", "backslashreplace").decode() for a in signs)
+    found = (PLAIN_SIGNS.get(a) or a.encode("ascii", "backslashreplace").decode() for a in signs)
     return "".join(found), error.end
 
 

@@ -13,11 +13,11 @@ from linf_plugin.norms import as_radius
 from .files.save import reseal, save
 from .files.seal import seal
 from .reading.recompute import contradictions
-from .writing.certificate import PIXELS, check_certifiable, wants_interval
+from .writing.certificate import check_certifiable, wants_interval
 from .writing.compose import check_net, compose
 from .writing.metadata import Accuracy, accuracy_properties, told
 from .writing.record import fold_means
-from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, Settings
+from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, PIXELS, Settings
 from .writing.traced.compose import Traced, traced, why_no_radius
 
 EXTERNAL_BYTES = 1_500_000_000  # larger weights go beside the file: a protobuf message ends at 2 GiB
@@ -72,7 +72,7 @@ def export(
         certificate: a key of ``settings.CERTIFICATE_CHOICES``.
         epsilon: ε of the interval bound, in units of the pixel range, as 0.1 or "8/255"; by default that of the
             metadata.
-        pixels: a key of ``certificate.PIXELS``: "float" or "byte".  With bytes, radii are in grey levels.
+        pixels: a key of ``settings.PIXELS``: "float" or "byte".  With bytes, radii are in grey levels.
         force: replace a file that is there.
 
     Raises:

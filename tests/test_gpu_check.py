@@ -346,7 +346,8 @@ def test_the_files_of_marked_tests_are_found():
     "text, package",
     (
         ("E   ModuleNotFoundError: No module named 'scipy.sparse'", "scipy"),
-        ("E   ImportError: linf_plugin.bounds needs auto_LiRPA. Install it with", "auto_LiRPA"),
+        ("E   ImportError: auto_LiRPA is not installed: pip install 'linf-plugin[bounds]', and then", "auto_LiRPA"),
+        ("E   ImportError: scikit-learn is not installed: pip install 'linf-plugin[compare]'", "scikit-learn"),
         ("E   ModuleNotFoundError: No module named 'linf_plugin.speed'", None),
         ("E   ModuleNotFoundError: No module named 'cases'", None),
         ("E   ImportError: cannot import name 'gpu' from 'linf_plugin.kernels'", None),

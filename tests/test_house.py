@@ -206,12 +206,15 @@ def _foreign(folder: str) -> set[str]:
     return found - ours - sys.stdlib_module_names - UNNAMED.keys()
 
 
+ALL = ("bounds", "onnx", "compare")  # the extras that `all` consists of
+
+
 @pytest.mark.parametrize(
     "folder, extras",
     [
-        *((package, ("gpu", "marabou", "onnx-models", "tensorboard")) for package in PACKAGES),
-        ("tests", ("test",)),
-        ("examples", ()),
+        *((package, (*ALL, "gpu", "marabou", "onnx-models", "tensorboard")) for package in PACKAGES),
+        ("tests", (*ALL, "test")),
+        ("examples", ALL),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

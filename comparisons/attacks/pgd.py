@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linf_plugin import extras
 from linf_plugin.arguments import (
     check_count,
     check_labels,
@@ -93,8 +94,9 @@ def pgd_survives(
 
 
 def _pgd_survives(model, x, labels, eps, steps, restarts, seed, batch_size) -> Tensor:
-    from art.attacks.evasion import ProjectedGradientDescentPyTorch
-    from art.estimators.classification import PyTorchClassifier
+    with extras.named():
+        from art.attacks.evasion import ProjectedGradientDescentPyTorch
+        from art.estimators.classification import PyTorchClassifier
 
     def correct(inputs: Tensor) -> Tensor:  # of copies: a first layer that works in place would change the images
         with torch.no_grad():

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from linf_plugin import extras
 from linf_plugin.files import replacing
 
 from ..attacks.attack import label_of as attack_label
@@ -22,7 +23,8 @@ LEAST_TICKS = 0.055  # part of an axis between two ticks at measured ε
 
 
 def pyplot():
-    import matplotlib
+    with extras.named():
+        import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt

@@ -7,7 +7,7 @@ from pathlib import Path
 from .shell import Save, Study, main, positive
 
 DESCRIPTION = """\
-Trains small ℓ∞-distance nets, exports them for the verifier Marabou (pip install linf-plugin[marabou]), and asks it
+Trains small ℓ∞-distance nets, exports them for the verifier Marabou (pip install 'linf-plugin[marabou]'), and asks it
 about test images: can an input inside the certified radius change the class?  Can one a little beyond the exact
 radius?  The exit status is 1 if Marabou contradicts a certificate."""
 

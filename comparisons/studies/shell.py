@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from linf_plugin import plain
+from linf_plugin import extras, plain
 from linf_plugin.files import WouldReplace, check_absent, write_json, write_text
 
 from ..results.file import FILE
@@ -54,7 +54,8 @@ def main(study: Study, argv: list[str] | None = None, prog: str | None = None) -
     args = parser.parse_args(argv)
     args.out = study.out(args)
     try:
-        results, text = _kept(study, args.out) if args.table else _measured(study, args)
+        with extras.named("compare"):
+            results, text = _kept(study, args.out) if args.table else _measured(study, args)
         write_text(args.out / study.page, text)
         if study.plot:
             study.plot(results, args.out / study.picture)

@@ -24,12 +24,10 @@ from torch.onnx._internal.torchscript_exporter import (
 )
 from torch.onnx._internal.torchscript_exporter._globals import GLOBALS
 
-from .. import ops
+from .. import extras, ops
 from .dtypes import default_dtype
 from .mended import mend
 from .repaired import repair
-
-INSTALL_AUTO_LIRPA = "pip install --no-deps auto-LiRPA==0.3"
 
 
 def _set_opset(version: int) -> None:
@@ -141,14 +139,11 @@ def import_auto_lirpa() -> types.ModuleType:
         ImportError: it is not installed; the message says how to install it.
     """
     if find_spec("auto_LiRPA") is None:
-        raise ImportError(
-            f"linf_plugin.bounds needs auto_LiRPA. Install it with\n    {INSTALL_AUTO_LIRPA}\n"
-            "(--no-deps, because its metadata ask for an old torch)"
-        )
+        raise extras.missing("auto_LiRPA")
     if "auto_LiRPA" in sys.modules:
         package = sys.modules["auto_LiRPA"]
     else:
-        with _lent():
+        with _lent(), extras.named():
             import auto_LiRPA as package
     if package.__version__ == "0.3":
         _mend_0_3(package)

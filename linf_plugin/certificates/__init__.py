@@ -6,6 +6,7 @@ Importing this package needs neither auto_LiRPA nor SciPy.  A name that needs on
 import importlib
 from typing import TYPE_CHECKING
 
+from .. import extras
 from .lipschitz import sound_radius
 from .margin import certified_radius, margin
 from .table import CERTIFICATES, Certificate
@@ -42,4 +43,5 @@ __all__ = [
 def __getattr__(name: str):
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    with extras.named():
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)

@@ -3,21 +3,22 @@
 import math
 import time
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from ..arguments import kind
 from ..inference import outside_inference
 from ..norms import SYMBOLS, Ball, check_norm
+from ..progress import bar as progress_bar
 from .problem import Problem, check_batch_size
 from .result import Certified, Tally
 from .table import CERTIFICATES, Certificate, certificate_of, check_norm_of, in_order, theorems
 
 
-def _bar(progress: bool) -> tqdm:
-    return tqdm(disable=not progress, leave=False, unit="image", dynamic_ncols=True)
+def _bar(progress: bool) -> Any:
+    return progress_bar(disable=not progress, leave=False, unit="image", dynamic_ncols=True)
 
 
 @outside_inference
@@ -76,7 +77,7 @@ def margin_bound(
 
 
 def _bounds(
-    problem: Problem, row: Certificate, rows: Tensor, size: int | None, bar: tqdm
+    problem: Problem, row: Certificate, rows: Tensor, size: int | None, bar: Any
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yields (a batch of the rows, lower bounds of their margins in float64)."""
     bar.set_description(f"{row.name} ε={problem.ball.eps:g}", refresh=False)

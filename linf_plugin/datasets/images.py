@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
+
+from .. import extras
+from ..progress import bar
 
 CHANNELS = {"L": 1, "RGB": 3}  # Pillow's mode → channels
 
@@ -17,7 +19,8 @@ def opened(path: Path) -> tuple[str, tuple[int, int]]:
     Raises:
         ValueError: the file is not an image, or the image is suspiciously large.
     """
-    from PIL import Image
+    with extras.named():
+        from PIL import Image
 
     try:
         with Image.open(path) as image:
@@ -40,10 +43,11 @@ def read_images(paths: Sequence[Path], mode: str, size: tuple[int, int], descrip
     Raises:
         ValueError: a file is not an image, or has another size.
     """
-    from PIL import Image
+    with extras.named():
+        from PIL import Image
 
     x = torch.empty(len(paths), CHANNELS[mode], *size)
-    for i, path in enumerate(tqdm(paths, desc=description, unit="image", disable=None)):
+    for i, path in enumerate(bar(paths, desc=description, unit="image", disable=None)):
         try:
             with Image.open(path) as image:
                 pixels = torch.from_numpy(np.array(image.convert(mode)))
@@ -57,6 +61,7 @@ def read_images(paths: Sequence[Path], mode: str, size: tuple[int, int], descrip
 
 def _errors() -> tuple[type[Exception], ...]:
     """Returns what Pillow raises for files that are not images, or that claim to be very large."""
-    from PIL import Image
+    with extras.named():
+        from PIL import Image
 
     return OSError, SyntaxError, ValueError, Image.DecompressionBombError

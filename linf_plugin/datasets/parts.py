@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
+from .. import extras
 from .dataset import Dataset, constants
 
 TEST_PART = 0.2  # of data that come without a test part
@@ -66,7 +67,8 @@ def _divided(y: Tensor, fraction: float, name: str) -> tuple[np.ndarray, np.ndar
     Raises:
         ValueError: one of the two parts would lack a class.
     """
-    from sklearn.model_selection import train_test_split
+    with extras.named():
+        from sklearn.model_selection import train_test_split
 
     try:
         return train_test_split(np.arange(len(y)), test_size=fraction, stratify=y.numpy(), random_state=0)

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import extras
 from .images import read_images
 
 
 def digits(_: Path | None) -> tuple:
     """Reads 1,797 images, 8×8, with 17 grey levels.  A stratified fifth, the same at each call, is the test set."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    with extras.named():
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)
     x_train, x_test, y_train, y_test = train_test_split(images, labels, test_size=0.2, stratify=labels, random_state=0)

@@ -15,28 +15,29 @@
 
 #include "cpu.h"
 
-extern const linf::Kernels linf_baseline;
+extern const linf::Kernels linf_baseline_float, linf_baseline_double;
 #if defined(__x86_64__)
-extern const linf::Kernels linf_avx2, linf_avx512;
+extern const linf::Kernels linf_avx2_float, linf_avx2_double, linf_avx512_float, linf_avx512_double;
 #endif
 
 namespace {
 
 struct Level {
     const char* name;
-    const linf::Kernels* kernels;
+    linf::Types kernels;
     bool supported;
 };
 
 const std::vector<Level>& levels() {  // the best first
     static const std::vector<Level> all = {
 #if defined(__x86_64__)
-        {"avx512", &linf_avx512,
+        {"avx512", {&linf_avx512_float, &linf_avx512_double},
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw")
              && __builtin_cpu_supports("avx512vl")},
-        {"avx2", &linf_avx2, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+        {"avx2", {&linf_avx2_float, &linf_avx2_double},
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
 #endif
-        {"baseline", &linf_baseline, true},
+        {"baseline", {&linf_baseline_float, &linf_baseline_double}, true},
     };
     return all;
 }
@@ -111,9 +112,9 @@ Pool& pool() {
     return *instance;
 }
 
-int call(int level, linf::Kernel const (linf::Kernels::*kernel)[2], int dtype, const linf::Call& c) {
+int call(int level, linf::Kernel linf::Kernels::*kernel, int dtype, const linf::Call& c) {
     try {
-        (levels()[level].kernels->*kernel)[dtype](c);
+        (levels()[level].kernels[dtype]->*kernel)(c);
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;
@@ -159,10 +160,10 @@ void expect_all_of(void* p, int64_t bytes) {
 
 void release(void* p) { std::free(p); }
 
-const Kernels* chosen_kernels() {
+const Types* chosen_kernels() {
     const char* name = std::getenv("LINF_CPU_LEVEL");
     for (const Level& level : levels())
-        if (level.supported && (!name || !*name || !strcmp(name, level.name))) return level.kernels;
+        if (level.supported && (!name || !*name || !strcmp(name, level.name))) return &level.kernels;
     return nullptr;
 }
 
@@ -225,7 +226,7 @@ EXPORT int linf_box_dist_vjp(int level, int dtype, int threads, int64_t n, int64
 // Pairs a second of the inner loop alone, on registers: the best of a few short runs.
 EXPORT double linf_ceiling(int level, int threads, double p, int backward) {
     using Clock = std::chrono::steady_clock;
-    const auto ceiling = levels()[level].kernels->ceiling;
+    const auto ceiling = levels()[level].kernels[0]->ceiling;
     double best = 0;
     for (int run = 0; run < 4; run++) {
         std::atomic<int64_t> pairs{0};

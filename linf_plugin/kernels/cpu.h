@@ -20,13 +20,13 @@ struct Call {
     void *ga = nullptr, *gb = nullptr, *gw = nullptr;     // null: not wanted
 };
 
-// A row of the table that one instruction set provides, [0] float and [1] double.
-// May throw std::bad_alloc, nothing else.
+// What one instruction set provides for one type.  May throw std::bad_alloc, nothing else.
 using Kernel = void (*)(const Call&);
 struct Kernels {
-    Kernel forward[2], backward[2], scatter[2], box_forward[2], box_backward[2];
+    Kernel forward, backward, scatter, box_forward, box_backward;
     int64_t (*ceiling)(double p, bool backward, int64_t rounds);  // the inner loop of float alone; how many pairs
 };
+using Types = const Kernels* [2];  // float, double
 
 // Runs body(context, task, slot) for every task in [0, tasks), on at most ``threads`` threads; slot < threads
 // names the thread, for its scratch memory.
@@ -49,7 +49,7 @@ class Threads {
 };
 
 // Those of the environment's LINF_CPU_LEVEL, else the best that the processor has; null for another name.
-const Kernels* chosen_kernels();
+const Types* chosen_kernels();
 
 void* allocate(int64_t bytes);       // aligned for vectors, not cleared; throws std::bad_alloc
 void release(void*);

@@ -115,8 +115,9 @@ constexpr int64_t BLOCK = 128;  // rows of w at a time; with their gradients hal
 
 // The loops over one vector of coordinates [i, i + LANES), rows n0…n1 of a and all rows of w.
 template <class T, class Pair, bool SCALED, class Term>
-void backward_lanes(const Call& c, Term term, T unit, const T* factor, const T* inverse_y, int64_t i, int64_t n0,
-                    int64_t n1, T* gw_to) {
+void backward_lanes(const Call& c, T unit, const T* factor, const T* inverse_y, int64_t i, int64_t n0, int64_t n1,
+                    T* gw_to) {
+    const Term term = Term::of(c.p);
     constexpr int L = LANES<T>, G = Pair::BOX ? GROUP / 2 : GROUP;
     const T *a = (const T*)c.a, *b = (const T*)c.b, *w = (const T*)c.w;
     const int64_t features = c.features, m = features - i;
@@ -181,7 +182,8 @@ void backward_lanes(const Call& c, Term term, T unit, const T* factor, const T* 
 
 // The same for the pairs whose distance is extreme, one at a time; added to what is there.
 template <class T, class Pair, class Term>
-void backward_extreme(const Call& c, Term term, const T* g, const T* y, int threads) {
+void backward_extreme(const Call& c, const T* g, const T* y, int threads) {
+    const Term term = Term::of(c.p);
     constexpr int L = LANES<T>;
     const T *a = (const T*)c.a, *b = (const T*)(Pair::BOX ? c.b : c.a), *w = (const T*)c.w;
     parallel(parts(c.features, L), threads, [&](int64_t lanes, int) {
@@ -207,21 +209,28 @@ void backward_extreme(const Call& c, Term term, const T* g, const T* y, int thre
     });
 }
 
-struct Kept {
-    Kept() {}
-    ~Kept() {}
+// What is compiled for each exponent; the code that calls it is compiled once.
+template <class T> struct Gradients {
+    decltype(&backward_lanes<T, Point<T>, false, Real<T>>) lanes;
+    decltype(&backward_extreme<T, Point<T>, Real<T>>) extreme;  // null: distances are not scaled
+    bool subnormals;                                            // may be visible
 };
+template <class T, class Pair, bool SCALED, class Term> Gradients<T> gradients() {
+    if constexpr (SCALED) return {backward_lanes<T, Pair, true, Term>, backward_extreme<T, Pair, Term>, true};
+    else return {backward_lanes<T, Pair, false, Term>, nullptr, Term::WHOLE == 1};
+}
 
 // factor = g·(unit·y)^(1−p) unscaled, g scaled; both 0 where y = 0, NaN where y is.  Scaled, extreme distances are left
 // to the end.
-template <class T, class Pair, bool SCALED, class Term>
-void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, int threads) {
-    Buffer<T> factor(c.n * c.out), inverse_y(SCALED ? c.n * c.out : 0);
+template <class T>
+void backward_dense(const Call& c, const Gradients<T>& gradients, T unit, const T* g, const T* y, int threads) {
+    const bool scaled = gradients.extreme;
+    Buffer<T> factor(c.n * c.out), inverse_y(scaled ? c.n * c.out : 0);
     parallel(c.n, threads, [&](int64_t n, int) {
-        if (SCALED) inverses(y + n * c.out, c.out, inverse_y + n * c.out);
+        if (scaled) inverses(y + n * c.out, c.out, inverse_y + n * c.out);
         for (int64_t j = n * c.out; j < (n + 1) * c.out; j++) {
-            factor[j] = (SCALED ? inverse_y[j] : y[j]) == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
-            if (!SCALED && c.p > 1) {
+            factor[j] = (scaled ? inverse_y[j] : y[j]) == 0 ? 0 : y[j] == y[j] ? g[j] : y[j];
+            if (!scaled && c.p > 1) {
                 if (y[j] != 0) factor[j] /= power(y[j] * unit, (int)c.p - 1);
             }
         }
@@ -233,18 +242,15 @@ void backward_dense(const Call& c, Term term, T unit, const T* g, const T* y, in
     const int64_t slice = parts(parts(c.n, slices), GROUP) * GROUP, size = c.out * c.features;
     Buffer<T> extra(c.gw ? (slices - 1) * size : 0);
     if (c.gw && slices > 1) memset(extra, 0, (slices - 1) * size * sizeof(T));
-    // Unscaled, none is visible; except where p is 1.
-    using Subnormals = std::conditional_t<SCALED || Term::WHOLE == 1, Kept, FlushToZero>;
     parallel(vectors * slices, threads, [&](int64_t task, int) {
         const int64_t i = task % vectors * LANES<T>, s = task / vectors;
         T* gw = !c.gw ? nullptr : s ? extra + (s - 1) * size : (T*)c.gw;
-        const Subnormals subnormals;
-        backward_lanes<T, Pair, SCALED>(c, term, unit, factor, inverse_y, i, s * slice, least(c.n, (s + 1) * slice),
-                                        gw);
+        const FlushToZero flush(!gradients.subnormals);
+        gradients.lanes(c, unit, factor, inverse_y, i, s * slice, least(c.n, (s + 1) * slice), gw);
     });
     for (int64_t s = 1; c.gw && s < slices; s++)
         for (int64_t j = 0; j < size; j++) ((T*)c.gw)[j] += extra[(s - 1) * size + j];
-    if (SCALED && any_extreme(y, c.n * c.out)) backward_extreme<T, Pair>(c, term, g, y, threads);
+    if (scaled && any_extreme(y, c.n * c.out)) gradients.extreme(c, g, y, threads);
 }
 
 // A power of 2 that distances can be multiplied by, so that t^(p−1)·y^(1−p) stays in range unscaled; 0 if none.
@@ -271,16 +277,18 @@ template <class T, class Pair> T backward_unit(const Call& c, const T* y) {
 template <class T, class Pair> void backward_one(const Call& c, const T* g, const T* y) {
     const int threads = useful_threads(c, 0.15);
     if (c.p == __builtin_inf()) return backward_infinite<T, Pair>(c, g, y, threads);
-    bool done = false;
+    Gradients<T> chosen = gradients<T, Pair, true, Visible<T>>();
+    T unit = 0;
     if (c.p < THRESHOLD_FROM || (whole(c.p) && c.p <= MOST_POWER)) with_term<T, Pair::BOX>(c.p, [&](auto term) {
-        constexpr int WHOLE = decltype(term)::WHOLE;
-        const T unit = WHOLE == 1 ? 1 : WHOLE ? backward_unit<T, Pair>(c, y) : 0;
-        if (done = unit != 0; done) backward_dense<T, Pair, false>(c, term, unit, g, y, threads);
-        else if (done = c.p < THRESHOLD_FROM; done) backward_dense<T, Pair, true>(c, term, (T)1, g, y, threads);
+        using Term = decltype(term);
+        if constexpr (Term::WHOLE) {
+            unit = Term::WHOLE == 1 ? 1 : backward_unit<T, Pair>(c, y);
+            if (unit != 0) chosen = gradients<T, Pair, false, Term>();
+        }
+        if constexpr (Term::WHOLE < THRESHOLD_FROM)
+            if (unit == 0 && c.p < THRESHOLD_FROM) chosen = gradients<T, Pair, true, Term>();
     });
-    if (done) return;
-    const T least = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (c.p - 1));
-    backward_dense<T, Pair, true>(c, Visible<T>{(T)c.p, least}, (T)1, g, y, threads);
+    backward_dense(c, chosen, unit == 0 ? (T)1 : unit, g, y, threads);
 }
 
 template <class T> void backward(const Call& c) {

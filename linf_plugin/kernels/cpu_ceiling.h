@@ -55,14 +55,20 @@ template <bool SCALED, class Term> int64_t backward_rounds(Term term, int64_t ro
     return rounds * GROUP * LANES<T>;
 }
 
-int64_t ceiling(double p, bool backward, int64_t rounds) {
+template <class T> int64_t rounds_of(double p, bool backward, int64_t rounds) {
     int64_t pairs = 0;
     if (p == __builtin_inf()) return forward_rounds<false>(Maximum(), rounds);
-    with_term<float>(p, [&](auto term) {
+    with_term<T>(p, [&](auto term) {
         constexpr bool SCALED = !decltype(term)::WHOLE;
         pairs = backward ? backward_rounds<SCALED>(term, rounds) : forward_rounds<SCALED>(term, rounds);
     });
     return pairs;
+}
+
+// Only float has one.
+template <class T> constexpr decltype(linf::Kernels::ceiling) ceiling() {
+    if constexpr (sizeof(T) == 4) return rounds_of<T>;
+    else return nullptr;
 }
 
 }  // namespace

@@ -160,10 +160,26 @@ template <class T> Ends<T> ends(const Work<T>& k, int64_t r, int lane) {
     return {packed, k.pb + lane * k.features, row};
 }
 
+// What is compiled for each exponent; the code that calls it is compiled once.
+template <class T> struct Exponent {
+    double p;
+    void (*sums)(const Work<T>&, double p, T* y);         // null where no plan asks for it
+    void (*scaled_sums)(const Work<T>&, double p, T* y);  // of terms times k.scale
+    T (*norm)(const T* a, const T* b, const T* w, int64_t features, double p);  // of one pair
+};
+template <class T, class Pair, bool SCALED, class Term> void sums_for(const Work<T>& k, double p, T* y) {
+    sums<T, Pair, SCALED>(k, Term::of(p), y);
+}
+template <class T, class Pair, class Term> Exponent<T> exponent(double p) {
+    Exponent<T> e{p, nullptr, sums_for<T, Pair, true, Term>, pair_norm<T, Pair, Term>};
+    if constexpr (!std::is_same_v<Term, Real<T>>) e.sums = sums_for<T, Pair, false, Term>;
+    return e;
+}
+
 // y ← M·(Σ)^{1/p}; k.y holds M, sum the sums of scaled powers.  Where M is extreme, pair by pair.
-template <class T, class Pair, class Term> void finish(const Work<T>& k, Term term, T* sum, double p) {
+template <class T> void finish(const Work<T>& k, const Exponent<T>& exponent, T* sum) {
     const int64_t count = k.rows.count * PANEL<T>;
-    roots(sum, count, p);
+    roots(sum, count, exponent.p);
     IVec<T> found{};
     for (int64_t j = 0; j < count; j += LANES<T>) {
         const Vec<T> y = load(k.y + j);
@@ -178,35 +194,35 @@ template <class T, class Pair, class Term> void finish(const Work<T>& k, Term te
             T& y = k.y[r * PANEL<T> + lane];
             if (!extreme(y)) continue;
             const auto e = ends(k, r, lane);
-            y = pair_norm<T, Pair>(e.a, e.b, e.w, k.features, term, p);
+            y = exponent.norm(e.a, e.b, e.w, k.features, exponent.p);
         }
 }
 
-template <class T, class Pair, class Term> void scaled(const Work<T>& k, Term term, T* sum, double p) {
+template <class T, class Pair> void scaled(const Work<T>& k, const Exponent<T>& exponent, T* sum) {
     sums<T, Pair>(k, Maximum(), k.y);
     inverses(k.y, k.rows.count * PANEL<T>, k.scale);
-    sums<T, Pair, true>(k, term, sum);
-    finish<T, Pair>(k, term, sum, p);
+    exponent.scaled_sums(k, exponent.p, sum);
+    finish(k, exponent, sum);
 }
 
 // One pass without a scale.  Where sums leave the range in which no visible term over- or underflows, again
 // with it: pair by pair if they are few.  In that range terms that are 0 for being subnormal are not visible.
-template <class T, class Pair, class Term> void single(const Work<T>& k, Term term, T* sum, double p) {
+template <class T, class Pair> void single(const Work<T>& k, const Exponent<T>& exponent, T* sum) {
     {
         const FlushToZero flush;
-        sums<T, Pair>(k, term, k.y);
+        exponent.sums(k, exponent.p, k.y);
     }
     const auto bad = [&](T s) { return !(s >= 1 / Lanes<T>::ROOM && s <= Lanes<T>::ROOM); };
     int64_t count = 0;
     for (int64_t r = 0; r < k.rows.count; r++)
         for (int j = 0; j < k.lanes; j++) count += bad(k.y[r * PANEL<T> + j]);
-    if (k.unit == 1 && 16 * count > k.rows.count * k.lanes) return scaled<T, Pair>(k, term, sum, p);
+    if (k.unit == 1 && 16 * count > k.rows.count * k.lanes) return scaled<T, Pair>(k, exponent, sum);
     for (int64_t r = 0; count && r < k.rows.count; r++)
         for (int j = 0; j < k.lanes; j++) {
             T& y = k.y[r * PANEL<T> + j];
             if (!bad(y)) continue;
             const auto e = ends(k, r, j);
-            y = pair_norm<T, Pair>(e.a, e.b, e.w, k.features, term, p);
+            y = exponent.norm(e.a, e.b, e.w, k.features, exponent.p);
             // stored as the power that the root below undoes would lose digits: mark instead
             sum[r * PANEL<T> + j] = y;
             y = -1;
@@ -214,7 +230,7 @@ template <class T, class Pair, class Term> void single(const Work<T>& k, Term te
     for (int64_t r = 0; r < k.rows.count; r++) {
         T *y = k.y + r * PANEL<T>, s[PANEL<T>];
         memcpy(s, y, sizeof s);
-        roots(y, k.lanes, p);
+        roots(y, k.lanes, exponent.p);
         for (int j = 0; j < k.lanes; j++) y[j] = s[j] < 0 ? sum[r * PANEL<T> + j] : y[j] / k.unit;
     }
 }
@@ -383,13 +399,13 @@ template <class T, class Term> struct Queue {
 
 // Only coordinates with |t| ≥ M·2^(−INVISIBLE/p) are raised to the power; the others are below half an ulp even
 // together.  The maxima of blocks tell where they are.
-template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term term, T* sum, double p) {
+template <class T, class Pair, class Term> void sparse(const Work<T>& k, T* sum, double p) {
     maxima<T, Pair>(k);
     const int64_t sub = sub_size(k.features), size = parts(k.rows.count, ROWS) * ROWS * PANEL<T>;
     const T visible = (T)__builtin_exp2(-Lanes<T>::INVISIBLE / p);
     memset(sum, 0, k.rows.count * PANEL<T> * sizeof(T));
     inverses(k.y, k.rows.count * PANEL<T>, k.scale);
-    Queue<T, Term> queue{term, sum, 0, {}, {}};
+    Queue<T, Term> queue{Term::of(p), sum, 0, {}, {}};
     for (int64_t s = 0; s * sub < k.features; s++)
         for (int64_t r = 0; r < k.rows.count; r++)
             for (int v = 0; v * LANES<T> < k.lanes; v++) {
@@ -408,7 +424,7 @@ template <class T, class Pair, class Term> void sparse(const Work<T>& k, Term te
                 }
             }
     queue.flush();
-    finish<T, Pair>(k, term, sum, p);
+    finish(k, exponent<T, Pair, Term>(p), sum);
 }
 
 template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, double p) {
@@ -416,12 +432,12 @@ template <class T, class Pair> void run(const Work<T>& k, Plan plan, T* sum, dou
         if (plan == Plan::MAXIMUM) return sums<T, Pair>(k, Maximum(), k.y);
         if (plan == Plan::INDEX) return index<T, Pair>(k);
     }
-    if (plan == Plan::SPARSE && whole(p)) return sparse<T, Pair>(k, Whole<T>{(int)p}, sum, p);
-    if (plan == Plan::SPARSE) return sparse<T, Pair>(k, Real<T>{(T)p}, sum, p);
-    with_term<T, Pair::BOX>(p, [&](auto term) {
-        if (plan == Plan::SINGLE) single<T, Pair>(k, term, sum, p);
-        else scaled<T, Pair>(k, term, sum, p);
-    });
+    if (plan == Plan::SPARSE && whole(p)) return sparse<T, Pair, Whole<T>>(k, sum, p);
+    if (plan == Plan::SPARSE) return sparse<T, Pair, Real<T>>(k, sum, p);
+    Exponent<T> e;
+    with_term<T, Pair::BOX>(p, [&](auto term) { e = exponent<T, Pair, decltype(term)>(p); });
+    if (plan == Plan::SINGLE) single<T, Pair>(k, e, sum);
+    else scaled<T, Pair>(k, e, sum);
 }
 
 // What maxima may have dropped: rows that hold NaN or infinities.
@@ -434,8 +450,8 @@ void mend(const Call& c, const bool* odd_a, const bool* odd_w, T* y, int32_t* in
             const int64_t i = n * c.features, j = k * c.features;
             const T* upper = b ? b + i : a;
             const T v = c.p == __builtin_inf() ? pair_maximum<T, Pair>(a + i, upper, w + j, c.features)
-                : whole(c.p) ? pair_norm<T, Pair>(a + i, upper, w + j, c.features, Whole<T>{(int)c.p}, c.p)
-                : pair_norm<T, Pair>(a + i, upper, w + j, c.features, Real<T>{(T)c.p}, c.p);
+                : whole(c.p) ? pair_norm<T, Pair, Whole<T>>(a + i, upper, w + j, c.features, c.p)
+                : pair_norm<T, Pair, Real<T>>(a + i, upper, w + j, c.features, c.p);
             y[n * c.out + k] = v;
             if (index) index[n * c.out + k] = find<T, Pair>(a + i, upper, w + j, 0, c.features, v);
         }

@@ -1,4 +1,4 @@
-// The loops.  Compiled once per instruction set, with LINF_TABLE naming the table it defines.
+// The loops.  Compiled for each instruction set and each of LINF_TYPE float and double; LINF_TABLE names the table.
 //
 // Everything here has internal linkage and nothing of the standard library's inline code is used: the linker
 // keeps one copy of such code, and it could be one with instructions that the machine lacks.
@@ -10,10 +10,10 @@
 
 extern const linf::Kernels LINF_TABLE;
 const linf::Kernels LINF_TABLE = {
-    {forward<float, Point<float>, Point<float>>, forward<double, Point<double>, Point<double>>},
-    {backward<float>, backward<double>},
-    {scatter<float>, scatter<double>},
-    {forward<float, Nearest<float>, Farthest<float>>, forward<double, Nearest<double>, Farthest<double>>},
-    {box_backward<float>, box_backward<double>},
-    ceiling,
+    forward<LINF_TYPE, Point<LINF_TYPE>, Point<LINF_TYPE>>,
+    backward<LINF_TYPE>,
+    scatter<LINF_TYPE>,
+    forward<LINF_TYPE, Nearest<LINF_TYPE>, Farthest<LINF_TYPE>>,
+    box_backward<LINF_TYPE>,
+    ceiling<LINF_TYPE>(),
 };

@@ -184,8 +184,8 @@ template <class F> Status* guarded(const Runtime& ort, F f) {
     }
 }
 
-const linf::Kernels* chosen_kernels(const Runtime& ort) {
-    const linf::Kernels* kernels = linf::chosen_kernels();
+const linf::Types* chosen_kernels(const Runtime& ort) {
+    const linf::Types* kernels = linf::chosen_kernels();
     if (!kernels) ort.fail("LINF_CPU_LEVEL names an instruction set for which there are no kernels here");
     return kernels;
 }
@@ -194,7 +194,7 @@ struct Op : CustomOp {
     Runtime ort;
     const char* called;
     bool box, has_p;
-    int dtype;  // of linf::Kernels
+    int dtype;  // of linf::Types
 
     Op(const Runtime& ort, const char* called, bool box, bool has_p, int dtype);
     static const Op& of(const CustomOp* op) { return *static_cast<const Op*>(op); }
@@ -203,7 +203,7 @@ struct Op : CustomOp {
 struct Kernel {
     const Op& op;
     double p;
-    const linf::Kernels* kernels;
+    const linf::Types* kernels;
 
     void operator()(KernelContext* context) const {
         const Runtime& ort = op.ort;
@@ -231,7 +231,8 @@ struct Kernel {
         const linf::Threads of_the_session([](void* owner, size_t count, void (*f)(void*, size_t), void* argument) {
             (*(decltype(spread)*)owner)(count, f, argument);
         }, &spread);
-        (op.box ? kernels->box_forward : kernels->forward)[op.dtype](c);
+        const linf::Kernels& of_type = *(*kernels)[op.dtype];
+        (op.box ? of_type.box_forward : of_type.forward)(c);
     }
 };
 

@@ -91,7 +91,8 @@ template <class T, class Pair> T pair_maximum(const T* a, const T* b, const T* w
 }
 
 template <class T, class Pair, class Term>
-T pair_norm(const T* a, const T* b, const T* w, int64_t features, Term term, double p) {
+T pair_norm(const T* a, const T* b, const T* w, int64_t features, double p) {
+    const Term term = Term::of(p);
     const T largest = pair_maximum<T, Pair>(a, b, w, features);
     if (largest == 0) return 0;
     if (!(largest <= Lanes<T>::LARGEST)) return (T)__builtin_nan("");  // as the specification: ∞/∞

@@ -91,9 +91,10 @@ template <class V> INLINE V power(V base, int p) {  // p ≥ 0
     }
 }
 
-// Terms that are summed: |t|^p; and of the gradient: sign(t)·|t|^(p−1).
+// Terms that are summed: |t|^p; and of the gradient: sign(t)·|t|^(p−1).  of(p) makes one.
 template <class T, int P> struct Power {
     static constexpr int WHOLE = P;
+    static Power of(double) { return {}; }
     INLINE Vec<T> operator()(Vec<T> t) const { return power<P>(P % 2 ? magnitude<T>(t) : t); }
     INLINE Vec<T> gradient(Vec<T> t) const {
         if constexpr (P == 1) return with_sign_of<T>((Vec<T>)(bits<T>(splat((T)1)) & (t != 0)), t);
@@ -104,12 +105,14 @@ template <class T, int P> struct Power {
 template <class T> struct Whole {
     static constexpr int WHOLE = 0;
     int p;
+    static Whole of(double p) { return {(int)p}; }
     INLINE Vec<T> operator()(Vec<T> t) const { return power(magnitude<T>(t), p); }
     INLINE Vec<T> gradient(Vec<T> t) const { return with_sign_of<T>(power(magnitude<T>(t), p - 1), t); }
 };
 template <class T> struct Real {
     static constexpr int WHOLE = 0;
     T p;
+    static Real of(double p) { return {(T)p}; }
     INLINE Vec<T> operator()(Vec<T> t) const { return exp2<T>(log2<T>(magnitude<T>(t)) * p); }
     INLINE Vec<T> gradient(Vec<T> t) const {
         const Vec<T> y = exp2<T>(log2<T>(magnitude<T>(t)) * (p - 1));
@@ -119,6 +122,7 @@ template <class T> struct Real {
 template <class T> struct Visible {  // for large p, where few terms of the gradient are
     static constexpr int WHOLE = 0;
     T p, least;
+    static Visible of(double p) { return {(T)p, (T)__builtin_exp2(-Lanes<T>::INVISIBLE / (p - 1))}; }
     INLINE Vec<T> gradient(Vec<T> t) const {
         if (__builtin_expect(!at_least(magnitude<T>(t), splat(least)), 1)) return Vec<T>{};
         return with_sign_of<T>(exp2<T>(log2<T>(magnitude<T>(t)) * (p - 1)), t);
@@ -133,10 +137,11 @@ bool whole(double p) { return p <= MOST_WHOLE && p == (int)p; }
 constexpr int MOST_POWER = 96;
 
 // f(term) for a finite p.  The exponents that a schedule visits have code of their own, for points of float.
+// What f calls is compiled once for each exponent: only the loops over coordinates belong there.
 template <class T, int... P, class F> INLINE void with_one_of(double p, F f) {
     if (((p == P && (f(Power<T, P>()), true)) || ...)) return;
-    if (whole(p)) f(Whole<T>{(int)p});
-    else f(Real<T>{(T)p});
+    if (whole(p)) f(Whole<T>::of(p));
+    else f(Real<T>::of(p));
 }
 template <class T, bool BOX = false, class F> void with_term(double p, F f) {
     if constexpr (sizeof(T) == 4 && !BOX)

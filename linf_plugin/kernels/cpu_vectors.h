@@ -106,10 +106,10 @@ template <class T> INLINE T total(Vec<T> v) {
 struct FlushToZero {
 #if defined(__SSE2__)
     const unsigned before = _mm_getcsr();
-    FlushToZero() { _mm_setcsr(before | _MM_FLUSH_ZERO_ON); }
+    explicit FlushToZero(bool wanted = true) { _mm_setcsr(before | (wanted ? _MM_FLUSH_ZERO_ON : 0)); }
     ~FlushToZero() { _mm_setcsr(before); }
 #else
-    FlushToZero() {}
+    explicit FlushToZero(bool = true) {}
     ~FlushToZero() {}
 #endif
     FlushToZero(const FlushToZero&) = delete;

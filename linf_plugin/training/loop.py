@@ -3,7 +3,6 @@
 import copy
 import json
 import math
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from tqdm import tqdm
 
+from .. import progress as progress_bars
 from ..arguments import check_count, check_finite, check_model, check_number, check_samples, check_seed, kind
-from ..progress import hidden
 from . import budgets, selection, state
 from .compiled import room_to_compile
 from .iteration import Iteration, seeded
@@ -178,7 +176,7 @@ def fit(
             once={last_means: len(x) / selection.BATCH},
         )
         if ranks.main:
-            tqdm.write(f"{description}: {fitted}", file=sys.stderr)
+            progress_bars.say(f"{description}: {fitted}")
         schedule = fitted.schedule
     iterate.schedule, history = schedule, [json.loads(line) for line in lines]
     if x.device.type == "cuda":
@@ -187,11 +185,11 @@ def fit(
         log.start(history)
 
     steps = iterate.steps
-    bar = tqdm(
+    bar = progress_bars.bar(
         total=schedule.epochs * steps,
         initial=len(history) * steps,
         desc=description,
-        disable=hidden(progress and ranks.main),
+        disable=progress_bars.hidden(progress and ranks.main),
         unit="step",
         dynamic_ncols=True,
         mininterval=0.5,

@@ -3,7 +3,8 @@
 import argparse
 import sys
 
-from .command import DESCRIPTION, add_arguments, run
+from ..parsers.bench import DESCRIPTION, add_arguments
+from .command import run
 
 PROG = "python -m onnx_export.bench"
 EXAMPLES = f"""\

@@ -1,1 +1,1 @@
-"""The commands of ``linf-export``, one in each module.  Imports all rooms; only ``cli.py`` imports it."""
+"""What the commands of ``linf-export`` do, one in each module.  Imports all rooms; ``cli.py`` imports what runs."""

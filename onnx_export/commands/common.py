@@ -1,4 +1,4 @@
-"""Arguments that several commands have, and the nets and the data sets that they name."""
+"""The nets and the data sets that arguments of several commands name."""
 
 import argparse
 import contextlib
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from linf_plugin import checkpoint, plain
+from linf_plugin import checkpoint
 from linf_plugin.datasets import SOURCES, Dataset, as_named, check_test_data, load_dataset, own_name
 from linf_plugin.model_file import load_model
 from linf_plugin.models.net import Net
@@ -17,45 +17,7 @@ from linf_plugin.weights import fill, read_weights
 
 from ..files.text import shown
 from ..running.arithmetic import LessThanFloat32
-from ..running.session import DEVICES, DeviceError
-
-
-def positive(text: str) -> int:
-    """A positive whole number of the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a positive whole number, got {text!r}")
-    return int(text)
-
-
-def epsilon(text: str) -> float:
-    """An ε of the command line, as 0.1 or 8/255."""
-    try:
-        return plain.fraction(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-
-
-def shape(text: str) -> tuple[int, ...]:
-    """The shape of a sample on the command line, as 3,32,32."""
-    parts = text.split(",")
-    if not all(part.isascii() and part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
-        raise argparse.ArgumentTypeError(f"must be positive whole numbers such as 3,32,32, got {text!r}")
-    return tuple(map(int, parts))
-
-
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments ``model`` and ``weights``."""
-    parser.add_argument(
-        "--model",
-        metavar="FILE.py:FUNCTION",
-        help="a net of your own: FILE.py is run, it is your own code, and FUNCTION returns a torch.nn.Module",
-    )
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="FILE",
-        help="for --model: a state dict, of torch.save or .safetensors; nothing in it is run",
-    )
+from ..running.session import DeviceError
 
 
 def given_model(args: argparse.Namespace) -> nn.Module:
@@ -80,23 +42,6 @@ def refusals() -> Iterator[None]:
         raise
     except RuntimeError as error:
         raise ValueError(str(error)) from error
-
-
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments ``data`` and ``data_dir``."""
-    parser.add_argument(
-        "--data",
-        metavar="NAME|PATH",
-        help=f"data set ({', '.join(SOURCES)}), or the folder with the files of the data set that FILE names; for your "
-        "own data, the .npz file or the folder of images, or the data set whose layout they have",
-    )
-    parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments ``limit`` and ``device``."""
-    parser.add_argument("--limit", type=positive, metavar="N", help="only the first N test images")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="where onnxruntime runs (default: auto)")
 
 
 def data_of(args: argparse.Namespace, path: Path, named: dict, others: bool = False) -> Dataset:

@@ -2,10 +2,9 @@
 
 import argparse
 import math
-from pathlib import Path
 
 from linf_plugin import checkpoint
-from linf_plugin.datasets import DIGESTS, SOURCES
+from linf_plugin.datasets import DIGESTS
 from linf_plugin.files import check_absent
 from linf_plugin.layers.lipschitz import lipschitz_bound
 
@@ -14,31 +13,7 @@ from ..files.seal import props_of
 from ..files.text import said
 from ..reading.recompute import read_back
 
-SUMMARY = "write an ONNX file as a checkpoint; the net can then be bounded"
-DESCRIPTION = "Turns the graph of an ONNX file back into layers, or names the node for which it cannot."
-EPILOG = """\
-examples:
-  linf-export import net.onnx -o net.pt
-  linf-export import broadcast.onnx -o net.pt --data mnist
-
-It reads distances and sorted sums (nodes of the domain linf, their inlined bodies, and distances as Unsqueeze, Sub,
-Abs, ReduceMax), Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices that give the middle of an image, sums with one
-constant for each channel, and products with one positive constant. A file that takes bytes becomes a net that takes
-pixels in [0, 1].
-
-Nothing in FILE is trusted: functions of the domain linf must be those that this program writes.
-"""
-
 MOST_LETTERS = 200  # in a name in the metadata
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "onnx", type=Path, metavar="FILE", help="ONNX file with one input, and with one output or an output logits"
-    )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
-    parser.add_argument("--data", choices=SOURCES, help="data set that the checkpoint names, if FILE names none")
-    parser.add_argument("--force", action="store_true", help="replace CHECKPOINT if it exists")
 
 
 def run(args: argparse.Namespace) -> int:

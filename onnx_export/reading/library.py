@@ -11,10 +11,11 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, fx, nn
 
+from linf_plugin import extras
+
 from ..files.text import said
 
 LIBRARY = "onnx2torch"
-INSTALL = f"pip install --no-deps {LIBRARY}"
 LAST_OPSET = 17  # onnx2torch reads nearly every operator of this opset, and few of later ones
 
 
@@ -39,7 +40,7 @@ def _imported(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"{LIBRARY}.{name}")
     except ImportError as error:
-        raise ImportError(f"reading ONNX files of others needs {LIBRARY}: {INSTALL}") from error
+        raise extras.missing(LIBRARY) from error
     finally:
         for name, module in before.items():
             if module is None:

@@ -14,7 +14,7 @@ from linf_plugin.state import constants
 from ..files.structure import STANDARD_DOMAINS
 from ..files.text import said, type_name
 from ..functions.domain import LINF
-from ..writing.certificate import PIXELS
+from ..writing.settings import PIXELS
 from .chain import Chain
 from .fold import BATCHES, Constants, Varying
 from .fuse import fuse

@@ -12,7 +12,7 @@ from linf_plugin.kernels.geometry import Geometry
 from ..functions.domain import LINF
 from ..functions.library import ATTRIBUTE_TYPES, POINT_DISTANCES
 from ..functions.sorted_sums import rho_and_k
-from ..writing.certificate import PIXELS
+from ..writing.settings import PIXELS
 from .chain import Chain
 from .fold import Varying
 from .nodes import attribute

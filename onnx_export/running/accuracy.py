@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from linf_plugin.progress import hidden
 
-from ..writing.certificate import PIXELS
 from ..writing.metadata import Accuracy
+from ..writing.settings import PIXELS
 from .session import run, session
 
 BATCH = 128

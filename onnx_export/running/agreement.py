@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..files.load import MOST_BYTES
 from ..reading.net import input_of, logits_of
-from ..writing.certificate import PIXELS
+from ..writing.settings import PIXELS
 from .session import LOAD_ERRORS
 
 RANDOM = 64  # random inputs, and at most as many given ones

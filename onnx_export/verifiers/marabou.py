@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from linf_plugin import extras
 from linf_plugin.arguments import check_count
 from linf_plugin.certificates.lipschitz import sound_radius
 from linf_plugin.layers.lipschitz import lipschitz_bound
@@ -35,7 +36,7 @@ def import_marabou() -> tuple[ModuleType, ModuleType, ModuleType]:
             warnings.simplefilter("ignore")  # it warns where TensorFlow is missing
             from maraboupy import Marabou, MarabouCore, MarabouUtils
     except ImportError as error:
-        raise ImportError("cross_check needs Marabou: pip install linf-plugin[marabou] (Python up to 3.11)") from error
+        raise extras.missing("maraboupy") from error
     return Marabou, MarabouCore, MarabouUtils
 
 

@@ -19,10 +19,8 @@ from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 from linf_plugin.refusal import Refusal
 
-PIXELS = {  # kind of input → (unit of radii, units in the pixel range)
-    "float": ("pixel value, images in [0, 1]", 1),
-    "byte": ("grey level, images of 0 to 255", 255),
-}
+from .settings import PIXELS
+
 BYTE_ROUNDING = 2.0**-24  # two quotients by 255 up to 1, each rounded by at most 2⁻²⁵
 BOX_ROUNDING = 2.0**-23  # of x ± ε for x in [0, 1] and ε ≤ 1, of ε itself, and BYTE_ROUNDING, are at most 2⁻²³ together
 WIDENING = 6  # times a layer's rounding error: that of a value, of an end of its interval, and of this addition

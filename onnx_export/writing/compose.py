@@ -65,7 +65,7 @@ def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None
 
     Args:
         net: on the CPU, in evaluation mode; its layers have rules in ``graph.NODES``.
-        pixels: a key of ``certificate.PIXELS``.
+        pixels: a key of ``settings.PIXELS``.
         constants: those of the radius (``certificate.RadiusConstants``); None: the model has no radius.
         epsilon: of the interval bound; None: the model has no interval bound.
 

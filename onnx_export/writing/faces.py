@@ -6,7 +6,8 @@ from onnx.inliner import inline_local_functions
 
 from ..functions.domain import LINF
 from .builder import Graph
-from .certificate import PIXELS, RadiusConstants
+from .certificate import RadiusConstants
+from .settings import PIXELS
 
 Output = tuple[str, int, tuple[int, ...]]  # name, type, shape of a sample
 
@@ -16,7 +17,7 @@ def pixels_of(g: Graph, shape: tuple[int, ...], kind: str) -> str:
 
     Args:
         shape: of a sample.
-        kind: a key of ``certificate.PIXELS``.
+        kind: a key of ``settings.PIXELS``.
     """
     g.shapes["x"] = shape
     if kind != "byte":

@@ -14,8 +14,8 @@ from pathlib import Path
 import linf_plugin
 
 from ..files.seal import FORMAT
-from .certificate import PIXELS, RadiusConstants
-from .settings import Settings
+from .certificate import RadiusConstants
+from .settings import PIXELS, Settings
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
 FROM_TRAINING = ("method", "dataset", "train_data_sha256", "test_data_sha256", "seed", "recipe")

@@ -31,6 +31,11 @@ CERTIFICATE_CHOICES = {  # what ``export`` is asked for → in words
     "none": "no certificate",
 }
 
+PIXELS = {  # kind of input → (unit of radii, units in the pixel range)
+    "float": ("pixel value, images in [0, 1]", 1),
+    "byte": ("grey level, images of 0 to 255", 255),
+}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -38,7 +43,7 @@ class Settings:
 
     Attributes:
         flavour: a key of ``FLAVOURS``.
-        pixels: a key of ``certificate.PIXELS``.
+        pixels: a key of ``PIXELS``.
         certified: whether there is a certified radius.
         interval: whether there is also an interval bound.
         epsilon: the ε of the metadata, and of the interval bound.

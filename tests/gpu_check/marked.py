@@ -12,7 +12,7 @@ from .record import LeftOut, Record
 ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"mark\.gpu|\beach_device\b|\bDEVICES\b")  # how a test file comes by the mark
 RESERVE = 5  # seconds before the part would be ended
-ABSENT = re.compile(r"ModuleNotFoundError: No module named '(\w+)|ImportError: linf_plugin\.bounds needs (auto_LiRPA)")
+ABSENT = re.compile(r"ModuleNotFoundError: No module named '(\w+)|ImportError: ([\w-]+) is not installed: pip install")
 OURS = ("linf_plugin", "onnx_export", "comparisons")
 
 

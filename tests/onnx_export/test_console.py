@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from linf_plugin import progress
 from onnx_export import console
 
 ENCODINGS = {
@@ -66,13 +65,3 @@ def test_an_interrupted_export_has_the_usual_status(monkeypatch, capsys):
     monkeypatch.setattr(show, "run", interrupt)
     assert cli.main(["show", "net.onnx"]) == 130
     assert capsys.readouterr().err == "linf-export: interrupted\n"
-
-
-def test_bars_are_for_terminals_and_notebooks(monkeypatch):
-    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
-    assert progress.hidden(True) and progress.hidden(False)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-    assert not progress.hidden(True) and progress.hidden(False)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: False, raising=False)
-    monkeypatch.setitem(sys.modules, "ipykernel", progress)
-    assert not progress.hidden(True)

@@ -244,7 +244,7 @@ def test_wrong_requests(numbered, monkeypatch):
 
 def test_what_is_not_installed_is_said(numbered, without_marabou, monkeypatch):
     net, x, labels = numbered
-    with pytest.raises(ImportError, match=r"pip install linf-plugin\[marabou\]"):
+    with pytest.raises(ImportError, match=r"pip install 'linf-plugin\[marabou\]'"):
         ask(["exact", "marabou"], net, x, labels, Ball(0.1))
     monkeypatch.delenv("ABCROWN", raising=False)
     with pytest.raises(FileNotFoundError, match="set ABCROWN to a checkout of github.com/Verified-Intelligence"):

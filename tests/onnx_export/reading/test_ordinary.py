@@ -411,4 +411,5 @@ def test_a_torchvision_that_works_is_used(file, tmp_path):
 def test_without_onnx2torch_the_message_says_how_to_install_it(file):
     done = _read_in_a_process(file, "sys.modules['onnx2torch'] = None")
     last = done.stderr.splitlines()[-1]
-    assert last == "ImportError: reading ONNX files of others needs onnx2torch: pip install --no-deps onnx2torch"
+    command = "pip install 'linf-plugin[onnx-models]'; or, without torchvision, pip install --no-deps onnx2torch"
+    assert last == f"ImportError: onnx2torch is not installed: {command}"

@@ -200,7 +200,7 @@ def test_refused(tiny):
 
 
 def test_without_marabou(tiny, without_marabou):
-    with pytest.raises(ImportError, match=r"pip install linf-plugin\[marabou\]"):
+    with pytest.raises(ImportError, match=r"pip install 'linf-plugin\[marabou\]'"):
         cross_check(*tiny)
 
 

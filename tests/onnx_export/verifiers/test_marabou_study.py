@@ -66,7 +66,7 @@ def test_measurement(tmp_path, monkeypatch, capsys):
 
 def test_without_marabou(without_marabou, tmp_path, capsys):
     assert main(["--out", str(tmp_path / "out")]) == 2
-    assert "pip install linf-plugin[marabou]" in capsys.readouterr().err
+    assert "pip install 'linf-plugin[marabou]'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
