@@ -10,6 +10,7 @@ import linf_plugin
 from comparisons import cli as compare
 from linf_plugin.datasets import SOURCES
 from onnx_export import cli as export
+from onnx_export import console
 from onnx_export.parsers.common import DATA_SETS
 from onnx_export.running.session import DEVICES
 from onnx_export.verifiers.generate_properties import PROPERTY_KINDS
@@ -82,3 +83,21 @@ def test_each_command_has_arguments_and_what_runs(name):
     module = export.EXPORT_COMMANDS[name].__name__.rpartition(".")[2]
     done = __import__(f"onnx_export.commands.{module}", fromlist=["run"])
     assert callable(done.run) and export.EXPORT_COMMANDS[name].SUMMARY
+
+
+@pytest.mark.parametrize("cli", [compare, export], ids=["linf-compare", "linf-export"])
+def test_help_fits_80_columns(cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parser = cli._parser()
+    (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    for one in (parser, *commands.choices.values()):
+        long = [line for line in one.format_help().splitlines() if len(line) > 80]
+        assert not long, (one.prog, long)
+
+
+def test_paragraphs_are_filled_and_examples_stay():
+    text = "One sentence that is\nbroken.\n\nexamples:\n  a short line\n  a line that is too long for it"
+    found = console.Help("x", width=30)._fill_text(text, 28, "")
+    assert found == (
+        "One sentence that is broken.\n\nexamples:\n  a short line\n  a line that is too long\n      for it"
+    )

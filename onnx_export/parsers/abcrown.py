@@ -21,7 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="file that training wrote")
     parser.add_argument("--eps", type=epsilon, required=True, help="ε in (0, 1], as 0.1 or 8/255")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder for the two files")
-    parser.add_argument("--data", choices=DATA_SETS, help="data set, if it is not the one that CHECKPOINT names")
+    parser.add_argument(
+        "--data",
+        choices=DATA_SETS,
+        metavar="NAME",
+        help=f"data set, if it is not the one that CHECKPOINT names: {', '.join(DATA_SETS)}",
+    )
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with the files of the data set")
     parser.add_argument(
         "--samples", type=positive, default=100, metavar="N", help="number of images, from the first on (default: 100)"

@@ -26,5 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "onnx", type=Path, metavar="FILE", help="ONNX file with one input, and with one output or an output logits"
     )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
-    parser.add_argument("--data", choices=DATA_SETS, help="data set that the checkpoint names, if FILE names none")
+    parser.add_argument(
+        "--data",
+        choices=DATA_SETS,
+        metavar="NAME",
+        help=f"data set that the checkpoint names, if FILE names none: {', '.join(DATA_SETS)}",
+    )
     parser.add_argument("--force", action="store_true", help="replace CHECKPOINT if it exists")
