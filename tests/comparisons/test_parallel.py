@@ -89,7 +89,7 @@ def test_two_processes_write_one_set_of_results(whole):
     assert 0.5 < certified <= attacked <= m["clean"] and m["contradictions"] == 0
     assert len((out / "linf-dist.log.jsonl").read_text().splitlines()) == 25
     assert output.count("Written to") == 1 and not list(out.glob("*.state.pt"))
-    assert errors.count("IBP:   0%") == 1  # a bar begins with it: the other rank has none
+    assert "IBP:   0%" not in errors  # a bar begins with it, and there is no terminal
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):

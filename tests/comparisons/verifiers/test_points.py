@@ -12,7 +12,7 @@ from comparisons.verifiers.points import confirmed, float32_box
 from linf_plugin.norms import Ball
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.1, 8 / 255, 1e-9, 0.3, 2.0])
+@pytest.mark.parametrize("eps", [0.0, 0.1, 8 / 255, 1e-9, 0.3, 0.55])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.1, 0.7), (-math.inf, math.inf)])
 def test_the_box_is_all_of_the_ball_in_float32(eps, low, high):
     """Its ends are in the ball and in the range, in exact arithmetic, and their neighbours are not."""

@@ -257,6 +257,6 @@ def test_what_is_not_installed_is_said(numbered, without_marabou, monkeypatch):
 def test_a_falsified_sample_is_moved_only_inside_the_range(numbered, scripted):
     net, x, labels = numbered
     scripted.words, scripted.point = ["sat"] * 8, [9.0]
-    found = ask(["scripted"], net, x, labels, Ball(0.6, low=0.0, high=0.55), progress=False)
+    found = ask(["scripted"], net, x, labels, Ball(0.55, low=0.0, high=0.55), progress=False)
     points = np.array([float(verdict.point) for verdict in found.last.values()])
     assert found.falsified.all() and (points <= 0.55).all() and (points > 0.5).all()

@@ -16,6 +16,7 @@ from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.training import Log, Schedule, adam, budgets, clipped_hinge, fit, shift_and_flip
 from linf_plugin.training.loop import LOOK_EVERY
+from linf_plugin.training.parallel import Ranks
 
 SCHEDULE = Schedule(epochs=4, eps=0.1, p_end=3)
 
@@ -319,6 +320,13 @@ def test_the_bar_shows_the_last_validation(tmp_path, capsys, monkeypatch):
     train(tmp_path, progress=True, **OPTIONS["chosen"])
     text = capsys.readouterr().err
     assert all(word in text for word in ("loss=", "p=inf", "eps=0.1", "certified=", "clean=", "~certified="))
+
+
+def test_only_the_first_process_shows_a_bar(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(Ranks, "main", property(lambda self: False))
+    train(tmp_path, progress=True)
+    assert capsys.readouterr().err == ""
 
 
 def test_the_hook_sees_gradients_and_the_current_rate():
