@@ -23,12 +23,14 @@ help:
 	@echo "make gpu-check                check everything that uses a GPU, within ten minutes (results/gpu-check.json)"
 	@echo "variables: PYTHON=$(PYTHON) TORCH_SPEC='$(TORCH_SPEC)' VENV=$(VENV) WORKERS=$(WORKERS)"
 
+# The package comes first and alone, because pip shows only with --verbose what is compiled; then what its extras ask for.
 # Installs auto_LiRPA without its dependencies, because its metadata forbid a current torch; and onnx2torch, because its
 # metadata ask for torchvision, whose wheels on PyPI are built for another torch than one for CPUs.
 $(VENV)/.installed: setup.cfg setup.py pyproject.toml $(wildcard linf_plugin/kernels/cpu*.cpp linf_plugin/kernels/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install "$(TORCH_SPEC)"
-	$(BIN)/python -m pip install --editable ".[all,test,lint]"
+	$(BIN)/python -m pip install --verbose --no-deps --editable .
+	$(BIN)/python -m pip install "linf-plugin[all,test,lint]"
 	$(BIN)/python -m pip install --no-deps "$(AUTO_LIRPA_SPEC)" "$(ONNX2TORCH_SPEC)"
 	touch $@
 

@@ -29,7 +29,7 @@ def _repository() -> set[str]:
         return {name for name in done.stdout.split("\0") if (ROOT / name).is_file()}
     found = set()
     for top, folders, files in os.walk(ROOT):
-        folder = os.path.relpath(top, ROOT).removeprefix(".").lstrip("/")
+        folder = os.path.relpath(top, ROOT) if top != str(ROOT) else ""
         folders[:] = [name for name in folders if not _ignored(name, folder)]
         found |= {os.path.join(folder, name) for name in files if not _ignored(name, folder)}
     return found - WRITTEN
