@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from pathlib import Path
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from onnx_export.verifiers import marabou_study
 export = importlib.import_module("onnx_export.cli")
 
 TABLE = ("results.json", "table.md")
+DIGITS = str(Path(__file__).parents[1] / "docs" / "results" / "digits")
 COMMANDS = {  # main, arguments with {} for a folder, files in it
     **{
         f"study {name}": (cli.main, ["study", name, "--out", "{}"], TABLE)
@@ -29,7 +31,7 @@ COMMANDS = {  # main, arguments with {} for a folder, files in it
     "onnx_bench": (onnx_bench.main, ["--out", "{}"], TABLE),
     "fuzz": (fuzz.main, ["--out", "{}/fuzz.json"], ("fuzz.json", "fuzz.md")),
     "compare bench": (cli.main, ["bench", "--json", "{}/a.json", "--plot", "{}/a.png"], ("a.json", "a.png")),
-    "compare results": (cli.main, ["results", "{}/none", "--out", "{}/page.md"], ("page.md",)),
+    "compare results": (cli.main, ["results", DIGITS, "--out", "{}/page.md"], ("page.md",)),
     "export model": (export.main, ["model", "{}/small.pt", "-o", "{}/a.onnx"], ("a.onnx",)),
     "export import": (export.main, ["import", "{}/none.onnx", "-o", "{}/a.pt"], ("a.pt",)),
     "export vnnlib": (export.main, ["vnnlib", "{}/small.pt", "--eps", "0.1", "--out", "{}/folder"], ("folder",)),
