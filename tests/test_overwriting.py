@@ -2,9 +2,9 @@
 
 import importlib
 import re
-from pathlib import Path
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from fuzz import __main__ as fuzz
