@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "onnx", type=Path, metavar="FILE", help="ONNX file with one input, and with one output or an output logits"
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="CHECKPOINT", help="file to write; missing folders are made"
+    )
     parser.add_argument(
         "--data",
         choices=DATA_SETS,

@@ -46,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="C,H,W",
         help="for --model: the shape of a sample (default: that of --data)",
     )
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="ONNX file to write; missing folders are made"
+    )
     parser.add_argument("--flavour", choices=FLAVOURS, default="function", help="default: function")
     parser.add_argument("--certificate", choices=CERTIFICATE_CHOICES, default="auto", help="default: auto")
     parser.add_argument(
