@@ -95,11 +95,13 @@ def former(module: str) -> Callable[[str], object]:
 
 
 class _OldModule(types.ModuleType):
-    """Can be called as the function of its own name: an import of the module ``linf_plugin.bounds.certify`` puts it
-    where ``from linf_plugin.bounds import certify`` finds it."""
+    """Can be called as the function of its own name, without a warning: an import of the module ``onnx_export.export``
+    puts it where the function ``onnx_export.export`` is."""
 
     def __call__(self, *args, **kwargs):
-        return getattr(self, self.__name__.rpartition(".")[2])(*args, **kwargs)
+        name = self.__name__.rpartition(".")[2]
+        new, now = NAMES.get((self.__name__, name), (MODULES[self.__name__], name))
+        return getattr(importlib.import_module(new), now)(*args, **kwargs)
 
 
 class _Loader(importlib.abc.Loader):

@@ -49,6 +49,18 @@ def test_a_module_and_a_function_of_one_name_both_work():
     assert done.stdout == "[True, True]\n"
 
 
+def test_the_export_of_onnx_files_works_after_an_import_of_its_old_module():
+    """Which puts that module where the function is."""
+    program = (
+        "import warnings\n"
+        "warnings.simplefilter('error', DeprecationWarning)\n"
+        "import onnx_export.export, linf_plugin as lp, sys, tempfile\n"
+        "net = lp.build('linf-mlp', shape=(1, 2, 2), classes=3, width=4, depth=2).eval()\n"
+        "with tempfile.TemporaryDirectory() as folder: onnx_export.export(net, f'{folder}/net.onnx')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_a_name_that_never_was_is_missing():
     import linf_plugin.bounds
 
