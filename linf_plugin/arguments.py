@@ -212,8 +212,12 @@ def check_seed(value: Any, name: str = "seed") -> None:
 
 
 def unwrapped(model: Any) -> Any:
-    """Returns the net inside wrappers that run it on several devices; any other model as it is."""
+    """Returns the net inside wrappers that run it on several devices; any other model as it is.
+
+    Raises RuntimeError or TypeError, as ``check_forward``, if a call of a wrapper runs more than the net.
+    """
     while type(model) in ON_SEVERAL_DEVICES:
+        check_forward(f"model ({type(model).__name__})", model)
         model = model.module
     return model
 

@@ -434,3 +434,13 @@ def test_a_failed_request_leaves_the_model_alone():
     with contextlib.suppress(ValueError):
         reestimate_means(model, [x()[0]])
     assert model.training and all(m.training for m in model.modules())
+
+
+@pytest.mark.parametrize("name", ("sound_radius", "margin_bound", "certify"))
+def test_a_wrapper_with_a_hook_is_not_the_net_inside(name):
+    call, right = FUNCTIONS[name]
+    arguments = right()
+    arguments["model"] = nn.DataParallel(arguments["model"]).eval()
+    arguments["model"].register_forward_hook(lambda module, given, y: -y)
+    with pytest.raises(RuntimeError, match=r"model \(DataParallel\) has forward hooks"):
+        call(**arguments)
