@@ -49,9 +49,21 @@ class Problem:
         self.model, self.x, self.ball, self.sound = model, x, ball, sound
         self.exact = copy.deepcopy(model).double().requires_grad_(False) if program is None else program
         # Copies go into a net: its first layer may work in place, and the ball is around x as it was given.
-        self.classes = check_logits(self.exact(x[:1].to(torch.float64, copy=True)), 1) if len(x) else 2
+        self.classes = check_logits(self._of_one_sample(x), 1) if len(x) else 2
         self.labels = check_labels(labels, x, self.classes)
         self._made: dict[Callable, object] = {}
+
+    def _of_one_sample(self, x: Tensor) -> Tensor:
+        """Returns the logits of the first sample in float64.  Raises TypeError if the model mixes it with float32."""
+        try:
+            return self.exact(x[:1].to(torch.float64, copy=True))
+        except RuntimeError as error:
+            if "dtype" not in str(error):
+                raise
+            raise TypeError(
+                f"model cannot run in float64, in which its certificates are computed: {error}. Does its forward make "
+                "float32 tensors? Make them like others, as by x.new_zeros"
+            ) from error
 
     def once(self, make: Callable[["Problem"], T]) -> T:
         """Returns ``make(problem)``.  It is made once and kept, so that certificates of one family share it."""

@@ -467,3 +467,20 @@ def test_convolutions_are_rewritten_as_the_same_function():
         torch.testing.assert_close(plain(x), conv(x), rtol=0, atol=1e-14)
     conv = nn.Conv2d(4, 8, 2, stride=2)
     assert readable(nn.Sequential(conv))[0].weight.equal(conv.weight)
+
+
+class _Mixed(nn.Module):
+    """Makes a float32 tensor in each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(torch.zeros(len(x), 4) + 1) + x
+
+
+def test_a_net_that_makes_float32_tensors_is_told_how_not_to():
+    x = torch.rand(2, 3)
+    with pytest.raises(TypeError, match=r"cannot run in float64.*x\.new_zeros"):
+        margin_bound(_Mixed().eval(), x, torch.tensor([0, 1]), 0.1, "ibp", sound=False)
