@@ -231,7 +231,7 @@ def check_model(model: Any, evaluation: bool = True) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     for path, module in model.named_modules() if evaluation else ():
-        if module.training and not isinstance(module, ON_SEVERAL_DEVICES):
+        if module.training and type(module) not in ON_SEVERAL_DEVICES:
             at = f", at layer {path!r} ({type(module).__name__})" if path else ""
             raise ValueError(f"model is in training mode{at}: call model.eval() before")
 

@@ -106,7 +106,7 @@ class Ball:
     def __post_init__(self):
         object.__setattr__(self, "eps", as_radius(self.eps))
         check_range(self.low, self.high)
-        if self.eps > self.high - self.low:
+        if self.eps > (self.high - self.low) * (1 + 2.0**-50):  # 0.2 fits into [0.1, 0.3], whose width rounds down
             raise ValueError(
                 f"eps must be at most high − low = {self.high - self.low:g}, the width of the range of the inputs, got "
                 f"{self.eps:g}: it is in the same units, so 8 of 255 levels of a pixel in [0, 1] are 8/255"

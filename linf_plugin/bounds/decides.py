@@ -39,8 +39,6 @@ ABOUT = {
     "result_type",
     "can_cast",
 }
-# Functions that read numbers, but whose results decide nothing; or that give tensors in another form than a list.
-HARMLESS = {"__repr__", "__format__", "__iter__", "untyped_storage", "__setitem__"}
 
 
 class DecidesByValues(TypeError):
@@ -55,6 +53,7 @@ class _Watch(TorchFunctionMode):
         # Tensors that depend on the inputs, by their memory, which views share.  They are kept, so that no other tensor
         # gets the same memory.
         self.kept, self.depend = list(inputs), {_memory(a) for a in inputs}
+        self.found: DecidesByValues | None = None  # also if the net itself catches the error
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         found = function(*args, **(kwargs or {}))
@@ -66,9 +65,10 @@ class _Watch(TorchFunctionMode):
         made = [a for a in tree_leaves(found) if isinstance(a, Tensor)]
         # An attribute, such as .shape, has the name __get__; .T is traced, .data is not.
         hidden = name == "__get__" and getattr(function, "__self__", None) is Tensor.data
-        read = not made and found is not None and name not in ABOUT | HARMLESS | {"__get__"}
+        read = not made and found is not None and name not in ABOUT | {"__get__", "__iter__"}
         if hidden or read:
-            raise DecidesByValues(".data" if hidden else name)
+            self.found = DecidesByValues(".data" if hidden else name)
+            raise self.found
         for a in made or given:  # a function without a result has changed what it was given
             self.kept.append(a)
             self.depend.add(_memory(a))
@@ -88,22 +88,26 @@ def check_values(model: nn.Module, *inputs: Tensor) -> None:
     """Raises TypeError if the model decides by values of its inputs, such as in ``if x.mean() > 0``.
 
     auto_LiRPA would trace the branch that one sample takes, and give its bounds for all others.  A value that is turned
-    into a Python number counts as a decision; sizes do not.
+    into a Python number or a text counts as a decision; sizes do not.
 
     Args:
         model: in evaluation mode.
         inputs: its arguments; the model runs once on copies of them.
     """
     inputs = [a.detach().as_subclass(Tensor).clone() for a in inputs]
+    watch = _Watch(inputs)
     try:
-        with warnings.catch_warnings(), _Watch(inputs):
+        with warnings.catch_warnings(), watch:
             warnings.simplefilter("ignore")
             model(*inputs)
-    except DecidesByValues as error:
+    except Exception:
+        if watch.found is None:
+            raise
+    if watch.found is not None:
         raise TypeError(
             f"{type(model).__name__} decides by values: it turns numbers that depend on its input into Python's "
-            f"({error}{_place(error)}). auto_LiRPA reads the branch that one sample takes, and its bounds would be "
-            "wrong for others: write it with torch.where, or leave it out"
+            f"({watch.found}{_place(watch.found)}). auto_LiRPA reads the branch that one sample takes, and its bounds "
+            "would be wrong for others: write it with torch.where, or leave it out"
         ) from None
 
 

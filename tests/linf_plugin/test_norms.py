@@ -60,4 +60,5 @@ def test_a_radius_may_be_text():
 def test_a_radius_is_in_units_of_the_range():
     with pytest.raises(ValueError, match=r"eps must be at most high − low = 1, .* got 8: .* are 8/255"):
         Ball(8, math.inf, 0.0, 1.0)
+    assert Ball(0.2, math.inf, 0.1, 0.3).eps == 0.2  # 0.3 − 0.1 is less than 0.2 in float64
     assert Ball(8).eps == Ball(8, math.inf, 0.0, 255.0).eps == 8

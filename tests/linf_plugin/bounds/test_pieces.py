@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linf_plugin.bounds import pieces
+from linf_plugin.bounds import pieces, within
 from linf_plugin.certificates import margin_bound
 
 GEOMETRY = {
@@ -114,3 +114,13 @@ def test_small_nets_and_nets_without_convolutions_are_bounded_as_before():
     assert isinstance(pieces.for_net(conv, pieces.LEAST), pieces.InPieces)
     assert not isinstance(pieces.for_net(conv, pieces.LEAST - 1), pieces.InPieces)
     assert not isinstance(pieces.for_net(dense, pieces.LEAST), pieces.InPieces)
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (2, 3, 3)])
+@pytest.mark.parametrize("batch", [0, 1, 5])
+def test_noise_is_weighted_in_pieces(shape, batch, monkeypatch):
+    A, amount = torch.randn(3, batch, *shape), torch.rand(batch, *shape)
+    whole = (A.abs() * amount).flatten(2).sum(2) if shape else A.abs() * amount
+    for size in (1, 10, within.BUFFER):
+        monkeypatch.setattr(within, "BUFFER", size)
+        torch.testing.assert_close(within._weighted(A, amount), whole)
