@@ -25,7 +25,7 @@ ENTRIES = {
     "load_dataset((x, y, x, y), own_name='mine')": None,
     "from linf_plugin import certificates; certificates.certify(net, x, y, 0.1, methods=('lipschitz',))": None,
     "import linf_plugin.bounds": "auto_LiRPA",
-    "from linf_plugin import certificates; certificates.certify(net, x, y, 0.1, methods=('crown',))": "auto_LiRPA",
+    "from linf_plugin import certificates; certificates.certify(net, x, net(x).argmax(1), 0.1, methods=('crown',))": "auto_LiRPA",
     "from linf_plugin.certificates import exact_radius": "scipy",
     "load_dataset('digits')": "sklearn",
     "load_dataset('images')": "PIL",
@@ -82,6 +82,7 @@ from linf_plugin.datasets import load_dataset
 from comparisons import cli as compare
 from onnx_export import cli as export
 
+torch.manual_seed(0)
 net = lp.build("linf-mlp", shape=(1, 8, 8), classes=10, width=8, depth=1).eval()
 lp.save("net.pt", net, {"dataset": "digits"})
 x, y = torch.rand(20, 1, 8, 8), torch.arange(20) % 10
