@@ -25,7 +25,7 @@ ENTRIES = {
     "load_dataset((x, y, x, y), own_name='mine')": None,
     "from linf_plugin import certificates; certificates.certify(net, x, y, 0.1, methods=('lipschitz',))": None,
     "import linf_plugin.bounds": "auto_LiRPA",
-    "from linf_plugin.certificates import certify; certify(net, x, net(x).argmax(1), 0.1, methods=('crown',))": "auto_LiRPA",
+    "from linf_plugin.certificates import certify; certify(net, x, net(x).argmax(1), 0.1, ('crown',))": "auto_LiRPA",
     "from linf_plugin.certificates import exact_radius": "scipy",
     "load_dataset('digits')": "sklearn",
     "load_dataset('images')": "PIL",
