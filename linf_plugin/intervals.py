@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import ops
+from .layers.activations import MaxMin, ParamRamp
 from .layers.distance import LinfDistConv2d, LinfDistLinear
 from .layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from .layers.sort import SortDistLinear
@@ -89,6 +90,19 @@ def _shifted(offset: Tensor, sign: float, scale: float, ends: Ends) -> Ends:
     return tuple(ops.shift(end, offset.to(end.dtype), sign, scale) for end in ends)
 
 
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, ends: Ends) -> Ends:
+    """Returns middle ± radius, scaled by each channel.  In training mode it would normalise by a batch: refused."""
+    if layer.training:
+        raise TypeError(f"there is no interval rule for {type(layer).__name__} in training mode")
+    lower, upper = ends
+    dtype, shape = lower.dtype, (-1, *[1] * (lower.dim() - 2))
+    scale = layer.weight.to(dtype) * (layer.running_var.to(dtype) + layer.eps).rsqrt()
+    offset = layer.bias.to(dtype) - layer.running_mean.to(dtype) * scale
+    middle = (lower + upper) / 2 * scale.view(shape) + offset.view(shape)
+    radius = (upper - lower) / 2 * scale.abs().view(shape)
+    return middle - radius, middle + radius
+
+
 INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     Normalize: lambda layer, ends: _shifted(layer.mean, -1.0, layer.scale, ends),
     CenterCrop: _rising,
@@ -103,6 +117,10 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     nn.Conv2d: affine,
     nn.ReLU: lambda _, ends: (F.relu(ends[0]), F.relu(ends[1])),  # the layer itself may work in place
     nn.Tanh: _rising,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    ParamRamp: _rising,
+    MaxMin: _rising,
 }
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..arguments import check_k, check_p, check_rho
 from . import checks, growth, sizes
+from .activations import MaxMin, ParamRamp
 from .distance import LinfDistConv2d, LinfDistLinear
 from .shifts import CenterCrop, MeanShift, Negate, Normalize
 from .sort import SortDistLinear
@@ -47,6 +48,8 @@ _WINDOWS = {
     "groups": checks.count,
     "bias": checks.flag,
 }
+_NORMALISED = {"num_features": checks.count}
+_NORMALISING = {"eps": checks.positive, "momentum": checks.momentum}
 _DISTANCE = {"bias": checks.flag, "p": check_p, "identity_init": checks.flag}
 
 FACTS: dict[type[nn.Module], Facts] = {
@@ -88,7 +91,7 @@ FACTS: dict[type[nn.Module], Facts] = {
         {"num_features": checks.count},
         {"momentum": checks.momentum},
         sizes.running_mean,
-        sizes.after_mean_shift,
+        sizes.after_channels,
         ends_hold=True,
     ),
     Negate: Facts("negate", growth.keeps, computes=False, ends_hold=True),
@@ -101,8 +104,24 @@ FACTS: dict[type[nn.Module], Facts] = {
         sizes.kernels,
         sizes.after_windows,
     ),
+    nn.BatchNorm1d: Facts(
+        "batch_norm_rows", growth.batch_norm, _NORMALISED, _NORMALISING, sizes.normalised, sizes.after_row_features
+    ),
+    nn.BatchNorm2d: Facts(
+        "batch_norm", growth.batch_norm, _NORMALISED, _NORMALISING, sizes.normalised, sizes.after_image_channels
+    ),
     nn.ReLU: Facts("relu", growth.keeps, optional={"inplace": checks.flag}, ends_hold=True),
     nn.Tanh: Facts("tanh", growth.keeps),
+    ParamRamp: Facts(
+        "ramp",
+        growth.in_evaluation,
+        {"num_features": checks.count},
+        {"top": checks.positive},
+        sizes.top,
+        sizes.after_channels,
+        ends_hold=True,
+    ),
+    MaxMin: Facts("max_min", growth.keeps, after=sizes.after_pairs, computes=False, ends_hold=True),
 }
 
 LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # name in a spec → type

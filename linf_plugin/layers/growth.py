@@ -61,6 +61,21 @@ def convolution(layer: nn.Conv2d, norm: float) -> float:
     return float(layer.weight.detach().double().abs().flatten(1).sum(1).max())
 
 
+def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, norm: float) -> float:
+    """Returns the largest |scale| of a channel, in every norm, in evaluation mode."""
+    if layer.training or layer.running_var is None:
+        raise TypeError(f"no Lipschitz bound is known for {type(layer).__name__} that normalises by its batch")
+    scale = (layer.running_var.double() + layer.eps).rsqrt()
+    return float((scale if layer.weight is None else scale * layer.weight.detach().double().abs()).max())
+
+
+def in_evaluation(layer: nn.Module, norm: float) -> float:
+    """Returns 1 in every norm, in evaluation mode."""
+    if layer.training:
+        raise TypeError(f"no Lipschitz bound is known for {type(layer).__name__} in training mode")
+    return 1.0
+
+
 def _only_linf(layer: nn.Module, norm: float, reason: str) -> None:
     if norm != math.inf:
         raise TypeError(f"no {SYMBOLS[norm]} Lipschitz bound is known for {type(layer).__name__}: {reason}")

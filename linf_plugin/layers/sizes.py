@@ -32,6 +32,15 @@ def running_mean(a: dict) -> dict[str, Shape]:
     return {"running_mean": (a["num_features"],)}
 
 
+def normalised(a: dict) -> dict[str, Shape]:
+    per_channel = dict.fromkeys(("weight", "bias", "running_mean", "running_var"), (a["num_features"],))
+    return {**per_channel, "num_batches_tracked": ()}
+
+
+def top(a: dict) -> dict[str, Shape]:
+    return {"top": (a["num_features"],)}
+
+
 def _with_bias(a: dict, weight: Shape) -> dict[str, Shape]:
     return {"weight": weight, **({"bias": weight[:1]} if a.get("bias", True) else {})}
 
@@ -67,8 +76,20 @@ def after_normalize(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     return shape if len(a["mean"]) in (1, shape[0]) else None, 0
 
 
-def after_mean_shift(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+def after_channels(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     return shape if shape[0] == a["num_features"] else None, 0
+
+
+def after_row_features(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if shape == (a["num_features"],) else None, 0
+
+
+def after_image_channels(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if len(shape) == 3 and shape[0] == a["num_features"] else None, 0
+
+
+def after_pairs(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if shape[0] % 2 == 0 else None, 0
 
 
 def after_rows(a: dict, shape: Shape) -> tuple[Shape | None, int]:

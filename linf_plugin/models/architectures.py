@@ -4,7 +4,7 @@ from typing import Any
 
 from .distance import linf_conv, linf_mlp, linf_mlp_head, sortnet_mlp
 from .net import Net
-from .relu import relu_conv, relu_mlp
+from .relu import LAYOUTS, from_layout, relu_conv, relu_mlp
 
 ARCHITECTURES = {
     "linf-mlp": linf_mlp,
@@ -13,6 +13,7 @@ ARCHITECTURES = {
     "sortnet-mlp": sortnet_mlp,
     "relu-mlp": relu_mlp,
     "relu-conv": relu_conv,
+    **{name: from_layout(layout) for name, layout in LAYOUTS.items()},
 }
 
 

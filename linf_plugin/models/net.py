@@ -87,7 +87,7 @@ class Net(nn.Sequential):
 
 
 # Arguments that describe how a layer starts, or that its state holds.
-OF_THE_START = ("bias", "identity_init", "mean")
+OF_THE_START = ("bias", "identity_init", "mean", "top")
 
 
 def _follow(arguments: dict, layer: nn.Module) -> None:

@@ -5,6 +5,9 @@ import math
 from .spec import values
 
 
+ACTIVATIONS = {"relu": "relu", "ramp": "ramp", "max-min": "max_min"}  # name in a recipe → layer of a spec
+
+
 def start(shape, mean, std, crop: int = 0, clip: float = 0.0) -> dict:
     """Returns a new spec that normalises pixels.  With ``crop`` it takes only the middle crop × crop pixels.
 
@@ -68,6 +71,21 @@ def head(spec: dict, classes: int, hidden: int | None, normal: bool = False, lay
         append(spec, "linear", in_features=hidden, out_features=classes)
         if normal:
             spec["normal_head"] = True
+
+
+def hidden_layer(spec: dict, batch_norm: bool, activation: str) -> None:
+    """Adds what follows a linear layer or a convolution: batch normalisation, if asked for, and an activation.
+
+    Raises:
+        ValueError: the activation is not in ``ACTIVATIONS``.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, got {activation!r:.80}")
+    *_, (shape, _) = values(spec)
+    channels = {"num_features": shape[0]}
+    if batch_norm:
+        append(spec, "batch_norm" if len(shape) == 3 else "batch_norm_rows", **channels)
+    append(spec, ACTIVATIONS[activation], **(channels if activation == "ramp" else {}))
 
 
 def check_strides(channels, strides) -> None:
