@@ -1,4 +1,4 @@
-"""The baselines' losses: cross-entropy on interval (IBP) or CROWN-IBP margins, through auto_LiRPA."""
+"""Bounds of the cross-entropy while a net trains, through auto_LiRPA: intervals (IBP), CROWN-IBP, its fused loss."""
 
 import math
 
@@ -6,53 +6,107 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linf_plugin.training import Step
+Box = tuple[Tensor, Tensor]  # lower and upper ends of inputs, (N, *) each
+
+LEAST_SHARE = 1e-5  # below this share of CROWN-IBP in a mixture, only the interval bound is computed
 
 
-class BoundedCrossEntropy:
-    """The loss κ·CE(clean) + (1 − κ)·CE(worst margins within ε).  κ falls from 1 to ``kappa`` as ε rises.
+class Bounds:
+    """The cross-entropy of a net, and a bound of it over a box, from bounds of the margins.
 
-    IBP is by Gowal et al. (arXiv 1810.12715), CROWN-IBP by Zhang et al. (arXiv 1906.06316).  The margins of
-    CROWN-IBP are β·CROWN-IBP + (1 − β)·IBP with β = 1 − ε/ε_max.  So it ends as IBP.
+    auto_LiRPA reads the net once.  Its form of the net runs in training mode and shares parameters and buffers.
 
     Args:
-        model: is trained in place.  The BoundedModule made here shares its parameters.
-        example: one input (1, C, H, W) or (1, F).
-        eps_max: ε at the end of its schedule, in the pixel range.
-        crown: whether to start from CROWN-IBP.
-        kappa: final weight of the clean loss.
+        model: the net, in evaluation mode.
+        example: inputs (N, C, H, W) or (N, F).
+        classes: number of logits.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, eps_max: float, crown: bool, kappa: float = 0.5):
-        import linf_plugin.bounds  # noqa: F401  (makes auto_LiRPA importable: it comes first)
+    def __init__(self, model: nn.Module, example: Tensor, classes: int):
+        from linf_plugin.bounds.training import for_training
 
-        from auto_LiRPA import BoundedModule  # isort: skip
+        self.classes, self.net = classes, for_training(model, example, device=example.device, verbose=False)
 
-        self.bounded = BoundedModule(model, example, device=example.device)
-        self.eps_max, self.crown, self.kappa = eps_max, crown, kappa
+    def entropies(self, x: Tensor, labels: Tensor, box: Box, share: float) -> tuple[Tensor, Tensor]:
+        """Returns the mean cross-entropy at x, and an upper bound of its mean over the box.
 
-    def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, step: Step) -> Tensor:
-        logits = model(x)
-        clean = F.cross_entropy(logits, labels)
-        if step.eps == 0:
-            return clean
-        kappa = 1 - (1 - self.kappa) * step.eps / self.eps_max
-        margins = self._margins(x, labels, logits.shape[1], step.eps)
-        worst = F.cross_entropy(torch.cat([margins.new_zeros(len(x), 1), -margins], 1), torch.zeros_like(labels))
-        return kappa * clean + (1 - kappa) * worst
+        Normalisations by the batch use the statistics of x in both, and move their running ones once.
 
-    def _margins(self, x: Tensor, labels: Tensor, classes: int, eps: float) -> Tensor:
-        """Returns lower bounds of z_y − z_j for j ≠ y: (N, classes − 1)."""
+        Args:
+            x: (N, *).
+            labels: (N,).
+            box: the ends of the inputs.
+            share: of CROWN-IBP in the bound; the rest is the interval bound.
+        """
+        logits = self.net(_ball(x, box))
+        return F.cross_entropy(logits, labels), worst_cross_entropy(self._margins(labels, share))
+
+    def _margins(self, labels: Tensor, share: float) -> Tensor:
+        """Returns lower bounds of z_y − z_j for j ≠ y over the last box: (N, classes − 1)."""
         from linf_plugin.bounds import specification
 
-        from auto_LiRPA import BoundedTensor, PerturbationLpNorm  # isort: skip
-
-        low, high = (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
-        ball = BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=low, x_U=high))
-        C = specification(labels, classes)
-        bound, _ = self.bounded.compute_bounds(x=(ball,), C=C, method="IBP", bound_upper=False)
-        share = 1 - eps / self.eps_max
-        if not self.crown or share < 1e-5:
+        C = specification(labels, self.classes)
+        bound, _ = self.net.compute_bounds(C=C, method="IBP", bound_upper=False)
+        if share < LEAST_SHARE:
             return bound
-        linear, _ = self.bounded.compute_bounds(x=(ball,), C=C, method="CROWN-IBP", bound_upper=False)
+        linear, _ = self.net.compute_bounds(C=C, method="CROWN-IBP", bound_upper=False)
         return share * linear + (1 - share) * bound
+
+    def hidden(self) -> tuple[Box, list[Box]]:
+        """Returns the ends of the input of the first layer with weights, and of the input of each ReLU, by intervals.
+
+        They are those of the last call of ``entropies``.
+        """
+        from auto_LiRPA.bound_ops import BoundConv, BoundLinear, BoundRelu
+
+        nodes = list(self.net.modules())
+        first = next(node for node in nodes if isinstance(node, (BoundConv, BoundLinear)))
+        relus = [node.inputs[0] for node in nodes if isinstance(node, BoundRelu)]
+        return _ends(first.inputs[0]), [_ends(node) for node in relus]
+
+
+class FusedBounds(Bounds):
+    """The same with the loss as the last part of the net: Xu et al. (arXiv 2002.12920), section 3.3.
+
+    It bounds Σ_j exp(z_j − z_y) at once instead of each margin, so CROWN-IBP costs the same for any number of classes.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, classes: int):
+        from linf_plugin.bounds.training import for_training  # makes auto_LiRPA importable: it comes first
+
+        from auto_LiRPA import CrossEntropyWrapper  # isort: skip
+
+        inputs = (example, torch.zeros(len(example), dtype=torch.long, device=example.device))
+        options = {"bound_opts": {"loss_fusion": True}, "device": example.device, "verbose": False}
+        self.net = for_training(CrossEntropyWrapper(model).eval(), inputs, **options)
+
+    def entropies(self, x: Tensor, labels: Tensor, box: Box, share: float) -> tuple[Tensor, Tensor]:
+        clean = self._entropy(self.net(_ball(x, box), labels))
+        _, bound = self.net.compute_bounds(method="IBP", bound_lower=False)
+        if share >= LEAST_SHARE:
+            _, linear = self.net.compute_bounds(method="CROWN-IBP", bound_lower=False)
+            bound = share * linear + (1 - share) * bound
+        return clean, self._entropy(bound)
+
+    def _entropy(self, sums: Tensor) -> Tensor:
+        """Returns the mean of log Σ_j exp(z_j − z_y), given the sums, from which auto_LiRPA leaves out a factor."""
+        from auto_LiRPA.bound_ops import BoundExp
+
+        exponential = next(node for node in self.net.modules() if isinstance(node, BoundExp))
+        return (sums.log() + exponential.max_input).mean()
+
+
+def _ball(x: Tensor, box: Box):
+    from auto_LiRPA import BoundedTensor, PerturbationLpNorm
+
+    return BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1]))
+
+
+def _ends(node) -> Box:
+    return node.interval[0], node.interval[1]
+
+
+def worst_cross_entropy(margins: Tensor) -> Tensor:
+    """Returns the mean cross-entropy of logits whose margins are these lower bounds, (N, classes − 1)."""
+    worst = torch.cat([margins.new_zeros(len(margins), 1), -margins], 1)
+    return F.cross_entropy(worst, torch.zeros(len(margins), dtype=torch.long, device=margins.device))

@@ -1,7 +1,6 @@
 """The losses that a recipe can name."""
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +10,7 @@ from linf_plugin import Net, lipschitz_bound
 from linf_plugin.training import Schedule, Step, clipped_hinge, hinge, interval_cross_entropy, interval_hinge, ramp
 from linf_plugin.training.boxes import worst_margins
 
-from .bounded import BoundedCrossEntropy
+from .robust import RobustCrossEntropy
 
 
 # A loss is built while the model is at p = ∞.  Its ``scale`` is then the Lipschitz bound that will be certified.
@@ -98,12 +97,93 @@ class IntervalHinge(_FallingEntropy):
         return interval_hinge(head, features(x), y, self.scale * step.eps, self.weight(step), self.scalar)
 
 
-def _bounded(crown: bool) -> Callable:
-    def build(model: Net, schedule: Schedule, kappa: float = 0.5) -> BoundedCrossEntropy:
-        example = torch.zeros(1, *model.input_shape, device=next(model.parameters()).device)
-        return BoundedCrossEntropy(model, example, schedule.eps, crown, kappa)
+class LipschitzHinge(_FallingEntropy):
+    """The clipped hinge of a net whose Lipschitz bound changes as it trains, such as one that is projected.
 
-    return build
+    The bound is at most ``lipschitz``, which the optimiser must ensure.  The cross-entropy's weight falls with ε.
+    """
+
+    def __init__(self, model: Net, schedule: Schedule, ce_first: float, ce_last: float, lipschitz: float = 1.0):
+        super().__init__(ce_first, ce_last)
+        self.scale = lipschitz
+
+    def forward(self, model: Net, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        radius = self.scale * step.eps
+        weight = self.weight(step)
+        if radius == 0:
+            return weight * F.cross_entropy(self.scalar * model(x), y)
+        return clipped_hinge(model(x), y, radius, weight, self.scalar)
+
+
+# The baselines.  Each is ``RobustCrossEntropy`` with some of its arguments fixed, and others left to the recipe.
+
+
+def _plain(model: Net, schedule: Schedule, l1: float = 0.0) -> RobustCrossEntropy:
+    return RobustCrossEntropy(model, schedule, alpha=0.0, steps=1, kappa=1.0, l1=l1)
+
+
+def _pgd(
+    model: Net, schedule: Schedule, steps: int = 10, size: float = 0.25, kappa: float = 0.0, l1: float = 0.0
+) -> RobustCrossEntropy:
+    how = {"alpha": 0.0, "steps": steps, "size": size, "kappa_first": kappa, "kappa": kappa, "l1": l1}
+    return RobustCrossEntropy(model, schedule, **how)
+
+
+def _ibp(
+    model: Net,
+    schedule: Schedule,
+    kappa: float = 0.5,
+    kappa_first: float = 1.0,
+    warmup: float = 0.0,
+    tolerance: float = 0.5,
+    l1: float = 0.0,
+    leak: float = 0.0,
+) -> RobustCrossEntropy:
+    how = {"kappa_first": kappa_first, "kappa": kappa, "warmup": warmup, "tolerance": tolerance}
+    return RobustCrossEntropy(model, schedule, **how, l1=l1, leak=leak)
+
+
+def _crown_ibp(
+    model: Net,
+    schedule: Schedule,
+    kappa: float = 0.5,
+    kappa_first: float = 1.0,
+    fused: bool = False,
+    warmup: float = 0.0,
+    tolerance: float = 0.5,
+    l1: float = 0.0,
+    leak: float = 0.0,
+) -> RobustCrossEntropy:
+    how = {"kappa_first": kappa_first, "kappa": kappa, "warmup": warmup, "tolerance": tolerance, "l1": l1}
+    return RobustCrossEntropy(model, schedule, linear=1.0, fused=fused, **how, leak=leak)
+
+
+def _mtl_ibp(
+    model: Net,
+    schedule: Schedule,
+    alpha: float,
+    steps: int = 1,
+    size: float = 2.0,
+    warmup: float = 0.5,
+    tolerance: float = 0.5,
+    l1: float = 0.0,
+) -> RobustCrossEntropy:
+    how = {"alpha": alpha, "steps": steps, "size": size, "kappa_first": 0.0, "kappa": 0.0}
+    return RobustCrossEntropy(model, schedule, **how, warmup=warmup, tolerance=tolerance, l1=l1)
+
+
+def _sabr(
+    model: Net,
+    schedule: Schedule,
+    part: float,
+    steps: int = 8,
+    size: float = 0.5,
+    warmup: float = 0.5,
+    tolerance: float = 0.5,
+    l1: float = 0.0,
+) -> RobustCrossEntropy:
+    how = {"part": part, "steps": steps, "size": size, "kappa_first": 0.0, "kappa": 0.0}
+    return RobustCrossEntropy(model, schedule, **how, warmup=warmup, tolerance=tolerance, l1=l1)
 
 
 LOSSES = {
@@ -112,6 +192,11 @@ LOSSES = {
     "interval-ramp": IntervalRamp,
     "interval-ce": IntervalCrossEntropy,
     "interval-hinge": IntervalHinge,
-    "ibp": _bounded(crown=False),
-    "crown-ibp": _bounded(crown=True),
+    "lipschitz-hinge": LipschitzHinge,
+    "plain": _plain,  # cross-entropy of clean images
+    "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083
+    "ibp": _ibp,  # Gowal et al., arXiv 1810.12715; with ``warmup`` Shi et al., arXiv 2103.17268
+    "crown-ibp": _crown_ibp,  # Zhang et al., arXiv 1906.06316; with ``fused`` Xu et al., arXiv 2002.12920
+    "mtl-ibp": _mtl_ibp,  # De Palma et al., arXiv 2305.13991
+    "sabr": _sabr,  # Müller et al., arXiv 2210.04871
 }

@@ -11,6 +11,7 @@ from torch import nn
 import linf_plugin
 from linf_plugin import Net
 from linf_plugin.datasets import Dataset, hold_out
+from linf_plugin.models.folded import fold_batch_norm
 from linf_plugin.training import Log, Trained, fit
 from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
@@ -26,7 +27,7 @@ from .validation import validation
 def train(
     wanted: Wanted, key: str, data: Dataset, out: Path, *, ranks: Ranks, resume: bool, progress: bool
 ) -> tuple[Net, Trained]:
-    """Trains a method and returns the net and the report of the trainer.
+    """Trains a method and returns the net, without batch normalisation, and the report of the trainer.
 
     The state of the training is kept in ``out/KEY.state.pt`` while it runs.  Each epoch adds a line to
     ``out/KEY.log.jsonl`` and a point to ``out/tensorboard/KEY``.
@@ -70,7 +71,7 @@ def train(
             description=settings.label,
             progress=progress,
         )
-    return model, trained
+    return fold_batch_norm(model), trained
 
 
 def _start(settings: MethodRecipe, data: Dataset) -> Net:

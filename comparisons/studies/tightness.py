@@ -24,7 +24,7 @@ from linf_plugin.progress import hidden
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
 from ..certificates import label_of
-from ..methods.bounded import BoundedCrossEntropy
+from ..methods.robust import RobustCrossEntropy
 from ..report.words import markdown_rows
 from .shell import Save, Study, main, positive
 
@@ -65,9 +65,9 @@ def _cross_entropy(model: Net, data: Dataset, seed: int) -> None:
 
 
 def _interval(model: Net, data: Dataset, seed: int) -> None:
-    loss = BoundedCrossEntropy(model.eval(), data.x_train[:1], EPS, crown=False)
-    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    _fit(model, loss, optimizer, Schedule(epochs=100, eps=EPS, eps_start=5, eps_end=50), data, seed)
+    schedule = Schedule(epochs=100, eps=EPS, eps_start=5, eps_end=50)
+    loss = RobustCrossEntropy(model.eval(), schedule, kappa=0.5)
+    _fit(model, loss, torch.optim.Adam(model.parameters(), lr=5e-3), schedule, data, seed)
 
 
 # Architectures: data → model.

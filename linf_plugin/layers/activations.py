@@ -15,7 +15,9 @@ class ParamRamp(nn.Module):
     Above r as well as below 0 a change of x has no effect, which intervals use.  Lyu et al. (arXiv 2104.00447).
 
     In training mode both ends leak: below 0 the slope is ``leak``, and above r as well.  So they pass a gradient.
-    ``leak`` is a buffer, 0 at first, which training may change in place.  Evaluation does not read it.
+    ``leak`` is 0 at first, and training may change it in place.  It is a parameter without a gradient, because
+    auto_LiRPA shares parameters but copies buffers.  Evaluation does not read it, unless the attribute ``leaks`` is
+    true, which is for tracing a net that trains.
 
     Args:
         num_features: number of channels, the second dimension of the input.
@@ -24,22 +26,20 @@ class ParamRamp(nn.Module):
     Shape: (N, num_features, *) → the same.  In evaluation mode the Lipschitz bound is 1 in every norm.
     """
 
-    leak: Tensor
-
     def __init__(self, num_features: int, top: float = 1.0, *, device: Device = None, dtype: torch.dtype | None = None):
         check_positive(num_features=num_features)
         if not (top > 0 and math.isfinite(top)):
             raise ValueError(f"top must be positive and finite, got {top}")
         super().__init__()
-        self.num_features = num_features
+        self.num_features, self.leaks = num_features, False
         self.top = nn.Parameter(torch.full((num_features,), float(top), device=device, dtype=dtype))
-        self.register_buffer("leak", torch.zeros((), device=device, dtype=dtype), persistent=False)
+        self.leak = nn.Parameter(torch.zeros((), device=device, dtype=dtype), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dim() < 2 or (not torch.jit.is_tracing() and x.shape[1] != self.num_features):
             raise ValueError(f"x must have shape (N, {self.num_features}, *), got {tuple(x.shape)}")
         top = self.top.view(-1, *[1] * (x.dim() - 2))
-        if self.training:
+        if self.training or self.leaks:
             return top - self._leaky(top - self._leaky(x))
         if torch.jit.is_tracing():  # the same function, made of operators that auto_LiRPA bounds tightly
             return top - F.relu(top - F.relu(x))

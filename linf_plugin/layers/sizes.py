@@ -38,7 +38,7 @@ def normalised(a: dict) -> dict[str, Shape]:
 
 
 def top(a: dict) -> dict[str, Shape]:
-    return {"top": (a["num_features"],)}
+    return {"top": (a["num_features"],), "leak": ()}
 
 
 def _with_bias(a: dict, weight: Shape) -> dict[str, Shape]:
