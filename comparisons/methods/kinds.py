@@ -15,13 +15,14 @@ class Method:
 
     label: str
     color: str
-    marker: str
+    marker: str | tuple[int, int, int]
     without: tuple[str, ...] = ()
 
 
 _NO_LIPSCHITZ_BOUND = ("lipschitz",)
 
-# Colours that people with any kind of colour vision can tell apart (Okabe and Ito), and four more.
+# The colours of Okabe and Ito, which people with any kind of colour vision can tell apart, and more of different
+# lightness.  Where two are alike, the marks differ.
 
 # With a linear head or clipped pixels the Lipschitz bound is so large that it certifies almost nothing.  Tables
 # have it to show that.
@@ -35,6 +36,14 @@ METHODS = {
     "sortnet-mlp": Method("SortNet+MLP", "#8c564b", "<"),
     "ibp": Method("IBP", "#0072b2", "X", without=_NO_LIPSCHITZ_BOUND),
     "crown-ibp": Method("CROWN-IBP", "#009e73", "P", without=_NO_LIPSCHITZ_BOUND),
+    "ibp-shi": Method("IBP (Shi)", "#08306b", "*", without=_NO_LIPSCHITZ_BOUND),
+    "crown-ibp-fused": Method("CROWN-IBP, loss fusion", "#66a61e", "h", without=_NO_LIPSCHITZ_BOUND),
+    "mtl-ibp": Method("MTL-IBP", "#7b3294", "d", without=_NO_LIPSCHITZ_BOUND),
+    "sabr": Method("SABR", "#1b7f8c", ">", without=_NO_LIPSCHITZ_BOUND),
+    "param-ramp": Method("ParamRamp", "#b2182b", "H", without=_NO_LIPSCHITZ_BOUND),
+    "groupsort": Method("GroupSort, ℓ∞ ball", "#4d4d4d", "8"),
+    "pgd": Method("PGD training", "#878787", (4, 1, 0), without=_NO_LIPSCHITZ_BOUND),
+    "plain": Method("plain training", "#000000", ".", without=_NO_LIPSCHITZ_BOUND),
 }
 
 

@@ -39,7 +39,8 @@ class MethodRecipe:
     units of the learning rate.  clip: largest norm of the gradient.  average: decay per step of an exponential moving
     average of the weights; the schedule's average_start says when it begins; 0 keeps no average.  select: part of the
     training set that is kept out of training; every ``validate_every`` epochs it chooses among the current weights
-    and their average; 0 keeps the model of the last epoch.
+    and their average; 0 keeps the model of the last epoch.  trials: how many trainings on held-out images the settings
+    were chosen from, for tables; it changes nothing.
 
     A new field needs a default that trains as before: files of earlier versions lack the field, and mean its default.
 
@@ -61,6 +62,7 @@ class MethodRecipe:
     average: float = 0.0
     select: float = 0.0
     validate_every: int = 1
+    trials: int | None = None
 
     def __post_init__(self):
         for name in ("average", "select"):
@@ -68,6 +70,8 @@ class MethodRecipe:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.validate_every < 1:
             raise ValueError(f"validate_every must be at least 1, got {self.validate_every}")
+        if self.trials is not None and self.trials < 0:
+            raise ValueError(f"trials must not be negative, got {self.trials}")
 
 
 @dataclass(frozen=True)

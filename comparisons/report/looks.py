@@ -9,11 +9,12 @@ from collections.abc import Iterable
 from ..methods.kinds import METHODS
 
 OTHER = "#444444"  # the colour of an unknown kind
-MARKERS = "psDh*d>H8oXPv^<"  # for the second of a kind, and for unknown kinds
+STARS = [(points, 1, turn) for turn in (0, 36) for points in (3, 4, 5, 6, 7, 8)]  # as matplotlib names them
+MARKERS = [*"psDh*d>H8oXPv^<", *STARS]  # for the second of a kind, and for unknown kinds
 PALER = (0.0, 0.35, 0.55)  # share of white in the colour
 
 
-def looks(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+def looks(methods: Iterable[tuple[str, str]]) -> dict[str, dict]:
     """Returns name → {"color": …, "marker": …} for methods (name, kind).
 
     The first of a kind has the kind's colour and mark.  Marks repeat only if there are more methods than marks.
@@ -22,7 +23,7 @@ def looks(methods: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
     for name, kind in methods:
         kinds.setdefault(name, kind)
     taken = {METHODS[kind].marker for kind in kinds.values() if kind in METHODS}
-    free = [marker for marker in MARKERS if marker not in taken] or list(MARKERS)
+    free = [marker for marker in MARKERS if marker not in taken] or MARKERS
     found, of_kind, others = {}, {}, 0
     for name, kind in kinds.items():
         nth = of_kind[kind] = of_kind.get(kind, -1) + 1

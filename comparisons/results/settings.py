@@ -15,6 +15,7 @@ from ..recipes.recipe import Evaluation, MethodRecipe, Recipe
 from ..recipes.short_forms import SHIFT_FLIP, long_method, long_recipe, named
 from ..verifiers.request import Request
 
+NOT_COMPARED = ("label", "trials")  # they change no figure
 SHOWN = 5  # most differences that a message lists
 
 
@@ -23,14 +24,15 @@ def plain_data(value):
 
 
 def settings_of(recipe: Recipe, key: str) -> dict:
-    """Returns all that the recipe says about a method except its label, as plain data with every default."""
+    """Returns all that the recipe says about a method and that changes figures, as plain data with every default."""
     return filled(said(recipe, key), key)
 
 
 def said(recipe: Recipe, key: str) -> dict:
     """Returns the same as ``settings_of``, but leaves tables with a name as the file has them, without defaults."""
     method = dataclasses.asdict(recipe.methods[key])
-    del method["label"]
+    for key in NOT_COMPARED:
+        del method[key]
     return plain_data(
         {
             "name": recipe.name,
@@ -56,6 +58,8 @@ def filled(settings: dict, key: str) -> dict:
         evaluation["verify"] = {**_defaults(Request), **evaluation["verify"]}
     evaluation["attacks"] = [ATTACKING.filled(attack) for attack in evaluation.get("attacks", ())]
     method = {"kind": key, **_defaults(MethodRecipe), **method, "schedule": {**_defaults(Schedule), **schedule}}
+    for name in NOT_COMPARED:
+        method.pop(name, None)
     method |= {name: part.filled(method[name]) for name, part in PARTS.items() if name in method}
     if method["augmentation"] == PARTS["augmentation"].filled({"name": SHIFT_FLIP}):
         method["augmentation"] = {"name": "none"}  # these shifts move nothing

@@ -40,8 +40,8 @@ def test_every_part_of_a_method_has_a_registry():
 
 
 def test_defaults_are_filled_in_where_the_name_is_known():
-    assert PARTS["loss"].filled({"name": "ibp"}) == {"name": "ibp", "kappa": 0.5}
-    assert PARTS["loss"].filled({"name": "ibp", "kappa": 1}) == {"name": "ibp", "kappa": 1}
+    assert PARTS["loss"].filled({"name": "hinge"}) == {"name": "hinge", "mix": 1.0}
+    assert PARTS["loss"].filled({"name": "hinge", "mix": 0.5}) == {"name": "hinge", "mix": 0.5}
     assert PARTS["loss"].filled({"name": "gone", "a": 1}) == {"name": "gone", "a": 1}
     assert ATTACKING.filled({"name": "pgd", "steps": 3}) == {
         "name": "pgd",

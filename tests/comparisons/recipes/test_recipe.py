@@ -81,7 +81,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
         "attack 'pgd': unknown key 'restart'; known: batch_size, restarts, steps",
     ),
     "attack value": ("steps = 2", "steps = 0", "attack 'pgd': steps must be a whole number ≥ 1, got 0"),
-    "method": ("methods.ibp]", "methods.sabr]", "unknown method; known: linf-dist"),
+    "method": ("methods.ibp]", "methods.colt]", "unknown method; known: linf-dist"),
     "evaluation type": ("eps_values = [0.05, 0.1]", "evaluation = 1", "mine.toml: evaluation must be a table, got 1"),
     "evaluation key": ("eps_values", "evaluation = { images = 3 }\neps_values", "mine.toml: unknown key 'images'"),
     "evaluation twice": (
@@ -109,7 +109,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
         "attacks must have at least one, and none twice",
     ),
     "norm": ("eps_values", 'evaluation = { norm = "l2" }\neps_values', "mine.toml: norm must be one of linf, got 'l2'"),
-    "kind": ("methods.ibp]", 'methods.mine]\nkind = "sabr"', "methods.mine.: kind must be one of linf-dist.*'sabr'"),
+    "kind": ("methods.ibp]", 'methods.mine]\nkind = "colt"', "methods.mine.: kind must be one of linf-dist.*'colt'"),
     "kind type": ("methods.ibp]", "methods.mine]\nkind = 3", "methods.mine.: kind must be one of linf-dist.*got 3"),
     "no kind": (
         "methods.ibp]",
@@ -184,7 +184,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "architecture key": (
         "depth = 2",
         "depths = 2",
-        "architecture 'relu-mlp': unknown key 'depths'; known: crop, depth, width$",
+        "architecture 'relu-mlp': unknown key 'depths'; known: activation, batch_norm, crop, depth, width$",
     ),
     "architecture value": ("width = 8", "width = 0", "width must be a whole number ≥ 1, got 0"),
     "architecture given": ("width = 8", "width = 8, classes = 9", "unknown key 'classes'"),

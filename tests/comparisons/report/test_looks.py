@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from runs import made_up
 
 from comparisons.methods.kinds import METHODS
-from comparisons.report.looks import MARKERS, for_text, looks, shade
+from comparisons.report.looks import MARKERS, STARS, for_text, looks, shade
 from comparisons.report.plots import certified_against_eps
 from comparisons.results.file import from_plain
 
@@ -18,7 +18,8 @@ COLORS = {kind: method.color for kind, method in METHODS.items()}
 def test_every_kind_has_a_colour_and_a_mark_of_its_own():
     assert len(set(COLORS.values())) == len(COLORS) == len({method.marker for method in METHODS.values()})
     assert all(re.fullmatch("#[0-9a-f]{6}", color) for color in COLORS.values())
-    assert {*MARKERS, *(method.marker for method in METHODS.values())} <= {*Line2D.filled_markers}
+    marks = {*MARKERS, *(method.marker for method in METHODS.values())}
+    assert all(mark in Line2D.filled_markers or mark in STARS for mark in marks)
 
 
 def test_the_first_of_a_kind_has_its_colour_and_mark_and_the_next_another_shade():
