@@ -10,6 +10,24 @@ from linf_plugin.arguments import check_count
 from .toolbox import search
 
 
+class _Doubled(nn.Module):
+    """Twice the outputs of a net.  ART refuses outputs that look like probabilities, and these do not."""
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * self.net(x)
+
+
+class _OfHalves(nn.CrossEntropyLoss):
+    """The cross-entropy of half the logits, so that of the net's own ones."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return super().forward(logits / 2, labels)
+
+
 def apgd(
     model: nn.Module,
     x: Tensor,
@@ -56,5 +74,6 @@ def apgd(
             verbose=False,
         )
 
+    doubled = _Doubled(model if climbed is None else climbed)
     options = {"tries": restarts, "seed": seed, "batch_size": batch_size}
-    return search(model, x, labels, eps, attack, climbed=climbed, loss=nn.CrossEntropyLoss(), **options)
+    return search(model, x, labels, eps, attack, climbed=doubled, loss=_OfHalves(), **options)

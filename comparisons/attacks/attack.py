@@ -5,7 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .apgd import apgd
-from .pgd import pgd, pgd_margin
+from .pgd import pgd
+from .pgd_margin import pgd_margin
 from .square import square
 
 GIVEN = ("model", "x", "labels", "eps", "seed", "climbed")  # arguments of ``find`` that no recipe gives

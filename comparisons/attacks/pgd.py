@@ -1,4 +1,4 @@
-"""Projected gradient descent (PGD), with the cross-entropy or with the margin as its loss."""
+"""Projected gradient descent (PGD) on the cross-entropy."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from linf_plugin import extras
 from linf_plugin.arguments import check_count
 
-from .toolbox import Margin, search
+from .toolbox import search
 
 
 def pgd(
@@ -38,31 +38,14 @@ def pgd(
     Raises:
         TypeError, ValueError: a number is not as described; the message names it.
     """
-    return _climb(model, x, labels, eps, nn.CrossEntropyLoss(), steps, restarts, seed, batch_size, climbed)
-
-
-def pgd_margin(
-    model: nn.Module,
-    x: Tensor,
-    labels: Tensor,
-    eps: float,
-    *,
-    steps: int = 20,
-    restarts: int = 1,
-    seed: int = 0,
-    batch_size: int = 512,
-    climbed: nn.Module | None = None,
-) -> Tensor:
-    """Does what ``pgd`` does, but climbs the margin max_{j ≠ y} z_j − z_y (Carlini and Wagner, arXiv 1608.04644).
-
-    The margin has a gradient where the cross-entropy is so small that float32 rounds its gradient to 0.
-    """
-    return _climb(model, x, labels, eps, Margin(), steps, restarts, seed, batch_size, climbed)
-
-
-def _climb(model, x, labels, eps, loss, steps, restarts, seed, batch_size, climbed) -> Tensor:
-    check_count("steps", steps)
     check_count("restarts", restarts)
+    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "climbed": climbed}
+    return climb(model, x, labels, eps, steps=steps, loss=nn.CrossEntropyLoss(), **options)
+
+
+def climb(model: nn.Module, x: Tensor, labels: Tensor, eps: float, *, steps: int, batch_size: int, **options) -> Tensor:
+    """Runs PGD of ART.  options: as ``toolbox.search``, such as the loss."""
+    check_count("steps", steps)
     with extras.named():
         from art.attacks.evasion import ProjectedGradientDescentPyTorch
 
@@ -78,5 +61,4 @@ def _climb(model, x, labels, eps, loss, steps, restarts, seed, batch_size, climb
             verbose=False,
         )
 
-    options = {"tries": restarts, "seed": seed, "batch_size": batch_size}
-    return search(model, x, labels, eps, attack, climbed=climbed, loss=loss, **options)
+    return search(model, x, labels, eps, attack, batch_size=batch_size, **options)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from linf_plugin import extras
 from linf_plugin.arguments import check_count
 
-from .toolbox import Form, Margin, search
+from .toolbox import Form, search
 
 LEAST_SIDE = 5  # of the images that ART takes: its first square must be smaller than the image
 
@@ -51,7 +51,7 @@ def square(
         )
 
     options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "form": _as_squares(tuple(x.shape[1:]))}
-    return search(model, x, labels, eps, attack, loss=Margin(), **options)
+    return search(model, x, labels, eps, attack, loss=nn.CrossEntropyLoss(), **options)
 
 
 def _as_squares(shape: tuple[int, ...]) -> Form:

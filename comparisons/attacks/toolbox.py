@@ -1,7 +1,6 @@
 """Runs attacks of the Adversarial Robustness Toolbox (ART), and keeps of their points those that break a net."""
 
 import contextlib
-import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,19 +14,6 @@ from linf_plugin.arguments import check_count, check_seed
 
 from .inside import inside
 from .surrogates import copied
-
-
-class Margin(nn.modules.loss._Loss):
-    """max_{j ≠ y} z_j − z_y, which is positive exactly where the logits z have another largest entry than y.
-
-    Shape: (N, classes) logits and (N, classes) labels, 1 at the label and 0 elsewhere → one number.
-    """
-
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        right = labels > 0.5
-        others = logits.masked_fill(right, -math.inf).amax(1)
-        margins = others - logits.masked_fill(~right, -math.inf).amax(1)
-        return margins if self.reduction == "none" else margins.sum()
 
 
 @dataclass(frozen=True)
@@ -57,12 +43,15 @@ class Climbed(nn.Module):
         return self.net(self.form.back(x.to(self.dtype, copy=True))) + 0 * x.flatten(1).sum(1, keepdim=True)
 
 
-def predicted(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
-    """Returns the classes (N,) int64 of x, of copies of x: a first layer that works in place would change it."""
-    if len(x) == 0:
-        return torch.zeros(0, dtype=torch.int64, device=x.device)
+def logits_of(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Returns (N, classes), of copies of x: a first layer that works in place would change it."""
     with torch.no_grad():
-        return torch.cat([model(part.clone()).argmax(1) for part in x.split(batch_size)])
+        return torch.cat([model(part.clone()) for part in x.split(batch_size)])
+
+
+def predicted(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
+    """Returns the classes (N,) int64."""
+    return logits_of(model, x, batch_size).argmax(1) if len(x) else x.new_zeros(0, dtype=torch.int64)
 
 
 @contextlib.contextmanager
@@ -71,7 +60,7 @@ def seeded(seed: int) -> Iterator[None]:
     state = np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # not those of GPUs, which ART does not use
             np.random.seed(seed)
             yield
     finally:
@@ -91,6 +80,7 @@ def search(
     seed: int,
     batch_size: int,
     form: Form | None = None,
+    toward: Callable[[int, Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Looks for points that the model misclassifies, by an attack of ART.
 
@@ -106,6 +96,8 @@ def search(
         seed: of ART's generators.
         batch_size: number of samples at a time.
         form: how ART sees the samples; by default as they are.
+        toward: (number of the try, numbers of samples) → what the loss gets as the labels of these samples, (n,) int64
+            or (n, classes) float; by default their labels.
 
     Returns:
         (N, *): points in the ball and in [0, 1] that the model misclassifies, and x where none was found.
@@ -120,8 +112,7 @@ def search(
 
     form = form or Form(tuple(x.shape[1:]))
     standing = predicted(model, x, batch_size) == labels
-    with torch.no_grad():
-        classes = model(x[:1].clone()).shape[1]
+    classes = logits_of(model, x[:1], 1).shape[1]
     with torch.enable_grad(), warnings.catch_warnings(), seeded(seed):
         # ART's arrays predate NumPy 2's copy keyword.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
@@ -133,11 +124,12 @@ def search(
             clip_values=(0.0, 1.0),
             device_type="cpu" if x.device.type == "cpu" else "gpu",
         )
-        for _ in range(tries):
+        for number in range(tries):
             rows = standing.nonzero().squeeze(1)
             if len(rows) == 0:
                 break
-            found = attack(classifier).generate(form.seen(x[rows]).float().cpu().numpy(), labels[rows].cpu().numpy())
+            aims = labels[rows] if toward is None else toward(number, rows)
+            found = attack(classifier).generate(form.seen(x[rows]).float().cpu().numpy(), aims.cpu().numpy())
             moved = inside(x[rows], form.back(torch.from_numpy(found).to(x.device)), eps)
             broken = predicted(model, moved, batch_size) != labels[rows]
             points[rows[broken]] = moved[broken]
