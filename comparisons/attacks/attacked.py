@@ -194,7 +194,7 @@ def _rows(tables: Sequence[dict]) -> dict[str, tuple[Attack, dict]]:
     rows: dict[str, tuple[Attack, dict]] = {}
     for table in tables:
         name, arguments = table.get("name"), {key: value for key, value in table.items() if key != "name"}
-        if name not in ATTACKS:
+        if not isinstance(name, str) or name not in ATTACKS:
             raise ValueError(f"tables: name must be one of {', '.join(ATTACKS)}, got {shown(name)}")
         if name in rows:
             raise ValueError(f"tables: {name} stands twice")

@@ -209,6 +209,19 @@ def test_no_samples_and_radius_zero(shape):
     assert still.survives.tolist() == [i != 2 for i in range(9)] and torch.equal(still.points, x)
 
 
+def test_margins_are_climbed_towards_each_class_in_turn():
+    """Class 1 has the larger logit at x, but only class 2 can win within ε."""
+    net = nn.Sequential(nn.Linear(2, 3)).eval()
+    with torch.no_grad():
+        net[0].weight.copy_(torch.tensor([[0.0, 0.0], [0.01, 0.0], [0.0, 1.0]]))
+        net[0].bias.copy_(torch.tensor([0.0, -0.055, -0.65]))
+    x, labels = torch.full((5, 2), 0.5), torch.zeros(5, dtype=torch.long)
+    one, two, most = (
+        attack_all(net, x, labels, 0.2, [{"name": "pgd-margin", "steps": 8, "targets": n}], seed=0) for n in (1, 2, 9)
+    )
+    assert one.survives.any() and not two.survives.any() and torch.equal(two.points, most.points)
+
+
 class Steps(nn.Module):
     """A net without any gradient, with outputs that look like probabilities."""
 
@@ -253,12 +266,14 @@ WRONG = {
         {"tables": [{"name": "fgsm"}]},
         "name must be one of pgd, pgd-margin, apgd, square, got 'fg",
     ),
+    "list as name": (ValueError, {"tables": [{"name": ["pgd"]}]}, r"name must be one of .*, got \['pgd'\]"),
     "without name": (ValueError, {"tables": [{"steps": 3}]}, "name must be one of"),
     "twice": (ValueError, {"tables": tables("pgd", "pgd")}, "tables: pgd stands twice"),
     "key": (ValueError, {"tables": [{"name": "square", "steps": 3}]}, "square has no argument 'steps'; it has queries"),
     "climbed": (ValueError, {"tables": [{"name": "pgd", "climbed": None}]}, "pgd has no argument 'climbed'"),
     "a table": (TypeError, {"tables": {"name": "pgd"}}, "tables must be a list of dictionaries"),
     "steps": (ValueError, {"tables": [{"name": "pgd", "steps": 0}]}, "steps must be at least 1"),
+    "targets": (ValueError, {"tables": [{"name": "pgd-margin", "targets": 0}]}, "targets must be at least 1"),
     "margin steps": (TypeError, {"tables": [{"name": "pgd-margin", "steps": 2.5}]}, "steps must be an integer"),
     "restarts": (ValueError, {"tables": [{"name": "apgd", "restarts": -1}]}, "restarts must be at least 1"),
     "queries": (ValueError, {"tables": [{"name": "square", "queries": 0}]}, "queries must be at least 1"),
@@ -271,6 +286,7 @@ WRONG = {
     "among": (TypeError, {"among": [True] * 3}, "among must be a tensor of bool, got list"),
     "among of numbers": (TypeError, {"among": torch.ones(3)}, "among must be a tensor of bool, got torch.float32"),
     "among shape": (ValueError, {"among": torch.ones(2, dtype=torch.bool)}, r"among must have shape \(3,\)"),
+    "one class": (ValueError, {"model": Linear((4,), classes=1)}, "model must map x to"),
     "training": (ValueError, {"model": Linear((4,)).train()}, "model is in training mode"),
 }
 
@@ -282,7 +298,7 @@ def test_a_wrong_argument_is_named(case, samples):
     error, wrong, words = WRONG[case]
     usual = {"model": Linear((4,)), "x": torch.rand(3, 4), "labels": torch.arange(3), "eps": 0.1, "tables": tables()}
     given = {**usual, "seed": 0, **wrong}
-    if samples == 0 and not wrong.keys() & {"x", "labels", "among"}:
+    if samples == 0 and not wrong.keys() & {"x", "labels", "among"} and case != "one class":
         given |= {"x": torch.rand(0, 4), "labels": torch.arange(0)}
     with pytest.raises(error, match=words):
         attack_all(**given)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from comparisons.attacks.attacked import attack_all
-from comparisons.attacks.surrogates import LEAK, SURROGATES, LeakyClip
+from comparisons.attacks.surrogates import LEAK, LEAKY, SURROGATES, LeakyClip
 from linf_plugin import build
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.models.net import Net
@@ -55,6 +55,27 @@ def test_a_layer_that_stands_twice_is_replaced_twice():
     climbed = SURROGATES["leaky"].of(nn.Sequential(relu, nn.Linear(2, 2), relu))
     assert isinstance(climbed[0], LeakyClip) and isinstance(climbed[2], LeakyClip)
     assert isinstance(SURROGATES["leaky"].of(relu), LeakyClip)
+
+
+class Ramp(nn.Module):
+    """min(max(x, 0), r), with an r for each neuron."""
+
+    def __init__(self):
+        super().__init__()
+        self.r = nn.Parameter(torch.tensor([0.5, 1.0, 2.0]))
+
+    def forward(self, x):
+        return torch.minimum(x.relu(), self.r)
+
+
+def test_another_layer_leaks_by_a_row(monkeypatch):
+    net, x = nn.Sequential(Ramp(), nn.Linear(3, 2)).eval(), 3 * torch.rand(20, 3)
+    assert not SURROGATES["leaky"].applies(net)
+    monkeypatch.setitem(LEAKY, Ramp, lambda layer: LeakyClip(high=layer.r))
+    climbed = SURROGATES["leaky"].of(net)
+    assert SURROGATES["leaky"].applies(net) and torch.equal(climbed(x), net(x))
+    found = attack_all(net, x.clamp(0, 1), net(x.clamp(0, 1)).argmax(1), 0.3, TABLES, seed=0)
+    assert found.names == ("pgd", "pgd along leaky") and net[0].r.requires_grad
 
 
 def test_distance_nets_get_a_finite_exponent():
