@@ -9,7 +9,7 @@ from torch import nn
 import linf_plugin
 import onnx_export
 from comparisons import cli as compare
-from comparisons.attacks.pgd import pgd_survives
+from comparisons.attacks.attacked import pgd_survives
 from linf_plugin.certificates import certify, certify_each, margin_bound
 from linf_plugin.training import Schedule
 from onnx_export import cli as export

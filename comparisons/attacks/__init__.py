@@ -1,6 +1,7 @@
-"""What an attacker reaches: one attack a file, and the table of those that a recipe can name."""
+"""What an attacker reaches: one attack a file, the table of those that a recipe can name, and surrogates to climb."""
 
 from .attack import ATTACKS
-from .pgd import pgd_survives
+from .attacked import Attacked, attack_all, pgd_survives
+from .surrogates import SURROGATES
 
-__all__ = ["ATTACKS", "pgd_survives"]
+__all__ = ["ATTACKS", "SURROGATES", "Attacked", "attack_all", "pgd_survives"]

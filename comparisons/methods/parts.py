@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from linf_plugin.models.architectures import ARCHITECTURES
 
-from ..attacks.attack import ATTACKS
+from ..attacks.attack import ATTACKS, GIVEN
+from ..attacks.attacked import surviving
 from .augmentations import AUGMENTATIONS
 from .initialisations import INITIALISATIONS
 from .losses import LOSSES
@@ -52,7 +53,7 @@ PARTS = {  # key of a method's table
     "loss": Part(LOSSES, ("model", "schedule")),
     "optimizer": Part(OPTIMIZERS, ("model", "loss")),
 }
-ATTACKING = Part(ATTACKS, ("model", "x", "labels", "eps", "seed"), of=lambda attack: attack.survives)
+ATTACKING = Part(ATTACKS, GIVEN, of=surviving)
 
 
 def arguments_of(table: dict) -> dict:

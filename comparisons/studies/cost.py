@@ -24,7 +24,7 @@ from linf_plugin.datasets import Dataset, load_dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.training import Schedule, adam, clipped_hinge, fit
 
-from ..attacks.pgd import pgd_survives
+from ..attacks.attacked import pgd_survives
 from ..results.file import FILE, eps_key
 from .cost_report import table
 from .shell import Save, Study, main, read

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from comparisons.attacks.pgd import pgd_survives
+from comparisons.attacks.attacked import pgd_survives
 from linf_plugin import (
     LinfDistLinear,
     MeanShift,

@@ -1,10 +1,10 @@
-"""The attack finds what can be found, stays inside the ball, and repeats."""
+"""PGD finds what can be found, and repeats."""
 
 import pytest
 import torch
 from torch import nn
 
-from comparisons.attacks import pgd
+from comparisons.attacks.attacked import pgd_survives
 from linf_plugin import build
 
 
@@ -21,7 +21,7 @@ def test_it_breaks_exactly_what_can_be_broken():
     x = mean.view(-1, 1, 1, 1).expand(-1, 1, 3, 3).contiguous()
     y = (mean > 0.5).long()
     keep = (mean - 0.5).abs() > 0.01
-    survives = pgd.pgd_survives(Threshold().eval(), x, y, 0.1, steps=20, restarts=1)
+    survives = pgd_survives(Threshold().eval(), x, y, 0.1, steps=20, restarts=1)
     away = ((mean - 0.5).abs() - 0.1).abs() > 0.01  # not within rounding of the boundary
     assert torch.equal(survives[keep & away], ((mean - 0.5).abs() > 0.1)[keep & away])
 
@@ -29,16 +29,8 @@ def test_it_breaks_exactly_what_can_be_broken():
 def test_misclassified_samples_do_not_survive_and_radius_zero_is_clean_accuracy():
     x = torch.full((2, 1, 2, 2), 0.9)
     y = torch.tensor([0, 1])
-    assert pgd.pgd_survives(Threshold().eval(), x, y, 0.0).tolist() == [False, True]
-    assert pgd.pgd_survives(Threshold().eval(), x, y, 0.01, steps=2, restarts=1).tolist() == [False, True]
-
-
-def test_projection_lands_inside_the_ball_and_the_pixel_range():
-    x = torch.rand(50, 1, 4, 4)
-    for eps in (0.1, 8 / 255, 1e-3):
-        moved = pgd._inside(x, x + eps * torch.randn_like(x).sign() * 1.5, eps)
-        assert ((moved.double() - x.double()).abs() <= eps).all()
-        assert 0 <= moved.min() and moved.max() <= 1
+    assert pgd_survives(Threshold().eval(), x, y, 0.0).tolist() == [False, True]
+    assert pgd_survives(Threshold().eval(), x, y, 0.01, steps=2, restarts=1).tolist() == [False, True]
 
 
 def test_the_seed_decides_and_the_global_generator_is_left_alone():
@@ -48,15 +40,9 @@ def test_the_seed_decides_and_the_global_generator_is_left_alone():
     x, y = torch.rand(30, 1, 4, 4), torch.arange(30) % 3
     np.random.seed(7)
     before = np.random.get_state()[1].copy()
-    one, two = (pgd.pgd_survives(net, x, y, 0.05, steps=3, restarts=2, seed=4) for _ in range(2))
+    one, two = (pgd_survives(net, x, y, 0.05, steps=3, restarts=2, seed=4) for _ in range(2))
     assert torch.equal(one, two)
     assert (np.random.get_state()[1] == before).all()
-
-
-def test_a_distance_net_is_also_attacked_through_a_smooth_copy():
-    net = build("linf-mlp", shape=(1, 4, 4), classes=3, width=8, depth=2).eval()
-    followed = pgd._targets(net)
-    assert followed[0] is net and followed[1][2].p == pgd.SURROGATE_P and net[2].p == float("inf")
 
 
 @pytest.mark.parametrize("eps", [0.02, 0.1])
@@ -69,5 +55,5 @@ def test_no_survivor_of_a_longer_attack_was_broken_by_a_shorter_one_on_a_linear_
     gap = net(x)[:, 0] - net(x)[:, 1]
     exact = gap.abs() > eps * w
     away = (gap.abs() - eps * w).abs() > 1e-4
-    survives = pgd.pgd_survives(net, x, y, eps, steps=20, restarts=1)
+    survives = pgd_survives(net, x, y, eps, steps=20, restarts=1)
     assert torch.equal(survives[away], exact[away])

@@ -100,7 +100,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "attack missing": ("attack = {", "# {", "mine.toml: attacks is missing"),
     "attack name": (
         "attack = {",
-        'evaluation = { attacks = [{ name = "square" }] } # {',
+        'evaluation = { attacks = [{ name = "fgsm" }] } # {',
         "mine.toml: attack needs a name among pgd",
     ),
     "attack repeated": (

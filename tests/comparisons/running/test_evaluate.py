@@ -76,22 +76,23 @@ def test_a_method_is_measured_under_every_attack(facts, monkeypatch):
     monkeypatch.setattr(module, "certify_each", lambda model, x, y, eps, names, norm, progress, seconds: proofs)
     seen = []
 
-    def survives(model, x, labels, eps, *, seed, strength: int = 1):
-        seen.append((eps, seed, strength))
-        return bools(YES, NO, YES, NO)
+    def find(model, x, labels, eps, *, seed, batch_size: int = 512, strength: int = 1):
+        seen.append((eps, strength))
+        return torch.where(labels.view(-1, 1, 1, 1) % 2 == 1, 0.5, x)  # all classes alike: class 0
 
-    monkeypatch.setitem(
-        ATTACKS, "pgd", Attack("PGD", math.inf, lambda model, x, labels, eps, *, seed, steps: labels == 0)
-    )
-    monkeypatch.setitem(ATTACKS, "second", Attack("second", math.inf, survives))
+    def nothing(model, x, labels, eps, *, seed, batch_size: int = 512, steps):
+        return x
+
+    monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, nothing))
+    monkeypatch.setitem(ATTACKS, "second", Attack("second", math.inf, find))
     evaluation = {**TABLE["evaluation"], "attacks": [{"name": "pgd", "steps": 1}, {"name": "second", "strength": 7}]}
     monkeypatch.setitem(TABLE, "evaluation", evaluation)
     monkeypatch.setattr("comparisons.recipes.recipe.check_named", lambda *_: None)
     recipe = recipe_from("mine", "mine.toml", TABLE)
-    model = nn.Flatten()
-    x, y = torch.eye(4).view(4, 1, 2, 2), torch.zeros(4, dtype=torch.long)
+    model = nn.Flatten().eval()
+    x, y = 0.5 + 0.01 * torch.eye(4).view(4, 1, 2, 2), torch.arange(4)
     found = evaluate(recipe, "mine", model, x, y, seed=5, progress=False)
-    assert found.clean == 0.25 and seen == [(0.05, 5, 7), (0.1, 5, 7)]
+    assert found.clean == 1 and seen == [(0.05, 7), (0.1, 7)]
     assert found.attacked == {"pgd": {0.05: 1.0, 0.1: 1.0}, "second": {0.05: 0.5, 0.1: 0.5}}
     assert {name: c.failure for name, c in found.certified.items()} == {"ibp": 0, "crown": 0.25, "best": 0}
     assert found.certified["best"].accuracy == {0.05: 0.5, 0.1: 0.5}

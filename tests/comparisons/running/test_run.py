@@ -498,8 +498,8 @@ def test_complete_verifiers_come_last(tmp_path, monkeypatch, capsys):
     def lie(model, x, y, *rest, **kwargs):
         return dict.fromkeys(("ibp", "best"), model(x).argmax(1) == y)
 
-    def weak(model, x, labels, eps, *, seed, steps: int = 1, restarts: int = 1):
-        return model(x).argmax(1) == labels
+    def weak(model, x, labels, eps, *, seed, batch_size: int = 512, steps: int = 1, restarts: int = 1):
+        return x
 
     monkeypatch.setattr(comparisons.running.evaluate, "certify_each", lie)
     monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, weak))
