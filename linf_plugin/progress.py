@@ -28,7 +28,7 @@ class NoBar:
     def _ignore(self, *_: object, **__: object) -> None:
         """Nothing is drawn."""
 
-    update = reset = set_description = set_postfix = _ignore
+    update = reset = set_description = set_postfix = set_postfix_str = _ignore
 
 
 def bar(items: Iterable | None = None, **options: Any) -> Any:

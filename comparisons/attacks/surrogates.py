@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from linf_plugin.layers.activations import ParamRamp
 from linf_plugin.layers.base import distance_layers
 
 LEAK = 0.1  # the part of a gradient that passes where a value is cut
@@ -38,9 +39,9 @@ class LeakyClip(nn.Module):
     So the gradient differs from that of the function: Athalye et al. (arXiv 1802.00420), section 4.1.
 
     Args:
-        low, high: numbers, or tensors that are broadcast to the input.
+        low, high: numbers, or tensors (C,) with one for each channel.
 
-    Shape: (N, *) → the same.
+    Shape: (N, C, *) → the same.
     """
 
     def __init__(self, low: float | Tensor = 0.0, high: float | Tensor = math.inf):
@@ -48,14 +49,16 @@ class LeakyClip(nn.Module):
         self.low, self.high = low, high
 
     def forward(self, x: Tensor) -> Tensor:
-        ends = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (self.low, self.high))
-        return _LeakyClip.apply(x, *ends)
+        low, high = (torch.as_tensor(end, dtype=x.dtype, device=x.device) for end in (self.low, self.high))
+        channels = [1] * (x.dim() - 2)
+        return _LeakyClip.apply(x, *(end.view(-1, *channels) if end.dim() else end for end in (low, high)))
 
 
 LEAKY: dict[type[nn.Module], Callable] = {  # exact type of a layer → (layer → the layer that takes its place)
     nn.ReLU: lambda layer: LeakyClip(),
     nn.ReLU6: lambda layer: LeakyClip(0.0, 6.0),
     nn.Hardtanh: lambda layer: LeakyClip(layer.min_val, layer.max_val),
+    ParamRamp: lambda layer: LeakyClip(0.0, layer.top),
 }
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from comparisons.attacks.attacked import attack_all
 from comparisons.attacks.surrogates import LEAK, LEAKY, SURROGATES, LeakyClip
 from linf_plugin import build
+from linf_plugin.layers.activations import ParamRamp
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.models.net import Net
 from linf_plugin.models.parts import append, start
@@ -28,11 +29,19 @@ def test_a_clip_takes_an_end_for_each_neuron():
     assert LeakyClip(high=torch.tensor([1.0, 2.0, 7.0]))(x).tolist() == [[1, 2, 5]] * 2
 
 
+def test_a_clip_takes_an_end_for_each_channel():
+    x, ramp = torch.randn(2, 3, 4, 4), ParamRamp(3, top=0.5)
+    with torch.no_grad():
+        ramp.top.copy_(torch.tensor([0.1, 0.5, 1.0]))
+    assert torch.equal(LEAKY[ParamRamp](ramp)(x), ramp.eval()(x))
+
+
 LAYERS = {
     "relu": (nn.ReLU(), ["leaky"]),
     "relu in place": (nn.ReLU(inplace=True), ["leaky"]),
     "relu6": (nn.ReLU6(), ["leaky"]),
     "hardtanh": (nn.Hardtanh(-0.5, 0.25), ["leaky"]),
+    "ramp": (ParamRamp(4, top=0.5), ["leaky"]),
     "tanh": (nn.Tanh(), []),
 }
 
