@@ -1,4 +1,4 @@
-"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list | show``."""
+"""Command line of the harness: ``linf-compare COMMAND``."""
 
 import argparse
 import os
@@ -7,18 +7,23 @@ import sys
 from onnx_export import console
 from onnx_export.version import version
 
-from .commands import bench, certify, list_, report, results, run, show, study
+from .commands import bench, certify, list_, report, results, run, search, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
 Trains ℓ∞-distance nets and interval-trained baselines on the same data, certifies and attacks them, and
 compares.  Certifies nets that you bring.  Every ε is in units of the pixel range [0, 1]."""
-GOES_ON = {"run": "from the last finished epoch", "certify": "from the last finished part"}  # with --resume
+GOES_ON = {
+    "run": "from the last finished epoch",
+    "certify": "from the last finished part",
+    "search": "with the next trial",
+}  # with --resume
 COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "run": run,
     "certify": certify,
     "report": report,
     "results": results,
+    "search": search,
     "study": study,
     "bench": bench,
     "list": list_,

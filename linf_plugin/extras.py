@@ -20,8 +20,11 @@ OPTIONAL = {  # what is imported → the extra that installs it
     "safetensors": "onnx",
     "PIL": "compare",
     "art": "compare",
+    "jinja2": "compare",
     "matplotlib": "compare",
+    "pandas": "compare",
     "sklearn": "compare",
+    "optuna": "search",
     "maraboupy": "marabou",
     "onnx2torch": "onnx-models",
 }
