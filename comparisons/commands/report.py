@@ -5,11 +5,11 @@ from pathlib import Path
 
 SUMMARY = "tables, picture and page from results.json"
 DESCRIPTION = """\
-Prints the tables of earlier runs. For one folder it rewrites table.md, table.tex, table.csv and certified.png there. For
-several it writes comparison.md, .tex, .csv and .png to --out or to the first folder. A folder without a results.json
-stands for its subfolders with one. Runs that differ only in their seed are averaged, and share a panel of the picture:
-a band reaches from the least to the largest accuracy. Runs that were measured on the same images are also put into one
-table.
+Prints the tables of earlier runs. For one folder it rewrites table.md, table.tex, table.csv and certified.png there.
+For several it writes comparison.md, .tex, .csv and .png to --out or to the first folder. A folder without a
+results.json stands for its subfolders with one. Runs that differ only in their seed are averaged, and share a panel of
+the picture: a band reaches from the least to the largest accuracy. Runs that were measured on the same images are also
+put into one table.
 
 With --html it also writes a page: one file for a browser, which loads nothing from elsewhere. All runs of a page must
 have the same data, norm and ε. Radii, tests between methods and images come from the files METHOD.samples.csv and

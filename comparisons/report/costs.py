@@ -51,4 +51,7 @@ def cost_table(results: Results) -> list[str]:
         + "To IBP: s/epoch as a multiple of IBP's in the same run. " * ("to IBP" in cells)
         + f"Certificates: seconds for all {results.test_samples} {results.thing}s and all ε."
     )
-    return [title, markdown_rows(["method", *cells], [list(row) for row in zip([m.label for m in methods], *cells.values())])]
+    return [
+        title,
+        markdown_rows(["method", *cells], [list(row) for row in zip([m.label for m in methods], *cells.values())]),
+    ]

@@ -98,10 +98,12 @@ def latex(runs: list[Results]) -> str:
     """Returns a LaTeX table with a row for each method: means ± standard deviations over seeds, in percent."""
     pandas, rows = _pandas(), rows_of(runs)
     attacks = list(dict.fromkeys(attack for run in runs for attack in run.attacks))
-    several = len({(run.dataset, run.eps) for run in runs}) > 1
-    records = []
-    for row, title in zip(rows, titles(rows), strict=True):
+    data = [(row.first[0].dataset, row.first[0].eps) for row in rows]
+    several, records = len(set(data)) > 1, []
+    for row, of_row in zip(rows, data):
         run, eps = row.first[0], row.first[0].eps
+        some = [other for other, of_other in zip(rows, data) if of_other == of_row]
+        title = titles(some)[some.index(row)]
         records.append(
             {
                 "Method": title,
@@ -111,11 +113,13 @@ def latex(runs: list[Results]) -> str:
                 "Clean": row.percent(lambda m: m.clean),
                 **{attack_label(attack): attacked(row.measured, attack, eps) for attack in attacks},
                 "Certified": row.percent(lambda m, eps=eps: m.proved(eps)),
-                "95 % interval": interval_text(row.interval(lambda m, eps=eps: m.proved(eps))),
+                "95 % confidence": interval_text(row.interval(lambda m, eps=eps: m.proved(eps))),
                 "Trials": known(row.trials),
             }
         )
-    table = pandas.DataFrame(records).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    table = (
+        pandas.DataFrame(records).style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis=1)
+    )
     texts = 2 if several else 1
     text = table.to_latex(hrules=True, column_format="l" * texts + "r" * (len(records[0]) - texts))
     for sign, command in SIGNS.items():

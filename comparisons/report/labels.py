@@ -70,9 +70,7 @@ def at_right(
     line = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
     style = {"textcoords": beside, "va": "center", "fontsize": size, "annotation_clip": False, "parse_math": False}
     return [
-        axis.annotate(
-            short(text), (x, y), (1, 0.5), color=ink(color), arrowprops={**line, "color": color}, **style
-        )
+        axis.annotate(short(text), (x, y), (1, 0.5), color=ink(color), arrowprops={**line, "color": color}, **style)
         for x, y, text, color in ends
     ]
 
@@ -94,12 +92,14 @@ def beside_points(
     points: Sequence[tuple[float, float, str, str]],
     size: float = LETTER_SIZE,
     ink: Callable[[str], str] = for_text,
+    sides: Sequence[tuple] = SIDES,
 ) -> list:
     """Writes the label of each point on a side where it covers neither a point nor another label, and stays inside.
 
     Args:
         points: (x, y, text, colour) of each, in the units of the axis.
         ink: colour → the colour of its letters.
+        sides: where a label may stand, the best first.
 
     Returns the labels.  The layout must be settled.
     """
@@ -113,14 +113,14 @@ def beside_points(
         style = {"fontsize": size, "color": ink(color), "parse_math": False}
         label = axis.annotate(short(text), (x, y), (0, 0), textcoords="offset points", **style)
         best = None
-        for i, (dx, dy, ha, va) in enumerate(SIDES):
+        for i, (dx, dy, ha, va) in enumerate(sides):
             label.set(position=(dx, dy), ha=ha, va=va)
             box = label.get_window_extent(renderer)
             faults = sum(box.overlaps(other) for other in taken)
             outside = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
             if best is None or (faults + outside, i) < best[0]:
                 best = (faults + outside, i), box
-        dx, dy, ha, va = SIDES[best[0][1]]
+        dx, dy, ha, va = sides[best[0][1]]
         label.set(position=(dx, dy), ha=ha, va=va)
         taken.append(best[1])
         found.append(label)

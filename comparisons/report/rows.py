@@ -85,7 +85,8 @@ def titles(rows: list[Row]) -> list[str]:
     """Returns a name of each row.  Rows with one label have their recipes in it, and a number if that is not enough."""
     labels = [row.m.label for row in rows]
     found = [
-        label if labels.count(label) == 1 else f"{label} ({row.recipe})" for label, row in zip(labels, rows, strict=True)
+        label if labels.count(label) == 1 else f"{label} ({row.recipe})"
+        for label, row in zip(labels, rows, strict=True)
     ]
     return [
         name if found.count(name) == 1 else f"{name} no. {found[: i + 1].count(name)}" for i, name in enumerate(found)
@@ -140,5 +141,5 @@ def said_uneven(rows: list[Row]) -> str:
         return ""
     return (
         f"{MARK} Not all methods of the recipe trained for the same time: the longest training took "
-        f"{max(found.values()):.1f} times as long as the shortest. Marked are those above {UNEVEN:g} times the shortest."
+        f"{max(found.values()):.1f} times as long as the shortest. Those above {UNEVEN:g} times that are marked."
     )

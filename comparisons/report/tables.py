@@ -54,7 +54,10 @@ def table(results: Results) -> str:
         markdown_rows(
             ["method", "clean", *attacks.values(), "certified"],
             [
-                [m.label, *(interval_text(interval(accuracy, results.test_samples)) for accuracy in _accuracies(m, eps))]
+                [
+                    m.label,
+                    *(interval_text(interval(accuracy, results.test_samples)) for accuracy in _accuracies(m, eps)),
+                ]
                 for m in methods
             ],
         ),
@@ -72,7 +75,13 @@ def table(results: Results) -> str:
                 [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
             ),
         ]
-    parts += [*cost_table(results), *_steps(results), *verification(results), verdict(results), *_what_may_fail(results)]
+    parts += [
+        *cost_table(results),
+        *_steps(results),
+        *verification(results),
+        verdict(results),
+        *_what_may_fail(results),
+    ]
     parts += [f"What is certified of {m.label}: {m.about}." for m in methods if m.about]
     return "\n\n".join(parts) + "\n"
 

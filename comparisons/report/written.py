@@ -1,4 +1,4 @@
-"""Writes the files of ``linf-compare run`` and ``report`` for readers: a table, the same for programs, and a picture."""
+"""Writes the files of ``linf-compare run`` and ``report`` for readers: tables in three formats, and a picture."""
 
 import math
 import sys

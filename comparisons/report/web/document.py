@@ -54,7 +54,11 @@ def document(runs: list[Gathered]) -> str:
 
     rows = rows_of([run.results for run in runs])
     environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters["svg"] = Markup  # figures escape their own texts
     light, dark = colours.themes(rows)
@@ -81,8 +85,12 @@ def _facts(runs: list[Gathered], rows: list[Row]) -> list[tuple[str, str]]:
     """Returns what was measured, and how: (term, description) of each fact."""
     results = [run.results for run in runs]
     first, measured = results[0], [m for run in results for m in run.methods.values()]
-    versions = _each(", ".join(f"{k} {v}" for k, v in (m.versions or r.versions or {}).items()) for r in results for m in r.methods.values())
-    dates = sorted(m.date for m in measured if m.date)
+    versions = _each(
+        ", ".join(f"{k} {v}" for k, v in (m.versions or r.versions or {}).items())
+        for r in results
+        for m in r.methods.values()
+    )
+    dates = sorted({m.date[:16].replace("T", " ") for m in measured if m.date})
     found = {
         "Data": f"{first.dataset}, {_each(images(run) for run in results)}",
         "Recipe": _each(recipe_of(run).replace("`", "") if run.recipe != NO_RECIPE else "given net" for run in results),
@@ -91,7 +99,7 @@ def _facts(runs: list[Gathered], rows: list[Row]) -> list[tuple[str, str]]:
         "Seeds": _seeds(rows),
         "Attacks": _each(attacks_in_words(run) or "none" for run in results),
         "Hardware": hardware(rows),
-        "Dates": "" if not dates else dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}",
+        "Measured": " to ".join(dict.fromkeys([*dates[:1], *dates[-1:]])) + " UTC" * bool(dates),
         "Versions": versions,
         "Commit": _each(m.commit for m in measured if m.commit),
     }
@@ -114,9 +122,10 @@ def hardware(rows: list[Row]) -> str:
 
 def _sections(runs: list[Gathered], rows: list[Row]) -> list[Section]:
     eps, names = rows[0].first[0].eps, titles(rows)
-    data = f"{rows[0].first[0].dataset}, {_each(images(row.first[0]) for row in rows)}"
-    at = f"{data}; ε = {eps_text(eps)}; seeds {_seeds(rows)}; {hardware(rows)}."
-    over = f"{data}; ε up to {eps_text(max(e for row in rows for e in row.first[0].eps_values))}; seeds {_seeds(rows)}; {hardware(rows)}."
+    data, last = rows[0].first[0].dataset, max(e for row in rows for e in row.first[0].eps_values)
+    data = f"Data: {data}, {_each(images(row.first[0]) for row in rows)}"
+    how = f"seeds: {_seeds(rows)}; hardware: {hardware(rows)}."
+    at, over = f"{data}; ε = {eps_text(eps)}; {how}", f"{data}; ε up to {eps_text(last)}; {how}"
     means = " Means over seeds." if any(len(row.runs) > 1 for row in rows) else ""
     accuracies = Section("accuracies", f"Accuracies at ε = {eps_text(eps)}")
     accuracies.tables = [
@@ -125,10 +134,13 @@ def _sections(runs: list[Gathered], rows: list[Row]) -> list[Section]:
     ]
     over_eps = Section("over-eps", "Certified accuracy over ε")
     over_eps.figures = [
-        (curves.curves(rows, names), f"Certified accuracy; at ε = 0 the clean accuracy. Dotted: the ε of the table.{means} {over}"),
+        (
+            curves.curves(rows, names),
+            f"Certified accuracy; at ε = 0 the clean accuracy. Dotted: the ε of the table.{means} {over}",
+        ),
         (
             curves.bands(rows, names),
-            "Each method: the line is its certified accuracy, and the band reaches up to its accuracy under all attacks. "
+            "Each method: the line is its certified accuracy; the band reaches up to its accuracy under all attacks. "
             f"The true robust accuracy lies in the band. Grey: the certified accuracy of the others.{means} {over}",
         ),
     ]
@@ -140,14 +152,24 @@ def _sections(runs: list[Gathered], rows: list[Row]) -> list[Section]:
             f"seeds.{means} {at}",
         )
     ]
-    return [accuracies, over_eps, clean, *_of_samples(runs, rows, names, at, over), _costs(rows, names, at), _images(runs, rows, names, at)]
+    return [
+        accuracies,
+        over_eps,
+        clean,
+        *_of_samples(runs, rows, names, at, over),
+        _costs(rows, names, at),
+        _images(runs, rows, names, at),
+    ]
 
 
 def _costs(rows: list[Row], names: list[str], at: str) -> Section:
     found = Section("costs", "Costs")
     found.tables = [(grids.costs(rows, names), f"A header sorts the table. {at}")]
     found.figures = [
-        (spent.training(rows, names), f"Seconds of training for each epoch; in brackets the ratio to IBP in the same run. {at}")
+        (
+            spent.training(rows, names),
+            f"Seconds of training for each epoch; in brackets the ratio to IBP in the same run. {at}",
+        )
     ]
     if certifying := spent.certifying(rows, names):
         found.figures.append((certifying, f"Seconds of each certificate, divided by samples and ε. {at}"))
@@ -171,7 +193,7 @@ def _of_samples(runs: list[Gathered], rows: list[Row], names: list[str], at: str
         if samples is None:
             missing.append(why_missing(by_run[id(run)], samples_file(row.m), names[i], "one row a sample"))
         else:
-            tables[i] = samples.table
+            tables[i] = samples.frame
     if len(rows) < 2:
         differ.missing = ["A test needs two methods."]
     else:
@@ -181,7 +203,7 @@ def _of_samples(runs: list[Gathered], rows: list[Row], names: list[str], at: str
         found.figures = [
             (
                 radii.radii(rows, names, tables),
-                "Line: samples that are certified at this radius or a larger one. Bars: histogram of the radii; samples "
+                "Line: samples that are certified at this radius or a larger one. Bars: histogram of radii; samples "
                 "without a certificate are not in it. Certificates that are tried at some ε only give the largest of "
                 f"these. First seed of each method. {over}",
             )
@@ -203,14 +225,14 @@ def _images(runs: list[Gathered], rows: list[Row], names: list[str], at: str) ->
         path, samples = by_run[id(run)].points(name), by_run[id(run)].samples(name)
         if path is None:
             found.missing.append(why_missing(by_run[id(run)], points_file(row.m), title, "adversarial points"))
-        elif shown := gallery(read_points(path), None if samples is None else samples.table):
+        elif shown := gallery(read_points(path), None if samples is None else samples.frame):
             found.albums[title] = shown
         else:
             found.missing.append(f"{title}: its samples are rows of numbers, or there are none.")
     if found.albums:
         found.about = (
-            "Test images with their label and certified radius. Where an attack broke one: the adversarial image, and the "
-            f"difference, in which grey is no change and black and white are ∓ε. First seed of each method. {at}"
+            "Test images with their label and certified radius. Where an attack broke one: the adversarial image and "
+            f"the difference, in which grey is no change and black and white are ∓ε. First seed of each method. {at}"
         )
     return found
 

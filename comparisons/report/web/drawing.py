@@ -64,7 +64,7 @@ def _svg(name: str, title: str, draw: Draw, size: tuple[float, float], font: flo
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    sizes = {key: font for key in ("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize")}
+    sizes = dict.fromkeys(("font.size", "axes.labelsize", "axes.titlesize", "xtick.labelsize", "ytick.labelsize"), font)
     written = io.BytesIO()
     with matplotlib.rc_context(SETTINGS | sizes | {"legend.fontsize": font, "svg.hashsalt": name}):
         figure = Figure(figsize=(size[0] / 72, size[1] / 72), layout="constrained")

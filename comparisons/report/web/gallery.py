@@ -2,7 +2,6 @@
 
 import base64
 import io
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +9,10 @@ from typing import Any
 from linf_plugin import extras
 
 from ...attacks.attack import label_of as attack_label
+from ...results import samples
 from ..words import eps_text
 
 MOST = 8  # images of a method
-NEEDED = ("sample", "x", "adversarial", "eps", "by")  # arrays of a points file
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,12 @@ class Shown:
 
 def read_points(path: Path) -> dict[str, Any]:
     """Returns the arrays of a points file.  Raises ValueError if it is not one of ours; the message says why."""
-    import numpy as np
-
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in NEEDED}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a points file of linf-compare: {error}") from error
+    found = samples.read_points(path)
     x, count = found["x"], len(found["sample"])
     if any(array.shape[:1] != (count,) for array in found.values()) or found["adversarial"].shape != x.shape:
-        raise ValueError(f"{path} is not a points file of linf-compare: its arrays have different lengths")
+        raise ValueError(f"{path} is not a file of points of linf-compare: its arrays have different lengths")
     if x.dtype.kind != "f" or not (x.ndim == 2 or (x.ndim == 4 and x.shape[1] in (1, 3))):
-        raise ValueError(f"{path} is not a points file of linf-compare: x has shape {x.shape} and type {x.dtype}")
+        raise ValueError(f"{path} is not a file of points of linf-compare: x has shape {x.shape} and type {x.dtype}")
     return found
 
 
@@ -64,14 +57,14 @@ def gallery(points: dict[str, Any], table) -> list[Shown]:
     hit, kept = ([i for i in order if broken[i] is which] for which in (True, False))
     of_kept = min(len(kept), max(MOST // 2, MOST - len(hit)))
     chosen = sorted([*hit[: MOST - of_kept], *kept[:of_kept]], key=order.index)
-    samples = None if table is None else table.set_index("sample")
-    return [_shown(points, i, broken[i], samples) for i in chosen]
+    rows = None if table is None else table.set_index("sample")
+    return [_shown(points, i, broken[i], rows) for i in chosen]
 
 
-def _shown(points: dict[str, Any], i: int, broken: bool, samples) -> Shown:
+def _shown(points: dict[str, Any], i: int, broken: bool, rows) -> Shown:
     sample, x = int(points["sample"][i]), points["x"][i].astype("float64")
-    known = samples is not None and sample in samples.index
-    label, radius = (int(samples.loc[sample, "label"]), float(samples.loc[sample, "radius_best"])) if known else (None, None)
+    known = rows is not None and sample in rows.index
+    label, radius = (int(rows.loc[sample, "label"]), float(rows.loc[sample, "radius_best"])) if known else (None, None)
     found = Shown(sample, label, None if radius is None else f"{radius:.4g}", png(x))
     if not broken:
         return found

@@ -12,13 +12,16 @@ from ..duels import Duel, p_text
 from ..rows import MARK, Row, minutes_text, said_uneven, times_baseline, uneven
 from ..words import NONE, count, images, interval_text, known
 
+SMALL = 0.05  # p-values below it stand out
+
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell.  value: what it is sorted by, a number or a text; None stands last."""
+    """A cell.  value: what it is sorted by, a number or a text; None stands last.  strong: whether it stands out."""
 
     text: str
     value: float | str | None = None
+    strong: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,14 +53,12 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
     lines = []
     for i, (row, title) in enumerate(zip(rows, titles, strict=True)):
         low, high = row.interval(lambda m: m.proved(eps))
-        remark = [Cell(f"{MARK} {longer[i]:.1f} ×" if i in longer else "", longer.get(i, 0.0))]
         lines.append(
             [
                 Cell(title, title.casefold()),
                 *([Cell(images(row.first[0]), row.first[0].test_samples)] * several),
                 Cell(row.seeds, len(row.runs)),
-                Cell(minutes_text(row.minutes), row.minutes),
-                *(remark * bool(longer)),
+                Cell(f"{MARK} " * (i in longer) + minutes_text(row.minutes), row.minutes),
                 _accuracy(row, lambda m: m.clean),
                 *(_accuracy(row, lambda m, name=name: _attacked(m, name, eps)) for name in attacks),
                 _accuracy(row, lambda m: m.proved(eps)),
@@ -66,14 +67,14 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
                 Cell(known(row.trials), row.trials),
             ]
         )
-    header = ["method", *["of"] * several, "seeds", "minutes", *["time"] * bool(longer), "clean %"]
+    header = ["method", *["of"] * several, "seeds", "minutes", "clean %"]
     header += [f"{attack_label(name)} %" for name in attacks]
-    header += ["certified %", "95 % interval", *(f"{certificate_label(name)} %" for name in computed), "trials"]
+    header += ["certified %", "95 % confidence", *(f"by {certificate_label(name)} %" for name in computed), "trials"]
     notes = [
-        "Minutes: of training, for one seed. Clean: classified correctly. An attack: still correct after it. Certified: "
+        "Minutes: of training, for one seed. Clean: correct. Attacks: still correct after them. Certified: "
         "by the best theorem of each sample. Trials: trainings behind the settings, where they were counted.",
-        "The interval is that of Clopper and Pearson for the certified accuracy. With several seeds it reaches from the "
-        "lowest to the highest end, because seeds share their test samples; ± is the standard deviation over seeds.",
+        "95 % confidence: the Clopper–Pearson interval of the certified accuracy. With several seeds it reaches from "
+        "the lowest to the highest end, because seeds share test samples. ± is the standard deviation over seeds.",
         *filter(None, [said_uneven(rows)]),
     ]
     return Grid(header, lines, notes)
@@ -116,8 +117,11 @@ def costs(rows: list[Row], titles: list[str]) -> Grid:
         "attack s": lambda row: _mean(row, lambda m: m.attack_seconds, ".1f"),
     }
     for name in timed:
-        columns[f"{certificate_label(name)} s"] = lambda row, name=name: _mean(row, lambda m: seconds_of(m).get(name), ".1f")
-    columns["hardware"] = lambda row: Cell(row.m.device or row.first[0].device, row.m.device or row.first[0].device)
+        columns[f"{certificate_label(name)} s"] = lambda row, name=name: _mean(
+            row, lambda m: seconds_of(m).get(name), ".1f"
+        )
+    if len({_device(row) for row in rows}) > 1:
+        columns["hardware"] = lambda row: Cell(_device(row), _device(row))
     lines = [
         [Cell(title, title.casefold()), *(of(row) for of in columns.values())]
         for row, title in zip(rows, titles, strict=True)
@@ -128,6 +132,10 @@ def costs(rows: list[Row], titles: list[str]) -> Grid:
         "attacks are for all samples and all ε."
     ]
     return Grid(["method", *columns], lines, notes)
+
+
+def _device(row: Row) -> str:
+    return row.m.device or row.first[0].device
 
 
 def _mean(row: Row, of: Callable[[MethodResult], float | None], form: str) -> Cell:
@@ -149,7 +157,8 @@ def matrix(titles: list[str], found: dict[tuple[int, int], Duel]) -> Grid:
             duel = found.get((min(i, j), max(i, j)))
             ours, theirs = (0, 0) if duel is None else (duel.only_first, duel.only_second)
             ours, theirs = (ours, theirs) if i < j else (theirs, ours)
-            cells.append(Cell("" if i == j else NONE if duel is None else f"{p_text(duel.p)} ({ours} : {theirs})"))
+            text = "" if i == j else NONE if duel is None else f"{p_text(duel.p)} ({ours} : {theirs})"
+            cells.append(Cell(text, strong=duel is not None and duel.p < SMALL))
         lines.append([Cell(f"{i + 1}. {title}"), *cells])
-    return Grid(["method", *(f"{i + 1}." for i in range(len(titles)))], lines, sortable=False)
-
+    header = ["method", *(f"{i + 1}." for i in range(len(titles)))]
+    return Grid(header, lines, [f"Bold: p below {SMALL:g}."], sortable=False)

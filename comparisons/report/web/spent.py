@@ -42,8 +42,11 @@ def certifying(rows: list[Row], titles: list[str]) -> str:
                 style = {"ms": 9, "linestyle": "none", "mec": colours.DRAWN["page"], "mew": 0.8, "alpha": 0.9}
                 axis.plot(s, i, MARKS[k % len(MARKS)], color=colours.mark(i), **style)
         axis.set(xscale="log", xlabel="seconds of each certificate for one sample at one ε")
+        axis.xaxis.set_major_formatter("{x:g}")  # without mathematics of TeX
         handles = [
-            axis.plot([], [], MARKS[k % len(MARKS)], color=colours.DRAWN["soft"], ms=9, label=certificate_label(name))[0]
+            axis.plot([], [], MARKS[k % len(MARKS)], color=colours.DRAWN["soft"], ms=9, label=certificate_label(name))[
+                0
+            ]
             for k, name in enumerate(timed)
         ]
         columns = len(timed) if wide else 2
@@ -51,7 +54,11 @@ def certifying(rows: list[Row], titles: list[str]) -> str:
 
     wide, narrow = _heights(rows)
     return figure_of(
-        "certifying", "Seconds of each certificate for one sample", draw, (wide + 30, narrow + 25 * (len(timed) + 1) // 2), len(rows)
+        "certifying",
+        "Seconds of each certificate for one sample",
+        draw,
+        (wide + 30, narrow + 25 * (len(timed) + 1) // 2),
+        len(rows),
     )
 
 
