@@ -66,7 +66,7 @@ def document(runs: list[Gathered]) -> str:
         written_by=Markup(WRITTEN_BY),
         heading=_heading(rows),
         facts=_facts(runs, rows),
-        verdicts=list(dict.fromkeys(verdict(run.results) for run in runs)),
+        verdicts=list(dict.fromkeys(verdict(run.results).strip("*") for run in runs)),
         sections=_sections(runs, rows),
         light=light,
         dark=dark,

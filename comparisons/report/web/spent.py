@@ -21,7 +21,7 @@ def training(rows: list[Row], titles: list[str]) -> str:
             axis.barh(i, s or 0.0, height=0.42, color=colours.mark(i))
             ratio = times_baseline(row, per_epoch)
             text = "not known" if s is None else f"{_short(s)} s" + f"  ({times(ratio)})" * (ratio is not None)
-            axis.annotate(text, (s or 0.0, i), (5, 0), textcoords="offset points", va="center", fontsize="small")
+            axis.annotate(text, (s or 0.0, i), (5, 0), textcoords="offset points", va="center", fontsize=11)
         axis.set(xlabel="seconds of training for each epoch", xlim=(0, longest * (1.25 if wide else 1.75)))
 
     return figure_of("training", "Seconds of training for each epoch", draw, _heights(rows), len(rows))
