@@ -97,7 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as for `run`
-    from ..report.gathered import Gathered
     from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.certify import certify_net
@@ -128,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         )
     except (TypeError, ValueError, RuntimeError) as error:  # a refusal of certify, or of torch: one sentence
         raise ValueError(" ".join(str(error).split()).replace("sound=False", "--unsound")) from error
-    print(write_report([Gathered(results, out)], out))
+    print(write_report([results], out))
     for eps, found in verdicts.items():
         print(found.summary(eps))
     verification = results.methods[name].verification

@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..report.gathered import gather
     from ..report.seeds import over_seeds
     from ..report.web.document import check_replaceable, document
-    from ..report.written import say_what_has_no_digest, write_report
+    from ..report.written import say_what_has_no_digest, write_tables
     from ..results import file
 
     if args.summary and args.html is not None:
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     folder = args.out or there
     # The table of one run belongs to the folder of the run.
     own = len(runs) == 1 and folder == there == runs[0].folder and (first == there or first.name == file.FILE)
-    print(write_report(runs, folder, replace=own or args.force))
+    print(write_tables(runs, folder, replace=own or args.force))
     if args.html is not None:
         write_text(args.html, page)
         print(f"Written to {args.html}: {len(page.encode()) / 2**20:.1f} MiB")

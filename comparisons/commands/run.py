@@ -105,7 +105,6 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.varied import folder_of, load_varied
-    from ..report.gathered import Gathered
     from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.data import load_own
@@ -139,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if not ranks.main:
         return 0
-    print(write_report([Gathered(results, out)], out))
+    print(write_report([results], out))
     models = ", ".join(f"{m}.pt" for m in results.methods)
     print(f"Written to {out}: results.json, table.md, certified.png, {models}")
     wrong = results.contradictions

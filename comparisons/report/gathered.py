@@ -66,13 +66,15 @@ def gather(paths: Iterable[str | Path]) -> list[Gathered]:
 
     Raises:
         FileNotFoundError: a folder and its subfolders have no results.json.
-        ValueError: a file is not one of ours.
+        ValueError: a file is not one of ours, or has no method.
     """
     found: dict[Path, Gathered] = {}
     for path in map(Path, paths):
         for each in _subfolders(path) or [path]:
             folder = each.parent if each.suffix == ".json" else each
             found[each] = Gathered(file.read(each), folder, str(each))
+            if not found[each].results.methods:
+                raise ValueError(f"{each} has no results of a method")
     return list(found.values())
 
 

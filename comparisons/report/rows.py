@@ -140,6 +140,6 @@ def said_uneven(rows: list[Row]) -> str:
     if not found:
         return ""
     return (
-        f"{MARK} Not all methods of the recipe trained for the same time: the longest training took "
-        f"{max(found.values()):.1f} times as long as the shortest. Those above {UNEVEN:g} times that are marked."
+        f"{MARK} This training took more than {UNEVEN:g} times as long as the shortest of the recipe. The methods did "
+        f"not have the same time: the longest took {max(found.values()):.1f} times as long as the shortest."
     )

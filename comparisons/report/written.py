@@ -8,7 +8,7 @@ from pathlib import Path
 from linf_plugin.files import WouldReplace, write_text
 
 from ..certificates import symbol_of_norm
-from ..results.schema import MethodResult
+from ..results.schema import MethodResult, Results
 from . import formats
 from .beside import beside
 from .duels import duels_section, proved
@@ -44,7 +44,12 @@ def _differences(runs: list[Gathered]) -> list[str]:
     return found
 
 
-def write_report(runs: list[Gathered], folder: Path, replace: bool = True) -> str:
+def write_report(results: list[Results], folder: Path) -> str:
+    """Writes tables and picture of runs into the folder where they lie, and returns the text of the table."""
+    return write_tables([Gathered(each, folder, str(folder)) for each in results], folder)
+
+
+def write_tables(runs: list[Gathered], folder: Path, replace: bool = True) -> str:
     """Writes tables and picture, and returns the text of the table.
 
     Raises WouldReplace if the folder has another table and ``replace`` is false.

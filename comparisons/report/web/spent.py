@@ -2,6 +2,7 @@
 
 from ...certificates import label_of as certificate_label
 from ..costs import certificates_timed, per_epoch, seconds_of, times
+from ..labels import short
 from ..rows import Row, times_baseline
 from ..words import known
 from . import colours
@@ -84,12 +85,12 @@ def _named(axis, titles: list[str], wide: bool):
     axis.tick_params(axis="y", length=0)
     axis.spines["left"].set_visible(False)
     if wide:
-        axis.set_yticks(range(len(titles)), titles)
+        axis.set_yticks(range(len(titles)), [short(title) for title in titles])
     else:
         axis.set_yticks([])
         for i, title in enumerate(titles):
             style = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "bottom"}
-            axis.annotate(title, (0, i - 0.26), (0, 0), fontsize=11, color=colours.text(i), **style)
+            axis.annotate(short(title), (0, i - 0.26), (0, 0), fontsize=11, color=colours.text(i), **style)
     if wide:
         for i, label in enumerate(axis.get_yticklabels()):
             label.set_color(colours.text(i))

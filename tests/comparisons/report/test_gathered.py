@@ -28,6 +28,12 @@ def test_a_folder_without_any_results_is_refused(tmp_path):
             gather([path])
 
 
+def test_results_without_methods_are_refused(tmp_path):
+    write_run(tmp_path, {}, beside=False)
+    with pytest.raises(ValueError, match="has no results of a method"):
+        gather([tmp_path])
+
+
 def test_files_beside_the_results_are_found_by_the_names_in_them(tmp_path):
     (run,) = gather([write_run(tmp_path)])
     assert len(run.samples("ibp")) == 200 and run.points("ibp") == tmp_path / "ibp.points.npz"

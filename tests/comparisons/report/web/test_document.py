@@ -126,7 +126,7 @@ def test_unequal_times_are_marked_and_said_below(quick, tmp_path):
     names = dict.fromkeys(["ibp", "a", "b", "c"])
     text = document(gather([write_run(tmp_path, names, beside=False)]))
     assert "† 1.75</td>" in text and "† 1.50</td>" not in text
-    assert "the longest training took 1.8 times as long as the shortest" in text
+    assert "the longest took 1.8 times as long as the shortest" in text
 
 
 @pytest.mark.parametrize("where", ["label", "dataset", "device", "processor", "attack", "version", "recipe"])
