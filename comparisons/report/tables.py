@@ -7,8 +7,7 @@ from ..certificates import BEST, in_order, symbol_of_norm
 from ..certificates import label_of as certificate_label
 from ..results.schema import NO_RECIPE, MethodResult, Results
 from .costs import cost_table
-from .gathered import trials_of
-from .rows import MARK, minutes_of, minutes_text, rows_of_run, said_uneven, uneven
+from .rows import MARK, Row, minutes_text, rows_of_run, said_uneven, uneven
 from .statistics import interval
 from .verification import breakers_of, verification
 from .words import NONE, attacks_of, eps_text, images, interval_text, known, markdown_rows, percent, recipe_of, unit
@@ -23,7 +22,7 @@ def table(results: Results) -> str:
     """
     methods, eps, shown = list(results.methods.values()), results.eps, eps_text(results.eps)
     rows = rows_of_run(results)
-    after = ["minutes", "epochs", *["trials"] * any(trials_of(m) is not None for m in methods)]
+    trained = _trained(rows)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
     norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
     attacks = {name: attack_label(name) for name in results.attacks}
@@ -35,18 +34,16 @@ def table(results: Results) -> str:
         f"Percent of {images(results)}{whole}. ε in the {unit(results)}. {both or 'No attack was run'}. "
         f"Certified: by the best certificate of each {results.thing}. {results.device}.",
         markdown_rows(
-            ["method", "clean", *attacks.values(), "certified", *after],
+            ["method", "clean", *attacks.values(), "certified", *trained],
             [
                 [
                     m.label,
                     percent(m.clean),
                     *(percent(m.attacked[name][eps]) for name in attacks),
                     percent(m.proved(eps)),
-                    minutes_text(minutes_of(m)) + f" {MARK}" * (i in uneven(rows)),
-                    known(m.training.epochs),
-                    *[known(trials_of(m))] * (len(after) > 2),
+                    *of_training,
                 ]
-                for i, m in enumerate(methods)
+                for m, *of_training in zip(methods, *trained.values())
             ],
         ),
         *filter(None, [said_uneven(rows)]),
@@ -56,7 +53,10 @@ def table(results: Results) -> str:
             [
                 [
                     m.label,
-                    *(interval_text(interval(accuracy, results.test_samples)) for accuracy in _accuracies(m, eps)),
+                    *(
+                        interval_text(interval(accuracy, results.test_samples))
+                        for accuracy in (m.clean, *(m.attacked[name][eps] for name in attacks), m.proved(eps))
+                    ),
                 ]
                 for m in methods
             ],
@@ -86,8 +86,15 @@ def table(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _accuracies(m: MethodResult, eps: float) -> list[float]:
-    return [m.clean, *(accuracy[eps] for accuracy in m.attacked.values()), m.proved(eps)]
+def _trained(rows: list[Row]) -> dict[str, list[str]]:
+    """Returns header → cells about training, of the columns that have any figure."""
+    longer = uneven(rows)
+    columns = {
+        "minutes": [minutes_text(row.minutes) + f" {MARK}" * (i in longer) for i, row in enumerate(rows)],
+        "epochs": [known(row.m.training.epochs) for row in rows],
+        "trials": [known(row.trials) for row in rows],
+    }
+    return {header: cells for header, cells in columns.items() if set(cells) != {NONE}}
 
 
 def _steps(results: Results) -> list[str]:

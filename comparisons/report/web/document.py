@@ -50,7 +50,6 @@ def document(runs: list[Gathered]) -> str:
     check_comparable(runs)
     with extras.named():
         from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
 
     rows = rows_of([run.results for run in runs])
     environment = Environment(
@@ -60,18 +59,17 @@ def document(runs: list[Gathered]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["svg"] = Markup  # figures escape their own texts
     light, dark = colours.themes(rows)
     return environment.get_template("page.html.j2").render(
-        written_by=Markup(WRITTEN_BY),
+        written_by=WRITTEN_BY,
         heading=_heading(rows),
         facts=_facts(runs, rows),
         verdicts=list(dict.fromkeys(verdict(run.results).strip("*") for run in runs)),
         sections=_sections(runs, rows),
         light=light,
         dark=dark,
-        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
-        script=Markup((FOLDER / "page.js").read_text(encoding="utf-8")),
+        style=(FOLDER / "page.css").read_text(encoding="utf-8"),
+        script=(FOLDER / "page.js").read_text(encoding="utf-8"),
     )
 
 

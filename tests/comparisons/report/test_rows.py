@@ -90,6 +90,11 @@ def test_trials_have_a_column_if_they_are_known():
     assert "| epochs | trials |" in (text := table(run({"ibp": 0.9}, method={"trials": 20}))) and "| 6 | 20 |" in text
 
 
+def test_given_nets_have_no_columns_about_training():
+    text = table(run({"a": 0.9}, recipe=NO_RECIPE, method={"training": {}}))
+    assert "| method | clean | PGD | certified |\n| --- | ---: | ---: | ---: |\n| a | 90.00 | 80.00 | 70.00 |" in text
+
+
 def test_costs_have_columns_for_what_is_known():
     seconds = {"ibp": 1.5, "pgd": 2.0}
     title, found = cost_table(run({"ibp": 0.9, "a": 0.9}, {"ibp": 2.0, "a": 5.0}, method={"seconds": seconds}))

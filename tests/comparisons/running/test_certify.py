@@ -177,7 +177,8 @@ def test_a_report_puts_it_beside_a_recipe(given, tmp_path, capsys):
     before = {path: path.read_bytes() for path in ours.iterdir()}
     assert _run("--onnx", folder / "net.onnx", "--out", tmp_path / "mine", eps="0.1") == 0
     assert main(["report", str(ours), str(tmp_path / "mine"), "--out", str(tmp_path / "both")]) == 0
-    assert sorted(p.name for p in (tmp_path / "both").iterdir()) == ["comparison.md", "comparison.png"]
+    written = sorted(p.name for p in (tmp_path / "both").iterdir())
+    assert written == [f"comparison.{kind}" for kind in ("csv", "md", "png", "tex")]
     first, rest = (tmp_path / "both" / "comparison.md").read_text().split("\n\n", 2)[0::2]
     assert first == "## digits, ε = 0.1 in ℓ∞: side by side"
     assert {path: path.read_bytes() for path in ours.iterdir()} == before
