@@ -205,3 +205,25 @@ def test_a_broken_file_beside_the_results_is_refused(quick, tmp_path):
 def test_contradicted_certificates_are_said_at_the_top(quick, tmp_path):
     read = page(write_run(tmp_path, method={"contradictions": 2}))
     assert read.of("p")[0] == "4 certificates are contradicted by PGD: a bound is wrong."
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"eps": 0.0},
+        {"norm": "l2"},
+        {"recipe": "", "attacks": {}, "method": {"attacked": {}, "training": {}}},
+        {"test_samples": 1, "clean": 1.0},
+        {"clean": 0.2},
+    ],
+    ids=["no radius", "another norm", "a given net", "one sample", "nothing certified"],
+)
+def test_unusual_results_have_a_page(tmp_path, change):
+    change = dict(change)
+    content = made_up({"ibp": change.pop("clean", 0.9)}, **change)
+    if change.get("test_samples") == 1:
+        m = content["methods"]["ibp"]
+        m["attacked"]["pgd"] = m["certified"]["best"]["accuracy"] = {"0.25": 0.0}
+    (tmp_path / "results.json").write_text(json.dumps(content))
+    read = page(tmp_path)
+    assert read.elements.count("svg") == 8 and read.elements.count("table") == 3
