@@ -8,7 +8,7 @@ LEVEL = 0.95  # of confidence intervals
 
 
 def _binomtest():
-    with extras.named():
+    with extras.named("compare"):  # scipy alone would be in another extra
         from scipy.stats import binomtest
 
     return binomtest
