@@ -41,7 +41,7 @@ def test_mcnemar_is_the_sign_test_of_the_discordant_samples():
 
 
 def test_a_published_p_value():
-    """Fagerland, Lydersen and Laake (2013), Table 1 (airway hyper-responsiveness, 1 and 7 discordant pairs)."""
+    """Fagerland, Lydersen and Laake (2013): airway hyper-responsiveness, with 1 and 7 discordant pairs."""
     assert mcnemar(1, 7) == pytest.approx(0.0703, abs=5e-5)
 
 
