@@ -8,11 +8,12 @@ WORKERS ?= 2
 BIN := $(VENV)/bin
 OUT := results/digits
 
-.PHONY: help demo test lint test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
+.PHONY: help demo test lint test-browser test-lirpa fuzz operators hostile forge brute sanitize gpu-check clean
 help:
 	@echo "make demo                     train, certify, compare and export on the digits data ($(OUT)/)"
 	@echo "make test                     run lint and the test suite"
 	@echo "make lint                     check style, types, imports and spelling"
+	@echo "make test-browser             test the page of a report in Chromium: two widths, two themes"
 	@echo "make test-lirpa LIRPA=path    run the tests of bounds with another copy of auto_LiRPA"
 	@echo "make fuzz                     try to break certificates on random nets, about 15 minutes (results/fuzz.json)"
 	@echo "make operators [LIRPA=path]   search auto_LiRPA for operators that it bounds wrongly (results/operators.json)"
@@ -58,6 +59,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/codespell
+
+# Pytest finds the file by its name only, so that `make test` needs no browser.
+test-browser: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/browser/check_page.py
 
 # The same tests of bounds, with another copy of auto_LiRPA first on the path.  Version 0.7.1 imports two more packages.
 test-lirpa: $(VENV)/.installed

@@ -3,7 +3,7 @@
 Call these functions when everything else is drawn: they read where the layout has put it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from .looks import for_text
 
@@ -53,11 +53,14 @@ def short(text: str) -> str:
     return text if len(text) <= MOST_LETTERS else f"{text[:15]}…{text[16 - MOST_LETTERS :]}"
 
 
-def at_right(axis, ends: Sequence[tuple[float, float, str, str]], size: float = LETTER_SIZE) -> list:
+def at_right(
+    axis, ends: Sequence[tuple[float, float, str, str]], size: float = LETTER_SIZE, ink: Callable[[str], str] = for_text
+) -> list:
     """Writes labels on the right of an axis, each with a thin line to its point.
 
     Args:
         ends: (x, y, text, colour "#rrggbb") of each, in the units of the axis.
+        ink: colour → the colour of its letters.
 
     Returns the labels; ``settle`` moves them apart when the layout is known.
     """
@@ -67,9 +70,7 @@ def at_right(axis, ends: Sequence[tuple[float, float, str, str]], size: float = 
     line = {"arrowstyle": "-", "linewidth": 0.8, "shrinkA": 0, "shrinkB": 3, "relpos": (0, 0.5)}
     style = {"textcoords": beside, "va": "center", "fontsize": size, "annotation_clip": False, "parse_math": False}
     return [
-        axis.annotate(
-            short(text), (x, y), (1, 0.5), color=for_text(color), arrowprops={**line, "color": color}, **style
-        )
+        axis.annotate(short(text), (x, y), (1, 0.5), color=ink(color), arrowprops={**line, "color": color}, **style)
         for x, y, text, color in ends
     ]
 
@@ -86,11 +87,19 @@ def settle(figure, labels_of_axes: Sequence[tuple]) -> None:
             label.set_position((1, (y - box.y0) / box.height))
 
 
-def beside_points(axis, points: Sequence[tuple[float, float, str, str]], size: float = LETTER_SIZE) -> list:
+def beside_points(
+    axis,
+    points: Sequence[tuple[float, float, str, str]],
+    size: float = LETTER_SIZE,
+    ink: Callable[[str], str] = for_text,
+    sides: Sequence[tuple] = SIDES,
+) -> list:
     """Writes the label of each point on a side where it covers neither a point nor another label, and stays inside.
 
     Args:
         points: (x, y, text, colour) of each, in the units of the axis.
+        ink: colour → the colour of its letters.
+        sides: where a label may stand, the best first.
 
     Returns the labels.  The layout must be settled.
     """
@@ -101,17 +110,17 @@ def beside_points(axis, points: Sequence[tuple[float, float, str, str]], size: f
     taken = [Bbox.from_bounds(x - 4 * scale, y - 4 * scale, 8 * scale, 8 * scale) for x, y in places]
     found = []
     for x, y, text, color in points:
-        style = {"fontsize": size, "color": for_text(color), "parse_math": False}
+        style = {"fontsize": size, "color": ink(color), "parse_math": False}
         label = axis.annotate(short(text), (x, y), (0, 0), textcoords="offset points", **style)
         best = None
-        for i, (dx, dy, ha, va) in enumerate(SIDES):
+        for i, (dx, dy, ha, va) in enumerate(sides):
             label.set(position=(dx, dy), ha=ha, va=va)
             box = label.get_window_extent(renderer)
             faults = sum(box.overlaps(other) for other in taken)
             outside = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
             if best is None or (faults + outside, i) < best[0]:
                 best = (faults + outside, i), box
-        dx, dy, ha, va = SIDES[best[0][1]]
+        dx, dy, ha, va = sides[best[0][1]]
         label.set(position=(dx, dy), ha=ha, va=va)
         taken.append(best[1])
         found.append(label)

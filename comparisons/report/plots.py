@@ -86,7 +86,7 @@ def _certified(axis, panel: Panel) -> list:
         measured = list(of_seed.values())
         color, marker = look[name]["color"], look[name]["marker"]
         low, mean, high = _curves(measured, values, lambda m, eps: m.proved(eps))
-        axis.plot(values, mean, f"{marker}-", color=color, label=first[name].label, ms=7, mec="w", mew=0.5)
+        axis.plot(values, mean, marker=marker, color=color, label=first[name].label, ms=7, mec="w", mew=0.5)
         if len(measured) > 1:
             axis.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
         heights += low + high

@@ -6,8 +6,11 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import BEST, in_order, symbol_of_norm
 from ..certificates import label_of as certificate_label
 from ..results.schema import NO_RECIPE, MethodResult, Results
+from .costs import cost_table
+from .rows import MARK, Row, minutes_text, rows_of_run, said_uneven, uneven
+from .statistics import interval
 from .verification import breakers_of, verification
-from .words import NONE, attacks_of, count, eps_text, images, known, markdown_rows, percent, recipe_of, unit
+from .words import NONE, attacks_of, eps_text, images, interval_text, known, markdown_rows, percent, recipe_of, unit
 
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
 
@@ -17,13 +20,13 @@ def table(results: Results) -> str:
 
     If each image was tried with every certificate, each is shown alone; of a cascade, its steps are shown.
     """
-    methods, eps, shown = results.methods.values(), results.eps, eps_text(results.eps)
+    methods, eps, shown = list(results.methods.values()), results.eps, eps_text(results.eps)
+    rows = rows_of_run(results)
+    trained = _trained(rows)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
     norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
     attacks = {name: attack_label(name) for name in results.attacks}
-    both = "; ".join(
-        ": ".join(filter(None, (label, _words(results.attacks[name].arguments)))) for name, label in attacks.items()
-    )
+    both = attacks_in_words(results)
     source = recipe_of(results) if results.recipe != NO_RECIPE else "given nets"
     whole = ", the data have no test part" if results.train_samples == 0 else ""
     parts = [
@@ -31,28 +34,29 @@ def table(results: Results) -> str:
         f"Percent of {images(results)}{whole}. ε in the {unit(results)}. {both or 'No attack was run'}. "
         f"Certified: by the best certificate of each {results.thing}. {results.device}.",
         markdown_rows(
-            [
-                "method",
-                "clean",
-                *attacks.values(),
-                "certified",
-                "parameters",
-                f"pairs/{results.thing}",
-                "s/epoch",
-                "epochs",
-                "certify s",
-            ],
+            ["method", "clean", *attacks.values(), "certified", *trained],
             [
                 [
                     m.label,
                     percent(m.clean),
                     *(percent(m.attacked[name][eps]) for name in attacks),
                     percent(m.proved(eps)),
-                    count(m.parameters),
-                    count(m.pairs_per_sample),
-                    known(m.training.seconds_per_epoch, ".2f"),
-                    known(m.training.epochs),
-                    f"{m.certify_seconds:.1f}",
+                    *of_training,
+                ]
+                for m, *of_training in zip(methods, *trained.values())
+            ],
+        ),
+        *filter(None, [said_uneven(rows)]),
+        "95 % Clopper–Pearson intervals of these accuracies, in percent:",
+        markdown_rows(
+            ["method", "clean", *attacks.values(), "certified"],
+            [
+                [
+                    m.label,
+                    *(
+                        interval_text(interval(accuracy, results.test_samples))
+                        for accuracy in (m.clean, *(m.attacked[name][eps] for name in attacks), m.proved(eps))
+                    ),
                 ]
                 for m in methods
             ],
@@ -71,9 +75,26 @@ def table(results: Results) -> str:
                 [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
             ),
         ]
-    parts += [*_steps(results), *verification(results), verdict(results), *_what_may_fail(results)]
+    parts += [
+        *cost_table(results),
+        *_steps(results),
+        *verification(results),
+        verdict(results),
+        *_what_may_fail(results),
+    ]
     parts += [f"What is certified of {m.label}: {m.about}." for m in methods if m.about]
     return "\n\n".join(parts) + "\n"
+
+
+def _trained(rows: list[Row]) -> dict[str, list[str]]:
+    """Returns header → cells about training, of the columns that have any figure."""
+    longer = uneven(rows)
+    columns = {
+        "minutes": [minutes_text(row.minutes) + f" {MARK}" * (i in longer) for i, row in enumerate(rows)],
+        "epochs": [known(row.m.training.epochs) for row in rows],
+        "trials": [known(row.trials) for row in rows],
+    }
+    return {header: cells for header, cells in columns.items() if set(cells) != {NONE}}
 
 
 def _steps(results: Results) -> list[str]:
@@ -115,6 +136,12 @@ def _what_may_fail(results: Results) -> list[str]:
         "certifies."
         for name, (n, failure) in found.items()
     ]
+
+
+def attacks_in_words(results: Results) -> str:
+    """Returns the attacks with their arguments, such as "PGD: 20 steps, 2 random starts"; empty without any."""
+    said = {attack_label(name): _words(attack.arguments) for name, attack in results.attacks.items()}
+    return "; ".join(": ".join(filter(None, pair)) for pair in said.items())
 
 
 def _words(arguments: dict) -> str:

@@ -20,6 +20,11 @@ def mean(fractions: list[float]) -> str:
     return percent(statistics.fmean(fractions)) + spread
 
 
+def interval_text(ends: tuple[float, float]) -> str:
+    """Returns an interval of fractions in percent."""
+    return " – ".join(f"{100 * end:.2f}" for end in ends)
+
+
 def eps_text(eps: float) -> str:
     """Returns ε for a reader: its decimal, or k/255 if that is shorter and ε is the float nearest to it."""
     k = round(255 * eps)

@@ -1,0 +1,1 @@
+"""The page of ``linf-compare report --html``: one file with tables, figures and images, and nothing from a network."""
