@@ -70,10 +70,10 @@ def _lirpa(name: str) -> Callable[[Problem], Bound]:
 
 CHEAP = 1  # certificates up to this cost take about as long as forward passes
 
-# What contains what follows from ``bounds.compute.compute_bounds``.  It returns the better one of a linear bound and the
-# interval bound.  α-CROWN, as these rows ask for it, takes its intermediate bounds from a pass of CROWN, and also
-# returns no looser bound than that pass.  CROWN's own intermediate bounds are tighter than those of CROWN-IBP, but the
-# lines that it chooses on them may suit the output less, so neither contains the other.
+# Why one contains another: ``bounds.compute.compute_bounds`` returns the better one of a linear bound and the interval
+# bound.  α-CROWN, as these rows ask for it, takes its intermediate bounds from a pass of CROWN, and returns no looser
+# bound than that pass.  CROWN's own intermediate bounds are tighter than those of CROWN-IBP, but the lines that it
+# chooses on them may suit the output less, so neither of these contains the other.
 CERTIFICATES: dict[str, Certificate] = {
     row.name: row
     for row in (
