@@ -1,4 +1,4 @@
-"""A sample that a theorem certifies and an attack breaks: one of both is wrong.  It is written down, and stops the run."""
+"""A sample that a theorem certifies and an attack breaks stops the run.  All about it is written to a file."""
 
 from pathlib import Path
 
@@ -27,15 +27,7 @@ class Contradiction(RuntimeError):
 
 
 def check_contradictions(
-    found: PerSample,
-    model: nn.Module,
-    x: Tensor,
-    out: Path,
-    method: str,
-    *,
-    seed: int,
-    recipe: str,
-    main: bool = True,
+    found: PerSample, model: nn.Module, x: Tensor, out: Path, method: str, *, seed: int, recipe: str, main: bool = True
 ) -> None:
     """Raises Contradiction if an attack broke a sample that a theorem certifies.
 
@@ -59,11 +51,11 @@ def check_contradictions(
     by = found.by[row]
     attack = label_of_attack(by.split(ALONG)[0]) + by[len(by.split(ALONG)[0]) :]
     more = f"; {len(wrong)} samples are certified and broken" if len(wrong) > 1 else ""
+    sample, proved, broken = int(found.sample[row]), found.proved[certificate][row].item(), found.broken[row].item()
     raise Contradiction(
-        f"{method}: sample {int(found.sample[row])} is certified by {label_of(certificate)} at ε = "
-        f"{found.proved[certificate][row].item():g}, and {attack} broke it at ε = {found.broken[row].item():g}: a bound "
-        f"is wrong{more}. {paths[0]} has the image, the adversarial point and the bound. Nothing of {method} was "
-        "written to the results",
+        f"{method}: sample {sample} is certified by {label_of(certificate)} at ε = {proved:g}, and {attack} broke it "
+        f"at ε = {broken:g}: a bound is wrong{more}. {paths[0]} has the image, the adversarial point and the bound. "
+        f"Nothing of {method} was written to the results",
         paths,
     )
 

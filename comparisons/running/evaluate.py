@@ -14,6 +14,7 @@ from ..recipes.recipe import Recipe
 from ..results.schema import Certified, VerificationResult, with_changes
 from .asked import Asked
 from .contradiction import check_contradictions
+from .exchange import exchanged, failing_together
 from .measure import measure
 from .per_sample import PerSample, share
 from .verifying import verified
@@ -80,19 +81,18 @@ def evaluate(
     said = with_changes(recipe.name, recipe.changed)
     check_contradictions(found, model, x, out or Path(), key, seed=seed, recipe=said, main=ranks.main)
     figures = _figures(asked, found)
-    if asked.verify is not None and ranks.main:
-        figures.verification = verified(
-            asked.verify,
-            model,
-            x,
-            y,
-            Ball(recipe.eps, asked.norm, 0.0, 1.0),
-            found.best() >= recipe.eps,
-            found.survives(recipe.eps),
-            kept=None if out is None else out / f"{key}.verdicts.jsonl",
-            description=f"{label}:",
-            progress=progress,
-        )
+    if asked.verify is not None:
+        with failing_together(ranks):
+            said = None
+            if ranks.main:
+                certified, survives = found.best() >= recipe.eps, found.survives(recipe.eps)
+                ball, kept = (
+                    Ball(recipe.eps, asked.norm, 0.0, 1.0),
+                    None if out is None else out / f"{key}.verdicts.jsonl",
+                )
+                how = {"kept": kept, "description": f"{label}:", "progress": progress}
+                said = verified(asked.verify, model, x, y, ball, certified, survives, **how)
+            figures.verification = exchanged(ranks, said)[0]
     return figures, found
 
 

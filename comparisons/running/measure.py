@@ -26,22 +26,12 @@ from linf_plugin.training.parallel import Ranks
 
 from ..attacks.attacked import attack_all
 from .asked import Asked
+from .exchange import exchanged, failing_together
 from .per_sample import NOTHING, PerSample, joined, unbroken
 
 BLOCK = 256  # samples that are attacked together
 AUDIT = 20  # one in so many broken samples is bounded by expensive theorems all the same
 SHOWN = 24  # broken samples whose adversarial points are kept
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An error on another process.  Results of the net are then lost on all."""
-
-    text: str
-    is_import: bool
-
-    def error(self) -> Exception:
-        return (ImportError if self.is_import else RuntimeError)(self.text)
 
 
 def measure(
@@ -75,30 +65,11 @@ def measure(
         TypeError, ValueError, RuntimeError, ImportError: as ``certify_curve`` and ``attack_all``, on all processes.
     """
     work = _Work(model, x, y, asked, first, ranks, description, progress and ranks.main)
-    try:
+    with failing_together(ranks):
         with extras.named("compare"):
             mine = work.measured(cascade)
-    except _Elsewhere as error:
-        raise error.failure.error() from None
-    except Exception as error:
-        if ranks.world > 1:  # the others wait in the next exchange
-            ranks.gather(_Failure(f"{type(error).__name__}: {error}", isinstance(error, ImportError)))
-        raise
-    return joined(_exchanged(ranks, mine), parallel=True)
-
-
-class _Elsewhere(Exception):
-    def __init__(self, failure: _Failure):
-        super().__init__(failure.text)
-        self.failure = failure
-
-
-def _exchanged(ranks: Ranks, value) -> list:
-    found = ranks.gather(value)
-    for each in found:
-        if isinstance(each, _Failure):
-            raise _Elsewhere(each)
-    return found
+        parts = exchanged(ranks, mine)
+    return joined(parts, parallel=True)
 
 
 @dataclass
@@ -221,9 +192,8 @@ class _Work:
     def _without_audited(self, correct: Tensor) -> Tensor:
         """Returns where samples are broken, and ∞ for a random part of the broken samples of all processes."""
         mine = self.rows[correct & (self.broken < math.inf)]
-        there = torch.cat(_exchanged(self.ranks, mine)).sort().values
+        there = torch.cat(exchanged(self.ranks, mine)).sort().values
         generator = torch.Generator().manual_seed(self.asked.seed)
         order = torch.randperm(len(there), generator=generator)
         audited = there[order[: math.ceil(len(there) / AUDIT)]]
         return torch.where(torch.isin(self.rows, audited), math.inf, self.broken)
-

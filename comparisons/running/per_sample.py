@@ -124,7 +124,7 @@ def joined(parts: list[PerSample], *, parallel: bool = False) -> PerSample:
         return torch.cat([of(part) for part in parts])[order]
 
     def each(of) -> dict[str, Tensor]:
-        return {name: whole(lambda part: of(part)[name]) for name in of(parts[0])}
+        return {name: whole(lambda part, name=name: of(part)[name]) for name in of(parts[0])}
 
     return replace(
         parts[0],

@@ -103,8 +103,10 @@ def certify_curve(
         work.radii(cheap)
         work.prove(cheap, None, bar)
         if len(cheap) < len(rows):
-            where = broken(work.curve()) if callable(broken) else broken
-            work.prove([row for row in rows if row not in cheap], _check_broken(where, x), bar)
+            if callable(broken):
+                with torch.enable_grad():  # an attack follows gradients
+                    broken = broken(work.curve())
+            work.prove([row for row in rows if row not in cheap], _check_broken(broken, x), bar)
     return work.curve()
 
 
