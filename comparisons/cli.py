@@ -1,4 +1,4 @@
-"""Command line of the harness: ``linf-compare run | certify | report | results | study | bench | list | show``."""
+"""Command line of the harness: ``linf-compare COMMAND``; ``COMMANDS`` has all of them."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import sys
 from onnx_export import console
 from onnx_export.version import version
 
-from .commands import bench, certify, list_, report, results, run, show, study
+from .commands import bench, certify, diff, list_, report, results, run, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -17,6 +17,7 @@ GOES_ON = {"run": "from the last finished epoch", "certify": "from the last fini
 COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "run": run,
     "certify": certify,
+    "diff": diff,
     "report": report,
     "results": results,
     "study": study,
