@@ -47,8 +47,8 @@ def side(place: str) -> Side:
     """
     if place.endswith(".csv"):
         return Side(Path(place).name.removesuffix(samples.file_of("")), samples.read(place), _headline(Path(place)))
-    folder, _, method = place.rpartition(":") if not Path(place).is_dir() else (place, "", "")
-    results = file.read(folder or place)
+    folder, _, method = (place, "", "") if Path(place).exists() or ":" not in place else place.rpartition(":")
+    results = file.read(folder)
     known = ", ".join(results.methods) or "none"
     if not method and len(results.methods) != 1:
         raise ValueError(f"{place} has the methods {known}: name one, as {place}:METHOD")
@@ -57,8 +57,8 @@ def side(place: str) -> Side:
         raise ValueError(f"{folder} has no method {method}; its methods: {known}")
     name = results.methods[method].samples
     if name is None:
-        raise ValueError(f"{method} in {folder or place} has no file of samples: it was measured by an earlier version")
-    there = Path(folder or place)
+        raise ValueError(f"{method} in {folder} has no file of samples: it was measured by an earlier version")
+    there = Path(folder)
     there = there.parent if there.suffix == ".json" else there
     return Side(method, samples.read(there / name), results.eps)
 

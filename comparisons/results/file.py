@@ -163,7 +163,7 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
 def _name(table: Table, key: str) -> str | None:
     """Returns the name of a file in the same folder.  A path elsewhere is refused: results may come from anyone."""
     name = table.text(key, None)
-    if name is not None and (name != Path(name).name or "\\" in name):
+    if name is not None and (name in ("", "..") or name != Path(name).name or "\\" in name):
         raise ValueError(f"{key} must be the name of a file in the same folder, got {name!r:.80}")
     return name
 

@@ -109,7 +109,10 @@ def test_expensive_certificates_leave_out_what_was_broken_except_for_a_check(fak
 
 def test_a_wrong_linear_bound_is_found_by_the_check(fakes, monkeypatch, tmp_path):
     """It certifies what the attack broke, and would never be asked about that without the check."""
-    lie = lambda problem: lambda x, labels: torch.ones(len(x), dtype=torch.float64)  # noqa: E731
+
+    def lie(problem):
+        return lambda x, labels: torch.ones(len(x), dtype=torch.float64)
+
     monkeypatch.setitem(CERTIFICATES, "crown", dataclasses.replace(CERTIFICATES["crown"], bound=lie))
     asked = dataclasses.replace(ASKED, eps_values=(0.01,))
     found = measure(Positive().eval(), X, Y, asked)
