@@ -43,8 +43,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
-    Returns the exit status: 0; 1 if a certificate, an operator or a page is wrong, or if a method of a run failed; 2 for
-    a wrong request; 130 after Ctrl-C; 141 if a pipe was closed.
+    Returns the exit status: 0; 1 if a certificate, an operator or a page is wrong, or if a method of a run failed; 2
+    for a wrong request; 130 after Ctrl-C; 141 if a pipe was closed.
     """
     return console.command(lambda: _run(_parser().parse_args(argv)))
 
