@@ -1,4 +1,4 @@
-"""Command line of the harness: ``linf-compare COMMAND``."""
+"""Command line of the harness: ``linf-compare COMMAND``; ``COMMANDS`` has all of them."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import sys
 from onnx_export import console
 from onnx_export.version import version
 
-from .commands import bench, certify, list_, report, results, run, search, show, study
+from .commands import bench, certify, diff, list_, report, results, run, search, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -21,6 +21,7 @@ GOES_ON = {
 COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and run(args) → exit status
     "run": run,
     "certify": certify,
+    "diff": diff,
     "report": report,
     "results": results,
     "search": search,
@@ -47,8 +48,8 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command.
 
-    Returns the exit status: 0; 1 if a certificate, an operator or a page is wrong; 2 for a wrong request; 130 after
-    Ctrl-C; 141 if a pipe was closed.
+    Returns the exit status: 0; 1 if a certificate, an operator or a page is wrong, or if a method of a run failed; 2
+    for a wrong request; 130 after Ctrl-C; 141 if a pipe was closed.
     """
     return console.command(lambda: _run(_parser().parse_args(argv)))
 

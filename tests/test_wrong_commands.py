@@ -60,6 +60,12 @@ linf-compare run digits --out net.pt
 linf-compare run mnist-tiny --out out
 linf-compare run mnist-tiny --out out --data-dir empty
 linf-compare run mnist-tiny --out out --data-dir missing
+linf-compare diff
+linf-compare diff missing missing
+linf-compare diff missing:ibp empty:ibp
+linf-compare diff missing.csv missing.csv
+linf-compare diff net.pt net.pt
+linf-compare diff empty empty --eps 0
 linf-compare report
 linf-compare report missing
 linf-compare report empty

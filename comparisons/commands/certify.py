@@ -38,9 +38,11 @@ that no certificate covers and that the attack did not break.  "Verified" is kep
 says nothing about float32.  "Falsified" comes with a point, which the net itself classifies otherwise.
 
 exit status: 0; 1 if an attack or a verifier breaks a certified sample, which is then named; 2 for a wrong request.
+An attack that breaks a certified sample stops the command; all about the sample is in contradiction-NAME-SAMPLE.npz.
 
-Written to --out: results.json, table.md, certified.png; with complete verifiers also NAME.verdicts.jsonl, which has
-the points.
+Written to --out: results.json, table.md, certified.png; one row for each sample (NAME.samples.csv: prediction, margin,
+radius by each certificate, what broke it), some adversarial points (NAME.points.npz); with complete verifiers also
+NAME.verdicts.jsonl, which has their points.  `linf-compare diff` compares the rows of two nets.
 
 Earlier work in --out.  A finished net is kept if the net, the data and the settings are the same; other nets in the
 folder stay.  --resume goes on where an interrupted call stopped.  --force replaces what is there."""
@@ -100,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from ..report.verification import breakers_of
     from ..report.written import write_report
     from ..running.certify import certify_net
+    from ..running.contradiction import Contradiction
     from ..running.data import load
     from ..running.given import from_onnx, from_python
     from ..running.machine import device_of
@@ -125,6 +128,9 @@ def run(args: argparse.Namespace) -> int:
             force=args.force,
             progress=not args.quiet,
         )
+    except Contradiction as error:
+        print(f"linf-compare: {error}", file=sys.stderr)
+        return 1
     except (TypeError, ValueError, RuntimeError) as error:  # a refusal of certify, or of torch: one sentence
         raise ValueError(" ".join(str(error).split()).replace("sound=False", "--unsound")) from error
     print(write_report([results], out))
@@ -133,8 +139,8 @@ def run(args: argparse.Namespace) -> int:
     verification = results.methods[name].verification
     if verdicts and verification is not None:
         print("\n".join(said(verification)))
-    points = f"{name}.verdicts.jsonl"
-    print(f"Written to {out}: results.json, table.md, certified.png" + f", {points}" * (out / points).exists())
+    more = [file for file in (f"{name}.samples.csv", f"{name}.verdicts.jsonl") if (out / file).exists()]
+    print(f"Written to {out}: {', '.join(('results.json', 'table.md', 'certified.png', *more))}")
     wrong = results.contradictions
     if wrong:
         print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
@@ -147,7 +153,7 @@ def _asked(args: argparse.Namespace):
 
     from ..attacks.attack import ATTACKS
     from ..certificates import norm_named, symbol_of_norm
-    from ..running.verdicts import Asked
+    from ..running.asked import Asked
 
     for flag, value, least in (("--samples", args.samples, 1), ("--batch-size", args.batch_size, 1)):
         if value is not None:
@@ -160,7 +166,8 @@ def _asked(args: argparse.Namespace):
             f"--attack {attack['name']} moves samples in {moved}, and --norm is {asked}: give --attack none"
         )
     methods, request = _methods(args, norm)
-    return Asked(_eps_values(args.eps), norm, methods, not args.unsound, attack, args.seed, args.batch_size, request)
+    attacks = () if attack is None else (attack,)
+    return Asked(_eps_values(args.eps), norm, methods, not args.unsound, attacks, args.seed, args.batch_size, request)
 
 
 def _methods(args: argparse.Namespace, norm: float):

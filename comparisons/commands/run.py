@@ -48,9 +48,19 @@ Parts of the training set.  A recipe's `select` keeps a part out of training.  T
 during training; the chosen model is then measured on the test set.  --held-out keeps another part out of training
 and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
-Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), a log
-with one line per epoch (linf-dist.log.jsonl), and the same for TensorBoard (tensorboard/linf-dist) if installed.
-If the recipe has a table [verify], the verdicts of complete verifiers are in linf-dist.verdicts.jsonl."""
+Several processes.  torchrun starts them; they train, certify and attack together, with the results of one process.
+
+Failures.  A method that fails, or that needs a package which is not installed, is named at the end, and the others go
+on.  A sample that a theorem certifies and an attack breaks stops the run: all about it goes to
+contradiction-METHOD-SAMPLE.npz, and methods that were finished stay.
+
+Written to --out: results.json, table.md, certified.png, and for each method its checkpoint (linf-dist.pt, …), one row
+for each test sample (linf-dist.samples.csv: prediction, margin, radius by each certificate, what broke it), some
+adversarial images (linf-dist.points.npz), a log with one line per epoch (linf-dist.log.jsonl), and the same for
+TensorBoard (tensorboard/linf-dist) if installed.  `linf-compare diff` compares the rows of two methods.
+If the recipe has a table [verify], the verdicts of complete verifiers are in linf-dist.verdicts.jsonl.
+
+exit status: 0; 1 if a method failed or an attack broke a certified sample; 2 for a wrong request."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +117,9 @@ def run(args: argparse.Namespace) -> int:
     from ..recipes.varied import folder_of, load_varied
     from ..report.verification import breakers_of
     from ..report.written import write_report
+    from ..running.contradiction import Contradiction
     from ..running.data import load_own
+    from ..running.failures import MethodsFailed
     from ..running.machine import device_of
     from ..running.run import run as run_recipe
 
@@ -122,26 +134,37 @@ def run(args: argparse.Namespace) -> int:
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / folder_of(recipe)
     data = load_own(recipe, args.data_dir, args.data_name)
+    failed: list[str] = []
     with join(device) as ranks:
-        results = run_recipe(
-            recipe,
-            data,
-            out,
-            methods=methods,
-            seed=args.seed,
-            held_out=args.held_out,
-            budget=budget,
-            resume=args.resume,
-            force=args.force,
-            progress=not args.quiet,
-            ranks=ranks,
-        )
+        try:
+            results = run_recipe(
+                recipe,
+                data,
+                out,
+                methods=methods,
+                seed=args.seed,
+                held_out=args.held_out,
+                budget=budget,
+                resume=args.resume,
+                force=args.force,
+                progress=not args.quiet,
+                ranks=ranks,
+            )
+        except Contradiction as error:  # on all ranks
+            if ranks.main:
+                print(f"linf-compare: {error}", file=sys.stderr)
+            return 1
+        except MethodsFailed as error:  # on all ranks
+            results, failed = error.results, error.lines()
     if not ranks.main:
-        return 0
-    print(write_report([results], out))
-    models = ", ".join(f"{m}.pt" for m in results.methods)
-    print(f"Written to {out}: results.json, table.md, certified.png, {models}")
+        return 1 if failed else 0
+    if results.methods:
+        print(write_report([results], out))
+        models = ", ".join(f"{m}.pt" for m in results.methods)
+        print(f"Written to {out}: results.json, table.md, certified.png, METHOD.samples.csv, {models}")
+    for line in failed:
+        print(f"linf-compare: {line}", file=sys.stderr)
     wrong = results.contradictions
     if wrong:
         print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
-    return 1 if wrong else 0
+    return 1 if wrong or failed else 0

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from linf_plugin.models.architectures import ARCHITECTURES
 
 from ..attacks.attack import ATTACKS, GIVEN
-from ..attacks.attacked import surviving
 from .augmentations import AUGMENTATIONS
 from .initialisations import INITIALISATIONS
 from .losses import LOSSES
@@ -53,7 +52,7 @@ PARTS = {  # key of a method's table
     "loss": Part(LOSSES, ("model", "schedule")),
     "optimizer": Part(OPTIMIZERS, ("model", "loss")),
 }
-ATTACKING = Part(ATTACKS, GIVEN, of=surviving)
+ATTACKING = Part(ATTACKS, GIVEN, of=lambda attack: attack.find)
 
 
 def arguments_of(table: dict) -> dict:

@@ -8,7 +8,6 @@ from ..attacks.attack import label_of as attack_label
 from ..certificates import BEST, name_of_norm
 from ..results.file import eps_key
 from ..results.schema import MethodResult, Results
-from .gathered import trials_of
 from .rows import minutes_of, minutes_text, rows_of, titles
 from .seeds import attacked
 from .statistics import interval
@@ -87,7 +86,7 @@ def _record(run: Results, name: str, m: MethodResult) -> dict[str, Any]:
         **{f"seconds_{key}": seconds for key, seconds in m.seconds.items()},
         "parameters": m.parameters,
         "pairs_per_sample": m.pairs_per_sample,
-        "trials": trials_of(m),
+        "trials": m.trials,
         "device": m.device or run.device,
         "processor": m.processor,
         "date": m.date,

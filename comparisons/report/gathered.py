@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..certificates import symbol_of_norm
 from ..results import file, samples
-from ..results.schema import MethodResult, Results
+from ..results.schema import Results
 from .words import eps_text
 
 
@@ -24,39 +24,16 @@ class Gathered:
 
         Raises ValueError if the file is not one of ours.
         """
-        path = self._beside(samples_file(self.results.methods[method]))
+        path = self._beside(self.results.methods[method].samples)
         return samples.read(path) if path is not None and path.is_file() else None
 
     def points(self, method: str) -> Path | None:
         """Returns the file of adversarial points, or None if this method has none."""
-        path = self._beside(points_file(self.results.methods[method]))
+        path = self._beside(self.results.methods[method].points)
         return path if path is not None and path.is_file() else None
 
     def _beside(self, name: str | None) -> Path | None:
-        """Returns a file in the folder.  A results file can name no file elsewhere."""
-        return None if name is None or Path(name).name != name else self.folder / name
-
-
-# Fields that only newer results have.
-
-
-def samples_file(m: MethodResult) -> str | None:
-    """Returns the name of the file with one row a sample."""
-    return _of_type(m.more.get("samples"), str)
-
-
-def points_file(m: MethodResult) -> str | None:
-    """Returns the name of the file with adversarial points."""
-    return _of_type(m.more.get("points"), str)
-
-
-def trials_of(m: MethodResult) -> int | None:
-    """Returns how many trainings are behind the settings of a method."""
-    return _of_type(m.more.get("trials"), int)
-
-
-def _of_type(value, kind: type):
-    return value if type(value) is kind else None
+        return None if name is None else self.folder / name
 
 
 def gather(paths: Iterable[str | Path]) -> list[Gathered]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..results.schema import NO_RECIPE, MethodResult, Results, with_changes
-from .gathered import trials_of
 from .seeds import groups
 from .statistics import interval
 from .words import known, mean
@@ -50,7 +49,7 @@ class Row:
 
     @property
     def trials(self) -> int | None:
-        return trials_of(self.m)
+        return self.m.trials
 
     def mean(self, figure: Callable[[MethodResult], float | None]) -> float | None:
         """Returns the mean over the seeds of a figure, or None if a run lacks it."""

@@ -152,8 +152,20 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
         date=table.text("date", None),
         processor=table.text("processor", None),
         commit=table.text("commit", None),
+        samples=_name(table, "samples"),
+        points=_name(table, "points"),
+        broken_by={name: table.table("broken_by").whole(name) for name in table.mapping("broken_by", {})},
+        trials=table.whole("trials", None),
         more=table.rest(),
     )
+
+
+def _name(table: Table, key: str) -> str | None:
+    """Returns the name of a file in the same folder.  A path elsewhere is refused: results may come from anyone."""
+    name = table.text(key, None)
+    if name is not None and (name in ("", "..") or name != Path(name).name or "\\" in name):
+        raise ValueError(f"{key} must be the name of a file in the same folder, got {name!r:.80}")
+    return name
 
 
 def _cascade(table: Table) -> dict[float, tuple[Step, ...]]:
@@ -301,7 +313,8 @@ def _plain_method(m: MethodResult) -> dict:
         ),
         **_known(about=m.about or None, cascade=_plain_cascade(m.cascade) or None),
         **_known(date=m.date, seconds=m.seconds or None, processor=m.processor, commit=m.commit),
-        **_known(architecture=m.architecture),
+        **_known(architecture=m.architecture, samples=m.samples, points=m.points),
+        **_known(broken_by=m.broken_by or None, trials=m.trials),
         **_known(device=m.device, versions=m.versions, checkpoint=m.checkpoint, data=m.data),
         "identity": _known(
             recipe=i.recipe,

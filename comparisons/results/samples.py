@@ -99,30 +99,30 @@ def read(path: str | Path) -> Samples:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; `linf-compare run` and `certify` write it")
     try:
-        # Only broken_eps may be empty: it is then NaN.
-        frame = pd.read_csv(
-            path,
-            keep_default_na=False,
-            na_values={"broken_eps": [""]},
-            dtype={"sample": "int64", "label": "int64", "prediction": "int64", "margin": "float32", "broken_by": str},
-            encoding="utf-8",
-        )
-        _check(frame)
+        frame = _converted(pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8"))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{path} is not a file of samples of linf-compare: {error}") from error
     return Samples(frame)
 
 
-def _check(frame: "pd.DataFrame") -> None:
+def _converted(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Returns text as numbers.  NumPy reads decimals exactly; pandas does not in all versions."""
     if missing := [name for name in (*FIRST, *LAST) if name not in frame.columns]:
         raise ValueError(f"it has no column {missing[0]}")
+    frame["broken_eps"] = frame["broken_eps"].replace("", "nan")
     for name in frame.columns:
-        if name.startswith(RADIUS) or name == "broken_eps":
-            frame[name] = frame[name].astype("float64")
-            if (frame[name] < 0).any() or (name != "broken_eps" and frame[name].isna().any()):
+        if name in ("sample", "label", "prediction"):
+            frame[name] = frame[name].to_numpy(str).astype("int64")
+        elif name == "margin":
+            frame[name] = frame[name].to_numpy(str).astype("float32")
+        elif name.startswith(RADIUS) or name == "broken_eps":
+            values = frame[name].to_numpy(str).astype("float64")
+            if (values < 0).any() or (name != "broken_eps" and (values != values).any()):
                 raise ValueError(f"{name} must not be negative or missing")
+            frame[name] = values
     if not frame["sample"].is_unique:
         raise ValueError("a sample stands twice")
+    return frame
 
 
 def write_points(path: str | Path, points: dict) -> None:

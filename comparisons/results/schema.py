@@ -135,9 +135,10 @@ class MethodResult:
     """The figures of one method.
 
     kind: row of ``METHODS``.  clean: fraction of the images that are classified correctly.  attacked: name of an
-    attack → ε → fraction that is still correct.  certified: name of a certificate → what it proves; ``BEST`` counts
-    an image if any theorem certifies it.  contradictions: how often an attack broke an image that a theorem certified,
-    over all images and ε.  broken: the same count for each certificate that may fail, by name.  pairs_per_sample:
+    attack → ε → fraction that is still correct after it and those before it in the recipe.  certified: name of a
+    certificate → what it proves, or a certificate that it contains; ``BEST`` counts an image if any theorem certifies
+    it.  contradictions: how often an attack broke an image that a theorem certified, over all images and ε; today a
+    run stops at the first one.  broken: the same count for each certificate that may fail, by name.  pairs_per_sample:
     coordinate pairs in the forward pass of one sample, None if they are not known.  verification: what complete
     verifiers said, if they were asked.  data: name and digests.  settings: all that the recipe said about the method,
     with every default.  cascade: ε → its steps, if each image was certified by the cheapest method only.  about: the
@@ -176,6 +177,10 @@ class MethodResult:
     date: str | None = None
     processor: str | None = None
     commit: str | None = None
+    samples: str | None = None
+    points: str | None = None
+    broken_by: dict[str, int] = field(default_factory=dict)
+    trials: int | None = None
     more: dict = field(default_factory=dict)
 
     @property

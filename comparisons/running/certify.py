@@ -32,14 +32,19 @@ from ..results.schema import (
 )
 from ..results.settings import changes, few, plain_data
 from ..verifiers.complete import check_installed
+from .asked import Asked
+from .contradiction import check_contradictions
 from .given import GivenNet, check_runs
 from .machine import commit, device_name, now, processor_name, versions
+from .measure import BLOCK, measure
+from .per_sample import PerSample, from_plain, joined, share
 from .plan import facts_of_all, results_in
-from .verdicts import Asked, Verdicts, from_plain, joined, verdicts
+from .rows import write_rows
+from .verdicts import Verdicts, verdicts_at
 from .verifying import verified
 
 KIND = "given"
-PART = 1000  # samples between two writes of the state
+PART = 2 * BLOCK  # samples between two writes of the state
 UNSOUND = "rounding not covered"
 TEST = DIGESTS[1]  # only the test part of the data is used
 
@@ -60,8 +65,9 @@ def certify_net(
     """Certifies and attacks a net on a test set, and adds it to the results in a folder.
 
     Results of other given nets in the folder stay.  The work goes to ``out/NAME.state.pt`` part by part, so that
-    ``resume`` goes on from the last finished part.  Verdicts of complete verifiers, with the points that they found,
-    go to ``out/NAME.verdicts.jsonl``.
+    ``resume`` goes on from the last finished part.  What is known of each sample goes to ``out/NAME.samples.csv`` and
+    ``out/NAME.points.npz``.  Verdicts of complete verifiers, with the points that they found, go to
+    ``out/NAME.verdicts.jsonl``.
 
     Args:
         net: from ``given``.
@@ -79,6 +85,7 @@ def certify_net(
 
     Raises:
         WouldReplace: the folder holds other work on a net of this name; nothing was done.
+        Contradiction: the attack broke a sample that a theorem certifies; the results of other nets stay.
         TypeError, ValueError, RuntimeError: as ``certify``; the net cannot run on the samples; or the folder holds
             results that would share a table with these and do not fit there.
         ImportError, FileNotFoundError: a verifier is not installed; nothing was done.
@@ -99,19 +106,33 @@ def certify_net(
         print(f"{label}: already in {out / file.FILE}", file=sys.stderr)
         return there, work.key, {}
     parts = work.parts(there, resume, force)
-    found: dict[float, list[Verdicts]] = {}
-    todo = [(eps, start) for eps in asked.eps_values for start in range(0, len(x), PART)]
+    starts = range(0, len(x), PART)
     with _without_cudnn():
-        for eps, start in tqdm(todo, desc=f"{label}: certify, attack", disable=hidden(progress), unit="part"):
-            name, rows = f"{file.eps_key(eps)}/{start}", slice(start, start + PART)
-            if name not in parts:
-                parts[name] = verdicts(net.model, x[rows], y[rows], eps, asked, progress=not hidden(progress)).plain()
+        for start in tqdm(starts, desc=f"{label}: certify, attack", disable=hidden(progress), unit="part"):
+            if str(start) not in parts:
+                rows = slice(start, start + PART)
+                parts[str(start)] = _measured(net, x[rows], y[rows], asked, start, progress).plain()
                 work.keep(parts)
-            found.setdefault(eps, []).append(from_plain(parts[name]))
-        measured = {eps: joined(some) for eps, some in found.items()}
-        said = _verification(net, x, y, measured[asked.eps_values[0]], asked, label, work, progress)
-    entry = _entry(net, label, measured, asked, said, work)
-    return work.finish(entry, resume, force), work.key, measured
+        found = joined([from_plain(parts[str(start)]) for start in starts])
+        check_contradictions(found, net.model, x, out, work.key, seed=asked.seed, recipe=NO_RECIPE)
+        verdicts = {eps: verdicts_at(found, eps, bool(asked.attacks)) for eps in asked.eps_values}
+        said = _verification(net, x, y, verdicts[asked.eps_values[0]], asked, label, work, progress)
+    entry = replace(
+        _entry(net, label, found, verdicts, asked, said, work),
+        **write_rows(out, work.key, found, x, asked.eps_values[0]),
+    )
+    return work.finish(entry, resume, force), work.key, verdicts
+
+
+def _measured(net: GivenNet, x: Tensor, y: Tensor, asked: Asked, first: int, progress: bool) -> PerSample:
+    try:
+        return measure(net.model, x, y, asked, first=first, cascade=True, progress=not hidden(progress))
+    except (LookupError, AttributeError, AssertionError, NotImplementedError) as error:
+        if asked.sound:
+            raise
+        # Without a bound of the rounding, auto_LiRPA gets operators about which it may raise anything.
+        names = ", ".join(asked.methods)
+        raise ValueError(f"{names} cannot bound this net: {type(error).__name__}: {error}") from error
 
 
 def _without_cudnn():
@@ -205,7 +226,7 @@ class _Work:
             content = checkpoint.read(self.state)
             if content["settings"] != self.settings or content["data"] != self.data:
                 return None
-            return {name: from_plain(part).plain() for name, part in content["parts"].items()}
+            return {start: from_plain(part).plain() for start, part in content["parts"].items()}
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return None
 
@@ -238,7 +259,7 @@ def _settings(net: GivenNet, asked: Asked, samples: int) -> dict:
             "eps_values": asked.eps_values,
             "methods": asked.methods,
             "sound": asked.sound,
-            "attack": None if asked.attack is None else ATTACKING.filled(asked.attack),
+            "attack": ATTACKING.filled(asked.attacks[0]) if asked.attacks else None,
             "seed": asked.seed,
             "samples": samples,
             **({} if v is None else {"verify": {key: vars(v)[key] for key in ("methods", "time_limit", "certified")}}),
@@ -252,10 +273,10 @@ def _facts(r: Results, data: dict) -> dict:
 
 
 def _empty(data: Dataset, asked: Asked, samples: int, device: str) -> Results:
-    attacks = {}
-    if asked.attack is not None:
-        norm = ATTACKING.registry[asked.attack["name"]].norm
-        attacks[asked.attack["name"]] = AttackSettings(norm, arguments_of(asked.attack))
+    attacks = {
+        table["name"]: AttackSettings(ATTACKING.registry[table["name"]].norm, arguments_of(table))
+        for table in asked.attacks
+    }
     return Results(
         recipe=NO_RECIPE,
         description="nets that were given to linf-compare certify",
@@ -276,30 +297,27 @@ def _empty(data: Dataset, asked: Asked, samples: int, device: str) -> Results:
 def _entry(
     net: GivenNet,
     label: str,
-    measured: dict[float, Verdicts],
+    found: PerSample,
+    verdicts: dict[float, Verdicts],
     asked: Asked,
     said: VerificationResult | None,
     work: _Work,
 ) -> MethodResult:
-    broken: dict[str, int] = {}
-    for found in measured.values():
-        for name, images in found.broken().items():
-            broken[name] = broken.get(name, 0) + images
-    survived = {eps: _share(found.survives) for eps, found in measured.items() if found.survives is not None}
-    proved = {eps: _share(found.proved()) for eps, found in measured.items()}
+    eps_values, seconds = asked.eps_values, found.certify_seconds()
     settings_sha256 = hashlib.sha256(json.dumps(work.settings, sort_keys=True).encode()).hexdigest()
     return MethodResult(
         kind=KIND,
         label=label,
-        clean=_share(measured[asked.eps_values[0]].correct),
-        attacked=dict.fromkeys(work.ours.attacks, survived),
-        certified={BEST: Certified(asked.norm, 0.0, proved)},
-        contradictions=sum(int(found.contradicted().sum()) for found in measured.values()),
-        broken=broken,
+        clean=share(found.correct),
+        attacked=found.attacked(list(work.ours.attacks), eps_values),
+        certified={BEST: Certified(asked.norm, 0.0, {eps: share(found.best() >= eps) for eps in eps_values})},
+        contradictions=0,
+        broken=found.broken_though_certified(eps_values),
+        broken_by=found.broken_by(eps_values[0]),
         parameters=net.parameters,
         pairs_per_sample=net.pairs_per_sample,
-        certify_seconds=sum(step.seconds for found in measured.values() for step in found.steps),
-        attack_seconds=sum(found.attack_seconds for found in measured.values()),
+        certify_seconds=sum(seconds.values()),
+        attack_seconds=sum(found.attack_seconds.values()),
         verification=said,
         training=Training(),
         identity=Identity(asked.seed, settings_sha256, NO_RECIPE, work.ours.dataset, work.key, 0.0),
@@ -307,22 +325,10 @@ def _entry(
         versions=work.ours.versions,
         data=work.data,
         settings=work.settings,
-        cascade={eps: found.steps for eps, found in measured.items()},
+        cascade={eps: at.steps for eps, at in verdicts.items()},
         about=net.sentence(asked.sound),
-        seconds=_seconds(measured, work.ours.attacks),
+        seconds={**found.attack_seconds, **seconds},
         date=now(),
         processor=processor_name(),
         commit=commit(),
     )
-
-
-def _seconds(measured: dict[float, Verdicts], attacks: dict) -> dict[str, float]:
-    """Returns the seconds of each certificate and of the attack, over all ε."""
-    found = dict.fromkeys(attacks, sum(each.attack_seconds for each in measured.values()))
-    for step in (step for each in measured.values() for step in each.steps):
-        found[step.method] = found.get(step.method, 0.0) + step.seconds
-    return found
-
-
-def _share(samples: Tensor) -> float:
-    return samples.double().mean().item()

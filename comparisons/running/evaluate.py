@@ -1,22 +1,22 @@
-"""Measures one method: clean, attacked and certified accuracy, and how often attacks contradict certificates."""
+"""Measures one method of a recipe: clean, attacked and certified accuracy."""
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from linf_plugin.certificates import certify_each
 from linf_plugin.norms import Ball
-from linf_plugin.progress import hidden
+from linf_plugin.training.parallel import Ranks
 
 from ..certificates import BEST, failure_of, norm_named, norm_of
 from ..methods.kinds import certificates_of
-from ..methods.parts import ATTACKING
 from ..recipes.recipe import Recipe
-from ..results.schema import Certified, VerificationResult
+from ..results.schema import Certified, VerificationResult, with_changes
+from .asked import Asked
+from .contradiction import check_contradictions
+from .exchange import exchanged, failing_together
+from .measure import measure
+from .per_sample import PerSample, share
 from .verifying import verified
 
 
@@ -27,12 +27,27 @@ class Measured:
     clean: float
     attacked: dict[str, dict[float, float]]
     certified: dict[str, Certified]
-    contradictions: int = 0
-    broken: dict[str, int] | None = None
-    certify_seconds: float = 0.0
-    attack_seconds: float = 0.0
+    broken: dict[str, int]
+    broken_by: dict[str, int]
+    certify_seconds: float
+    attack_seconds: float
     seconds: dict[str, float] = field(default_factory=dict)
+    contradictions: int = 0
     verification: VerificationResult | None = None
+
+
+def asked_of(recipe: Recipe, key: str, seed: int) -> Asked:
+    """Returns what a recipe measures of a method, the headline first."""
+    evaluation = recipe.evaluation
+    return Asked(
+        eps_values=(recipe.eps, *(eps for eps in evaluation.eps_values if eps != recipe.eps)),
+        norm=norm_named(evaluation.norm),
+        methods=tuple(name for name in certificates_of(recipe.methods[key].kind) if name in evaluation.certificates),
+        sound=True,
+        attacks=evaluation.attacks,
+        seed=seed,
+        verify=evaluation.verify,
+    )
 
 
 def evaluate(
@@ -44,78 +59,61 @@ def evaluate(
     *,
     seed: int,
     progress: bool,
-    verdicts: Path | None = None,
-) -> Measured:
-    """Measures a method on the images (x, y).  Accuracies are fractions in [0, 1] of these images, for each ε.
+    out: Path | None = None,
+    ranks: Ranks = Ranks(),
+) -> tuple[Measured, PerSample]:
+    """Measures a method on the images (x, y), and returns its figures, and what is known of each image.
 
-    verdicts: the file in which the verdicts of complete verifiers are kept.
-    """
-    asked, label = recipe.evaluation, recipe.methods[key].label
-    with torch.no_grad():
-        clean = torch.cat([model(part).argmax(1) for part in x.split(512)]) == y
-    names = [name for name in certificates_of(recipe.methods[key].kind) if name in asked.certificates]
-    attacks = {table["name"]: table for table in asked.attacks}
-    norm = norm_named(asked.norm)
-    certified = {name: Certified(norm_of(name), failure_of(name), {}) for name in names}
-    certified[BEST] = Certified(norm, 0.0, {})  # counts theorems only
-    found = Measured(_share(clean), {name: {} for name in attacks}, certified, broken={})
-    for eps in tqdm(asked.eps_values, desc=f"{label}: certify, attack", disable=hidden(progress), unit="ε"):
-        began = time.perf_counter()
-        shown = not hidden(progress)
-        proofs = certify_each(model, x, y, eps, names, norm=norm, progress=shown, seconds=found.seconds)
-        found.certify_seconds += time.perf_counter() - began
-        survives = {}
-        for name, table in attacks.items():
-            began = time.perf_counter()
-            survives[name] = ATTACKING.resolve(table, model, x, y, eps, seed=seed)
-            taken = time.perf_counter() - began
-            found.attack_seconds += taken
-            found.seconds[name] = found.seconds.get(name, 0.0) + taken
-        for name, proved in proofs.items():
-            certified[name].accuracy[eps] = _share(proved)
-        for name, kept in survives.items():
-            found.attacked[name][eps] = _share(kept)
-        contradictions, broken = contradicted(proofs, survives)
-        found.contradictions += contradictions
-        for name, images in broken.items():
-            found.broken[name] = found.broken.get(name, 0) + images
-        if eps == recipe.eps:
-            certified_there, unbroken = proofs[BEST], torch.stack([clean, *survives.values()]).all(0)
-    if asked.verify is not None:
-        ball, options = Ball(recipe.eps, norm, 0.0, 1.0), {"kept": verdicts, "progress": progress}
-        found.verification = verified(
-            asked.verify, model, x, y, ball, certified_there, unbroken, description=f"{label}:", **options
-        )
-    return found
-
-
-def _share(images: Tensor) -> float:
-    return images.double().mean().item()
-
-
-def contradicted(proofs: dict[str, Tensor], survives: dict[str, Tensor]) -> tuple[int, dict[str, int]]:
-    """Counts the images that a certificate covers and an attack broke, at one ε.
-
-    An attack can contradict only certificates of its own norm.  A contradicted theorem, whose failure probability is
-    0, is wrong.  Certificates that may fail are counted separately.
+    Accuracies are fractions in [0, 1] of these images, for each ε.  All processes call it, and all get the figures;
+    only the first one asks complete verifiers.
 
     Args:
-        proofs: certificate → (N,) bool, the images that it certifies.
-        survives: attack → (N,) bool, the images that are still correct.
+        recipe, key: the method.
+        model: in evaluation mode, the same on all processes.
+        out: the folder of the run, which gets the verdicts of complete verifiers and contradicted images.
 
-    Returns:
-        The number of images that any theorem certifies wrongly; and, for each certificate that may fail, its name →
-        the number of its images that an attack broke.
+    Raises:
+        Contradiction: an attack broke an image that a theorem certifies.
+        TypeError, ValueError, RuntimeError, ImportError: as ``measure`` and ``verify``.
     """
-    proofs = {name: proved for name, proved in proofs.items() if name != BEST}
-    wrong, broken = [], {}
-    for norm in {ATTACKING.registry[name].norm for name in survives}:
-        kept = torch.stack([kept for name, kept in survives.items() if ATTACKING.registry[name].norm == norm]).all(0)
-        for name, proved in proofs.items():
-            if norm_of(name) != norm:
-                continue
-            if failure_of(name) == 0:
-                wrong.append(proved & ~kept)
-            else:
-                broken[name] = int((proved & ~kept).sum())
-    return (int(torch.stack(wrong).any(0).sum()) if wrong else 0), broken
+    asked, label = asked_of(recipe, key, seed), recipe.methods[key].label
+    found = measure(model, x, y, asked, ranks=ranks, description=f"{label}:", progress=progress)
+    said = with_changes(recipe.name, recipe.changed)
+    check_contradictions(found, model, x, out or Path(), key, seed=seed, recipe=said, main=ranks.main)
+    figures = _figures(asked, found)
+    if asked.verify is not None:
+        with failing_together(ranks):
+            said = None
+            if ranks.main:
+                certified, survives = found.best() >= recipe.eps, found.survives(recipe.eps)
+                ball, kept = (
+                    Ball(recipe.eps, asked.norm, 0.0, 1.0),
+                    None if out is None else out / f"{key}.verdicts.jsonl",
+                )
+                how = {"kept": kept, "description": f"{label}:", "progress": progress}
+                said = verified(asked.verify, model, x, y, ball, certified, survives, **how)
+            figures.verification = exchanged(ranks, said)[0]
+    return figures, found
+
+
+def _figures(asked: Asked, found: PerSample) -> Measured:
+    eps_values, names = sorted(asked.eps_values), [table["name"] for table in asked.attacks]
+    proved = {**found.proved, BEST: found.best()}
+    seconds = found.certify_seconds()
+    return Measured(
+        clean=share(found.correct),
+        attacked=found.attacked(names, eps_values),
+        certified={
+            name: Certified(
+                asked.norm if name == BEST else norm_of(name),
+                0.0 if name == BEST else failure_of(name),
+                {eps: share(radii >= eps) for eps in eps_values},
+            )
+            for name, radii in proved.items()
+        },
+        broken=found.broken_though_certified(eps_values),
+        broken_by=found.broken_by(asked.eps_values[0]),
+        certify_seconds=sum(seconds.values()),
+        attack_seconds=sum(found.attack_seconds.values()),
+        seconds={**seconds, **found.attack_seconds},
+    )

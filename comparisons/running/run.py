@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import linf_plugin
-from linf_plugin import Net
+from linf_plugin import Net, extras
 from linf_plugin.arguments import check_seed
 from linf_plugin.datasets import Dataset, check_published, hold_out
 from linf_plugin.files import WouldReplace
@@ -22,8 +23,11 @@ from ..results.settings import settings_of
 from ..verifiers.complete import check_installed
 from .data import check_fits
 from .evaluate import Measured, evaluate
+from .failures import fails_alone, raise_failures
 from .machine import commit, device_name, now, processor_name, versions
+from .per_sample import PerSample
 from .plan import Plan, Wanted, plan, results_in
+from .rows import remove_rows, write_rows
 from .train import report_of, train
 
 
@@ -62,8 +66,8 @@ def run(
         force: replace the work on these methods in ``out``; with ``resume`` only work that can neither be kept nor
             go on.
         progress: whether to show progress bars.
-        ranks: from ``linf_plugin.training.parallel.join``: the device, and the processes that train together.  The
-            first process certifies, attacks and writes, while the others wait.
+        ranks: from ``linf_plugin.training.parallel.join``: the device, and the processes that train, certify and
+            attack together.  The first process writes.
 
     Raises:
         WouldReplace: the run would replace work in ``out``, without ``force``; nothing was done.
@@ -72,7 +76,9 @@ def run(
         ValueError: seed lies outside [0, 2³²), a method is not in the recipe or does not take the data, ``out`` holds
             methods of another run that would share a table with these, or the budget is too short.
         ImportError, FileNotFoundError: a verifier that the recipe names is not installed; nothing was done.
-        FloatingPointError: a loss became NaN or infinite.
+        Contradiction: an attack broke an image that a theorem certifies; the results of finished methods stay.
+        MethodsFailed: some methods failed, and the others are in the results.  If none is, and the settings of all are
+            wrong (ValueError or TypeError), the first such error is raised.
     """
     chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
     unknown = [key for key in chosen if key not in recipe.methods]
@@ -98,24 +104,33 @@ def run(
         data = hold_out(data, held_out)
     results = _empty(wanted, data, device_name(where) + (f", {ranks.world} processes" if ranks.world > 1 else ""))
     x_test, y_test = data.x_test.to(where), data.y_test.to(where)
+    failures: dict[str, Exception] = {}
     for key, goes_on in found.do.items():
-        model, trained = train(wanted, key, data, out, ranks=ranks, resume=goes_on, progress=progress)
-        if ranks.main:
+        try:
+            with extras.named("compare"):
+                model, trained = train(wanted, key, data, out, ranks=ranks, resume=goes_on, progress=progress)
+        except Exception as error:
+            # Of several processes only these errors come to all; after another one the others wait for this one.
+            if not fails_alone(error) or (ranks.world > 1 and not isinstance(error, (FloatingPointError, ImportError))):
+                raise
+            failures[key] = error
+            continue
+        try:
             # No bound of the rounding of cuDNN's fast convolutions is known, so no certificate covers them.
             with torch.backends.cudnn.flags(enabled=False):
-                measured = evaluate(
-                    recipe,
-                    key,
-                    model,
-                    x_test,
-                    y_test,
-                    seed=seed,
-                    progress=progress,
-                    verdicts=out / f"{key}.verdicts.jsonl",
-                )
+                options = {"seed": seed, "progress": progress, "out": out, "ranks": ranks}
+                measured, each = evaluate(recipe, key, model.eval(), x_test, y_test, **options)
+        except Exception as error:
+            if not fails_alone(error):
+                raise
+            failures[key] = error
+            continue
+        if ranks.main:
             entry = _entry(wanted, key, model, trained, measured, results)
-            results = _store(out, found, wanted, results, key, entry, model.cpu())
-        results = ranks.agree(results)  # the others wait here while the first one measures
+            results = _store(out, found, wanted, results, key, entry, model.cpu(), each, x_test)
+        results = ranks.agree(results)  # the others wait here while the first one verifies and writes
+    if failures:
+        raise_failures(failures, results)
     return results
 
 
@@ -157,6 +172,7 @@ def _entry(
         data=wanted.data,
         identity=wanted.identity(key),
         settings=settings_of(wanted.recipe, key),
+        trials=settings.trials,
         architecture=_for_json(model.spec),
         date=now(),
         processor=processor_name(),
@@ -188,9 +204,17 @@ def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
 
 
 def _store(
-    out: Path, found: Plan, wanted: Wanted, results: Results, key: str, entry: MethodResult, model: Net
+    out: Path,
+    found: Plan,
+    wanted: Wanted,
+    results: Results,
+    key: str,
+    entry: MethodResult,
+    model: Net,
+    each: PerSample,
+    x: Tensor,
 ) -> Results:
-    """Writes one method: its model, and results.json with its figures.
+    """Writes one method: its model, its rows for each sample, and results.json with its figures.
 
     Methods that another call wrote there meanwhile stay.  At every moment the figures in the file are those of the
     model beside it, and of the data and the seed that the file names.
@@ -209,6 +233,8 @@ def _store(
         file.write(path, replace(results, methods=kept))
         for k in gone:
             (out / f"{k}.pt").unlink(missing_ok=True)
+            remove_rows(out, k)
+    entry = replace(entry, **write_rows(out, key, each, x, wanted.recipe.eps))
     linf_plugin.save(out / f"{key}.pt", model, _metadata(wanted, key, entry))
     order = dict.fromkeys([*now, key])
     results = replace(results, methods={k: entry if k == key else kept[k] for k in order if k == key or k in kept})

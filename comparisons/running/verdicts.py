@@ -1,39 +1,16 @@
-"""What is known of each sample at one ε: measured by a cascade of certificates and an attack, part by part."""
+"""What is known of each sample of a given net at one ε, and sentences about it."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from linf_plugin.certificates import certify
+from torch import Tensor
 
 from ..certificates import failure_of
-from ..methods.parts import ATTACKING
 from ..results.schema import Step, VerificationResult
-from ..verifiers.request import Request
+from .per_sample import PerSample
 
 MOST_SHOWN = 10  # numbers of samples in a message
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is measured of a given net.
-
-    eps_values: the headline first.  norm: exponent.  methods: certificates; empty for the usual ones.  sound: whether
-    they cover rounding.  attack: table {"name": …, arguments…}, or None.  batch_size: as ``certify`` takes it.  verify:
-    what complete verifiers are asked at the headline ε, or None; its samples are those that are measured.
-    """
-
-    eps_values: tuple[float, ...]
-    norm: float
-    methods: tuple[str, ...]
-    sound: bool
-    attack: dict | None
-    seed: int
-    batch_size: int | None = None
-    verify: Request | None = None
 
 
 @dataclass(frozen=True)
@@ -41,14 +18,13 @@ class Verdicts:
     """What is known of N samples at one ε.
 
     correct: (N,) bool, classified correctly.  by: (N,) int64, the index in ``steps`` of the certificate that certified
-    the sample; −1 if none did.  survives: (N,) bool, still correct under the attack; None without an attack.
+    the sample; −1 if none did.  survives: (N,) bool, still correct under the attacks; None without an attack.
     """
 
     correct: Tensor
     by: Tensor
     survives: Tensor | None
     steps: tuple[Step, ...]
-    attack_seconds: float
 
     @property
     def certified(self) -> Tensor:
@@ -63,21 +39,10 @@ class Verdicts:
     def proved(self) -> Tensor:
         """Returns (N,) bool: the samples that a theorem certifies."""
         theorems = torch.tensor([failure_of(step.method) == 0 for step in self.steps] + [False])
-        return theorems.to(self.by.device)[self.by]  # −1 is the last entry
-
-    def contradicted(self) -> Tensor:
-        """Returns (N,) bool: a theorem certifies the sample, and the attack broke it."""
-        return self.proved() & ~self.survives if self.survives is not None else torch.zeros_like(self.correct)
-
-    def broken(self) -> dict[str, int]:
-        """Returns, for each certificate that may fail, how many of its samples the attack broke."""
-        if self.survives is None:
-            return {}
-        may_fail = {i: step.method for i, step in enumerate(self.steps) if failure_of(step.method) > 0}
-        return {name: int(((self.by == i) & ~self.survives).sum()) for i, name in may_fail.items()}
+        return theorems[self.by]  # −1 is the last entry
 
     def summary(self, eps: float) -> str:
-        """Returns a sentence with the number of samples of each verdict, and one that names contradicted samples."""
+        """Returns a sentence with the number of samples of each verdict."""
         counts = {
             "classified correctly": self.correct,
             "certified": self.certified,
@@ -85,13 +50,26 @@ class Verdicts:
             "undecided": self.undecided,
         }
         text = ", ".join(f"{int(some.sum())} {words}" for words, some in counts.items())
-        rows = self.contradicted().nonzero().squeeze(1).tolist()
-        wrong = f"; {len(rows)} are certified and broken: {shown(rows)}" if rows else ""
-        return f"ε = {eps:g}: of {len(self.correct)} samples {text}{wrong}"
+        return f"ε = {eps:g}: of {len(self.correct)} samples {text}"
 
-    def plain(self) -> dict:
-        """Returns tensors and plain data, for a checkpoint; ``from_plain`` reads them."""
-        return {**vars(self), "steps": [vars(step) for step in self.steps]}
+
+def verdicts_at(found: PerSample, eps: float, attacked: bool) -> Verdicts:
+    """Returns the verdicts at one ε of samples that were measured by a cascade.
+
+    The step of a certificate counts, besides the samples that it bounded at this ε, those that it had certified at a
+    larger one.
+
+    Args:
+        attacked: whether there was an attack.
+    """
+    by = torch.full_like(found.labels, -1)
+    for i, name in enumerate(found.proved):
+        by[(by < 0) & found.certified(name, eps)] = i
+    steps = []
+    for i, (name, radii) in enumerate(found.proved.items()):
+        tried, seconds = found.tried[eps][name]
+        steps.append(Step(name, tried + int(((by == i) & (radii > eps)).sum()), int((by == i).sum()), seconds))
+    return Verdicts(found.correct, by, found.survives(eps) if attacked else None, tuple(steps))
 
 
 def said(found: VerificationResult) -> list[str]:
@@ -110,47 +88,3 @@ def said(found: VerificationResult) -> list[str]:
 def shown(rows: Sequence[int]) -> str:
     """Returns the numbers of some samples, the first of them if they are many."""
     return ", ".join(map(str, rows[:MOST_SHOWN])) + ", …" * (len(rows) > MOST_SHOWN)
-
-
-def from_plain(content: dict) -> Verdicts:
-    return Verdicts(**content | {"steps": tuple(Step(**step) for step in content["steps"])})
-
-
-def joined(parts: list[Verdicts]) -> Verdicts:
-    """Returns the verdicts on all samples of these parts, which were measured by the same certificates."""
-    steps = tuple(
-        Step(some[0].method, sum(s.tried for s in some), sum(s.certified for s in some), sum(s.seconds for s in some))
-        for some in zip(*(part.steps for part in parts))
-    )
-    return Verdicts(
-        torch.cat([part.correct for part in parts]),
-        torch.cat([part.by for part in parts]),
-        None if parts[0].survives is None else torch.cat([part.survives for part in parts]),
-        steps,
-        sum(part.attack_seconds for part in parts),
-    )
-
-
-def verdicts(model: nn.Module, x: Tensor, y: Tensor, eps: float, asked: Asked, *, progress: bool) -> Verdicts:
-    """Certifies samples by a cascade, and attacks them.
-
-    The attack also runs on certified samples: a certificate that it breaks is wrong.
-
-    Raises:
-        TypeError, ValueError, RuntimeError: as ``certify``.
-    """
-    how = {"norm": asked.norm, "batch_size": asked.batch_size, "progress": progress, "sound": asked.sound}
-    try:
-        found = certify(model, x, y, eps, asked.methods, **how)
-    except (LookupError, AttributeError, AssertionError, NotImplementedError) as error:
-        if asked.sound:
-            raise
-        # Without a bound of the rounding, auto_LiRPA gets operators about which it may raise anything.
-        names = ", ".join(asked.methods)
-        raise ValueError(f"{names} cannot bound this net: {type(error).__name__}: {error}") from error
-    began, survives = time.perf_counter(), None
-    if asked.attack is not None:
-        survives = ATTACKING.resolve(asked.attack, model, x, y, eps, seed=asked.seed).cpu()
-    seconds = time.perf_counter() - began
-    steps = tuple(Step(name, *tally) for name, tally in zip(found.methods, found.tallies))
-    return Verdicts(found.correct.cpu(), found.method.cpu(), survives, steps, seconds)

@@ -150,7 +150,7 @@ def compute_bounds(
         bound_lower, bound_upper: which sides are wanted.
         output_only: for "CROWN-Optimized": whether to optimise only what the output's bounds need, and to take
             intermediate bounds from CROWN.  This is looser, but the cost grows only with the number of outputs, not
-            with the widths of all layers.
+            with the widths of all layers.  The result is never looser than CROWN's.
         options: further arguments of ``BoundedModule.compute_bounds``, such as ``final_node_name`` to bound a hidden
             node.
 
@@ -192,7 +192,10 @@ def compute_bounds(
     with contextlib.ExitStack() as during:
         if optimised:
             if output_only:
-                options |= versions.given_bounds(bounded, _read_by_relaxations(bounded, x, C, sides, final.name))
+                (lower, upper), read = _by_crown(bounded, x, C, sides, final.name)
+                least = least if lower is None else maximum(least, lower)
+                most = most if upper is None else minimum(most, upper)
+                options |= versions.given_bounds(bounded, read)
                 settings = bounded.bound_opts["optimize_bound_args"]
                 during.callback(settings.update, use_shared_alpha=settings["use_shared_alpha"])
                 settings["use_shared_alpha"] = True  # for intermediate bounds, whose weights are made but not used
@@ -243,10 +246,10 @@ def _check(bounded, x: tuple, C: Tensor | None, method: str, final: str | None) 
 
 
 @torch.no_grad()
-def _read_by_relaxations(bounded, x: tuple, C: Tensor | None, sides: dict, final: str) -> dict[str, list[Tensor]]:
-    """Returns CROWN's bounds of the nodes whose bounds are needed by relaxations, of those that lead to ``final``."""
-    compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
-    return {
+def _by_crown(bounded, x: tuple, C: Tensor | None, sides: dict, final: str) -> tuple[tuple, dict[str, list[Tensor]]]:
+    """Returns CROWN's bounds of ``final``, and of the nodes before it whose bounds are needed by relaxations."""
+    ends = compute_bounds(bounded, x, C, "CROWN", **sides, final_node_name=final)
+    return ends, {
         node.name: [node.lower, node.upper]
         for reader in bounded._modules.values()
         if reader.used and reader.perturbed and versions.reads_bounds(reader)

@@ -13,13 +13,16 @@ from .table import CERTIFICATES, Certificate
 
 if TYPE_CHECKING:
     from .cascade import certify, certify_each, margin_bound
+    from .curve import Curve, certify_curve
     from .exact.radius import ExactRadius, exact_radius
     from .result import Certified
 
 _LATER = {
     "Certified": "result",
+    "Curve": "curve",
     "ExactRadius": "exact.radius",
     "certify": "cascade",
+    "certify_curve": "curve",
     "certify_each": "cascade",
     "exact_radius": "exact.radius",
     "margin_bound": "cascade",
@@ -29,9 +32,11 @@ __all__ = [
     "CERTIFICATES",
     "Certificate",
     "Certified",
+    "Curve",
     "ExactRadius",
     "certified_radius",
     "certify",
+    "certify_curve",
     "certify_each",
     "exact_radius",
     "margin",

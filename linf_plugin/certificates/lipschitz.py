@@ -76,16 +76,21 @@ def sound_radius(
     lipschitz = lipschitz_above(exact, norm)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), int(batch_size)):
-        part = x[i : i + batch_size]
-        z = exact(part.double())
-        arguments.check_logits(z, len(part))
-        y = z.argmax(1) if labels is None else labels[i : i + batch_size]
-        # The error grows with the radius, so its bound for a larger radius holds too.
-        around = box(part, certified_radius(z, y, lipschitz, norm))
-        exact_radius = certified_radius(_worst_logits(exact, z, y, *around), y, lipschitz, norm)
-        radius = exact_radius.float()
-        radii.append(torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius))
+        y = None if labels is None else labels[i : i + batch_size]
+        radii.append(_sound_radius(exact, x[i : i + batch_size], y, lipschitz, norm))
     return torch.cat(radii)
+
+
+def _sound_radius(exact: nn.Module, x: Tensor, labels: Tensor | None, lipschitz: float, norm: float) -> Tensor:
+    """Returns the radii of one batch."""
+    z = exact(x.double())
+    arguments.check_logits(z, len(x))
+    y = z.argmax(1) if labels is None else labels
+    # The error grows with the radius, so its bound for a larger radius holds too.
+    around = box(x, certified_radius(z, y, lipschitz, norm))
+    exact_radius = certified_radius(_worst_logits(exact, z, y, *around), y, lipschitz, norm)
+    radius = exact_radius.float()
+    return torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius)
 
 
 @outside_inference
@@ -151,3 +156,13 @@ def bound(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
         return lambda x, labels: sound_margin(exact, x, labels, ball)
     lost = apart(ball.norm) * lipschitz_bound(exact, ball.norm) * ball.eps
     return lambda x, labels: margin(exact(x.to(torch.float64, copy=True)), labels) - lost
+
+
+def radius(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
+    """Returns the function (samples, labels) → the radii within which the prediction stays."""
+    exact, norm = problem.exact, problem.ball.norm
+    if problem.sound:
+        lipschitz = lipschitz_above(exact, norm)
+        return lambda x, labels: _sound_radius(exact, x, labels, lipschitz, norm)
+    lipschitz = lipschitz_bound(exact, norm)
+    return lambda x, labels: certified_radius(exact(x.to(torch.float64, copy=True)), labels, lipschitz, norm)

@@ -65,8 +65,18 @@ class Problem:
                 "float32 tensors? Make them like others, as by x.new_zeros"
             ) from error
 
+    def at(self, ball: Ball) -> "Problem":
+        """Returns the same problem with another ball.  Both share all that is made once, and the logits."""
+        _ = self.correct  # computed before the copy, so that both have it
+        other = copy.copy(self)
+        other.ball = ball
+        return other
+
     def once(self, make: Callable[["Problem"], T]) -> T:
-        """Returns ``make(problem)``.  It is made once and kept, so that certificates of one family share it."""
+        """Returns ``make(problem)``.  It is made once and kept, so that certificates of one family share it.
+
+        Problems that differ only in their ball share it too, so ``make`` may not use the ball.
+        """
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]

@@ -161,12 +161,17 @@ class Ranks:
 
     def alike(self, value) -> bool:
         """Returns whether all ranks pass the same plain data.  All get the same answer."""
+        values = self.gather(value)
+        return all(other == values[0] for other in values)
+
+    def gather(self, value) -> list:
+        """Returns on every rank the values of all ranks, in order.  Each is plain data or tensors on the CPU."""
         if self.world == 1:
-            return True
+            return [value]
         values = [None] * self.world
         with _exchange():
             dist.all_gather_object(values, value, group=self.control)
-        return all(other == values[0] for other in values)
+        return values
 
 
 @contextlib.contextmanager

@@ -8,10 +8,17 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from comparisons.recipes.recipe import load_recipe
+from comparisons.results.samples import read
+from comparisons.running.evaluate import asked_of
+from comparisons.running.measure import measure
+from comparisons.running.rows import rows_of
 from linf_plugin import load
+from linf_plugin.datasets import load_dataset
 
 RECIPE = """
 description = "two processes"
@@ -90,6 +97,20 @@ def test_two_processes_write_one_set_of_results(whole):
     assert len((out / "linf-dist.log.jsonl").read_text().splitlines()) == 25
     assert output.count("Written to") == 1 and not list(out.glob("*.state.pt"))
     assert "IBP:   0%" not in errors  # a bar begins with it, and there is no terminal
+
+
+def test_two_processes_certify_and_attack_what_one_does(whole):
+    out, *_ = whole
+    recipe, data = load_recipe(str(out.parent / "pair.toml")), load_dataset("digits")
+    for key in recipe.methods:
+        model, there = load(out / f"{key}.pt")[0].eval(), read(out / f"{key}.samples.csv").frame
+        here = rows_of(measure(model, data.x_test, data.y_test, asked_of(recipe, key, 0))).frame
+        assert len(there) == 360 and there["sample"].tolist() == list(range(360))
+        for name in here.columns.drop(["margin", "broken_eps", "broken_by"]):
+            np.testing.assert_allclose(there[name], here[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(there["margin"], here["margin"], rtol=1e-4, atol=1e-5)
+        # Another number of threads rounds otherwise, and an attack may break a sample that hardly survives.
+        assert (there["broken_by"] != here["broken_by"]).sum() <= 2
 
 
 def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):

@@ -11,7 +11,7 @@ from linf_plugin.files import check_absent
 from ...certificates import symbol_of_norm
 from ...results.schema import NO_RECIPE
 from ..duels import about_duels, duels, proved
-from ..gathered import Gathered, check_comparable, points_file, samples_file
+from ..gathered import Gathered, check_comparable
 from ..rows import Row, rows_of, titles
 from ..tables import attacks_in_words, verdict
 from ..words import eps_text, images, recipe_of, unit
@@ -189,7 +189,7 @@ def _of_samples(runs: list[Gathered], rows: list[Row], names: list[str], at: str
         run, name = row.first
         samples = by_run[id(run)].samples(name)
         if samples is None:
-            missing.append(why_missing(by_run[id(run)], samples_file(row.m), names[i], "one row a sample"))
+            missing.append(why_missing(by_run[id(run)], row.m.samples, names[i], "one row a sample"))
         else:
             tables[i] = samples.frame
     if len(rows) < 2:
@@ -222,7 +222,7 @@ def _images(runs: list[Gathered], rows: list[Row], names: list[str], at: str) ->
         run, name = row.first
         path, samples = by_run[id(run)].points(name), by_run[id(run)].samples(name)
         if path is None:
-            found.missing.append(why_missing(by_run[id(run)], points_file(row.m), title, "adversarial points"))
+            found.missing.append(why_missing(by_run[id(run)], row.m.points, title, "adversarial points"))
         elif shown := gallery(read_points(path), None if samples is None else samples.frame):
             found.albums[title] = shown
         else:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import comparisons.running.certify
-import comparisons.running.verdicts
 import onnx_export
 from comparisons.cli import main
 from comparisons.report.tables import table
+from comparisons.results import samples
 from comparisons.results.file import from_plain, read
 from comparisons.results.schema import NO_RECIPE
 from linf_plugin import build
-from linf_plugin.certificates import certify
+from linf_plugin.certificates import CERTIFICATES, certify
 from linf_plugin.datasets import load_dataset
 
 ROOT = Path(__file__).parents[3]
@@ -110,31 +111,44 @@ def _model(folder, function="net", weights=None):
 
 def test_a_model_file_with_weights_is_certified_as_certify_does(given, tmp_path, capsys):
     folder, model = given
-    assert _run(*_model(folder, weights="net.pt"), "--out", tmp_path, eps="0.05,8/255") == 0
+    assert _run(*_model(folder, weights="net.pt"), "--out", tmp_path, eps="0.15,8/255") == 0
     results, data = read(tmp_path), load_dataset("digits")
-    assert (results.recipe, results.eps, results.eps_values) == (NO_RECIPE, 0.05, (8 / 255, 0.05))
+    assert (results.recipe, results.eps, results.eps_values) == (NO_RECIPE, 0.15, (8 / 255, 0.15))
     assert (results.dataset, results.test_samples, results.device[:3]) == ("digits", 40, "cpu")
     (m,) = results.methods.values()
     x, y = data.x_test[:40], data.y_test[:40]
     for eps in results.eps_values:
         found = certify(model, x, y, eps, ["lipschitz", "ibp", "crown-ibp", "crown"])
         assert m.proved(eps) == found.certified.double().mean().item()
-        assert [(s.method, s.tried, s.certified) for s in m.cascade[eps]] == [
-            (name, tally.tried, tally.certified) for name, tally in zip(found.methods, found.tallies)
-        ]
+        # CROWN is not tried on what the attack broke, except for a few samples as a check.
+        steps = {s.method: (s.tried, s.certified) for s in m.cascade[eps]}
+        tallies = dict(zip(found.methods, found.tallies))
+        assert sum(certified for _, certified in steps.values()) == found.certified.sum()
+        assert all(steps[name] == tallies[name][:2] for name in ("lipschitz", "ibp"))
+        assert steps["crown"][0] <= tallies["crown"].tried
         assert m.proved(eps) <= m.attacked["pgd"][eps] <= m.clean
-    assert m.clean == (model(x).argmax(1) == y).double().mean().item() and 0 < m.proved(0.05) < 1
+    assert m.clean == (model(x).argmax(1) == y).double().mean().item() and 0 < m.proved(0.15) < 1
     assert (m.contradictions, m.kind, m.label, m.parameters) == (0, "given", "net:net", 40 + 650)
     assert m.data == data.identity and m.settings["net"]["weights"] == "net.pt"
     written = (tmp_path / "table.md").read_text()
     assert written.startswith(table(results)) and (tmp_path / "certified.png").stat().st_size > 1000
     out = capsys.readouterr().out
-    assert out.startswith(written) and "ε = 0.05: of 40 samples 38 classified correctly, 34 certified, " in out
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
+    certified = round(40 * m.proved(0.15))
+    assert out.startswith(written)
+    assert f"ε = 0.15: of 40 samples 38 classified correctly, {certified} certified, " in out
+    rows = samples.read(tmp_path / m.samples)
+    assert (len(rows), m.samples, m.points) == (40, "net-net.samples.csv", "net-net.points.npz")
+    for eps in results.eps_values:
+        assert rows.certified(eps).mean() == m.proved(eps) and rows.survives(eps).mean() == m.attacked["pgd"][eps]
+    assert sum(m.broken_by.values()) == round(40 * (m.clean - m.attacked["pgd"][0.15])) > 0
+    names = [
         "certified.png",
+        "net-net.points.npz",
+        "net-net.samples.csv",
         "results.json",
         *(f"table.{kind}" for kind in ("csv", "md", "tex")),
     ]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
 def test_the_formats_of_one_net_give_the_same_figures_in_one_table(given, tmp_path):
@@ -252,20 +266,36 @@ def test_without_an_attack_the_table_says_so(given, tmp_path):
     assert "| method | clean | certified |" in text and read(tmp_path).attacks == {}
 
 
-def test_a_sample_that_is_certified_and_broken_is_named_and_gives_status_1(given, tmp_path, capsys, monkeypatch):
-    def breaks(table, model, x, y, eps, *, seed):
-        return torch.arange(len(x)) >= 7
-
-    folder, _ = given
-    monkeypatch.setattr(
-        comparisons.running.verdicts.ATTACKING.__class__, "resolve", lambda self, *a, **k: breaks(*a, **k)
-    )
-    assert _run("--onnx", folder / "net.onnx", "--out", tmp_path, eps="0.001") == 1
+def test_a_sample_that_is_certified_and_broken_stops_the_command_and_is_written_down(
+    given, tmp_path, capsys, monkeypatch
+):
+    """The interval bound lies; the results of another net stay."""
+    folder, model = given
+    options = ["--attack", "pgd,steps=10,restarts=1", "--samples", "40", "--quiet", "--seed", "3", "--eps", "0.2,0.3"]
+    assert _run("--onnx", folder / "net.onnx", "--out", tmp_path, "--name", "first", options=options) == 0
+    before = (tmp_path / "results.json").read_bytes()
+    capsys.readouterr()
+    lie = replace(CERTIFICATES["ibp"], bound=lambda problem: lambda x, labels: torch.full((len(x),), 7.0).double())
+    monkeypatch.setitem(CERTIFICATES, "ibp", lie)
+    assert _run("--onnx", folder / "net.onnx", "--out", tmp_path, options=options) == 1
     out, error = capsys.readouterr()
-    rows = read(tmp_path).methods["net-onnx"].contradictions
-    assert 0 < rows <= 7 and f" undecided; {rows} are certified and broken: 0, " in out
-    assert f"{rows} certificates are contradicted by PGD" in error
-    assert "a bound is wrong" in (tmp_path / "table.md").read_text()
+    line = error.splitlines()[0]
+    assert re.fullmatch(r"linf-compare: net-onnx: sample \d+ is certified by interval at ε = 0\.3, and .*", line)
+    assert "a bound is wrong; " in line and "samples are certified and broken" in line
+    files = sorted(tmp_path.glob("contradiction-net-onnx-*.npz"))
+    first = min(files, key=lambda file: int(file.stem.rpartition("-")[2]))
+    assert len(files) == 24 and str(first) in error and out == ""
+    with np.load(first, allow_pickle=False) as f:
+        said = {name: f[name] for name in f.files}
+    data, row = load_dataset("digits"), int(said["sample"])
+    assert (said["certificate"], said["attack"], said["bound"], said["seed"]) == ("ibp", "pgd", 7.0, 3)
+    assert (said["certified_eps"], said["label"], said["recipe"]) == (0.3, data.y_test[row], NO_RECIPE)
+    assert said["eps"] in (0.2, 0.3) and np.array_equal(said["x"], data.x_test[row])
+    assert np.abs(said["perturbation"]).max() <= said["eps"]
+    for name, key in (("x", "logits"), ("adversarial", "adversarial_logits")):
+        np.testing.assert_allclose(model(torch.tensor(said[name][None]))[0].detach(), said[key], rtol=1e-4, atol=1e-4)
+    assert said["logits"].argmax() == said["label"] != said["adversarial_logits"].argmax()
+    assert (tmp_path / "results.json").read_bytes() == before
 
 
 # Earlier work in the folder.
@@ -275,36 +305,36 @@ def test_a_sample_that_is_certified_and_broken_is_named_and_gives_status_1(given
 def parts(monkeypatch):
     """Parts of 16 samples, and which of them were measured."""
     done = []
-    real = comparisons.running.certify.verdicts
+    real = comparisons.running.certify.measure
 
-    def counted(model, x, y, eps, asked, *, progress):
-        done.append((eps, len(x)))
-        return real(model, x, y, eps, asked, progress=progress)
+    def counted(model, x, y, asked, **options):
+        done.append((options["first"], len(x)))
+        return real(model, x, y, asked, **options)
 
     monkeypatch.setattr(comparisons.running.certify, "PART", 16)
-    monkeypatch.setattr(comparisons.running.certify, "verdicts", counted)
+    monkeypatch.setattr(comparisons.running.certify, "measure", counted)
     return done
 
 
 def test_an_interrupted_call_goes_on_from_the_last_finished_part(given, tmp_path, capsys, monkeypatch, parts):
     folder, _ = given
     arguments = ["--onnx", folder / "net.onnx", "--out", tmp_path]
-    counted = comparisons.running.certify.verdicts
+    counted = comparisons.running.certify.measure
 
     def interrupted(*a, **k):
-        if len(parts) == 4:
+        if len(parts) == 2:
             raise KeyboardInterrupt
         return counted(*a, **k)
 
-    monkeypatch.setattr(comparisons.running.certify, "verdicts", interrupted)
+    monkeypatch.setattr(comparisons.running.certify, "measure", interrupted)
     assert _run(*arguments, eps="0.05,0.02") == 130
     assert "--resume goes on from the last finished part" in capsys.readouterr().err
     assert (tmp_path / "net-onnx.state.pt").exists() and not (tmp_path / "results.json").exists()
-    monkeypatch.setattr(comparisons.running.certify, "verdicts", counted)
+    monkeypatch.setattr(comparisons.running.certify, "measure", counted)
     assert _run(*arguments, eps="0.05,0.02") == 2
     assert "net-onnx (interrupted): --resume goes on with it, --force replaces it" in capsys.readouterr().err
     assert _run(*arguments, "--resume", eps="0.05,0.02") == 0
-    assert parts == [(0.05, 16), (0.05, 16), (0.05, 8), (0.02, 16), (0.02, 16), (0.02, 8)]
+    assert parts == [(0, 16), (16, 16), (32, 8)]
     resumed = read(tmp_path).methods["net-onnx"]
     assert not (tmp_path / "net-onnx.state.pt").exists()
     assert _run("--onnx", folder / "net.onnx", "--out", tmp_path / "again", eps="0.05,0.02") == 0
@@ -312,6 +342,8 @@ def test_an_interrupted_call_goes_on_from_the_last_finished_part(given, tmp_path
     assert (resumed.clean, resumed.certified, resumed.attacked) == (again.clean, again.certified, again.attacked)
     steps = [[(s.tried, s.certified) for s in m.cascade[0.05]] for m in (resumed, again)]
     assert steps[0] == steps[1]
+    one, two = ((folder / "net-onnx.samples.csv").read_bytes() for folder in (tmp_path, tmp_path / "again"))
+    assert one == two and len(one.splitlines()) == 41
 
 
 def test_a_finished_net_is_kept_and_changed_settings_need_force(given, tmp_path, capsys, parts):
@@ -477,17 +509,17 @@ BAD = {
 
 def test_a_state_of_other_settings_is_not_gone_on_with(given, tmp_path, capsys, parts, monkeypatch):
     folder, _ = given
-    real = comparisons.running.certify.verdicts
+    real = comparisons.running.certify.measure
 
     def interrupted(*a, **k):
         if parts:
             raise KeyboardInterrupt
         return real(*a, **k)
 
-    monkeypatch.setattr(comparisons.running.certify, "verdicts", interrupted)
+    monkeypatch.setattr(comparisons.running.certify, "measure", interrupted)
     arguments = ["--onnx", folder / "net.onnx", "--out", tmp_path]
     assert _run(*arguments) == 130
-    monkeypatch.setattr(comparisons.running.certify, "verdicts", real)
+    monkeypatch.setattr(comparisons.running.certify, "measure", real)
     for state in ("as it is", "damaged"):
         assert _run(*arguments, "--methods", "ibp", "--resume") == 2, state
         assert "net-onnx (interrupted, with other settings): --force replaces it" in capsys.readouterr().err

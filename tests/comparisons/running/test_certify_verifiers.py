@@ -62,7 +62,7 @@ def test_they_are_asked_about_what_is_left_at_the_headline(halves, scripted, cap
     ]
     text = capsys.readouterr().out
     assert "ε = 0.445, scripted: of 2 samples 0 verified, 1 falsified (6), 1 unknown\n" in text
-    assert text.endswith("results.json, table.md, certified.png, net-half.verdicts.jsonl\n")
+    assert text.endswith("results.json, table.md, certified.png, net-half.samples.csv, net-half.verdicts.jsonl\n")
     written = (out / "table.md").read_text()
     assert written == table(results) and "| method | samples | certified | broken | verifier |" in written
     assert "| net:half | 8 | 6 | 0 | scripted one | 2 | 0 | 1 | 1 | " in written

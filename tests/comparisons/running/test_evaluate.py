@@ -1,15 +1,21 @@
-"""What attacks and certificates contradict follows from norms and failure probabilities."""
+"""What a method of a recipe is measured at, and the figures that follow from what is known of each sample."""
 
+import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
-import comparisons.running.evaluate as module
-from comparisons.attacks.attack import ATTACKS, Attack
+import comparisons.running.measure as module
+from comparisons.attacks.attack import ATTACKS
 from comparisons.recipes.recipe import recipe_from
-from comparisons.running.evaluate import contradicted, evaluate
+from comparisons.running.asked import Asked
+from comparisons.running.evaluate import evaluate
+from comparisons.running.per_sample import PerSample, from_plain, joined
+from linf_plugin.certificates import CERTIFICATES, Curve
+from linf_plugin.certificates.result import Tally
 
 TABLE = {
     "description": "",
@@ -18,7 +24,7 @@ TABLE = {
     "evaluation": {
         "eps_values": [0.05, 0.1],
         "certificates": ["ibp", "crown"],
-        "attacks": [{"name": "pgd", "steps": 1}, {"name": "second"}],
+        "attacks": [{"name": "pgd", "steps": 1}],
     },
     "methods": {
         "mine": {
@@ -31,69 +37,126 @@ TABLE = {
         }
     },
 }
-YES, NO = True, False
+NONE = math.inf
 
 
-def bools(*values) -> torch.Tensor:
-    return torch.tensor(values)
+def per_sample(
+    proved: dict[str, list[float]], broken: list[float], by: list[str], wrong: int | None = None
+) -> PerSample:
+    """Samples of class 0, of which one may be misclassified."""
+    count = len(broken)
+    prediction = torch.tensor([int(i == wrong) for i in range(count)])
+    radii = {name: torch.tensor(some, dtype=torch.float64) for name, some in proved.items()}
+    return PerSample(
+        sample=torch.arange(count),
+        labels=torch.zeros(count, dtype=torch.long),
+        prediction=prediction,
+        margin=torch.ones(count),
+        proved=radii,
+        bound={name: some * 2 for name, some in radii.items()},
+        radius={},
+        broken=torch.tensor(broken, dtype=torch.float64),
+        by=by,
+        points={},
+        attack_seconds={"pgd": 1.0, "second": 2.0},
+        tried={eps: dict.fromkeys(proved, (count, 0.5)) for eps in (0.1, 0.05)},
+    )
 
 
 @pytest.fixture
-def facts(monkeypatch):
-    """A certificate of ℓ2 balls, one that may fail, and attacks in ℓ2 and ℓ∞."""
-    norms, failures = {"l2-lipschitz": 2.0, "smoothing": 2.0}, {"smoothing": 0.001}
-    monkeypatch.setattr(module, "norm_of", lambda name: norms.get(name, math.inf))
-    monkeypatch.setattr(module, "failure_of", lambda name: failures.get(name, 0.0))
-    monkeypatch.setitem(ATTACKS, "l2-pgd", Attack("ℓ2 PGD", 2.0, None))
-    monkeypatch.setitem(ATTACKS, "second", Attack("second", math.inf, None))
+def may_fail(monkeypatch):
+    """ "crown" may fail."""
+    monkeypatch.setitem(CERTIFICATES, "crown", dataclasses.replace(CERTIFICATES["crown"], failure=0.25))
 
 
-def test_a_theorem_is_contradicted_by_an_attack_of_its_norm(facts):
-    proofs = {"ibp": bools(YES, YES, NO, NO), "crown": bools(NO, YES, YES, NO), "best": bools(YES, YES, YES, NO)}
-    assert contradicted(proofs, {"pgd": bools(YES, YES, YES, NO)}) == (0, {})
-    assert contradicted(proofs, {"pgd": bools(NO, NO, YES, NO)}) == (2, {})  # an image counts once
-    assert contradicted(proofs, {"l2-pgd": bools(NO, NO, NO, NO)}) == (0, {})
+def test_figures_count_what_holds_at_each_radius(may_fail):
+    proved = {"ibp": [0.1, 0.05, -1, -1, -1], "crown": [0.1, 0.1, 0.1, -1, -1]}
+    broken, by = [NONE, NONE, 0.1, 0.05, NONE], ["", "", "second along a copy", "pgd", ""]
+    found = per_sample(proved, broken, by, wrong=4)
+    assert found.best().tolist() == [0.1, 0.05, -1, -1, -1]
+    assert found.attacked(["pgd", "second"], (0.05, 0.1)) == {
+        "pgd": {0.05: 0.6, 0.1: 0.6},
+        "second": {0.05: 0.6, 0.1: 0.4},
+    }
+    assert (found.broken_by(0.05), found.broken_by(0.1)) == ({"pgd": 1}, {"second along a copy": 1, "pgd": 1})
+    assert found.broken_though_certified((0.05, 0.1)) == {"crown": 1}
+    assert found.contradicted() == {} and found.certify_seconds() == {"ibp": 1.0, "crown": 1.0}
 
 
-def test_attacks_of_one_norm_are_one(facts):
-    proofs = {"ibp": bools(YES, YES, YES)}
-    both = {"pgd": bools(NO, YES, YES), "second": bools(NO, NO, YES), "l2-pgd": bools(YES, YES, NO)}
-    assert contradicted(proofs, both) == (2, {})
+def test_a_theorem_is_contradicted_at_its_radius_or_below(may_fail):
+    found = per_sample({"lipschitz": [0.05] * 3, "ibp": [0.1] * 3, "crown": [1.0] * 3}, [0.05, 0.1, NONE], ["pgd"] * 3)
+    assert found.contradicted() == {0: "lipschitz", 1: "ibp"}
+    assert found.broken_though_certified((0.05, 0.1)) == {"crown": 3}  # two samples, one of them at both ε
 
 
-def test_what_may_fail_is_counted_apart(facts):
-    proofs = {"l2-lipschitz": bools(YES, NO, NO), "smoothing": bools(YES, YES, NO), "ibp": bools(YES, YES, YES)}
-    assert contradicted(proofs, {"l2-pgd": bools(NO, NO, NO)}) == (1, {"smoothing": 2})
-    assert contradicted(proofs, {"l2-pgd": bools(NO, NO, NO), "pgd": bools(NO, NO, YES)}) == (2, {"smoothing": 2})
-    assert contradicted({"smoothing": bools(YES)}, {"pgd": bools(NO)}) == (0, {})
+def test_an_attack_or_a_certificate_of_another_norm_is_refused(monkeypatch):
+    monkeypatch.setitem(ATTACKS, "l2-pgd", dataclasses.replace(ATTACKS["pgd"], norm=2.0))
+    with pytest.raises(ValueError, match="the attack l2-pgd moves samples in ℓ2, and the balls are those of ℓ∞"):
+        Asked((0.1,), math.inf, ("ibp",), True, ({"name": "l2-pgd"},), 0)
+    with pytest.raises(ValueError, match="ibp certifies ℓ∞ balls, and norm is ℓ2"):
+        Asked((0.1,), 2.0, ("ibp",), True, (), 0)
 
 
-def test_a_method_is_measured_under_every_attack(facts, monkeypatch):
+def test_parts_are_joined_in_the_order_of_their_samples():
+    whole = per_sample({"ibp": [0.1, 0.05, -1, -1]}, [NONE, NONE, 0.1, 0.05], ["", "", "pgd", "second"])
+    whole.points[2] = torch.zeros(1)
+
+    def part(rows):
+        tensors = {name: value[rows] for name, value in vars(whole).items() if isinstance(value, torch.Tensor)}
+        of = {name: {k: v[rows] for k, v in getattr(whole, name).items()} for name in ("proved", "bound")}
+        rest = {"by": [whole.by[i] for i in rows], "points": {2: torch.zeros(1)} if 2 in rows else {}}
+        return PerSample(**vars(whole) | tensors | of | rest)
+
+    for parallel, seconds in ((True, 1.0), (False, 2.0)):
+        found = joined([part([0, 2]), part([1, 3])], parallel=parallel)
+        assert found.sample.tolist() == [0, 1, 2, 3] and found.by == whole.by and list(found.points) == [2]
+        assert torch.equal(found.proved["ibp"], whole.proved["ibp"]) and torch.equal(found.broken, whole.broken)
+        assert found.attack_seconds["pgd"] == seconds and found.certify_seconds()["ibp"] == seconds
+        assert found.tried[0.1]["ibp"][0] == 8
+    again = from_plain(whole.plain())
+    assert again.tried == whole.tried and torch.equal(again.points[2], whole.points[2]) and again.by == whole.by
+
+
+def test_a_method_is_measured_under_every_attack(may_fail, monkeypatch):
     """Figures by attack and by certificate, over ε; a certificate that may fail, and with it the best of all."""
-    monkeypatch.setattr(module, "norm_of", lambda name: math.inf)
-    monkeypatch.setattr(module, "failure_of", lambda name: {"crown": 0.25}.get(name, 0.0))
-    proofs = {"ibp": bools(YES, NO, NO, NO), "crown": bools(NO, YES, NO, NO), "best": bools(YES, YES, NO, NO)}
-    monkeypatch.setattr(module, "certify_each", lambda model, x, y, eps, names, norm, progress, seconds: proofs)
     seen = []
 
-    def find(model, x, labels, eps, *, seed, batch_size: int = 512, strength: int = 1):
-        seen.append((eps, strength))
-        return torch.where(labels.view(-1, 1, 1, 1) % 2 == 1, 0.5, x)  # all classes alike: class 0
+    def curve(model, x, labels, eps_values, methods, *, broken, **options):
+        radii = {"ibp": [0.1, -1, -1, -1], "crown": [-1, 0.1, -1, -1]}
+        proved = {name: torch.tensor(some, dtype=torch.float64) for name, some in radii.items()}
+        found = Curve(tuple(sorted(eps_values, reverse=True)), labels == 0, proved, proved, {}, {})
+        found.tallies.update({eps: dict.fromkeys(methods, Tally(4, 1, 0.5)) for eps in found.eps_values})
+        seen.append((tuple(methods), eps_values, options["norm"], options["sound"]))
+        broken(found)
+        return found
 
-    def nothing(model, x, labels, eps, *, seed, batch_size: int = 512, steps):
-        return x
+    def attack_all(model, x, labels, eps, tables, *, seed, among):
+        seen.append((eps, seed, tables, among.tolist()))
+        by = torch.where(among & (torch.arange(4) % 2 == 1), 1, -1)
+        return SimpleNamespace(by=by, names=("pgd", "pgd along a copy"), points=x + 1, seconds={"pgd": 0.25})
 
-    monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, nothing))
-    monkeypatch.setitem(ATTACKS, "second", Attack("second", math.inf, find))
-    evaluation = {**TABLE["evaluation"], "attacks": [{"name": "pgd", "steps": 1}, {"name": "second", "strength": 7}]}
-    monkeypatch.setitem(TABLE, "evaluation", evaluation)
-    monkeypatch.setattr("comparisons.recipes.recipe.check_named", lambda *_: None)
+    monkeypatch.setattr(module, "certify_curve", curve)
+    monkeypatch.setattr(module, "attack_all", attack_all)
     recipe = recipe_from("mine", "mine.toml", TABLE)
-    model = nn.Flatten().eval()
-    x, y = 0.5 + 0.01 * torch.eye(4).view(4, 1, 2, 2), torch.arange(4)
-    found = evaluate(recipe, "mine", model, x, y, seed=5, progress=False)
-    assert found.clean == 1 and seen == [(0.05, 7), (0.1, 7)]
-    assert found.attacked == {"pgd": {0.05: 1.0, 0.1: 1.0}, "second": {0.05: 0.5, 0.1: 0.5}}
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        model[1].weight.zero_()
+        model[1].bias.copy_(torch.tensor([1.0, 0.0]))
+    x, y = torch.eye(4).view(4, 1, 2, 2), torch.tensor([0, 0, 0, 1])
+    found, each = evaluate(recipe, "mine", model, x, y, seed=5, progress=False)
+    attacks = ({"name": "pgd", "steps": 1},)
+    assert seen == [
+        (("ibp", "crown"), (0.1, 0.05), math.inf, True),
+        (0.05, 5, attacks, [True, True, True, False]),
+        (0.1, 5, attacks, [True, False, True, False]),
+    ]
+    assert found.clean == 0.75 and found.attacked == {"pgd": {0.05: 0.5, 0.1: 0.5}}
     assert {name: c.failure for name, c in found.certified.items()} == {"ibp": 0, "crown": 0.25, "best": 0}
-    assert found.certified["best"].accuracy == {0.05: 0.5, 0.1: 0.5}
-    assert (found.contradictions, found.broken) == (0, {"crown": 2})  # at two ε
+    assert found.certified["best"].accuracy == {0.05: 0.25, 0.1: 0.25}
+    assert (found.contradictions, found.broken, found.broken_by) == (
+        0,
+        {"crown": 2},
+        {"pgd along a copy": 1},
+    )  # at two ε
+    assert each.broken.tolist() == [NONE, 0.05, NONE, NONE] and torch.equal(each.points[1], x[1] + 1)
+    assert found.attack_seconds == pytest.approx(found.seconds["pgd"])

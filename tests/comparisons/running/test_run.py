@@ -8,25 +8,28 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
-import comparisons.running.evaluate
+import comparisons.running.measure
 import comparisons.running.run
 import comparisons.running.train
-from comparisons.attacks.attack import ATTACKS, Attack
 from comparisons.cli import main
 from comparisons.methods.kinds import METHODS, certificates_of
 from comparisons.methods.optimizers import OPTIMIZERS
 from comparisons.recipes.recipe import load_recipe
 from comparisons.report.seeds import over_seeds
 from comparisons.report.tables import table
+from comparisons.results import samples
 from comparisons.results.file import from_plain, read
 from comparisons.running.machine import commit, processor_name
 from comparisons.verifiers.complete import COMPLETE
-from linf_plugin import load
+from linf_plugin import load, margin
 from linf_plugin.certificates.cascade import certify
+from linf_plugin.certificates.table import CERTIFICATES, Certificate
 from linf_plugin.datasets import hold_out, load_dataset
 from linf_plugin.training import budgets
 
@@ -157,6 +160,33 @@ def test_a_part_of_the_training_set_chooses_the_model(out, recipe_path):
         name = "lipschitz" if key == "linf-dist" else "ibp"
         proved = certify(model, held.x_test, held.y_test, 0.05, [name]).certified.double().mean().item()
         assert proved == pytest.approx(chosen["certified"], abs=0.01)  # that one covers rounding too
+
+
+def test_each_method_has_one_row_a_sample_and_some_points(out):
+    data, r = load_dataset("digits"), read(out)
+    for key, m in r.methods.items():
+        rows, model = samples.read(out / m.samples), load(out / f"{key}.pt")[0]
+        assert m.samples == f"{key}.samples.csv" and rows.frame["sample"].tolist() == list(range(360))
+        assert rows.frame["label"].tolist() == data.y_test.tolist()
+        assert set(rows.certificates) == set(m.certified)
+        z = model(data.x_test).detach()
+        assert (z.argmax(1).numpy() == rows.frame["prediction"]).mean() == 1
+        np.testing.assert_allclose(rows.frame["margin"], margin(z, data.y_test), rtol=1e-4, atol=1e-5)
+        assert (rows.survives(0.0)).mean() == m.clean
+        for eps in r.eps_values:
+            assert rows.survives(eps).mean() == m.attacked["pgd"][eps]
+            for name, certified in m.certified.items():
+                assert rows.certified(eps, name).mean() == certified.accuracy[eps], name
+        broken = rows.frame["broken_by"].isin(["", "clean"])
+        assert sum(m.broken_by.values()) == (~broken).sum() == round(360 * (m.clean - m.attacked["pgd"][0.05]))
+        if "lipschitz" in m.certified:
+            assert not set(rows.radius("lipschitz")) <= {0.0, 0.02, 0.05}  # the radius itself
+        points = samples.read_points(out / m.points)
+        assert 0 < len(points["sample"]) <= 24 and (points["eps"] <= 0.05).all()
+        assert (np.abs(points["adversarial"].astype(float) - points["x"]).max((1, 2, 3)) <= points["eps"]).all()
+        assert np.array_equal(points["x"], data.x_test[points["sample"]])
+        moved = model(torch.tensor(points["adversarial"])).argmax(1)
+        assert (moved != data.y_test[points["sample"]]).all()
 
 
 def test_every_epoch_is_logged(out):
@@ -449,16 +479,30 @@ def test_results_of_earlier_versions_are_still_shown(name):
     assert table(read(folder)) == (folder / "table.md").read_text()
 
 
-def test_a_contradicted_certificate_fails_the_run(recipe_path, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        comparisons.running.evaluate,
-        "certify_each",
-        lambda model, x, y, *rest, **kwargs: {"ibp": torch.ones_like(y).bool(), "best": torch.ones_like(y).bool()},
+def lying(name: str) -> Certificate:
+    """A certificate whose bound is always positive."""
+    return dataclasses.replace(
+        CERTIFICATES[name], bound=lambda problem: lambda x, labels: torch.ones(len(x), dtype=torch.float64)
     )
-    arguments = ["run", str(recipe_path), "--methods", "ibp", "--out", str(tmp_path), "--quiet"]
-    assert main(arguments) == 1
-    captured = capsys.readouterr()
-    assert "contradicted" in captured.err and "a bound is wrong" in captured.out
+
+
+def test_a_contradicted_certificate_stops_the_run(recipe_path, tmp_path, monkeypatch, capsys):
+    """What was finished stays, and the next method is not trained."""
+    arguments = ["run", str(recipe_path), "--out", str(tmp_path), "--quiet"]
+    assert main([*arguments, "--methods", "sortnet"]) == 0
+    before = (tmp_path / "results.json").read_bytes()
+    monkeypatch.setitem(CERTIFICATES, "ibp", lying("ibp"))
+    capsys.readouterr()
+    assert main([*arguments, "--methods", "ibp,crown-ibp"]) == 1
+    out, error = capsys.readouterr()
+    files = sorted(tmp_path.glob("contradiction-ibp-*.npz"))
+    assert files and out == "" and error.count("\n") == 1
+    assert error.startswith("linf-compare: ibp: sample ") and "is certified by interval at ε = 0.05, and PGD" in error
+    assert any(str(file) in error for file in files)
+    assert (tmp_path / "results.json").read_bytes() == before and not (tmp_path / "ibp.pt").exists()
+    assert (tmp_path / "ibp.state.pt").exists() and not (tmp_path / "crown-ibp.state.pt").exists()
+    with np.load(files[0], allow_pickle=False) as f:
+        assert (f["recipe"], f["method"], f["certificate"]) == ("tiny", "ibp", "ibp")
 
 
 VERIFIED = """
@@ -499,14 +543,12 @@ def test_complete_verifiers_come_last(tmp_path, monkeypatch, capsys):
     assert "| IBP | 6 |" in capsys.readouterr().out
     assert main(arguments) == 0 and "already in" in capsys.readouterr().err
 
-    def lie(model, x, y, *rest, **kwargs):
-        return dict.fromkeys(("ibp", "best"), model(x).argmax(1) == y)
+    def weak(model, x, labels, eps, tables, **_):
+        nothing = torch.full_like(labels, -1)
+        return SimpleNamespace(by=nothing, names=("pgd",), points=x, seconds={"pgd": 0.0})
 
-    def weak(model, x, labels, eps, *, seed, batch_size: int = 512, steps: int = 1, restarts: int = 1):
-        return x
-
-    monkeypatch.setattr(comparisons.running.evaluate, "certify_each", lie)
-    monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, weak))
+    monkeypatch.setitem(CERTIFICATES, "ibp", lying("ibp"))
+    monkeypatch.setattr(comparisons.running.measure, "attack_all", weak)
     path.write_text(VERIFIED.replace("samples = 6", "samples = 6\ncertified = true").replace("0.05", "0.4"))
     assert main([*arguments, "--force"]) == 1
     captured = capsys.readouterr()

@@ -1,15 +1,16 @@
 """Complete verifiers as the last step of a method: what they are asked, what is counted, what it contradicts."""
 
-import math
+from dataclasses import replace
+from types import SimpleNamespace
 
 import torch
 
-import comparisons.running.evaluate as module
-from comparisons.attacks.attack import ATTACKS, Attack
+import comparisons.running.measure as module
 from comparisons.recipes.recipe import recipe_from
 from comparisons.running.evaluate import evaluate
 from comparisons.running.verifying import verified
 from comparisons.verifiers.request import Request
+from linf_plugin.certificates import CERTIFICATES
 from linf_plugin.norms import Ball
 
 YES, NO = True, False
@@ -58,15 +59,19 @@ def test_it_is_the_last_step_of_an_evaluation(numbered, scripted, monkeypatch):
     """At the headline ε, of what the best theorem and all attacks leave."""
     net, x, labels = numbered
     scripted.words, scripted.point = ["unsat", "sat", "unsat"], [0.52]
-    proofs = {0.6: bools(YES, *[NO] * 7), 0.3: bools(*[NO] * 8)}
-    monkeypatch.setattr(
-        module, "certify_each", lambda model, x, y, eps, names, **_: {"ibp": proofs[eps], "best": proofs[eps]}
-    )
+    x = x[:, None, :]
 
-    def find(model, x, labels, eps, *, seed, batch_size: int = 512):
-        return torch.where(x > 0.025, x + eps, x)
+    def proved(problem):
+        """The first image at the larger ε, and no image at the smaller one."""
+        return lambda some, labels: torch.where((some.flatten() == 0) & (problem.ball.eps == 0.6), 1.0, -1.0).double()
 
-    monkeypatch.setitem(ATTACKS, "pgd", Attack("PGD", math.inf, find))
+    monkeypatch.setitem(CERTIFICATES, "ibp", replace(CERTIFICATES["ibp"], bound=proved))
+
+    def attack_all(model, x, labels, eps, tables, *, seed, among):
+        by = torch.where(among & (x.flatten() > 0.025), 0, -1)
+        return SimpleNamespace(by=by, names=("pgd",), points=x, seconds={"pgd": 0.0})
+
+    monkeypatch.setattr(module, "attack_all", attack_all)
     table = {
         "description": "",
         "dataset": "digits",
@@ -84,8 +89,8 @@ def test_it_is_the_last_step_of_an_evaluation(numbered, scripted, monkeypatch):
         },
     }
     recipe = recipe_from("mine", "mine.toml", table)
-    assert evaluate(recipe, "mine", net, x, labels, seed=0, progress=False).verification is None
+    assert evaluate(recipe, "mine", net, x, labels, seed=0, progress=False)[0].verification is None
     recipe = recipe_from("mine", "mine.toml", {**table, "verify": {"methods": ["scripted"]}})
-    found = evaluate(recipe, "mine", net, x, labels, seed=0, progress=False).verification
+    found = evaluate(recipe, "mine", net, x, labels, seed=0, progress=False)[0].verification
     assert (found.eps, found.samples, found.certified, found.broken) == (0.6, 8, 1, 5)
     assert (found.verifiers["scripted"].verified, found.verifiers["scripted"].falsified) == ((2,), (1,))

@@ -124,9 +124,9 @@ def test_what_is_skipped_or_misclassified_is_never_bounded(case, monkeypatch):
     net, x, labels, eps = case
     seen, lirpa = [], linear._Traced.__call__
 
-    def recorded(self, method, part, part_labels):
+    def recorded(self, method, part, part_labels, **more):
         seen.append(part)
-        return lirpa(self, method, part, part_labels)
+        return lirpa(self, method, part, part_labels, **more)
 
     monkeypatch.setattr(linear._Traced, "__call__", recorded)
     plain = certify(net, x, labels, eps)

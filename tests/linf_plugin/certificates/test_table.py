@@ -12,7 +12,7 @@ from linf_plugin import build
 from linf_plugin.certificates import CERTIFICATES, Certificate, certify, certify_each, margin_bound
 from linf_plugin.certificates.lipschitz import sound_margin, sound_radius
 from linf_plugin.certificates.margin import certified_radius, margin
-from linf_plugin.certificates.table import theorems
+from linf_plugin.certificates.table import contained, theorems
 from linf_plugin.norms import NORMS, Ball
 
 
@@ -30,6 +30,9 @@ def test_rows_are_named_and_ordered_by_cost():
     assert costs == sorted(costs), f"the rows of CERTIFICATES must stand in order of cost: {costs}"
     for name, row in CERTIFICATES.items():
         assert name == row.name and row.norm in NORMS.values() and 0 <= row.failure < 1, row
+        for other in map(CERTIFICATES.get, row.contains):
+            assert other.cost < row.cost and (other.norm, other.failure) == (row.norm, row.failure), row
+    assert contained("alpha-crown") == {"crown", "ibp"} and contained("ibp") == set()
     sure = [name for name, row in CERTIFICATES.items() if row.norm == math.inf and row.failure == 0]
     assert theorems(math.inf) == tuple(sure)
 
