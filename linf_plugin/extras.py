@@ -20,6 +20,7 @@ OPTIONAL = {  # what is imported → the extra that installs it
     "safetensors": "onnx",
     "PIL": "compare",
     "art": "compare",
+    "filelock": "compare",
     "jinja2": "compare",
     "matplotlib": "compare",
     "pandas": "compare",

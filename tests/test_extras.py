@@ -150,7 +150,7 @@ def test_the_extras_install_what_the_messages_say():
     for package, extra in extras.OPTIONAL.items():
         name = extras.DISTRIBUTED_AS.get(package, package)
         assert name in _lists(extra) or package in extras.ALSO, (package, extra)
-    assert {*_lists("bounds"), *_lists("onnx"), *_lists("compare")} == _lists("all")
+    assert {*_lists("bounds"), *_lists("onnx"), *_lists("compare"), *_lists("search")} == _lists("all")
     for extra, others in extras.INCLUDES.items():
         assert all(_lists(other) <= _lists(extra) for other in others)
 

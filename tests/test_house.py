@@ -206,7 +206,7 @@ def _foreign(folder: str) -> set[str]:
     return found - ours - sys.stdlib_module_names - UNNAMED.keys()
 
 
-ALL = ("bounds", "onnx", "compare")  # the extras that `all` consists of
+ALL = ("bounds", "onnx", "compare", "search")  # the extras that `all` consists of
 
 
 @pytest.mark.parametrize(

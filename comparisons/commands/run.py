@@ -27,6 +27,8 @@ examples:
       shorter: p, ε and the learning rate keep their course
   linf-compare run digits --set methods.linf-dist.schedule.epochs=30 --set eps=8/255 --set eps_values='["8/255"]'
       other settings; `linf-compare show digits` prints those of the recipe
+  linf-compare run digits --seeds 3 --jobs 2 --out results/all
+      seeds 0, 1 and 2, in results/all/seed-0 and so on; two processes at a time, each with one method and one seed
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
@@ -89,6 +91,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     parser.add_argument(
+        "--seeds",
+        type=int,
+        metavar="N",
+        help="run N seeds, from --seed on, each in a folder seed-K of --out; tables then have means and deviations",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="run methods and seeds in N processes, which share the cores of this machine; default: 1. What a process "
+        "prints goes to METHOD.out beside its results",
+    )
+    parser.add_argument(
         "--held-out",
         type=float,
         default=0.0,
@@ -105,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--no-report", action="store_true", help="write no tables and no picture, only results")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,56 +132,94 @@ def run(args: argparse.Namespace) -> int:
     from linf_plugin.training.parallel import join
 
     from ..recipes.varied import folder_of, load_varied
-    from ..report.verification import breakers_of
-    from ..report.written import write_report
     from ..running.contradiction import Contradiction
     from ..running.data import load_own
-    from ..running.failures import MethodsFailed
     from ..running.machine import device_of
-    from ..running.run import run as run_recipe
+    from ..running.many import Runs, folders_of
 
     try:
         budget = None if args.budget is None else parse_duration(args.budget)
     except ValueError as error:
         raise ValueError(f"--budget: {error}") from error
-    if not 0 <= args.held_out < 1:
-        raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
+    _check(args)
     device = device_of(args.device)
     recipe = load_varied(args.recipe, args.settings, args.epochs)
     methods = None if args.methods is None else [m.strip() for m in args.methods.split(",") if m.strip()]
     out = args.out or Path("results") / folder_of(recipe)
+    seeds = range(args.seed, args.seed + (args.seeds or 1))
+    folders = folders_of(out, seeds, several=args.seeds is not None)
+    runs = Runs(recipe, folders, methods, args.held_out, budget, args.resume, args.force)
     data = load_own(recipe, args.data_dir, args.data_name)
-    failed: list[str] = []
+    if args.jobs > 1:
+        how = {"processes": args.jobs, "progress": not args.quiet}
+        return _said(runs, out, list(map(str, runs.at_once(args.recipe, data, _options(args), **how))), args)
     with join(device) as ranks:
         try:
-            results = run_recipe(
-                recipe,
-                data,
-                out,
-                methods=methods,
-                seed=args.seed,
-                held_out=args.held_out,
-                budget=budget,
-                resume=args.resume,
-                force=args.force,
-                progress=not args.quiet,
-                ranks=ranks,
-            )
+            failed = runs.in_turn(data, progress=not args.quiet, ranks=ranks)
         except Contradiction as error:  # on all ranks
             if ranks.main:
                 print(f"linf-compare: {error}", file=sys.stderr)
             return 1
-        except MethodsFailed as error:  # on all ranks
-            results, failed = error.results, error.lines()
     if not ranks.main:
         return 1 if failed else 0
-    if results.methods:
-        print(write_report([results], out))
-        models = ", ".join(f"{m}.pt" for m in results.methods)
-        print(f"Written to {out}: results.json, table.md, certified.png, METHOD.samples.csv, {models}")
+    return _said(runs, out, failed, args)
+
+
+def _check(args: argparse.Namespace) -> None:
+    from linf_plugin.arguments import check_count, check_seed
+
+    if not 0 <= args.held_out < 1:
+        raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
+    if args.seeds is not None:
+        check_count("--seeds", args.seeds, 1)
+        check_seed(args.seed + args.seeds - 1, "--seed plus --seeds")
+    check_count("--jobs", args.jobs, 1)
+    if args.jobs > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
+        raise ValueError("--jobs starts processes of its own, so it cannot be used with torchrun")
+
+
+def _options(args: argparse.Namespace) -> list[str]:
+    """Returns the options that each of several processes gets."""
+    given = {
+        "--data-dir": args.data_dir,
+        "--data-name": args.data_name,
+        "--device": args.device,
+        "--epochs": args.epochs,
+        "--held-out": args.held_out or None,
+        "--budget": args.budget,
+    }
+    found = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+    found += [text for setting in args.settings for text in ("--set", setting)]
+    return [*found, *["--resume"] * args.resume, *["--force"] * args.force, "--no-report"]
+
+
+def _said(runs, out: Path, failed: list[str], args: argparse.Namespace) -> int:
+    """Writes tables and pictures, says what was written and what failed, and returns the exit status."""
+    from ..report.gathered import Gathered
+    from ..report.seeds import over_seeds
+    from ..report.verification import breakers_of
+    from ..report.written import write_report, write_tables
+
+    found, wrong = runs.results(), 0
+    if found and not args.no_report:
+        texts = [write_report([results], folder) for folder, results in found]
+        if args.seeds is None:
+            print(texts[0])
+            models = ", ".join(f"{m}.pt" for m in found[0][1].methods)
+            files = "results.json, table.md, table.tex, table.csv, certified.png, METHOD.samples.csv"
+            print(f"Written to {out}: {files}, {models}")
+        else:
+            gathered = [Gathered(results, folder, str(folder)) for folder, results in found]
+            write_tables(gathered, out)
+            print(over_seeds([results for _, results in found]) or texts[0])
+            folders = ", ".join(folder.name for folder, _ in found)
+            name = "comparison" if len(found) > 1 else "table"
+            print(f"Written to {out}: {name}.md, .tex, .csv and a picture; {folders} with the results of each seed")
     for line in failed:
         print(f"linf-compare: {line}", file=sys.stderr)
-    wrong = results.contradictions
-    if wrong:
-        print(f"linf-compare: {wrong} certificates are contradicted by {breakers_of(results)}", file=sys.stderr)
+    for _, results in found:
+        if results.contradictions:
+            wrong += results.contradictions
+            count, by = results.contradictions, breakers_of(results)
+            print(f"linf-compare: {count} certificates are contradicted by {by}", file=sys.stderr)
     return 1 if wrong or failed else 0

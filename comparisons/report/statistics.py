@@ -21,16 +21,15 @@ def interval(fraction: float, samples: int) -> tuple[float, float]:
     of the distribution (Clopper and Pearson, 1934, Biometrika 26, 404–413).  It says nothing about other trainings.
 
     Args:
-        fraction: part of the samples, k/samples for a whole number k.
+        fraction: part of the samples, in [0, 1]; the nearest k/samples for a whole number k is taken.
         samples: how many there are, at least 1.
 
     Raises:
-        ValueError: ``fraction`` is no such part.
+        ValueError: an argument is out of its range.
     """
-    hits = round(fraction * samples)
-    if not 0 <= hits <= samples or abs(hits - fraction * samples) > 1e-3:
-        raise ValueError(f"an accuracy of {samples} samples must be k/{samples} for a whole number k, got {fraction}")
-    found = _binomtest()(hits, samples).proportion_ci(LEVEL, method="exact")
+    if samples < 1 or not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie in [0, 1] and samples be at least 1, got {fraction} and {samples}")
+    found = _binomtest()(round(fraction * samples), samples).proportion_ci(LEVEL, method="exact")
     return float(found.low), float(found.high)
 
 

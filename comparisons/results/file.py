@@ -81,7 +81,7 @@ def from_plain(content) -> Results:
         eps_values=values,
         attacks=attacks,
         seed=table.whole("seed"),
-        test_samples=table.whole("test_samples"),
+        test_samples=_at_least_one(table, "test_samples"),
         device=table.text("device"),
         norm=_norm(table),
         held_out=table.number("held_out", 0.0),
@@ -93,6 +93,19 @@ def from_plain(content) -> Results:
         methods={name: _method(each, wanted, tuple(attacks), of_ours) for name, each in table.tables("methods")},
         more=table.rest(),
     )
+
+
+def _at_least_one(table: Table, key: str) -> int:
+    found = table.whole(key)
+    if found < 1:
+        raise ValueError(f"{key} must be at least 1, got {found}")
+    return found
+
+
+def _fraction(name: str, value: float) -> float:
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+    return value
 
 
 def _norm(table: Table) -> float:
@@ -128,7 +141,7 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
     return MethodResult(
         kind=table.text("kind"),
         label=table.text("label"),
-        clean=table.number("clean"),
+        clean=_fraction("clean", table.number("clean")),
         attacked=attacked,
         certified=certified,
         contradictions=table.whole("contradictions"),
@@ -180,7 +193,7 @@ def _accuracy(table: Table, eps: set[float]) -> dict[float, float]:
     found = table.numbers_by_eps()
     if missing := eps - found.keys():
         raise ValueError(f"{table.where} lacks ε = {min(missing)}")
-    return found
+    return {eps: _fraction(table.where, accuracy) for eps, accuracy in found.items()}
 
 
 def _verification(table: Table) -> VerificationResult | None:

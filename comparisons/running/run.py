@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 import linf_plugin
@@ -29,6 +30,8 @@ from .per_sample import PerSample
 from .plan import Plan, Wanted, plan, results_in
 from .rows import remove_rows, write_rows
 from .train import report_of, train
+
+LOCK = ".lock"  # a file that calls on one folder hold while they write its results
 
 
 def run(
@@ -80,13 +83,7 @@ def run(
         MethodsFailed: some methods failed, and the others are in the results.  If none is, and the settings of all are
             wrong (ValueError or TypeError), the first such error is raised.
     """
-    chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
-    unknown = [key for key in chosen if key not in recipe.methods]
-    if not chosen:
-        raise ValueError(f"methods must name at least one of {', '.join(recipe.methods)}")
-    if unknown:
-        known = ", ".join(recipe.methods)
-        raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
+    chosen = chosen_of(recipe, methods)
     check_seed(seed)
     check_published(data)
     check_fits(recipe, chosen, data)
@@ -132,6 +129,18 @@ def run(
     if failures:
         raise_failures(failures, results)
     return results
+
+
+def chosen_of(recipe: Recipe, methods: list[str] | None) -> list[str]:
+    """Returns the methods that are asked for, each once.  Raises ValueError if the recipe does not have one."""
+    chosen = list(recipe.methods) if methods is None else list(dict.fromkeys(methods))
+    unknown = [key for key in chosen if key not in recipe.methods]
+    if not chosen:
+        raise ValueError(f"methods must name at least one of {', '.join(recipe.methods)}")
+    if unknown:
+        known = ", ".join(recipe.methods)
+        raise ValueError(f"methods: {unknown[0]!r} is not in recipe {recipe.name}, which has {known}")
+    return chosen
 
 
 def _empty(wanted: Wanted, data: Dataset, device: str) -> Results:
@@ -222,6 +231,11 @@ def _store(
     Raises:
         WouldReplace: another call wrote a method that cannot stay; the state of the training is kept.
     """
+    with FileLock(out / LOCK):
+        return _store_alone(out, found, wanted, results, key, entry, model, each, x)
+
+
+def _store_alone(out, found, wanted, results, key, entry, model, each, x) -> Results:
     path = out / file.FILE
     there = results_in(out) if found.is_ours else None
     now = {} if there is None else there.methods

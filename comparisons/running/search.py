@@ -9,8 +9,8 @@ from linf_plugin.files import WouldReplace
 from linf_plugin.progress import bar, hidden, say
 from linf_plugin.training.parallel import Ranks
 
-from ..methods.spaces import spaces_of
 from ..recipes.recipe import Recipe
+from ..recipes.spaces import spaces_of
 from ..recipes.varied import load_varied
 from ..results.settings import plain_data, settings_of
 from ..results.trials import FILE, Found, Trial, write

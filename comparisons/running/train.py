@@ -71,6 +71,7 @@ def train(
             description=settings.label,
             progress=progress,
         )
+    ranks.start_alike(model)  # each process has normalised its own part of every batch
     return fold_batch_norm(model), trained
 
 

@@ -28,10 +28,10 @@ def test_a_published_interval():
     assert interval(0.0, 20) == pytest.approx((0.0, 0.1684), abs=5e-5)
 
 
-@pytest.mark.parametrize("fraction", [0.123, -0.1, 1.1])
-def test_a_fraction_that_no_count_gives_is_refused(fraction):
-    with pytest.raises(ValueError, match="k/10 for a whole number k"):
-        interval(fraction, 10)
+@pytest.mark.parametrize(("fraction", "samples"), [(-0.1, 10), (1.1, 10), (0.5, 0)])
+def test_what_is_no_accuracy_is_refused(fraction, samples):
+    with pytest.raises(ValueError, match=f"fraction must lie in .0, 1. .*got {fraction} and {samples}"):
+        interval(fraction, samples)
 
 
 def test_mcnemar_is_the_sign_test_of_the_discordant_samples():

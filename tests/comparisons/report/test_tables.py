@@ -62,9 +62,9 @@ def test_tables_show_fractions_and_read_keys_of_decimals():
 
 def _changed(**change) -> Results:
     content = made_up({"ibp": 0.9})
-    content["attacks"] |= {"square": {"norm": "linf", "arguments": {"queries": 500}}}
+    content["attacks"] |= {"salt": {"norm": "linf", "arguments": {"queries": 500}}}
     m = content["methods"]["ibp"]
-    m["attacked"]["square"] = {"0.25": 0.85}
+    m["attacked"]["salt"] = {"0.25": 0.85}
     m["certified"]["smoothing"] = {"norm": "linf", "failure": 0.001, "accuracy": {"0.25": 0.6}}
     m["certified"]["ibp"]["accuracy"] = {"0.25": 0.7}
     m |= change
@@ -73,13 +73,13 @@ def _changed(**change) -> Results:
 
 def test_each_attack_has_a_column_and_its_arguments_in_words():
     text = table(_changed())
-    assert "| method | clean | PGD | square | certified |" in text
+    assert "| method | clean | PGD | salt | certified |" in text
     assert "| IBP | 90.00 | 80.00 | 85.00 | 70.00 |" in text
-    assert "PGD: 100 steps, 2 random starts; square: 500 queries. Certified:" in text
-    assert "Certified (PGD, square) over ε:" in text and "| IBP | 70.00 (80.00, 85.00) |" in text
-    assert "No image is certified at an ε at which PGD or square broke it." in text
+    assert "PGD: 100 steps, 2 random starts; salt: 500 queries. Certified:" in text
+    assert "Certified (PGD, salt) over ε:" in text and "| IBP | 70.00 (80.00, 85.00) |" in text
+    assert "No image is certified at an ε at which PGD or salt broke it." in text
     both = over_seeds([_changed(), _run_of(1)])
-    assert "| clean % | PGD % | square % | certified % |" in both
+    assert "| clean % | PGD % | salt % | certified % |" in both
 
 
 def _run_of(seed: int) -> Results:
@@ -95,16 +95,16 @@ def test_certificates_are_in_order_of_cost_and_the_best_is_last():
 def test_what_may_fail_is_said_with_its_probability():
     text = table(_changed(broken={"smoothing": 4}))
     *_, verdict, line = text.strip().split("\n\n")
-    assert verdict == "No image is certified at an ε at which PGD or square broke it."
+    assert verdict == "No image is certified at an ε at which PGD or salt broke it."
     assert line == (
-        "smoothing may be wrong about an image with a probability of 0.001: PGD or square broke 4 that it certifies."
+        "smoothing may be wrong about an image with a probability of 0.001: PGD or salt broke 4 that it certifies."
     )
     assert "may be wrong" not in table(_run(0, 0.5))
 
 
 def test_a_contradicted_theorem_is_said():
     text = table(_changed(contradictions=2))
-    assert "**2 certificates are contradicted by PGD or square: a bound is wrong.**" in text
+    assert "**2 certificates are contradicted by PGD or salt: a bound is wrong.**" in text
     assert "No image is certified" not in text
 
 

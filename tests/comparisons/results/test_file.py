@@ -143,7 +143,9 @@ def test_a_record_is_read_and_written_and_may_be_missing():
     plain = to_plain(whole)["methods"]["ibp"]
     assert {key: plain[key] for key in RECORD} == RECORD and from_plain(to_plain(whole)) == whole
     assert not RECORD.keys() & to_plain(without)["methods"]["ibp"].keys()
-    assert table(whole) == table(without) and same_settings([*whole.methods.values()]) == same_settings(
+    timed = to_plain(whole)
+    del timed["methods"]["ibp"]["seconds"]  # a column of the table has them
+    assert table(from_plain(timed)) == table(without) and same_settings([*whole.methods.values()]) == same_settings(
         [*without.methods.values()]
     )
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ..recipes.recipe import Recipe
+from .recipe import Recipe
 
 
 @dataclass(frozen=True)
