@@ -34,8 +34,15 @@ class Part:
         return {key: parameter for key, parameter in every.items() if key not in self.given}
 
     def resolve(self, table: dict, *args, **given):
-        """Calls the function that the table names with the table's arguments and those that are given."""
-        return self.function(table["name"])(*args, **given, **arguments_of(table))
+        """Calls the function that the table names with the table's arguments and those that are given.
+
+        A function of your own need not take all that are given by name.
+        """
+        function = self.function(table["name"])
+        taken = inspect.signature(function).parameters
+        if not any(p.kind is p.VAR_KEYWORD for p in taken.values()):
+            given = {key: value for key, value in given.items() if key in taken}
+        return function(*args, **given, **arguments_of(table))
 
     def filled(self, table: dict) -> dict:
         """Returns the table with every default filled in.  A table with an unknown name stays as it is."""

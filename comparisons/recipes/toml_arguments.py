@@ -39,6 +39,7 @@ TYPES = {
     tuple[str, ...]: ("a list of strings", _list_of(lambda value: isinstance(value, str))),
     tuple[dict, ...]: ("a list of tables", _list_of(lambda value: isinstance(value, dict))),
 }
+ANYTHING = ("anything", lambda value: True)
 WHOLE_OR_0 = ("a whole number ≥ 0", lambda value: _is_whole(value) and 0 <= value < 2**63)  # if 0 is the default
 
 
@@ -46,6 +47,8 @@ def _kind(parameter: inspect.Parameter) -> tuple[str, Callable]:
     kind = parameter.annotation
     if NoneType in get_args(kind):  # an optional argument
         (kind,) = (k for k in get_args(kind) if k is not NoneType)
+    if kind is inspect.Parameter.empty:  # of a function of your own
+        return ANYTHING
     return WHOLE_OR_0 if kind is int and parameter.default == 0 else TYPES[kind]
 
 

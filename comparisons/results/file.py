@@ -146,7 +146,7 @@ def _method(table: Table, eps: set[float], attacks: tuple[str, ...], of_ours) ->
         certified=certified,
         contradictions=table.whole("contradictions"),
         parameters=table.number("parameters"),
-        pairs_per_sample=table.number("pairs_per_sample", of_ours),
+        pairs_per_sample=table.number("pairs_per_sample", None),
         certify_seconds=table.number("certify_seconds"),
         training=_training(table.table("training"), of_ours),
         identity=_identity(table.table("identity")),

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from linf_plugin.datasets import SOURCES, Dataset, for_training, load_dataset
+from linf_plugin.float32.reach import check_program
 from linf_plugin.models.spec import values
 
 from ..methods.parts import PARTS
@@ -62,12 +63,16 @@ def check_fits(recipe: Recipe, chosen: list[str], data: Dataset) -> None:
         method = recipe.methods[key]
         try:
             part = method.architecture
-            for _ in values(PARTS["architecture"].resolve(part, **about)):
-                pass
+            made = PARTS["architecture"].resolve(part, **about)
+            if isinstance(made, dict):
+                for _ in values(made):
+                    pass
+            else:  # a module of your own: a net that cannot be certified is refused before it trains
+                check_program(made.eval(), data.x_test[:1])
             part = method.augmentation
             if augment := PARTS["augmentation"].resolve(part):
                 augment(data.x_train[:1], torch.Generator())
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise ValueError(
                 f"{recipe.name} [methods.{key}]: {part['name']} does not take the {data.things} of {data.name}, which "
                 f"have the shape {data.shape}: {error}"

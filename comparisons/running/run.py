@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import Tensor
+from torch import Tensor, nn
 
 import linf_plugin
 from linf_plugin import Net, extras
 from linf_plugin.arguments import check_seed
 from linf_plugin.datasets import Dataset, check_published, hold_out
-from linf_plugin.files import WouldReplace
+from linf_plugin.files import WouldReplace, replacing
 from linf_plugin.training import Trained
 from linf_plugin.training.parallel import Ranks
 
@@ -173,7 +173,7 @@ def _entry(
         label=settings.label,
         **vars(measured),
         parameters=sum(p.numel() for p in model.parameters()),
-        pairs_per_sample=model.pairs_per_sample(),
+        pairs_per_sample=model.pairs_per_sample() if isinstance(model, Net) else None,
         training=report_of(trained, settings.select),
         device=results.device,
         versions=results.versions,
@@ -182,7 +182,7 @@ def _entry(
         identity=wanted.identity(key),
         settings=settings_of(wanted.recipe, key),
         trials=settings.trials,
-        architecture=_for_json(model.spec),
+        architecture=_for_json(model.spec) if isinstance(model, Net) else None,
         date=now(),
         processor=processor_name(),
         commit=commit(),
@@ -210,6 +210,15 @@ def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
         "versions": entry.versions,
         **(held_out if wanted.held_out else {"results": file.figures(entry)}),
     }
+
+
+def _save(path: Path, model: nn.Module, metadata: dict) -> None:
+    """Saves a ``Net`` with its spec, and the state of any other module, which its own code has to build."""
+    if isinstance(model, Net):
+        linf_plugin.save(path, model, metadata)
+    else:
+        with replacing(path) as f:
+            torch.save(model.state_dict(), f)
 
 
 def _store(
@@ -249,7 +258,7 @@ def _store_alone(out, found, wanted, results, key, entry, model, each, x) -> Res
             (out / f"{k}.pt").unlink(missing_ok=True)
             remove_rows(out, k)
     entry = replace(entry, **write_rows(out, key, each, x, wanted.recipe.eps))
-    linf_plugin.save(out / f"{key}.pt", model, _metadata(wanted, key, entry))
+    _save(out / f"{key}.pt", model, _metadata(wanted, key, entry))
     order = dict.fromkeys([*now, key])
     results = replace(results, methods={k: entry if k == key else kept[k] for k in order if k == key or k in kept})
     file.write(path, results)

@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-import linf_plugin
 from linf_plugin import Net
 from linf_plugin.datasets import Dataset, hold_out
 from linf_plugin.models.folded import fold_batch_norm
@@ -16,7 +15,7 @@ from linf_plugin.training import Log, Trained, fit
 from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
 
-from ..methods.parts import PARTS, arguments_of
+from ..methods.parts import PARTS
 from ..recipes.recipe import MethodRecipe
 from ..results.schema import Training
 from ..results.settings import plain_data
@@ -26,7 +25,7 @@ from .validation import validation
 
 def train(
     wanted: Wanted, key: str, data: Dataset, out: Path, *, ranks: Ranks, resume: bool, progress: bool
-) -> tuple[Net, Trained]:
+) -> tuple[nn.Module, Trained]:
     """Trains a method and returns the net, without batch normalisation, and the report of the trainer.
 
     The state of the training is kept in ``out/KEY.state.pt`` while it runs.  Each epoch adds a line to
@@ -72,14 +71,17 @@ def train(
             progress=progress,
         )
     ranks.start_alike(model)  # each process has normalised its own part of every batch
-    return fold_batch_norm(model), trained
+    return fold_batch_norm(model) if isinstance(model, Net) else model, trained
 
 
-def _start(settings: MethodRecipe, data: Dataset) -> Net:
-    """Returns the net with its first weights."""
+def _start(settings: MethodRecipe, data: Dataset) -> nn.Module:
+    """Returns the net with its first weights: a ``Net``, or the module that an architecture of your own returns."""
     table = settings.architecture
     about = {"shape": data.shape, "classes": data.classes, "mean": data.mean, "std": data.std}
-    model = linf_plugin.build(table["name"], **about, **arguments_of(table))
+    made = PARTS["architecture"].resolve(table, **about)
+    model = Net(made) if isinstance(made, dict) else made
+    if not hasattr(model, "input_shape"):
+        model.input_shape = data.shape
     PARTS["initialisation"].resolve(settings.initialisation, model)
     return model
 
