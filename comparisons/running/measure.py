@@ -1,8 +1,8 @@
 """Certifies and attacks samples, several processes together.  The order avoids work whose result is known.
 
 1. Cheap certificates bound all samples that are classified correctly, certified or not.
-2. Attacks try these samples from the smallest ε to the largest, each until it is broken.  They try certified samples
-   too: a theorem that an attack contradicts is wrong.
+2. Attacks try these samples from the smallest ε to the largest, each until it is broken.  The first attack tries
+   certified samples too: a theorem that an attack contradicts is wrong.  The others try only a random part of those.
 3. Expensive theorems leave out what an attack broke, except for a random part of it, which checks them as well.
 
 Samples are dealt out to the processes in blocks of a fixed size.  The random starts of attacks depend on the seed and
@@ -11,6 +11,7 @@ sample depend on the other samples in its batch only by the rounding of float64.
 """
 
 import math
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,12 +26,13 @@ from linf_plugin.progress import bar, hidden
 from linf_plugin.training.parallel import Ranks
 
 from ..attacks.attacked import attack_all
+from ..certificates import failure_of
 from .asked import Asked
 from .exchange import exchanged, failing_together
 from .per_sample import NOTHING, PerSample, joined, unbroken
 
 BLOCK = 256  # samples that are attacked together
-AUDIT = 20  # one in so many broken samples is bounded by expensive theorems all the same
+AUDIT = 20  # one in so many: broken samples that expensive theorems bound, and certified ones that later attacks try
 SHOWN = 24  # broken samples whose adversarial points are kept
 
 
@@ -105,7 +107,7 @@ class _Work:
 
         def broken(curve: Curve) -> Tensor:
             attacked.append(True)
-            self._attack(correct)
+            self._attack(correct, curve)
             return self._without_audited(correct)
 
         curve = certify_curve(
@@ -122,7 +124,7 @@ class _Work:
             sound=asked.sound,
         )
         if not attacked:  # no certificate was expensive
-            self._attack(correct)
+            self._attack(correct, curve)
         proved = {name: torch.where(correct, radii.cpu(), NOTHING) for name, radii in curve.proved.items()}
         found = PerSample(
             sample=self.rows + self.first,
@@ -155,31 +157,37 @@ class _Work:
         for at in torch.arange(len(self.x)).split(BLOCK) if len(self.x) else ():
             yield (self.first + int(self.rows[at[0]])) // BLOCK, at
 
-    def _attack(self, correct: Tensor) -> None:
+    def _attack(self, correct: Tensor, curve: Curve) -> None:
+        """Attacks samples, given what cheap certificates prove."""
         if not self.asked.attacks:
             return
+        certified, first, later = self._proved(curve), self.asked.attacks[:1], self.asked.attacks[1:]
+        audit = torch.tensor([_draw(self.asked.seed, self.first + int(row)) for row in self.rows], dtype=torch.bool)
         eps_values = sorted(self.asked.eps_values)
         todo = [(number, at, eps) for number, at in self._blocks() for eps in eps_values]
         shown = {"desc": f"{self.description} attack".strip(), "unit": "block", "leave": False}
         for number, at, eps in bar(todo, disable=hidden(self.progress), **shown):
-            left = correct[at] & (self.broken[at] > eps)
-            if not left.any():
-                continue
-            began, where = time.perf_counter(), at.to(self.x.device)
             seed = (self.asked.seed + number) % 2**32
-            found = attack_all(
-                self.model,
-                self.x[where],
-                self.y[where],
-                eps,
-                self.asked.attacks,
-                seed=seed,
-                among=left.to(self.x.device),
-            )
-            self._keep(at, eps, left, found)
-            rest = time.perf_counter() - began - sum(found.seconds.values())
-            for name, seconds in found.seconds.items():  # what all share is divided among them
-                self.seconds[name] += seconds + rest / len(found.seconds)
+            self._try(first, at, eps, correct[at] & (self.broken[at] > eps), seed)
+            doubtful = (certified[at] < eps) | audit[at]
+            self._try(later, at, eps, correct[at] & (self.broken[at] > eps) & doubtful, seed)
+
+    def _try(self, attacks: tuple[dict, ...], at: Tensor, eps: float, left: Tensor, seed: int) -> None:
+        """Tries attacks on the samples of one block that are left."""
+        if not attacks or not left.any():
+            return
+        began, where = time.perf_counter(), at.to(self.x.device)
+        among = left.to(self.x.device)
+        found = attack_all(self.model, self.x[where], self.y[where], eps, attacks, seed=seed, among=among)
+        self._keep(at, eps, left, found)
+        rest = time.perf_counter() - began - sum(found.seconds.values())
+        for name, seconds in found.seconds.items():  # what all share is divided among them
+            self.seconds[name] += seconds + rest / len(found.seconds)
+
+    def _proved(self, curve: Curve) -> Tensor:
+        """Returns (N,) float64: the largest ε that theorems have proved for each sample."""
+        theorems = [radii.cpu() for name, radii in curve.proved.items() if failure_of(name) == 0]
+        return torch.stack([torch.full((len(self.x),), NOTHING, dtype=torch.float64), *theorems]).amax(0)
 
     def _keep(self, at: Tensor, eps: float, left: Tensor, found) -> None:
         by = found.by.cpu()
@@ -193,7 +201,11 @@ class _Work:
         """Returns where samples are broken, and ∞ for a random part of the broken samples of all processes."""
         mine = self.rows[correct & (self.broken < math.inf)]
         there = torch.cat(exchanged(self.ranks, mine)).sort().values
-        generator = torch.Generator().manual_seed(self.asked.seed)
-        order = torch.randperm(len(there), generator=generator)
+        order = torch.randperm(len(there), generator=torch.Generator().manual_seed(self.asked.seed))
         audited = there[order[: math.ceil(len(there) / AUDIT)]]
         return torch.where(torch.isin(self.rows, audited), math.inf, self.broken)
+
+
+def _draw(seed: int, sample: int) -> bool:
+    """Returns whether a sample is one of the ``AUDIT``-th part.  It depends on nothing else."""
+    return random.Random(f"{seed} {sample}").random() < 1 / AUDIT

@@ -566,7 +566,7 @@ def test_results_of_recipes_still_need_what_only_the_harness_knows(given, tmp_pa
         from_plain(content | {"recipe": "digits"})
     content["attacks"] = {"pgd": {"norm": "linf", "arguments": {}}}
     content["methods"]["net-onnx"]["attacked"] = {"pgd": {"0.05": 0.5}}
-    with pytest.raises(ValueError, match="lacks 'pairs_per_sample'"):
+    with pytest.raises(ValueError, match="lacks 'epochs'"):
         from_plain(content | {"recipe": "digits"})
     content["methods"]["net-onnx"]["cascade"] = {"0.05": [{"method": "ibp", "tried": 3}]}
     with pytest.raises(ValueError, match="lacks 'certified'"):

@@ -88,6 +88,34 @@ def test_each_sample_is_attacked_until_it_is_broken(fakes, monkeypatch):
     assert rows["broken_eps"].isna().sum() == 30 and (rows["radius_best"] == 0).all()
 
 
+def test_later_attacks_try_a_random_part_of_what_is_certified(monkeypatch):
+    """The first attack tries everything; samples from 0.5 on are certified by intervals, and no attack breaks any."""
+    tried = []
+
+    def certified(problem):
+        return lambda x, labels: torch.where(x.flatten() >= 0.5, 1.0, -1.0).double()
+
+    def attack_all(model, x, labels, eps, tables, *, seed, among):
+        names = tuple(table["name"] for table in tables)
+        tried.append((names, set((1000 * x.flatten()[among]).round().int().tolist())))
+        by = torch.full((len(x),), -1)
+        return SimpleNamespace(by=by, names=names, points=x, seconds=dict.fromkeys(names, 0.0))
+
+    monkeypatch.setitem(CERTIFICATES, "ibp", dataclasses.replace(CERTIFICATES["ibp"], bound=certified))
+    monkeypatch.setattr(module, "attack_all", attack_all)
+    tables = ({"name": "pgd"}, {"name": "square"}, {"name": "apgd"})
+    asked = Asked((0.02,), math.inf, ("ibp",), False, tables, 7)
+    x = torch.arange(1, 1000).float().view(-1, 1) / 1000
+    measure(Positive().eval(), x, torch.zeros(999, dtype=torch.long), asked)
+    every = {k for names, some in tried if names == ("pgd",) for k in some}
+    later = {k for names, some in tried if names == ("square", "apgd") for k in some}
+    assert every == set(range(1, 1000)) and set(range(1, 500)) <= later
+    assert 500 / AUDIT / 3 < len(later - set(range(1, 500))) < 3 * 500 / AUDIT
+    before, tried[:] = list(tried), []
+    measure(Positive().eval(), x, torch.zeros(999, dtype=torch.long), asked)
+    assert tried == before
+
+
 def test_expensive_certificates_leave_out_what_was_broken_except_for_a_check(fakes):
     measure(Positive().eval(), X, Y, ASKED)
     tried = {(name, eps): {k for n, e, k in fakes.bounded if (n, e) == (name, eps)} for name, eps, _ in fakes.bounded}
