@@ -5,6 +5,7 @@ from torch import nn
 
 from .net import Net
 
+ADVICE = "fold it into the layer before it first, with linf_plugin.fold_batch_norm(net)"  # where a table refuses it
 FOLDED = {"batch_norm": "conv", "batch_norm_rows": "linear"}  # layer of a spec → the layer that takes it up
 
 

@@ -4,7 +4,6 @@ import math
 
 from .spec import values
 
-
 ACTIVATIONS = {"relu": "relu", "ramp": "ramp", "max-min": "max_min"}  # name in a recipe → layer of a spec
 
 
