@@ -244,8 +244,9 @@ def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
             has a layer that does not take the output of the layer before it, or batch normalisation that cannot be
             folded, or does not give logits (1, classes).
     """
+    if isinstance(net, Net) and not any(m.training for m in net.modules()):
+        net = fold_batch_norm(net)
     _check(net, flavour)
-    net = fold_batch_norm(net)
     graph = PlainGraph(flavour, net.input_shape)
     value = given("x", net.input_shape)
     for layer in net:
