@@ -200,9 +200,9 @@ def normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, dimensions: int) -> Affin
     """
     if layer.training or layer.running_mean is None:
         raise TypeError(f"{type(layer).__name__} normalises by its batch, so nothing holds for one sample")
-    given = layer.running_mean, layer.running_var, layer.weight, layer.bias
+    weight, bias = (None if a is None else a.detach() for a in (layer.weight, layer.bias))
     try:
-        return normalisation(*(None if a is None else a.detach() for a in given), layer.eps, dimensions)
+        return normalisation(layer.running_mean, layer.running_var, weight, bias, layer.eps, dimensions)
     except ValueError as error:
         raise TypeError(f"no bound of the rounding error is known for {type(layer).__name__}: {error}") from error
 

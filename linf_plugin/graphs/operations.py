@@ -165,7 +165,8 @@ def normalisation(
     weight = torch.ones_like(mean) if weight is None else weight.double()
     bias = torch.zeros_like(mean) if bias is None else bias.double()
     root = variance.sqrt()
-    module = Affine(*(a.view(-1, *[1] * (dimensions - 1)) for a in (weight / root, mean, bias)), 12)
+    factor, centre, offset = (a.view(-1, *[1] * (dimensions - 1)) for a in (weight / root, mean, bias))
+    module = Affine(factor, centre, offset, 12)
     module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
     return module
 

@@ -121,9 +121,11 @@ def _batch_norm(b: Builder, a: Arguments) -> Value:
         raise Unknown("it has no running statistics, so that samples depend on each other")
     if x.rows is not None:
         raise Unknown("the rows of its input are joined with the samples")
-    given = (a[name] for name in ("running_mean", "running_var", "weight", "bias"))
     try:
-        return b.like(normalisation(*given, number(a["eps"]), len(x.shape)), x)
+        module = normalisation(
+            a["running_mean"], a["running_var"], a["weight"], a["bias"], number(a["eps"]), len(x.shape)
+        )
+        return b.like(module, x)
     except ValueError as error:
         raise Unknown(str(error)) from error
 
