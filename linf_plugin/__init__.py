@@ -9,12 +9,14 @@ from . import moved
 from .certificates.lipschitz import sound_radius
 from .certificates.margin import certified_radius, margin
 from .checkpoint import load, save
+from .layers.activations import MaxMin, ParamRamp
 from .layers.base import set_p
 from .layers.distance import LinfDistConv2d, LinfDistLinear
 from .layers.lipschitz import lipschitz_bound
 from .layers.shifts import MeanShift, Negate, Normalize, reestimate_means
 from .layers.sort import SortDistLinear
 from .models.architectures import ARCHITECTURES, build
+from .models.folded import fold_batch_norm
 from .models.net import Net
 from .ops import dist, sorted_dist
 from .state import StateWarning
@@ -27,15 +29,18 @@ __all__ = [
     "ARCHITECTURES",
     "LinfDistConv2d",
     "LinfDistLinear",
+    "MaxMin",
     "MeanShift",
     "Negate",
     "Net",
     "Normalize",
+    "ParamRamp",
     "SortDistLinear",
     "StateWarning",
     "build",
     "certified_radius",
     "dist",
+    "fold_batch_norm",
     "lipschitz_bound",
     "load",
     "margin",

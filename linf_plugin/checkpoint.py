@@ -13,6 +13,7 @@ from .models.net import Net
 from .models.spec import check_size, check_spec, tensor_shapes
 
 FORMAT = 1
+COUNT = "num_batches_tracked"  # of batch normalisation: the only tensor of whole numbers
 
 
 class _Sink:
@@ -161,13 +162,16 @@ def _build(spec: dict, given: dict[str, Tensor]) -> Net:
         a = tensors.get(name)
         if name not in shapes or a is None:
             raise ValueError(f"its state {'lacks' if a is None else 'has the unknown'} {name[:80]!r}")
-        if not isinstance(a, Tensor) or a.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name} must be a float32 or float64 tensor, got {getattr(a, 'dtype', type(a).__name__)}")
+        counts = name.rpartition(".")[2] == COUNT
+        if not isinstance(a, Tensor) or a.dtype not in ((torch.int64,) if counts else (torch.float32, torch.float64)):
+            what = "an int64" if counts else "a float32 or float64"
+            raise ValueError(f"{name} must be {what} tensor, got {getattr(a, 'dtype', type(a).__name__)}")
         if tuple(a.shape) != shapes[name]:
             raise ValueError(f"{name} has shape {tuple(a.shape)}, but its layer needs {shapes[name]}")
         if not a.isfinite().all():
             raise ValueError(f"{name} contains NaN or infinite values")
-        dtypes.add(a.dtype)
+        if not counts:
+            dtypes.add(a.dtype)
     if len(dtypes) > 1:
         raise ValueError("its state mixes float32 and float64")
     model = Net(spec)

@@ -91,13 +91,15 @@ def _shifted(offset: Tensor, sign: float, scale: float, ends: Ends) -> Ends:
 
 
 def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, ends: Ends) -> Ends:
-    """Returns middle ± radius, scaled by each channel.  In training mode it would normalise by a batch: refused."""
-    if layer.training:
-        raise TypeError(f"there is no interval rule for {type(layer).__name__} in training mode")
+    """Returns middle ± radius, scaled by each channel.  What would normalise by a batch is refused."""
+    if layer.training or layer.running_mean is None:
+        raise TypeError(f"there is no interval rule for {type(layer).__name__} that normalises by its batch")
     lower, upper = ends
     dtype, shape = lower.dtype, (-1, *[1] * (lower.dim() - 2))
-    scale = layer.weight.to(dtype) * (layer.running_var.to(dtype) + layer.eps).rsqrt()
-    offset = layer.bias.to(dtype) - layer.running_mean.to(dtype) * scale
+    scale = (layer.running_var.to(dtype) + layer.eps).rsqrt()
+    scale = scale if layer.weight is None else layer.weight.to(dtype) * scale
+    offset = -layer.running_mean.to(dtype) * scale
+    offset = offset if layer.bias is None else offset + layer.bias.to(dtype)
     middle = (lower + upper) / 2 * scale.view(shape) + offset.view(shape)
     radius = (upper - lower) / 2 * scale.abs().view(shape)
     return middle - radius, middle + radius

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from linf_plugin import LinfDistConv2d, LinfDistLinear, SortDistLinear
+from linf_plugin import LinfDistConv2d, LinfDistLinear, MaxMin, ParamRamp, SortDistLinear
 from linf_plugin.graphs.operations import (
     Add,
     Affine,
@@ -12,6 +12,7 @@ from linf_plugin.graphs.operations import (
     Elu,
     Gather,
     Largest,
+    Limit,
     Multiply,
     Scale,
     Shift,
@@ -42,6 +43,13 @@ def _average() -> Average:
     return Average(index, (index >= 0).sum(-1))
 
 
+def _with_statistics(layer: nn.Module) -> nn.Module:
+    """Batch normalisation of channels that are not centred, with variances of any size."""
+    layer.running_mean.normal_()
+    layer.running_var.uniform_(0.1, 3)
+    return layer
+
+
 def made() -> dict[str, tuple[nn.Module, list[Shape]]]:
     """New ones: name → module in float64, shapes of one sample of its values."""
     found = {
@@ -64,6 +72,8 @@ def made() -> dict[str, tuple[nn.Module, list[Shape]]]:
         "clamp": (Clamp(-0.5, 1.25), [(5,)]),
         "clamp-below": (Clamp(-0.25, float("inf")), [(5,)]),
         "clamp-above": (Clamp(-float("inf"), 0.75), [(5,)]),
+        "limits-below": (Limit(_numbers(3, 1), 1), [(3, 2)]),
+        "limits-above": (Limit(_numbers(3, 1, 1), -1), [(3, 2, 2)]),
         "slope": (Slope(torch.tensor(0.125)), [(6,)]),
         "slopes": (Slope(_numbers(3, 1).abs() * 2), [(3, 2)]),
         "elu": (Elu(0.75), [(6,)]),
@@ -72,6 +82,11 @@ def made() -> dict[str, tuple[nn.Module, list[Shape]]]:
         "tanh": (nn.Tanh(), [(6,)]),
         "relu": (nn.ReLU(), [(6,)]),
         "identity": (nn.Identity(), [(6,)]),
+        "batch-norm": (_with_statistics(nn.BatchNorm1d(4)), [(4,)]),
+        "batch-norm-of-lines": (_with_statistics(nn.BatchNorm1d(3)), [(3, 2)]),
+        "batch-norm-of-images": (_with_statistics(nn.BatchNorm2d(3)), [(3, 2, 2)]),
+        "ramp": (ParamRamp(3), [(3, 2, 2)]),
+        "pairs": (MaxMin(), [(4, 2)]),
         "linear": (nn.Linear(4, 3), [(4,)]),
         "linear-on-rows": (nn.Linear(4, 3, bias=False), [(2, 4)]),
         "conv1d": (nn.Conv1d(2, 4, 3, 2, 1, groups=2), [(2, 6)]),

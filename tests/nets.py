@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
-from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, build, set_p
+from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, ParamRamp, build, set_p
 
 from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
@@ -91,19 +91,32 @@ NETS = {  # name → (input shape, net)
             nn.Linear(36, 4),
         ),
     ),
+    "ramp": (
+        (1, 5, 5),
+        lambda: build(
+            "relu-conv", shape=(1, 5, 5), classes=4, channels=(3, 4), strides=(2, 1), width=6, activation="ramp"
+        ),
+    ),
+    "max-min": (
+        (1, 5, 5),
+        lambda: build(
+            "relu-conv", shape=(1, 5, 5), classes=4, channels=(4, 4), strides=(2, 1), width=6, activation="max-min"
+        ),
+    ),
     "relu": ((1, 5, 5), lambda: build("relu-conv", shape=(1, 5, 5), classes=4, channels=(3,), strides=(2,), width=6)),
 }
-each_net = pytest.mark.parametrize("name", NETS)
 each_net = pytest.mark.parametrize("name", NETS)
 
 
 def make(name, p=math.inf):
-    """A net with random means in evaluation mode, and three inputs."""
+    """A net with random means and tops in evaluation mode, and three inputs."""
     shape, builder = NETS[name]
     net = builder().to(torch.get_default_dtype())
     for m in net.modules():
         if isinstance(m, MeanShift):
             m.running_mean.copy_(torch.randn_like(m.running_mean))
+        if isinstance(m, ParamRamp):
+            nn.init.uniform_(m.top, 0.1, 0.6)
     set_p(net, p)
     return net.eval(), torch.rand(3, *shape)
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
+from linf_plugin import LinfDistConv2d, LinfDistLinear, MaxMin, MeanShift, ParamRamp, SortDistLinear
 
 
 def settled(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -156,6 +156,23 @@ class Rows(nn.Module):
         return self.head(self.rows(x.reshape(-1, 4)).view(-1, 15))
 
 
+class Ramps(nn.Module):
+    """Ramps and sorted pairs in branches, and limits of each number by constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, padding=1)
+        self.ramp, self.pairs, self.last = ParamRamp(4, 0.4), MaxMin(), ParamRamp(6, 0.3)
+        self.ramp.top.data = torch.tensor([0.2, 0.3, -0.1, 0.4])
+        self.register_buffer("least", torch.tensor([-0.2, 0.0, 0.1, -0.4]).view(4, 1, 1))
+        self.row, self.head = nn.Linear(36, 6), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = self.ramp(self.first(x))
+        y = torch.maximum(self.pairs(self.second(y)) + y, self.least)
+        return self.head(self.last(self.pairs(self.row(y.flatten(1)))))
+
+
 def _cnn() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1),
@@ -200,6 +217,7 @@ NETS = {  # name → shape of a sample, function that makes the net
     "line": ((3, 16), _line),
     "rows": ((3, 4), Rows),
     "table": ((7,), _table),
+    "ramps": ((1, 5, 5), Ramps),
 }
 
 

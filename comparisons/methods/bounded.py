@@ -6,6 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linf_plugin.intervals import interval
+from linf_plugin.layers.activations import ParamRamp
+from linf_plugin.layers.lipschitz import flat_layers
+
 Box = tuple[Tensor, Tensor]  # lower and upper ends of inputs, (N, *) each
 
 LEAST_SHARE = 1e-5  # below this share of CROWN-IBP in a mixture, only the interval bound is computed
@@ -94,6 +98,38 @@ class FusedBounds(Bounds):
 
         exponential = next(node for node in self.net.modules() if isinstance(node, BoundExp))
         return (sums.log() + exponential.max_input).mean()
+
+
+class BoxBounds:
+    """Interval bounds by this package instead of auto_LiRPA, for a sequence of layers that ends with a linear one.
+
+    They follow what changes in a layer while the net trains, such as the leak of ``ParamRamp``.  auto_LiRPA has it as a
+    constant.
+    """
+
+    def __init__(self, model: nn.Module):
+        *self.layers, self.last = flat_layers(model)
+        self.first: Box | None = None
+        self.ends: list[Box] = []
+
+    def entropies(self, x: Tensor, labels: Tensor, box: Box, share: float) -> tuple[Tensor, Tensor]:
+        """As ``Bounds.entropies``, without linear bounds.  Raises TypeError for a layer without a rule in training."""
+        self.first, self.ends = None, []
+        for layer in self.layers:
+            if self.first is None and isinstance(layer, (nn.Linear, nn.Conv2d)):
+                self.first = box
+            if isinstance(layer, (nn.ReLU, ParamRamp)):
+                self.ends.append(box)
+            x, box = layer(x), interval(layer, box)
+        middle, radius = (box[0] + box[1]) / 2, (box[1] - box[0]) / 2
+        rows = self.last.weight.unsqueeze(0) - self.last.weight[labels].unsqueeze(1)  # (N, classes, in)
+        offset = self.last.bias.unsqueeze(0) - self.last.bias[labels].unsqueeze(1)
+        worst = (rows @ middle.unsqueeze(2) + rows.abs() @ radius.unsqueeze(2)).squeeze(2) + offset
+        return F.cross_entropy(self.last(x), labels), F.cross_entropy(worst, labels)
+
+    def hidden(self) -> tuple[Box, list[Box]]:
+        """As ``Bounds.hidden``."""
+        return self.first or self.ends[0], self.ends
 
 
 def _ball(x: Tensor, box: Box):

@@ -152,10 +152,9 @@ def _crown_ibp(
     warmup: float = 0.0,
     tolerance: float = 0.5,
     l1: float = 0.0,
-    leak: float = 0.0,
 ) -> RobustCrossEntropy:
     how = {"kappa_first": kappa_first, "kappa": kappa, "warmup": warmup, "tolerance": tolerance, "l1": l1}
-    return RobustCrossEntropy(model, schedule, linear=1.0, fused=fused, **how, leak=leak)
+    return RobustCrossEntropy(model, schedule, linear=1.0, fused=fused, **how)
 
 
 def _mtl_ibp(

@@ -13,7 +13,7 @@ from linf_plugin import Net
 from linf_plugin.layers.activations import ParamRamp
 from linf_plugin.training import Schedule, Step
 
-from .bounded import Bounds, Box, FusedBounds
+from .bounded import Bounds, Box, BoxBounds, FusedBounds
 from .searched import adversarial
 from .warmup import balance, tightness
 
@@ -36,7 +36,8 @@ class RobustCrossEntropy:
         warmup: weight of the warm-up regularisers while ε rises; it falls to 0 with that.
         tolerance: of the warm-up regularisers.
         l1: weight of the sum of |w| over all weights of linear layers and convolutions.
-        leak: first slope of ParamRamp's flat ends; it falls to 0 as ε rises.
+        leak: first slope of ParamRamp's flat ends; it falls to 0 as ε rises.  The net is then bounded by intervals of
+            this package, because auto_LiRPA has constants where a leak would change; linear and fused must be off.
     """
 
     def __init__(
@@ -66,17 +67,19 @@ class RobustCrossEntropy:
             raise ValueError(f"tolerance must lie in (0, 1], got {tolerance}")
         if min(warmup, l1, leak) < 0:
             raise ValueError(f"warmup, l1 and leak must not be negative, got {warmup}, {l1} and {leak}")
+        if leak and (linear or fused):
+            raise ValueError("leak is only for interval bounds")
         self.eps_max, self.linear = schedule.eps, linear
         self.alpha, self.part, self.steps, self.size = alpha, part, steps, size
         self.kappa_first, self.kappa = kappa_first, kappa
         self.warmup, self.tolerance, self.l1, self.leak = warmup, tolerance, l1, leak
-        self.bounds = _bounds_of(model, fused) if alpha else None
+        self.bounds = None if not alpha else BoxBounds(model) if leak else _bounds_of(model, fused)
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, step: Step) -> Tensor:
         progress = step.eps / self.eps_max if self.eps_max else 1.0
         for layer in model.modules():
             if isinstance(layer, ParamRamp):
-                layer.leak.data.fill_(self.leak * (1 - progress))
+                layer.leak.fill_(self.leak * (1 - progress))
         value = self._entropies(model, x, labels, step.eps, progress)
         if self.l1:
             value = value + self.l1 * sum(_weight_sums(model))

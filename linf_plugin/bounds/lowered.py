@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..float32.rules import normalised
 from ..graphs.operations import (
     Add,
     Affine,
@@ -19,6 +20,7 @@ from ..graphs.operations import (
     Elu,
     Gather,
     Largest,
+    Limit,
     Multiply,
     Scale,
     Shift,
@@ -139,6 +141,30 @@ class Clamped(Form):
         if self.ends[0] > -math.inf:
             x = self.add_low(F.relu(self.below(x)))
         return self.from_high(F.relu(self.from_high(x))) if self.ends[1] < math.inf else x
+
+
+class Limited(Form):
+    """end + relu(x − end) for a maximum, end − relu(end − x) for a minimum."""
+
+    def __init__(self, module: Limit):
+        super().__init__()
+        sign = torch.full((), float(module.sign), dtype=torch.float64, device=module.end.device)
+        self.before, self.after = ByNumber(sign, -sign * module.end), ByNumber(sign, module.end)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(F.relu(self.before(x)))
+
+
+class Normalised(Form):
+    """Batch normalisation.  Its constants are kept in the shape of every sample that it may get, of one to three
+    dimensions."""
+
+    def __init__(self, layer: nn.BatchNorm1d | nn.BatchNorm2d):
+        super().__init__()
+        self.of = nn.ModuleList(_by_number(normalised(layer, dimensions)) for dimensions in (1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.of[x.dim() - 2](x)
 
 
 class Sloped(Form):
@@ -288,11 +314,14 @@ LOWERED: dict[type[nn.Module], Callable[[nn.Module], nn.Module]] = {
     Shift: _by_number,
     Scale: _by_number,
     Clamp: Clamped,
+    Limit: Limited,
     Slope: Sloped,
     Elu: EluForm,
     Softplus: SoftplusForm,
     nn.Sigmoid: Sigmoid,
     nn.Tanh: Tanh,
+    nn.BatchNorm1d: Normalised,
+    nn.BatchNorm2d: Normalised,
     nn.Linear: Product,
     nn.Conv1d: OfOneDimension,
     nn.Conv2d: _convolution,

@@ -6,7 +6,7 @@ import torch
 
 from .. import ops, tracing
 from ..kernels.geometry import Geometry
-from . import alpha, interval, linear, mended, shapes, versions
+from . import alpha, interval, linear, mended, pairs, shapes, versions
 from .compute import cut_to_intervals
 from .guard import guard_bounded_module, refuse_jacobian
 from .inputs import check_box
@@ -163,10 +163,11 @@ def register() -> None:
     tracing.register_symbolic("linf::dist_conv2d", _symbolic_dist_conv2d)
     tracing.register_symbolic("linf::sorted_dist", _symbolic_sorted_dist)
     tracing.register_symbolic("linf::shift", _symbolic_shift)
+    tracing.register_symbolic("linf::max_min", lambda g, x: g.op("linf::MaxMin", x).setType(x.type()))
     tracing.register_symbolic("linf::dist_last", _symbolic_dist)
     tracing.register_symbolic("linf::sorted_dist_last", _symbolic_sorted_dist)
     tracing.register_symbolic("linf::shift_last", functools.partial(_symbolic_shift, axis=-1))
-    distances = {
+    relaxed = {
         "linf::LinfDist": (
             "BoundLinfDist",
             torch.ops.linf.dist,
@@ -190,8 +191,9 @@ def register() -> None:
             ("rho", "k"),
             shapes.AlongLast,
         ),
+        "linf::MaxMin": ("BoundLinfMaxMin", torch.ops.linf.max_min, pairs.ends, pairs.pair_blocks),
     }
-    for node, row in distances.items():
+    for node, row in relaxed.items():
         package.register_custom_op(node, relaxed_class(package, *row))
     package.register_custom_op("linf::Shift", _shift_class(package))
     cut_to_intervals(package.BoundedModule)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ..layers.sort import SortDistLinear
@@ -36,4 +37,8 @@ TRACED: dict[type[nn.Module], Traced] = {
     nn.Conv2d: Traced(),
     nn.ReLU: Traced(),
     nn.Tanh: Traced(),
+    nn.BatchNorm1d: Traced(),
+    nn.BatchNorm2d: Traced(),
+    ParamRamp: Traced(),  # its leak counts in training mode, in which it may be traced too
+    MaxMin: Traced(),
 }

@@ -1,12 +1,9 @@
 """auto_LiRPA's form of a net that trains, for losses."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
 
-from ..layers.activations import ParamRamp
 from . import fresh
 
 
@@ -15,7 +12,7 @@ def for_training(model: nn.Module, inputs: Any, **options: Any) -> nn.Module:
 
     auto_LiRPA reads the net in evaluation mode, because in training mode it misreads normalisations.  Then a call of
     the BoundedModule runs the net in training mode: its normalisations use the statistics of the batch and move the
-    running ones, and ``ParamRamp`` leaks.  Bounds that follow use the statistics of the last call.
+    running ones.  Bounds that follow use the statistics of the last call.  ``ParamRamp`` has no leak in it.
 
     Bounds of it are for losses, and are no certificates.  Nothing checks whether the net has changed since, which each
     step of training does.
@@ -32,8 +29,7 @@ def for_training(model: nn.Module, inputs: Any, **options: Any) -> nn.Module:
 
     if model.training:
         raise ValueError("model is in training mode: call model.eval() first")
-    with _leaking(model):
-        bounded = BoundedModule(model, inputs, **options)
+    bounded = BoundedModule(model, inputs, **options)
     buffers = dict(model.named_buffers())
     for node in bounded._modules.values():
         if hasattr(node, "buffer"):  # auto_LiRPA has copied it
@@ -41,15 +37,3 @@ def for_training(model: nn.Module, inputs: Any, **options: Any) -> nn.Module:
     bounded.train()  # returns nothing, unlike that of torch
     bounded._linf_record, bounded._linf_watched = fresh.Record(), False
     return bounded
-
-
-@contextlib.contextmanager
-def _leaking(model: nn.Module) -> Iterator[None]:
-    ramps = [layer for layer in model.modules() if isinstance(layer, ParamRamp)]
-    for layer in ramps:
-        layer.leaks = True
-    try:
-        yield
-    finally:
-        for layer in ramps:
-            layer.leaks = False

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from .. import arguments
 from ..graphs.graph import Node, last_uses
-from ..graphs.operations import Affine, Clamp, Gather, Largest, Multiply, Slope, Softplus
+from ..graphs.operations import Affine, Clamp, Gather, Largest, Limit, Multiply, Slope, Softplus
+from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
 from ..layers.facts import FACTS
 from ..layers.shifts import Normalize
@@ -41,10 +42,14 @@ def _float64_allowance(layer: nn.Module, inputs: list[Reach], y: Reach, joins: i
         size = size * max(1.0, layer.scale)
     elif isinstance(layer, Largest):
         terms = min(layer.gather.index.shape[-1], MOST_SLOPES)
+    elif isinstance(layer, MaxMin):
+        terms = 2
     elif isinstance(layer, Multiply):  # a product of two ends that are far from the value
         size = size + math.prod(rows(x.largest).amax(1) for x in inputs)
     elif isinstance(layer, Clamp):
         size = size + sum(abs(end) for end in (layer.low, layer.high) if math.isfinite(end))
+    elif isinstance(layer, (Limit, ParamRamp)):
+        size = size + (layer.end if isinstance(layer, Limit) else layer.top).abs().max()
     elif isinstance(layer, Slope):
         size = size * layer.slope.clamp_min(1).max()
     elif isinstance(layer, Softplus):

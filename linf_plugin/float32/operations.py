@@ -15,6 +15,7 @@ from ..graphs.operations import (
     Elu,
     Gather,
     Largest,
+    Limit,
     Multiply,
     Scale,
     Shift,
@@ -22,7 +23,7 @@ from ..graphs.operations import (
     Softplus,
 )
 from .program import LARGEST, SMALLEST
-from .rules import OUTWARD, UNIT, Reach, affine, gamma
+from .rules import OUTWARD, UNIT, Reach, affine, by_number, gamma, limited
 
 SIGMOID_UNITS = 8  # assumed: a sigmoid is off by at most 8 units of 1
 ELU_UNITS = 8  # assumed: alpha·(eˣ − 1) is off by at most 8 units of alpha
@@ -66,25 +67,6 @@ def _multiply(module: Multiply, x: Reach, y: Reach) -> Reach:
     return found.rounded(UNIT * found.largest + (x.largest + y.largest + 4) * 2 * SMALLEST)
 
 
-def _elementwise(module: Affine, x: Reach) -> Reach:
-    """Each of factor·x, factor·centre and offset passes at most ``roundings`` roundings, or ``fused`` ones."""
-    factor = module.factor.abs()
-    y = Reach(*_ends(module, x), factor * x.error * OUTWARD)
-    if module.roundings == 0:
-        return y
-    parts = factor * (x.largest + module.centre.abs()) + module.offset.abs()
-    alone = UNIT * y.largest if module.roundings == 1 else gamma(module.roundings) * parts
-    amount = alone if module.fused == 0 else torch.maximum(alone, gamma(module.fused) * parts)
-    flushed = (factor + 1 + module.last) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
-    limit = torch.maximum(torch.maximum(parts, factor.expand_as(parts)), x.largest + module.centre.abs())
-    return y.rounded(torch.where(limit < LARGEST, amount + 8 * flushed * SMALLEST, torch.inf))
-
-
-def _clamp(module: Clamp, x: Reach) -> Reach:
-    found = _ends(module, x)
-    return Reach(*found, torch.minimum(x.error, found[1] - found[0]))
-
-
 def _slope(module: Slope, x: Reach) -> Reach:
     """x is kept where it is not negative; else it is multiplied once."""
     slope = module.slope
@@ -118,10 +100,10 @@ OF_OPERATIONS: dict[type[nn.Module], Callable[..., Reach]] = {
     Largest: _moved,
     Add: _add,
     Multiply: _multiply,
-    Affine: _elementwise,
-    Shift: _elementwise,
-    Scale: _elementwise,
-    Clamp: _clamp,
+    Affine: by_number,
+    Shift: by_number,
+    Scale: by_number,
+    **dict.fromkeys((Clamp, Limit), lambda module, x: limited(x, _ends(module, x))),
     Slope: _slope,
     Elu: _elu,
     Softplus: _softplus,

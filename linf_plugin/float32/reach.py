@@ -32,13 +32,20 @@ def layers(model: nn.Module) -> list[nn.Module]:
 def is_sequence(model: nn.Module) -> bool:
     """Returns whether a net is a sequence of layers that have rules, so that its program need not be traced.
 
-    A convolution that pads with other values than zeros is traced: its graph has the padding as an operation.
+    A convolution that pads with other values than zeros is traced: its graph has the padding as an operation.  So is
+    batch normalisation without running statistics, which tracing refuses by its place.
     """
     try:
         parts = layers(model)
     except TypeError:
         return False
-    return all(isinstance(a.padding, tuple) and a.padding_mode == "zeros" for a in parts if isinstance(a, nn.Conv2d))
+    return all(
+        a.running_mean is not None
+        if isinstance(a, (nn.BatchNorm1d, nn.BatchNorm2d))
+        else isinstance(a.padding, tuple) and a.padding_mode == "zeros"
+        for a in parts
+        if isinstance(a, (nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d))
+    )
 
 
 def nodes(model: nn.Module) -> list[Node]:

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
+from ..graphs.ends import ends as ends_of
 from ..graphs.fusion import fan_in
+from ..graphs.operations import Affine, normalisation
 from ..intervals import affine as affine_ends
 from ..intervals import apply_affine, distances, interval
 from ..kernels.reference import coefficients
+from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ..layers.sort import SortDistLinear
@@ -167,6 +170,59 @@ def affine(layer: nn.Module, x: Reach) -> Reach:
     return y.rounded(torch.where(fits, gamma(terms) * total + flushed, torch.inf))
 
 
+def by_number(module: Affine, x: Reach) -> Reach:
+    """The rule of factor·(x − centre) + offset.
+
+    Each of factor·x, factor·centre and offset passes at most ``roundings`` roundings, or ``fused`` ones.
+    """
+    factor = module.factor.abs()
+    y = Reach(*ends_of(module, x[:2]), factor * x.error * OUTWARD)
+    if module.roundings == 0:
+        return y
+    parts = factor * (x.largest + module.centre.abs()) + module.offset.abs()
+    alone = UNIT * y.largest if module.roundings == 1 else gamma(module.roundings) * parts
+    amount = alone if module.fused == 0 else torch.maximum(alone, gamma(module.fused) * parts)
+    flushed = (factor + 1 + module.last) * (x.largest + module.centre.abs() + 4) + module.offset.abs()
+    limit = torch.maximum(torch.maximum(parts, factor.expand_as(parts)), x.largest + module.centre.abs())
+    return y.rounded(torch.where(limit < LARGEST, amount + 8 * flushed * SMALLEST, torch.inf))
+
+
+def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, x: Reach) -> Reach:
+    """The rule in evaluation mode, which is that of a traced net.  Two of its roundings are of variance + eps."""
+    return by_number(normalised(layer, x.error.dim() - 1), x)
+
+
+def normalised(layer: nn.BatchNorm1d | nn.BatchNorm2d, dimensions: int) -> Affine:
+    """Returns batch normalisation as an operation on samples of so many dimensions.
+
+    Raises:
+        TypeError: the layer normalises by its batch, or a variance is too small for float32.
+    """
+    if layer.training or layer.running_mean is None:
+        raise TypeError(f"{type(layer).__name__} normalises by its batch, so nothing holds for one sample")
+    weight, bias = (None if a is None else a.detach() for a in (layer.weight, layer.bias))
+    try:
+        return normalisation(layer.running_mean, layer.running_var, weight, bias, layer.eps, dimensions)
+    except ValueError as error:
+        raise TypeError(f"no bound of the rounding error is known for {type(layer).__name__}: {error}") from error
+
+
+def limited(x: Reach, ends: tuple[Tensor, Tensor]) -> Reach:
+    """The rule of maxima and minima with constants, which are exact: both values lie between the new ends."""
+    lower, upper = ends
+    return Reach(lower, upper, torch.minimum(x.error, (upper - lower) * OUTWARD))
+
+
+def _ramp(layer: ParamRamp, x: Reach) -> Reach:
+    return limited(x, interval(layer, x[:2]))
+
+
+def _max_min(layer: MaxMin, x: Reach) -> Reach:
+    """|max x̂ − max x| ≤ max |x̂ − x| over a pair, and the same for the minimum."""
+    error = torch.maximum(x.error[:, ::2], x.error[:, 1::2]).repeat_interleave(2, 1)
+    return Reach(*interval(layer, x[:2]), error)
+
+
 def _relu(layer: nn.ReLU, x: Reach) -> Reach:
     ends = interval(layer, x[:2])
     return Reach(*ends, torch.minimum(x.error, ends[1]))  # the exact and the computed value lie in [0, upper]
@@ -197,4 +253,8 @@ ROUNDING: dict[type[nn.Module], Callable[[nn.Module, Reach], Reach] | Refusal] =
     nn.Conv2d: affine,
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
+    nn.BatchNorm1d: _batch_norm,
+    nn.BatchNorm2d: _batch_norm,
+    ParamRamp: _ramp,
+    MaxMin: _max_min,
 }

@@ -7,7 +7,21 @@ from torch import Tensor, nn
 
 from ..intervals import INTERVALS, Ends, affine, interval
 from ..refusal import rule_of
-from .operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Scale, Shift, Slope, Softplus
+from .operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Scale,
+    Shift,
+    Slope,
+    Softplus,
+)
 
 
 def _rising(module: nn.Module, *inputs: Ends) -> Ends:
@@ -40,6 +54,7 @@ ENDS: dict[type[nn.Module], Callable[..., Ends]] = {
     Shift: _elementwise,
     Scale: _elementwise,
     Clamp: _rising,
+    Limit: _rising,
     Slope: _rising,
     Elu: _rising,
     Softplus: _rising,

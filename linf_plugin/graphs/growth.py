@@ -9,7 +9,7 @@ from torch import nn
 from ..layers.facts import FACTS
 from ..layers.lipschitz import lipschitz_bound
 from ..refusal import rule_of
-from .operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Scale, Shift, Slope, Softplus
+from .operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Limit, Scale, Shift, Slope, Softplus
 
 
 def _largest(module: nn.Module, *inputs: float) -> float:
@@ -49,6 +49,7 @@ GROWTH: dict[type[nn.Module], Callable[..., float]] = {
     Shift: _largest,
     Scale: _affine,
     Clamp: _largest,
+    Limit: _largest,
     Slope: _slope,
     Elu: _largest,
     Softplus: _largest,

@@ -10,6 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+TINY = 2.0**-100  # float32 may take a smaller denominator, or its root, for zero
+
 
 def joined(xs: tuple[Tensor, ...]) -> Tensor:
     """Returns the numbers of each sample in a row: (N, *) each → (N, numbers)."""
@@ -144,6 +146,31 @@ class Scale(Affine):
         super().__init__(factor, zero, zero, roundings)
 
 
+def normalisation(
+    mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, dimensions: int
+) -> Affine:
+    """Returns weight·(x − mean)/√(variance + eps) + bias: batch normalisation in evaluation mode.
+
+    Args:
+        mean, variance, weight, bias: one number for each channel; no weight is 1, and no bias is 0.
+        eps: the number that the exact function has.
+        dimensions: of one sample; its first dimension is that of the channels.
+
+    Raises:
+        ValueError: a variance plus eps is so small that float32 may take it, or its root, for zero.
+    """
+    mean, variance = mean.double(), variance.double() + eps
+    if not bool((variance > TINY).all()):
+        raise ValueError(f"a variance plus eps is {variance.min().item():g}, and float32 has no good root of it")
+    weight = torch.ones_like(mean) if weight is None else weight.double()
+    bias = torch.zeros_like(mean) if bias is None else bias.double()
+    root = variance.sqrt()
+    factor, centre, offset = (a.view(-1, *[1] * (dimensions - 1)) for a in (weight / root, mean, bias))
+    module = Affine(factor, centre, offset, 12)
+    module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
+    return module
+
+
 class Clamp(nn.Module):
     """min(max(x, low), high); an end may be infinite."""
 
@@ -153,6 +180,24 @@ class Clamp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clamp(None if self.low == -math.inf else self.low, None if self.high == math.inf else self.high)
+
+
+class Limit(nn.Module):
+    """max(x, end) if ``sign`` is 1, min(x, end) if it is −1.
+
+    Args:
+        end: float64, broadcasts to the shape of a sample.
+        sign: 1 or −1.
+    """
+
+    def __init__(self, end: Tensor, sign: int):
+        super().__init__()
+        self.register_buffer("end", end.double())
+        self.sign = sign
+
+    def forward(self, x: Tensor) -> Tensor:
+        end = self.end.to(x.dtype)
+        return torch.maximum(x, end) if self.sign > 0 else torch.minimum(x, end)
 
 
 class Slope(nn.Module):

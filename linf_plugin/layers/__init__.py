@@ -1,5 +1,6 @@
 """ℓ∞-distance layers and the layers that stand between them."""
 
+from .activations import MaxMin, ParamRamp
 from .base import distance_layers, set_p
 from .distance import LinfDistConv2d, LinfDistLinear
 from .lipschitz import flat_layers, lipschitz_bound
@@ -10,9 +11,11 @@ __all__ = [
     "CenterCrop",
     "LinfDistConv2d",
     "LinfDistLinear",
+    "MaxMin",
     "MeanShift",
     "Negate",
     "Normalize",
+    "ParamRamp",
     "SortDistLinear",
     "distance_layers",
     "flat_layers",

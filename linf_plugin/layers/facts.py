@@ -121,7 +121,7 @@ FACTS: dict[type[nn.Module], Facts] = {
         sizes.after_channels,
         ends_hold=True,
     ),
-    MaxMin: Facts("max_min", growth.keeps, after=sizes.after_pairs, computes=False, ends_hold=True),
+    MaxMin: Facts("max_min", growth.keeps, after=sizes.after_pairs, ends_hold=True),
 }
 
 LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # name in a spec → type

@@ -38,7 +38,7 @@ def normalised(a: dict) -> dict[str, Shape]:
 
 
 def top(a: dict) -> dict[str, Shape]:
-    return {"top": (a["num_features"],), "leak": ()}
+    return {"top": (a["num_features"],)}
 
 
 def _with_bias(a: dict, weight: Shape) -> dict[str, Shape]:

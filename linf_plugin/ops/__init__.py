@@ -5,6 +5,7 @@
 ``sorted_dist``    shapes as ``dist``; weighted sums of the largest coordinates
 ``box_dist``, ``box_conv2d``, ``box_sorted_dist``   their exact ranges over a box, for interval bounds
 ``shift``          (x + sign·offset)·scale, with one offset for each channel
+``max_min``        the larger and the smaller number of each pair of channels
 ``dist_last``, ``sorted_dist_last``, ``shift_last``   the same over the last dimension of (N, *, in)
 
 ``operator.define`` makes each operator.  An operator always checks its arguments, and has every derivative of PyTorch.
@@ -17,6 +18,7 @@ that calls it.
 from .conv import dist_conv2d
 from .distance import dist
 from .last import dist_along, shift_along, sorted_dist_along
+from .pairs import max_min
 from .shifts import is_one_operator, shift, shift_as_one_operator
 from .sorted import sorted_dist
 
@@ -25,6 +27,7 @@ __all__ = [
     "dist_along",
     "dist_conv2d",
     "is_one_operator",
+    "max_min",
     "shift",
     "shift_along",
     "shift_as_one_operator",

@@ -7,9 +7,11 @@ import numpy as np
 from torch import nn
 
 from linf_plugin.kernels.reference import coefficients
+from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.folded import ADVICE
 from linf_plugin.refusal import Refusal, rule_of
 
 from ..functions.domain import LINF
@@ -116,6 +118,18 @@ def convolution(g: Graph, i: int, layer: nn.Conv2d, x: str, weight: str, bias: b
     )
 
 
+def _ramp(g, i, layer, x, shape):
+    return g.shifted("Min", g.same("Relu", x), f"{i}.top", layer.top)
+
+
+def _max_min(g, i, layer, x, shape):
+    channels, *rest = shape
+    pairs, one = (channels // 2, 2, *rest), (channels // 2, 1, *rest)
+    x, axis = g.reshaped(x, [0, *pairs], pairs), g.constant("axis 2", [2])
+    ends = [g.node(f"Reduce{end}", x, axis, keepdims=1, shape=one) for end in ("Max", "Min")]
+    return g.reshaped(g.node("Concat", *ends, axis=2, shape=pairs), [0, *shape], shape)
+
+
 def _product(make: Callable) -> Callable:
     """The rule of a layer of products, with its own weight and bias."""
     return lambda g, i, layer, x, shape: make(g, i, layer, x, g.constant(f"{i}.weight", layer.weight), True, shape)
@@ -140,6 +154,9 @@ NODES: dict[type[nn.Module], Callable | Refusal] = {
     nn.Conv2d: _product(convolution),
     nn.ReLU: _unary("Relu"),
     nn.Tanh: _unary("Tanh"),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
+    ParamRamp: _ramp,
+    MaxMin: _max_min,
 }
 
 

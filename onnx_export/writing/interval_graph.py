@@ -6,9 +6,11 @@ from collections.abc import Callable
 from onnx import TensorProto
 from torch import nn
 
+from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.folded import ADVICE
 from linf_plugin.refusal import Refusal, rule_of
 
 from ..functions.domain import LINF
@@ -66,6 +68,9 @@ INTERVAL_NODES: dict[type[nn.Module], Callable | Refusal] = {
     nn.Conv2d: _product(convolution),
     nn.ReLU: _rising,
     nn.Tanh: _rising,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
+    ParamRamp: _rising,
+    MaxMin: _rising,
 }
 
 

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin.kernels.reference import coefficients
+from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.folded import ADVICE, fold_batch_norm
 from linf_plugin.models.net import Net
 from linf_plugin.refusal import Refusal, rule_of
 from linf_plugin.state import tensors
@@ -115,6 +117,31 @@ def _relu(graph, layer, value):
     return replace(value, name=graph.node("Relu", value.name, graph.shapes[value.name]))
 
 
+def _ramp(graph, layer, value):
+    """r − relu(r − relu(x))."""
+    for _ in range(2):
+        value = _relu(graph, layer, value)
+        value = replace(value, mix=-value.mix, offset=numbers(layer.top))
+    return value
+
+
+def _max_min(graph, layer, value):
+    """max(a, b) = relu(a − b) + b and min(a, b) = b − relu(b − a), where b = relu(b) − relu(−b)."""
+    one = np.eye(value.shape[0] // 2)
+    before = np.kron(one, [[1, -1], [-1, 1], [0, 1], [0, -1]])
+    after = np.kron(one, [[1, 0, 1, -1], [0, -1, 1, -1]])
+    value = _relu(graph, layer, _mixed(graph, layer, value, before))
+    return _mixed(graph, layer, value, after)
+
+
+def _mixed(graph: PlainGraph, layer: nn.Module, value: Value, weight: np.ndarray) -> Value:
+    """Combinations of the channels."""
+    if len(value.shape) == 1:
+        return _product(graph, value, weight)
+    _expect(layer, value, 3)
+    return _convolved(graph, value, weight[:, :, None, None], np.zeros(len(weight)))
+
+
 def _tanh(graph, layer, value):
     name = settled(graph, value, 1.0).name
     return given(graph.node("Tanh", name, graph.shapes[name]), value.shape)
@@ -173,6 +200,9 @@ VERIFIER_NODES: dict[type[nn.Module], Callable | Refusal] = {
     nn.Conv2d: _conv,
     nn.ReLU: _relu,
     nn.Tanh: _tanh,
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
+    ParamRamp: _ramp,
+    MaxMin: _max_min,
 }
 
 
@@ -197,8 +227,8 @@ def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
 
     The input ``x`` is (1, C, H, W) float32, raw pixels; the output ``logits`` is (1, classes).  The opset is 13, every
     shape is known, and no attribute is there that Marabou 2.0 ignores.  Normalisation, means and biases are folded into
-    the weights in float64 and rounded once.  So the logits differ from those of the net by some roundings of the
-    largest activation.
+    the weights in float64 and rounded once (batch normalisation by ``fold_batch_norm``).  So the logits differ from
+    those of the net by some roundings of the largest activation.
 
     Args:
         net: in evaluation mode, with distances at p = ∞ (the p of a sorted sum does not matter).
@@ -211,8 +241,11 @@ def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
     Raises:
         TypeError: net is not a ``Net``, or ``VERIFIER_NODES`` has no rule for a layer.
         ValueError: flavour is unknown; or the net is in training mode, is not float32, is not finite, has a finite p,
-            has a layer that does not take the output of the layer before it, or does not give logits (1, classes).
+            has a layer that does not take the output of the layer before it, or batch normalisation that cannot be
+            folded, or does not give logits (1, classes).
     """
+    if isinstance(net, Net) and not any(m.training for m in net.modules()):
+        net = fold_batch_norm(net)
     _check(net, flavour)
     graph = PlainGraph(flavour, net.input_shape)
     value = given("x", net.input_shape)

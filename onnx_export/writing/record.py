@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from linf_plugin import plain
+from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
+from linf_plugin.models.folded import ADVICE
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
 from linf_plugin.refusal import Refusal, rule_of
@@ -73,7 +75,15 @@ DESCRIBED: dict[type[nn.Module], tuple[str, Callable[[nn.Module], dict]] | Refus
     nn.Conv2d: ("conv", _conv),
     nn.ReLU: ("relu", lambda layer: {}),
     nn.Tanh: ("tanh", lambda layer: {}),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
+    ParamRamp: ("ramp", lambda layer: {"num_features": layer.num_features}),
+    MaxMin: ("max_min", lambda layer: {}),
 }
+
+
+def _kept(layer: nn.Module, name: str) -> bool:
+    """Whether a parameter or buffer is a part of the state.  The others count only in training mode."""
+    return name not in layer._non_persistent_buffers_set
 
 
 def describe(net: nn.Sequential) -> list[Layer]:
@@ -95,7 +105,7 @@ def describe(net: nn.Sequential) -> list[Layer]:
             raise TypeError(f"layer {i} of model is a {kind}, which cannot be exported: {error}") from error
         if isinstance(layer, SortDistLinear) and layer.rho == 1:  # it then computes this at evaluation
             name, arguments = "dist", _linear
-        tensors = dict((*layer.named_parameters(), *layer.named_buffers()))
+        tensors = {key: a for key, a in (*layer.named_parameters(), *layer.named_buffers()) if _kept(layer, key)}
         found.append((name, arguments(layer), {key: a.detach().cpu() for key, a in tensors.items()}))
     return found
 
@@ -120,7 +130,7 @@ def make(input_shape: tuple[int, ...], layers: list[Layer]) -> Net:
         raise ValueError(f"its layers cannot be built: {error}") from error
     for i, layer in enumerate(net):
         for name in [*layer._parameters, *layer._buffers]:
-            if getattr(layer, name) is not None:
+            if getattr(layer, name) is not None and _kept(layer, name):
                 a = held[f"{i}.{name}"]
                 setattr(layer, name, nn.Parameter(a, requires_grad=False) if name in layer._parameters else a)
     return net.eval()
@@ -181,5 +191,5 @@ def read(text: str, arrays: dict[str, np.ndarray]) -> Net:
     return make(tuple(spec["input_shape"]), found)
 
 
-FLAT = ("bias", "mean", "running_mean")  # in the graph they have sizes of 1 behind the channels
+FLAT = ("bias", "mean", "running_mean", "top")  # in the graph they have sizes of 1 behind the channels
 TENSORS = ("weight", *FLAT)

@@ -2,11 +2,12 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from linf_plugin import Net, Normalize
+from linf_plugin import Net, Normalize, ParamRamp
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.models.net import LAYERS
@@ -29,7 +30,11 @@ KINDS = {
     "ReLU": "flatten relu-linear+ logits",
     "crops": "crop* dist-conv crop+ flatten dist* distances",
     "linear": "flatten logits",  # where linear bounds have nothing to relax
+    "ramp conv": "ramp-conv+ flatten ramp-linear* logits",
+    "pairs conv": "pair-conv+ flatten pair-linear* logits",
+    "batch norm conv": "norm-conv+ flatten norm-linear* logits",
 }
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0, 64.55)  # in turn
 
 
@@ -91,6 +96,28 @@ def _relu_linear(s: _Stack) -> None:
     s.add("relu")
 
 
+def _ramp(s: _Stack) -> None:
+    s.add("ramp", num_features=s.shape[0])
+
+
+def _pairs(s: _Stack) -> None:
+    """Sorted pairs; of an odd number of channels a ReLU."""
+    s.add("relu" if s.shape[0] % 2 else "max_min")
+
+
+def _norm(s: _Stack) -> None:
+    s.add("batch_norm" if len(s.shape) == 3 else "batch_norm_rows", num_features=s.shape[0])
+    s.add("relu")
+
+
+def _after_linear(activation: Callable[[_Stack], None]) -> Callable[[_Stack], None]:
+    return lambda s: (s.fully_connected("linear"), activation(s))
+
+
+def _after_conv(activation: Callable[[_Stack], None]) -> Callable[[_Stack], None]:
+    return lambda s: (s.add("conv", **s.windows(rectangular=False)), activation(s))
+
+
 def _conv(s: _Stack) -> None:
     s.add("conv", **s.windows(rectangular=False))
     s.add("relu")
@@ -113,6 +140,12 @@ STAGES = {
     "dist-conv": _dist_conv,
     "conv": _conv,
     "relu-linear": _relu_linear,
+    "ramp-conv": _after_conv(_ramp),
+    "ramp-linear": _after_linear(_ramp),
+    "pair-conv": _after_conv(_pairs),
+    "pair-linear": _after_linear(_pairs),
+    "norm-conv": _after_conv(_norm),
+    "norm-linear": _after_linear(_norm),
     "linear": lambda s: s.fully_connected("linear"),
     "tanh": lambda s: s.add("tanh"),
     "distances": _distances,
@@ -144,6 +177,14 @@ def _natural(layer: nn.Module, h: Tensor) -> None:
     if isinstance(layer, MeanShift):
         layer.running_mean.copy_(h.transpose(0, 1).flatten(1).mean(1))
         return
+    if isinstance(layer, ParamRamp):
+        layer.top.uniform_(0, 1).mul_(h.std())
+        return
+    if isinstance(layer, NORMALISATIONS):
+        layer.running_mean.copy_(h.transpose(0, 1).flatten(1).mean(1))
+        layer.weight.normal_()
+        layer.bias.normal_()
+        return
     centre, spread = (h.mean(), h.std()) if layer in distance_layers(layer) else (0.0, 1.0)
     layer.weight.normal_().mul_(spread).add_(centre)
     if layer.bias is not None:
@@ -154,11 +195,16 @@ def _natural(layer: nn.Module, h: Tensor) -> None:
 def _fill(net: Net, r: random.Random, weights: str, h: Tensor) -> None:
     """Weights, biases and means; sometimes with equal rows.  h: typical inputs."""
     for layer in net:
-        parts = [*layer.parameters(), *([layer.running_mean] if isinstance(layer, MeanShift) else [])]
+        parts = [
+            *layer.parameters(),
+            *([layer.running_mean] if isinstance(layer, (MeanShift, *NORMALISATIONS)) else []),
+        ]
         if parts and weights == NATURAL:
             _natural(layer, h)
         for a in parts if weights != NATURAL else ():
             a.copy_(WEIGHTS[weights](r, a))
+        if isinstance(layer, NORMALISATIONS):
+            layer.running_var.uniform_(0.1, 2)
         if isinstance(layer, (nn.Linear, nn.Conv2d)):
             layer.weight /= math.prod(layer.weight.shape[1:]) ** r.choice((0.5, 1.0))
         if parts and len(parts[0]) > 1 and r.random() < 0.1:

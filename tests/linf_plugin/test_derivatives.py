@@ -115,6 +115,7 @@ def _cases() -> dict[str, Case]:
         "shift": Case(lambda x, o: linf.shift(x, o, -1.0, 1.7), (images, torch.randn(4).double())),
         "shift-one": Case(lambda x, o: linf.shift(x, o, 1.0, 1.7), (images, torch.randn(1).double())),
         "shift_last": Case(lambda x, o: linf.shift_last(x, o, -1.0, 1.7), (images, torch.randn(4).double())),
+        "max_min": Case(lambda x: linf.max_min(x), (images,)),
         "sorted_dist_last": Case(lambda x, w: linf.sorted_dist_last(x, w, *sort), (x.view(3, 1, 5), w)),
         "within": Case(lambda x, a: linf.within(x, a), (x, torch.rand_like(x))),
         "tanh": Case(lambda x: linf.tanh(x), (x,)),

@@ -16,6 +16,16 @@ from linf_plugin.layers.facts import FACTS
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import Ball
 
+
+def normalisation(layer):
+    """Batch normalisation with scales of both signs."""
+    torch.manual_seed(1)
+    for a in (layer.weight, layer.bias, layer.running_mean):
+        nn.init.normal_(a)
+    layer.running_var.uniform_(0.1, 2)
+    return layer
+
+
 LAYERS = [  # layers, and the shape of a sample
     (lp.Normalize([0.1, 0.2], 0.5), (2, 3, 3)),
     (CenterCrop(2), (2, 4, 3)),
@@ -33,6 +43,13 @@ LAYERS = [  # layers, and the shape of a sample
     (nn.ReLU(), (4,)),
     (nn.ReLU(inplace=True), (4,)),
     (nn.Tanh(), (4,)),
+    (normalisation(nn.BatchNorm1d(4)), (4,)),
+    (nn.BatchNorm1d(3, affine=False), (3, 2)),
+    (normalisation(nn.BatchNorm2d(3)), (3, 2, 2)),
+    (lp.ParamRamp(4, 0.4), (4,)),
+    (lp.ParamRamp(2, 0.4), (2, 2, 3)),
+    (lp.MaxMin(), (6,)),
+    (lp.MaxMin(), (4, 2, 3)),
 ]
 each_layer = pytest.mark.parametrize("layer, shape", LAYERS, ids=lambda a: str(a).partition("(")[0] or str(a))
 

@@ -59,6 +59,7 @@ def _arguments() -> dict[str, tuple]:
         "box_sorted_dist": (lower, upper, w, 0.5, 3),
         "box_sorted_dist_backward": (near, far, lower, upper, w, 0.5, 3, True, True, True),
         "shift": (images, torch.rand(4), -1.0, 2.0),
+        "max_min": (images,),
         "dist_last": (points, w, 3.0),
         "sorted_dist_last": (points, w, 0.5, 3),
         "shift_last": (points, torch.rand(5), -1.0, 2.0),
@@ -159,7 +160,7 @@ def _refused_or_right(name: str, place: int, value, monkeypatch) -> None:
         elif not any(isinstance(a, Tensor) and a.is_meta for a in arguments):
             _agrees_with_blocked(name, arguments, monkeypatch)
         else:  # the only tensor is on the meta device
-            assert name == "tanh" and got.is_meta
+            assert name in ("tanh", "max_min") and got.is_meta
     # The answer is the same under tracing, with only shapes, and for a gradient.
     if any(isinstance(a, Tensor) and a.layout is not torch.strided for a in arguments):
         assert refused

@@ -208,6 +208,26 @@ def test_shift_as_one_operator_ends_with_its_context():
 
 
 @each_dtype
+@pytest.mark.parametrize("shape", [(3, 4), (2, 6, 5), (2, 2, 3, 2), (0, 4, 3), (3, 0)], ids=str)
+def test_max_min_sorts_pairs_of_channels(shape, dtype):
+    x = torch.randn(shape, dtype=dtype).requires_grad_()
+    pairs = x.unflatten(1, (shape[1] // 2, 2)) if x.numel() else x
+    wanted = pairs.sort(2, descending=True).values.flatten(1, 2) if x.numel() else x
+    grad = torch.rand(shape, dtype=dtype)
+    (g_wanted,) = torch.autograd.grad(wanted, x, grad)
+    with ops.shift_as_one_operator():
+        inside = ops.max_min(x)
+    for y in (ops.max_min(x), linf.max_min(x), inside):
+        assert torch.equal(y, wanted) and torch.equal(torch.autograd.grad(y, x, grad)[0], g_wanted)
+    with torch.no_grad(), ops.shift_as_one_operator(), Calls() as calls:
+        ops.max_min(x)
+    assert calls.names == {"linf::max_min"}
+    for wrong in (torch.rand(2, 3), torch.rand(2), torch.ones(2, 4, dtype=torch.long)):
+        with pytest.raises((TypeError, ValueError), match="x must"):
+            linf.max_min(wrong)
+
+
+@each_dtype
 @pytest.mark.parametrize("shape", [(4, 7), (2, 3, 7), (2, 1, 3, 7), (0, 3, 7), (3, 0, 7)], ids=str)
 def test_operators_over_the_last_dimension_are_those_of_its_rows(shape, dtype):
     x, w, offset = torch.randn(shape, dtype=dtype), torch.randn(5, 7, dtype=dtype), torch.randn(7, dtype=dtype)

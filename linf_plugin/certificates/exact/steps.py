@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from ...kernels import windows
 from ...kernels.geometry import Geometry
+from ...layers.activations import MaxMin, ParamRamp
 from ...layers.distance import LinfDistConv2d, LinfDistLinear
 from ...layers.lipschitz import flat_layers
 from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ...layers.sort import SortDistLinear
+from ...models.folded import ADVICE
 from ...refusal import Refusal, rule_of
 
 TINY = 1e-300  # more than underflow can take from a sum
@@ -187,10 +189,37 @@ def _flatten(layer, shape):
     return [], (math.prod(shape),)
 
 
+def _not_below(ends: np.ndarray) -> Maximum:
+    """Returns the step max(x − 0, 0 − (−end)), with one end for each coordinate."""
+    n = len(ends)
+    index, weight = np.stack([np.arange(1, n + 1), np.zeros(n, int)], 1), np.stack([np.zeros(n), -ends], 1)
+    return Maximum(index, weight, both=False)
+
+
 def _relu(layer, shape):
-    """ReLU is max(x − 0, 0 − 0)."""
-    n = math.prod(shape)
-    return [Maximum(np.stack([np.arange(1, n + 1), np.zeros(n, int)], 1), np.zeros((n, 2)), both=False)], shape
+    return [_not_below(np.zeros(math.prod(shape)))], shape
+
+
+def _ramp(layer, shape):
+    """min(y, r) is −max(−y, −r)."""
+    _expect(layer, shape, shape[:1] == (layer.num_features,), f"({layer.num_features}, *)")
+    turn, top = _scaled(-1.0, np.zeros(math.prod(shape))), _per_channel(numbers(layer.top), shape)
+    return [*_relu(layer, shape)[0], turn, _not_below(-top), turn], shape
+
+
+def _max_min(layer, shape):
+    """The maxima of pairs in x, and of pairs in −x; the latter are turned around again."""
+    _expect(layer, shape, shape[0] % 2 == 0, "(C, *) with an even C")
+    n, pixels = math.prod(shape), math.prod(shape[1:])
+    same = sparse.identity(n, format="csr")
+    pairs = np.arange(1, n + 1).reshape(-1, 2, pixels)  # (pairs, number of the pair, pixels)
+    index = np.stack([pairs, pairs + n], 1).swapaxes(2, 3).reshape(n, 2)  # larger, smaller
+    signs = np.broadcast_to(np.array([1.0, -1.0]).reshape(1, 2, 1), pairs.shape).ravel()
+    return [
+        Affine(sparse.csr_array(sparse.vstack([same, -same])), np.zeros(2 * n)),
+        Maximum(index, np.zeros((n, 2)), both=False),
+        Affine(sparse.csr_array(sparse.diags(signs)), np.zeros(n)),
+    ], shape
 
 
 def _linear(layer, shape):
@@ -274,6 +303,9 @@ STEPS: dict[type[nn.Module], Callable | Refusal] = {
     nn.Conv2d: _conv,
     nn.ReLU: _relu,
     nn.Tanh: Refusal("it is not piecewise linear"),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(f"its scale is no float32 number: {ADVICE}")),
+    ParamRamp: _ramp,
+    MaxMin: _max_min,
 }
 
 

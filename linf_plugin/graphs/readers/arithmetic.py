@@ -6,11 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..operations import Add, Affine, Multiply, Scale, Shift
+from ..operations import TINY, Add, Affine, Multiply, Scale, Shift, normalisation
 from ..values import Builder, Size, Unknown, Value
 from .moves import Arguments
-
-TINY = 2.0**-100  # a smaller denominator may be rounded to zero, or its root may
 
 
 def number(value: float | int) -> float:
@@ -123,19 +121,13 @@ def _batch_norm(b: Builder, a: Arguments) -> Value:
         raise Unknown("it has no running statistics, so that samples depend on each other")
     if x.rows is not None:
         raise Unknown("the rows of its input are joined with the samples")
-
-    def channels(value: Tensor | None, default: float) -> Tensor:
-        mean = a["running_mean"].double()
-        value = torch.full_like(mean, default) if value is None else value.double()
-        return value.view(-1, *[1] * (len(x.shape) - 1))
-
-    variance = channels(a["running_var"], 1) + number(a["eps"])
-    if not bool((variance > TINY).all()):
-        raise Unknown(f"a variance plus eps is {variance.min().item():g}, and float32 has no good root of it")
-    weight, root = channels(a["weight"], 1), variance.sqrt()
-    module = Affine(weight / root, channels(a["running_mean"], 0), channels(a["bias"], 0), 12)
-    module.last = torch.maximum(weight.abs().max(), (1 / root).max()).item()  # in either order
-    return b.like(module, x)
+    try:
+        module = normalisation(
+            a["running_mean"], a["running_var"], a["weight"], a["bias"], number(a["eps"]), len(x.shape)
+        )
+        return b.like(module, x)
+    except ValueError as error:
+        raise Unknown(str(error)) from error
 
 
 ARITHMETIC: dict[str, Callable] = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ..operations import Average, Clamp, Largest
+from ..operations import Average, Clamp, Largest, Limit
 from ..values import Builder, Unknown, Value
-from .arithmetic import number, pair
+from .arithmetic import number, pair, with_constant
 from .moves import Arguments
 
 MOST_SORTED = 64  # the most numbers that are sorted together
@@ -68,10 +68,13 @@ def _of_two(sign: int) -> Callable[[Builder, Arguments], Value]:
 
 
 def _clamped(b: Builder, a: Arguments, end: Tensor, sign: int) -> Value:
-    """Reads the maximum or minimum of a value and one number."""
+    """Reads the maximum or minimum of a value and a constant."""
     x = a["self"] if isinstance(a["self"], Value) else a["other"]
     if end.numel() != 1 or end.dim() > len(x.of(1)):
-        raise Unknown("one of its operands is a constant that is no single number: use torch.clamp with numbers")
+        x, end = with_constant(b, x, end)
+        if not bool(end.isfinite().all()):
+            raise Unknown("one of its operands is a constant that is not finite")
+        return b.like(Limit(end, sign), x)
     ends = (number(end.item()), math.inf) if sign > 0 else (-math.inf, number(end.item()))
     return b.like(Clamp(*ends), x)
 

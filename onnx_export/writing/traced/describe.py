@@ -12,7 +12,19 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from linf_plugin.graphs.graph import Graph
-from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Slope,
+    Softplus,
+)
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.refusal import rule_of
@@ -131,6 +143,7 @@ IN_WORDS: dict[type[nn.Module], Callable[..., Described]] = {
     Multiply: _plain("multiply"),
     Affine: _affine,
     Clamp: _clamp,
+    Limit: lambda module, shapes: Described("limit", {"sign": module.sign}, {"end": module.end}),
     Slope: lambda module, shapes: Described("slope", {}, {"slope": module.slope}),
     Elu: lambda module, shapes: Described("elu", {"alpha": module.alpha}, {}),
     Softplus: lambda module, shapes: Described("softplus", {"beta": module.beta, "threshold": module.threshold}, {}),

@@ -9,7 +9,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Slope,
+    Softplus,
+)
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.refusal import rule_of
@@ -72,6 +84,9 @@ def _exact(g: Graph, i: int, module: nn.Module, xs: list[Ends], shape: Shape, wi
     positive = isinstance(module, nn.ReLU) or all(x.positive for x in xs)
     if isinstance(module, Clamp):
         positive = module.low >= 0 or (positive and module.high >= 0)
+    if isinstance(module, Limit):
+        above = bool((module.end >= 0).all())
+        positive = positive or above if module.sign > 0 else positive and above
     return Ends(*_both(g, i, module, xs, shape), positive)
 
 
@@ -160,7 +175,7 @@ def _distance(g: Graph, i: int, module: nn.Module, xs: list[Ends], shape: Shape,
 
 # Type of an operation → (graph, index, module, ends of its inputs, shape of the output, width) → ends of the output.
 END_NODES: dict[type[nn.Module], Callable[..., Ends]] = {
-    **dict.fromkeys((nn.Identity, nn.ReLU, Gather, Largest, Clamp), _exact),
+    **dict.fromkeys((nn.Identity, nn.ReLU, Gather, Largest, Clamp, Limit), _exact),
     **dict.fromkeys(PRODUCT_NODES, _product),
     **dict.fromkeys((LinfDistLinear, LinfDistConv2d, SortDistLinear), _distance),
     **dict.fromkeys((Slope, Elu, nn.Tanh, nn.Sigmoid), _rising),

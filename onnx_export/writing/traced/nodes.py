@@ -6,7 +6,19 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Slope,
+    Softplus,
+)
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.refusal import rule_of
@@ -199,6 +211,10 @@ def _clamp(g: Graph, i: int, module: Clamp, xs: list[str], shape: Shape) -> str:
     return g.same("Clip", xs[0], *(ends if ends[1] else ends[:1]))
 
 
+def _limit(g: Graph, i: int, module: Limit, xs: list[str], shape: Shape) -> str:
+    return g.same("Max" if module.sign > 0 else "Min", xs[0], g.constant(f"{i}.end", module.end))
+
+
 def _slope(g: Graph, i: int, module: Slope, xs: list[str], shape: Shape) -> str:
     return g.same("PRelu", xs[0], g.constant(f"{i}.slope", module.slope))
 
@@ -223,6 +239,7 @@ OPERATION_NODES: dict[type[nn.Module], Callable[..., str]] = {
     Multiply: lambda g, i, module, xs, shape: g.same("Mul", *xs),
     Affine: _affine,
     Clamp: _clamp,
+    Limit: _limit,
     Slope: _slope,
     Elu: lambda g, i, module, xs, shape: g.same("Elu", xs[0], alpha=module.alpha),
     Softplus: _softplus,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from linf_plugin import plain
 from linf_plugin.arguments import check_p, check_rho
 from linf_plugin.graphs.graph import Graph, Node
-from linf_plugin.graphs.operations import Add, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import Add, Average, Clamp, Elu, Gather, Largest, Limit, Multiply, Slope, Softplus
 from linf_plugin.layers import checks
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
 from linf_plugin.layers.sizes import MOST_VALUES
@@ -275,6 +275,7 @@ OPERATIONS: dict[str, Row] = {
     "multiply": Row(_plainly(Multiply), 2),
     "affine": Row(_affine, more=("centre", "factor", "offset")),
     "clamp": Row(_clamp, optional={"low": _float32, "high": _float32}),
+    "limit": Row(lambda a, tensors, shapes: Limit(tensors["end"], a["sign"]), needed=_SIGN, tensors=("end",)),
     "slope": Row(_slope, tensors=("slope",)),
     "elu": Row(lambda a, tensors, shapes: Elu(a["alpha"]), needed={"alpha": _alpha}),
     "softplus": Row(_softplus, needed={"beta": _float32, "threshold": _float32}),

@@ -18,7 +18,19 @@ from linf_plugin.float32.reach import rule
 from linf_plugin.float32.rules import OUTWARD, TANH_UNITS, UNIT, Reach, gamma
 from linf_plugin.graphs.fusion import PRODUCTS, fan_in, later_roundings
 from linf_plugin.graphs.graph import Graph
-from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Slope,
+    Softplus,
+)
 from linf_plugin.intervals import apply_affine
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
@@ -152,7 +164,7 @@ def _function(units: float) -> Callable[..., _Static]:
 
 # Type of an operation → (module, what its inputs may be over all images) → its width; None if it is exact.
 WIDTHS: dict[type[nn.Module], Callable[..., _Static | None]] = {
-    **dict.fromkeys((nn.Identity, nn.ReLU, Gather, Largest, Clamp), _exact),
+    **dict.fromkeys((nn.Identity, nn.ReLU, Gather, Largest, Clamp, Limit), _exact),
     **dict.fromkeys(PRODUCTS, _product),
     Average: _average,
     Add: _add,

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from comparisons.methods import warmup
+from comparisons.methods.bounded import BoxBounds
 from comparisons.methods.losses import LOSSES
 from comparisons.methods.robust import RobustCrossEntropy, _smaller_box, box_around
 from comparisons.methods.searched import adversarial
@@ -122,7 +123,7 @@ def test_the_fused_loss_bounds_the_cross_entropy_of_every_point(batch, share):
 VARIANTS = {
     "plain": {},
     "pgd": {"steps": 2},
-    "ibp": {"warmup": 0.5, "l1": 1e-5, "leak": 0.01},
+    "ibp": {"warmup": 0.5, "l1": 1e-5},
     "crown-ibp": {"kappa": 0.0, "fused": True},
     "mtl-ibp": {"alpha": 0.5},
     "sabr": {"part": 0.4, "steps": 2},
@@ -219,6 +220,21 @@ def test_balance_is_zero_for_equally_many_active_and_inactive_units():
     assert warmup.balance([(many, many + 0.05)], 0.5) > 0
 
 
+@pytest.mark.parametrize("kind", ["plain", "ramp"])
+def test_both_interval_bounds_agree(kind, batch):
+    """Those of auto_LiRPA and of this package, with their gradients and what the warm-up reads."""
+    net, found = make(kind), []
+    box = box_around(batch[0], EPS)
+    for bounds in (RobustCrossEntropy(net.eval(), SCHEDULE).bounds, BoxBounds(net)):
+        net.zero_grad()
+        clean, worst = bounds.entropies(*batch, box, 0.0)
+        first, hidden = bounds.hidden()
+        (clean + worst + warmup.tightness(first, hidden[-1:], 0.5)).backward()
+        found.append([clean, worst, *first, *(p.grad for p in net.parameters())])
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_leak_falls_with_the_rise_of_the_radius(batch):
     net = make("ramp")
     loss = RobustCrossEntropy(net.eval(), SCHEDULE, leak=0.01)
@@ -228,7 +244,7 @@ def test_leak_falls_with_the_rise_of_the_radius(batch):
         loss(net, *batch, step)
         assert [layer.leak.item() for layer in net if hasattr(layer, "leak")] == pytest.approx([leak] * 2)
         found.append(loss.bounds.entropies(*batch, box_around(batch[0], EPS), 0.0)[1])
-    assert not torch.equal(found[0], found[1])  # auto_LiRPA sees the change
+    assert not torch.equal(found[0], found[1])
 
 
 @pytest.mark.parametrize(
@@ -241,10 +257,11 @@ def test_leak_falls_with_the_rise_of_the_radius(batch):
         ({"alpha": 0.5}, "steps"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"l1": -1.0}, "l1"),
+        ({"leak": 0.1, "fused": True}, "leak"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, name):
-    with pytest.raises(ValueError, match=f"^{name} must|, {name} |{name} and leak must"):
+    with pytest.raises(ValueError, match=f"^{name} must|, {name} |{name} and leak must|^{name} is only"):
         RobustCrossEntropy(make("plain").eval(), SCHEDULE, **arguments)
 
 

@@ -34,6 +34,8 @@ class Constant(nn.Module):
         "div": lambda x, c: x / c,
         "divide": torch.divide,
         "true_divide": torch.true_divide,
+        "maximum": torch.maximum,
+        "minimum": lambda x, c: torch.minimum(c, x),
     }
 
     def __init__(self, operation: str, shape: list[int]):
@@ -242,8 +244,13 @@ REDUCTIONS = {
         Use(torch.maximum, alike(), 2),
         Use(lambda x, end: torch.maximum(x, torch.full((), end)), _one_end),
         Use(lambda x, end: x.maximum(torch.tensor([end])), of_rank(1, 4, _one_end)),
+        _constant("maximum"),
     ],
-    "minimum": [Use(torch.minimum, alike(), 2), Use(lambda x, end: torch.minimum(torch.full((), end), x), _one_end)],
+    "minimum": [
+        Use(torch.minimum, alike(), 2),
+        Use(lambda x, end: torch.minimum(torch.full((), end), x), _one_end),
+        _constant("minimum"),
+    ],
     "sort": [
         Use(lambda x, dim, descending: x.sort(dim, descending).values, of_rank(1, 4, along(_order))),
         Use(

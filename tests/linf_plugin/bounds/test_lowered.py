@@ -19,7 +19,7 @@ from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
 INF = math.inf
 SLACK = 1e-9  # of float64, with room: what noise covers is the subject of other tests
-LINEAR = ("Gather", "Average", "Add", "Affine", "Shift", "Scale", "Linear", "Conv", "Identity")
+LINEAR = ("Gather", "Average", "Add", "Affine", "Shift", "Scale", "Linear", "Conv", "BatchNorm", "Identity")
 each_operation = pytest.mark.parametrize("name", NAMES)
 each_method = pytest.mark.parametrize("method", LIRPA_METHODS)
 pytestmark = [

@@ -19,7 +19,19 @@ from linf_plugin.float32.program import SMALLEST
 from linf_plugin.float32.reach import reach, rule
 from linf_plugin.float32.rules import TANH_FLUSHED, TANH_UNITS, UNIT, Reach
 from linf_plugin.graphs.capture import capture
-from linf_plugin.graphs.operations import Add, Affine, Average, Clamp, Elu, Gather, Largest, Multiply, Slope, Softplus
+from linf_plugin.graphs.operations import (
+    Add,
+    Affine,
+    Average,
+    Clamp,
+    Elu,
+    Gather,
+    Largest,
+    Limit,
+    Multiply,
+    Slope,
+    Softplus,
+)
 from linf_plugin.intervals import apply_affine
 
 mpmath.mp.dps = 60
@@ -181,6 +193,8 @@ def _exact(module: nn.Module, *values: np.ndarray) -> np.ndarray:
     if isinstance(module, Clamp):
         low = x if module.low == -math.inf else np.maximum(x, Fraction(module.low))
         return low if module.high == math.inf else np.minimum(low, Fraction(module.high))
+    if isinstance(module, Limit):
+        return (np.maximum if module.sign > 0 else np.minimum)(x, _numbers(module.end))
     if isinstance(module, Slope):
         return np.where(x >= 0, x, _numbers(module.slope) * x)
     if isinstance(module, Elu):
@@ -238,7 +252,14 @@ def _programs(module: nn.Module) -> list:
 
 RULED = [name for name, (module, _) in made().items() if type(module) in OF_OPERATIONS]
 SCALES = ((1.0, 1.0), (1e4, 1e4), (1e-6, 1e-6), (1e-38, 1e-38), ("mixed", "mixed"), (1e4, 1e-38), (1e-38, 1e4))
-EXACT = (Gather, Largest, Clamp, Slope, Elu)  # they do not round some numbers, and compare numbers that are flushed
+EXACT = (
+    Gather,
+    Largest,
+    Clamp,
+    Limit,
+    Slope,
+    Elu,
+)  # they do not round some numbers, and compare numbers that are flushed
 
 
 def _scaled(a: Tensor, scale: float | str) -> Tensor:

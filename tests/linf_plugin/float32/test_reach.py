@@ -18,9 +18,11 @@ from torch import nn
 from linf_plugin import (
     LinfDistConv2d,
     LinfDistLinear,
+    MaxMin,
     MeanShift,
     Negate,
     Normalize,
+    ParamRamp,
     SortDistLinear,
     build,
     certified_radius,
@@ -40,6 +42,7 @@ from linf_plugin.ops import dist
 from linf_plugin.refusal import Refusal
 
 mpmath.mp.dps = 60
+NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def _numbers(a, number):
@@ -91,6 +94,15 @@ def _exact(layer, x, number):
         return x.reshape(-1)
     if isinstance(layer, nn.ReLU):
         return np.maximum(x, number(0))
+    if isinstance(layer, ParamRamp):
+        return np.minimum(np.maximum(x, number(0)), get(layer.top).reshape(per_channel))
+    if isinstance(layer, MaxMin):
+        return np.stack([np.maximum(x[::2], x[1::2]), np.minimum(x[::2], x[1::2])], 1).reshape(x.shape)
+    if isinstance(layer, NORMALISATIONS):
+        mean, variance = get(layer.running_mean), get(layer.running_var) + number(layer.eps)
+        factor = get(layer.weight) / np.vectorize(mpmath.sqrt, otypes=[object])(variance)
+        y = (x - mean.reshape(per_channel)) * factor.reshape(per_channel)
+        return y + get(layer.bias).reshape(per_channel)
     if isinstance(layer, nn.Tanh):
         return np.vectorize(mpmath.tanh, otypes=[object])(x)
     w = get(layer.weight)
@@ -110,7 +122,9 @@ def _exact(layer, x, number):
 def _exact_outputs(net, x):
     number = (
         mpmath.mpf
-        if any(isinstance(layer, nn.Tanh) or getattr(layer, "p", INF) != INF for layer in layers(net))
+        if any(
+            isinstance(layer, (nn.Tanh, *NORMALISATIONS)) or getattr(layer, "p", INF) != INF for layer in layers(net)
+        )
         else Fraction
     )
     outputs = []
@@ -136,9 +150,18 @@ NETS = {
     "clip": dict(name="linf-mlp", shape=(2, 2, 2), classes=3, width=5, depth=3, clip=0.4, mean=(0.2, 0.4), std=0.3),
     "relu": dict(name="relu-mlp", shape=(1, 2, 3), classes=3, width=7, depth=3, mean=(0.5,), std=0.3),
     "relu-conv": dict(name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5),
+    "ramp": dict(
+        name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5, activation="ramp"
+    ),
+    "max-min": dict(
+        name="relu-conv", shape=(1, 4, 4), classes=3, channels=(4, 2), strides=(1, 2), width=6, activation="max-min"
+    ),
 }
 HIGH_PRECISION = {
     "head": dict(name="linf-mlp-head", shape=(1, 2, 3), classes=3, width=5, depth=2, hidden=4, std=0.3),
+    "batch-norm": dict(
+        name="relu-conv", shape=(1, 4, 4), classes=3, channels=(3, 2), strides=(1, 2), width=5, batch_norm=True
+    ),
     "p=1": dict(NETS["mlp"], p=1.0),
     "p=2.5": dict(NETS["mlp"], p=2.5),
     "p=8-conv": dict(NETS["conv"], p=8.0),
@@ -158,9 +181,13 @@ def _net(arguments, scale=1.0):
     net = build(**arguments).eval()
     set_p(net, p)
     with torch.no_grad():
-        for a in (*net.parameters(), *(m.running_mean for m in net.modules() if isinstance(m, MeanShift))):
+        shifted = (MeanShift, *NORMALISATIONS)
+        for a in (*net.parameters(), *(m.running_mean for m in net.modules() if isinstance(m, shifted))):
             nn.init.normal_(a)
             a *= 10.0 ** torch.randint(-6, 5, a.shape) if scale == "mixed" else scale
+        for m in net.modules():
+            if isinstance(m, NORMALISATIONS):
+                m.running_var.uniform_(0, 2)
     return net
 
 

@@ -196,7 +196,7 @@ REFUSED = [
     ("div", "it rounds quotients to whole numbers", ROW, 'torch.div(x, 2, rounding_mode="floor")', {}),
     ("div", "it divides by 1e-35, which", ROW, "x / 1e-35", {}),
     ("batch_norm", "a variance plus eps is -1, and", ROW, "F.batch_norm(x, self.a, self.a - 1, eps=0.0)", NORM),
-    ("maximum", "one of its operands is a constant that", ROW, "torch.maximum(x, self.c)", C),
+    ("maximum", "one of its operands is a constant that is not", ROW, "torch.maximum(x, self.c / 0)", C),
     ("sort", "it sorts 65 numbers, and at most 64", (2, 65), "x.sort(1).values", {}),
     # Constants.
     ("linspace", "it makes numbers:", ROW, "x + torch.linspace(0, 1, 4)", {}),

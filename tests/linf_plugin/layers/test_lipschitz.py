@@ -14,6 +14,16 @@ from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import NORMS
 
+
+def normalisation(layer):
+    """Batch normalisation with scales of both signs."""
+    torch.manual_seed(1)
+    for a in (layer.weight, layer.bias, layer.running_mean):
+        nn.init.normal_(a)
+    layer.running_var.uniform_(0.1, 2)
+    return layer
+
+
 LAYERS = {  # layer type → layers, and the shape of a sample
     lp.Normalize: [(lp.Normalize([0.1, 0.2], 0.5), (2, 3, 3))],
     CenterCrop: [(CenterCrop(2), (2, 4, 3))],
@@ -28,6 +38,10 @@ LAYERS = {  # layer type → layers, and the shape of a sample
     nn.Conv2d: [(nn.Conv2d(2, 4, 2, padding=1, stride=2, groups=2), (2, 5, 5))],
     nn.ReLU: [(nn.ReLU(), (4,))],
     nn.Tanh: [(nn.Tanh(), (4,))],
+    nn.BatchNorm1d: [(normalisation(nn.BatchNorm1d(4)), (4,)), (nn.BatchNorm1d(3, affine=False), (3, 2))],
+    nn.BatchNorm2d: [(normalisation(nn.BatchNorm2d(3)), (3, 2, 2))],
+    lp.ParamRamp: [(lp.ParamRamp(4, 0.7), (4,)), (lp.ParamRamp(2), (2, 3, 3))],
+    lp.MaxMin: [(lp.MaxMin(), (6,)), (lp.MaxMin(), (4, 2, 3))],
 }
 CASES = [(layer, shape) for rows in LAYERS.values() for layer, shape in rows]
 
@@ -83,6 +97,18 @@ def test_the_attribute_of_another_module_is_not_read():
         lipschitz_bound(model, math.inf)
     with pytest.raises(TypeError, match="Spectral: give it a method lipschitz_in"):
         lp.certificates.margin_bound(model, x, y, 0.1, "lipschitz", sound=False)
+
+
+@pytest.mark.parametrize("layer", (nn.BatchNorm1d(3), nn.BatchNorm2d(2), lp.ParamRamp(2)), ids=str)
+def test_no_bound_is_known_in_training_mode(layer):
+    assert lipschitz_bound(layer.eval(), math.inf) >= 0.9
+    with pytest.raises(TypeError, match=f"Lipschitz bound is known for {type(layer).__name__}"):
+        lipschitz_bound(layer.train(), math.inf)
+
+
+def test_normalisation_by_the_batch_has_no_bound():
+    with pytest.raises(TypeError, match="BatchNorm1d that normalises by its batch"):
+        lipschitz_bound(nn.BatchNorm1d(3, track_running_stats=False).eval(), math.inf)
 
 
 def test_a_subclass_states_its_own_bound():

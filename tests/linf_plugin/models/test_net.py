@@ -21,6 +21,11 @@ NETS = {
     "sortnet-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, rho=0.6, k=4, mean=(0.5,), std=0.25),
     "relu-mlp": dict(shape=(1, 3, 3), classes=2, width=5, depth=3),
     "relu-conv": dict(shape=(1, 8, 8), classes=3, channels=(2, 3), strides=(1, 2), width=6),
+    "dm-small": dict(shape=(1, 16, 16), classes=3, width=2, hidden=(5,)),
+    "dm-large": dict(shape=(1, 16, 16), classes=3, width=2, hidden=(6,), activation="max-min", batch_norm=True),
+    "cnn3": dict(shape=(2, 8, 8), classes=3, width=2, mean=(0.1, 0.2), std=0.5),
+    "cnn5": dict(shape=(1, 8, 8), classes=3, width=2, hidden=(5,), activation="ramp"),
+    "cnn7": dict(shape=(3, 8, 8), classes=3, width=2, hidden=(5, 4), batch_norm=False),
 }
 each_net = pytest.mark.parametrize("name", NETS)
 
@@ -144,7 +149,7 @@ def _pairs(net: Net) -> int:
     """Counted: what each layer returned times the length of a row of its weight."""
     counted = []
     for layer in net:
-        if hasattr(layer, "weight"):
+        if hasattr(layer, "weight") and layer.weight.dim() > 1:
             layer.register_forward_hook(lambda layer, _, y: counted.append(y.numel() * layer.weight[0].numel()))
     net(torch.rand(1, *net.input_shape))
     return sum(counted)

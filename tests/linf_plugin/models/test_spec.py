@@ -18,18 +18,26 @@ NETS = {
     "linf-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4},
     "sortnet-mlp": {"width": 4, "depth": 2, "rho": 0.3},
     "relu-mlp": {"width": 4, "depth": 2},
-    "relu-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4},
+    "relu-conv": {"channels": (3, 2), "strides": (1, 2), "width": 4, "batch_norm": True},
+    "dm-small": {"width": 2, "hidden": (4,), "activation": "ramp"},
+    "dm-large": {"width": 2, "hidden": (4,), "activation": "max-min"},
+    "cnn3": {"width": 2},
+    "cnn5": {"width": 2, "hidden": (4,), "crop": 6},
+    "cnn7": {"width": 2, "hidden": (4,), "activation": "ramp"},
 }
+LEFT_OUT = {"batch_norm": {"affine", "bias", "track_running_stats"}}  # of a spec: layers always have the defaults
+LEFT_OUT["batch_norm_rows"] = LEFT_OUT["batch_norm"]
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_sizes_are_those_of_the_net(name):
-    net = build(name, shape=(2, 6, 7), classes=3, **NETS[name])
+    shape = (2, 16, 17) if name.startswith("dm-") else (2, 6, 7)
+    net = build(name, shape=shape, classes=3, **NETS[name])
     check_spec(net.spec)
     check_size(net.spec)
     assert {key: tuple(a.shape) for key, a in state.tensors(net).items()} == tensor_shapes(net.spec)
-    x, pairs = torch.rand(2, 2, 6, 7), 0
+    x, pairs = torch.rand(2, *shape), 0
     for layer, (shape, more) in zip(net.eval(), values(net.spec), strict=True):
         x, pairs = layer(x), pairs + more
         assert x.shape[1:] == shape
@@ -40,6 +48,7 @@ def test_sizes_are_those_of_the_net(name):
 def test_every_argument_of_a_layer_is_known(name):
     """But for where it is made, and what spoils a bound."""
     taken = inspect.signature(LAYERS[name].__init__).parameters.keys() - {"self", "device", "dtype", "args", "kwargs"}
+    taken -= LEFT_OUT.get(name, set())
     facts = FACTS[LAYERS[name]]
     assert taken == facts.needed.keys() | facts.optional.keys()
     assert not facts.needed.keys() & facts.optional.keys()

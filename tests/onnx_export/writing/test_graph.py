@@ -11,12 +11,16 @@ import linf_plugin
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import LAYERS
+from linf_plugin.refusal import rule_of
 from onnx_export.exporting import export
 from onnx_export.files.load import load
 from onnx_export.reading.recompute import contradictions, net_of, read_back
 from onnx_export.running.session import run, session
 from onnx_export.writing.certificate import CertifiedNet
-from onnx_export.writing.record import fold_means, make, read, written
+from onnx_export.writing.graph import NODES
+from onnx_export.writing.interval_graph import INTERVAL_NODES
+from onnx_export.writing.plain import VERIFIER_NODES
+from onnx_export.writing.record import DESCRIBED, fold_means, make, read, written
 
 SHAPE = [2, 7, 6]
 HEAD = [["flatten", {}], ["dist", {"in_features": 84, "out_features": 3}]]
@@ -149,6 +153,63 @@ CASES = {  # layers after normalisation, whether logits are exact
 }
 
 
+CASES |= {
+    "ramp": (
+        [
+            ["conv", {"in_channels": 2, "out_channels": 4, "kernel_size": 3}],
+            ["ramp", {"num_features": 4, "top": 0.4}],
+            ["flatten", {}],
+            ["linear", {"in_features": 80, "out_features": 5}],
+            ["ramp", {"num_features": 5, "top": 0.2}],
+            ["linear", {"in_features": 5, "out_features": 3}],
+        ],
+        False,
+    ),
+    "ramp of distances": (
+        [
+            ["ramp", {"num_features": 2, "top": 0.7}],
+            ["flatten", {}],
+            ["dist", {"in_features": 84, "out_features": 3}],
+            ["ramp", {"num_features": 3, "top": 1.5}],
+        ],
+        True,
+    ),
+    "larger and smaller": (
+        [
+            ["conv", {"in_channels": 2, "out_channels": 4, "kernel_size": 3}],
+            ["max_min", {}],
+            ["flatten", {}],
+            ["linear", {"in_features": 80, "out_features": 6}],
+            ["max_min", {}],
+            ["linear", {"in_features": 6, "out_features": 3}],
+        ],
+        False,
+    ),
+    "larger and smaller distances": (
+        [
+            ["max_min", {}],
+            ["flatten", {}],
+            ["dist", {"in_features": 84, "out_features": 4}],
+            ["max_min", {}],
+            ["dist", {"in_features": 4, "out_features": 3}],
+        ],
+        True,
+    ),
+}
+NORMALISED = {  # nets with batch normalisation, which the file has folded
+    "batch normalisation": [
+        ["conv", {"in_channels": 2, "out_channels": 4, "kernel_size": 3, "bias": False}],
+        ["batch_norm", {"num_features": 4}],
+        ["relu", {}],
+        ["flatten", {}],
+        ["linear", {"in_features": 80, "out_features": 5}],
+        ["batch_norm_rows", {"num_features": 5, "eps": 0.01}],
+        ["ramp", {"num_features": 5}],
+        ["linear", {"in_features": 5, "out_features": 3}],
+    ]
+}
+
+
 def build(layers, normalize=True) -> linf_plugin.Net:
     torch.manual_seed(0)
     start = [["normalize", {"mean": [0.2, 0.4], "std": 0.3}]] if normalize else []
@@ -156,6 +217,11 @@ def build(layers, normalize=True) -> linf_plugin.Net:
     for layer in net:
         if hasattr(layer, "running_mean"):
             layer.running_mean.normal_()
+        if hasattr(layer, "running_var"):
+            layer.running_var.uniform_(0.3, 2)
+            nn.init.normal_(layer.weight)
+        if hasattr(layer, "top"):
+            layer.top.data *= 0.5 + torch.rand(layer.top.shape)
         if getattr(layer, "bias", None) is not None:
             nn.init.normal_(layer.bias)
     return net.eval()
@@ -205,8 +271,38 @@ def test_finite_p(name, p, tmp_path):
 
 
 def test_every_kind_of_layer_is_tried():
-    kinds = {name for layers, _ in CASES.values() for name, _ in layers} | {"normalize"}
+    kinds = {name for layers in (*(layers for layers, _ in CASES.values()), *NORMALISED.values()) for name, _ in layers}
+    kinds |= {"normalize"}
     assert kinds == LAYERS.keys(), f"{LAYERS.keys() - kinds}: add a net to CASES in this file"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("flavour", ("function", "inlined", "maxpool", "relu"))
+def test_batch_normalisation_is_folded(flavour, tmp_path):
+    net, path = build(NORMALISED["batch normalisation"]), tmp_path / "net.onnx"
+    folded, x = linf_plugin.fold_batch_norm(net), torch.rand(1, *SHAPE)
+    export(net, path, flavour=flavour)
+    close(run(session(path, "cpu"), x.numpy())[0], net(x), False)
+    model = load(path)
+    assert contradictions(model) == []
+    if flavour in ("function", "inlined"):
+        assert torch.equal(net_of(model)(x), folded(x)) and written(net_of(model)) == written(folded)
+
+
+def test_batch_normalisation_that_cannot_be_folded_is_named(tmp_path):
+    net = build([["batch_norm", {"num_features": 2}], *HEAD], normalize=False)
+    with pytest.raises(ValueError, match="layer 0 of net, batch_norm, does not follow a conv layer"):
+        export(net, tmp_path / "net.onnx")
+    with pytest.raises(ValueError, match="model is in training mode"):
+        export(net.train(), tmp_path / "net.onnx")
+    for table, what in (
+        (DESCRIBED, "description"),
+        (NODES, "node"),
+        (INTERVAL_NODES, "node"),
+        (VERIFIER_NODES, "node"),
+    ):
+        with pytest.raises(TypeError, match="fold_batch_norm"):
+            rule_of(table, net[0], what)
 
 
 @torch.no_grad()

@@ -37,6 +37,14 @@ ARCHITECTURES = {
     "sortnet-head": ("sortnet-mlp", {"width": 6, "depth": 2, "rho": 0.4, "k": 3, "hidden": 4}),
     "relu-mlp": ("relu-mlp", {"width": 16, "depth": 3}),
     "relu-conv": ("relu-conv", {"channels": (6, 8), "strides": (1, 2), "width": 16} | COLOUR),
+    "ramp": ("relu-mlp", {"width": 16, "depth": 3, "activation": "ramp"}),
+    "ramp-conv": ("relu-conv", {"channels": (6, 8), "strides": (1, 2), "width": 16, "activation": "ramp"} | COLOUR),
+    "max-min": ("relu-mlp", {"width": 16, "depth": 3, "activation": "max-min"}),
+    "max-min-conv": (
+        "relu-conv",
+        {"channels": (6, 8), "strides": (1, 2), "width": 6, "activation": "max-min"} | COLOUR,
+    ),
+    "batch-norm": ("relu-conv", {"channels": (6, 8), "strides": (1, 2), "width": 16, "batch_norm": True} | COLOUR),
 }
 EVERYTHING = {"kernel_size": [2, 3], "stride": [2, 1], "padding": [1, 2], "dilation": [2, 1], "groups": 2}
 FLAT = ["flatten", {}]
@@ -107,6 +115,18 @@ SPECS = {  # input shape, layers
     "linear-after": (
         (1, 2, 2),
         [FLAT, ["linear", {"in_features": 4, "out_features": 3}], ["mean_shift", {"num_features": 3}], ["negate", {}]],
+    ),
+    "ramp-of-distances": (
+        (2, 2, 2),
+        [
+            ["ramp", {"num_features": 2, "top": 0.6}],
+            ["negate", {}],
+            ["max_min", {}],
+            FLAT,
+            ["dist", {"in_features": 8, "out_features": 4}],
+            ["max_min", {}],
+            ["ramp", {"num_features": 4, "top": 1.5}],
+        ],
     ),
     "pixels": ((2, 1, 2), [FLAT]),
 }
@@ -270,9 +290,10 @@ def test_refused_flavour(small_net):
         ([FLAT, ["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 2}]], r"Conv2d takes images \(C, H, W\)"),
         ([["conv", {"in_channels": 1, "out_channels": 2, "kernel_size": 1, "padding": "same"}], FLAT], "in numbers"),
         ([["flatten", {"start_dim": 2}]], "must flatten all"),
+        ([["batch_norm", {"num_features": 1}], FLAT], "layer 0 of net, batch_norm, does not follow a conv layer"),
         ([["relu", {}]], r"net must give logits \(N, classes\), gives \('N', 1, 4, 4\)"),
     ],
-    ids=["p", "dist-of-image", "conv-of-flat", "padding", "flatten", "image"],
+    ids=["p", "dist-of-image", "conv-of-flat", "padding", "flatten", "batch-norm", "image"],
 )
 def test_refused_layers(layers, match):
     with pytest.raises(ValueError, match=match):

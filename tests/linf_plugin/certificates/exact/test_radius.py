@@ -15,9 +15,11 @@ from torch import nn
 from linf_plugin import (
     LinfDistConv2d,
     LinfDistLinear,
+    MaxMin,
     MeanShift,
     Negate,
     Normalize,
+    ParamRamp,
     build,
     certified_radius,
     lipschitz_bound,
@@ -51,6 +53,12 @@ NETS = {  # of one or two inputs: name → (input shape, layers)
         ],
     ),
     "relu": ((2,), lambda: [nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]),
+    "ramp": ((2,), lambda: [nn.Linear(2, 8), ParamRamp(8, 0.3), nn.Linear(8, 6), ParamRamp(6, 0.2), nn.Linear(6, 3)]),
+    "max-min": ((2,), lambda: [nn.Linear(2, 8), MaxMin(), nn.Linear(8, 6), MaxMin(), nn.Linear(6, 3)]),
+    "images": (
+        (2, 1, 1),
+        lambda: [nn.Conv2d(2, 4, 1), MaxMin(), nn.Conv2d(4, 4, 1), ParamRamp(4, 0.3), nn.Flatten(), nn.Linear(4, 3)],
+    ),
     "distance-linear": ((2,), lambda: [LinfDistLinear(2, 6), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3, bias=False)]),
     "linear-distance": ((2,), lambda: [nn.Linear(2, 4), LinfDistLinear(4, 4), nn.ReLU(), LinfDistLinear(4, 2)]),
     "convolution": (
@@ -519,6 +527,25 @@ def test_the_model_is_left_alone():
     before = {k: v.clone() for k, v in net.state_dict().items()}
     exact_radius(net, torch.rand(1, 2, 2))
     assert all(torch.equal(v, before[k]) and v.dtype == before[k].dtype for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("shape", [(6,), (4, 3), (2, 3, 2)], ids=str)
+@torch.no_grad()
+def test_ramps_and_pairs_are_encoded_in_their_places(shape):
+    """Their steps at points, also beyond the kinks, compared with the layers."""
+    ramp = ParamRamp(shape[0])
+    ramp.top.copy_(torch.linspace(-0.5, 1, shape[0]))
+    net = nn.Sequential(MaxMin(), ramp, MaxMin(), nn.Flatten()).eval()
+    steps = steps_of(net, shape)
+    for x in 2 * torch.randn(5, *shape):
+        found = evaluate(steps, x.double().flatten().numpy())
+        assert [float(a) for a in found] == net(x[None])[0].tolist()
+
+
+def test_batch_normalisation_is_to_be_folded_first():
+    net = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3)).eval()
+    with pytest.raises(TypeError, match="no encoding as exact steps for BatchNorm1d: .*fold_batch_norm"):
+        exact_radius(net, torch.rand(2))
 
 
 @pytest.mark.parametrize("kind", [nn.Tanh, nn.Dropout, nn.MaxPool2d], ids=lambda kind: kind.__name__)
