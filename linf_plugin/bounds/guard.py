@@ -42,8 +42,8 @@ WITHOUT_RULES = {  # name → what to use instead
     "dynamic-forward+backward": "Forward+Backward",
     "dynamic-forward+crown": "Forward+Backward",
 }
-# auto_LiRPA's shortcuts for stable ReLUs do not work together in every net: an assertion of 0.3 fails in α-CROWN of a
-# ReLU behind a convolution.  The shortcuts save time and change no bound.
+# auto_LiRPA's shortcuts for stable ReLUs save time.  In 0.3 they give wrong CROWN bounds where ReLUs take both h and −h
+# and such blocks follow each other, and an assertion fails in α-CROWN of a ReLU behind a convolution.
 WITHOUT_SHORTCUTS = {"sparse_intermediate_bounds": False, "sparse_spec_alpha": False, "sparse_features_alpha": False}
 # compute_bounds's arguments that map a node's name to (lower, upper), in either version
 GIVEN_BOUNDS = ("intermediate_layer_bounds", "interm_bounds", "reference_bounds", "aux_reference_bounds")
@@ -200,7 +200,8 @@ def guard_bounded_module(bounded_module: type) -> None:
             _check_modes(model)
             check_padding(model)
             _check_run(model, call.arguments["global_input"])
-            call.arguments["bound_opts"] = {**default_options(model), **(call.arguments.get("bound_opts") or {})}
+        options = default_options(model) if guarded else WITHOUT_SHORTCUTS
+        call.arguments["bound_opts"] = {**options, **(call.arguments.get("bound_opts") or {})}
         record = fresh.Record.before(model, call.arguments["global_input"])
         init(*call.args, **call.kwargs)
         record.complete(self)
