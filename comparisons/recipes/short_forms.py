@@ -2,6 +2,7 @@
 
     shift = 1                      augmentation = { name = "shift-flip", shift = 1 }
     eps_values, certificates       evaluation = { eps_values = …, certificates = … }
+    attacks = [{ name = … }]       evaluation = { attacks = [{ name = … }] }
     verify = { … }                 evaluation = { verify = { … } }
     attack = { steps = 20 }        evaluation = { attacks = [{ name = "pgd", steps = 20 }] }
 
@@ -10,7 +11,7 @@ Files of earlier versions also hold settings in these forms.
 
 AUGMENTATION, EVALUATION, ATTACK = "augmentation", "evaluation", "attack"
 OF_AUGMENTATION = ("shift", "shift_share", "padding", "flip")
-OF_EVALUATION = ("eps_values", "certificates", "verify")
+OF_EVALUATION = ("eps_values", "certificates", "attacks", "verify")
 SHIFT_FLIP, PGD = "shift-flip", "pgd"
 
 

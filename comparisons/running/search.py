@@ -160,7 +160,12 @@ def _found(study, recipe: Recipe, method: str, held_out: float, seed: int) -> Fo
         eps=recipe.eps,
         held_out=held_out,
         seed=seed,
-        trials=tuple(Trial(t.number, t.params, *t.values, t.user_attrs["seconds"]) for t in finished),
+        trials=tuple(map(_trial, finished)),
         front=tuple(sorted(front)),
         refused=len([t for t in study.trials if t.state.is_finished() and not t.values]),
     )
+
+
+def _trial(trial) -> Trial:
+    clean, certified = trial.values
+    return Trial(trial.number, trial.params, clean, certified, trial.user_attrs["seconds"])
