@@ -2,11 +2,10 @@
 
 from collections.abc import Iterable
 
-from ..attacks.attack import label_of as attack_label
 from ..certificates import symbol_of_norm
 from ..results.schema import NO_RECIPE, MethodResult, Results
 from .seeds import attacked, groups
-from .words import NONE, count, eps_text, images, markdown_rows, mean, recipe_of
+from .words import NONE, attack_columns, count, eps_text, images, markdown_rows, mean, recipe_of
 
 Group = list[tuple[Results, str]]  # (run, name of a method) for each seed
 
@@ -44,8 +43,8 @@ def _table(some: list[Group]) -> str:
     some = [group for group in some if eps in (*group[0][0].eps_values, group[0][0].eps)]
     if len(_sources(some)) < 2:
         return ""
-    attacks = list(dict.fromkeys(name for group in some for name in group[0][0].attacks))
-    columns = [f"{attack_label(name)} %" for name in attacks]
+    attacks = attack_columns(group[0][0] for group in some)
+    columns = [f"{label} %" for label in attacks.values()]
     header = ["method", "from", "of", "clean %", *columns, "certified %", "parameters"]
     norm = f" in {symbol_of_norm(first.norm)}"
     title = f"## {first.dataset}, ε = {eps_text(eps)}{norm}: side by side"

@@ -4,14 +4,13 @@ from typing import Any
 
 from linf_plugin import extras
 
-from ..attacks.attack import label_of as attack_label
 from ..certificates import BEST, name_of_norm
 from ..results.file import eps_key
 from ..results.schema import MethodResult, Results
 from .rows import minutes_of, minutes_text, rows_of, titles
 from .seeds import attacked
 from .statistics import interval
-from .words import eps_text, interval_text, known
+from .words import attack_columns, eps_text, interval_text, known
 
 SIGNS = {  # signs of labels and figures → LaTeX that every engine sets
     "ℓ∞": r"$\ell_\infty$",
@@ -96,7 +95,7 @@ def _record(run: Results, name: str, m: MethodResult) -> dict[str, Any]:
 def latex(runs: list[Results]) -> str:
     """Returns a LaTeX table with a row for each method: means ± standard deviations over seeds, in percent."""
     pandas, rows = _pandas(), rows_of(runs)
-    attacks = list(dict.fromkeys(attack for run in runs for attack in run.attacks))
+    attacks = attack_columns(runs)
     data = [(row.first[0].dataset, row.first[0].eps) for row in rows]
     several, records = len(set(data)) > 1, []
     for row, of_row in zip(rows, data):
@@ -110,7 +109,7 @@ def latex(runs: list[Results]) -> str:
                 "Seeds": row.seeds,
                 "Min.": minutes_text(row.minutes),
                 "Clean": row.percent(lambda m: m.clean),
-                **{attack_label(attack): attacked(row.measured, attack, eps) for attack in attacks},
+                **{label: attacked(row.measured, attack, eps) for attack, label in attacks.items()},
                 "Certified": row.percent(lambda m, eps=eps: m.proved(eps)),
                 "95 % confidence": interval_text(row.interval(lambda m, eps=eps: m.proved(eps))),
                 "Trials": known(row.trials),

@@ -9,12 +9,11 @@ from pathlib import Path
 from linf_plugin import extras
 from linf_plugin.files import replacing
 
-from ..attacks.attack import label_of as attack_label
 from ..results.schema import MethodResult, Results
 from .labels import at_right, beside_points, settle
 from .looks import looks
 from .panels import Panel, panels_of
-from .words import eps_text, unit
+from .words import ALL, attack_columns, attacked_accuracy, eps_text, unit
 
 FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 PUBLISHED = "#595959"
@@ -63,10 +62,11 @@ def certified_against_eps(runs: list[Results], path: str | Path) -> None:
         axis.remove()
     labelled = [(axis, _certified(axis, panel)) for axis, panel in zip(axes.flat, panels)]
     several = any(len(panel.seeds) > 1 for panel in panels)
-    attacks = dict.fromkeys(name for run in runs for name in run.attacks)
+    attacks = list(attack_columns(runs).values())[-1:]
     keys = [plt.Line2D([], [], color="0.3", label="certified (mean over seeds)" if several else "certified")]
     keys += [
-        plt.Line2D([], [], color="0.3", ls="--", lw=1, label=f"under {attack_label(name)} attack") for name in attacks
+        plt.Line2D([], [], color="0.3", ls="--", lw=1, label=f"under {label if label == ALL else f'{label} attack'}")
+        for label in attacks
     ]
     if several:
         keys.append(plt.Rectangle((0, 0), 1, 1, color="0.3", alpha=0.2, lw=0, label="least to largest over seeds"))
@@ -90,9 +90,8 @@ def _certified(axis, panel: Panel) -> list:
         if len(measured) > 1:
             axis.fill_between(values, low, high, color=color, alpha=0.2, linewidth=0)
         heights += low + high
-        for attack in first[name].attacked:
-            under = [m for m in measured if attack in m.attacked]
-            _, attacked, _ = _curves(under, values, lambda m, eps, attack=attack: m.attacked[attack][eps])
+        if under := [m for m in measured if m.attacked]:
+            _, attacked, _ = _curves(under, values, lambda m, eps: attacked_accuracy(m, ALL, eps))
             axis.plot(values, attacked, "--", color=color, linewidth=1, alpha=0.8)
             heights += attacked
         seeds = f" (seed {', '.join(map(str, of_seed))})" if len(of_seed) < len(panel.seeds) else ""

@@ -3,9 +3,8 @@
 import statistics
 from collections.abc import Iterable
 
-from ..attacks.attack import label_of as attack_label
 from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings, with_changes
-from .words import NONE, eps_text, images, known, markdown_rows, mean
+from .words import NONE, attack_columns, attacked_accuracy, eps_text, images, known, markdown_rows, mean
 
 
 def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
@@ -25,7 +24,7 @@ def over_seeds(runs: list[Results]) -> str:
     found = groups(runs)
     if all(len(group) < 2 for group in found):
         return ""
-    attacks = dict.fromkeys(name for run in runs for name in run.attacks)
+    attacks = attack_columns(runs)
     rows = []
     for group in found:
         run, name = next(iter(group.values()))
@@ -42,7 +41,7 @@ def over_seeds(runs: list[Results]) -> str:
                 known(_mean_or_none([m.training.seconds_per_epoch for m in measured]), ".2f"),
             ]
         )
-    columns = [f"{attack_label(attack)} %" for attack in attacks]
+    columns = [f"{label} %" for label in attacks.values()]
     header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %", "s/epoch"]
     return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
 
@@ -52,6 +51,7 @@ def _mean_or_none(figures: list[float | None]) -> float | None:
 
 
 def attacked(measured: Iterable[MethodResult], attack: str, eps: float) -> str:
-    """Returns the mean accuracy under an attack, or a dash if the attack was not run."""
-    found = [m.attacked[attack][eps] for m in measured if attack in m.attacked]
+    """Returns the mean accuracy under an attack, or under ``ALL``, or a dash if it was not run."""
+    found = [attacked_accuracy(m, attack, eps) for m in measured]
+    found = [accuracy for accuracy in found if accuracy is not None]
     return mean(found) if found else NONE

@@ -10,7 +10,21 @@ from .costs import cost_table
 from .rows import MARK, Row, minutes_text, rows_of_run, said_uneven, uneven
 from .statistics import interval
 from .verification import breakers_of, verification
-from .words import NONE, attacks_of, eps_text, images, interval_text, known, markdown_rows, percent, recipe_of, unit
+from .words import (
+    ALL,
+    NONE,
+    attack_columns,
+    attacked_accuracy,
+    attacks_of,
+    eps_text,
+    images,
+    interval_text,
+    known,
+    markdown_rows,
+    percent,
+    recipe_of,
+    unit,
+)
 
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
 
@@ -25,7 +39,7 @@ def table(results: Results) -> str:
     trained = _trained(rows)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
     norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
-    attacks = {name: attack_label(name) for name in results.attacks}
+    attacks = attack_columns([results])
     both = attacks_in_words(results)
     source = recipe_of(results) if results.recipe != NO_RECIPE else "given nets"
     whole = ", the data have no test part" if results.train_samples == 0 else ""
@@ -39,7 +53,7 @@ def table(results: Results) -> str:
                 [
                     m.label,
                     percent(m.clean),
-                    *(percent(m.attacked[name][eps]) for name in attacks),
+                    *(percent(attacked_accuracy(m, name, eps)) for name in attacks),
                     percent(m.proved(eps)),
                     *of_training,
                 ]
@@ -55,13 +69,13 @@ def table(results: Results) -> str:
                     m.label,
                     *(
                         interval_text(interval(accuracy, results.test_samples))
-                        for accuracy in (m.clean, *(m.attacked[name][eps] for name in attacks), m.proved(eps))
+                        for accuracy in (m.clean, *(attacked_accuracy(m, name, eps) for name in attacks), m.proved(eps))
                     ),
                 ]
                 for m in methods
             ],
         ),
-        f"Certified ({', '.join(attacks.values())}) over ε:" if attacks else "Certified over ε:",
+        f"Certified ({list(attacks.values())[-1]}) over ε:" if attacks else "Certified over ε:",
         markdown_rows(
             ["method", *(f"ε = {eps_text(e)}" for e in results.eps_values)],
             [[m.label, *(_certified_and_attacked(m, e) for e in results.eps_values)] for m in methods],
@@ -69,7 +83,7 @@ def table(results: Results) -> str:
     ]
     if computed != [BEST]:
         parts += [
-            f"Each certificate alone at ε = {shown}:",
+            f"Each certificate, with those that it contains, at ε = {shown}:",
             markdown_rows(
                 ["method", *(certificate_label(c) for c in computed)],
                 [[m.label, *(percent(_alone(m, c, eps)) for c in computed)] for m in methods],
@@ -150,8 +164,8 @@ def _words(arguments: dict) -> str:
 
 
 def _certified_and_attacked(m: MethodResult, eps: float) -> str:
-    attacked = ", ".join(percent(accuracy[eps]) for accuracy in m.attacked.values())
-    return percent(m.proved(eps)) + f" ({attacked})" * bool(attacked)
+    attacked = attacked_accuracy(m, ALL, eps)
+    return percent(m.proved(eps)) + (f" ({percent(attacked)})" if attacked is not None else "")
 
 
 def _alone(m: MethodResult, certificate: str, eps: float) -> float | None:

@@ -1,12 +1,14 @@
 """How figures, samples and names are written for readers."""
 
 import statistics
+from collections.abc import Iterable
 
 from ..attacks.attack import label_of as attack_label
 from ..results.file import eps_key
-from ..results.schema import Results
+from ..results.schema import MethodResult, Results
 
 NONE = "–"
+ALL = "all attacks"
 
 
 def percent(fraction: float | None) -> str:
@@ -57,6 +59,28 @@ def images(results: Results) -> str:
 def unit(results: Results) -> str:
     """Returns the unit of ε: the range of a pixel, or of any number that a sample holds."""
     return "pixel range [0, 1]" if results.thing == "image" else "range [0, 1] of the inputs"
+
+
+def attack_columns(some: Iterable[Results | MethodResult]) -> dict[str, str]:
+    """Returns the attacks that a table shows: name → label.
+
+    Of several it shows the first, which is the same in many papers, and ``ALL`` together.  An attack of a recipe only
+    tries what those before it left.
+    """
+    names = dict.fromkeys(
+        name for each in some for name in (each.attacks if isinstance(each, Results) else each.attacked)
+    )
+    if len(names) < 2:
+        return {name: attack_label(name) for name in names}
+    first = next(iter(names))
+    return {first: attack_label(first), ALL: ALL}
+
+
+def attacked_accuracy(m: MethodResult, attack: str, eps: float) -> float | None:
+    """Returns the accuracy under an attack or under ``ALL`` that were run; None if it was not run."""
+    if attack == ALL:
+        return min((accuracy[eps] for accuracy in m.attacked.values()), default=None)
+    return m.attacked[attack][eps] if attack in m.attacked else None
 
 
 def attacks_of(results: Results) -> str:

@@ -3,14 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ...attacks.attack import label_of as attack_label
 from ...certificates import BEST, in_order
 from ...certificates import label_of as certificate_label
 from ...results.schema import MethodResult
 from ..costs import certificates_timed, per_epoch, seconds_of, times
 from ..duels import Duel, p_text
 from ..rows import MARK, Row, minutes_text, said_uneven, times_baseline, uneven
-from ..words import NONE, count, images, interval_text, known
+from ..words import NONE, attack_columns, attacked_accuracy, count, images, interval_text, known
 
 SMALL = 0.05  # p-values below it stand out
 
@@ -46,7 +45,7 @@ def _accuracy(row: Row, of: Callable[[MethodResult], float | None]) -> Cell:
 def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
     """Returns the table of accuracies at the headline ε."""
     runs = [row.first[0] for row in rows]
-    attacks = list(dict.fromkeys(name for row in rows for m in row.measured for name in m.attacked))
+    attacks = attack_columns(m for row in rows for m in row.measured)
     computed = in_order(list(dict.fromkeys(name for row in rows for m in row.measured for name in m.certified)))
     computed = [] if computed == [BEST] else [name for name in computed if name != BEST]
     longer, several = uneven(rows), len({images(run) for run in runs}) > 1
@@ -60,7 +59,7 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
                 Cell(row.seeds, len(row.runs)),
                 Cell(f"{MARK} " * (i in longer) + minutes_text(row.minutes), row.minutes),
                 _accuracy(row, lambda m: m.clean),
-                *(_accuracy(row, lambda m, name=name: _attacked(m, name, eps)) for name in attacks),
+                *(_accuracy(row, lambda m, name=name: attacked_accuracy(m, name, eps)) for name in attacks),
                 _accuracy(row, lambda m: m.proved(eps)),
                 Cell(interval_text((low, high)), low),
                 *(_accuracy(row, lambda m, name=name: _by(m, name, eps)) for name in computed),
@@ -68,7 +67,7 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
             ]
         )
     header = ["method", *["of"] * several, "seeds", "minutes", "clean %"]
-    header += [f"{attack_label(name)} %" for name in attacks]
+    header += [f"{label} %" for label in attacks.values()]
     header += ["certified %", "95 % confidence", *(f"by {certificate_label(name)} %" for name in computed), "trials"]
     notes = [
         "Minutes: of training, for one seed. Clean: correct. Attacks: still correct after them. Certified: "
@@ -82,21 +81,17 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
 
 def intervals(rows: list[Row], titles: list[str], eps: float) -> Grid:
     """Returns the table of Clopper–Pearson intervals of all accuracies."""
-    attacks = list(dict.fromkeys(name for row in rows for m in row.measured for name in m.attacked))
+    attacks = attack_columns(m for row in rows for m in row.measured)
     accuracy: list[Callable[[MethodResult], float | None]] = [lambda m: m.clean]
-    accuracy += [lambda m, name=name: _attacked(m, name, eps) for name in attacks]
+    accuracy += [lambda m, name=name: attacked_accuracy(m, name, eps) for name in attacks]
     accuracy += [lambda m: m.proved(eps)]
     lines = []
     for row, title in zip(rows, titles, strict=True):
         found = [None if any(of(m) is None for m in row.measured) else row.interval(of) for of in accuracy]
         cells = [Cell(NONE) if ends is None else Cell(interval_text(ends), ends[0]) for ends in found]
         lines.append([Cell(title, title.casefold()), *cells])
-    header = ["method", "clean %", *(f"{attack_label(name)} %" for name in attacks), "certified %"]
+    header = ["method", "clean %", *(f"{label} %" for label in attacks.values()), "certified %"]
     return Grid(header, lines)
-
-
-def _attacked(m: MethodResult, attack: str, eps: float) -> float | None:
-    return m.attacked[attack][eps] if attack in m.attacked else None
 
 
 def _by(m: MethodResult, certificate: str, eps: float) -> float | None:
