@@ -36,7 +36,7 @@ def train(
     if settings.select:
         data = hold_out(data, settings.select)  # from here on its test set is the part that chooses the model
     torch.manual_seed(seed)
-    model = _start(settings, data).to(device)
+    model = untrained(settings, data).to(device)
     loss = PARTS["loss"].resolve(settings.loss, model.eval(), settings.schedule)
     if isinstance(loss, nn.Module):
         loss.to(device)
@@ -75,8 +75,8 @@ def train(
     return fold_batch_norm(model), trained
 
 
-def _start(settings: MethodRecipe, data: Dataset) -> Net:
-    """Returns the net with its first weights."""
+def untrained(settings: MethodRecipe, data: Dataset) -> Net:
+    """Returns the net of a method with its first weights."""
     table = settings.architecture
     about = {"shape": data.shape, "classes": data.classes, "mean": data.mean, "std": data.std}
     model = linf_plugin.build(table["name"], **about, **arguments_of(table))
