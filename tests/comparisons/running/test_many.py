@@ -253,6 +253,23 @@ def test_a_missing_verifier_is_named_before_any_process_starts(tmp_path, here, m
     assert "set ABCROWN to" in capsys.readouterr().err and not here and not (tmp_path / "out").exists()
 
 
+def test_the_trials_behind_settings_stand_in_tables_and_change_nothing(recipe, in_turn, tmp_path, capsys):
+    path, out = tmp_path / "small.toml", tmp_path / "out"
+    path.write_text(RECIPE.replace('kind = "ibp"', 'kind = "ibp"\ntrials = 12'))
+    assert main(command(path, out, "--seed", 4)) == 0
+    assert (
+        "| epochs | trials |" in (text := (out / "table.md").read_text())
+        and "| 2 | 12 |" in text
+        and "| 2 | – |" in text
+    )
+    assert main(["report", str(out), "--html", str(tmp_path / "a.html")]) == 0
+    assert ">trials<" in (tmp_path / "a.html").read_text()
+    capsys.readouterr()
+    assert main(command(recipe, out, "--seed", 4)) == 0 and capsys.readouterr().err.count("already in") == 2
+    with_trials, without = figures(out), figures(in_turn / "seed-4")
+    assert with_trials["methods"]["small"].pop("trials") == 12 and with_trials == without
+
+
 def test_seeds_do_not_go_below_a_run_of_one_seed(recipe, in_turn, tmp_path, capsys):
     shutil.copytree(in_turn / "seed-4", tmp_path / "out")
     assert main(command(recipe, tmp_path / "out", "--seeds", 2)) == 2
