@@ -62,7 +62,7 @@ class Journal:
 
         self.optuna, self.path, self.seed = optuna, out / FILE, asked["seed"]
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        if self.path.exists() and not self._goes_on(asked, resume, force):
+        if not self._goes_on(out, asked, resume, force):
             _remove(out)
         out.mkdir(parents=True, exist_ok=True)
         directions = ["maximize", "maximize"]
@@ -75,18 +75,22 @@ class Journal:
         storages = self.optuna.storages
         return storages.JournalStorage(storages.journal.JournalFileBackend(str(self.path)))
 
-    def _goes_on(self, asked: dict, resume: bool, force: bool) -> bool:
+    def _goes_on(self, out: Path, asked: dict, resume: bool, force: bool) -> bool:
         """Returns whether the search in the folder goes on; otherwise it is to be replaced.  Raises WouldReplace."""
+        if not self.path.exists():
+            if not force and (there := _written(out)):
+                raise WouldReplace(f"{there[0]} exists")
+            return False
         try:
             there = self.optuna.load_study(storage=self._storage(), study_name=NAME).user_attrs[ASKED]
         except (KeyError, ValueError, TypeError):
             if not force:
-                raise WouldReplace(f"{self.path} is not the journal of a search, or is damaged") from None
+                raise WouldReplace(f"{self.path} exists, and is damaged or not the journal of a search") from None
             return False
         other = changes(there, asked)
         if not force:
             if other:
-                raise WouldReplace(f"{self.path} is of another search ({few(other)})")
+                raise WouldReplace(f"{self.path} exists, and is of another search ({few(other)})")
             if not resume:
                 raise WouldReplace(f"{self.path} exists", resumable=True)
         return resume and not other
@@ -151,10 +155,16 @@ class Journal:
         )
 
 
+def _written(out: Path) -> list[Path]:
+    """Returns the files and folders of an earlier search."""
+    there = sorted(out.iterdir()) if out.is_dir() else []
+    return [path for path in there if path.name in WRITTEN or re.fullmatch(r"trial-\d{4,}", path.name)]
+
+
 def _remove(out: Path) -> None:
-    """Removes all that an earlier search wrote."""
-    for path in out.iterdir():
-        if re.fullmatch(r"trial-\d{4,}", path.name) and path.is_dir():
+    """Removes the files and folders of an earlier search."""
+    for path in _written(out):
+        if path.is_dir():
             shutil.rmtree(path)
-        elif path.name in WRITTEN:
+        else:
             path.unlink()

@@ -168,7 +168,7 @@ def test_a_search_that_is_there_stays(recipe, data, tmp_path, quick):
         for resume in (True, False):
             with pytest.raises(WouldReplace) as error:
                 do(recipe, data, out, resume=resume, **options)
-            assert "is of another search (" in str(error.value) and words in str(error.value)
+            assert "exists, and is of another search (" in str(error.value) and words in str(error.value)
             assert error.value.with_flags().endswith("): --force replaces it")
     others = dataclasses.replace(data, name="mine", x_train=data.x_train[:-1], y_train=data.y_train[:-1])
     with pytest.raises(WouldReplace, match=r"another search \(data\.dataset: digits → mine, data\."):
@@ -192,7 +192,7 @@ def test_force_replaces_a_search_with_all_its_trials(recipe, data, tmp_path, qui
 @pytest.mark.parametrize("text", ["nonsense\n", "", '{"a": 1}\n'])
 def test_a_journal_of_something_else_is_refused(text, recipe, data, tmp_path, quick):
     (tmp_path / "search.journal").write_text(text)
-    with pytest.raises(WouldReplace, match=r"search\.journal is not the journal of a search, or is damaged"):
+    with pytest.raises(WouldReplace, match=r"search\.journal exists, and is damaged or not the journal of a search"):
         do(recipe, data, tmp_path, resume=True)
     assert (tmp_path / "search.journal").read_text() == text
     assert len(do(recipe, data, tmp_path, force=True).trials) == 4
