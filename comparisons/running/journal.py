@@ -149,7 +149,9 @@ class Journal:
             eps=recipe.eps,
             held_out=held_out,
             seed=self.seed,
-            trials=tuple(Trial(t.number, dict(t.params), *t.values, t.user_attrs[SECONDS]) for t in good),
+            trials=tuple(
+                Trial(t.number, dict(t.params), t.values[0], t.values[1], t.user_attrs[SECONDS]) for t in good
+            ),
             front=tuple(sorted(trial.number for trial in self.study.best_trials)),
             failed=self.finished - len(good),
         )
