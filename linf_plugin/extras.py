@@ -29,7 +29,7 @@ OPTIONAL = {  # what is imported → the extra that installs it
     "maraboupy": "marabou",
     "onnx2torch": "onnx-models",
 }
-INCLUDES = {"compare": ("bounds",)}  # extras of an extra
+INCLUDES = {"compare": ("bounds",), "search": ("compare", "bounds")}  # extras of an extra
 DISTRIBUTED_AS = {
     "PIL": "Pillow",
     "art": "adversarial-robustness-toolbox",

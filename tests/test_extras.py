@@ -51,6 +51,7 @@ ENTRIES = {
             "list": None,
             "study --list": None,
             "run digits": "matplotlib",
+            "search digits --method ibp": "optuna",
             "certify --model net.py:net --data digits --eps 0.1": "matplotlib",
             f"report {ROOT}/docs/results/digits --out report": "matplotlib",
             "bench --cases overhead --p inf --seconds 0.01": "matplotlib",
@@ -165,4 +166,5 @@ def test_another_fault_of_an_import_stays_as_it_is():
 def test_a_program_names_the_extra_that_it_needs():
     assert "'linf-plugin[bounds]'" in str(extras.missing("scipy"))
     assert "'linf-plugin[compare]'" in str(extras.missing("scipy", "compare"))
+    assert "'linf-plugin[search]'" in str(extras.missing("matplotlib", "search"))
     assert "'linf-plugin[onnx]'" in str(extras.missing("onnx", "compare"))

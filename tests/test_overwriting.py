@@ -31,6 +31,11 @@ COMMANDS = {  # main, arguments with {} for a folder, files in it
     "onnx_bench": (onnx_bench.main, ["--out", "{}"], TABLE),
     "fuzz": (fuzz.main, ["--out", "{}/fuzz.json"], ("fuzz.json", "fuzz.md")),
     "compare bench": (cli.main, ["bench", "--json", "{}/a.json", "--plot", "{}/a.png"], ("a.json", "a.png")),
+    "compare search": (
+        cli.main,
+        ["search", "digits", "--method", "ibp", "--out", "{}"],
+        ("search.journal", "search.json", "search.md", "search.png", "trial-0000"),
+    ),
     "compare results": (cli.main, ["results", DIGITS, "--out", "{}/page.md"], ("page.md",)),
     "export model": (export.main, ["model", "{}/small.pt", "-o", "{}/a.onnx"], ("a.onnx",)),
     "export import": (export.main, ["import", "{}/none.onnx", "-o", "{}/a.pt"], ("a.pt",)),

@@ -85,6 +85,35 @@ linf-compare run digits --out out --set methods.nothing.lr=1
 linf-compare run digits --out out --set methods.ibp.batch_size=many
 linf-compare run digits --out out --epochs 0
 linf-compare run digits --out out --epochs 1.5
+linf-compare run digits --out out --seeds 0
+linf-compare run digits --out out --seeds many
+linf-compare run digits --out out --seeds 2 --seed 4294967295
+linf-compare run digits --out out --jobs 0
+linf-compare run digits --out out --jobs 2 --seed -1
+linf-compare run digits --out out --jobs 2 --methods nothing
+linf-compare run mnist-tiny --out out --jobs 2 --data-dir missing
+linf-compare search
+linf-compare search digits
+linf-compare search nothing --method ibp
+linf-compare search digits --out out --method nothing
+linf-compare search digits --out out --method ibp --trials 0
+linf-compare search digits --out out --method ibp --held-out 0
+linf-compare search digits --out out --method ibp --held-out 1
+linf-compare search digits --out out --method ibp --seed -1
+linf-compare search digits --out out --method ibp --vary loss.kappa
+linf-compare search digits --out out --method ibp --vary loss.kappa=1
+linf-compare search digits --out out --method ibp --vary loss.kappa=1..0
+linf-compare search digits --out out --method ibp --vary loss.kappa=0..1:log
+linf-compare search digits --out out --method ibp --vary loss.kappa=0..inf
+linf-compare search digits --out out --method ibp --vary loss.kappa=0.6..1
+linf-compare search digits --out out --method ibp --vary loss.kappa=0..2
+linf-compare search digits --out out --method ibp --vary loss.nothing=0..1
+linf-compare search digits --out out --method ibp --vary nothing=0..1
+linf-compare search digits --out out --method ibp --vary schedule.epochs=10..100
+linf-compare search digits --out out --method ibp --vary loss.kappa=0..1 --vary loss.kappa=0..1
+linf-compare search digits --out out --method ibp --epochs 0
+linf-compare search digits --out net.pt --method ibp
+linf-compare search mnist-tiny --out out --method ibp
 linf-compare study
 linf-compare study nothing
 linf-compare study widths --nothing

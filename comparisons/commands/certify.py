@@ -83,7 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attack",
         default="pgd,steps=20,restarts=2",
         metavar="NAME[,KEY=N…]",
-        help="an attack with the settings that a recipe may give, or none; default: pgd,steps=20,restarts=2",
+        help="an attack (pgd, pgd-margin, apgd, square) with the settings that a recipe may give, or none; "
+        "default: pgd,steps=20,restarts=2",
     )
     parser.add_argument("--unsound", action="store_true", help="leave rounding out: exact arithmetic")
     parser.add_argument("--samples", type=int, metavar="N", help="only the first N of the test set")

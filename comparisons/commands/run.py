@@ -28,7 +28,7 @@ examples:
   linf-compare run digits --set methods.linf-dist.schedule.epochs=30 --set eps=8/255 --set eps_values='["8/255"]'
       other settings; `linf-compare show digits` prints those of the recipe
   linf-compare run digits --seeds 3 --jobs 2 --out results/all
-      seeds 0, 1 and 2, in results/all/seed-0 and so on; two processes at a time, each with one method and one seed
+      seeds 0, 1 and 2 in results/all/seed-0, seed-1 and seed-2; two processes at a time
   torchrun --nproc-per-node 2 -m comparisons run mnist-tiny --data-dir data
       trains on two GPUs, each computing half of every batch; with --device cpu in two processes
 
@@ -50,7 +50,9 @@ Parts of the training set.  A recipe's `select` keeps a part out of training.  T
 during training; the chosen model is then measured on the test set.  --held-out keeps another part out of training
 and measures on it instead of the test set, to choose a recipe.  `select` takes its part from the rest.
 
-Several processes.  torchrun starts them; they train, certify and attack together, with the results of one process.
+Several processes.  With --jobs N they work side by side, each on one method and one seed.  They divide the cores among
+them, unless OMP_NUM_THREADS is set, so the seconds of a method grow.  With the same number of threads all other figures
+are those of --jobs 1.  The processes of torchrun train, certify and attack together, with the results of one process.
 
 Failures.  A method that fails, or that needs a package which is not installed, is named at the end, and the others go
 on.  A sample that a theorem certifies and an attack breaks stops the run: all about it goes to
@@ -94,15 +96,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seeds",
         type=int,
         metavar="N",
-        help="run N seeds, from --seed on, each in a folder seed-K of --out; tables then have means and deviations",
+        help="run N seeds, from --seed on, each in a folder seed-K of --out, and write tables with means and standard "
+        "deviations to --out",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         default=1,
         metavar="N",
-        help="run methods and seeds in N processes, which share the cores of this machine; default: 1. What a process "
-        "prints goes to METHOD.out beside its results",
+        help="run up to N processes at a time, each with one method and one seed; they share the cores of this "
+        "machine; default: 1. What a process prints goes to METHOD.out beside its results",
     )
     parser.add_argument(
         "--held-out",
@@ -121,7 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", action="store_true", help="go on where an earlier run in --out stopped")
     parser.add_argument("--force", action="store_true", help="replace what an earlier run left in --out")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    parser.add_argument("--no-report", action="store_true", help="write no tables and no picture, only results")
+    parser.add_argument("--no-report", action="store_true", help="write and print no table, and no picture")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -151,8 +154,8 @@ def run(args: argparse.Namespace) -> int:
     runs = Runs(recipe, folders, methods, args.held_out, budget, args.resume, args.force)
     data = load_own(recipe, args.data_dir, args.data_name)
     if args.jobs > 1:
-        how = {"processes": args.jobs, "progress": not args.quiet}
-        return _said(runs, out, list(map(str, runs.at_once(args.recipe, data, _options(args), **how))), args)
+        failed = runs.at_once(args.recipe, data, _options(args), processes=args.jobs, progress=not args.quiet)
+        return _said(runs, out, failed, args)
     with join(device) as ranks:
         try:
             failed = runs.in_turn(data, progress=not args.quiet, ranks=ranks)
@@ -170,9 +173,10 @@ def _check(args: argparse.Namespace) -> None:
 
     if not 0 <= args.held_out < 1:
         raise ValueError(f"--held-out must lie in [0, 1), got {args.held_out}")
+    check_seed(args.seed, "--seed")
     if args.seeds is not None:
         check_count("--seeds", args.seeds, 1)
-        check_seed(args.seed + args.seeds - 1, "--seed plus --seeds")
+        check_seed(args.seed + args.seeds - 1, "the last seed, --seed + --seeds - 1,")
     check_count("--jobs", args.jobs, 1)
     if args.jobs > 1 and "TORCHELASTIC_RUN_ID" in os.environ:
         raise ValueError("--jobs starts processes of its own, so it cannot be used with torchrun")
@@ -188,13 +192,16 @@ def _options(args: argparse.Namespace) -> list[str]:
         "--held-out": args.held_out or None,
         "--budget": args.budget,
     }
-    found = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
-    found += [text for setting in args.settings for text in ("--set", setting)]
+    found = [f"{flag}={value}" for flag, value in given.items() if value is not None]
+    found += [f"--set={setting}" for setting in args.settings]
     return [*found, *["--resume"] * args.resume, *["--force"] * args.force, "--no-report"]
 
 
 def _said(runs, out: Path, failed: list[str], args: argparse.Namespace) -> int:
-    """Writes tables and pictures, says what was written and what failed, and returns the exit status."""
+    """Writes tables and pictures, says what was written and what failed, and returns the exit status.
+
+    runs: a ``Runs`` that has been run.  failed: a text for each method or process that failed.
+    """
     from ..report.gathered import Gathered
     from ..report.seeds import over_seeds
     from ..report.verification import breakers_of

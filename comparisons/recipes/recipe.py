@@ -40,13 +40,13 @@ class MethodRecipe:
     units of the learning rate.  clip: largest norm of the gradient.  average: decay per step of an exponential moving
     average of the weights; the schedule's average_start says when it begins; 0 keeps no average.  select: part of the
     training set that is kept out of training; every ``validate_every`` epochs it chooses among the current weights
-    and their average; 0 keeps the model of the last epoch.  trials: how many trainings on held-out images the settings
-    were chosen from, for tables; it changes nothing.
+    and their average; 0 keeps the model of the last epoch.  trials: among how many trainings the
+    settings were chosen, on held-out images; tables show it, and it changes no figure; None is not known.
 
     A new field needs a default that trains as before: files of earlier versions lack the field, and mean its default.
 
     Raises:
-        ValueError: average, select or validate_every is out of its range.
+        ValueError: average, select, validate_every or trials is out of its range.
     """
 
     kind: str
@@ -71,8 +71,8 @@ class MethodRecipe:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
         if self.validate_every < 1:
             raise ValueError(f"validate_every must be at least 1, got {self.validate_every}")
-        if self.trials is not None and self.trials < 0:
-            raise ValueError(f"trials must not be negative, got {self.trials}")
+        if self.trials is not None and self.trials < 1:
+            raise ValueError(f"trials must be at least 1, got {self.trials}")
 
 
 @dataclass(frozen=True)

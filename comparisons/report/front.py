@@ -1,56 +1,67 @@
-"""Draws what a search found: clean over certified accuracy of its trials, and their front."""
+"""Shows what a search found: clean and certified accuracy of its trials, and their front.  Reads only search.json."""
 
 from pathlib import Path
 
-from ..results.trials import Found
-from .plots import _plain, pyplot, save
+from ..results.trials import Found, Trial
+from .plots import light_axes, pyplot, save
 from .words import eps_text, markdown_rows, percent
+
+TRIAL, FRONT, FIRST = "0.6", "#0072b2", "#d55e00"  # colours
 
 
 def table_of(found: Found) -> str:
-    """Returns Markdown: the trials of the front, with their settings."""
-    of = {trial.number: trial for trial in found.trials}
-    names = list(found.trials[0].settings) if found.trials else []
+    """Returns Markdown: the trials of the front with their settings, the best certified accuracy first."""
+    front = sorted(_front(found), key=lambda trial: (-trial.certified, trial.number))
+    paths = list(front[0].settings) if front else []
     rows = [
         [
-            str(number),
-            percent(of[number].clean),
-            percent(of[number].certified),
-            f"{of[number].seconds:.0f}",
-            *(f"{of[number].settings[name]:.4g}" for name in names),
+            str(trial.number),
+            percent(trial.clean),
+            percent(trial.certified),
+            f"{trial.seconds:.0f}",
+            *(f"{trial.settings[path]:.4g}" for path in paths),
         ]
-        for number in sorted(found.front, key=lambda number: -of[number].certified)
+        for trial in front
     ]
-    failed = f" {found.refused} trials failed." if found.refused else ""
+    count = f"{len(found.trials)} trial{'s' * (len(found.trials) != 1)}"
+    more = f" {found.failed} more failed." if found.failed else ""
     return (
-        f"## {found.label}: front of {len(found.trials)} trials\n\n"
-        f"Recipe `{found.recipe}`, ε = {eps_text(found.eps)}, seed {found.seed}. Percent of the held-out part of the "
-        f"training set ({found.held_out:g} of it); no trial saw the test set.{failed}\n\n"
-        + markdown_rows(["trial", "clean", "certified", "seconds", *names], rows)
-        + "\n"
+        f"## {found.label}: the front of {count}\n\n"
+        f"Recipe `{found.recipe}`, ε = {eps_text(found.eps)}, seed {found.seed}. Accuracies are percent of held-out "
+        f"images: {100 * found.held_out:g} % of the training set. No trial saw the test set. Trial 0 has the settings "
+        f"of the recipe.{more}\n\n" + markdown_rows(["trial", "clean", "certified", "seconds", *paths], rows) + "\n"
     )
+
+
+def _front(found: Found) -> list[Trial]:
+    return [trial for trial in found.trials if trial.number in found.front]
 
 
 def draw(found: Found, path: str | Path) -> None:
+    """Draws certified over clean accuracy: all trials, the line of the front, and the settings of the recipe."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.4, 4.4), layout="constrained")
-    front = sorted((t for t in found.trials if t.number in found.front), key=lambda t: t.clean)
-    others = [t for t in found.trials if t.number not in found.front]
+    front = sorted(_front(found), key=lambda trial: trial.clean)
+    axis.plot(*_points([trial for trial in found.trials if trial not in front]), "o", color=TRIAL, ms=5, label="trial")
+    axis.plot(*_points(front), "D-", color=FRONT, ms=6, label="front")
     axis.plot(
-        [100 * t.clean for t in others], [100 * t.certified for t in others], "o", color="0.6", ms=5, label="trial"
+        *_points([trial for trial in found.trials if trial.number == 0]),
+        "*",
+        color=FIRST,
+        ms=13,
+        label="settings of the recipe",
     )
-    clean, certified = [100 * t.clean for t in front], [100 * t.certified for t in front]
-    axis.plot(clean, certified, "D-", color="#0072b2", ms=6, label="front")
-    for t in front:
-        axis.annotate(str(t.number), (100 * t.clean, 100 * t.certified), (4, 4), textcoords="offset points", fontsize=8)
-    first = next((t for t in found.trials if t.number == 0), None)
-    if first is not None:
-        axis.plot(100 * first.clean, 100 * first.certified, "*", color="#d55e00", ms=13, label="settings of the recipe")
+    for trial, clean, certified in zip(front, *_points(front)):
+        axis.annotate(str(trial.number), (clean, certified), (4, 4), textcoords="offset points", fontsize=8)
     axis.set(xlabel="clean accuracy (%)", ylabel=f"certified accuracy at ε = {eps_text(found.eps)} (%)")
-    axis.set_title(
-        f"{found.recipe}: {found.label}, {len(found.trials)} trials, held-out images", loc="left", fontsize=10
-    )
+    title = f"{found.recipe}: {found.label}, {len(found.trials)} trials, held-out images"
+    axis.set_title(title, loc="left", fontsize=10, parse_math=False)
     axis.legend(frameon=False, fontsize=9)
-    _plain(axis)
+    light_axes(axis)
     save(figure, path, 120)
     plt.close(figure)
+
+
+def _points(trials: list[Trial]) -> tuple[list[float], list[float]]:
+    """Returns clean and certified accuracies, in percent."""
+    return [100 * trial.clean for trial in trials], [100 * trial.certified for trial in trials]

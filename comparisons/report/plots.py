@@ -113,7 +113,7 @@ def _certified(axis, panel: Panel) -> list:
     axis.set_title(
         f"{textwrap.fill(panel.title, 60)}\n{panel.subtitle}", loc="left", fontsize=10, pad=15, parse_math=False
     )
-    _plain(axis)
+    light_axes(axis)
     return at_right(axis, ends)
 
 
@@ -123,7 +123,8 @@ def _curves(measured: list[MethodResult], values: list[float], accuracy: Callabl
     return [min(a) for a in at], [statistics.fmean(a) for a in at], [max(a) for a in at]
 
 
-def _plain(axis) -> None:
+def light_axes(axis) -> None:
+    """Draws a light grid, and no frame above and on the right."""
     axis.grid(alpha=0.25, linewidth=0.6)
     axis.spines[["top", "right"]].set_visible(False)
 
@@ -163,7 +164,7 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
         right.xaxis.set_major_formatter("{x:g}")
         right.margins(x=0.25)
         for axis in (left, right):
-            _plain(axis)
+            light_axes(axis)
         edge = right.get_xlim()[1]
         ends = [
             (edge, row["certified"], f"{row['certified']:.1f} {row['label']}", PUBLISHED) for row in panel["published"]

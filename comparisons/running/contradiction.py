@@ -26,6 +26,11 @@ class Contradiction(RuntimeError):
         self.paths = paths
 
 
+def files_of(out: Path, method: str) -> set[tuple[Path, int]]:
+    """Returns the files of contradictions of a method in a folder, each with its time of writing."""
+    return {(path, path.stat().st_mtime_ns) for path in out.glob(f"contradiction-{method}-*.npz")}
+
+
 def check_contradictions(
     found: PerSample, model: nn.Module, x: Tensor, out: Path, method: str, *, seed: int, recipe: str, main: bool = True
 ) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from .plan import Plan, Wanted, plan, results_in
 from .rows import remove_rows, write_rows
 from .train import report_of, train
 
-LOCK = ".lock"  # a file that calls on one folder hold while they write its results
+LOCK = ".lock"  # the file that a process locks while it writes the results in a folder
 
 
 def run(
@@ -241,26 +242,59 @@ def _store(
         WouldReplace: another call wrote a method that cannot stay; the state of the training is kept.
     """
     with FileLock(out / LOCK):
-        return _store_alone(out, found, wanted, results, key, entry, model, each, x)
+        return _store_locked(out, found, wanted, results, key, entry, model, each, x)
 
 
-def _store_alone(out, found, wanted, results, key, entry, model, each, x) -> Results:
+def _store_locked(
+    out: Path,
+    found: Plan,
+    wanted: Wanted,
+    results: Results,
+    key: str,
+    entry: MethodResult,
+    model: Net,
+    each: PerSample,
+    x: Tensor,
+) -> Results:
     path = out / file.FILE
     there = results_in(out) if found.is_ours else None
-    now = {} if there is None else there.methods
-    gone = [k for k in now if k == key or wanted.beside(there, k)]
+    others = {} if there is None else there.methods
+    gone = [k for k in others if k == key or wanted.beside(there, k)]
     if new := [k for k in gone if k not in found.methods]:
         raise WouldReplace(f"{path} has {new[0]} of another run, which wrote it meanwhile")
-    kept = {k: m for k, m in now.items() if k not in gone}
+    kept = {k: m for k, m in others.items() if k not in gone}
     if gone:
         file.write(path, replace(results, methods=kept))
-        for k in gone:
-            (out / f"{k}.pt").unlink(missing_ok=True)
-            remove_rows(out, k)
+        _remove_models(out, gone)
     entry = replace(entry, **write_rows(out, key, each, x, wanted.recipe.eps))
     _save(out / f"{key}.pt", model, _metadata(wanted, key, entry))
-    order = dict.fromkeys([*now, key])
-    results = replace(results, methods={k: entry if k == key else kept[k] for k in order if k == key or k in kept})
+    # The order of the recipe, because several processes finish in any order.
+    order = dict.fromkeys([*(k for k in wanted.recipe.methods if k == key or k in kept), *kept])
+    results = replace(results, methods={k: entry if k == key else kept[k] for k in order})
     file.write(path, results)
     (out / f"{key}.state.pt").unlink(missing_ok=True)
     return results
+
+
+def _remove_models(out: Path, methods: Iterable[str]) -> None:
+    """Removes the models of methods, and what is known of each sample, after their figures were removed."""
+    for key in methods:
+        (out / f"{key}.pt").unlink(missing_ok=True)
+        remove_rows(out, key)
+
+
+def make_room(wanted: Wanted, out: Path, found: Plan) -> None:
+    """Removes the results that a plan replaces because no table can hold them and those of this run.
+
+    ``run`` does so itself when it writes its first method.  It cannot where several processes do one method each.
+    """
+    gone = [key for key in found.methods if wanted.beside(found.there, key)]
+    if found.is_ours and not gone:
+        return
+    kept = {key: m for key, m in found.methods.items() if key not in gone}
+    with FileLock(out / LOCK):
+        if kept:
+            file.write(out / file.FILE, replace(found.there, methods=kept))
+        else:
+            (out / file.FILE).unlink(missing_ok=True)
+        _remove_models(out, gone)

@@ -35,7 +35,7 @@ def train(
     if settings.select:
         data = hold_out(data, settings.select)  # from here on its test set is the part that chooses the model
     torch.manual_seed(seed)
-    model = _start(settings, data).to(device)
+    model = untrained(settings, data).to(device)
     loss = PARTS["loss"].resolve(settings.loss, model.eval(), settings.schedule)
     if isinstance(loss, nn.Module):
         loss.to(device)
@@ -74,8 +74,8 @@ def train(
     return fold_batch_norm(model) if isinstance(model, Net) else model, trained
 
 
-def _start(settings: MethodRecipe, data: Dataset) -> nn.Module:
-    """Returns the net with its first weights: a ``Net``, or the module that an architecture of your own returns."""
+def untrained(settings: MethodRecipe, data: Dataset) -> nn.Module:
+    """Returns the net of a method with its first weights: a ``Net``, or the module of your own architecture."""
     table = settings.architecture
     about = {"shape": data.shape, "classes": data.classes, "mean": data.mean, "std": data.std}
     made = PARTS["architecture"].resolve(table, **about)

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ..arguments import check_model
 from . import fresh
 
 
@@ -23,12 +24,12 @@ def for_training(model: nn.Module, inputs: Any, **options: Any) -> nn.Module:
         options: as ``BoundedModule`` takes them.
 
     Raises:
-        ValueError: the net is in training mode.
+        TypeError: the net is not a module.
+        ValueError: the net or one of its layers is in training mode.
     """
     from auto_LiRPA import BoundedModule
 
-    if model.training:
-        raise ValueError("model is in training mode: call model.eval() first")
+    check_model(model)
     bounded = BoundedModule(model, inputs, **options)
     buffers = dict(model.named_buffers())
     for node in bounded._modules.values():

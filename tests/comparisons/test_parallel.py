@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from comparisons.recipes.recipe import load_recipe
+from comparisons.results import trials
+from comparisons.results.file import read as results_of
 from comparisons.results.samples import read
 from comparisons.running.evaluate import asked_of
 from comparisons.running.measure import measure
@@ -46,10 +48,10 @@ ROOT = Path(__file__).parents[2]
 WAIT = 300  # seconds, for a machine that has other things to do; ten are enough
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen:
+def start(folder: Path, *arguments: str, command: str = "run") -> subprocess.Popen:
     """Two processes that write to ``folder/out``."""
     (folder / "pair.toml").write_text(RECIPE)
-    command = [
+    line = [
         sys.executable,
         "-m",
         "torch.distributed.run",
@@ -58,7 +60,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
         "2",
         "-m",
         "comparisons",
-        "run",
+        command,
         "pair.toml",
         "--out",
         "out",
@@ -67,7 +69,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen:
         *arguments,
     ]
     return subprocess.Popen(
-        command,
+        line,
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -138,3 +140,18 @@ def test_a_rank_that_fails_says_why(tmp_path):
     assert process.returncode != 0
     assert "linf-compare (rank 0): error: out/ibp.pt could not be written" in errors
     assert "[rank1]: Traceback" not in errors  # which only saw that rank 0 ended
+
+
+def test_two_processes_search_together(tmp_path):
+    """Both train with the same settings.  Only the first process chooses them, writes and prints."""
+    vary = "--vary=loss.kappa=0..1", "--vary=optimizer.lr=1e-3..1e-2:log"
+    process = start(tmp_path, "--method=ibp", "--trials=3", "--set=methods.ibp.loss.kappa=0.5", *vary, command="search")
+    output, errors = process.communicate(timeout=WAIT)
+    assert process.returncode == 0, errors
+    found = trials.read(tmp_path / "out" / "search.json")
+    assert [trial.number for trial in found.trials] == [0, 1, 2]
+    assert output.count("Written to") == 1 and errors.count("trial 0: clean") == 1
+    for trial in found.trials:
+        m = results_of(tmp_path / "out" / f"trial-{trial.number:04}").methods["ibp"]
+        assert (m.clean, m.device[-11:]) == (trial.clean, "2 processes")
+        assert m.settings["method"]["optimizer"]["lr"] == trial.settings["optimizer.lr"]

@@ -128,6 +128,8 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     ),
     "name of a path": ("methods.ibp]", 'methods."a/b"]\nkind = "ibp"', "a method's name has letters, digits, - and _"),
     "name of a state": ("methods.ibp]", 'methods."a.state"]\nkind = "ibp"', "a method's name has letters, digits"),
+    "trials": ("methods.ibp]", "methods.ibp]\ntrials = 0", "methods.ibp.: trials must be a whole number ≥ 1, got 0"),
+    "trials of a float": ("methods.ibp]", "methods.ibp]\ntrials = 1.5", "trials must be a whole number ≥ 1, got 1.5"),
     "label": ("methods.ibp]", "methods.ibp]\nlabel = 3", "methods.ibp.: label must be a string of one line.*got 3"),
     "label of a table": ("methods.ibp]", 'methods.ibp]\nlabel = "a|b"', "label must be a string of one line without"),
     "label of lines": ("methods.ibp]", 'methods.ibp]\nlabel = "a\\nb"', "label must be a string of one line"),

@@ -156,6 +156,8 @@ def test_what_is_new_is_in_the_digest_and_in_the_settings(grown):
     [
         ({}, {"kind": "ibp"}),
         ({}, {"label": "another label"}),
+        ({}, {"trials": 30}),
+        ({"trials": 3}, {"trials": 30}),
         ({}, {"shift": 0}),
         ({}, {"augmentation": {"name": "none"}}),
         ({}, {"augmentation": {"name": "shift-flip"}}),

@@ -95,7 +95,7 @@ def test_rows_of_numbers_are_samples_in_every_text(rows, tmp_path, capsys):
     assert (pt.clean, pt.proved(0.02)) == (onnx.clean, onnx.proved(0.02))
     assert pt.parameters == onnx.parameters == 31 * 16 + 2 * 16 + 17 * 2
     text = (tmp_path / "table.md").read_text()
-    assert text == table(results) and "image" not in text and "pixel" not in text
+    assert text.startswith(table(results)) and "image" not in text and "pixel" not in text
     assert "Percent of 100 test samples. ε in the range [0, 1] of the inputs." in text
     assert "Samples that each certificate certified at ε = 0.02" in text
     assert "image" not in capsys.readouterr().out

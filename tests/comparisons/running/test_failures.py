@@ -64,7 +64,7 @@ def test_the_others_go_on_and_the_end_names_what_failed(call, tmp_path, capsys):
         "linf-compare: third failed: KeyError: 'x'",
     ]
     assert "| IBP (second) |" in out and "second.pt" in out and "first.pt" not in out
-    assert call("--resume") == 0 and list(read(tmp_path / "out").methods) == ["second", "first", "third"]
+    assert call("--resume") == 0 and list(read(tmp_path / "out").methods) == ["first", "second", "third"]
 
 
 def test_a_missing_package_names_the_extra_that_brings_it(call, tmp_path, capsys, monkeypatch):

@@ -122,7 +122,10 @@ def test_a_finished_run_is_left_as_it_is(folder, trained, flags, capsys):
     (
         (("clip = 10", "clip = 11"), "clip: 10 → 11"),
         (("batch_size = 512\nclip = 10", "batch_size = 256\nclip = 10"), "batch_size: 512 → 256"),
-        (('loss = { name = "ibp" }', 'loss = { name = "crown-ibp" }'), "loss.name: ibp → crown-ibp"),
+        (
+            ('loss = { name = "ibp" }', 'loss = { name = "crown-ibp" }'),
+            "loss.name: ibp → crown-ibp, loss.fused: none → False",
+        ),
     ),
     ids=("clip", "batch_size", "loss"),
 )
@@ -341,7 +344,7 @@ def test_what_another_call_wrote_meanwhile_stays(folder, monkeypatch, capsys):
 
     monkeypatch.setattr(comparisons.running.run, "evaluate", meanwhile)
     assert folder.run("--methods", "linf-dist") == 0
-    assert list(folder.results["methods"]) == ["ibp", "linf-dist"]
+    assert list(folder.results["methods"]) == ["linf-dist", "ibp"]
     monkeypatch.setattr(comparisons.running.run, "evaluate", evaluate)
     results = folder.results
 

@@ -8,6 +8,7 @@ from linf_plugin import build
 from linf_plugin.certificates.cascade import certify, margin_bound
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.models.architectures import ARCHITECTURES
+from linf_plugin.models.relu import LAYOUTS
 
 COMMON = {"shape": (1, 4, 4), "classes": 3, "mean": (0.3,), "std": 0.5}
 NETS = {  # architecture, its arguments, certificate
@@ -20,6 +21,7 @@ NETS = {  # architecture, its arguments, certificate
     "conv-head": ("linf-conv", {"channels": (4,), "strides": (2,), "width": 8, "hidden": 6}, "ibp"),
     "relu": ("relu-mlp", {"width": 12, "depth": 3}, "ibp"),
     "relu-conv": ("relu-conv", {"channels": (4,), "strides": (2,), "width": 8}, "ibp"),
+    **{name: (name, {"shape": (1, 16, 16), "width": 4, "hidden": (8,)}, "ibp") for name in LAYOUTS},
 }
 EPS = 0.002
 
@@ -28,11 +30,11 @@ EPS = 0.002
 def problem(name):
     """A net with random means, images with pixels at both ends of their range, and labels most of which fit."""
     architecture, arguments, certificate = NETS[name]
-    model = build(architecture, **COMMON, **arguments).eval()
+    model = build(architecture, **COMMON | arguments).eval()
     for m in model.modules():
         if isinstance(m, MeanShift):
             m.running_mean.normal_()
-    x = (3 * torch.rand(60, 1, 4, 4) - 1).clamp(0, 1)
+    x = (3 * torch.rand(60, *model.input_shape) - 1).clamp(0, 1)
     y = model(x).argmax(1)
     y[::10] = (y[::10] + 1) % 3
     return model, x, y, certificate
