@@ -124,7 +124,7 @@ def test_a_finished_run_is_left_as_it_is(folder, trained, flags, capsys):
         (("batch_size = 512\nclip = 10", "batch_size = 256\nclip = 10"), "batch_size: 512 → 256"),
         (
             ('loss = { name = "ibp" }', 'loss = { name = "crown-ibp" }'),
-            "loss.name: ibp → crown-ibp, loss.fused: none → False",
+            "loss.name: ibp → crown-ibp, loss.leak: 0.0 → none, loss.fused: none → False",
         ),
     ),
     ids=("clip", "batch_size", "loss"),
