@@ -43,7 +43,7 @@ $(VENV)/vnnlib-1 $(VENV)/vnnlib-2: | $(VENV)/.installed
 	$(BIN)/python -m pip install --no-deps --target $@ $(PARSER)
 
 demo: $(VENV)/.installed
-	$(BIN)/linf-compare run digits --out $(OUT) --resume
+	$(BIN)/linf-compare run digits --methods linf-dist,linf-dist-mlp,ibp,crown-ibp --jobs 2 --out $(OUT) --resume
 	$(BIN)/linf-export model $(OUT)/linf-dist.pt -o $(OUT)/linf-dist.onnx --force
 	$(BIN)/linf-export show $(OUT)/linf-dist.onnx
 	$(BIN)/linf-export verify $(OUT)/linf-dist.onnx
