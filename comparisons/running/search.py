@@ -91,7 +91,8 @@ def search(
     def varied(chosen: dict[str, float]) -> Recipe:
         lines = [f'methods."{method}".{path}={value!r}' for path, value in chosen.items() if value != first[path]]
         found = load_varied(name, [*settings, *lines], epochs)
-        return replace(found, evaluation=replace(found.evaluation, verify=None))  # no trial reads their verdicts
+        # A trial is judged at one ε only, and not by complete verifiers.
+        return replace(found, evaluation=replace(found.evaluation, eps_values=(found.eps,), verify=None))
 
     check_published(data)
     check_fits(recipe, [method], data)
