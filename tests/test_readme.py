@@ -10,7 +10,6 @@ from runs import RUNS, STUDIES
 from comparisons.recipes.recipe import load_recipe
 from comparisons.report.gathered import gather
 from comparisons.report.seeds import over_seeds
-from comparisons.report.tables import table
 from comparisons.report.written import text_of
 from comparisons.results.file import read
 from comparisons.running.plan import Wanted
@@ -20,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {folder.name: found.load(name).table for name, folder in STUDIES.items()} | {"exact": brute.table}
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
-COPIES = [p for kind in ("recipes", "snap") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))]
+COPIES = [p for kind in ("recipes", "snap", "digits") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.parent.name)
@@ -43,10 +42,10 @@ def test_committed_results_are_of_the_recipes_as_they_are(path):
     """So they are kept where they lie beside their models, and averaged with those of other seeds."""
     results, own = read(path), path.parent / f"{path.stem.rsplit('-', 1)[0]}.toml"
     recipe = load_recipe(str(own) if own.exists() else results.recipe)
-    data = {"dataset": recipe.dataset}
-    wanted = Wanted(recipe, list(results.methods), data, results.seed, results.held_out, budget=None)
     assert results.methods and results.contradictions == 0
     for key, m in results.methods.items():
+        data = {"dataset": recipe.dataset, **(m.data or {})}  # early versions wrote no digests
+        wanted = Wanted(recipe, list(results.methods), data, results.seed, results.held_out, budget=None)
         assert wanted.changed(key, m) == [] and m.identity.seed == results.seed
 
 
@@ -66,10 +65,12 @@ def test_docs_show_the_times_of_onnx_as_measured():
     assert shown.split("<!-- bench -->\n")[1].split("<!-- /bench -->")[0].strip() == text.strip()
 
 
-def test_readme_shows_the_table_of_the_demo():
-    (path,) = (p for p in RUNS if p.parent.name == "digits")
-    text = table(read(path))
-    assert text.split("\n", 2)[2].strip() in README
+def test_readme_shows_the_table_of_the_digits():
+    folder = ROOT / "docs" / "results" / "digits"
+    runs = gather([folder])
+    assert [run.results.seed for run in runs] == [0, 1, 2]
+    assert (folder / "comparison.md").read_text() == text_of(runs)
+    assert over_seeds([run.results for run in runs]).split("\n", 2)[2].strip() in README
 
 
 def test_the_snapping_study_shows_the_means_of_its_runs():

@@ -30,7 +30,7 @@ class Attack:
 
 ATTACKS = {
     "pgd": Attack("PGD", math.inf, pgd, climbs=True),
-    "pgd-margin": Attack("PGD, margin", math.inf, pgd_margin, climbs=True),
+    "pgd-margin": Attack("PGD on margins", math.inf, pgd_margin, climbs=True),
     "apgd": Attack("Auto-PGD", math.inf, apgd, climbs=True),
     "square": Attack("Square", math.inf, square),
 }

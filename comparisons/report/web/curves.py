@@ -25,7 +25,7 @@ def curves(rows: list[Row], titles: list[str]) -> str:
         axis, ends, lines = figure.subplots(), [], []
         for i, row in enumerate(rows):
             values, certified, _ = lines_of(row)
-            lines += axis.plot(values, certified, f"{marks[i]}-", **_style(i))
+            lines += axis.plot(values, certified, marker=marks[i], **_style(i))
             ends.append((values[-1], certified[-1], titles[i], colours.mark(i)))
         axis.set(xlabel="ε", ylabel="certified accuracy (%)", ylim=(0, 100), xlim=(0, None))
         _headline(axis, rows)
@@ -53,7 +53,7 @@ def bands(rows: list[Row], titles: list[str]) -> str:
             if attacked:
                 axis.fill_between(values, certified, attacked, color=colours.mark(i), alpha=0.35, linewidth=0)
                 axis.plot(values, attacked, "--", color=colours.mark(i), linewidth=1.2)
-            axis.plot(values, certified, f"{marks[i]}-", **_style(i))
+            axis.plot(values, certified, marker=marks[i], **_style(i))
             name_panel(axis, titles[i], i, wide)
             _headline(axis, rows)
             axis.set(ylim=(0, 100), xlim=(0, None), yticks=(0, 25, 50, 75, 100))
@@ -78,7 +78,7 @@ def front(rows: list[Row], titles: list[str], eps: float) -> str:
             if len(clean[i]) > 1:
                 spread = {"xerr": statistics.stdev(clean[i]), "yerr": statistics.stdev(certified[i])}
                 axis.errorbar(x, y, **spread, fmt="none", ecolor=colours.mark(i), elinewidth=1, alpha=0.6)
-            lines += axis.plot(x, y, marks[i], **_style(i) | {"ms": 10, "linestyle": "none"})
+            lines += axis.plot(x, y, marker=marks[i], **_style(i) | {"ms": 10, "linestyle": "none"})
         axis.margins(0.12)
         (left, _), (bottom, _) = axis.get_xlim(), axis.get_ylim()
         xs, ys = zip((left, best[0][1]), *best, (best[-1][0], bottom))

@@ -108,7 +108,7 @@ def test_points_come_back(tmp_path):
 
 @pytest.fixture
 def content():
-    path = Path(comparisons.__file__).parents[1] / "docs/results/digits/results.json"
+    path = Path(comparisons.__file__).parents[1] / "docs/results/mnist-tiny/results.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
