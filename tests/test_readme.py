@@ -19,7 +19,9 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 TABLES = {folder.name: found.load(name).table for name, folder in STUDIES.items()} | {"exact": brute.table}
 ABLATIONS = sorted((ROOT / "docs" / "results" / "ablations").glob("*/results.json"))
-COPIES = [p for kind in ("recipes", "snap", "digits") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))]
+COPIES = [
+    p for kind in ("recipes", "snap", "digits") for p in sorted((ROOT / "docs" / "results" / kind).rglob("*.json"))
+]
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda p: p.parent.name)

@@ -122,7 +122,9 @@ def _with_headline(folder):
     m = results.methods["one"]
     at = {0.1: 0.5, 0.3: 0.5}
     m = dataclasses.replace(
-        m, attacked={"pgd": at}, certified={"best": dataclasses.replace(m.certified["best"], accuracy=at)}
+        m,
+        attacked=dict.fromkeys(m.attacked, at),
+        certified={"best": dataclasses.replace(m.certified["best"], accuracy=at)},
     )
     file.write(place / file.FILE, dataclasses.replace(results, eps=0.3, eps_values=(0.1, 0.3), methods={"one": m}))
     return f"{place}:one"
