@@ -12,7 +12,7 @@ compares.  Every ε is in units of the pixel range [0, 1]."""
 EPILOG = """\
 examples:
   linf-compare run digits
-      all methods: eight minutes on two CPU cores; nothing to download
+      all methods; nothing to download
   linf-compare run mnist-tiny --data-dir data --methods linf-dist,ibp
       reads data/MNIST/raw/*.gz
   linf-compare run mnist-tiny --data-dir data --resume
