@@ -27,7 +27,7 @@ from .toml_arguments import arguments, check_named, known_keys, parameters
 
 DEEPEST = 1000  # most brackets in a file, including those in comments
 OF_HARNESS = ("name", "folder", "changed")  # fields of a recipe that no file gives
-OURS = frozenset(PARTS["architecture"].registry)  # before anybody adds a row
+BUILT_IN = frozenset(PARTS["architecture"].registry)  # before anybody adds a row
 NAME = re.compile(r"[\w-]{1,60}")  # a method's name, which also names files
 
 
@@ -286,7 +286,7 @@ def _check_parts(table: dict) -> None:
     architecture = dict(table["architecture"])
     if architecture.get("depth", 1) > MOST_LAYERS:
         raise ValueError(f"depth must be at most {MOST_LAYERS:,}, got {shown(architecture['depth'])}")
-    if architecture["name"] in OURS:  # makes the spec of a net, not the net
+    if architecture["name"] in BUILT_IN:  # makes the spec of a net, not the net
         PARTS["architecture"].resolve(architecture, shape=(1, 64, 64), classes=2)
     if "augmentation" in table:
         PARTS["augmentation"].resolve(table["augmentation"])

@@ -96,6 +96,7 @@ def test_every_argument_of_a_layer_is_in_its_state_or_changes_no_function():
         "bias",
         "num_features",
         "mean",
+        "top",
     }
     said = {"std": "scale"}
     kinds = [

@@ -61,7 +61,7 @@ def test_a_file_is_read(tmp_path):
 VERIFY = '[verify]\nmethods = ["exact"]\n'
 MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "missing": ("eps = 0.1\n", "", "mine.toml: eps is missing"),
-    "unknown": ("eps = 0.1\n", "epsilon = 0.1\n", "unknown key 'epsilon'; known: attack, certificates, dataset"),
+    "unknown": ("eps = 0.1\n", "epsilon = 0.1\n", "unknown key 'epsilon'; known: attack, attacks, certificates"),
     "not in the curve": ("[0.05, 0.1]", "[0.05]", "eps_values must contain eps=0.1"),
     "data set": ("digits", "svhn", "dataset must be one of digits, mnist.*'svhn'"),
     "certificate": ('["ibp"]', '["milp"]', "certificates must be among lipschitz, ibp.*milp"),

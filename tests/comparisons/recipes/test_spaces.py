@@ -1,5 +1,7 @@
 """What a search varies by default."""
 
+from pathlib import Path
+
 import pytest
 
 from comparisons.methods.losses import LOSSES
@@ -44,7 +46,7 @@ def test_every_method_has_something_to_vary(name):
 
 
 def test_what_is_absent_or_no_number_has_no_value():
-    recipe = load_recipe("digits")
+    recipe = load_recipe(str(Path(__file__).parents[2] / "early" / "digits.toml"))
     assert value_of(recipe, "ibp", "loss.kappa") == 0.5 and value_of(recipe, "ibp", "schedule.epochs") == 80.0
     for path in ("loss.name", "loss.nothing", "nothing.kappa", "kappa", "", "schedule.snap", "optimizer"):
         with pytest.raises(

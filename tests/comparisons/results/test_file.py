@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from runs import DOCS, RUNS, form_1, made_up
@@ -14,7 +15,7 @@ from comparisons.results.file import from_plain, read, to_plain, write
 from comparisons.results.schema import same_settings
 from comparisons.results.upgrade import upgraded
 
-WHOLE = json.loads((DOCS / "digits" / "results.json").read_text(encoding="utf-8"))
+WHOLE = json.loads((Path(__file__).parents[2] / "early" / "results.json").read_text(encoding="utf-8"))
 FORMS = {"1": WHOLE, "2": upgraded(WHOLE)}
 VALUES = (None, "text", -1, [], {}, True, 1.5)
 COMMITTED = [*RUNS, *(p for kind in ("recipes", "snap") for p in sorted((DOCS / kind).rglob("*.json")))]

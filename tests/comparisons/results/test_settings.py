@@ -18,7 +18,8 @@ from comparisons.results.settings import changes, filled, settings_changes, sett
 from comparisons.running.plan import Wanted, plan
 from linf_plugin.training import Schedule
 
-DIGITS = Path(__file__).parents[3] / "docs" / "results" / "digits"
+DIGITS = Path(__file__).parents[2] / "early"
+RECIPE = str(DIGITS / "digits.toml")
 DATA = {"dataset": "digits", "train_data_sha256": "a", "test_data_sha256": "b"}
 METHOD = {
     "architecture": {"name": "relu-mlp", "width": 8, "depth": 2},
@@ -89,7 +90,7 @@ def grown(request, monkeypatch):
         monkeypatch.setattr(module, "Schedule", WiderSchedule)
     monkeypatch.setitem(LOSSES, "interval-ce", _wider_loss)
     used, message = GROWN[request.param]
-    _, table = comparisons.recipes.recipe.read_toml("digits")
+    _, table = comparisons.recipes.recipe.read_toml(RECIPE)
     table["evaluation"] = {"images": 7} if request.param == "evaluation" else {}
     table["methods"]["linf-dist-mlp"] = {
         **table["methods"]["linf-dist-mlp"],
@@ -98,7 +99,7 @@ def grown(request, monkeypatch):
             for k, v in used.items()
         },
     }
-    return load_recipe("digits"), recipe_from("digits", "digits.toml", table), message
+    return load_recipe(RECIPE), recipe_from("digits", "digits.toml", table), message
 
 
 def without_what_is_new(content: dict) -> dict:
@@ -144,7 +145,7 @@ def test_results_of_before_are_kept_and_averaged(grown, tmp_path):
 
 def test_what_is_new_is_in_the_digest_and_in_the_settings(grown):
     before, uses, _ = grown
-    assert settings_of(before, "linf-dist") == filled(settings_of(load_recipe("digits"), "linf-dist"), "linf-dist")
+    assert settings_of(before, "linf-dist") == filled(settings_of(load_recipe(RECIPE), "linf-dist"), "linf-dist")
     assert settings_of(before, "linf-dist-mlp") != settings_of(uses, "linf-dist-mlp")
 
 
@@ -253,7 +254,7 @@ def test_an_unknown_name_stays_as_it_is():
 
 def test_digests_of_today_are_those_of_the_last_versions():
     """Of a recipe that uses nothing new: frozen figures."""
-    assert digests(load_recipe("digits"), "linf-dist") == [
+    assert digests(load_recipe(RECIPE), "linf-dist") == [
         "a991e2ff94810a89e35b283590ed6a70debfdc875d5e1c265d8a6040c3de9476",
         json.loads((DIGITS / "results.json").read_text())["methods"]["linf-dist"]["identity"]["settings"],
     ]
@@ -261,7 +262,7 @@ def test_digests_of_today_are_those_of_the_last_versions():
 
 def test_from_plain_and_back_keeps_the_identity():
     run = read(DIGITS)
-    one = dataclasses.replace(run.methods["ibp"], identity=wanted(load_recipe("digits")).identity("ibp"))
+    one = dataclasses.replace(run.methods["ibp"], identity=wanted(load_recipe(RECIPE)).identity("ibp"))
     again = from_plain(to_plain(dataclasses.replace(run, methods={"ibp": one})))
     assert again.methods["ibp"].identity == one.identity and len(one.identity.earlier) == 1
 

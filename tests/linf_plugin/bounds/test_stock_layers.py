@@ -301,7 +301,8 @@ def test_jacobians_are_refused_by_name(name):
 
 def test_shortcuts_that_fail_are_named(monkeypatch):
     net, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 4)).eval(), torch.rand(3, 6)
-    bounded, unchanged = BoundedModule(net, x[:1]), BoundedModule(net, x[:1], bound_opts=WITHOUT_SHORTCUTS)
+    with_shortcuts = dict.fromkeys(WITHOUT_SHORTCUTS, True)
+    bounded, unchanged = BoundedModule(net, x[:1], bound_opts=with_shortcuts), BoundedModule(net, x[:1])
 
     def fail(self, *args, method=None, **options):
         if method == "CROWN-Optimized":
