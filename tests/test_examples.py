@@ -17,7 +17,7 @@ from comparisons.results.file import read
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 TRAIN, RESNET = EXAMPLES / "train_cnn.py", EXAMPLES / "resnet18.py"
-DIGITS = ROOT / "docs" / "results" / "digits"
+DIGITS = ROOT / "tests" / "early"
 
 
 def _ran(program: Path, folder: Path, epochs: int) -> float:

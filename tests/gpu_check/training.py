@@ -49,7 +49,8 @@ def _digits() -> tuple[str, tuple[Tensor, Tensor, Tensor, Tensor]]:
 def _train(record: Record, name: str, data: tuple[Tensor, ...]) -> dict | None:
     """Trains for some epochs, on the device and for comparison on the CPU."""
     method, architecture = RUNS[name]
-    table = tomllib.loads(RECIPE.read_text(encoding="utf-8"))["methods"][method]
+    recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    table = recipe["defaults"] | recipe["methods"][method]
     architecture = dict(architecture or table["architecture"])
     schedule = Schedule(**table["schedule"]).scaled(EPOCHS)
     arguments = {part: {k: v for k, v in table[part].items() if k != "name"} for part in ("loss", "optimizer")}

@@ -187,7 +187,7 @@ def test_our_own_onnx_files_are_read_as_nets(tmp_path):
 
 def test_a_report_puts_it_beside_a_recipe(given, tmp_path, capsys):
     folder, _ = given
-    ours = ROOT / "docs" / "results" / "digits"
+    ours = ROOT / "tests" / "early"
     before = {path: path.read_bytes() for path in ours.iterdir()}
     assert _run("--onnx", folder / "net.onnx", "--out", tmp_path / "mine", eps="0.1") == 0
     assert main(["report", str(ours), str(tmp_path / "mine"), "--out", str(tmp_path / "both")]) == 0
