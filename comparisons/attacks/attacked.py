@@ -1,10 +1,9 @@
 """Tries several attacks on samples, and says which of them broke each sample."""
 
-import functools
 import inspect
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -125,20 +124,6 @@ def pgd_survives(
     """
     table = {"name": "pgd", "steps": steps, "restarts": restarts}
     return attack_all(model, x, labels, eps, [table], seed=seed, batch_size=batch_size).survives
-
-
-def surviving(attack: Attack) -> Callable:
-    """Returns a function of the model, x, labels, eps, the seed and the arguments of an attack.
-
-    It returns (N,) bool, the samples that are classified correctly and that the attack does not break.
-    """
-
-    @outside_inference
-    @functools.wraps(attack.find)
-    def survives(model, x, labels, eps, *, seed, **arguments) -> Tensor:
-        return _attacked(model, x, labels, eps, {attack.label: (attack, arguments)}, seed, None, BATCH).survives
-
-    return survives
 
 
 def _attacked(model, x, labels, eps, rows, seed, among, batch_size) -> Attacked:
