@@ -11,7 +11,7 @@ from collections.abc import Callable
 # Old module → new module.  Each old name is looked up in the new module, unless NAMES says otherwise.
 MODULES = {
     "comparisons.ablation": "comparisons.studies.ablation",
-    "comparisons.baselines": "comparisons.methods.bounded",
+    "comparisons.baselines": "comparisons.methods.robust",
     "comparisons.bench": "comparisons.studies.bench",
     "comparisons.cost": "comparisons.studies.cost",
     "comparisons.plots": "comparisons.report.plots",
