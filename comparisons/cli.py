@@ -7,7 +7,7 @@ import sys
 from onnx_export import console
 from onnx_export.version import version
 
-from .commands import bench, certify, diff, list_, report, results, run, search, show, study
+from .commands import bench, certify, diff, fronts, list_, report, results, run, search, show, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -25,6 +25,7 @@ COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and
     "report": report,
     "results": results,
     "search": search,
+    "fronts": fronts,
     "study": study,
     "bench": bench,
     "list": list_,
