@@ -3,7 +3,7 @@
 import itertools
 import statistics
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from ...results.schema import MethodResult
 from ..labels import SIDES, at_right, beside_points, settle, short
@@ -14,6 +14,7 @@ from .drawing import figure_of, multiples, multiples_heights
 
 MOST_LABELS = 6  # names that stand beside their points
 BELOW = "outside lower left"  # where a legend stands
+NEAR = 10.0  # points of certified accuracy below the best that the enlarged front shows
 FAR = 0.09  # part of an axis between two ticks at measured ε
 
 
@@ -67,14 +68,31 @@ def bands(rows: list[Row], titles: list[str]) -> str:
 
 def front(rows: list[Row], titles: list[str], eps: float) -> str:
     """Returns certified against clean accuracy, with the Pareto front."""
+    title = f"Certified accuracy at ε = {eps_text(eps)} against clean accuracy, with the Pareto front"
+    return _front("front", title, rows, titles, eps, range(len(rows)))
+
+
+def front_enlarged(rows: list[Row], titles: list[str], eps: float) -> str | None:
+    """Returns the same for the methods that certify nearly as much as the best, or None if that shows nothing new."""
+    certified = [100 * row.mean(lambda m: m.proved(eps)) for row in rows]
+    near = [i for i, value in enumerate(certified) if value >= max(certified) - NEAR]
+    if len(near) in (1, len(rows)):
+        return None
+    title = f"Certified accuracy at ε = {eps_text(eps)} against clean accuracy, enlarged"
+    return _front("enlarged", title, rows, titles, eps, near)
+
+
+def _front(name: str, title: str, rows: list[Row], titles: list[str], eps: float, shown: Sequence[int]) -> str:
+    """Returns the figure of the methods with the numbers ``shown``, in the colours that they have beside all others."""
     marks = colours.markers(rows)
     clean, certified = (_percents(rows, of) for of in (lambda m: m.clean, lambda m: m.proved(eps)))
     points = [(statistics.fmean(x), statistics.fmean(y)) for x, y in zip(clean, certified)]
-    best = sorted(points[i] for i in pareto(points))
+    best = sorted(points[i] for i in pareto(points) if i in shown)
 
     def draw(figure, wide: bool) -> None:
         axis, lines = figure.subplots(), []
-        for i, (x, y) in enumerate(points):
+        for i in shown:
+            x, y = points[i]
             if len(clean[i]) > 1:
                 spread = {"xerr": statistics.stdev(clean[i]), "yerr": statistics.stdev(certified[i])}
                 axis.errorbar(x, y, **spread, fmt="none", ecolor=colours.mark(i), elinewidth=1, alpha=0.6)
@@ -84,16 +102,15 @@ def front(rows: list[Row], titles: list[str], eps: float) -> str:
         xs, ys = zip((left, best[0][1]), *best, (best[-1][0], bottom))
         axis.step(xs, ys, "--", where="pre", color=colours.DRAWN["soft"], linewidth=1.3, zorder=1)
         axis.set(xlim=(left, None), ylim=(bottom, None), xlabel="clean accuracy (%)", ylabel="certified accuracy (%)")
-        if wide and len(rows) <= MOST_LABELS:
+        if wide and len(shown) <= MOST_LABELS:
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
-            named = [(*point, title, colours.mark(i)) for i, (point, title) in enumerate(zip(points, titles))]
+            named = [(*points[i], titles[i], colours.mark(i)) for i in shown]
             beside_points(axis, named, 12.5, colours.text_of, sorted(SIDES, key=_straight))
         else:
-            _legend(figure, lines, titles, "outside right upper" if wide else BELOW)
+            _legend(figure, lines, [titles[i] for i in shown], "outside right upper" if wide else BELOW)
 
-    title = f"Certified accuracy at ε = {eps_text(eps)} against clean accuracy, with the Pareto front"
-    return figure_of("front", title, draw, (400, 310 + 20.0 * len(rows)), len(rows))
+    return figure_of(name, title, draw, (400, 310 + 20.0 * len(shown)), len(rows))
 
 
 def pareto(points: list[tuple[float, float]]) -> list[int]:

@@ -150,6 +150,9 @@ def _sections(runs: list[Gathered], rows: list[Row]) -> list[Section]:
             f"seeds.{means} {at}",
         )
     ]
+    if enlarged := curves.front_enlarged(rows, names, eps):
+        words = f"The same, enlarged: methods that certify at most {curves.NEAR:g} points less than the best one."
+        clean.figures.append((enlarged, f"{words}{means} {at}"))
     return [
         accuracies,
         over_eps,

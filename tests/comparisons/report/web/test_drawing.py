@@ -87,6 +87,26 @@ def test_many_methods_have_a_legend_instead_of_names_at_their_points(rows):
     assert all(html.count(f">method {i}<") == 2 for i in range(len(many)))
 
 
+def weaker(rows, *numbers: int) -> list:
+    """The rows again; those of some methods certify half as much."""
+    for i in numbers:
+        for m in rows[i].measured:
+            best = m.certified["best"].accuracy
+            best.update({eps: 0.5 * accuracy for eps, accuracy in best.items()})
+    return rows
+
+
+def test_the_enlarged_front_leaves_out_methods_far_below_the_best(rows):
+    html = curves.front_enlarged(weaker(rows, 0), ["first", "second", "third"], 0.1)
+    assert html.count(">second<") == html.count(">third<") == 2 and ">first<" not in html
+    assert "var(--m1)" in html and "var(--m2)" in html and "var(--m0)" not in html  # their colours stay
+
+
+@pytest.mark.parametrize("far", [(), (0, 1)])
+def test_an_enlarged_front_that_shows_nothing_new_is_left_out(rows, far):
+    assert curves.front_enlarged(weaker(rows, *far), ["a", "b", "c"], 0.1) is None
+
+
 def test_a_drawing_is_the_same_each_time(rows):
     assert figures(rows) == figures(rows)
 
