@@ -146,6 +146,7 @@ def test_real_processes_are_stopped_also_if_they_ignore_ctrl_c(ending, tmp_path,
     started = _real(monkeypatch, STUBBORN)
     monkeypatch.setattr(jobs, "PATIENCE", {signal.SIGINT: 0.2, signal.SIGTERM: 10.0, signal.SIGKILL: 10.0})
     handler, job, sent = signal.getsignal(signal.SIGTERM), Job("a", 0, tmp_path), []
+    at_ctrl_c = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 
     def sleep(_):  # that of subprocess as well
         if job.said.read_text() and not sent:
@@ -153,8 +154,11 @@ def test_real_processes_are_stopped_also_if_they_ignore_ctrl_c(ending, tmp_path,
             os.kill(os.getpid(), ending)
 
     monkeypatch.setattr(jobs.time, "sleep", sleep)
-    with pytest.raises(KeyboardInterrupt if ending == signal.SIGINT else SystemExit) as ended:
-        run_jobs("digits", [job], [], at_once=1, progress=False)
+    try:
+        with pytest.raises(KeyboardInterrupt if ending == signal.SIGINT else SystemExit) as ended:
+            run_jobs("digits", [job], [], at_once=1, progress=False)
+    finally:
+        signal.signal(signal.SIGINT, at_ctrl_c)
     assert started[0].returncode == -signal.SIGTERM and signal.getsignal(signal.SIGTERM) is handler
     assert ending == signal.SIGINT or ended.value.code == 143
 
