@@ -114,6 +114,9 @@ linf-compare search digits --out out --method ibp --vary loss.kappa=0..1 --vary 
 linf-compare search digits --out out --method ibp --epochs 0
 linf-compare search digits --out net.pt --method ibp
 linf-compare search mnist-tiny --out out --method ibp
+linf-compare fronts
+linf-compare fronts missing
+linf-compare fronts empty
 linf-compare study
 linf-compare study nothing
 linf-compare study widths --nothing
