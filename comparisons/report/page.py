@@ -47,6 +47,7 @@ this package. The others are published: interval training, and the best certifie
 class Group:
     """One method of one recipe, in runs that differ only in the seed.
 
+    dataset: the one beside whose published rows it stands; the runs have the name of their own data.
     runs: seed → the results of the run, and the method's entry in them.
     """
 
@@ -147,7 +148,7 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
     seen = {}
     for same, (path, run, key, m) in zip(same_settings([m for *_, m in entries]), entries):
         seed = m.identity.seed
-        group = groups.setdefault(same, Group(run.recipe, run.dataset, run.eps, key, {}))
+        group = groups.setdefault(same, Group(run.recipe, published.load().of(run.dataset), run.eps, key, {}))
         if group.runs.setdefault(seed, (run, m))[1] != m:
             raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
         seen.setdefault((same, seed), path)
@@ -201,14 +202,25 @@ def _published_row(row: published.Row, known: Published) -> list[str]:
     ]
 
 
-def _our_row(group: Group) -> list[str]:
+def _marked(group: Group, known: Published) -> str:
+    """Returns the label in bold, with a mark if the data are nearly the published ones."""
+    return f"**{group.label}**" + " †" * (group.first[0].dataset in known.copies)
+
+
+def _footnotes(groups: list[Group], known: Published) -> list[str]:
+    """Returns what the marks mean."""
+    names = dict.fromkeys(g.first[0].dataset for g in groups if g.first[0].dataset in known.copies)
+    return [_wrapped(f"† Measured on {name}: {known.copies[name][1]}.") for name in names]
+
+
+def _our_row(group: Group, known: Published) -> list[str]:
     run, m = group.first
     attacks = [
         f"{attack_label(name)} {' × '.join(map(str, attack.arguments.values()))}"
         for name, attack in run.attacks.items()
     ]
     return [
-        f"**{group.label}**",
+        _marked(group, known),
         f"{count(m.pairs_per_sample)} pairs, {m.training.epochs} epochs",
         *group.accuracies(),
         f"{group.mean(lambda m: m.training.seconds_per_epoch):.2f}",
@@ -243,12 +255,13 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
     ]
     for dataset, eps in _settings(groups, recipes, known):
         rows = [_published_row(row, known) for row in known.at(dataset, eps)]
-        rows += [_our_row(g) for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+        rows += [_our_row(g, known) for g in ours]
         rows += [
             [f"**{labels}**", NONE, "not run", *[NONE] * 5, f"recipe `{name}`"]
             for name, labels in _missing(groups, recipes, dataset, eps)
         ]
-        parts += [f"## {_title(dataset, eps, known)}", markdown_rows(HEADER, rows, TEXT)]
+        parts += [f"## {_title(dataset, eps, known)}", markdown_rows(HEADER, rows, TEXT), *_footnotes(ours, known)]
     parts += [
         "## Published rows",
         "\n".join(
@@ -267,7 +280,7 @@ def short(groups: list[Group], known: Published) -> str:
 
     At each data set's headline ε it has published interval training, the best published ℓ∞ row, and our rows.
     """
-    rows = []
+    rows, shown = [], []
     for dataset, (_, headline) in known.datasets.items():
         eps = float(headline)
         there = sorted(known.at(dataset, eps), key=lambda row: row.certified, reverse=True)
@@ -275,11 +288,12 @@ def short(groups: list[Group], known: Published) -> str:
         interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # the best row of each name
         lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
         ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
-        lines += [[f"**{g.label}**", *g.accuracies(), f"{recipe_of(g.first[0])}, {g.seeds()}"] for g in ours]
+        shown += ours
+        lines += [[_marked(g, known), *g.accuracies(), f"{recipe_of(g.first[0])}, {g.seeds()}"] for g in ours]
         if not ours:
             lines.append(["**this package**", "not run", NONE, NONE, NONE])
         rows += [[_title(dataset, eps, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
-    return f"{_wrapped(SHORT_ABOUT)}\n\n{markdown_rows(SHORT_HEADER, rows, TEXT)}"
+    return "\n\n".join([_wrapped(SHORT_ABOUT), markdown_rows(SHORT_HEADER, rows, TEXT), *_footnotes(shown, known)])
 
 
 def panels(groups: list[Group], known: Published) -> list[dict]:
@@ -296,7 +310,7 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
                 {
                     "title": _title(dataset, float(headline), known),
                     "published": _levels([r for r in known.at(dataset, float(headline)) if r.family != "other"], known),
-                    "ours": [_point(g) for g in ours],
+                    "ours": [_point(g, known) for g in ours],
                 }
             )
     return found
@@ -316,14 +330,14 @@ def _levels(rows: list[published.Row], known: Published) -> list[dict]:
     ]
 
 
-def _point(group: Group) -> dict:
+def _point(group: Group, known: Published) -> dict:
     def spread(figure: Callable[[MethodResult], float]) -> tuple[float, float | None]:
         values = [100 * figure(m) for m in group.entries]
         return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
     return {
         "kind": group.first[1].kind,
-        "label": group.label,
+        "label": group.label + " †" * (group.first[0].dataset in known.copies),
         "recipe": with_changes(group.recipe, group.first[0].changed),
         "minutes": group.minutes(),
         "device": group.devices()[0],

@@ -1,7 +1,7 @@
 """Reads and checks published figures, the rows of published.toml."""
 
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -44,12 +44,17 @@ class Published:
     """All published figures.
 
     datasets: name → title and headline ε, in the order of the page.  sources: key → title, arxiv, repository, and
-    maybe note.
+    maybe note.  copies: name of data that are nearly published ones → the name of those, and the difference in words.
     """
 
     datasets: dict[str, tuple[str, Fraction]]
     sources: dict[str, dict[str, str]]
     rows: tuple[Row, ...]
+    copies: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def of(self, dataset: str) -> str:
+        """Returns the data set beside whose published rows results of this data set stand: mostly itself."""
+        return self.copies[dataset][0] if dataset in self.copies else dataset
 
     def at(self, dataset: str, eps: float) -> list[Row]:
         """Returns the rows of one data set and ε.  A row's ε is rounded to a float before it is compared."""
@@ -98,7 +103,12 @@ def parse(text: str) -> Published:
                     raise ValueError(f"{where}: {name} must be one of {', '.join(known)}, got {table.get(name)!r}")
             rows.append(_row(methods[table["method"]] | table, where))
     about = {name: (entry["title"], Fraction(entry["headline"])) for name, entry in datasets.items()}
-    return Published(about, sources, tuple(rows))
+    copies = {}
+    for name, entry in content.get("copies", {}).items():
+        if entry.get("of") not in datasets or set(entry) != {"of", "note"}:
+            raise ValueError(f"published.toml: copies, {name}: needs a note, and of, one of {', '.join(datasets)}")
+        copies[name] = entry["of"], entry["note"]
+    return Published(about, sources, tuple(rows), copies)
 
 
 @cache

@@ -9,7 +9,7 @@ from runs import made_up
 from comparisons.cli import main
 from comparisons.report import page as module
 from comparisons.report import published
-from comparisons.report.page import BEGIN, END, collect, page, result_files, short, with_block
+from comparisons.report.page import BEGIN, END, collect, page, panels, result_files, short, with_block
 from linf_plugin.datasets import DIGESTS, SOURCES
 
 ROOT = Path(__file__).parents[3]
@@ -22,7 +22,8 @@ RECIPES = {
 
 def write(path: Path, clean: dict[str, float], recipe: str = "cifar", seed: int = 0, **change) -> Path:
     dataset, eps, _ = RECIPES[recipe]
-    content = made_up(clean, recipe=recipe, dataset=dataset, eps=eps, seed=seed, **change)
+    change = {"dataset": dataset, **change}
+    content = made_up(clean, recipe=recipe, eps=eps, seed=seed, **change)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
@@ -62,6 +63,20 @@ def test_seeds_are_grouped_and_averaged_with_their_spread(seeds):
     assert "seeds 0, 10, PGD" in ours[1]
     published_rows = [i for i, line in enumerate(lines) if "arxiv.org" in line]
     assert published_rows and max(published_rows) < lines.index(ours[0])
+
+
+def test_results_of_a_copy_have_a_mark_and_a_footnote(tmp_path):
+    name, (of, note) = next(iter(published.load().copies.items()))
+    write(tmp_path / "a.json", {"linf-dist": 0.5}, recipe="cifar-fast", dataset=name, method=minutes(1))
+    write(tmp_path / "b.json", {"linf-dist": 0.6}, method=minutes(1))
+    cifar = section(rendered(tmp_path), "CIFAR-10, ε = 8/255")
+    assert "| **ℓ∞-dist net** † | 25.9k pairs" in cifar and "| **ℓ∞-dist net** | 25.9k pairs" in cifar
+    assert cifar.count("†") == 2 and " ".join(cifar.split("\n\n")[-1].split()) == f"† Measured on {name}: {note}."
+    groups, _ = collect(result_files([tmp_path]))
+    table = short(groups, published.load())
+    assert table.count("†") == 2 and f"† Measured on {name}" in table
+    (panel,) = panels(groups, published.load())
+    assert [point["label"] for point in panel["ours"]] == ["ℓ∞-dist net", "ℓ∞-dist net †"]
 
 
 def test_published_rows_are_shown_with_their_digits(tmp_path):

@@ -57,6 +57,9 @@ def test_epsilon_is_found_as_the_float_of_a_recipe():
 GOOD = """
 [datasets]
 mnist = { title = "MNIST", headline = "3/10" }
+[copies."MNIST again"]
+of = "mnist"
+note = "a copy"
 [sources.one]
 title = "A paper"
 arxiv = "2000.00000"
@@ -70,6 +73,11 @@ source = "one"
 table = "Table 1"
 rows = [{ method = "Plain", clean = 90.0, pgd = 80.50, certified = 70.25 }]
 """
+
+
+def test_a_copy_stands_beside_the_published_rows():
+    known = parse(GOOD)
+    assert (known.of("MNIST again"), known.of("mnist"), known.of("mine")) == ("mnist", "mnist", "mine")
 
 
 def test_digits_stay_as_published():
@@ -94,6 +102,9 @@ def test_digits_stay_as_published():
         ("clean = 90.0", "clean = nan", "must be numbers"),
         ("clean = 90.0", "clean = true", "must be numbers"),
         ("[[settings]]", "[[setting]]", "settings is missing"),
+        ('of = "mnist"', 'of = "mnst"', "copies, MNIST again: needs a note, and of, one of mnist"),
+        ('note = "a copy"', "", "copies, MNIST again: needs a note"),
+        ('note = "a copy"', 'note = "a copy"\nnot = 1', "copies, MNIST again: needs a note"),
     ],
 )
 def test_a_wrong_entry_is_refused_by_name(old, new, words):
