@@ -40,6 +40,7 @@ MODULES = {
 }
 # (old module, name) → (new module, name)
 NAMES = {
+    ("linf_plugin.arithmetic", "ENVIRONMENT"): ("linf_plugin.process", "ENVIRONMENT"),
     ("linf_plugin.bounds", "CERTIFICATES"): ("linf_plugin.certificates", "CERTIFICATES"),
     ("linf_plugin.bounds", "Certificate"): ("linf_plugin.certificates", "Certified"),
     ("linf_plugin.bounds", "certify"): ("linf_plugin.certificates", "certify"),

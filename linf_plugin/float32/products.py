@@ -8,7 +8,6 @@ several sizes, because libraries choose their routines by size.
 import functools
 import itertools
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from ..graphs.fusion import PRODUCTS
 from ..graphs.graph import Graph
 from ..intervals import apply_affine
+from ..process import check_environment, check_rounding
 
 ROWS = (1, 2, 16, 256)  # batch sizes with which a linear layer is probed
 IMAGES = (1, 2, 16)  # batch sizes for a convolution: NNPACK starts at 16 images, oneDNN at 2
@@ -26,39 +26,6 @@ WORK = 1 << 32  # products of one probe: batches with more are left out
 EXPONENTS = 20  # factors lie between 2^-20 and 2^21: transforms, and blocks that share an exponent, cannot hold them
 SEED = 0
 CONVOLUTIONS = tuple(kind for kind in PRODUCTS if kind is not nn.Linear)
-
-# Device → environment variable → (harmless values, library).  With any other value the library may compute in less than
-# float32.  Libraries read most of these variables when the process starts or at the first product.
-ENVIRONMENT = {
-    "cpu": {
-        "ONEDNN_DEFAULT_FPMATH_MODE": (("STRICT",), "oneDNN"),
-        "DNNL_DEFAULT_FPMATH_MODE": (("STRICT",), "oneDNN"),
-        "MKL_BLAS_COMPUTE_MODE": (("STANDARD", "NONE"), "MKL"),
-    },
-    "cuda": {
-        "NVIDIA_TF32_OVERRIDE": (("0",), "cuBLAS"),
-        "CUBLAS_EMULATE_SINGLE_PRECISION": (("0",), "cuBLAS"),
-        "CUBLAS_EMULATE_DOUBLE_PRECISION": (("0",), "cuBLAS"),
-        "HIPBLASLT_ALLOW_TF32": (("0",), "hipBLASLt"),
-    },
-}
-_AT_IMPORT = dict(os.environ)
-_ABOVE, _BELOW = 0.75 * 2.0**-52, 0.25 * 2.0**-52  # rounding to nearest takes 1 + _ABOVE up and 1 + _BELOW down
-
-
-def check_environment(device: str, doing: str) -> None:
-    """Raises RuntimeError if an environment variable lets a library of ``device`` compute in less than float32.
-
-    The variables count as they are now and as they were when this module was imported.  The message names the
-    variable and says what is computed: ``doing``.
-    """
-    for name, (harmless, library) in ENVIRONMENT[device].items():
-        for value in (os.environ.get(name), _AT_IMPORT.get(name)):
-            if value and value.strip().upper() not in harmless:
-                raise RuntimeError(
-                    f"{name}={value} in the environment lets {library} {doing} in less than float32, which no bound of "
-                    f"the rounding error covers: start the process without it"
-                )
 
 
 def _nnpack_convolves() -> bool:
@@ -106,18 +73,6 @@ def check_settings(kind: type, cuda: bool) -> None:
 
 
 # Probes.
-
-
-def check_rounding() -> None:
-    """Raises RuntimeError if this thread does not round to nearest.  (A GPU always does.)
-
-    A library can set another direction, which then holds for numbers of all types.
-    """
-    if (1.0 + _ABOVE, 1.0 + _BELOW, -1.0 - _ABOVE, -1.0 - _BELOW) != (1 + 2.0**-52, 1.0, -1 - 2.0**-52, -1.0):
-        raise RuntimeError(
-            "this thread does not round to nearest, but every bound of the rounding error assumes that it does: a "
-            "library changed the direction; set it back with fesetround(FE_TONEAREST) of the C library"
-        )
 
 
 def _numbers(shape: Iterable[int], like: Tensor, generator: torch.Generator) -> Tensor:

@@ -21,12 +21,12 @@ from linf_plugin.float32.products import (
     ROWS,
     PaddedWindows,
     batches,
-    check_environment,
     convolution_error,
     first_wrong,
     linear_error,
     transposed_error,
 )
+from linf_plugin.process import check_environment
 
 from ..files.seal import CLAIMED_OUTPUTS
 from ..functions.domain import OPSET

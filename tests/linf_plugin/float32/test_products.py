@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import linf_plugin
-from linf_plugin import LinfDistLinear, sound_radius
+from linf_plugin import LinfDistLinear, process, sound_radius
 from linf_plugin.float32 import products
 from linf_plugin.float32.reach import check_program
 
@@ -273,7 +273,7 @@ def test_a_precision_of_16_bits_is_refused_at_every_level(name):
 
 
 VARIABLES = [
-    (device, name, harmless) for device, names in products.ENVIRONMENT.items() for name, (harmless, _) in names.items()
+    (device, name, harmless) for device, names in process.ENVIRONMENT.items() for name, (harmless, _) in names.items()
 ]
 
 
@@ -290,7 +290,7 @@ def test_variables_of_the_environment_are_refused_by_name(device, name, harmless
         check()
     monkeypatch.delenv(name)
     check()
-    monkeypatch.setitem(products._AT_IMPORT, name, "any")  # what a library may have read long ago
+    monkeypatch.setitem(process._AT_IMPORT, name, "any")  # what a library may have read long ago
     with pytest.raises(RuntimeError, match=f"{name}=any"):
         check()
     if device == "cpu":
@@ -309,7 +309,7 @@ def test_another_direction_of_rounding_is_refused():
         assert libm.fesetround(mode) == 0
         try:
             with pytest.raises(RuntimeError, match="does not round to nearest"):
-                products.check_rounding()
+                process.check_rounding()
         finally:
             libm.fesetround(nearest)
     assert sound_radius(net, x).shape == (2,)
