@@ -4,7 +4,7 @@ import os
 
 # Device → environment variable → (harmless values, library).  With any other value the library may compute in less than
 # float32.  Libraries read most of these variables when the process starts or at the first product.
-ENVIRONMENT = {
+ENVIRONMENT: dict[str, dict[str, tuple[tuple[str, ...], str]]] = {
     "cpu": {
         "ONEDNN_DEFAULT_FPMATH_MODE": (("STRICT",), "oneDNN"),
         "DNNL_DEFAULT_FPMATH_MODE": (("STRICT",), "oneDNN"),

@@ -2,6 +2,6 @@
 
 from .bounding import Bound, bound, norm
 from .geometry import Convolution
-from .methods import METHODS, Method
+from .methods import SPECTRAL_METHODS, Method
 
-__all__ = ["METHODS", "Bound", "Convolution", "Method", "bound", "norm"]
+__all__ = ["SPECTRAL_METHODS", "Bound", "Convolution", "Method", "bound", "norm"]

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..arguments import check_count
 from .geometry import Convolution, Pair, describe
-from .methods import METHODS, ON_DEVICE, Method, Problem, prepare, rescaled
+from .methods import ON_DEVICE, SPECTRAL_METHODS, Method, Problem, prepare, with_weight
 from .outward import back, read, up
 from .power import image_size
 
@@ -21,7 +21,7 @@ class Bound:
 
     Attributes:
         value: the bound; ∞ if no float64 number is large enough.
-        method: a key of ``METHODS``.
+        method: a key of ``SPECTRAL_METHODS``.
         kind: "upper", "lower", or "exact up to rounding", which is an upper bound too.
         holds_for: "this matrix", "every image size", or "images of 32×32".
         certified: it is a theorem about the exact map with the stored weights.  Otherwise its rounding is not covered.
@@ -52,7 +52,7 @@ def bound(
 
     Args:
         layer_or_weight: ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, a dense weight (out, in), or a ``Convolution``.
-        method: a key of ``METHODS``; "auto" takes that of ``ON_DEVICE`` for the device of the weight.
+        method: a key of ``SPECTRAL_METHODS``; "auto" takes that of ``ON_DEVICE`` for the device of the weight.
         size: (height, width) of the images, or one number for both; for ``nn.Conv1d`` the length.  None: every size.
         certify: False leaves the allowance for rounding out; it is needed for lower bounds.
         iterations: of "gram", "norm2toep" and "power"; more are tighter.  None: a number that fits the method.
@@ -63,17 +63,16 @@ def bound(
         RuntimeError: the process does not compute as the proofs assume, or the layer has hooks.
     """
     map_ = describe(layer_or_weight, size)
-    name = ON_DEVICE.get(map_.weight.device.type, "svd") if method == "auto" else method
-    row = _row(name)
+    name, row = _row(method, map_)
     if certify and row.upper is None:
         raise ValueError(
-            f"method={name!r} gives a lower bound of the norm, which certifies nothing: a layer divided by it may still "
-            "stretch; take another method, or certify=False"
+            f"method={name!r} gives a lower bound of the norm, which certifies nothing: a layer divided by it may "
+            "still stretch; take another method, or certify=False"
         )
-    if method == "matrix":
+    if name == "matrix":
         _check_size(map_)
     weight, exponent = read(map_.weight)
-    problem = prepare(rescaled(map_, weight), trim=True)
+    problem = prepare(with_weight(map_, weight), trim=True)
     steps = _steps(name, row, row.steps(problem), iterations)
     if not (weight != 0).any():
         value = 0.0
@@ -105,24 +104,27 @@ def norm(
     Raises:
         TypeError, ValueError, RuntimeError: as ``bound``.
     """
-    row = _row(method)
     map_ = describe(layer_or_weight, size)
-    if method == "matrix":
+    name, row = _row(method, map_)
+    if name == "matrix":
         _check_size(map_)
     weight = map_.weight
     if not weight.detach().isfinite().all():
         raise ValueError("weight must not hold NaN or infinite values")
-    if weight.dtype in (torch.float16, torch.bfloat16):
-        map_ = rescaled(map_, weight.float())
-    problem = prepare(map_, trim=False)
-    found = row.estimate(problem, _steps(method, row, row.training, iterations))
+    wide = weight.float() if weight.dtype in (torch.float16, torch.bfloat16) else weight
+    largest = wide.detach().abs().max()
+    largest = torch.where(largest > 0, largest, 1)  # squares of numbers near 1 neither overflow nor vanish
+    problem = prepare(with_weight(map_, wide / largest), trim=False)
+    found = row.estimate(problem, _steps(name, row, row.training, iterations)) * largest
     return (found * math.sqrt(problem.copies) if row.copies else found).to(weight.dtype)
 
 
-def _row(method: str) -> Method:
-    if method not in METHODS:
-        raise ValueError(f"method must be one of auto, {', '.join(METHODS)}, got {method!r}")
-    return METHODS[method]
+def _row(method: str, map_: Convolution) -> tuple[str, Method]:
+    if method == "auto":
+        method = ON_DEVICE.get(map_.weight.device.type, "svd")
+    if method not in SPECTRAL_METHODS:
+        raise ValueError(f"method must be one of auto, {', '.join(SPECTRAL_METHODS)}, got {method!r}")
+    return method, SPECTRAL_METHODS[method]
 
 
 def _steps(name: str, row: Method, usual: int, iterations: int | None) -> int:

@@ -74,10 +74,10 @@ class Convolution:
         return tuple((side, side) for side in _pair("padding", given, 0))
 
     def _check_size(self) -> None:
-        for n, (low, high), reach in zip(self.size, self.padding, self.reach):
-            if n + low + high <= reach:
+        for n, sides, reach in zip(self.size, self.padding, self.reach):
+            if n + sum(sides) <= reach:
                 raise ValueError(f"size={self.size}: with its padding an image is smaller than the kernel")
-            if self.padding_mode == "circular" and max(low, high) > n:
+            if self.padding_mode == "circular" and max(sides) > n:
                 raise ValueError(f"size={self.size}: a circular padding must not be larger than the image")
 
     @property
@@ -193,7 +193,7 @@ def axes(map_: Convolution) -> tuple[Axis, Axis]:
     A is the linear map of the layer, and F the symbol of the kernel that ``fold`` makes.  Let r be the reach of the
     kernel, s the stride, n the size, and let the output at q see the pixels q, …, q + r, with q = s·p − low.
 
-    Zeros, every size.  A embeds an image in ℓ2(ℤ) by zeros, convolves there, and keeps the positions q.  The first
+    Zeros, every size.  A embeds an image in ℓ2(Z) by zeros, convolves there, and keeps the positions q.  The first
     keeps norms, the last enlarges none, and the convolution has the norm sup σ₁(F) over the circle.  This holds for
     any padding.  A dilation d replaces F(ω) by F(d·ω), with the same supremum.
 
@@ -207,7 +207,7 @@ def axes(map_: Convolution) -> tuple[Axis, Axis]:
     positions lie in an interval of n + e numbers with e = low + high − r, and n ≥ max(low, high, 1).
 
     Stride.  If N is a multiple of s, the positions q lie in one class modulo s.  With x = s·m + a, the input of N
-    pixels is s inputs of N/s pixels, and C restricted to the class is a convolution of stride 1 of these.  In ℓ2(ℤ)
+    pixels is s inputs of N/s pixels, and C restricted to the class is a convolution of stride 1 of these.  In ℓ2(Z)
     that is so for every s.  Otherwise the stride only leaves positions out.
     """
     sizes = map_.size or (None, None)
@@ -238,8 +238,7 @@ def fold(map_: Convolution, wanted: tuple[Axis, Axis]) -> Tensor:
 
     inputs: in/groups times the phases that the taps have.  Phases without taps would be columns of zeros.
     """
-    out, inputs, *_ = map_.weight.shape
-    kernel = map_.weight.unflatten(0, (map_.groups, out // map_.groups))
+    kernel = map_.weight.unflatten(0, (map_.groups, len(map_.weight) // map_.groups))
     for dim, axis, d in zip((-2, -1), wanted, map_.dilation):
         if axis.phases > 1:
             kernel = _folded(kernel, dim, axis.phases, d)

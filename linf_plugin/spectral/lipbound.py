@@ -11,8 +11,8 @@ def lipbound_upper(kernel: Tensor, grid: Grid, steps: int = 0) -> float:
     """Returns an upper bound of sup ‖F(ω)‖₂ on the grid, times ``grid.factor``, with all rounding.
 
     ‖F(ω)‖₂² ≤ ‖F(ω)‖_F² = Σ_i ‖f_i(ω)‖² ≤ Σ_i sup_ω ‖f_i(ω)‖² for the rows f_i of F.  Each supremum is at most
-    ``factor`` times that on the grid, by the proof of ``circle_factor`` for the matrix f_i.  The same holds for columns,
-    and the smaller bound counts.  Computed rows are off by vectors whose norms together are at most ``error``.
+    ``factor`` times that on the grid, by the proof of ``circle_factor`` for the matrix f_i.  The same holds for
+    columns, and the smaller bound counts.  Computed rows are off by vectors whose norms together are at most ``error``.
     """
     groups, out, inputs = kernel.shape[:3]
     rows, columns = kernel.new_zeros(groups, out), kernel.new_zeros(groups, inputs)

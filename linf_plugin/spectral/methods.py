@@ -36,7 +36,7 @@ class Problem(NamedTuple):
 
 
 def prepare(map_: Convolution, trim: bool) -> Problem:
-    """Returns the problem.  With ``trim`` it has a kernel without borders of zeros, which costs a look at the values."""
+    """Returns the problem.  With ``trim`` borders of zeros are cut off, which costs a look at the values."""
     wanted = axes(map_)
     kernel = fold(map_, wanted)
     kernel = trimmed(kernel) if trim else kernel
@@ -44,6 +44,10 @@ def prepare(map_: Convolution, trim: bool) -> Problem:
     pointwise = map_.reach == (0, 0) and map_.stride == (1, 1) and map_.padding_mode == "zeros"
     exact = pointwise or (all(axis.whole for axis in wanted) and used.factor == 1.0)
     return Problem(map_, kernel, used, wanted[0].copies * wanted[1].copies, exact)
+
+
+def _none(problem: Problem) -> int:
+    return 0
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ class Method:
         kind: "upper" or "lower": what it bounds ‖A‖₂ by, in exact arithmetic.
         estimate: (problem, steps) → the bound without allowance for rounding, differentiable, in the dtype of the
             weight.
-        upper: (problem, steps) → an upper bound with all rounding, of a problem in float64 that ``outward.read`` scaled;
-            None if there is none.
+        upper: (problem, steps) → an upper bound with all rounding, of a problem in float64 that ``outward.read``
+            scaled; None if there is none.
         steps: problem → iterations of ``upper`` by default; ``training`` of ``estimate``.
         copies: whether its bound is one of sup σ₁(F), so that √copies is still missing.
         tight: on a grid it exceeds the norm only by rounding.
@@ -67,7 +71,7 @@ class Method:
     kind: str
     estimate: Callable[[Problem, int], Tensor]
     upper: Callable[[Problem, int], float] | None
-    steps: Callable[[Problem], int] = lambda problem: 0
+    steps: Callable[[Problem], int] = _none
     training: int = 0
     copies: bool = True
     tight: bool = False
@@ -121,7 +125,7 @@ def _matrix(problem: Problem, steps: int) -> Tensor:
     return torch.stack(norms).max().to(map_.weight)
 
 
-METHODS = {
+SPECTRAL_METHODS = {
     "gram": Method(
         "Gram iteration",
         "upper",
@@ -158,17 +162,12 @@ METHODS = {
         copies=False,
     ),
     "matrix": Method(
-        "matrix, SVD",
-        "upper",
-        _matrix,
-        lambda problem, steps: matrix_upper(problem.map_),
-        copies=False,
-        tight=True,
+        "matrix, SVD", "upper", _matrix, lambda problem, steps: matrix_upper(problem.map_), copies=False, tight=True
     ),
 }
 ON_DEVICE = {"cpu": "svd", "cuda": "gram"}  # what "auto" takes for a certificate
 
 
-def rescaled(map_: Convolution, weight: Tensor) -> Convolution:
+def with_weight(map_: Convolution, weight: Tensor) -> Convolution:
     """Returns the same layer with another weight."""
     return replace(map_, weight=weight)

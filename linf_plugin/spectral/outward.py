@@ -17,7 +17,12 @@ from ..process import check_environment, check_rounding
 UNIT = 2.0**-53
 TINY = 2.0**-900
 MOST_TERMS = 1 << 26
-_BITS = {torch.float16: torch.int16, torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: torch.int64}
+_BITS = {
+    torch.float16: torch.int16,
+    torch.bfloat16: torch.int16,
+    torch.float32: torch.int32,
+    torch.float64: torch.int64,
+}
 
 
 class Matrices(NamedTuple):

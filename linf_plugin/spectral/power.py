@@ -19,9 +19,9 @@ def image_size(map_: Convolution) -> Pair:
 
 def apply(map_: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Returns what the layer without its bias makes of images x (N, in, h, w)."""
-    (top, bottom), (left, right) = map_.padding
+    pads = [side for pair in reversed(map_.padding) for side in pair]
     mode = "circular" if map_.padding_mode == "circular" else "constant"
-    x = F.pad(x, (left, right, top, bottom), mode=mode)
+    x = F.pad(x, pads, mode=mode)
     return F.conv2d(x, weight, stride=map_.stride, dilation=map_.dilation, groups=map_.groups)
 
 

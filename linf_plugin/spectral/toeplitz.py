@@ -27,7 +27,7 @@ def norm2toep_upper(kernel: Tensor, steps: int) -> float:
 
     FᴴF is the symbol of G_ij(τ) = Σ_{o,t} K_oi(t)·K_oj(t + τ).  So σ² ≤ ‖Ĝ‖ + ‖E‖ for the norms σ, ‖Ĝ‖ and ‖E‖ of the
     convolutions with K, with the computed Ĝ, and with the error E.  A convolution with a kernel A has at most the norm
-    √(max_i Σ_{j,τ} |A_ij(τ)| · max_j Σ_{i,τ} |A_ij(τ)|) (Schur's test, on ℓ2(ℤ²) and on circles).
+    √(max_i Σ_{j,τ} |A_ij(τ)| · max_j Σ_{i,τ} |A_ij(τ)|) (Schur's test, on ℓ2(Z²) and on circles).
 
     |E_ij(τ)| ≤ γ·Σ_{o,t} |K_oi(t)|·|K_oj(t + τ)| with γ for all products of a sum; over j and τ this is γ times row i
     of PᵀP with P = Σ_t |K(t)|.  PᵀP is symmetric, so ‖E‖ ≤ γ·max_i Σ_j (PᵀP)_ij.
@@ -87,12 +87,9 @@ def norm2toep(kernel: Tensor, steps: int) -> Tensor:
     """The same bound, differentiable and in the dtype of the kernel, without allowance for rounding."""
     if kernel.shape[1] < kernel.shape[2]:
         kernel = kernel.transpose(1, 2)
-    largest = kernel.detach().abs().amax((1, 2, 3, 4))
-    safe = torch.where(largest > 0, largest, 1)
-    kernel = kernel / safe[:, None, None, None, None]
-    logarithm, weight = torch.zeros_like(largest), 1.0
+    logarithm, weight = kernel.new_zeros(len(kernel)), 1.0
     for _ in range(steps):
-        groups, out, inputs, kh, kw = kernel.shape
+        groups, _, inputs, kh, kw = kernel.shape
         images = kernel.permute(2, 0, 1, 3, 4).flatten(1, 2)  # (in, groups·out, kh, kw)
         weights = kernel.transpose(1, 2).flatten(0, 1)  # (groups·in, out, kh, kw)
         found = F.conv2d(images, weights, padding=(kh - 1, kw - 1), groups=groups)
@@ -104,4 +101,4 @@ def norm2toep(kernel: Tensor, steps: int) -> Tensor:
     absolute = kernel.abs()
     product = absolute.sum((2, 3, 4)).amax(1) * absolute.sum((1, 3, 4)).amax(1)
     root = weight / 2 * torch.where(product > 0, product, 1).log() + logarithm
-    return torch.where(product > 0, safe * root.exp(), 0).max()
+    return torch.where(product > 0, root.exp(), 0).max()
