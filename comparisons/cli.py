@@ -7,7 +7,7 @@ import sys
 from onnx_export import console
 from onnx_export.version import version
 
-from .commands import bench, certify, diff, fronts, list_, report, results, run, search, show, study
+from .commands import bench, certify, diff, fronts, list_, report, results, run, search, show, spectral, study
 
 PROG = "linf-compare"
 DESCRIPTION = """\
@@ -26,6 +26,7 @@ COMMANDS = {  # each has SUMMARY, DESCRIPTION, EPILOG, add_arguments(parser) and
     "results": results,
     "search": search,
     "fronts": fronts,
+    "spectral": spectral,
     "study": study,
     "bench": bench,
     "list": list_,

@@ -117,6 +117,20 @@ linf-compare search mnist-tiny --out out --method ibp
 linf-compare fronts
 linf-compare fronts missing
 linf-compare fronts empty
+linf-compare spectral
+linf-compare spectral --model net.py
+linf-compare spectral --model net.py:two
+linf-compare spectral --model net.py:net --checkpoint net.pt
+linf-compare spectral --model net.py:net --weights missing.pt
+linf-compare spectral --model net.py:net --methods nothing
+linf-compare spectral --model net.py:net --methods ,
+linf-compare spectral --model net.py:net --shape 3,x
+linf-compare spectral --model net.py:net --shape 0
+linf-compare spectral --model net.py:net --shape 1,3,3
+linf-compare spectral --model net.py:net --out net.pt
+linf-compare spectral --checkpoint missing.pt
+linf-compare spectral --checkpoint net.onnx
+linf-compare spectral --checkpoint net.pt --weights net.pt
 linf-compare study
 linf-compare study nothing
 linf-compare study widths --nothing

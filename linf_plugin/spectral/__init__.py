@@ -3,5 +3,6 @@
 from .bounding import Bound, bound, norm
 from .geometry import Convolution
 from .methods import SPECTRAL_METHODS, Method
+from .reporting import Report, report
 
-__all__ = ["SPECTRAL_METHODS", "Bound", "Convolution", "Method", "bound", "norm"]
+__all__ = ["SPECTRAL_METHODS", "Bound", "Convolution", "Method", "Report", "bound", "norm", "report"]

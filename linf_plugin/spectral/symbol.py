@@ -95,8 +95,8 @@ def waves(grid: Grid, taps: tuple[int, int], chosen: Tensor) -> tuple[Tensor, Te
 
 
 def blocks(kernel: Tensor, grid: Grid) -> Iterator[Tensor]:
-    """Yields indices of the grid, in blocks whose matrices fit into memory."""
-    return iter(grid.indices.split(max(1, BLOCK // math.prod(kernel.shape[:3]))))
+    """Yields indices of the grid, in blocks whose matrices and waves fit into memory."""
+    return iter(grid.indices.split(max(1, BLOCK // max(math.prod(kernel.shape[:3]), math.prod(kernel.shape[3:])))))
 
 
 def matrices(kernel: Tensor, grid: Grid, chosen: Tensor) -> Matrices:

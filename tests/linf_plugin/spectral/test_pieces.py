@@ -34,7 +34,7 @@ def test_the_factor_of_a_circle_is_above_the_secant():
 
 def test_no_smaller_factor_of_a_circle_would_do():
     """|1 + z·e^{irω}|/2 is |cos| of r·ω/2 and an angle; z moves its maximum to the middle of two points of the grid."""
-    for reach, points in ((1, 3), (2, 5), (3, 7), (4, 32)):
+    for reach, points in ((1, 3), (2, 6), (3, 9), (4, 32)):
         z = complex(math.cos(math.pi / points * reach), -math.sin(math.pi / points * reach))
         on_grid, everywhere = (
             (1 + z * torch.exp(1j * reach * torch.arange(n, dtype=torch.float64) * (2 * math.pi / n))).abs().max() / 2
