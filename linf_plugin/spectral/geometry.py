@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..arguments import check_forward, check_own
 
 FLOATING = ("torch.float16", "torch.bfloat16", "torch.float32", "torch.float64")
-PADDINGS = ("zeros", "circular")
+BOUNDED_PADDINGS = ("zeros", "circular")
 Pair = tuple[int, int]
 
 
@@ -49,10 +49,10 @@ class Convolution:
             raise ValueError(f"groups must be a whole number of at least 1, got {self.groups!r}")
         if self.weight.shape[0] % self.groups:
             raise ValueError(f"groups must divide the {self.weight.shape[0]} outputs of weight, got {self.groups}")
-        if self.padding_mode not in PADDINGS:
+        if self.padding_mode not in BOUNDED_PADDINGS:
             raise ValueError(
                 f"padding_mode={self.padding_mode!r}: no bound of the spectral norm is known, only for "
-                f"{' and '.join(map(repr, PADDINGS))}"
+                f"{' and '.join(map(repr, BOUNDED_PADDINGS))}"
             )
         if self.size is not None:
             self._check_size()

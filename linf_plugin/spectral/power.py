@@ -19,7 +19,8 @@ def image_size(map_: Convolution) -> Pair:
 
 def apply(map_: Convolution, x: Tensor, weight: Tensor) -> Tensor:
     """Returns what the layer without its bias makes of images x (N, in, h, w)."""
-    pads = [side for pair in reversed(map_.padding) for side in pair]
+    vertical, horizontal = map_.padding[0], map_.padding[1]
+    pads = [horizontal[0], horizontal[1], vertical[0], vertical[1]]
     mode = "circular" if map_.padding_mode == "circular" else "constant"
     x = F.pad(x, pads, mode=mode)
     return F.conv2d(x, weight, stride=map_.stride, dilation=map_.dilation, groups=map_.groups)

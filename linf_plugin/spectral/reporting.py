@@ -120,7 +120,9 @@ def report(
     for method in methods:
         if method not in SPECTRAL_METHODS:
             raise ValueError(f"methods must be among {', '.join(SPECTRAL_METHODS)}, got {method!r}")
-    layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, tuple(READ))}
+    layers: dict[str, nn.Module] = {
+        name: layer for name, layer in model.named_modules() if isinstance(layer, tuple(READ))
+    }
     sizes = {} if shape is None else _sizes(model, layers, shape)
     rows = []
     for name, layer in layers.items():
