@@ -83,7 +83,8 @@ def bound(
             found = row.estimate(problem, steps).item()
         value = back(found * math.sqrt(problem.copies if row.copies else 1), exponent)
     kind = EXACT if row.tight and (problem.exact or name == "matrix") else row.kind
-    return Bound(value, name, kind, _holds_for(map_, name), certify, steps)
+    dense = isinstance(layer_or_weight, (nn.Linear, Tensor))
+    return Bound(value, name, kind, "this matrix" if dense else _holds_for(map_, name), certify, steps)
 
 
 def norm(
@@ -115,7 +116,8 @@ def norm(
     largest = wide.detach().abs().max()
     largest = torch.where(largest > 0, largest, 1)  # squares of numbers near 1 neither overflow nor vanish
     problem = prepare(with_weight(map_, wide / largest), trim=False)
-    found = row.estimate(problem, _steps(name, row, row.training, iterations)) * largest
+    with torch.autocast(weight.device.type, enabled=False):
+        found = row.estimate(problem, _steps(name, row, row.training, iterations)) * largest
     return (found * math.sqrt(problem.copies) if row.copies else found).to(weight.dtype)
 
 
@@ -146,8 +148,6 @@ def _with_copies(row: Method, value: float, problem: Problem) -> float:
 
 
 def _holds_for(map_: Convolution, name: str) -> str:
-    if map_.size is None and map_.weight.shape[2:] == (1, 1) and map_.groups == 1:
-        return "this matrix"
     if map_.size is None and name != "power":
         return "every image size"
     return "images of {}×{}".format(*image_size(map_))

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..arguments import check_forward, check_own
@@ -13,7 +14,7 @@ BOUNDED_PADDINGS = ("zeros", "circular")
 Pair = tuple[int, int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Convolution:
     """A convolution of images, as ``nn.Conv2d`` computes it, without its bias.
 
@@ -107,6 +108,8 @@ def _check_weight(weight: object, dimensions: int, form: str) -> None:
     if not isinstance(weight, Tensor) or str(weight.dtype) not in FLOATING:
         kind = weight.dtype if isinstance(weight, Tensor) else type(weight).__name__
         raise TypeError(f"weight must be a floating-point tensor, got {kind}")
+    if weight.layout is not torch.strided:
+        raise TypeError(f"weight must be a dense tensor, got layout {weight.layout}")
     if weight.dim() != dimensions:
         raise ValueError(f"weight must have shape {form}, got {tuple(weight.shape)}")
     if weight.numel() == 0:

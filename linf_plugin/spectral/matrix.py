@@ -39,7 +39,7 @@ def matrix(map_: Convolution, group: int = 0, absolute: bool = False) -> Tensor:
             f"size={(height, width)}: the matrix of the layer would have {rows}×{columns} entries, more than "
             f"{MOST_ENTRIES}: take another method"
         )
-    images = torch.eye(columns, dtype=torch.float64).view(columns, inputs, height, width)
+    images = torch.eye(columns, dtype=torch.float64, device="cpu").view(columns, inputs, height, width)
     return apply(one, images, one.weight.abs() if absolute else one.weight).flatten(1).T.contiguous()
 
 

@@ -34,8 +34,8 @@ def power(map_: Convolution, steps: int) -> Tensor:
     """
     weight = map_.weight
     shape = (1, weight.shape[1] * map_.groups, *image_size(map_))
-    generator = torch.Generator().manual_seed(0)
-    v = torch.randn(shape, generator=generator, dtype=torch.float64).to(weight)
+    generator = torch.Generator("cpu").manual_seed(0)
+    v = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(weight)
     v = v / v.norm()
     with torch.enable_grad():
         for _ in range(steps):

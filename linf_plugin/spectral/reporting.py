@@ -137,11 +137,11 @@ def _bound(layer: nn.Module, method: str, size: int | Pair | None) -> Bound | st
     if not layer.weight.detach().isfinite().all():
         raise ValueError("model has NaN or infinite weights")
     try:
-        map_ = describe(layer, size)
+        describe(layer, size)
     except (TypeError, ValueError, RuntimeError) as error:
         return str(error)
     try:
-        return bound(map_, method, certify=SPECTRAL_METHODS[method].upper is not None)
+        return bound(layer, method, size=size, certify=SPECTRAL_METHODS[method].upper is not None)
     except ValueError as error:  # the method does not fit the layer
         return str(error)
 

@@ -42,7 +42,7 @@ def roots(n: int) -> Tensor:
     fewer than 50 terms, each cut to 2⁻¹²⁸, one below 2⁻¹¹⁰.  The division to a float rounds to nearest: at most 2⁻⁵⁴
     for numbers up to 1.  Together this is below 2⁻⁵³.
     """
-    table = torch.empty(2, n, dtype=torch.float64)
+    table = torch.empty(2, n, dtype=torch.float64, device="cpu")
     for j in range(n):
         quadrant, rest = divmod(4 * j, n)
         c, s = _first_quadrant(rest, n)

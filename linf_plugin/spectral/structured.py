@@ -100,7 +100,7 @@ def toeplitz_bound(column: Tensor, row: Tensor) -> float:
 def _largest_frequency(c: Tensor) -> float:
     w, scale = read(c)
     kernel, n = w[None, None, None, None], len(c)
-    half = torch.cartesian_prod(torch.arange(1), torch.arange(n // 2 + 1))
+    half = torch.cartesian_prod(*(torch.arange(m, device="cpu") for m in (1, n // 2 + 1)))
     grid = Grid((1, n), (1, 1), 1.0, half)
     values = [gram_upper(matrices(kernel, grid, chosen), 0).max().item() for chosen in blocks(kernel, grid)]
     return back(up(max(values) + error(kernel), 1) if (w != 0).any() else 0.0, scale)

@@ -50,6 +50,7 @@ def _proved(h: Matrices, tau: Tensor, missed: Tensor, otherwise: Tensor) -> tupl
     rest, error = _rest(Matrices(re, None if h.im is None else -h.im), x)
     diagonal = up(re.diagonal(dim1=-2, dim2=-1).abs().amax(-1) * UNIT, 2) + TINY
     bound = up(up(tau + rest + error + missed + diagonal, 4).sqrt(), 1)
+    good &= bound.isfinite()
     return torch.where(good, bound, otherwise), good
 
 

@@ -64,7 +64,7 @@ def grid(wanted: tuple[Axis, Axis], taps: tuple[int, int], fine: int = FINE) -> 
             counts.append(enough)
             steps.append(1)
             factor = up(factor * circle_factor(reach, enough), 1) if reach else factor
-    first, second = torch.arange(counts[0]), torch.arange(counts[1] // 2 + 1)
+    first, second = (torch.arange(n, device="cpu") for n in (counts[0], counts[1] // 2 + 1))
     return Grid(tuple(counts), tuple(steps), factor, torch.cartesian_prod(first, second))
 
 
@@ -87,7 +87,7 @@ def waves(grid: Grid, taps: tuple[int, int], chosen: Tensor) -> tuple[Tensor, Te
     parts = []
     for axis, k in enumerate(taps):
         n = grid.counts[axis]
-        turn = (torch.arange(k)[:, None] * grid.steps[axis] % n) * chosen[:, axis] % n
+        turn = (torch.arange(k, device="cpu")[:, None] * grid.steps[axis] % n) * chosen[:, axis] % n
         parts.append(roots(n)[:, turn])  # (2, k, B)
     (c1, s1), (c2, s2) = parts
     c1, s1, c2, s2 = c1[:, None], s1[:, None], c2[None], s2[None]
@@ -108,9 +108,7 @@ def matrices(kernel: Tensor, grid: Grid, chosen: Tensor) -> Matrices:
     if kh * kw == 1:
         return Matrices(kernel[:, :, :, 0, 0])
     rows = kernel.reshape(g * o * i, kh * kw)
-    parts = [wave.to(kernel) for wave in waves(grid, (kh, kw), chosen)]
-    re, im = ((rows @ part).view(g, o, i, -1).movedim(3, 0).flatten(0, 1) for part in parts)
-    return Matrices(re, im)
+    return Matrices(*((wave.to(kernel).T @ rows.T).view(-1, o, i) for wave in waves(grid, (kh, kw), chosen)))
 
 
 def error(kernel: Tensor) -> float:
