@@ -101,18 +101,18 @@ def frobenius(a: Matrices) -> Tensor:
 def gram(a: Matrices, norm: Tensor) -> tuple[Matrices, Tensor]:
     """Returns (H, error): H ≈ aᴴa, (B, n, n), with ‖H − aᴴa‖₂ ≤ error (B,).  ``norm`` is ``frobenius(a)``.
 
-    Proof: a real entry is a sum of m products; the real and the imaginary part of a complex one are sums of 2m.  By
-    Cauchy–Schwarz such a part is off by at most γ·‖a_i‖·‖a_j‖ for the columns a_i, a_j, and the entry by √2 times
-    that.  So the Frobenius norm of the error, which is no smaller than its 2-norm, is at most √2·γ·‖a‖_F².
+    Proof: a real entry is a sum of m products.  The real part of a complex one is XᵀX + YᵀY for a = X + iY, and the
+    imaginary part is XᵀY minus its transpose: sums of m products, and one more rounding.  By Cauchy–Schwarz such a part
+    is off by at most γ_{m+1}·‖a_i‖·‖a_j‖ for the columns a_i, a_j, and the entry by √2 times that.  So the Frobenius
+    norm of the error, which is no smaller than its 2-norm, is at most √2·γ_{m+1}·‖a‖_F².
     """
     m, n = a.re.shape[-2:]
     if a.im is None:
-        product, terms, parts = Matrices(a.re.mT @ a.re), m, 1.0
+        product, parts = Matrices(a.re.mT @ a.re), 1.0
     else:
-        stacked = torch.cat([a.re, a.im], -2)
-        turned = torch.cat([a.im, -a.re], -2)
-        product, terms, parts = Matrices(stacked.mT @ stacked, stacked.mT @ turned), 2 * m, 1.5
-    return product, up(norm * norm * (parts * gamma(terms)), 4) + n * n * TINY
+        mixed = a.re.mT @ a.im
+        product, parts = Matrices(a.re.mT @ a.re + a.im.mT @ a.im, mixed - mixed.mT), 1.5
+    return product, up(norm * norm * (parts * gamma(m + 1)), 4) + n * n * TINY
 
 
 def read(weight: Tensor) -> tuple[Tensor, int]:
