@@ -5,7 +5,7 @@
 Import ``linf_plugin.bounds`` (auto_LiRPA) and ``linf_plugin.training`` yourself; this module does not import them.
 """
 
-from . import moved
+from . import moved, spectral
 from .certificates.lipschitz import sound_radius
 from .certificates.margin import certified_radius, margin
 from .checkpoint import load, save
@@ -49,4 +49,5 @@ __all__ = [
     "set_p",
     "sorted_dist",
     "sound_radius",
+    "spectral",
 ]

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from .geometry import Convolution, Pair
 
-WIDE = 8  # images for a layer of any size are so many times as wide as the reach of the kernel
+WIDE, WIDEST = 8, 64  # images for a layer of any size: times the reach of the kernel, and pixels
 
 
 def image_size(map_: Convolution) -> Pair:
@@ -14,7 +14,7 @@ def image_size(map_: Convolution) -> Pair:
     if map_.size is not None:
         return map_.size
     sides = [max(pair) if map_.padding_mode == "circular" else 0 for pair in map_.padding]
-    return tuple(max(WIDE * reach, s, side, 1) for reach, s, side in zip(map_.reach, map_.stride, sides))
+    return tuple(max(min(WIDE * reach, WIDEST), reach + 1, s, side) for reach, s, side in zip(map_.reach, map_.stride, sides))
 
 
 def apply(map_: Convolution, x: Tensor, weight: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ from .outward import TINY, Matrices, gamma, up
 from .roots import cosine_below, roots
 
 FINE = 16  # frequencies for each step of the reach, where a grid stands for the whole circle
+COARSE = 4  # for large kernels
+MANY = 1 << 14
 BLOCK = 1 << 22  # entries of the matrices that are held at a time
 
 
@@ -51,7 +53,13 @@ def circle_factor(reach: int, points: int) -> float:
 def grid(wanted: tuple[Axis, Axis], taps: tuple[int, int], fine: int = FINE) -> Grid:
     """Returns the grid for a kernel with so many taps in each axis.
 
-    Where only the frequencies of one size matter, and they are many, a coarser grid stands for the whole circle.
+    Where only the frequencies of one size matter, and they are many, a coarser grid stands for the whole circle.  For a
+    kernel so large that there would be more than ``MANY`` frequencies, the grid is coarser, but at least ``COARSE``.
+
+    Args:
+        wanted: from ``geometry.axes``.
+        taps: (kh, kw).
+        fine: frequencies for each step of the reach.
     """
     counts, steps, factor = [], [], 1.0
     for axis, k in zip(wanted, taps):
@@ -64,6 +72,8 @@ def grid(wanted: tuple[Axis, Axis], taps: tuple[int, int], fine: int = FINE) -> 
             counts.append(enough)
             steps.append(1)
             factor = up(factor * circle_factor(reach, enough), 1) if reach else factor
+    if factor > 1 and counts[0] * counts[1] > 2 * MANY and fine > COARSE:
+        return grid(wanted, taps, fine // 2)
     first, second = (torch.arange(n, device="cpu") for n in (counts[0], counts[1] // 2 + 1))
     return Grid(tuple(counts), tuple(steps), factor, torch.cartesian_prod(first, second))
 

@@ -58,6 +58,15 @@ def test_the_factor_holds_for_random_symbols_in_two_dimensions():
         assert largest(fine) <= coarse.factor * largest(coarse) * (1 + 1e-12)
 
 
+def test_large_kernels_have_a_coarser_grid():
+    used = {k: grid(axes(Convolution(torch.ones(1, 1, k, k))), (k, k)) for k in (3, 9, 31)}
+    assert used[3].counts == (32, 32) and used[9].counts == (128, 128) and used[31].counts == (120, 120)
+    assert used[3].factor < used[31].factor < 1.18
+    layer = Convolution(torch.randn(1, 1, 31, 31), padding=15)
+    lower = bound(layer, "power", certify=False, iterations=3).value
+    assert lower <= bound(layer).value <= 1.3 * bound(layer, "norm2toep", iterations=1).value
+
+
 def _exact_symbol(kernel, j, counts, steps):
     """F(ω) in 40 digits, as a list of rows."""
     with mpmath.workdps(40):
