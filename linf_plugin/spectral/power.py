@@ -14,7 +14,9 @@ def image_size(map_: Convolution) -> Pair:
     if map_.size is not None:
         return map_.size
     sides = [max(pair) if map_.padding_mode == "circular" else 0 for pair in map_.padding]
-    return tuple(max(min(WIDE * reach, WIDEST), reach + 1, s, side) for reach, s, side in zip(map_.reach, map_.stride, sides))
+    return tuple(
+        max(min(WIDE * reach, WIDEST), reach + 1, s, side) for reach, s, side in zip(map_.reach, map_.stride, sides)
+    )
 
 
 def apply(map_: Convolution, x: Tensor, weight: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from torch import Tensor
 from .outward import TINY, Matrices, gamma, power_of_two, scaled, up
 
 WORK = 3e10  # products that a bound may cost by default
+EACH = 1e6  # products that cost as much as one call for one τ
 MOST_STEPS = 4
 
 
@@ -16,6 +17,7 @@ def affordable(kernel: Tensor) -> int:
     rows, small, work = max(out, inputs), min(out, inputs), 0.0
     for step in range(MOST_STEPS):
         work += groups * small * small * rows * (taps[0] * taps[1]) ** 2 / 2
+        work += EACH * (2 * taps[0] - 1) * (2 * taps[1] - 1) / 2
         if work > WORK:
             return max(step, 1)
         taps, rows = [2 * k - 1 for k in taps], small
