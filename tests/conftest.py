@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import pytest
 import torch
+from alpha import few_steps
 
 
 def pytest_collection_modifyitems(items):
@@ -29,6 +30,12 @@ def poisoned_memory(request):
     torch.use_deterministic_algorithms(request.node.get_closest_marker("gpu") is None)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(scope="module")
+def few_alpha_steps():
+    with few_steps():
+        yield
 
 
 @pytest.fixture

@@ -22,6 +22,8 @@ from linf_plugin.norms import box
 
 from auto_LiRPA import BoundedModule, BoundedTensor, PerturbationLpNorm
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 INF = math.inf
 NETS = {
     "mlp": dict(name="linf-mlp", shape=(1, 3, 3), classes=4, width=9, depth=3, mean=(0.5,), std=0.3),
@@ -314,7 +316,7 @@ def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments,
             least, most = bounded._linf_intervals[name]
             assert (node.lower >= least).all() and (node.upper <= most).all()
     if method == "CROWN-Optimized":
-        assert len(seen) > 50  # iterations
+        assert len(seen) > 10  # in all steps
 
 
 @pytest.mark.parametrize("first, last", [(-1e-8, 1e8), (1e-8, 1e8), (2000.0, 1.0), (1e4, 1.0)])

@@ -30,6 +30,8 @@ from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import Ball, box
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 
 @pytest.fixture(params=({}, {"rho": 0.5, "k": 4}), ids=("linf-mlp", "sortnet-mlp"))
 def net(request):

@@ -11,6 +11,8 @@ from linf_plugin.bounds import rounded
 from linf_plugin.certificates import CERTIFICATES, Certificate, certify_curve, certify_each, linear, margin_bound
 from linf_plugin.certificates.table import contained
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 CASES = {  # architecture and ε: some samples are proved at each ε by each of several methods, some by none
     "linf-mlp": (dict(width=10, depth=2), (0.01, 0.03, 0.06)),
     "linf-mlp-head": (dict(width=12, depth=2, hidden=8), (0.01, 0.02, 0.04)),
