@@ -4,14 +4,14 @@ from contextlib import contextmanager
 
 import pytest
 
-from linf_plugin.bounds.versions import import_auto_lirpa
-
 STEPS = 4
 
 
 @contextmanager
 def few_steps():
     """α-CROWN optimises in 4 steps instead of 20.  Its bounds hold after any number of them."""
+    from linf_plugin.bounds.versions import import_auto_lirpa  # other tests run without auto_LiRPA
+
     bounded_module = import_auto_lirpa().BoundedModule
     made = bounded_module.__init__
 
