@@ -12,6 +12,9 @@ examples:
   linf-compare fronts results/digits-search-ibp results/digits-search-linf-dist
   linf-compare fronts results/digits-search-* --out results/fronts
 
+search.json does not hold what --set, --epochs and --data-name changed in a search, so they are not compared: give
+searches that had the same.
+
 Written to --out: fronts.md, a row a search; fronts.png, whose small points are trials that another one beats.
 
 exit status: 0; 2 if the searches cannot be compared, or for a wrong request."""

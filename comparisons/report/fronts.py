@@ -8,7 +8,7 @@ from statistics import mean
 from ..methods.kinds import METHODS
 from ..results.trials import Found, Trial
 from .plots import light_axes, pyplot, save
-from .words import eps_text, markdown_rows, percent
+from .words import check_same, differences, eps_text, markdown_rows, percent
 
 ENLARGED = 10.0  # points of certified accuracy that the right panel shows
 
@@ -21,15 +21,7 @@ def check_alike(found: Sequence[Found]) -> None:
         "held-out part": lambda f: f"{f.held_out:g}",
         "seed": lambda f: str(f.seed),  # it chooses the held-out images
     }
-    lines = []
-    for fact, of in facts.items():
-        have: dict[str, list[str]] = {}
-        for each in found:
-            have.setdefault(of(each), []).append(each.method)
-        if len(have) > 1:
-            lines.append(f"{fact}: " + "; ".join(f"{value} of {', '.join(names)}" for value, names in have.items()))
-    if lines:
-        raise ValueError("these searches cannot be compared. They differ in " + ". They differ in ".join(lines))
+    check_same("searches", differences([(f"the search of {each.method}", each) for each in found], facts))
     names = [each.method for each in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"two searches are of {', '.join(twice)}")

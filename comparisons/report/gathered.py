@@ -8,7 +8,9 @@ from pathlib import Path
 from ..certificates import symbol_of_norm
 from ..results import file, samples
 from ..results.schema import Results
-from .words import eps_text
+from .words import check_same, differences, eps_text
+
+DIGESTS_OF_DATA = "digests of the data"
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,31 +75,21 @@ def check_comparable(runs: list[Gathered]) -> None:
     """
     facts = {
         "data set": lambda r: r.dataset,
-        "digests of the data": _digests,
+        DIGESTS_OF_DATA: _digests,
         "norm": lambda r: symbol_of_norm(r.norm),
         "ε": lambda r: eps_text(r.eps),
         "held-out part": lambda r: f"{r.held_out:g}" if r.held_out else "none, the test set",
     }
-    lines = []
-    for fact, of in facts.items():
-        have: dict[str, list[str]] = {}
-        for run in runs:
-            for value in _values(of(run.results)):
-                have.setdefault(value, []).append(run.name)
-        if len(have) > 1 and not (fact.startswith("digests") and lines):  # other data sets have other digests
-            lines += [f"{fact}: " + "; ".join(f"{value} in {', '.join(names)}" for value, names in have.items())]
-    if lines:
-        raise ValueError("these results cannot be compared. They differ in " + ". They differ in ".join(lines))
+    found = differences([(run.name, run.results) for run in runs], facts)
+    if "data set" in found:  # which then also have other digests
+        found.pop(DIGESTS_OF_DATA, None)
+    check_same("results", found)
     seen: dict[tuple, str] = {}
     for run in runs:
         for name, m in run.results.methods.items():
             key = run.results.recipe, run.results.changed, name, m.identity.seed, m.identity.settings
             if m.identity.settings is not None and seen.setdefault(key, run.name) != run.name:
                 raise ValueError(f"{seen[key]} and {run.name} both have seed {m.identity.seed} of {name}")
-
-
-def _values(value: str | set[str]) -> set[str]:
-    return {value} if isinstance(value, str) else value
 
 
 def _digests(run: Results) -> set[str]:

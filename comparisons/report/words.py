@@ -1,7 +1,8 @@
 """How figures, samples and names are written for readers."""
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from ..attacks.attack import label_of as attack_label
 from ..results.file import eps_key
@@ -91,3 +92,27 @@ def markdown_rows(header: list[str], rows: list[list[str]], text: tuple[str, ...
     """Returns a Markdown table.  The first column and those named in ``text`` are aligned to the left."""
     lines = [header, ["---" if i == 0 or name in text else "---:" for i, name in enumerate(header)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def differences(items: Iterable[tuple[str, Any]], facts: dict[str, Callable[[Any], str | set[str]]]) -> dict[str, str]:
+    """Returns the facts in which items differ, each with its values and the names of the items that have them.
+
+    items: (name, item).  facts: name → item → its value, or a set of values.
+    """
+    pairs, found = list(items), {}
+    for fact, of in facts.items():
+        have: dict[str, list[str]] = {}
+        for name, item in pairs:
+            values = of(item)
+            for value in {values} if isinstance(values, str) else values:
+                have.setdefault(value, []).append(name)
+        if len(have) > 1:
+            found[fact] = "; ".join(f"{value} in {', '.join(names)}" for value, names in have.items())
+    return found
+
+
+def check_same(what: str, found: dict[str, str]) -> None:
+    """Raises ValueError with what ``differences`` found.  what: the items, such as "results"."""
+    if found:
+        lines = [f"{fact}: {values}" for fact, values in found.items()]
+        raise ValueError(f"these {what} cannot be compared. They differ in " + ". They differ in ".join(lines))

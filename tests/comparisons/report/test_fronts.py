@@ -63,10 +63,10 @@ def test_methods_that_no_kind_names_have_different_colours(tmp_path, monkeypatch
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"recipe": "mnist"}, "recipe: digits of ibp; mnist of mine"),
-        ({"eps": 0.25}, "ε: 8/255 of ibp; 0.25 of mine"),
-        ({"held_out": 0.1}, "held-out part: 0.2 of ibp; 0.1 of mine"),
-        ({"seed": 0}, "seed: 3 of ibp; 0 of mine"),
+        ({"recipe": "mnist"}, "recipe: digits in the search of ibp; mnist in the search of mine"),
+        ({"eps": 0.25}, "ε: 8/255 in the search of ibp; 0.25 in the search of mine"),
+        ({"held_out": 0.1}, "held-out part: 0.2 in the search of ibp; 0.1 in"),
+        ({"seed": 0}, "seed: 3 in the search of ibp; 0 in"),
         ({"method": "ibp"}, "two searches are of ibp"),
         ({"trials": (), "front": ()}, "no trial of mine ended"),
     ],

@@ -308,6 +308,7 @@ def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments,
             seen.append((node.lower >= least).all() and (node.upper <= most).all())
 
     monkeypatch.setattr(BoundedModule, "compute_intermediate_bounds", look)
+    monkeypatch.setattr("alpha.STEPS", 20)
     net = _net(arguments)
     _, bounded = _bounded(net.double(), torch.rand(4, *net.input_shape), 0.2, method)
     assert all(seen) and (seen or method in ("IBP", "CROWN-IBP"))
@@ -316,7 +317,7 @@ def test_no_intermediate_bound_is_ever_looser_than_its_interval_bound(arguments,
             least, most = bounded._linf_intervals[name]
             assert (node.lower >= least).all() and (node.upper <= most).all()
     if method == "CROWN-Optimized":
-        assert len(seen) > 10  # in all steps
+        assert len(seen) > 50  # iterations
 
 
 @pytest.mark.parametrize("first, last", [(-1e-8, 1e8), (1e-8, 1e8), (2000.0, 1.0), (1e4, 1.0)])
