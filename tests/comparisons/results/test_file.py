@@ -72,8 +72,9 @@ def test_committed_files_are_read_and_nothing_of_them_is_lost(path, tmp_path):
     old, results = json.loads(path.read_text(encoding="utf-8")), read(path)
     write(tmp_path / "results.json", results)
     assert read(tmp_path) == results and results.methods
-    assert form_1(json.loads((tmp_path / "results.json").read_text())) == _without_null(old)
-    assert (results.norm, set(results.attacks)) == (float("inf"), {"pgd"})
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written == old if "schema" in old else form_1(written) == _without_null(old)
+    assert results.norm == float("inf") and "pgd" in results.attacks
     assert all(c.failure == 0 for m in results.methods.values() for c in m.certified.values())
 
 
