@@ -1,6 +1,7 @@
 """Bounds of the cross-entropy while a net trains, through auto_LiRPA: intervals (IBP), CROWN-IBP, its fused loss."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -55,6 +56,36 @@ class Bounds:
             return bound
         linear, _ = self.net.compute_bounds(C=C, method="CROWN-IBP", bound_upper=False)
         return share * linear + (1 - share) * bound
+
+    def logits(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Returns the logits of the net at other inputs, as the function that the last call of ``entropies`` bounds.
+
+        Normalisations by the batch use the statistics of that call and keep their running ones.  With the statistics of
+        other inputs they would be another function, and the running ones would fit neither.
+
+        Args:
+            model: the net that ``entropies`` bounds.
+            x: (N, *).
+        """
+        statistics = self._statistics()
+        layers = [layer for layer in model.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        training = [layer.training for layer in layers]
+        hooks = [layer.register_forward_hook(_with(*statistics[id(layer.running_mean)])) for layer in layers]
+        try:
+            for layer in layers:
+                layer.eval()
+            return model(x)
+        finally:
+            for layer, hook, before in zip(layers, hooks, training):
+                hook.remove()
+                layer.train(before)
+
+    def _statistics(self) -> dict[int, tuple[Tensor, Tensor]]:
+        """Returns the means and variances of the last batch, by which buffer of running means they move."""
+        from auto_LiRPA.bound_ops import BoundBatchNormalization
+
+        nodes = [node for node in self.net.modules() if isinstance(node, BoundBatchNormalization)]
+        return {id(node.inputs[3].buffer): (node.current_mean, node.current_var) for node in nodes}
 
     def hidden(self) -> tuple[Box, list[Box]]:
         """Returns the ends of the input of the first layer with weights, and of the input of each ReLU, by intervals.
@@ -136,6 +167,18 @@ def _ball(x: Tensor, box: Box):
     from auto_LiRPA import BoundedTensor, PerturbationLpNorm
 
     return BoundedTensor(x, PerturbationLpNorm(norm=math.inf, x_L=box[0], x_U=box[1]))
+
+
+def _with(mean: Tensor, variance: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """Returns a hook that normalises by these statistics, (C,) each, and passes gradients to them."""
+
+    def normalise(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        scale = layer.weight / (variance + layer.eps).sqrt()
+        offset = layer.bias - mean * scale
+        shape = (1, -1) + (1,) * (output.dim() - 2)
+        return inputs[0] * scale.view(shape) + offset.view(shape)
+
+    return normalise
 
 
 def _ends(node) -> Box:

@@ -101,7 +101,7 @@ class RobustCrossEntropy:
         if kappa < 1:
             robust = self.alpha * worst
             if self.alpha < 1:
-                robust = robust + (1 - self.alpha) * F.cross_entropy(model(moved), labels)
+                robust = robust + (1 - self.alpha) * F.cross_entropy(self.bounds.logits(model, moved), labels)
             value = value + (1 - kappa) * robust
         if warming:
             first, hidden = self.bounds.hidden()

@@ -94,6 +94,37 @@ def test_normalised_nets_are_bounded_with_the_statistics_of_the_clean_batch(batc
     torch.testing.assert_close(value, F.cross_entropy(worst, torch.zeros(8, dtype=torch.long)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["mtl-ibp", "sabr"])
+@pytest.mark.parametrize("kind", ["normalised", "normalised-rows"])
+def test_adversarial_inputs_do_not_move_the_running_statistics(batch, name, kind):
+    """Certificates use them: with others the interval bounds of a trained net would not be those of training."""
+    net, alone, (x, y) = make(kind), make(kind), batch
+    loss = LOSSES[name](net.eval(), SCHEDULE, **VARIANTS[name])
+    loss(net.train(), x, y, FULL)
+    alone.train()(x)
+    for layer, other in zip(net, alone):
+        assert layer.training
+        for key in ("running_mean", "running_var"):
+            if hasattr(other, key):
+                torch.testing.assert_close(getattr(layer, key), getattr(other, key))
+
+
+@pytest.mark.parametrize("kind", ["plain", "normalised", "normalised-rows"])
+def test_adversarial_logits_lie_in_the_bounds_of_the_clean_batch(batch, kind):
+    """One function is bounded and attacked.  With statistics of their own, adversarial logits would be another's."""
+    net, (x, y) = make(kind), batch
+    bounds, box = RobustCrossEntropy(net.eval(), SCHEDULE).bounds, box_around(x, EPS)
+    net.train()
+    _, worst = bounds.entropies(x, y, box, 0.0)
+    before = {key: a.clone() for key, a in net.state_dict().items()}
+    torch.testing.assert_close(F.cross_entropy(bounds.logits(net, x), y), bounds.entropies(x, y, box, 0.0)[0])
+    for key, a in before.items():
+        net.state_dict()[key].copy_(a)
+    for point in (box[0], box[1], *(box[0] + torch.rand(20, *x.shape) * (box[1] - box[0]))):
+        assert F.cross_entropy(bounds.logits(net, point), y) < worst
+    assert all(torch.equal(a, before[key]) for key, a in net.state_dict().items()) and net.training
+
+
 def test_half_way_crown_ibp_is_the_mean_of_both_bounds(batch):
     net, (x, y) = make("plain"), batch
     bounds, box = RobustCrossEntropy(net.eval(), SCHEDULE, linear=1.0).bounds, box_around(x, HALF.eps)
