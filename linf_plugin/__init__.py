@@ -1,4 +1,4 @@
-"""ℓ∞-distance nets: operators, layers, certificates.
+"""ℓ∞-distance nets and 1-Lipschitz nets: operators, layers, certificates.
 
     y_k = max_i |x_i − w_ki| + b_k
 
@@ -10,13 +10,19 @@ from .certificates.lipschitz import sound_radius
 from .certificates.margin import certified_radius, margin
 from .checkpoint import load, save
 from .layers.activations import MaxMin, ParamRamp
+from .layers.aol import AOLConv2d, AOLLinear
 from .layers.base import set_p
+from .layers.cpl import CPLConv2d, CPLLinear
 from .layers.distance import LinfDistConv2d, LinfDistLinear
+from .layers.fixed import AveragePool, NormalizedRows, PadChannels
 from .layers.lipschitz import lipschitz_bound
+from .layers.potential import PotentialConv2d, PotentialLinear
 from .layers.shifts import MeanShift, Negate, Normalize, reestimate_means
+from .layers.sll import SLLConv2d, SLLLinear
 from .layers.sort import SortDistLinear
 from .models.architectures import ARCHITECTURES, build
 from .models.folded import fold_batch_norm
+from .models.materialised import materialise
 from .models.net import Net
 from .ops import dist, sorted_dist
 from .state import StateWarning
@@ -27,6 +33,11 @@ moved.install()
 
 __all__ = [
     "ARCHITECTURES",
+    "AOLConv2d",
+    "AOLLinear",
+    "AveragePool",
+    "CPLConv2d",
+    "CPLLinear",
     "LinfDistConv2d",
     "LinfDistLinear",
     "MaxMin",
@@ -34,7 +45,13 @@ __all__ = [
     "Negate",
     "Net",
     "Normalize",
+    "NormalizedRows",
+    "PadChannels",
     "ParamRamp",
+    "PotentialConv2d",
+    "PotentialLinear",
+    "SLLConv2d",
+    "SLLLinear",
     "SortDistLinear",
     "StateWarning",
     "build",
@@ -44,6 +61,7 @@ __all__ = [
     "lipschitz_bound",
     "load",
     "margin",
+    "materialise",
     "reestimate_means",
     "save",
     "set_p",

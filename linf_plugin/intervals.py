@@ -19,6 +19,9 @@ from torch import Tensor, nn
 from . import ops
 from .layers.activations import MaxMin, ParamRamp
 from .layers.distance import LinfDistConv2d, LinfDistLinear
+from .layers.facts import TRAINED
+from .layers.potential import Potential, PotentialConv2d, PotentialLinear
+from .layers.reparametrised import MATERIALISE
 from .layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from .layers.sort import SortDistLinear
 from .refusal import Refusal, rule_of
@@ -105,6 +108,17 @@ def _batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, ends: Ends) -> Ends:
     return middle - radius, middle + radius
 
 
+def _potential(layer: Potential, ends: Ends) -> Ends:
+    """Returns the interval of x minus that of Wᵀ·relu(W·x + b), as if both were independent."""
+    lower, upper = ends
+    weight = layer.weight.to(lower.dtype)
+    bias = None if layer.bias is None else layer.bias.to(lower.dtype)
+    middle, radius = layer.into((lower + upper) / 2, weight, bias), layer.into((upper - lower) / 2, weight.abs(), None)
+    low, high = F.relu(middle - radius), F.relu(middle + radius)
+    middle, radius = layer.back((low + high) / 2, weight), layer.back((high - low) / 2, weight.abs())
+    return lower - (middle + radius), upper - (middle - radius)
+
+
 INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     Normalize: lambda layer, ends: _shifted(layer.mean, -1.0, layer.scale, ends),
     CenterCrop: _rising,
@@ -123,6 +137,9 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     nn.BatchNorm2d: _batch_norm,
     ParamRamp: _rising,
     MaxMin: _rising,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from linf_plugin.arguments import check_count, unwrapped
 from linf_plugin.files import check_absent
-from linf_plugin.models.folded import fold_batch_norm
+from linf_plugin.models.materialised import materialise
 from linf_plugin.models.net import Net
 from linf_plugin.norms import as_radius
 
@@ -58,9 +58,9 @@ def export(
     The certificates take rounding into account: each operation is in float32, and sums are in any order.  An image with
     a pixel that is out of range, NaN or infinite has radius 0 and is not certified.  The batch may have any size.
 
-    Batch normalisation of a ``Net`` is folded into weights (``fold_batch_norm``).  A net that is no ``Net`` is traced
-    (``graphs.capture``); the file holds its operations in float32, with batch normalisation folded too.  The
-    certificates are about the float32 program of the file.
+    Batch normalisation of a ``Net`` is folded into weights, and layers for training are replaced (``materialise``).  A
+    net that is no ``Net`` is traced (``graphs.capture``); the file holds its operations in float32, with batch
+    normalisation folded too.  The certificates are about the float32 program of the file.
 
     Args:
         model: in evaluation mode, with at least two classes: a ``Net``, or any module whose program can be captured.
@@ -120,7 +120,7 @@ def _net(model: nn.Module, input_shape: tuple[int, ...] | None, flavour: str, ce
         if input_shape is not None and tuple(input_shape) != model.input_shape:
             raise ValueError(f"input_shape is {tuple(input_shape)}, and model takes samples of {model.input_shape}")
         if not any(m.training for m in model.modules()):  # ``check_net`` refuses training mode by its own words
-            model = fold_batch_norm(model)
+            model = materialise(model)
         check_net(model)
         if certified:
             check_certifiable(model)

@@ -10,7 +10,7 @@ from torch import nn
 
 from linf_plugin import Net
 from linf_plugin.datasets import Dataset, hold_out
-from linf_plugin.models.folded import fold_batch_norm
+from linf_plugin.models.materialised import materialise
 from linf_plugin.training import Log, Trained, fit
 from linf_plugin.training.optim import decay_distances
 from linf_plugin.training.parallel import Ranks
@@ -71,7 +71,7 @@ def train(
             progress=progress,
         )
     ranks.start_alike(model)  # each process has normalised its own part of every batch
-    return fold_batch_norm(model) if isinstance(model, Net) else model, trained
+    return materialise(model) if isinstance(model, Net) else model, trained
 
 
 def untrained(settings: MethodRecipe, data: Dataset) -> nn.Module:

@@ -17,10 +17,10 @@ from .decides import check_values
 from .inputs import check_given, check_inputs, check_samples, naming_samples
 from .reading import check_reading, has_our_operators
 from .refused import check_operators
-from .traced import TRACED
+from .traced import TRACED, Traced, check_traced
 from .walk import depend_on_mode
 
-GUARDED = tuple(kind for kind, row in TRACED.items() if row.guarded)
+GUARDED = tuple(kind for kind, row in TRACED.items() if isinstance(row, Traced) and row.guarded)
 
 # The methods that both versions of auto_LiRPA know, except dynamic-forward; in lower case, as auto_LiRPA compares them.
 LIRPA_NAMES = (
@@ -193,6 +193,7 @@ def guard_bounded_module(bounded_module: type) -> None:
             init(self, model, *args, **kwargs)  # this copies all attributes of the other one
             return
         _check_parameters(model)
+        check_traced(model)
         guarded = any(isinstance(layer, GUARDED) for layer in model.modules())
         call = init_signature.bind(self, model, *args, **kwargs)
         chosen = "conv_mode" in (call.arguments.get("bound_opts") or {})

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..float32 import allowance, rules
 from ..float32.reach import nodes
-from ..graphs.graph import last_uses
+from ..graphs.graph import expanded, last_uses
 from ..graphs.operations import Affine
 from . import operators, within
 from .folded import can_fold, folded
@@ -67,7 +67,7 @@ class Noisy(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.source = [model]  # in a list, so that its parameters are not also those of this net
-        self.nodes = nodes(model)
+        self.nodes = expanded(nodes(model))
         users = [[] for _ in range(len(self.nodes) + 1)]
         for i, node in enumerate(self.nodes):
             for value in node.inputs:

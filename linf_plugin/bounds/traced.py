@@ -6,8 +6,12 @@ from torch import nn
 
 from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.facts import TRAINED
+from ..layers.potential import PotentialConv2d, PotentialLinear
+from ..layers.reparametrised import MATERIALISE
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ..layers.sort import SortDistLinear
+from ..refusal import Refusal, rule_of
 
 
 class Traced(NamedTuple):
@@ -23,7 +27,7 @@ class Traced(NamedTuple):
     in_training: frozenset[str] = frozenset()
 
 
-TRACED: dict[type[nn.Module], Traced] = {
+TRACED: dict[type[nn.Module], Traced | Refusal] = {
     Normalize: Traced(),
     CenterCrop: Traced(),
     nn.Flatten: Traced(),
@@ -41,4 +45,14 @@ TRACED: dict[type[nn.Module], Traced] = {
     nn.BatchNorm2d: Traced(),
     ParamRamp: Traced(),  # its leak counts in training mode, in which it may be traced too
     MaxMin: Traced(),
+    PotentialLinear: Traced(),
+    PotentialConv2d: Traced(),
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
+
+
+def check_traced(model: nn.Module) -> None:
+    """Raises TypeError for a net with a layer that is not traced on purpose.  The message names the layer."""
+    for module in model.modules():
+        if isinstance(TRACED.get(type(module)), Refusal):
+            rule_of(TRACED, module, "bound by auto_LiRPA")

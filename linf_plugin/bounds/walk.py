@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from .leaves import AGAIN, Digest, Fixed, Items, Path, Plain, Same
-from .traced import TRACED
+from .traced import TRACED, Traced
 
 MODULE = vars(nn.Module()).keys() | {"_compiled_call_impl"}  # what every module has
 HOOKS = sorted(key for key in MODULE if key.startswith("_forward"))  # hooks of backward passes change no value
@@ -108,7 +108,8 @@ class _Walk:
         self.add((name, "sub-layers", ()), Plain(list, repr([key for key, _ in children])))
         for key, child in children:
             self.add((name, "sub-layers", (f"[{key!r}]",)), same(child))
-        skipped = TRACED[kind].in_training if kind in TRACED else ()
+        row = TRACED.get(kind)
+        skipped = row.in_training if isinstance(row, Traced) else ()
         parts = [(key, value) for part in (module._parameters, module._buffers) for key, value in part.items()]
         parts += [(key, value) for key, value in own.items() if key not in MODULE]
         parts += [(slot, getattr(module, slot)) for slot in _slots(kind) if hasattr(module, slot)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments
-from ..graphs.graph import Node, last_uses
+from ..graphs.graph import Node, expanded, last_uses
 from ..graphs.operations import Affine, Clamp, Gather, Largest, Limit, Multiply, Slope, Softplus
 from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
@@ -100,7 +100,7 @@ def noise(model: nn.Module, lower: Tensor, upper: Tensor) -> list[Noise | None]:
     net.  The arguments and the errors raised are those of ``reach``.
     """
     arguments.check_box(lower, upper)
-    parts = nodes(model)
+    parts = expanded(nodes(model))
     values, amounts, joins, last = [Reach(lower, upper, torch.zeros_like(lower))], [], _joins(parts), last_uses(parts)
     if joins > MOST_JOINS * lower[:1].numel():
         raise ValueError(f"coefficients meet in {joins} sums, too many for an input of {lower[:1].numel()} numbers")

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor, nn
 
 from .. import arguments
-from ..graphs.graph import Graph, Node, chain, last_uses
+from ..graphs.graph import Graph, Node, chain, expanded, last_uses
 from ..moved import former
-from ..refusal import rule_of
+from ..refusal import Refusal, rule_of
 from .operations import OF_OPERATIONS
 from .products import check_products
 from .program import SMALLEST, check_arithmetic, check_hooks, check_sequence
@@ -85,8 +85,11 @@ def check_program(model: nn.Module, x: Tensor) -> Graph | None:
         arguments.check_samples(x, model)
         parts = layers(model)
         check_arithmetic(model, parts, x)
-        check_products(model, chain(parts), x)
+        check_products(model, Graph(expanded(chain(parts).nodes)), x)
         return None
+    for module in model.modules():
+        if isinstance(ROUNDING.get(type(module)), Refusal):
+            rule_of(ROUNDING, module, "bound of the rounding error")
     from ..graphs.capture import capture  # its readers are many modules, and sequences do not need them
 
     check_hooks(model)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -20,6 +21,9 @@ from ..intervals import apply_affine, distances, interval
 from ..kernels.reference import coefficients
 from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
+from ..layers.facts import TRAINED
+from ..layers.potential import Potential, PotentialConv2d, PotentialLinear
+from ..layers.reparametrised import MATERIALISE
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ..layers.sort import SortDistLinear
 from ..refusal import Refusal
@@ -170,6 +174,21 @@ def affine(layer: nn.Module, x: Reach) -> Reach:
     return y.rounded(torch.where(fits, gamma(terms) * total + flushed, torch.inf))
 
 
+def _potential(layer: Potential, x: Reach) -> Reach:
+    """The rule of x − Wᵀ·relu(W·x + b): the sum of the branch is rounded by itself, or begins at x."""
+    first, second = layer.branch()
+    h = affine(first, x)
+    h = Reach(F.relu(h.lower), F.relu(h.upper), h.error)
+    w = second.weight.double().abs()
+    terms, total = fan_in(second) + 2, x.largest + apply_affine(second, h.upper, w, None)
+    least, most = affine_ends(second, h[:2])
+    error = x.error + apply_affine(second, h.error, w, None)
+    y = Reach(x.lower - most, x.upper - least, error * OUTWARD)
+    # At least Σ (h_k + 1)·(|w_k| + 1), as in ``affine``.
+    flushed = samples(h.upper.flatten(1).amax(1) + 1, total) * (w + 1).flatten(1).sum(1).amax() + terms
+    return y.rounded(torch.where(total < LARGEST, gamma(terms) * total + 8 * SMALLEST * flushed, torch.inf))
+
+
 def by_number(module: Affine, x: Reach) -> Reach:
     """The rule of factor·(x − centre) + offset.
 
@@ -257,4 +276,7 @@ ROUNDING: dict[type[nn.Module], Callable[[nn.Module, Reach], Reach] | Refusal] =
     nn.BatchNorm2d: _batch_norm,
     ParamRamp: _ramp,
     MaxMin: _max_min,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }

@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from ..layers.potential import Potential
 from .growth import growth
+from .operations import Add
 
 
 class Node(NamedTuple):
@@ -75,3 +77,20 @@ class Graph(nn.Module):
 def chain(layers: list[nn.Module]) -> Graph:
     """Returns the graph of layers that are applied one after the other."""
     return Graph([Node(layer, (i,), f"layer {i} ({type(layer).__name__})") for i, layer in enumerate(layers)])
+
+
+def expanded(nodes: list[Node]) -> list[Node]:
+    """Returns the nodes with each ``Potential`` layer as its operations: W·x + b, relu, Wᵀ·h and x − y."""
+    found: list[Node] = []
+    value = [0]  # value of the given nodes → value of the new ones
+    for module, inputs, where in nodes:
+        taken = tuple(value[i] for i in inputs)
+        if isinstance(module, Potential):
+            into, back = module.branch()
+            found.append(Node(into, taken, where))
+            found.append(Node(nn.ReLU().eval(), (len(found),), where))
+            found.append(Node(back, (len(found),), where))
+            module, taken = Add(-1).eval(), (*taken, len(found))
+        found.append(Node(module, taken, where))
+        value.append(len(found))
+    return found

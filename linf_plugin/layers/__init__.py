@@ -1,13 +1,23 @@
-"""ℓ∞-distance layers and the layers that stand between them."""
+"""ℓ∞-distance layers, 1-Lipschitz layers in ℓ2, and the layers that stand between them."""
 
 from .activations import MaxMin, ParamRamp
+from .aol import AOLConv2d, AOLLinear
 from .base import distance_layers, set_p
+from .cpl import CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
+from .fixed import AveragePool, NormalizedRows, PadChannels
 from .lipschitz import flat_layers, lipschitz_bound
+from .potential import PotentialConv2d, PotentialLinear
 from .shifts import CenterCrop, MeanShift, Negate, Normalize, reestimate_means
+from .sll import SLLConv2d, SLLLinear
 from .sort import SortDistLinear
 
 __all__ = [
+    "AOLConv2d",
+    "AOLLinear",
+    "AveragePool",
+    "CPLConv2d",
+    "CPLLinear",
     "CenterCrop",
     "LinfDistConv2d",
     "LinfDistLinear",
@@ -15,7 +25,13 @@ __all__ = [
     "MeanShift",
     "Negate",
     "Normalize",
+    "NormalizedRows",
+    "PadChannels",
     "ParamRamp",
+    "PotentialConv2d",
+    "PotentialLinear",
+    "SLLConv2d",
+    "SLLLinear",
     "SortDistLinear",
     "distance_layers",
     "flat_layers",

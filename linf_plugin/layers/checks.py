@@ -46,6 +46,11 @@ def numbers(value) -> None:
         number(each)
 
 
+def steps(value) -> None:
+    if value is not None:
+        count(value, 0)
+
+
 def pair(least: int) -> Callable:
     def check(value) -> None:
         both = value if isinstance(value, (list, tuple)) else (value, value)

@@ -8,8 +8,14 @@ from torch import nn
 from ..arguments import check_k, check_p, check_rho
 from . import checks, growth, sizes
 from .activations import MaxMin, ParamRamp
+from .aol import AOLConv2d, AOLLinear
+from .cpl import UPPER_NORMS, CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
+from .fixed import AveragePool, NormalizedRows, PadChannels
+from .potential import PotentialConv2d, PotentialLinear
+from .reparametrised import Reparametrised
 from .shifts import CenterCrop, MeanShift, Negate, Normalize
+from .sll import SLLConv2d, SLLLinear
 from .sort import SortDistLinear
 
 Checks = dict[str, Callable]
@@ -51,6 +57,11 @@ _WINDOWS = {
 _NORMALISED = {"num_features": checks.count}
 _NORMALISING = {"eps": checks.positive, "momentum": checks.momentum}
 _DISTANCE = {"bias": checks.flag, "p": check_p, "identity_init": checks.flag}
+_BIAS = {"bias": checks.flag}
+_INNER = {"features": checks.count, "inner": checks.count}
+_INNER_CHANNELS = {"channels": checks.count, "inner": checks.count}
+_ODD = {"kernel_size": checks.pair(1), **_BIAS}
+_NORM = {"method": checks.only(*UPPER_NORMS), "iterations": checks.steps}
 
 FACTS: dict[type[nn.Module], Facts] = {
     Normalize: Facts(
@@ -122,6 +133,49 @@ FACTS: dict[type[nn.Module], Facts] = {
         ends_hold=True,
     ),
     MaxMin: Facts("max_min", growth.keeps, after=sizes.after_pairs, ends_hold=True),
+    PotentialLinear: Facts("potential", growth.potential, _INNER, _BIAS, sizes.inner_rows, sizes.after_residual_rows),
+    PotentialConv2d: Facts(
+        "potential_conv", growth.potential, _INNER_CHANNELS, _ODD, sizes.inner_kernels, sizes.after_residual_windows
+    ),
+    # Forms for training, which ``materialise`` replaces.
+    SLLLinear: Facts("sll", growth.one_in_l2, _INNER, _BIAS, sizes.with_q(sizes.inner_rows), sizes.after_residual_rows),
+    SLLConv2d: Facts(
+        "sll_conv",
+        growth.one_in_l2,
+        _INNER_CHANNELS,
+        _ODD,
+        sizes.with_q(sizes.inner_kernels),
+        sizes.after_residual_windows,
+    ),
+    CPLLinear: Facts("cpl", growth.one_in_l2, _INNER, _BIAS | _NORM, sizes.inner_rows, sizes.after_residual_rows),
+    CPLConv2d: Facts(
+        "cpl_conv", growth.one_in_l2, _INNER_CHANNELS, _ODD | _NORM, sizes.inner_kernels, sizes.after_residual_windows
+    ),
+    AOLLinear: Facts("aol", growth.one_in_l2, _ROWS, _BIAS, sizes.rows, sizes.after_rows),
+    AOLConv2d: Facts(
+        "aol_conv",
+        growth.one_in_l2,
+        _KERNELS,
+        {name: _WINDOWS[name] for name in ("stride", "padding", "bias")},
+        sizes.kernels,
+        sizes.after_windows,
+    ),
+    NormalizedRows: Facts("normalized_rows", growth.normalized_rows, _ROWS, _BIAS, sizes.rows, sizes.after_rows),
+    PadChannels: Facts(
+        "pad_channels",
+        growth.keeps,
+        {"in_channels": checks.count, "out_channels": checks.count},
+        after=sizes.after_padding,
+    ),
+    AveragePool: Facts(
+        "average_pool",
+        growth.pool,
+        {"channels": checks.count, "size": checks.count},
+        {"divisor": checks.positive},
+        after=sizes.after_pool,
+    ),
 }
+
+TRAINED = tuple(kind for kind in FACTS if issubclass(kind, Reparametrised))  # forms that are replaced after training
 
 LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # name in a spec → type

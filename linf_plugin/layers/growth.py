@@ -9,7 +9,11 @@ import math
 from torch import nn
 
 from ..norms import SYMBOLS
+from ..spectral.bounding import bound
+from ..spectral.geometry import BOUNDED_PADDINGS, Convolution
 from .base import Distance
+from .gershgorin import squared_norm
+from .potential import Potential, PotentialConv2d
 from .shifts import Normalize
 from .sort import SortDistLinear
 
@@ -46,9 +50,12 @@ def sorted_sum(layer: SortDistLinear, norm: float) -> float:
 
 
 def linear(layer: nn.Linear, norm: float) -> float:
-    """Returns the operator norm of the weight: the largest ℓ1 norm of a row in ℓ∞, of a column in ℓ1."""
+    """Returns the operator norm of the weight: the largest ℓ1 norm of a row in ℓ∞, of a column in ℓ1.
+
+    In ℓ2 it is a certified upper bound of the spectral norm.
+    """
     if norm == 2:
-        raise TypeError(f"no ℓ2 Lipschitz bound is known for {type(layer).__name__}")
+        return bound(layer.weight).value if layer.weight.numel() else 0.0
     axis = 1 if norm == math.inf else 0
     sums = layer.weight.detach().double().abs().sum(axis)
     return float(sums.max()) if sums.numel() else 0.0
@@ -56,9 +63,70 @@ def linear(layer: nn.Linear, norm: float) -> float:
 
 def convolution(layer: nn.Conv2d, norm: float) -> float:
     """Returns the largest ℓ1 norm of a kernel, in ℓ∞: each output is a sum over one window, so a kernel is a row of the
-    linear map."""
-    _only_linf(layer, norm, "a pixel lies in several windows")
-    return float(layer.weight.detach().double().abs().flatten(1).sum(1).max())
+    linear map.  In ℓ2 it is a certified upper bound of the spectral norm, for images of every size."""
+    if norm != 2:
+        _only_linf(layer, norm, "a pixel lies in several windows")
+        return float(layer.weight.detach().double().abs().flatten(1).sum(1).max())
+    if layer.padding_mode not in BOUNDED_PADDINGS:
+        raise _unknown(layer, norm, f"of padding_mode={layer.padding_mode!r}")
+    found = bound(layer).value
+    if layer.groups == 1 and layer.padding_mode == "zeros":  # strides and dilations only leave terms out
+        found = min(found, _root_above(squared_norm(layer.weight.transpose(0, 1), found**2)))
+    return found
+
+
+def _root_above(square: float) -> float:
+    return math.nextafter(math.sqrt(square), math.inf) if square else 0.0
+
+
+def potential(layer: Potential, norm: float) -> float:
+    """Returns max(1, s − 1) in ℓ2, with a certified upper bound s of ‖W‖₂², for images of every size (``Potential``).
+
+    In ℓ∞ and ℓ1 it returns 1 + ‖|Wᵀ|·|W|‖: |(I − WᵀJW)_ij| ≤ I_ij + (|Wᵀ|·|W|)_ij for every diagonal J in [0, 1].  This
+    matrix is symmetric, so both norms are the same.  For a convolution its rows add up absolute sums over the taps of
+    kernels.  This bound is loose.
+    """
+    if norm == 2:
+        square = square_above(layer)
+        return 1.0 if square <= 2 else math.nextafter(square - 1, math.inf)
+    sizes = layer.weight.detach().double().abs()
+    sizes = sizes if sizes.dim() == 2 else sizes.flatten(2).sum(2)
+    return 1 + float((sizes.t() @ sizes.sum(1)).max())
+
+
+def square_above(layer: Potential) -> float:
+    """Returns a certified upper bound of ‖W‖₂²: the first of two that is at most 2, or else the lower one."""
+    square = squared_norm(layer.weight, 2.0)
+    if square <= 2:
+        return square
+    convolved = isinstance(layer, PotentialConv2d)
+    map_ = Convolution(layer.weight, padding=layer.padding) if convolved else layer.weight
+    value = bound(map_).value
+    return min(square, math.nextafter(value * value, math.inf))
+
+
+def excess(layer: Potential | nn.Linear | nn.Conv2d) -> float:
+    """Returns the factor by which the weight must be divided for a certified ℓ2 bound of 1; below 1 it may grow."""
+    if isinstance(layer, Potential):
+        return math.sqrt(square_above(layer) / 2)
+    return convolution(layer, 2.0) if isinstance(layer, nn.Conv2d) else linear(layer, 2.0)
+
+
+def one_in_l2(layer: nn.Module, norm: float) -> float:
+    """Returns 1 in ℓ2, in exact arithmetic: the layer computes its weights so that this holds."""
+    if norm != 2:
+        raise _unknown(layer, norm, "it is made for ℓ2, and is replaced after training (linf_plugin.materialise)")
+    return 1.0
+
+
+def normalized_rows(layer: nn.Module, norm: float) -> float:
+    """Returns the operator norm of the rows that are used, as ``linear``."""
+    return linear(layer.plain(), norm)
+
+
+def pool(layer: nn.Module, norm: float) -> float:
+    """Returns size/divisor in ℓ2, size²/divisor in ℓ∞ and 1/divisor in ℓ1: norms of a row of size² equal numbers."""
+    return {2.0: layer.size, math.inf: layer.size**2, 1.0: 1.0}[norm] / layer.divisor
 
 
 def batch_norm(layer: nn.BatchNorm1d | nn.BatchNorm2d, norm: float) -> float:
@@ -78,4 +146,8 @@ def in_evaluation(layer: nn.Module, norm: float) -> float:
 
 def _only_linf(layer: nn.Module, norm: float, reason: str) -> None:
     if norm != math.inf:
-        raise TypeError(f"no {SYMBOLS[norm]} Lipschitz bound is known for {type(layer).__name__}: {reason}")
+        raise _unknown(layer, norm, reason)
+
+
+def _unknown(layer: nn.Module, norm: float, reason: str) -> TypeError:
+    return TypeError(f"no {SYMBOLS[norm]} Lipschitz bound is known for {type(layer).__name__}: {reason}")

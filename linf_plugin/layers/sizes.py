@@ -5,6 +5,7 @@ to (shape after the layer, coordinate pairs that it costs).  The shape is None i
 """
 
 import math
+from collections.abc import Callable
 
 from ..kernels.geometry import output_size
 
@@ -51,6 +52,18 @@ def rows(a: dict) -> dict[str, Shape]:
 
 def kernels(a: dict) -> dict[str, Shape]:
     return _with_bias(a, (a["out_channels"], a["in_channels"] // a.get("groups", 1), *_both(a["kernel_size"])))
+
+
+def inner_rows(a: dict) -> dict[str, Shape]:
+    return _with_bias(a, (a["inner"], a["features"]))
+
+
+def inner_kernels(a: dict) -> dict[str, Shape]:
+    return _with_bias(a, (a["inner"], a["channels"], *_both(a.get("kernel_size", 3))))
+
+
+def with_q(tensors: Callable[[dict], dict[str, Shape]]) -> Callable[[dict], dict[str, Shape]]:
+    return lambda a: tensors(a) | {"q": (a["inner"],)}
 
 
 # Functions ``after``.
@@ -113,3 +126,28 @@ def after_windows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     sides = [output_size(*sizes) for sizes in zip(shape[1:], kernel, stride, padding, dilation)]
     pairs = a["in_channels"] // a.get("groups", 1) * a["out_channels"] * math.prod((*kernel, *sides))
     return (a["out_channels"], *sides) if min(sides) > 0 else None, pairs
+
+
+def after_residual_rows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    return shape if shape[-1] == a["features"] else None, 2 * math.prod(shape) * a["inner"]
+
+
+def after_residual_windows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    kernel = _both(a.get("kernel_size", 3))
+    if any(k % 2 == 0 for k in kernel):
+        raise ValueError(f"kernel_size must be odd, so that images keep their size, got {a['kernel_size']!r}")
+    there = {"in_channels": a["channels"], "out_channels": a["inner"], "kernel_size": kernel}
+    found, pairs = after_windows(there | {"padding": tuple(k // 2 for k in kernel)}, shape)
+    return shape if found else None, 2 * pairs
+
+
+def after_padding(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    if a["out_channels"] < a["in_channels"]:
+        raise ValueError(f"out_channels must be at least in_channels={a['in_channels']}, got {a['out_channels']}")
+    fits = len(shape) == 3 and shape[0] == a["in_channels"]
+    return (a["out_channels"], *shape[1:]) if fits else None, 0
+
+
+def after_pool(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    fits = len(shape) == 3 and shape[0] == a["channels"] and min(shape[1:]) >= a["size"]
+    return (shape[0], *(side // a["size"] for side in shape[1:])) if fits else None, 0

@@ -13,7 +13,7 @@ from linf_plugin.float32.reach import check_program, reach
 from linf_plugin.graphs.capture import capture
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.sort import SortDistLinear
-from linf_plugin.models.folded import fold_batch_norm
+from linf_plugin.models.materialised import materialise
 from linf_plugin.models.net import Net
 
 from ..writing.traced.folding import folded
@@ -114,7 +114,7 @@ def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Ten
     if isinstance(model, Net) and tuple(images.shape[1:]) != model.input_shape:
         raise ValueError(f"the checkpoint takes images of shape {model.input_shape}, got {tuple(images.shape[1:])}")
     if isinstance(model, Net):
-        program, in_file, of = model, fold_batch_norm(model), "the checkpoint"
+        program, in_file, of = model, materialise(model), "the checkpoint"
     else:
         program, of = check_program(model, images[:1]) or capture(model, images[:1]), "the model"
         in_file = folded(program, shapes_of(program, tuple(images.shape[1:])))

@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linf_plugin.certificates.lipschitz import lipschitz_above
@@ -15,6 +16,7 @@ from linf_plugin.float32 import reach, rules
 from linf_plugin.intervals import INTERVALS, Ends, Rule, apply_affine
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.facts import FACTS
+from linf_plugin.layers.potential import Potential, PotentialConv2d, PotentialLinear
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.net import Net
 from linf_plugin.refusal import Refusal
@@ -44,7 +46,7 @@ def wants_interval(net: Net) -> bool:
     With linear layers that bound is a product of norms, which says next to nothing.  Where ReLUs clip pixels, only
     intervals use it.
     """
-    return any(isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU)) for layer in net)
+    return any(isinstance(layer, (nn.Linear, nn.Conv2d, nn.ReLU, Potential)) for layer in net)
 
 
 def check_certifiable(net: nn.Module) -> None:
@@ -117,7 +119,20 @@ def _by_signs(layer: nn.Linear | nn.Conv2d, ends: Ends) -> Ends:
     )
 
 
-END_RULES: dict[type[nn.Module], Rule | Refusal] = {**INTERVALS, nn.Linear: _by_signs, nn.Conv2d: _by_signs}
+def _potential_by_signs(layer: Potential, ends: Ends) -> Ends:
+    """The same for both products of the layer: the lower end minus the upper one of the branch, and vice versa."""
+    into, back = layer.branch()
+    low, high = _by_signs(back, tuple(F.relu(end) for end in _by_signs(into, ends)))
+    return ends[0] - high, ends[1] - low
+
+
+END_RULES: dict[type[nn.Module], Rule | Refusal] = {
+    **INTERVALS,
+    nn.Linear: _by_signs,
+    nn.Conv2d: _by_signs,
+    PotentialLinear: _potential_by_signs,
+    PotentialConv2d: _potential_by_signs,
+}
 
 
 @torch.no_grad()

@@ -9,6 +9,9 @@ from torch import nn
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.potential import Potential, PotentialConv2d, PotentialLinear
+from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.folded import ADVICE
@@ -130,6 +133,27 @@ def _max_min(g, i, layer, x, shape):
     return g.reshaped(g.node("Concat", *ends, axis=2, shape=pairs), [0, *shape], shape)
 
 
+def branch(g: Graph, i: int, layer: Potential, shape) -> list[Callable[[str, str, bool | str], str]]:
+    """W·x + b and Wᵀ·h of layer i as functions (value, weight, bias) → value, with arguments as those of ``gemm``."""
+    make = convolution if isinstance(layer, PotentialConv2d) else gemm
+    inner = (layer.inner, *shape[1:])
+    return [
+        lambda x, weight, bias, part=part, of=of: make(g, i, part, x, weight, bias, of)
+        for part, of in zip(layer.branch(), (inner, shape))
+    ]
+
+
+def weights_of_branch(g: Graph, i: int, layer: Potential) -> tuple[str, str]:
+    """The constants of W and Wᵀ."""
+    _, back = layer.branch()
+    return g.constant(f"{i}.weight", layer.weight), g.constant(f"{i}.adjoint", back.weight)
+
+
+def _potential(g, i, layer, x, shape):
+    (into, back), (weight, adjoint) = branch(g, i, layer, shape), weights_of_branch(g, i, layer)
+    return g.same("Sub", x, back(g.same("Relu", into(x, weight, True)), adjoint, False))
+
+
 def _product(make: Callable) -> Callable:
     """The rule of a layer of products, with its own weight and bias."""
     return lambda g, i, layer, x, shape: make(g, i, layer, x, g.constant(f"{i}.weight", layer.weight), True, shape)
@@ -157,6 +181,9 @@ NODES: dict[type[nn.Module], Callable | Refusal] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
     ParamRamp: _ramp,
     MaxMin: _max_min,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 

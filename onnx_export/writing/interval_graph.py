@@ -8,6 +8,9 @@ from torch import nn
 
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.potential import PotentialConv2d, PotentialLinear
+from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.folded import ADVICE
@@ -16,7 +19,7 @@ from linf_plugin.refusal import Refusal, rule_of
 from ..functions.domain import LINF
 from .builder import Graph
 from .certificate import CertifiedNet
-from .graph import bias_of, biased, convolution, gemm, nodes_of_layer, operator
+from .graph import bias_of, biased, branch, convolution, gemm, nodes_of_layer, operator, weights_of_branch
 
 
 def _rising(g, i, layer, ends, shape):
@@ -38,18 +41,29 @@ def _dist(g, i, layer, ends, shape):
     return found if conv else [g.unrows(y, x) for y, x in zip(found, ends)]
 
 
+def _by_signs(g: Graph, product: Callable[[str, str, bool], str], weight: str, bias: bool, ends):
+    """The ends of a product (value, weight, bias) → value, by the signs of the weight."""
+    zero, (lower, upper) = g.constant("zero", 0.0), ends
+    up, down = g.node("Max", weight, zero), g.node("Min", weight, zero)
+    return (
+        g.same("Add", product(lower, up, bias), product(upper, down, False)),
+        g.same("Add", product(upper, up, bias), product(lower, down, False)),
+    )
+
+
 def _product(make: Callable) -> Callable:
     def ends_of_product(g, i, layer, ends, shape):
-        w, zero = g.constant(f"{i}.weight", layer.weight), g.constant("zero", 0.0)
-        up, down = g.node("Max", w, zero), g.node("Min", w, zero)
-        product = functools.partial(make, g, i, layer, shape=shape)
-        lower, upper = ends
-        return (
-            g.same("Add", product(lower, up, True), product(upper, down, False)),
-            g.same("Add", product(upper, up, True), product(lower, down, False)),
-        )
+        weight = g.constant(f"{i}.weight", layer.weight)
+        return _by_signs(g, functools.partial(make, g, i, layer, shape=shape), weight, True, ends)
 
     return ends_of_product
+
+
+def _potential(g, i, layer, ends, shape):
+    (into, back), (weight, adjoint) = branch(g, i, layer, shape), weights_of_branch(g, i, layer)
+    inner = [g.same("Relu", end) for end in _by_signs(g, into, weight, True, ends)]
+    low, high = _by_signs(g, back, adjoint, False, inner)
+    return g.same("Sub", ends[0], high), g.same("Sub", ends[1], low)
 
 
 # Class of a layer → (graph, index, layer, (lower, upper), shape of the output) → (lower, upper).
@@ -71,6 +85,9 @@ INTERVAL_NODES: dict[type[nn.Module], Callable | Refusal] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
     ParamRamp: _rising,
     MaxMin: _rising,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 

@@ -13,9 +13,13 @@ from torch import Tensor, nn
 from linf_plugin.kernels.reference import coefficients
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.potential import PotentialConv2d, PotentialLinear
+from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
-from linf_plugin.models.folded import ADVICE, fold_batch_norm
+from linf_plugin.models.folded import ADVICE
+from linf_plugin.models.materialised import materialise
 from linf_plugin.models.net import Net
 from linf_plugin.refusal import Refusal, rule_of
 from linf_plugin.state import tensors
@@ -70,11 +74,12 @@ def _crop(graph, layer, value):
 
 def _linear(graph, layer, value):
     _expect(layer, value, 1)
-    return _product(graph, value, numbers(layer.weight), layer.bias)
+    bias = None if layer.bias is None else numbers(layer.bias)
+    return _product(graph, value, numbers(layer.weight), bias)
 
 
-def _product(graph: PlainGraph, value: Value, weight: np.ndarray, bias: Tensor | None = None) -> Value:
-    b = weight @ value.offset + (0 if bias is None else numbers(bias))
+def _product(graph: PlainGraph, value: Value, weight: np.ndarray, bias: np.ndarray | None = None) -> Value:
+    b = weight @ value.offset + (0 if bias is None else bias)
     x = graph.view(value.name, *value.parts)
     return given(graph.node("Gemm", x, b.shape, np.kron(value.mix, weight), b, transB=1), b.shape)
 
@@ -142,6 +147,25 @@ def _mixed(graph: PlainGraph, layer: nn.Module, value: Value, weight: np.ndarray
     return _convolved(graph, value, weight[:, :, None, None], np.zeros(len(weight)))
 
 
+def _potential(graph, layer, value):
+    """x is relu(x) − relu(−x), so a residual layer is a chain: relu of x, −x and W·x + b, and combinations of these."""
+    w, shape = numbers(layer.weight), layer.weight.shape
+    same = np.eye(shape[1])
+    if isinstance(layer, PotentialConv2d):
+        _expect(layer, value, 3)
+        at_middle = np.zeros((*same.shape, *shape[2:]))
+        at_middle[:, :, shape[2] // 2, shape[3] // 2] = same
+        same, product = at_middle, functools.partial(_convolved, padding=layer.padding)
+    else:
+        _expect(layer, value, 1)
+        product = _product
+    bias = np.zeros(len(w)) if layer.bias is None else numbers(layer.bias)
+    bias = np.concatenate([np.zeros(2 * shape[1]), bias])
+    value = _relu(graph, layer, product(graph, value, np.concatenate([same, -same, w]), bias))
+    back = np.swapaxes(w, 0, 1)[..., ::-1, ::-1] if w.ndim == 4 else w.T
+    return product(graph, value, np.concatenate([same, -same, -back], axis=1), np.zeros(shape[1]))
+
+
 def _tanh(graph, layer, value):
     name = settled(graph, value, 1.0).name
     return given(graph.node("Tanh", name, graph.shapes[name]), value.shape)
@@ -203,6 +227,9 @@ VERIFIER_NODES: dict[type[nn.Module], Callable | Refusal] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
     ParamRamp: _ramp,
     MaxMin: _max_min,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 
@@ -227,8 +254,8 @@ def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
 
     The input ``x`` is (1, C, H, W) float32, raw pixels; the output ``logits`` is (1, classes).  The opset is 13, every
     shape is known, and no attribute is there that Marabou 2.0 ignores.  Normalisation, means and biases are folded into
-    the weights in float64 and rounded once (batch normalisation by ``fold_batch_norm``).  So the logits differ from
-    those of the net by some roundings of the largest activation.
+    the weights in float64 and rounded once.  ``materialise`` does so to batch normalisation, and replaces layers for
+    training.  So the logits differ from those of the net by some roundings of the largest activation.
 
     Args:
         net: in evaluation mode, with distances at p = ∞ (the p of a sorted sum does not matter).
@@ -245,7 +272,7 @@ def verifier_model(net: Net, flavour: str) -> onnx.ModelProto:
             folded, or does not give logits (1, classes).
     """
     if isinstance(net, Net) and not any(m.training for m in net.modules()):
-        net = fold_batch_norm(net)
+        net = materialise(net)
     _check(net, flavour)
     graph = PlainGraph(flavour, net.input_shape)
     value = given("x", net.input_shape)

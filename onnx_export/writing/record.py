@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from linf_plugin import plain
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
+from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.potential import Potential, PotentialConv2d, PotentialLinear
+from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.folded import ADVICE
@@ -55,6 +58,13 @@ def _flatten(layer: nn.Flatten) -> dict:
     return {} if ends == (1, -1) else dict(zip(("start_dim", "end_dim"), ends))
 
 
+def _potential(layer: Potential) -> dict:
+    sizes = {"features": layer.weight.shape[1]}
+    if isinstance(layer, PotentialConv2d):
+        sizes = {"channels": layer.weight.shape[1], "kernel_size": list(layer.weight.shape[2:])}
+    return sizes | {"inner": len(layer.weight), "bias": layer.bias is not None}
+
+
 def _sorted_sum(layer: SortDistLinear) -> dict:
     """What the sum depends on at evaluation.  It has at most as many terms as there are coordinates."""
     return _linear(layer) | {"rho": layer.rho, "k": min(layer.k, layer.weight.shape[1])}
@@ -78,6 +88,9 @@ DESCRIBED: dict[type[nn.Module], tuple[str, Callable[[nn.Module], dict]] | Refus
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(ADVICE)),
     ParamRamp: ("ramp", lambda layer: {"num_features": layer.num_features}),
     MaxMin: ("max_min", lambda layer: {}),
+    PotentialLinear: ("potential", _potential),
+    PotentialConv2d: ("potential_conv", _potential),
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 

@@ -17,7 +17,10 @@ from ...kernels import windows
 from ...kernels.geometry import Geometry
 from ...layers.activations import MaxMin, ParamRamp
 from ...layers.distance import LinfDistConv2d, LinfDistLinear
+from ...layers.facts import TRAINED
 from ...layers.lipschitz import flat_layers
+from ...layers.potential import PotentialConv2d, PotentialLinear
+from ...layers.reparametrised import MATERIALISE
 from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
 from ...layers.sort import SortDistLinear
 from ...models.folded import ADVICE
@@ -266,6 +269,19 @@ def _conv(layer, shape):
     return [Affine(matrix, offset)], out
 
 
+def _potential(layer, shape):
+    """x is relu(x) − relu(−x), so a residual layer is a chain: relu of x, −x and W·x + b, and combinations of these."""
+    into, _ = layer.branch()
+    (branch,), _ = (_conv if isinstance(layer, PotentialConv2d) else _linear)(into, shape)
+    n, inner = math.prod(shape), branch.matrix.shape[0]
+    same, w = sparse.identity(n, format="csr"), branch.matrix
+    return [
+        Affine(sparse.csr_array(sparse.vstack([same, -same, w])), np.concatenate([np.zeros(2 * n), branch.offset])),
+        _not_below(np.zeros(2 * n + inner)),
+        Affine(sparse.csr_array(sparse.hstack([same, -same, -w.T])), np.zeros(n)),
+    ], shape
+
+
 def _distance_steps(layer, index: np.ndarray, weight: np.ndarray, shape: tuple[int, ...]):
     """Returns the steps of a distance and its bias, and ``shape``, which is that of the output."""
     if layer.p != math.inf:
@@ -306,6 +322,9 @@ STEPS: dict[type[nn.Module], Callable | Refusal] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), Refusal(f"its scale is no float32 number: {ADVICE}")),
     ParamRamp: _ramp,
     MaxMin: _max_min,
+    PotentialLinear: _potential,
+    PotentialConv2d: _potential,
+    **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
 }
 
 
