@@ -115,6 +115,43 @@ class LipschitzHinge(_FallingEntropy):
         return clipped_hinge(model(x), y, radius, weight, self.scalar)
 
 
+class OffsetCrossEntropy(nn.Module):
+    """Cross-entropy of logits over ``temperature``, after ``offset`` was subtracted from that of the label.
+
+    It asks for margins of ``offset`` and more, from a net whose Lipschitz bound is fixed.  The default is a margin that
+    certifies a radius of 1.5 in ℓ2.  Prach and Lampert (arXiv 2208.03160), Araujo et al. (arXiv 2303.03169).
+    """
+
+    def __init__(
+        self, model: nn.Module, schedule: Schedule, temperature: float = 0.25, offset: float = 1.5 * math.sqrt(2)
+    ):
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        super().__init__()
+        self.temperature, self.offset = temperature, offset
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        z = model(x)
+        z = z - self.offset * F.one_hot(y.long(), z.shape[1])
+        return self.temperature * F.cross_entropy(z / self.temperature, y)
+
+
+class MultiMargin(nn.Module):
+    """The sum over j ≠ y of max(0, ``margin`` − z_y + z_j), divided by the number of classes.
+
+    Meunier et al. (arXiv 2110.12690).
+    """
+
+    def __init__(self, model: nn.Module, schedule: Schedule, margin: float = 0.7):
+        if not margin > 0:
+            raise ValueError(f"margin must be positive, got {margin}")
+        super().__init__()
+        self.margin = margin
+
+    def forward(self, model: nn.Module, x: Tensor, y: Tensor, step: Step) -> Tensor:
+        return F.multi_margin_loss(model(x), y, margin=self.margin)
+
+
 # The baselines.  Each is ``RobustCrossEntropy`` with some of its arguments fixed, and others left to the recipe.
 
 
@@ -192,6 +229,8 @@ LOSSES = {
     "interval-ce": IntervalCrossEntropy,
     "interval-hinge": IntervalHinge,
     "lipschitz-hinge": LipschitzHinge,
+    "offset-ce": OffsetCrossEntropy,
+    "multi-margin": MultiMargin,
     "plain": _plain,  # cross-entropy of clean images
     "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083
     "ibp": _ibp,  # Gowal et al., arXiv 1810.12715; with ``warmup`` Shi et al., arXiv 2103.17268

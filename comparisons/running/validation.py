@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from linf_plugin import Net, lipschitz_bound
 from linf_plugin.certificates.cascade import margin_bound
 from linf_plugin.certificates.margin import margin
+from linf_plugin.certificates.pairs import of_labels, pair_bounds
+from linf_plugin.layers.facts import TRAINED
 from linf_plugin.training.boxes import propagate, worst_margins
 from linf_plugin.training.losses import head_margins
 
@@ -42,9 +44,12 @@ def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
     """Returns (N,): lower bounds of the margins within eps.
 
     They come from the Lipschitz bound for a net of distance layers, and from intervals of all layers for other nets.
+    Nets with layers that are 1-Lipschitz in ℓ2 have margins in ℓ2 balls.
     """
     if not isinstance(model, Net):
         return margin_bound(model, x, y, eps, "ibp", batch_size=BATCH, sound=False)
+    if any(isinstance(layer, TRAINED) for layer in model):
+        return _in_l2(model, x, y, eps)
     features, head = model.split_head()
     if len(head) == 0 and not any(isinstance(layer, nn.ReLU) for layer in model):
         return margin(model(x), y) - 2 * lipschitz_bound(model, math.inf) * eps
@@ -55,3 +60,9 @@ def margins(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
         above = head_margins(head, (low + high) / 2, (high - low) / 2, y)
         return -above.scatter(1, y.unsqueeze(1), -torch.inf).amax(1)
     return margin_bound(model, x, y, eps, "ibp", batch_size=BATCH, sound=False)
+
+
+def _in_l2(model: Net, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    z, at = model(x).double(), y.long().unsqueeze(1)
+    lost = of_labels(pair_bounds(model, 2), y) * eps
+    return (z.gather(1, at) - z - lost).scatter(1, at, torch.inf).amin(1)

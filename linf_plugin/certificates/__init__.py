@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from .. import extras
 from .lipschitz import sound_radius
-from .margin import certified_radius, margin
+from .margin import certified_radius, margin, pairwise_radius
+from .pairs import pair_bounds
 from .table import CERTIFICATES, Certificate
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ __all__ = [
     "exact_radius",
     "margin",
     "margin_bound",
+    "pair_bounds",
+    "pairwise_radius",
     "sound_radius",
 ]
 

@@ -48,8 +48,8 @@ def margin_bound(
         x: (N, *) float32, inputs in [low, high].
         labels: (N,) integers.
         eps: radius of the ball in the norm of the certificate, in units of x, ≥ 0.
-        method: a name in ``CERTIFICATES``.  "lipschitz" is z_y − z_j − 2·L·eps with the net's Lipschitz bound L in ℓ∞.
-            The others are computed by auto_LiRPA.
+        method: a name in ``CERTIFICATES``.  "lipschitz" and "lipschitz-l2" are z_y − z_j − K_yj·eps with Lipschitz
+            bounds K of differences (``pairs.pair_bounds``) in ℓ∞ and in ℓ2.  The others are computed by auto_LiRPA.
         low, high: the pixel range; perturbed inputs stay inside it.
         batch_size: how many samples are bounded at a time.  The default is 256, and 32 for linear bounds, because
             these keep coefficients of many outputs for each sample.
@@ -63,7 +63,7 @@ def margin_bound(
     Raises:
         ValueError, TypeError: an argument is out of its range, or of a wrong shape or type; the message names it.
             The model is in training mode.  For auto_LiRPA's methods: an ``nn.Conv2d`` has its padding given by name,
-            or pads with other values than zeros.  For "lipschitz": a layer has no known Lipschitz bound.
+            or pads with other values than zeros.  For Lipschitz bounds: a layer has no known Lipschitz bound.
         TypeError, RuntimeError: with ``sound``, as ``float32.reach.check_program``.  For auto_LiRPA's methods with
             ``sound``: this version of auto_LiRPA has not been searched for wrong bounds.
         NotImplementedError, CrossedBounds: as ``compute_bounds``.

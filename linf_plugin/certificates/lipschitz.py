@@ -3,31 +3,59 @@
 import copy
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments
+from ..float32.euclid import error_in_l2, l2_bounds
 from ..float32.reach import check_program, reach
 from ..float32.rules import OUTWARD
 from ..inference import outside_inference
 from ..layers.lipschitz import lipschitz_bound
-from ..norms import Ball, apart, box, check_norm
-from .margin import certified_radius, margin
+from ..norms import Ball, box, check_norm
+from .margin import pairwise_radius
+from .pairs import LEAST, MOST, SPARE, of_labels, pair_bounds
 from .problem import Problem
 
 
-def _worst_logits(exact: nn.Module, z: Tensor, labels: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Returns z with the label's logit lowered and the others raised, by the largest rounding error in a box.
+class Known(NamedTuple):
+    """What is known of a net for balls of one norm.  It is computed once, because spectral norms take time.
+
+    Attributes:
+        pairs: its ``pair_bounds``.
+        layers: in ℓ2, the bounds of its layers, if all are known.
+    """
+
+    pairs: Tensor
+    layers: list[float] | None
+
+
+def known(exact: nn.Module, norm: float) -> Known:
+    """Returns what is known of a net in this norm.  Raises as ``pair_bounds``."""
+    layers = l2_bounds(exact) if norm == 2 else None
+    return Known(pair_bounds(exact, norm, layers), layers)
+
+
+def _worst_logits(
+    exact: nn.Module, of: Known, z: Tensor, labels: Tensor, x: Tensor, radius: Tensor, ends: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Returns z with the label's logit lowered and the others raised, by the largest rounding error in a ball.
 
     Args:
         exact: the net, in float64.
-        z: (N, classes), its float64 logits at a point of the box.
+        of: what is known of it in the norm of the balls.
+        z: (N, classes), its float64 logits at x.
         labels: (N,).
-        lower, upper: (N, *), the ends of the box.
+        x, radius: (N, *) float64 and (N,), the centres and the radii.
+        ends: (lower, upper) of boxes that contain the balls.
     """
-    error = reach(exact, lower, upper).error * OUTWARD
+    if of.layers is None:
+        error = reach(exact, *ends).error * OUTWARD
+    else:
+        error = error_in_l2(exact, of.layers, x, radius, *ends).unsqueeze(1) * OUTWARD
     up = torch.nextafter(z + error, torch.full_like(z, math.inf))
     down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
     return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)
@@ -38,7 +66,7 @@ def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
 
     The limits do no harm, because a radius above 2^127 or below 2^-149 is of no use.
     """
-    return min(max(lipschitz_bound(exact, norm) * (1 + 2.0**-30), 2.0**-900), 2.0**900)
+    return min(max(lipschitz_bound(exact, norm) * SPARE, LEAST), MOST)
 
 
 @outside_inference
@@ -46,9 +74,10 @@ def lipschitz_above(exact: nn.Module, norm: float = math.inf) -> float:
 def sound_radius(
     model: nn.Module, x: Tensor, labels: Tensor | None = None, *, norm: float | str = math.inf, batch_size: int = 256
 ) -> Tensor:
-    """Returns the radius within which the float32 program keeps its prediction: ``certified_radius`` minus rounding.
+    """Returns the radius within which the float32 program keeps its prediction: ``pairwise_radius`` minus rounding.
 
-    For every float32 x′ with ‖x′ − x‖ < radius, the label's logit of float32 ``model(x′)`` is above all others.
+    It divides by the bounds of ``pairs.pair_bounds``.  For every float32 x′ with ‖x′ − x‖ < radius, the label's logit
+    of float32 ``model(x′)`` is above all others.
 
     Args:
         model: float32, in evaluation mode; its program has rules (``check_program``).
@@ -73,40 +102,42 @@ def sound_radius(
     if labels is not None:
         labels = arguments.check_labels(labels, x)
     exact = copy.deepcopy(model).double() if program is None else program
-    lipschitz = lipschitz_above(exact, norm)
+    of = known(exact, norm)
     radii = [x.new_zeros(0)]
     for i in range(0, len(x), int(batch_size)):
         y = None if labels is None else labels[i : i + batch_size]
-        radii.append(_sound_radius(exact, x[i : i + batch_size], y, lipschitz, norm))
+        radii.append(_sound_radius(exact, x[i : i + batch_size], y, of))
     return torch.cat(radii)
 
 
-def _sound_radius(exact: nn.Module, x: Tensor, labels: Tensor | None, lipschitz: float, norm: float) -> Tensor:
+def _sound_radius(exact: nn.Module, x: Tensor, labels: Tensor | None, of: Known) -> Tensor:
     """Returns the radii of one batch."""
     z = exact(x.double())
     arguments.check_logits(z, len(x))
     y = z.argmax(1) if labels is None else labels
     # The error grows with the radius, so its bound for a larger radius holds too.
-    around = box(x, certified_radius(z, y, lipschitz, norm))
-    exact_radius = certified_radius(_worst_logits(exact, z, y, *around), y, lipschitz, norm)
+    largest = pairwise_radius(z, of.pairs, y)
+    worst = _worst_logits(exact, of, z, y, x.double(), largest, box(x, largest))
+    exact_radius = pairwise_radius(worst, of.pairs, y)
     radius = exact_radius.float()
     return torch.where(radius > exact_radius, torch.nextafter(radius, torch.zeros_like(radius)), radius)
 
 
 @outside_inference
 @torch.no_grad()
-def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Tensor:
-    """Returns a lower bound of the margin of the float32 program in a ball, from the net's Lipschitz bound L.
+def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball, of: Known | None = None) -> Tensor:
+    """Returns a lower bound of the margin of the float32 program in a ball, from Lipschitz bounds K (``pair_bounds``).
 
-    The bound is the least z_y − z_j − apart(norm)·L·radius, minus rounding.  ẑ(x′)_y − ẑ(x′)_j is at least the bound
-    for every float32 x′ in the ball around x and every j ≠ y (docs/math.md, corollary of theorem 1).  The bound is
-    never above the least ẑ(x)_y − ẑ(x)_j − apart(norm)·L·radius.
+    The bound is the least z_y − z_j − K_yj·radius, minus rounding.  ẑ(x′)_y − ẑ(x′)_j is at least the bound for every
+    float32 x′ in the ball around x and every j ≠ y (docs/math.md, corollary of theorem 1).  The bound is never above
+    the least ẑ(x)_y − ẑ(x)_j − K_yj·radius.
 
     Args:
         exact: a float64 copy of a float32 net that passes ``check_program``.
         x: (N, *) float32.
         labels: (N,).
-        ball: its radius is in units of x; L is in its norm.
+        ball: its radius is in units of x; K is in its norm.
+        of: what is known of the net in this norm, if it was computed already.
 
     Returns:
         (N,) float64, rounded down; −∞ where an activation may overflow.
@@ -124,12 +155,24 @@ def sound_margin(exact: nn.Module, x: Tensor, labels: Tensor, ball: Ball) -> Ten
     around = torch.minimum(lower, at), torch.maximum(upper, at)
     z = exact(at.clone())  # the first layer may work in place
     labels = arguments.check_labels(labels, x, arguments.check_logits(z, len(x)))
-    lost = apart(ball.norm) * lipschitz_above(exact, ball.norm) * ball.eps
-    lost = torch.tensor(lost, dtype=torch.float64, device=x.device)
-    infinity = torch.full_like(z[:, 0], math.inf)
-    least = torch.nextafter(margin(_worst_logits(exact, z, labels, *around), labels), -infinity)
-    least = torch.nextafter(least - torch.nextafter(lost, infinity), -infinity)
-    return torch.where(least.isfinite(), least, -infinity)
+    of = known(exact, ball.norm) if of is None else of
+    worst = _worst_logits(exact, of, z, labels, at, torch.full_like(z[:, 0], ball.eps), around)
+    infinity = torch.full_like(z, math.inf)
+    least = torch.nextafter(_ahead(worst, labels), -infinity)
+    least = torch.nextafter(least - torch.nextafter(_lost(of, labels, ball.eps), infinity), -infinity)
+    least = least.amin(1)
+    return torch.where(least.isfinite(), least, -math.inf)
+
+
+def _ahead(z: Tensor, labels: Tensor) -> Tensor:
+    """Returns (N, classes): z_y − z_j, and ∞ for the label itself."""
+    at = labels.long().unsqueeze(1)
+    return (z.gather(1, at) - z).scatter(1, at, math.inf)
+
+
+def _lost(of: Known, labels: Tensor, eps: float) -> Tensor:
+    """Returns (N, classes) or (N, 1): by how much z_y − z_j may fall in a ball."""
+    return of_labels(of.pairs, labels) * eps
 
 
 # What the row of ``CERTIFICATES`` calls.
@@ -144,25 +187,38 @@ def hopeful(problem: Problem, among: Tensor) -> Tensor:
     """Returns (N,) bool: the samples of ``among`` that the float32 logits at x do not already rule out."""
     if not problem.sound:  # only ``sound_margin`` is never above the margin of these logits minus what is lost
         return among
-    ball = problem.ball
-    lost = apart(ball.norm) * lipschitz_bound(problem.exact, ball.norm) * ball.eps
-    return among & (margin(problem.logits, problem.labels) > lost)
+    ahead = _ahead(problem.logits.double(), problem.labels) - _lost(_known(problem), problem.labels, problem.ball.eps)
+    return among & (ahead.amin(1) > 0)
+
+
+def _table(problem: Problem) -> dict[float, Known]:
+    return {}
+
+
+def _known(problem: Problem) -> Known:
+    """Returns what is known of the net in the norm of the ball."""
+    table, norm = problem.once(_table), problem.ball.norm
+    if norm not in table:
+        table[norm] = known(problem.exact, norm)
+    return table[norm]
 
 
 def bound(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the function (samples, labels) → lower bounds of their margins."""
     exact, ball = problem.exact, problem.ball
+    of = _known(problem)
     if problem.sound:
-        return lambda x, labels: sound_margin(exact, x, labels, ball)
-    lost = apart(ball.norm) * lipschitz_bound(exact, ball.norm) * ball.eps
-    return lambda x, labels: margin(exact(x.to(torch.float64, copy=True)), labels) - lost
+        return lambda x, labels: sound_margin(exact, x, labels, ball, of)
+
+    def least(x: Tensor, labels: Tensor) -> Tensor:
+        return (_ahead(exact(x.to(torch.float64, copy=True)), labels) - _lost(of, labels, ball.eps)).amin(1)
+
+    return least
 
 
 def radius(problem: Problem) -> Callable[[Tensor, Tensor], Tensor]:
     """Returns the function (samples, labels) → the radii within which the prediction stays."""
-    exact, norm = problem.exact, problem.ball.norm
+    exact, of = problem.exact, _known(problem)
     if problem.sound:
-        lipschitz = lipschitz_above(exact, norm)
-        return lambda x, labels: _sound_radius(exact, x, labels, lipschitz, norm)
-    lipschitz = lipschitz_bound(exact, norm)
-    return lambda x, labels: certified_radius(exact(x.to(torch.float64, copy=True)), labels, lipschitz, norm)
+        return lambda x, labels: _sound_radius(exact, x, labels, of)
+    return lambda x, labels: pairwise_radius(exact(x.to(torch.float64, copy=True)), of.pairs, labels)

@@ -7,17 +7,18 @@ from torch import Tensor
 
 from ..arguments import INTEGERS, check_positive, kind
 from ..norms import apart
+from .pairs import of_labels
 
 
-def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns the logit of a class and the largest of all others, both (N,) float64.  Raises as ``margin``."""
+def _checked(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Returns the logits in float64 and the labels (N, 1) in int64, or None.  Raises as ``margin``."""
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         raise TypeError(f"logits must be a floating-point tensor, got {kind(logits)}")
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"logits must have shape (N, classes ≥ 2), got {tuple(logits.shape)}")
     z = logits.double()
     if labels is None:
-        return z.topk(2, dim=1).values.unbind(1)
+        return z, None
     if not isinstance(labels, Tensor) or labels.dtype not in INTEGERS:
         raise TypeError(f"labels must be a tensor of integers, got {kind(labels)}")
     if labels.device != logits.device:
@@ -27,6 +28,14 @@ def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
     labels = labels.long().unsqueeze(1)
     if labels.numel() and not (0 <= labels.min() and labels.max() < z.shape[1]):
         raise ValueError(f"labels must lie in [0, {z.shape[1] - 1}]")
+    return z, labels
+
+
+def _leading(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns the logit of a class and the largest of all others, both (N,) float64.  Raises as ``margin``."""
+    z, labels = _checked(logits, labels)
+    if labels is None:
+        return z.topk(2, dim=1).values.unbind(1)
     return z.gather(1, labels).squeeze(1), z.scatter(1, labels, -torch.inf).amax(1)
 
 
@@ -62,7 +71,7 @@ def _difference_down(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(error >= 0, d, _towards_zero(d))
 
 
-def _quotient_down(a: Tensor, c: float) -> Tensor:
+def _quotient_down(a: Tensor, c: float | Tensor) -> Tensor:
     """Returns a/c in float64 for a ≥ 0 and c > 0, not above the exact quotient.
 
     Dekker's product gives the remainder.
@@ -120,7 +129,40 @@ def certified_radius(
     check_positive("lipschitz", lipschitz)
     first, second = _leading(logits, labels)
     exact = _quotient_down(_difference_down(first, second).clamp_min(0), _factor(lipschitz, norm))
+    return _as_radius(exact, logits)
+
+
+def _as_radius(exact: Tensor, logits: Tensor) -> Tensor:
+    """Returns the radii in the dtype of the logits, rounded down, and 0 where a logit is not finite."""
     exact = exact.clamp_max(torch.finfo(logits.dtype).max)
     radius = exact.to(logits.dtype)
     radius = torch.where(radius > exact, _towards_zero(radius), radius)
     return torch.where(logits.isfinite().all(1), radius, 0)
+
+
+@torch.no_grad()
+def pairwise_radius(logits: Tensor, pairs: Tensor, labels: Tensor | None = None) -> Tensor:
+    """Returns the radius that Lipschitz bounds of the differences of two logits certify: min_j (z_y − z_j) / K_yj.
+
+    The radius is about the exact function, as that of ``certified_radius``, and never smaller for the bounds of
+    ``pairs.pair_bounds``, but for their rounding.
+
+    Args:
+        logits: (N, classes ≥ 2).
+        pairs: K, (classes, classes), or (1, 1) for one bound of all pairs; positive.  ``pairs.pair_bounds`` returns it.
+        labels: (N,); a misclassified sample has radius 0.  By default the predicted classes.
+
+    Returns:
+        (N,) radii ≥ 0 in units of the net's input, in the dtype of ``logits``, rounded down.  A sample with a tie, or
+        with NaN or infinite logits, has radius 0.
+
+    Raises:
+        TypeError, ValueError: as ``margin``; also if ``pairs`` has another shape, or a bound that is not positive.
+    """
+    z, at = _checked(logits, labels)
+    if pairs.shape not in ((1, 1), (z.shape[1], z.shape[1])) or not (pairs > 0).all():
+        raise ValueError(f"pairs must be positive, of shape (1, 1) or ({z.shape[1]}, {z.shape[1]})")
+    at = z.argmax(1, keepdim=True) if at is None else at
+    ahead = _difference_down(z.gather(1, at), z).clamp_min(0)
+    exact = _quotient_down(ahead, of_labels(pairs.double(), at.squeeze(1)))
+    return _as_radius(exact.scatter(1, at, torch.inf).amin(1), logits)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .distance import linf_conv, linf_mlp, linf_mlp_head, sortnet_mlp
+from .lipschitz import SIZES, aol_conv, aol_mlp, cpl_conv, cpl_mlp, of_size, sll_conv, sll_mlp
 from .net import Net
 from .relu import LAYOUTS, from_layout, relu_conv, relu_mlp
 
@@ -14,6 +15,13 @@ ARCHITECTURES = {
     "relu-mlp": relu_mlp,
     "relu-conv": relu_conv,
     **{name: from_layout(layout) for name, layout in LAYOUTS.items()},
+    "sll-mlp": sll_mlp,
+    "cpl-mlp": cpl_mlp,
+    "aol-mlp": aol_mlp,
+    "sll-conv": sll_conv,
+    "cpl-conv": cpl_conv,
+    "aol-conv": aol_conv,
+    **{f"sll-{name}": of_size(size) for name, size in SIZES.items()},
 }
 
 

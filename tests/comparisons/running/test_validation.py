@@ -4,13 +4,16 @@ import pytest
 import torch
 
 from comparisons.running.validation import margins, validation
-from linf_plugin import build
+from linf_plugin import build, materialise
 from linf_plugin.certificates.cascade import certify, margin_bound
+from linf_plugin.certificates.table import CERTIFICATES
 from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.models.architectures import ARCHITECTURES
+from linf_plugin.models.lipschitz import SIZES
 from linf_plugin.models.relu import LAYOUTS
 
 COMMON = {"shape": (1, 4, 4), "classes": 3, "mean": (0.3,), "std": 0.5}
+RESIDUAL = {"dense": 1, "inner": 3, "hidden": 8}
 NETS = {  # architecture, its arguments, certificate
     "dist": ("linf-mlp", {"width": 12, "depth": 3}, "lipschitz"),
     "clip": ("linf-mlp", {"width": 12, "depth": 3, "clip": 0.1}, "ibp"),
@@ -21,6 +24,13 @@ NETS = {  # architecture, its arguments, certificate
     "conv-head": ("linf-conv", {"channels": (4,), "strides": (2,), "width": 8, "hidden": 6}, "ibp"),
     "relu": ("relu-mlp", {"width": 12, "depth": 3}, "ibp"),
     "relu-conv": ("relu-conv", {"channels": (4,), "strides": (2,), "width": 8}, "ibp"),
+    "sll": ("sll-mlp", {"depth": 3, "hidden": 12}, "lipschitz-l2"),
+    "cpl": ("cpl-mlp", {"depth": 2, "hidden": 12}, "lipschitz-l2"),
+    "aol": ("aol-mlp", {"depth": 2, "width": 12}, "lipschitz-l2"),
+    "sll-conv": ("sll-conv", {"convs": 1, "width": 4, **RESIDUAL}, "lipschitz-l2"),
+    "cpl-conv": ("cpl-conv", {"convs": 1, "width": 4, "method": "norm2toep", **RESIDUAL}, "lipschitz-l2"),
+    "aol-conv": ("aol-conv", {"channels": (4,), "strides": (2,), "width": 8}, "lipschitz-l2"),
+    **{f"sll-{size}": (f"sll-{size}", {"convs": 1, "width": 3, **RESIDUAL}, "lipschitz-l2") for size in SIZES},
     **{name: (name, {"shape": (1, 16, 16), "width": 4, "hidden": (8,)}, "ibp") for name in LAYOUTS},
 }
 EPS = 0.002
@@ -54,7 +64,8 @@ def test_fractions_are_those_of_the_certificate(problem):
     model, x, y, certificate = problem
     found = validation(x, y, EPS)(model)
     assert found["clean"] == 0.9 == pytest.approx((model(x).argmax(1) == y).double().mean().item())
-    certified = certify(model, x, y, EPS, [certificate]).certified.double().mean().item()
+    norm = CERTIFICATES[certificate].norm
+    certified = certify(materialise(model), x, y, EPS, [certificate], norm=norm).certified.double().mean().item()
     assert 0 < certified <= found["certified"] <= certified + 1 / 60 and found["certified"] <= 0.9
 
 

@@ -9,11 +9,13 @@ import torch
 from cases import INF, few_p
 from torch import nn
 
-from linf_plugin import ARCHITECTURES, LinfDistLinear, Net, SortDistLinear, build, set_p
+from linf_plugin import ARCHITECTURES, LinfDistLinear, Net, SortDistLinear, build, materialise, set_p
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.facts import TRAINED
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.state import constants, tensors
 
+SMALL = dict(shape=(3, 8, 8), classes=4, convs=1, dense=1, width=3, inner=2, hidden=4)
 NETS = {
     "linf-mlp": dict(shape=(1, 4, 4), classes=3, width=8, depth=3, mean=(0.5,), std=0.25),
     "linf-mlp-head": dict(shape=(2, 2, 2), classes=4, width=6, depth=2, hidden=5, mean=(0.1, 0.2), std=0.5),
@@ -26,6 +28,13 @@ NETS = {
     "cnn3": dict(shape=(2, 8, 8), classes=3, width=2, mean=(0.1, 0.2), std=0.5),
     "cnn5": dict(shape=(1, 8, 8), classes=3, width=2, hidden=(5,), activation="ramp"),
     "cnn7": dict(shape=(3, 8, 8), classes=3, width=2, hidden=(5, 4), batch_norm=False),
+    "sll-mlp": dict(shape=(1, 3, 3), classes=3, depth=3, hidden=5),
+    "cpl-mlp": dict(shape=(1, 3, 3), classes=3, depth=2, hidden=5, method="norm2toep"),
+    "aol-mlp": dict(shape=(1, 3, 3), classes=3, depth=3, width=6),
+    "sll-conv": dict(shape=(1, 8, 8), classes=3, convs=1, dense=1, width=3, inner=2, hidden=4, mean=(0.4,)),
+    "cpl-conv": dict(shape=(2, 6, 6), classes=3, convs=1, dense=1, width=3, inner=2, hidden=4, pool=2),
+    "aol-conv": dict(shape=(1, 6, 6), classes=3, channels=(4, 6), strides=(1, 2), width=8),
+    **{f"sll-{size}": dict(SMALL) for size in ("s", "m", "l", "xl")},
 }
 each_net = pytest.mark.parametrize("name", NETS)
 
@@ -60,7 +69,8 @@ def test_spec_rebuilds_the_net(name):
         twin = Net(spec).eval()
         twin.load_state_dict(net.state_dict())
         assert torch.equal(twin(x), net(x))
-        assert lipschitz_bound(twin, math.inf) == lipschitz_bound(net, math.inf)
+        norm = 2 if any(isinstance(layer, TRAINED) for layer in net) else math.inf
+        assert lipschitz_bound(twin, norm) == lipschitz_bound(net, norm)
 
 
 @pytest.mark.parametrize("hidden", (None, 5), ids=("distances", "head"))
@@ -99,7 +109,7 @@ def test_spec_has_the_current_p_and_belongs_to_the_caller():
 @each_net
 @few_p
 def test_lipschitz_is_never_exceeded(name, p):
-    net = _net(name).double()
+    net = materialise(_net(name)).double()
     set_p(net, p)
     x = torch.rand(100, *net.input_shape, dtype=torch.float64)
     for step in (torch.randn_like(x).sign(), torch.ones_like(x)):
@@ -146,10 +156,13 @@ CUSTOM = {  # arguments of a distance convolution on (4, 6, 7)
 
 
 def _pairs(net: Net) -> int:
-    """Counted: what each layer returned times the length of a row of its weight."""
+    """Counted: what each layer returned times the length of a row of its weight; a residual layer multiplies twice."""
     counted = []
     for layer in net:
-        if hasattr(layer, "weight") and layer.weight.dim() > 1:
+        if hasattr(layer, "inner"):
+            each = 2 * math.prod(layer.weight.shape) / layer.weight.shape[1]
+            layer.register_forward_hook(lambda layer, _, y, each=each: counted.append(int(y.numel() * each)))
+        elif hasattr(layer, "weight") and layer.weight.dim() > 1:
             layer.register_forward_hook(lambda layer, _, y: counted.append(y.numel() * layer.weight[0].numel()))
     net(torch.rand(1, *net.input_shape))
     return sum(counted)
@@ -222,9 +235,9 @@ def test_crop_is_the_net_on_the_middle_of_the_image(name):
         }
     )
     x = torch.rand(3, *net.input_shape)
-    assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3])) and lipschitz_bound(net, math.inf) == lipschitz_bound(
-        plain, math.inf
-    )
+    assert torch.equal(net(x), plain(x[:, :, 2:-2, 2:-3]))
+    norm = 2 if any(isinstance(layer, TRAINED) for layer in net) else math.inf
+    assert lipschitz_bound(net, norm) == lipschitz_bound(plain, norm)
 
 
 @pytest.mark.parametrize(

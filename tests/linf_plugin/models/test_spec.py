@@ -12,6 +12,7 @@ from linf_plugin.layers.facts import FACTS, LAYERS
 from linf_plugin.models.architectures import ARCHITECTURES
 from linf_plugin.models.spec import check_size, check_spec, tensor_shapes, values
 
+SMALL = {"convs": 1, "dense": 1, "width": 3, "inner": 2, "hidden": 4}
 NETS = {
     "linf-mlp": {"width": 4, "depth": 2, "clip": 0.1, "crop": 3},
     "linf-mlp-head": {"width": 4, "depth": 2, "hidden": 3, "normal_head": True},
@@ -24,6 +25,13 @@ NETS = {
     "cnn3": {"width": 2},
     "cnn5": {"width": 2, "hidden": (4,), "crop": 6},
     "cnn7": {"width": 2, "hidden": (4,), "activation": "ramp"},
+    "sll-mlp": {"depth": 2, "hidden": 4},
+    "cpl-mlp": {"depth": 2, "hidden": 4},
+    "aol-mlp": {"depth": 3, "width": 4},
+    "sll-conv": SMALL,
+    "cpl-conv": SMALL | {"method": "norm2toep"},
+    "aol-conv": {"channels": (4, 2), "strides": (1, 2), "width": 4},
+    **{f"sll-{size}": SMALL for size in ("s", "m", "l", "xl")},
 }
 LEFT_OUT = {"batch_norm": {"affine", "bias", "track_running_stats"}}  # of a spec: layers always have the defaults
 LEFT_OUT["batch_norm_rows"] = LEFT_OUT["batch_norm"]

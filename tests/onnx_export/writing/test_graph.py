@@ -132,6 +132,31 @@ CASES = {  # layers after normalisation, whether logits are exact
         ],
         False,
     ),
+    "residual": (
+        [
+            ["flatten", {}],
+            ["potential", {"features": 84, "inner": 5}],
+            ["potential", {"features": 84, "inner": 4, "bias": False}],
+            ["linear", {"in_features": 84, "out_features": 3}],
+        ],
+        False,
+    ),
+    "residual of images": (
+        [
+            ["potential_conv", {"channels": 2, "inner": 3, "kernel_size": [3, 1]}],
+            ["flatten", {}],
+            ["dist", {"in_features": 84, "out_features": 3}],
+        ],
+        False,
+    ),
+    "residual of rows": (
+        [
+            ["potential", {"features": 6, "inner": 3}],
+            ["flatten", {}],
+            ["linear", {"in_features": 84, "out_features": 3}],
+        ],
+        False,
+    ),
     "flat pixels": (
         [
             ["flatten", {"start_dim": 2}],
@@ -196,7 +221,21 @@ CASES |= {
         True,
     ),
 }
-NORMALISED = {  # nets with batch normalisation, which the file has folded
+MATERIALISED = {  # nets with batch normalisation or forms for training, which the file does not have
+    "forms for training": [
+        ["pad_channels", {"in_channels": 2, "out_channels": 3}],
+        ["sll_conv", {"channels": 3, "inner": 2}],
+        ["cpl_conv", {"channels": 3, "inner": 2, "kernel_size": [1, 3], "method": "norm2toep"}],
+        ["average_pool", {"channels": 3, "size": 2}],
+        ["aol_conv", {"in_channels": 3, "out_channels": 4, "kernel_size": 2, "padding": 1}],
+        ["max_min", {}],
+        ["flatten", {}],
+        ["sll", {"features": 64, "inner": 5}],
+        ["cpl", {"features": 64, "inner": 4, "bias": False}],
+        ["aol", {"in_features": 64, "out_features": 6}],
+        ["max_min", {}],
+        ["normalized_rows", {"in_features": 6, "out_features": 3}],
+    ],
     "batch normalisation": [
         ["conv", {"in_channels": 2, "out_channels": 4, "kernel_size": 3, "bias": False}],
         ["batch_norm", {"num_features": 4}],
@@ -206,7 +245,7 @@ NORMALISED = {  # nets with batch normalisation, which the file has folded
         ["batch_norm_rows", {"num_features": 5, "eps": 0.01}],
         ["ramp", {"num_features": 5}],
         ["linear", {"in_features": 5, "out_features": 3}],
-    ]
+    ],
 }
 
 
@@ -271,16 +310,19 @@ def test_finite_p(name, p, tmp_path):
 
 
 def test_every_kind_of_layer_is_tried():
-    kinds = {name for layers in (*(layers for layers, _ in CASES.values()), *NORMALISED.values()) for name, _ in layers}
+    kinds = {
+        name for layers in (*(layers for layers, _ in CASES.values()), *MATERIALISED.values()) for name, _ in layers
+    }
     kinds |= {"normalize"}
     assert kinds == LAYERS.keys(), f"{LAYERS.keys() - kinds}: add a net to CASES in this file"
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("flavour", ("function", "inlined", "maxpool", "relu"))
-def test_batch_normalisation_is_folded(flavour, tmp_path):
-    net, path = build(NORMALISED["batch normalisation"]), tmp_path / "net.onnx"
-    folded, x = linf_plugin.fold_batch_norm(net), torch.rand(1, *SHAPE)
+@pytest.mark.parametrize("layers", MATERIALISED.values(), ids=MATERIALISED)
+def test_what_is_for_training_only_is_replaced(layers, flavour, tmp_path):
+    net, path = build(layers), tmp_path / "net.onnx"
+    folded, x = linf_plugin.materialise(net), torch.rand(1, *SHAPE)
     export(net, path, flavour=flavour)
     close(run(session(path, "cpu"), x.numpy())[0], net(x), False)
     model = load(path)
