@@ -24,13 +24,14 @@ from linf_plugin.certificates import linear
 from linf_plugin.certificates.cascade import certify, certify_each, margin_bound
 from linf_plugin.certificates.problem import Problem
 from linf_plugin.certificates.result import Certified, Tally
-from linf_plugin.certificates.table import CERTIFICATES, LIRPA_METHODS
+from linf_plugin.certificates.table import CERTIFICATES, LIRPA_METHODS, theorems
 from linf_plugin.float32 import reach
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import Ball, box
 
 pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+LINF = theorems(math.inf)
 
 
 @pytest.fixture(params=({}, {"rho": 0.5, "k": 4}), ids=("linf-mlp", "sortnet-mlp"))
@@ -78,9 +79,9 @@ def test_the_cascade_finds_what_any_method_alone_finds(case, sound):
     net, x, labels, eps = case
     found = certify(net, x, labels, eps, sound=sound, batch_size=20)
     each = certify_each(net, x, labels, eps, sound=sound, batch_size=20)
-    assert tuple(each) == (*CERTIFICATES, "best") and found.methods == tuple(CERTIFICATES)
+    assert tuple(each) == (*LINF, "best") and found.methods == LINF
     assert torch.equal(found.certified, each["best"])
-    assert torch.equal(each["best"], torch.stack([each[c] for c in CERTIFICATES]).any(0))
+    assert torch.equal(each["best"], torch.stack([each[c] for c in LINF]).any(0))
     alone = margin_bound(net, x, labels, eps, "lipschitz", sound=sound)  # also where certify sees no hope
     assert torch.equal(each["lipschitz"], alone > 0)
     assert 0 < found.certified.sum() < found.correct.sum() < len(x)
@@ -181,7 +182,7 @@ def test_an_ordinary_net_works_as_it_is(x):
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 3)).eval()
     labels = net(x).argmax(1)
     found = certify(net, x, labels, 0.005)
-    assert found.methods == tuple(CERTIFICATES) and found.certified.sum() > len(x) / 2
+    assert found.methods == LINF and found.certified.sum() > len(x) / 2
     unknown = nn.Sequential(*net[:2], nn.Sigmoid(), net[3]).eval()
     labels = unknown(x).argmax(1)
     found = certify(unknown, x, labels, 0.005, sound=False)
@@ -268,7 +269,7 @@ def test_an_empty_batch_gives_empty_answers(net, x):
     assert found.certified.shape == found.bound.shape == found.correct.shape == (0,)
     assert "0 of 0 certified" in found.summary()
     assert all(proof.shape == (0,) for proof in certify_each(net, x[:0], labels, 0.1).values())
-    assert all(margin_bound(net, x[:0], labels, 0.1, m).shape == (0,) for m in CERTIFICATES)
+    assert all(margin_bound(net, x[:0], labels, 0.1, m).shape == (0,) for m in LINF)
 
 
 def test_a_finite_p_uses_its_true_bound(x):
@@ -290,7 +291,7 @@ def test_one_bar_shows_each_method_and_what_is_undecided(case, capsys):
     net, x, labels, eps = case
     certify(net, x, labels, eps, progress=True, batch_size=5)
     shown = capsys.readouterr().err
-    assert "undecided=" in shown and all(f"{m} ε={eps:g}" in shown for m in CERTIFICATES)
+    assert "undecided=" in shown and all(f"{m} ε={eps:g}" in shown for m in LINF)
     certify(net, x, labels, eps)
     assert capsys.readouterr().err == ""
 
@@ -388,7 +389,7 @@ def test_a_range_whose_ends_are_no_float32_numbers():
     x[:, :, 0], x[:, :, 1] = 0.1, 0.7
     with torch.no_grad():
         labels = net(x).argmax(1)
-    for method in CERTIFICATES:
+    for method in LINF:
         bound = margin_bound(net, x, labels, 1e-9, method, low=0.1, high=0.7)
         assert (bound <= margin(net(x), labels)).all() and (bound > 0).any()
 
@@ -449,7 +450,7 @@ def test_uncommon_nets_have_sound_bounds_by_every_method(name):
     low, high = (x.double() - eps).clamp(0, 1), (x.double() + eps).clamp(0, 1)
     margins = margin(exact((low + at * (high - low)).flatten(0, 1)).detach(), labels.repeat(2000)).view(2000, 2).amin(0)
     for sound in (True, False):
-        bounds = {method: margin_bound(net, x, labels, eps, method, sound=sound) for method in CERTIFICATES}
+        bounds = {method: margin_bound(net, x, labels, eps, method, sound=sound) for method in LINF}
         assert all((bound <= margins + 1e-12).all() for bound in bounds.values())
         if name.startswith("linear"):  # there is nothing to optimise
             assert torch.equal(bounds["alpha-crown"], bounds["crown"])

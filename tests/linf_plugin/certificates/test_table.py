@@ -45,7 +45,7 @@ def test_a_new_row_is_asked_in_order_of_its_cost(case, monkeypatch):
         return lambda x, labels: margin(problem.exact(x.double()), labels) - 100 * problem.ball.eps
 
     monkeypatch.setitem(CERTIFICATES, "coarse", Certificate("coarse", "Coarse", math.inf, -1, 0.25, bound, 7))
-    names = [*CERTIFICATES]
+    names = (*theorems(math.inf), "coarse")
     found, each = certify(net, x, labels, eps, names), certify_each(net, x, labels, eps, names)
     assert found.methods[0] == "coarse" and found.tallies[0].tried == 20 and 0 < found.tallies[0].certified < 20
     assert torch.equal(margin_bound(net, x, labels, eps, "coarse") > 0, each["coarse"])
