@@ -144,8 +144,8 @@ def _as_radius(exact: Tensor, logits: Tensor) -> Tensor:
 def pairwise_radius(logits: Tensor, pairs: Tensor, labels: Tensor | None = None) -> Tensor:
     """Returns the radius that Lipschitz bounds of the differences of two logits certify: min_j (z_y − z_j) / K_yj.
 
-    The radius is about the exact function, as that of ``certified_radius``, and never smaller for the bounds of
-    ``pairs.pair_bounds``, but for their rounding.
+    The radius is about the exact function, as that of ``certified_radius``.  With the bounds of ``pairs.pair_bounds``
+    it is never smaller than that one, except for rounding.
 
     Args:
         logits: (N, classes ≥ 2).

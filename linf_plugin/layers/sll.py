@@ -35,7 +35,7 @@ class _Balanced(Steps):
     def scale(self) -> Tensor:
         """Returns 1/T with T_i = Σ_j |WWᵀ|_ij·exp(q_j − q_i), and 0 where T_i = 0.
 
-        T ⪰ WWᵀ, because diag(e^q)·(T − WWᵀ)·diag(e^−q) has a dominant diagonal, and is similar to T − WWᵀ.
+        T ⪰ WWᵀ, because diag(e^−q)·(T − WWᵀ)·diag(e^q) has a dominant diagonal, and is similar to T − WWᵀ.
         """
         with torch.no_grad():
             highest = self.q.max()

@@ -35,5 +35,21 @@ def test_weights_that_cannot_fall_geometrically_are_refused(name, weights):
         LOSSES[name](net, SCHEDULE, *weights)
 
 
+def test_losses_of_lipschitz_nets_ask_for_margins():
+    net, step = build("sll-mlp", shape=(1, 3, 3), classes=4, depth=2, hidden=5).eval(), SCHEDULE.at(0)
+    z, at = net(X), Y.unsqueeze(1)
+    shifted = (z - 0.6 * torch.eye(4)[Y]) / 0.5
+    expected = 0.5 * (shifted.logsumexp(1) - shifted.gather(1, at).squeeze(1)).mean()
+    torch.testing.assert_close(
+        LOSSES["offset-ce"](net, SCHEDULE, temperature=0.5, offset=0.6)(net, X, Y, step), expected
+    )
+    short = (0.7 - z.gather(1, at) + z).clamp_min(0).scatter(1, at, 0)
+    torch.testing.assert_close(LOSSES["multi-margin"](net, SCHEDULE)(net, X, Y, step), short.sum(1).mean() / 4)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        LOSSES["offset-ce"](net, SCHEDULE, temperature=0.0)
+    with pytest.raises(ValueError, match="margin must be positive"):
+        LOSSES["multi-margin"](net, SCHEDULE, margin=-1.0)
+
+
 def test_every_kind_has_a_label_of_its_own():
     assert len({m.label for m in METHODS.values()}) == len(METHODS)

@@ -13,6 +13,8 @@ from linf_plugin import (
     MeanShift,
     Negate,
     Normalize,
+    PotentialConv2d,
+    PotentialLinear,
     build,
     certified_radius,
     margin,
@@ -421,6 +423,11 @@ UNCOMMON = {  # name → (input shape, layers): nothing to relax; crops behind t
     "dilations behind distances": (
         (1, 5, 6),
         lambda: [LinfDistConv2d(1, 2, 2), nn.Conv2d(2, 2, 2, dilation=(2, 1)), nn.Flatten(), nn.Linear(16, 3)],
+    ),
+    "residual": ((5,), lambda: [PotentialLinear(5, 4), PotentialLinear(5, 3, bias=False), nn.Linear(5, 3)]),
+    "residual convolution": (
+        (2, 3, 4),
+        lambda: [PotentialConv2d(2, 3), PotentialConv2d(2, 2, (1, 3)), nn.Flatten(), nn.Linear(24, 3)],
     ),
     "groups": (
         (2, 4, 4),
