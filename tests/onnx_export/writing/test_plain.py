@@ -49,6 +49,17 @@ ARCHITECTURES = {
 EVERYTHING = {"kernel_size": [2, 3], "stride": [2, 1], "padding": [1, 2], "dilation": [2, 1], "groups": 2}
 FLAT = ["flatten", {}]
 SPECS = {  # input shape, layers
+    "residual": (
+        (2, 4, 5),
+        [
+            ["normalize", {"mean": [0.2, 0.4], "std": 0.5}],
+            ["potential_conv", {"channels": 2, "inner": 3, "kernel_size": [3, 1]}],
+            ["potential_conv", {"channels": 2, "inner": 1, "bias": False}],
+            FLAT,
+            ["potential", {"features": 40, "inner": 6}],
+            ["linear", {"in_features": 40, "out_features": 3}],
+        ],
+    ),
     "dist-conv-everything": (
         (4, 7, 5),
         [

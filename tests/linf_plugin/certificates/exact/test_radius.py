@@ -20,6 +20,8 @@ from linf_plugin import (
     Negate,
     Normalize,
     ParamRamp,
+    PotentialConv2d,
+    PotentialLinear,
     build,
     certified_radius,
     lipschitz_bound,
@@ -53,6 +55,8 @@ NETS = {  # of one or two inputs: name → (input shape, layers)
         ],
     ),
     "relu": ((2,), lambda: [nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3)]),
+    "residual": ((2,), lambda: [PotentialLinear(2, 3), PotentialLinear(2, 4, bias=False), nn.Linear(2, 3)]),
+    "residual convolution": ((1, 1, 2), lambda: [PotentialConv2d(1, 2, (1, 3)), nn.Flatten(), nn.Linear(2, 3)]),
     "ramp": ((2,), lambda: [nn.Linear(2, 8), ParamRamp(8, 0.3), nn.Linear(8, 6), ParamRamp(6, 0.2), nn.Linear(6, 3)]),
     "max-min": ((2,), lambda: [nn.Linear(2, 8), MaxMin(), nn.Linear(8, 6), MaxMin(), nn.Linear(6, 3)]),
     "images": (
