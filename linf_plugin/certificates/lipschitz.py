@@ -55,7 +55,7 @@ def _worst_logits(
     if of.layers is None:
         error = reach(exact, *ends).error * OUTWARD
     else:
-        error = error_in_l2(exact, of.layers, x, radius, *ends).unsqueeze(1) * OUTWARD
+        error = error_in_l2(exact, of.layers, x, radius).unsqueeze(1) * OUTWARD
     up = torch.nextafter(z + error, torch.full_like(z, math.inf))
     down = torch.nextafter(z - error, torch.full_like(z, -math.inf))
     return torch.where(F.one_hot(labels.long(), z.shape[1]).bool(), down, up)

@@ -11,6 +11,7 @@ import linf_plugin as lp
 from linf_plugin.certificates import certify, margin_bound, pair_bounds, pairwise_radius
 from linf_plugin.certificates.lipschitz import sound_margin
 from linf_plugin.float32.euclid import error_in_l2, l2_bounds
+from linf_plugin.float32.reach import reach
 from linf_plugin.models.architectures import build
 from linf_plugin.norms import NORMS, Ball, box
 
@@ -83,7 +84,7 @@ def test_no_attack_breaks_a_radius_and_no_radius_is_smaller_than_the_one_of_all_
         if name != "dist":
             assert (pairwise > old * 1.05).any()
         sound = lp.sound_radius(net, x, y, norm=norm)
-    assert (sound <= pairwise.float()).all() and (sound >= 0.99 * pairwise - 1e-5).all() and (sound > 0).any()
+    assert (sound <= pairwise.float()).all() and (sound >= 0.99 * pairwise - 1e-4).all() and (sound > 0).any()
     lowest = lowest_margins(net, x, y, norm, sound)
     assert (lowest[sound > 0] > 0).all()
     eps = sound.median().item()
@@ -155,10 +156,10 @@ def test_rounding_of_a_deep_residual_net_costs_little_in_l2():
     exact = copy.deepcopy(net).double()
     naive = pairwise_radius(exact(x.double()), pair_bounds(exact, 2))
     sound = lp.sound_radius(net, x, norm=2)
-    assert (sound <= naive).all() and (sound > naive - 1e-4).all()
+    assert (sound <= naive).all() and (sound > 0.995 * naive).all()
     radius = torch.full((8,), 0.1, dtype=torch.float64)
-    error = error_in_l2(exact, l2_bounds(exact), x.double(), radius, *box(x, radius))
-    assert (error < 1e-4).all()
+    error = error_in_l2(exact, l2_bounds(exact), x.double(), radius)
+    assert (error < 2e-4).all() and (error < reach(exact, *box(x, radius)).error.amax(1) / 1e6).all()
     step = torch.randn(200, *x.shape)
     moved = x + 0.0999 * step / step.flatten(2).norm(dim=2)[..., None, None, None]
     for inputs in (x, *moved):
