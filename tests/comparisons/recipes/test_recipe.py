@@ -64,7 +64,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "unknown": ("eps = 0.1\n", "epsilon = 0.1\n", "unknown key 'epsilon'; known: attack, attacks, certificates"),
     "not in the curve": ("[0.05, 0.1]", "[0.05]", "eps_values must contain eps=0.1"),
     "data set": ("digits", "svhn", "dataset must be one of digits, mnist.*'svhn'"),
-    "certificate": ('["ibp"]', '["milp"]', "certificates must be among lipschitz, ibp.*milp"),
+    "certificate": ('["ibp"]', '["milp"]', "certificates must be among lipschitz, lipschitz-l2, ibp.*milp"),
     "certificate of others": ('["ibp"]', '["lipschitz"]', "none of the certificates applies to ibp"),
     "type": ('description = "test"', "description = 3", "description must be a string, got 3"),
     "type of a list": ('["ibp"]', '"ibp"', "certificates must be a list of strings, got 'ibp'"),

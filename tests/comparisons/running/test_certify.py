@@ -487,7 +487,7 @@ BAD = {
     "method": (
         lambda f: ["--onnx", f / "net.onnx"],
         ["--methods", "ibp,none"],
-        "--methods: each must be one of lipschitz, ibp, ",
+        "--methods: each must be one of lipschitz, lipschitz-l2, ibp, ",
     ),
     "attack": (lambda f: ["--onnx", f / "net.onnx"], ["--attack", "fgsm"], "attack needs a name among pgd"),
     "attack-setting": (

@@ -165,7 +165,7 @@ WRONG = {
     "no-verifier": (["--methods", "ibp", "--time-limit", "5"], "--time-limit is for complete verifiers: --methods"),
     "no-check": (["--verify-certified"], "--verify-certified is for complete verifiers"),
     "norm": (["--methods", "exact", "--norm", "l2", "--attack", "none"], "exact takes ℓ∞ balls only, and --norm is l2"),
-    "unknown": (["--methods", "ibp,milp"], "--methods: each must be one of lipschitz, ibp, "),
+    "unknown": (["--methods", "ibp,milp"], "--methods: each must be one of lipschitz, lipschitz-l2, ibp, "),
     "not-installed": (["--methods", "ibp,scripted"], "scripted is not installed: get it"),
 }
 
