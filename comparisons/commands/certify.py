@@ -70,8 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--methods",
         metavar="A,B",
-        help="certificates (lipschitz, lipschitz-l2, ibp, crown-ibp, crown, alpha-crown; default: all theorems of the norm "
-        "except alpha-crown) and complete verifiers (exact, marabou, abcrown; default: none)",
+        help="certificates (lipschitz, lipschitz-l2, ibp, crown-ibp, crown, alpha-crown; default: all theorems of the "
+        "norm except alpha-crown) and complete verifiers (exact, marabou, abcrown; default: none)",
     )
     parser.add_argument(
         "--time-limit", type=float, metavar="SECONDS", help="of a complete verifier for one sample; default: 60"
