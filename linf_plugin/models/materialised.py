@@ -11,11 +11,9 @@ from ..layers.reparametrised import Reparametrised
 from .folded import fold_batch_norm
 from .net import Net
 
-_ROWS = ("in_features", "out_features")
-_WINDOWS = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups")
 ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {  # layer that stays → its arguments in a spec, besides the bias
-    nn.Linear: _ROWS,
-    nn.Conv2d: _WINDOWS,
+    nn.Linear: ("in_features", "out_features"),
+    nn.Conv2d: ("in_channels", "out_channels", "kernel_size", "stride", "padding", "groups"),
     PotentialLinear: ("features", "inner"),
     PotentialConv2d: ("channels", "inner", "kernel_size"),
 }
