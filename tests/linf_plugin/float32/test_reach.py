@@ -40,6 +40,7 @@ from linf_plugin.kernels import blocked, reference
 from linf_plugin.layers.base import distance_layers
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.potential import Potential
+from linf_plugin.layers.reparametrised import Reparametrised
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import Ball, box
 from linf_plugin.ops import dist
@@ -187,7 +188,9 @@ SCALES = (1.0, 1e4, 1e-6, 1e-38, "mixed")  # of weights and means; products of 1
 def _net(arguments, scale=1.0):
     arguments = dict(arguments)
     p = arguments.pop("p", INF)
-    net = materialise(build(**arguments).eval())
+    net = build(**arguments).eval()
+    if any(isinstance(layer, Reparametrised) for layer in net):  # batch norm has a rule of its own: it is not folded
+        net = materialise(net)
     set_p(net, p)
     with torch.no_grad():
         shifted = (MeanShift, *NORMALISATIONS)
