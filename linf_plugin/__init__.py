@@ -12,6 +12,7 @@ from .checkpoint import load, save
 from .layers.activations import MaxMin, ParamRamp
 from .layers.aol import AOLConv2d, AOLLinear
 from .layers.base import set_p
+from .layers.circulant import DiagonalCirculant
 from .layers.cpl import CPLConv2d, CPLLinear
 from .layers.distance import LinfDistConv2d, LinfDistLinear
 from .layers.fixed import AveragePool, NormalizedRows, PadChannels
@@ -38,6 +39,7 @@ __all__ = [
     "AveragePool",
     "CPLConv2d",
     "CPLLinear",
+    "DiagonalCirculant",
     "LinfDistConv2d",
     "LinfDistLinear",
     "MaxMin",

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ..arguments import check_forward
+from ..layers.circulant import DiagonalCirculant
 from ..layers.fixed import NormalizedRows
 from ..layers.lipschitz import is_plain, lipschitz_bound
 from ..norms import apart, check_norm
@@ -55,7 +56,7 @@ def _split(model: nn.Module) -> tuple[list[nn.Module], nn.Linear | None]:
     """Returns the layers before the last one, and the last one if it is linear.  Otherwise all layers, and None."""
     if type(model) is nn.Linear:
         return [], model
-    if type(model) is NormalizedRows:
+    if type(model) in (NormalizedRows, DiagonalCirculant):
         return [], model.plain()
     if not is_plain(model) or not len(model):
         return [model], None

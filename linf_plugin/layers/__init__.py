@@ -3,6 +3,7 @@
 from .activations import MaxMin, ParamRamp
 from .aol import AOLConv2d, AOLLinear
 from .base import distance_layers, set_p
+from .circulant import DiagonalCirculant
 from .cpl import CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
 from .fixed import AveragePool, NormalizedRows, PadChannels
@@ -19,6 +20,7 @@ __all__ = [
     "CPLConv2d",
     "CPLLinear",
     "CenterCrop",
+    "DiagonalCirculant",
     "LinfDistConv2d",
     "LinfDistLinear",
     "MaxMin",

@@ -9,6 +9,7 @@ from ..arguments import check_k, check_p, check_rho
 from . import checks, growth, sizes
 from .activations import MaxMin, ParamRamp
 from .aol import AOLConv2d, AOLLinear
+from .circulant import DiagonalCirculant
 from .cpl import UPPER_NORMS, CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
 from .fixed import AveragePool, NormalizedRows, PadChannels
@@ -159,6 +160,14 @@ FACTS: dict[type[nn.Module], Facts] = {
         {name: _WINDOWS[name] for name in ("stride", "padding", "bias")},
         sizes.kernels,
         sizes.after_windows,
+    ),
+    DiagonalCirculant: Facts(
+        "diagonal_circulant",
+        growth.diagonal_circulant,
+        {"features": checks.count},
+        {"out_features": checks.count, **_BIAS, "normalized": checks.flag},
+        sizes.circulant_rows,
+        sizes.after_circulant,
     ),
     NormalizedRows: Facts("normalized_rows", growth.normalized_rows, _ROWS, _BIAS, sizes.rows, sizes.after_rows),
     PadChannels: Facts(

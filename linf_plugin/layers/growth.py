@@ -11,6 +11,7 @@ from torch import nn
 from ..norms import SYMBOLS
 from ..spectral.bounding import bound
 from ..spectral.geometry import BOUNDED_PADDINGS, Convolution
+from ..spectral.structured import diagonal_circulant_bound
 from .base import Distance
 from .gershgorin import squared_norm
 from .potential import Potential, PotentialConv2d
@@ -117,6 +118,16 @@ def one_in_l2(layer: nn.Module, norm: float) -> float:
     if norm != 2:
         raise _unknown(layer, norm, "it is made for ℓ2, and is replaced after training (linf_plugin.materialise)")
     return 1.0
+
+
+def diagonal_circulant(layer: nn.Module, norm: float) -> float:
+    """Returns max |d|·‖C‖ in exact arithmetic, rounded up: ‖C‖ is max |FFT(c)| in ℓ2, and ‖c‖₁ in ℓ∞ and ℓ1.
+
+    A normalised layer is divided by this number of ℓ2, so its bound is 1 there.
+    """
+    if layer.normalized:
+        return one_in_l2(layer, norm)
+    return diagonal_circulant_bound(layer.diagonal, layer.column, norm)
 
 
 def normalized_rows(layer: nn.Module, norm: float) -> float:

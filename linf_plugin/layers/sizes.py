@@ -66,6 +66,11 @@ def with_q(tensors: Callable[[dict], dict[str, Shape]]) -> Callable[[dict], dict
     return lambda a: tensors(a) | {"q": (a["inner"],)}
 
 
+def circulant_rows(a: dict) -> dict[str, Shape]:
+    out = (a.get("out_features", a["features"]),)
+    return {"column": (a["features"],), "diagonal": out, **({"bias": out} if a.get("bias", True) else {})}
+
+
 # Functions ``after``.
 
 
@@ -139,6 +144,14 @@ def after_residual_windows(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     there = {"in_channels": a["channels"], "out_channels": a["inner"], "kernel_size": kernel}
     found, pairs = after_windows(there | {"padding": tuple(k // 2 for k in kernel)}, shape)
     return shape if found else None, 2 * pairs
+
+
+def after_circulant(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    """The pairs are those of the linear layer that replaces the layer."""
+    out = a.get("out_features", a["features"])
+    if out > a["features"]:
+        raise ValueError(f"out_features must be at most features={a['features']}, got {out}")
+    return (*shape[:-1], out) if shape[-1] == a["features"] else None, math.prod(shape) * out
 
 
 def after_padding(a: dict, shape: Shape) -> tuple[Shape | None, int]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .circulant import circulant_mlp
 from .distance import linf_conv, linf_mlp, linf_mlp_head, sortnet_mlp
 from .lipschitz import SIZES, aol_conv, aol_mlp, cpl_conv, cpl_mlp, of_size, sll_conv, sll_mlp
 from .net import Net
@@ -21,6 +22,7 @@ ARCHITECTURES = {
     "sll-conv": sll_conv,
     "cpl-conv": cpl_conv,
     "aol-conv": aol_conv,
+    "circulant-mlp": circulant_mlp,
     **{f"sll-{name}": of_size(size) for name, size in SIZES.items()},
 }
 

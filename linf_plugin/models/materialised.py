@@ -23,9 +23,10 @@ ARGUMENTS: dict[type[nn.Module], tuple[str, ...]] = {  # layer that stays → it
 def materialise(net: nn.Module) -> nn.Module:
     """Returns a net of layers with stored weights that computes the same function, up to rounding.
 
-    Batch normalisation of a ``Net`` is folded (``fold_batch_norm``).  SLL, CPL and AOL layers, normalised rows, padded
-    channels and average pools become ``PotentialLinear``, ``PotentialConv2d``, ``nn.Linear`` and ``nn.Conv2d``
-    (``Reparametrised.plain``).  The new net is a float32 program of its own: measure and certify the one that you use.
+    Batch normalisation of a ``Net`` is folded (``fold_batch_norm``).  SLL, CPL, AOL and diagonal-circulant layers,
+    normalised rows, padded channels and average pools become ``PotentialLinear``, ``PotentialConv2d``, ``nn.Linear``
+    and ``nn.Conv2d`` (``Reparametrised.plain``).  The new net is a float32 program of its own: measure and certify the
+    one that you use.
 
     Args:
         net: in evaluation mode.  Of a module that is no ``Net``, the layers are replaced in a copy.

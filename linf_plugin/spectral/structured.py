@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor
 
+from ..arguments import check_finite
 from ..norms import check_norm
 from .bounding import bound
 from .geometry import Convolution, Pair
@@ -19,11 +20,11 @@ from .outward import back, read, up
 from .symbol import Grid, blocks, error, matrices
 
 
-def circulant(c: Tensor) -> Tensor:
-    """Returns the matrix C_ij = c_{(i−j) mod n}, (n, n), of a first column c (n,)."""
+def circulant(c: Tensor, rows: int | None = None) -> Tensor:
+    """Returns the matrix C_ij = c_{(i−j) mod n}, (n, n), of a first column c (n,); or only its first rows."""
     _check_vector("c", c)
     n = torch.arange(len(c), device=c.device)
-    return c[(n[:, None] - n) % len(c)]
+    return c[(n[:rows, None] - n) % len(c)]
 
 
 def toeplitz(column: Tensor, row: Tensor) -> Tensor:
@@ -62,6 +63,8 @@ def circulant_product(c: Tensor, x: Tensor) -> Tensor:
     _check_vector("c", c)
     if x.shape[-1] != len(c):
         raise ValueError(f"x must have rows of {len(c)} numbers, as c has, got {tuple(x.shape)}")
+    if x.numel() == 0:  # FFTs refuse it
+        return x * c
     return torch.fft.irfft(torch.fft.rfft(c) * torch.fft.rfft(x), n=len(c))
 
 
@@ -85,11 +88,30 @@ def circulant_bound(c: Tensor, norm: float | str = 2) -> float:
         TypeError, ValueError: c is no vector of finite numbers, or the norm is unknown.
     """
     _check_vector("c", c)
-    exponent = check_norm(norm)
-    if exponent == 2:
-        return _largest_frequency(c)
-    w, scale = read(c)
-    return back(up(w.abs().sum().item(), len(c)), scale)
+    return back(*_circulant_norm(c, check_norm(norm)))
+
+
+def diagonal_circulant_bound(diagonal: Tensor, column: Tensor, norm: float | str = 2) -> float:
+    """Returns an upper bound of ‖D·C‖ with D = diag(d) and the first rows of C = circulant(c); it covers rounding.
+
+    It is max |d|·‖C‖, with ‖C‖ from ``circulant_bound``.  In ℓ∞ this is exact: row i has the absolute sum |d_i|·‖c‖₁.
+    In ℓ1 the absolute sum of column j is Σ_i |d_i|·|c_{i−j}|, which is at most max |d|·‖c‖₁.  In ℓ2, ‖D‖₂ = max |d|.
+    Leaving rows out enlarges no norm.  With |d_i| = 1 for all rows of C the bound is exact in every norm.
+
+    Args:
+        diagonal: d, (m,) with m ≤ n.
+        column: c, (n,), the first column of C.
+        norm: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
+
+    Raises:
+        TypeError, ValueError: d or c is no vector of finite numbers, or the norm is unknown.
+    """
+    _check_vector("diagonal", diagonal)
+    _check_vector("column", column)
+    check_finite(diagonal=diagonal, column=column)
+    d, scale = read(diagonal)
+    size, other = _circulant_norm(column, check_norm(norm))
+    return back(up(d.abs().max().item() * size, 1), scale + other)
 
 
 def toeplitz_bound(column: Tensor, row: Tensor) -> float:
@@ -97,13 +119,20 @@ def toeplitz_bound(column: Tensor, row: Tensor) -> float:
     return bound(Convolution(_diagonals(column, row)[None, None, None]), "svd").value
 
 
-def _largest_frequency(c: Tensor) -> float:
+def _circulant_norm(c: Tensor, norm: float) -> tuple[float, int]:
+    """Returns (b, e): 2^e·b is an upper bound of the norm of ``circulant(c)``; b ≥ 1/2, or 0 if c is zero."""
     w, scale = read(c)
-    kernel, n = w[None, None, None, None], len(c)
+    return (_largest_frequency(w) if norm == 2 else up(w.abs().sum().item(), len(c))), scale
+
+
+def _largest_frequency(w: Tensor) -> float:
+    if not (w != 0).any():
+        return 0.0
+    kernel, n = w[None, None, None, None], len(w)
     half = torch.cartesian_prod(*(torch.arange(m, device="cpu") for m in (1, n // 2 + 1)))
     grid = Grid((1, n), (1, 1), 1.0, half)
     values = [gram_upper(matrices(kernel, grid, chosen), 0).max().item() for chosen in blocks(kernel, grid)]
-    return back(up(max(values) + error(kernel), 1) if (w != 0).any() else 0.0, scale)
+    return up(max(values) + error(kernel), 1)
 
 
 def _check_vector(name: str, c: Tensor) -> None:
