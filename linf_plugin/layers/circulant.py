@@ -12,7 +12,6 @@ from ..spectral.structured import circulant, circulant_product
 from ..state import Constants
 from .base import Device, check_positive
 from .reparametrised import Reparametrised, fitted
-from .steps import inverse
 
 
 class DiagonalCirculant(Constants, Reparametrised):
@@ -87,7 +86,10 @@ class DiagonalCirculant(Constants, Reparametrised):
 
     def scaled(self) -> Tensor:
         """Returns the diagonal that is used, (out,)."""
-        return self.diagonal * inverse(self.stretch()) if self.normalized else self.diagonal
+        if not self.normalized:
+            return self.diagonal
+        size = self.stretch()
+        return self.diagonal / torch.where(size > 0, size, 1)  # zeros stay zeros
 
     def forward(self, x: Tensor) -> Tensor:
         check_tensors(x=x, column=self.column)

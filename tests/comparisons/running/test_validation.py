@@ -27,6 +27,7 @@ NETS = {  # architecture, its arguments, certificate
     "sll": ("sll-mlp", {"depth": 3, "hidden": 12}, "lipschitz-l2"),
     "cpl": ("cpl-mlp", {"depth": 2, "hidden": 12}, "lipschitz-l2"),
     "aol": ("aol-mlp", {"depth": 2, "width": 12}, "lipschitz-l2"),
+    "circulant": ("circulant-mlp", {"depth": 3}, "lipschitz-l2"),
     "sll-conv": ("sll-conv", {"convs": 1, "width": 4, **RESIDUAL}, "lipschitz-l2"),
     "cpl-conv": ("cpl-conv", {"convs": 1, "width": 4, "method": "norm2toep", **RESIDUAL}, "lipschitz-l2"),
     "aol-conv": ("aol-conv", {"channels": (4,), "strides": (2,), "width": 8}, "lipschitz-l2"),

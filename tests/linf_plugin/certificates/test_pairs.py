@@ -23,6 +23,7 @@ NETS = {
     "sll": dict(name="sll-mlp", shape=(1, 3, 3), classes=4, depth=4, hidden=12),
     "cpl": dict(name="cpl-mlp", shape=(1, 3, 3), classes=4, depth=3, hidden=12),
     "aol": dict(name="aol-mlp", shape=(1, 3, 3), classes=4, depth=3, width=12),
+    "circulant": dict(name="circulant-mlp", shape=(1, 3, 3), classes=4, depth=3, mean=(0.5,), std=0.5),
     "conv": dict(name="sll-conv", shape=(1, 6, 6), classes=4, convs=2, dense=1, width=3, inner=3, hidden=8, pool=2),
 }
 

@@ -31,6 +31,12 @@ def larger(layer, factor):
     return layer
 
 
+def larger_diagonal(layer):
+    """A layer with a diagonal of different numbers."""
+    nn.init.normal_(layer.diagonal, std=3)
+    return layer
+
+
 LAYERS = {  # layer type → layers, and the shape of a sample
     lp.Normalize: [(lp.Normalize([0.1, 0.2], 0.5), (2, 3, 3))],
     CenterCrop: [(CenterCrop(2), (2, 4, 3))],
@@ -60,6 +66,11 @@ LAYERS = {  # layer type → layers, and the shape of a sample
     lp.CPLConv2d: [(lp.CPLConv2d(2, 3, method="norm2toep"), (2, 4, 4))],
     lp.AOLLinear: [(lp.AOLLinear(5, 4), (5,))],
     lp.AOLConv2d: [(lp.AOLConv2d(2, 3, 2, stride=2, padding=1), (2, 4, 4))],
+    lp.DiagonalCirculant: [
+        (lp.DiagonalCirculant(5), (5,)),
+        (larger_diagonal(lp.DiagonalCirculant(6, 4)), (2, 6)),
+        (lp.DiagonalCirculant(5, normalized=True), (5,)),
+    ],
     lp.NormalizedRows: [(lp.NormalizedRows(5, 4), (5,))],
     lp.PadChannels: [(lp.PadChannels(2, 3), (2, 2, 2))],
     lp.AveragePool: [(lp.AveragePool(2, 2), (2, 5, 4)), (lp.AveragePool(2, 2, 4.0), (2, 4, 4))],

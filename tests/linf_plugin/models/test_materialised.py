@@ -16,6 +16,7 @@ NETS = {
     "sll-conv": dict(shape=(1, 8, 8), classes=3, convs=2, dense=1, width=3, inner=2, hidden=4, mean=(0.3,)),
     "cpl-mlp": dict(shape=(1, 3, 3), classes=3, depth=3, hidden=5, method="norm2toep"),
     "aol-conv": dict(shape=(1, 6, 6), classes=3, channels=(4, 6), strides=(1, 2), width=8),
+    "circulant-mlp": dict(shape=(1, 3, 3), classes=3, depth=3, normalized=True),
     "relu-conv": dict(shape=(1, 6, 6), classes=3, channels=(4,), strides=(2,), width=8, batch_norm=True),
 }
 

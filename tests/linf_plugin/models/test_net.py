@@ -33,6 +33,7 @@ NETS = {
     "aol-mlp": dict(shape=(1, 3, 3), classes=3, depth=3, width=6),
     "sll-conv": dict(shape=(1, 8, 8), classes=3, convs=1, dense=1, width=3, inner=2, hidden=4, mean=(0.4,)),
     "cpl-conv": dict(shape=(2, 6, 6), classes=3, convs=1, dense=1, width=3, inner=2, hidden=4, pool=2),
+    "circulant-mlp": dict(shape=(1, 4, 4), classes=3, depth=3, activation="max-min", mean=(0.4,), std=0.5),
     "aol-conv": dict(shape=(1, 6, 6), classes=3, channels=(4, 6), strides=(1, 2), width=8),
     **{f"sll-{size}": dict(SMALL) for size in ("s", "m", "l", "xl")},
 }
@@ -156,12 +157,14 @@ CUSTOM = {  # arguments of a distance convolution on (4, 6, 7)
 
 
 def _pairs(net: Net) -> int:
-    """Counted: what each layer returned times the length of a row of its weight; a residual layer multiplies twice."""
+    """Counted: what each layer returned times the length of a row of its weight.  A residual layer multiplies twice."""
     counted = []
     for layer in net:
         if hasattr(layer, "inner"):
             each = 2 * math.prod(layer.weight.shape) / layer.weight.shape[1]
             layer.register_forward_hook(lambda layer, _, y, each=each: counted.append(int(y.numel() * each)))
+        elif hasattr(layer, "column"):
+            layer.register_forward_hook(lambda layer, _, y: counted.append(y.numel() * len(layer.column)))
         elif hasattr(layer, "weight") and layer.weight.dim() > 1:
             layer.register_forward_hook(lambda layer, _, y: counted.append(y.numel() * layer.weight[0].numel()))
     net(torch.rand(1, *net.input_shape))

@@ -28,6 +28,7 @@ NETS = {
     "sll-mlp": {"depth": 2, "hidden": 4},
     "cpl-mlp": {"depth": 2, "hidden": 4},
     "aol-mlp": {"depth": 3, "width": 4},
+    "circulant-mlp": {"depth": 3, "activation": "max-min"},
     "sll-conv": SMALL,
     "cpl-conv": SMALL | {"method": "norm2toep"},
     "aol-conv": {"channels": (4, 2), "strides": (1, 2), "width": 4},

@@ -1,6 +1,7 @@
 """Circulant, Toeplitz and doubly-block Toeplitz matrices: what they are, their symbols, norms and products."""
 
 import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from linf_plugin.spectral.structured import (
     circulant_bound,
     circulant_product,
     circulant_symbol,
+    diagonal_circulant_bound,
     doubly_block_toeplitz,
     toeplitz,
     toeplitz_bound,
@@ -31,6 +33,7 @@ def test_singular_values_of_a_circulant_are_those_of_its_transform(n, taps):
     c = _vector(n, n)
     c[taps:] = 0
     matrix = circulant(c)
+    assert torch.equal(circulant(c, 2), matrix[:2])
     assert torch.equal(matrix[:, 0], c) and torch.equal(matrix.roll(1, 0).roll(1, 1), matrix)
     found = circulant_symbol(c).abs().sort(descending=True).values
     torch.testing.assert_close(found, torch.linalg.svdvals(matrix), rtol=1e-12, atol=1e-13)
@@ -41,6 +44,32 @@ def test_singular_values_of_a_circulant_are_those_of_its_transform(n, taps):
     assert bounds[math.inf] == bounds["linf"]
     x = torch.stack([_vector(n, 1), _vector(n, 2)])
     torch.testing.assert_close(circulant_product(c, x), x @ matrix.T)
+    assert circulant_product(c, x[:0]).shape == (0, n)
+
+
+@pytest.mark.parametrize("rows, n", [(1, 1), (5, 5), (3, 8), (1, 9), (64, 64), (10, 100)])
+def test_a_diagonal_enlarges_a_circulant_by_its_largest_number(rows, n):
+    """In the maximum norm exactly so; in the others at most."""
+    for seed in range(20):
+        d, c = _vector(rows, seed) * 10.0 ** (seed - 10), _vector(n, seed + 100)
+        matrix = d[:, None] * circulant(c, rows)
+        bounds = {norm: diagonal_circulant_bound(d, c, norm) for norm in (2, math.inf, 1)}
+        exact = {2: largest(matrix), math.inf: matrix.abs().sum(1).max().item(), 1: matrix.abs().sum(0).max().item()}
+        assert all(exact[norm] * (1 - 1e-14) <= bounds[norm] for norm in exact)
+        assert bounds[1] == bounds[math.inf] <= exact[math.inf] * (1 + 1e-12)
+        assert bounds[2] == pytest.approx(d.abs().max().item() * circulant_bound(c), rel=1e-12)
+
+
+@pytest.mark.parametrize("n", (2, 3, 64))
+def test_bounds_of_float32_numbers_cover_rounding(n):
+    """Exact sums of rational numbers: the bound in the maximum norm is not below them."""
+    for seed in range(50):
+        d, c = _vector(n, seed).float(), _vector(n, seed + 100).float()
+        exact = max(map(abs, map(Fraction, d.tolist()))) * sum(map(abs, map(Fraction, c.tolist())))
+        assert Fraction(diagonal_circulant_bound(d, c, math.inf)) >= exact
+        signs = d.sign()
+        one = sum(Fraction(a) for a in c.tolist())  # FFT(c) at the frequency 0
+        assert Fraction(diagonal_circulant_bound(signs, c, 2)) >= abs(one)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 4), (4, 5), (1, 6), (6, 1), (40, 40)])
@@ -79,6 +108,11 @@ def test_extreme_circulants(scale):
     c = torch.tensor([3.0, -4.0], dtype=torch.float64) * scale
     for norm in (2, math.inf):
         assert 7 * scale <= circulant_bound(c, norm) <= 7 * scale * (1 + 1e-12)
+        assert 7 * scale <= diagonal_circulant_bound(c, torch.ones(1), norm) * 7 / 4 <= 7 * scale * (1 + 1e-12)
+    small, large = torch.full((2,), 2.0**-600, dtype=torch.float64), torch.full((2,), 2.0**600, dtype=torch.float64)
+    assert diagonal_circulant_bound(small, large, math.inf) == pytest.approx(2, rel=1e-12)
+    assert 0 < diagonal_circulant_bound(small, small, 2) < 2.0**-1000  # the product has no normal number
+    assert diagonal_circulant_bound(large, large, 2) == math.inf
 
 
 @pytest.mark.parametrize(
@@ -88,6 +122,10 @@ def test_extreme_circulants(scale):
         (lambda: circulant_bound(torch.ones(0)), "c must be a vector"),
         (lambda: circulant_bound(torch.tensor([math.nan])), "weight must not hold NaN"),
         (lambda: circulant_bound(torch.ones(2), 3), "norm must be one of"),
+        (lambda: diagonal_circulant_bound(torch.ones(2, 1), torch.ones(2)), "diagonal must be a vector"),
+        (lambda: diagonal_circulant_bound(torch.ones(2), torch.ones(0)), "column must be a vector"),
+        (lambda: diagonal_circulant_bound(torch.tensor([math.inf]), torch.ones(2)), "diagonal must not hold NaN"),
+        (lambda: diagonal_circulant_bound(torch.ones(1), torch.tensor([math.nan])), "column must not hold NaN"),
         (lambda: circulant_product(torch.ones(2), torch.ones(3)), "x must have rows of 2 numbers"),
         (lambda: toeplitz(torch.ones(2), torch.zeros(2)), "row must begin as column does, with 1.0, got 0.0"),
         (lambda: toeplitz_product(torch.ones(2), torch.ones(3), torch.ones(2)), "x must have rows of 3 numbers"),
