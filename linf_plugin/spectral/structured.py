@@ -104,10 +104,12 @@ def diagonal_circulant_bound(diagonal: Tensor, column: Tensor, norm: float | str
         norm: ``math.inf``, 2 or 1, or a key of ``norms.NORMS``.
 
     Raises:
-        TypeError, ValueError: d or c is no vector of finite numbers, or the norm is unknown.
+        TypeError, ValueError: d or c is no vector of finite numbers, d is longer than c, or the norm is unknown.
     """
     _check_vector("diagonal", diagonal)
     _check_vector("column", column)
+    if len(diagonal) > len(column):
+        raise ValueError(f"diagonal must have at most {len(column)} numbers, as many as column, got {len(diagonal)}")
     check_finite(diagonal=diagonal, column=column)
     d, scale = read(diagonal)
     size, other = _circulant_norm(column, check_norm(norm))

@@ -108,7 +108,7 @@ def test_extreme_circulants(scale):
     c = torch.tensor([3.0, -4.0], dtype=torch.float64) * scale
     for norm in (2, math.inf):
         assert 7 * scale <= circulant_bound(c, norm) <= 7 * scale * (1 + 1e-12)
-        assert 7 * scale <= diagonal_circulant_bound(c, torch.ones(1), norm) * 7 / 4 <= 7 * scale * (1 + 1e-12)
+        assert 7 * scale <= diagonal_circulant_bound(-torch.ones(1), c, norm) <= 7 * scale * (1 + 1e-12)
     small, large = torch.full((2,), 2.0**-600, dtype=torch.float64), torch.full((2,), 2.0**600, dtype=torch.float64)
     assert diagonal_circulant_bound(small, large, math.inf) == pytest.approx(2, rel=1e-12)
     assert 0 < diagonal_circulant_bound(small, small, 2) < 2.0**-1000  # the product has no normal number
@@ -126,6 +126,7 @@ def test_extreme_circulants(scale):
         (lambda: diagonal_circulant_bound(torch.ones(2), torch.ones(0)), "column must be a vector"),
         (lambda: diagonal_circulant_bound(torch.tensor([math.inf]), torch.ones(2)), "diagonal must not hold NaN"),
         (lambda: diagonal_circulant_bound(torch.ones(1), torch.tensor([math.nan])), "column must not hold NaN"),
+        (lambda: diagonal_circulant_bound(torch.ones(2), torch.ones(1)), "diagonal must have at most 1 numbers"),
         (lambda: circulant_product(torch.ones(2), torch.ones(3)), "x must have rows of 2 numbers"),
         (lambda: toeplitz(torch.ones(2), torch.zeros(2)), "row must begin as column does, with 1.0, got 0.0"),
         (lambda: toeplitz_product(torch.ones(2), torch.ones(3), torch.ones(2)), "x must have rows of 3 numbers"),
