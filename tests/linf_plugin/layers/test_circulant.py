@@ -76,10 +76,8 @@ def test_bounds_hold_and_that_of_the_maximum_norm_is_exact(n, out, dtype):
 
 
 @each_kind
-@each_size
+@pytest.mark.parametrize("n, out", [(1, 1), (2, 1), (3, 3), (6, 4), (7, 7)])
 def test_gradients(n, out, normalized):
-    if n > 13:
-        n, out = 5, min(out, 4)
     layer = layer_of(n, out, normalized=normalized)
     names = [name for name, _ in layer.named_parameters()]
     x = torch.randn(3, n, dtype=torch.float64, requires_grad=True)
