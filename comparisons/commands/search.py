@@ -12,7 +12,7 @@ Every trial is measured on a held-out part of the training set; none sees the te
 EPILOG = """\
 examples:
   linf-compare search digits --method ibp --trials 30
-  linf-compare search mnist-small --method ibp --trials 20 --epochs 6 --data-dir data
+  linf-compare search mnist-small --method ibp-shi --trials 20 --epochs 6 --data-dir data
   linf-compare search digits --method ibp --trials 60 --resume
       30 more trials after the first 30
   linf-compare search digits --method linf-dist --vary loss.ce_first=0.005..0.5:log --vary schedule.eps=0.1..0.2

@@ -337,8 +337,8 @@ def _point(group: Group, known: Published) -> dict:
 
     return {
         "kind": group.first[1].kind,
-        "label": group.label + " †" * (group.first[0].dataset in known.copies),
-        "recipe": with_changes(group.recipe, group.first[0].changed),
+        "label": group.label,  # the mark is that of the method, whatever the data
+        "recipe": with_changes(group.recipe, group.first[0].changed) + " †" * (group.first[0].dataset in known.copies),
         "minutes": group.minutes(),
         "device": group.devices()[0],
         "clean": spread(lambda m: m.clean),

@@ -162,7 +162,7 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
         right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         right.xaxis.set_minor_locator(NullLocator())
         right.xaxis.set_major_formatter("{x:g}")
-        right.margins(x=0.25)
+        right.margins(x=0.4, y=0.1)  # room for the names of points
         for axis in (left, right):
             light_axes(axis)
         edge = right.get_xlim()[1]

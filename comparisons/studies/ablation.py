@@ -53,7 +53,8 @@ class Ablation:
     """An ablation.
 
     recipe, method: names of the recipe and of its method.  held_out: part of the training set to measure on.  short:
-    settings that make every run short.  changes: name → change; the first, ``BASE``, changes nothing.
+    settings that make every run short.  changes: name → change; the first, ``BASE``, changes nothing.  certificates:
+    instead of those of the recipe.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Ablation:
     held_out: float
     short: dict
     changes: dict[str, Change]
+    certificates: list[str] | None = None
 
     def build(self, change: str) -> Recipe:
         """Returns the recipe of one run.  Raises ValueError if the change does not fit it."""
@@ -78,6 +80,8 @@ class Ablation:
         table = long_recipe(table, where)
         # certify only at the recipe's ε; one step of the attack still checks certificates
         less = {"eps_values": [table.get("eps")], "attacks": [{"name": PGD, "steps": 1}]}
+        if self.certificates is not None:
+            less["certificates"] = self.certificates
         evaluation = table.get("evaluation")
         evaluation = {**evaluation, **less} if isinstance(evaluation, dict) else evaluation
         table = {**table, "evaluation": evaluation, "methods": {self.method: method}}
