@@ -1,6 +1,7 @@
 """Facts about certificates and norms, by name.  No other file of the harness knows where they come from."""
 
 import copy
+import math
 
 from torch import Tensor, nn
 
@@ -76,6 +77,38 @@ def norm_named(name: str) -> float:
     if name not in norms.NORMS:
         raise ValueError(f"norm must be one of {', '.join(norms.NORMS)}, got {name!r}")
     return norms.NORMS[name]
+
+
+def largest_eps(norm) -> float:
+    """Returns the largest ε for the name of a norm: 1 in ℓ∞, in which no two images are further apart; ∞ in others."""
+    return math.inf if norm in norms.NORMS and norms.NORMS[norm] != math.inf else 1.0
+
+
+def pixel_range(norm: float, eps: float) -> tuple[float, float]:
+    """Returns the range of inputs to which balls of this radius are cut: (0, 1), or (−∞, ∞) for wide ℓ2 and ℓ1 balls.
+
+    ``Ball`` takes no radius above the width of the range.  In ℓ∞ such a ball has all inputs.  In ℓ2 it has not: n
+    pixels are up to √n apart.  A certificate for the whole ball holds for the part inside the pixel range too.
+    """
+    return (0.0, 1.0) if norm == math.inf or eps <= 1 else (-math.inf, math.inf)
+
+
+def in_norm(eps: float, norm: float, other: float, size: int | None) -> float | None:
+    """Returns the radius of the largest ball of another norm inside a ball: eps / size^max(0, 1/norm − 1/other).
+
+    ‖t‖_other ≤ ‖t‖_norm for other ≥ norm, but the ball of ``other`` sticks out: ‖t‖_norm ≤ size^(1/norm − 1/other) ·
+    ‖t‖_other.  So an ℓ2 radius r gives the ℓ∞ radius r/√size, and an ℓ∞ radius ε gives the ℓ2 radius ε.  It is rounded
+    down.
+
+    Args:
+        eps: radius of the ball.
+        norm, other: exponents.
+        size: how many numbers a sample has; None, if it is not known, gives None where it is needed.
+    """
+    power = max(0.0, 1 / norm - 1 / other)
+    if power == 0:
+        return eps
+    return None if size is None else math.nextafter(eps / math.nextafter(size**power, math.inf), 0.0)
 
 
 def name_of_norm(norm: float) -> str:

@@ -39,6 +39,7 @@ def apgd(
     seed: int = 0,
     batch_size: int = 512,
     climbed: nn.Module | None = None,
+    norm: float = math.inf,
 ) -> Tensor:
     """Climbs the cross-entropy with momentum, and halves the step, 2ε at first, where the loss no longer grows.
 
@@ -49,6 +50,7 @@ def apgd(
         steps: number of gradient steps from each start.
         restarts: number of random starts.
         climbed: the net whose gradients are followed; by default the model.
+        norm: exponent of the norm of the ball, ``math.inf`` or 2.
 
     Returns:
         (N, *): points that the model misclassifies, and x where none was found.
@@ -64,7 +66,7 @@ def apgd(
     def attack(classifier):
         return AutoProjectedGradientDescent(
             classifier,
-            norm=math.inf,
+            norm=norm,
             eps=eps,
             eps_step=2 * eps,
             max_iter=steps,
@@ -75,5 +77,5 @@ def apgd(
         )
 
     doubled = _Doubled(model if climbed is None else climbed)
-    options = {"tries": restarts, "seed": seed, "batch_size": batch_size}
+    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "norm": norm}
     return search(model, x, labels, eps, attack, climbed=doubled, loss=_OfHalves(), **options)

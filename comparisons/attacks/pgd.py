@@ -21,6 +21,7 @@ def pgd(
     seed: int = 0,
     batch_size: int = 512,
     climbed: nn.Module | None = None,
+    norm: float = math.inf,
 ) -> Tensor:
     """Climbs the cross-entropy from random starts, with step ε/4, inside the pixel range.
 
@@ -31,6 +32,7 @@ def pgd(
         steps: number of gradient steps from each start.
         restarts: number of random starts.
         climbed: the net whose gradients are followed; by default the model.
+        norm: exponent of the norm of the ball, ``math.inf`` or 2.
 
     Returns:
         (N, *): points that the model misclassifies, and x where none was found.
@@ -39,11 +41,13 @@ def pgd(
         TypeError, ValueError: a number is not as described; the message names it.
     """
     check_count("restarts", restarts)
-    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "climbed": climbed}
+    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "climbed": climbed, "norm": norm}
     return climb(model, x, labels, eps, steps=steps, loss=nn.CrossEntropyLoss(), **options)
 
 
-def climb(model: nn.Module, x: Tensor, labels: Tensor, eps: float, *, steps: int, batch_size: int, **options) -> Tensor:
+def climb(
+    model: nn.Module, x: Tensor, labels: Tensor, eps: float, *, steps: int, batch_size: int, norm: float, **options
+) -> Tensor:
     """Runs PGD of ART.  options: as ``toolbox.search``, such as the loss."""
     check_count("steps", steps)
     with extras.named():
@@ -52,7 +56,7 @@ def climb(model: nn.Module, x: Tensor, labels: Tensor, eps: float, *, steps: int
     def attack(classifier):
         return ProjectedGradientDescentPyTorch(
             classifier,
-            norm=math.inf,
+            norm=norm,
             eps=eps,
             eps_step=eps / 4,
             max_iter=steps,
@@ -61,4 +65,4 @@ def climb(model: nn.Module, x: Tensor, labels: Tensor, eps: float, *, steps: int
             verbose=False,
         )
 
-    return search(model, x, labels, eps, attack, batch_size=batch_size, **options)
+    return search(model, x, labels, eps, attack, batch_size=batch_size, norm=norm, **options)

@@ -30,6 +30,7 @@ def pgd_margin(
     seed: int = 0,
     batch_size: int = 512,
     climbed: nn.Module | None = None,
+    norm: float = math.inf,
 ) -> Tensor:
     """Climbs z_j − z_y towards one class j after the other, from random starts, with step ε/4.
 
@@ -43,6 +44,7 @@ def pgd_margin(
         restarts: number of random starts for each class j.
         targets: number of classes j.
         climbed: the net whose gradients are followed; by default the model.
+        norm: exponent of the norm of the ball, ``math.inf`` or 2.
 
     Returns:
         (N, *): points that the model misclassifies, and x where none was found.
@@ -62,5 +64,5 @@ def pgd_margin(
         aims.scatter_(1, ranks[rows, number % targets][:, None], 1.0)
         return aims.scatter_(1, labels[rows][:, None], -1.0)
 
-    options = {"tries": restarts * targets, "seed": seed, "batch_size": batch_size, "climbed": climbed}
+    options = {"tries": restarts * targets, "seed": seed, "batch_size": batch_size, "climbed": climbed, "norm": norm}
     return climb(model, x, labels, eps, steps=steps, loss=_Margin(), toward=toward, **options)

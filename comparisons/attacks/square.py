@@ -10,7 +10,10 @@ from linf_plugin.arguments import check_count
 
 from .toolbox import Form, search
 
-LEAST_SIDE = 5  # of the images that ART takes: its first square must be smaller than the image
+# norm → the smallest side of the images that ART takes: in ℓ∞ its first square must be smaller than the image; in ℓ2
+# the image begins with 5 × 5 tiles, and a tile must have two rows
+LEAST_SIDE = {math.inf: 5, 2.0: 10}
+FIRST = {math.inf: 0.8, 2.0: 0.1}  # norm → the part of the image that the first squares cover
 
 
 def square(
@@ -23,8 +26,9 @@ def square(
     restarts: int = 1,
     seed: int = 0,
     batch_size: int = 512,
+    norm: float = math.inf,
 ) -> Tensor:
-    """Moves random squares of pixels by ±ε, and keeps each move that lowers the margin.
+    """Moves random squares of pixels, in ℓ∞ by ±ε, and keeps each move that lowers the margin.
 
     Andriushchenko et al., arXiv 1912.00049.  The attack takes square images.  So other images get pixels at the right
     and at the bottom that the model does not see, and the numbers of a row fill an image line by line.
@@ -33,6 +37,7 @@ def square(
         model, x, labels, eps, seed, batch_size: as ``toolbox.search``.
         queries: number of squares; each asks the model three times.
         restarts: number of random starts.
+        norm: exponent of the norm of the ball, ``math.inf`` or 2.
 
     Returns:
         (N, *): points that the model misclassifies, and x where none was found.
@@ -47,21 +52,29 @@ def square(
 
     def attack(classifier):
         return SquareAttack(
-            classifier, norm=math.inf, eps=eps, max_iter=queries, nb_restarts=1, batch_size=batch_size, verbose=False
+            classifier,
+            norm=norm,
+            eps=eps,
+            max_iter=queries,
+            p_init=FIRST[norm],
+            nb_restarts=1,
+            batch_size=batch_size,
+            verbose=False,
         )
 
-    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "form": _as_squares(tuple(x.shape[1:]))}
+    form = _as_squares(tuple(x.shape[1:]), LEAST_SIDE[norm])
+    options = {"tries": restarts, "seed": seed, "batch_size": batch_size, "form": form, "norm": norm}
     return search(model, x, labels, eps, attack, loss=nn.CrossEntropyLoss(), **options)
 
 
-def _as_squares(shape: tuple[int, ...]) -> Form:
-    """Returns the form (C, side, side) of samples of any shape: images (C, H, W), rows of numbers and others."""
+def _as_squares(shape: tuple[int, ...], least: int) -> Form:
+    """Returns the form (C, side, side), side ≥ least, of samples of any shape: images, rows of numbers and others."""
     channels, height, width = shape if len(shape) == 3 else (1, 1, math.prod(shape))
     if len(shape) == 3:
-        side = max(LEAST_SIDE, height, width)
+        side = max(least, height, width)
         room = (0, side - width, 0, side - height)
         return Form((channels, side, side), lambda x: F.pad(x, room), lambda x: x[:, :, :height, :width])
-    side = max(LEAST_SIDE, math.isqrt(width - 1) + 1)
+    side = max(least, math.isqrt(width - 1) + 1)
     room = (0, side * side - width)
     return Form(
         (1, side, side),

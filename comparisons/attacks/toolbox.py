@@ -1,6 +1,7 @@
 """Runs attacks of the Adversarial Robustness Toolbox (ART), and keeps of their points those that break a net."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def search(
     eps: float,
     attack: Callable,
     *,
+    norm: float = math.inf,
     climbed: nn.Module | None = None,
     loss: nn.Module,
     tries: int,
@@ -88,8 +90,9 @@ def search(
         model: in evaluation mode.
         x: (N, *), in [0, 1].
         labels: (N,) int64.
-        eps: ℓ∞ radius.
+        eps: radius.
         attack: (an ART classifier, which maps (N, *) to logits) → an attack of ART.
+        norm: exponent of the norm of the ball, ``math.inf`` or 2.
         climbed: the net that ART sees, with the inputs and the classes of the model; by default the model.
         loss: what ART's gradients climb.
         tries: how often the attack runs, each time on samples for which no point has been found yet.
@@ -130,7 +133,7 @@ def search(
                 break
             aims = labels[rows] if toward is None else toward(number, rows)
             found = attack(classifier).generate(form.seen(x[rows]).float().cpu().numpy(), aims.cpu().numpy())
-            moved = inside(x[rows], form.back(torch.from_numpy(found).to(x.device)), eps)
+            moved = inside(x[rows], form.back(torch.from_numpy(found).to(x.device)), eps, norm)
             broken = predicted(model, moved, batch_size) != labels[rows]
             points[rows[broken]] = moved[broken]
             standing[rows[broken]] = False

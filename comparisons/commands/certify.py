@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw, FashionMNIST/raw, …")
     parser.add_argument("--data-name", metavar="NAME", help="name of your data, if they are not the published data")
     parser.add_argument(
-        "--eps", required=True, metavar="E[,E…]", help="radii in the range [0, 1], such as 8/255; the headline first"
+        "--eps", required=True, metavar="E[,E…]", help="radii in the range [0, 1] (in l2 also larger), such as 8/255; the headline first"
     )
     parser.add_argument("--norm", default="linf", metavar="NORM", help="of the balls: linf (default), l2 or l1")
     parser.add_argument(
@@ -83,8 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attack",
         default="pgd,steps=20,restarts=2",
         metavar="NAME[,KEY=N…]",
-        help="an attack (pgd, pgd-margin, apgd, square) with the settings that a recipe may give, or none; "
-        "default: pgd,steps=20,restarts=2",
+        help="an attack (pgd, pgd-margin, apgd, square; in l2 balls pgd-l2, …) with the settings that a recipe may give, "
+        "or none; default: pgd,steps=20,restarts=2",
     )
     parser.add_argument("--unsound", action="store_true", help="leave rounding out: exact arithmetic")
     parser.add_argument("--samples", type=int, metavar="N", help="only the first N of the test set")
@@ -152,7 +152,7 @@ def _asked(args: argparse.Namespace):
     """Returns what the arguments ask for.  Raises ValueError, which names the flag."""
     from linf_plugin.arguments import check_count, check_seed
 
-    from ..attacks.attack import ATTACKS
+    from ..attacks.attack import ATTACKS, of_norm
     from ..certificates import norm_named, symbol_of_norm
     from ..running.asked import Asked
 
@@ -163,12 +163,13 @@ def _asked(args: argparse.Namespace):
     norm, attack = norm_named(args.norm), _attack(args.attack)
     if attack is not None and ATTACKS[attack["name"]].norm != norm:
         moved, asked = symbol_of_norm(ATTACKS[attack["name"]].norm), symbol_of_norm(norm)
+        others = ", ".join((*of_norm(norm), "none"))
         raise ValueError(
-            f"--attack {attack['name']} moves samples in {moved}, and --norm is {asked}: give --attack none"
+            f"--attack {attack['name']} moves samples in {moved}, and --norm is {asked}: give --attack one of {others}"
         )
     methods, request = _methods(args, norm)
     attacks = () if attack is None else (attack,)
-    return Asked(_eps_values(args.eps), norm, methods, not args.unsound, attacks, args.seed, args.batch_size, request)
+    return Asked(_eps_values(args.eps, args.norm), norm, methods, not args.unsound, attacks, args.seed, args.batch_size, request)
 
 
 def _methods(args: argparse.Namespace, norm: float):
@@ -203,15 +204,18 @@ def _methods(args: argparse.Namespace, norm: float):
     return tuple(methods), request
 
 
-def _eps_values(text: str) -> tuple[float, ...]:
+def _eps_values(text: str, norm: str) -> tuple[float, ...]:
     from linf_plugin.plain import fraction
+
+    from ..certificates import largest_eps
 
     try:
         found = tuple(dict.fromkeys(fraction(part.strip()) for part in text.split(",")))
     except ValueError as error:
         raise ValueError(f"--eps: {error}") from error
-    if not all(0 <= eps <= 1 for eps in found):
-        raise ValueError(f"--eps: each radius must lie in [0, 1], got {text}")
+    if not all(0 <= eps <= largest_eps(norm) for eps in found):
+        allowed = "lie in [0, 1]" if largest_eps(norm) == 1 else "be at least 0"
+        raise ValueError(f"--eps: each radius must {allowed}, got {text}")
     return found
 
 

@@ -1,6 +1,7 @@
 """``linf-compare diff``."""
 
 import argparse
+import math
 from pathlib import Path
 
 SUMMARY = "which samples only one of two methods certifies"
@@ -72,8 +73,8 @@ def _eps(text: str | None) -> float | None:
         eps = fraction(text)
     except ValueError as error:
         raise ValueError(f"--eps: {error}") from error
-    if not 0 < eps <= 1:
-        raise ValueError(f"--eps must lie in (0, 1], got {text}")
+    if not 0 < eps < math.inf:
+        raise ValueError(f"--eps must be positive, got {text}")
     return eps
 
 

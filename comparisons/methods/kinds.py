@@ -44,6 +44,11 @@ METHODS = {
     "groupsort": Method("GroupSort, ℓ∞ ball", "#4d4d4d", "8"),
     "pgd": Method("PGD training", "#878787", (4, 1, 0), without=_NO_LIPSCHITZ_BOUND),
     "plain": Method("plain training", "#000000", ".", without=_NO_LIPSCHITZ_BOUND),
+    # 1-Lipschitz in ℓ2.  Their Lipschitz bound in ℓ∞ grows with every layer.
+    "sll": Method("SLL", "#332288", (6, 1, 0), without=_NO_LIPSCHITZ_BOUND),
+    "cpl": Method("CPL", "#e7298a", (3, 1, 0), without=_NO_LIPSCHITZ_BOUND),
+    "aol": Method("AOL", "#44aa99", (3, 1, 36), without=_NO_LIPSCHITZ_BOUND),
+    "lip-reg": Method("PGD training, LipBound", "#999933", (5, 1, 36), without=_NO_LIPSCHITZ_BOUND),
 }
 
 

@@ -160,10 +160,16 @@ def _plain(model: Net, schedule: Schedule, l1: float = 0.0) -> RobustCrossEntrop
 
 
 def _pgd(
-    model: Net, schedule: Schedule, steps: int = 10, size: float = 0.25, kappa: float = 0.0, l1: float = 0.0
+    model: Net,
+    schedule: Schedule,
+    steps: int = 10,
+    size: float = 0.25,
+    kappa: float = 0.0,
+    l1: float = 0.0,
+    spectral: float = 0.0,
 ) -> RobustCrossEntropy:
-    how = {"alpha": 0.0, "steps": steps, "size": size, "kappa_first": kappa, "kappa": kappa, "l1": l1}
-    return RobustCrossEntropy(model, schedule, **how)
+    how = {"alpha": 0.0, "steps": steps, "size": size, "kappa_first": kappa, "kappa": kappa}
+    return RobustCrossEntropy(model, schedule, **how, l1=l1, spectral=spectral)
 
 
 def _ibp(
@@ -232,7 +238,7 @@ LOSSES = {
     "offset-ce": OffsetCrossEntropy,
     "multi-margin": MultiMargin,
     "plain": _plain,  # cross-entropy of clean images
-    "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083
+    "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083; with ``spectral`` Araujo et al., arXiv 2006.08391
     "ibp": _ibp,  # Gowal et al., arXiv 1810.12715; with ``warmup`` Shi et al., arXiv 2103.17268
     "crown-ibp": _crown_ibp,  # Zhang et al., arXiv 1906.06316; with ``fused`` Xu et al., arXiv 2002.12920
     "mtl-ibp": _mtl_ibp,  # De Palma et al., arXiv 2305.13991

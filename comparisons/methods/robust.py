@@ -3,6 +3,7 @@
 All are one sum with other weights:
 
     κ·CE(clean) + (1 − κ)·(α·CE(worst margins in a box) + (1 − α)·CE(adversarial input)) + warm-up + l1·Σ|w|
+        + spectral·Σ log(bound of a layer's spectral norm)
 """
 
 import torch
@@ -11,12 +12,14 @@ from torch import Tensor, nn
 
 from linf_plugin import Net
 from linf_plugin.layers.activations import ParamRamp
+from linf_plugin.spectral import norm
 from linf_plugin.training import Schedule, Step
 
 from .bounded import Bounds, Box, BoxBounds, FusedBounds
 from .searched import adversarial
 from .warmup import balance, tightness
 
+TINY = 1e-12  # the logarithm of the norm of a layer of zeros is taken from here
 SMALLEST_EPS = 1e-6  # of the intervals that the warm-up regularisers see before ε rises from 0
 
 
@@ -36,6 +39,9 @@ class RobustCrossEntropy:
         warmup: weight of the warm-up regularisers while ε rises; it falls to 0 with that.
         tolerance: of the warm-up regularisers.
         l1: weight of the sum of |w| over all weights of linear layers and convolutions.
+        spectral: weight of the sum of the logarithms of bounds of ‖W‖₂ over all linear layers and convolutions, so of
+            the logarithm of a Lipschitz bound of the net in ℓ2: Araujo et al. (arXiv 2006.08391).  Convolutions are bounded
+            by LipBound, linear layers by Gram iteration.
         leak: first slope of ParamRamp's flat ends; it falls to 0 as ε rises.  The net is then bounded by intervals of
             this package, because auto_LiRPA has constants where a leak would change; linear and fused must be off.
     """
@@ -57,6 +63,7 @@ class RobustCrossEntropy:
         tolerance: float = 0.5,
         l1: float = 0.0,
         leak: float = 0.0,
+        spectral: float = 0.0,
     ):
         _check_share(alpha=alpha, kappa_first=kappa_first, kappa=kappa)
         if not 0 < part <= 1:
@@ -65,14 +72,15 @@ class RobustCrossEntropy:
             raise ValueError(f"steps must be at least 1, got {steps}")
         if not 0 < tolerance <= 1:
             raise ValueError(f"tolerance must lie in (0, 1], got {tolerance}")
-        if min(warmup, l1, leak) < 0:
-            raise ValueError(f"warmup, l1 and leak must not be negative, got {warmup}, {l1} and {leak}")
+        if min(warmup, l1, leak, spectral) < 0:
+            given = f"got {warmup}, {l1}, {leak} and {spectral}"
+            raise ValueError(f"warmup, l1, leak and spectral must not be negative, {given}")
         if leak and (linear or fused):
             raise ValueError("leak is only for interval bounds")
         self.eps_max, self.linear = schedule.eps, linear
         self.alpha, self.part, self.steps, self.size = alpha, part, steps, size
         self.kappa_first, self.kappa = kappa_first, kappa
-        self.warmup, self.tolerance, self.l1, self.leak = warmup, tolerance, l1, leak
+        self.warmup, self.tolerance, self.l1, self.leak, self.spectral = warmup, tolerance, l1, leak, spectral
         self.bounds = None if not alpha else BoxBounds(model) if leak else _bounds_of(model, fused)
 
     def __call__(self, model: nn.Module, x: Tensor, labels: Tensor, step: Step) -> Tensor:
@@ -83,6 +91,8 @@ class RobustCrossEntropy:
         value = self._entropies(model, x, labels, step.eps, progress)
         if self.l1:
             value = value + self.l1 * sum(_weight_sums(model))
+        if self.spectral:
+            value = value + self.spectral * sum(_log_norms(model))
         return value
 
     def _entropies(self, model: nn.Module, x: Tensor, labels: Tensor, eps: float, progress: float) -> Tensor:
@@ -146,5 +156,14 @@ def _smaller_box(x: Tensor, moved: Tensor, eps: float, part: float) -> Box:
     return box_around(centre, part * eps)
 
 
+def _weighted(model: nn.Module) -> list[nn.Module]:
+    return [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+
+
 def _weight_sums(model: nn.Module) -> list[Tensor]:
-    return [layer.weight.abs().sum() for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    return [layer.weight.abs().sum() for layer in _weighted(model)]
+
+
+def _log_norms(model: nn.Module) -> list[Tensor]:
+    bounds = [norm(layer, "lipbound" if isinstance(layer, nn.Conv2d) else "gram") for layer in _weighted(model)]
+    return [bound.clamp_min(TINY).log() for bound in bounds]

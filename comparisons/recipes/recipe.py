@@ -17,7 +17,7 @@ from linf_plugin.plain import shown
 from linf_plugin.training import Schedule
 
 from .. import certificates
-from ..attacks.attack import ATTACKS
+from ..attacks.attack import ATTACKS, of_norm
 from ..methods.kinds import METHODS, certificates_of, label_of
 from ..methods.parts import ATTACKING, PARTS
 from ..verifiers.request import Request
@@ -94,6 +94,7 @@ class Evaluation:
 @dataclass(frozen=True)
 class Recipe:
     """One comparison.  ε is in units of the pixel range: ``eps`` is the headline, the evaluation has the curve.
+    The evaluation also has the norm of the balls.
 
     dataset: a name of ``SOURCES``, or the path of an .npz file or of a folder of images.  folder: of the recipe's file;
     a path in ``dataset`` is relative to it.  changed: the settings that differ from those of the file, as lines of
@@ -163,16 +164,17 @@ def recipe_from(name: str, where: str, table: dict, folder: str | Path = "", cha
         if not isinstance(value, dict):
             raise ValueError(f"{where}: {key} must be a table, got {shown(value)}")
     table = long_recipe(table, where)
-    if "eps" in table:
-        table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps")
     evaluation = table.pop("evaluation", {})
+    most = certificates.largest_eps(evaluation.get("norm", "linf"))
+    if "eps" in table:
+        table["eps"] = toml_arguments.eps(table["eps"], f"{where}: eps", most)
     said = arguments(table, parameters(Recipe, given=(*OF_HARNESS, "evaluation", "methods")), where)
     dataset = said["dataset"]
     if dataset not in SOURCES and not dataset.endswith(".npz") and not os.path.isdir(Path(folder, dataset)):
         raise ValueError(
             f"{where}: dataset must be one of {KINDS}; a path is relative to the recipe; got {shown(dataset)}"
         )
-    evaluation = _evaluation(evaluation, said["eps"], where)
+    evaluation = _evaluation(evaluation, said["eps"], most, where)
     if not methods:
         raise ValueError(f"{where}: no [methods.…] table")
     defaults = named(long_method(defaults, f"{where} [defaults]"))
@@ -202,9 +204,9 @@ def with_defaults(method: dict, defaults: dict) -> dict:
     return {**defaults, **{key: merge(value, defaults.get(key)) for key, value in method.items()}}
 
 
-def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
+def _evaluation(table: dict, eps: float, most: float, where: str) -> Evaluation:
     if isinstance(table.get("eps_values"), list):
-        values = [toml_arguments.eps(value, f"{where}: eps_values") for value in table["eps_values"]]
+        values = [toml_arguments.eps(value, f"{where}: eps_values", most) for value in table["eps_values"]]
         table = {**table, "eps_values": values}
     request = _request(table["verify"], where) if "verify" in table else None
     rest = {key: value for key, value in table.items() if key != "verify"}
@@ -212,18 +214,27 @@ def _evaluation(table: dict, eps: float, where: str) -> Evaluation:
     norms = {certificates.name_of_norm(attack.norm) for attack in ATTACKS.values()}
     if found.norm not in norms:
         raise ValueError(f"{where}: norm must be one of {', '.join(sorted(norms))}, got {shown(found.norm)}")
-    known = certificates.names()
+    known, norm = certificates.names(), certificates.norm_named(found.norm)
     if not set(found.certificates) <= set(known):
         raise ValueError(f"{where}: certificates must be among {', '.join(known)}, got {shown(found.certificates)}")
     for name in found.certificates:
-        if certificates.norm_of(name) != certificates.norm_named(found.norm):
-            raise ValueError(f"{where}: {name} does not certify balls of the norm {found.norm}")
+        if certificates.norm_of(name) != norm:
+            proper = ", ".join(name for name in known if certificates.norm_of(name) == norm)
+            words = f"{where}: {name} does not certify balls of the norm {found.norm}"
+            raise ValueError(f"{words}; those that do: {proper}" if proper else words)
     if eps not in found.eps_values:
         raise ValueError(f"{where}: eps_values must contain eps={eps}, got {shown(found.eps_values)}")
-    if found.verify is not None and certificates.norm_named(found.norm) != math.inf:
+    if found.verify is not None and norm != math.inf:
         raise ValueError(f"{where}: complete verifiers take balls of the norm linf only, got norm = {found.norm}")
     for attack in found.attacks:
         check_named(attack, "attack", ATTACKING, where)
+        moves, name = ATTACKS[attack["name"]].norm, attack["name"]
+        if moves != norm:
+            symbols = [certificates.symbol_of_norm(each) for each in (moves, norm)]
+            raise ValueError(
+                f"{where}: the attack {name} moves samples in {symbols[0]}, and the balls of the recipe are those of "
+                f"{symbols[1]}; attacks in {symbols[1]}: {', '.join(of_norm(norm))}"
+            )
     if len({attack["name"] for attack in found.attacks}) != max(1, len(found.attacks)):
         raise ValueError(f"{where}: attacks must have at least one, and none twice, got {shown(found.attacks)}")
     return found

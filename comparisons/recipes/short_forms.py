@@ -4,6 +4,7 @@
     eps_values, certificates       evaluation = { eps_values = …, certificates = … }
     attacks = [{ name = … }]       evaluation = { attacks = [{ name = … }] }
     verify = { … }                 evaluation = { verify = { … } }
+    norm = "l2"                    evaluation = { norm = "l2" }
     attack = { steps = 20 }        evaluation = { attacks = [{ name = "pgd", steps = 20 }] }
 
 Files of earlier versions also hold settings in these forms.
@@ -11,7 +12,7 @@ Files of earlier versions also hold settings in these forms.
 
 AUGMENTATION, EVALUATION, ATTACK = "augmentation", "evaluation", "attack"
 OF_AUGMENTATION = ("shift", "shift_share", "padding", "flip")
-OF_EVALUATION = ("eps_values", "certificates", "attacks", "verify")
+OF_EVALUATION = ("eps_values", "certificates", "attacks", "verify", "norm")
 SHIFT_FLIP, PGD = "shift-flip", "pgd"
 
 

@@ -36,6 +36,10 @@ SPACES = {  # table and key of a setting → its space
     "loss.part": Space(0.1, 1.0),
     "loss.warmup": Space(0.0, 1.0),
     "loss.l1": Space(0.1, 10.0, times=True, log=True),
+    "loss.spectral": Space(0.1, 10.0, times=True, log=True),
+    "loss.temperature": Space(0.25, 4.0, times=True, log=True),
+    "loss.offset": Space(0.25, 2.0, times=True),
+    "loss.margin": Space(0.25, 4.0, times=True, log=True),
 }
 
 

@@ -89,10 +89,10 @@ def check_named(table, key: str, part: Part, where: str) -> None:
     arguments(arguments_of(table), part.parameters(name), f"{where} {key} {name!r}")
 
 
-def eps(value, where: str) -> float:
+def eps(value, where: str, most: float = 1.0) -> float:
     """Returns the float that is nearest to a number, or to a fraction such as "8/255".
 
-    Raises ValueError if the value is neither, or lies outside [0, 1].
+    Raises ValueError if the value is neither, or lies outside [0, most].
     """
     try:
         if isinstance(value, str):
@@ -103,6 +103,7 @@ def eps(value, where: str) -> float:
             raise ValueError
     except (ValueError, OverflowError):
         raise ValueError(f'{where} must be a number or a fraction in quotes, "8/255", got {shown(value)}') from None
-    if not 0 <= found <= 1:
-        raise ValueError(f"{where} must lie in the pixel range [0, 1], got {shown(value)}")
+    if not 0 <= found <= most:
+        allowed = "lie in the pixel range [0, 1]" if most == 1 else "not be negative"
+        raise ValueError(f"{where} must {allowed}, got {shown(value)}")
     return found

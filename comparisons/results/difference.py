@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..certificates import BEST
+from ..certificates import BEST, symbol_of_norm
 from . import file, samples
 from .samples import Samples
 
@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.  name: for readers.  eps: the headline of its results, None for a file without results."""
+    """One of the two.
+
+    name: for readers.  eps: the headline of its results.  norm: exponent of their norm.  Both are None for a file
+    without results.
+    """
 
     name: str
     rows: Samples
     eps: float | None
+    norm: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +51,7 @@ def side(place: str) -> Side:
             a file of samples.
     """
     if place.endswith(".csv"):
-        return Side(Path(place).name.removesuffix(samples.file_of("")), samples.read(place), _headline(Path(place)))
+        return Side(Path(place).name.removesuffix(samples.file_of("")), samples.read(place), *_headline(Path(place)))
     folder, _, method = (place, "", "") if Path(place).exists() or ":" not in place else place.rpartition(":")
     results = file.read(folder)
     known = ", ".join(results.methods) or "none"
@@ -60,16 +65,17 @@ def side(place: str) -> Side:
         raise ValueError(f"{method} in {folder} has no file of samples: it was measured by an earlier version")
     there = Path(folder)
     there = there.parent if there.suffix == ".json" else there
-    return Side(method, samples.read(there / name), results.eps)
+    return Side(method, samples.read(there / name), results.eps, results.norm)
 
 
-def _headline(path: Path) -> float | None:
-    """Returns the headline of the results beside a file of samples, if they name it."""
+def _headline(path: Path) -> tuple[float | None, float | None]:
+    """Returns the headline and the norm of the results beside a file of samples, if they name it."""
     try:
         results = file.read(path.parent)
     except (ValueError, OSError):
-        return None
-    return results.eps if any(m.samples == path.name for m in results.methods.values()) else None
+        return None, None
+    named = any(m.samples == path.name for m in results.methods.values())
+    return (results.eps, results.norm) if named else (None, None)
 
 
 def difference(first: Side, second: Side, eps: float | None = None, certificate: str = BEST) -> Difference:
@@ -80,10 +86,13 @@ def difference(first: Side, second: Side, eps: float | None = None, certificate:
         certificate: a name, or "best".
 
     Raises:
-        ValueError: the files are about other data; there is no headline, or not the same one; a side does not have the
+        ValueError: the files are about other data or balls of two norms; there is no headline, or not the same one; a side does not have the
             certificate.
     """
     _check_same_data(first, second)
+    if None not in (first.norm, second.norm) and first.norm != second.norm:
+        one, two = (f"{each.name} is certified in {symbol_of_norm(each.norm)} balls" for each in (first, second))
+        raise ValueError(f"{one}, and {two}: their radii cannot be compared")
     names = (first.name, second.name) if first.name != second.name else (f"A ({first.name})", f"B ({second.name})")
     if eps is None:
         found = {each.eps for each in (first, second)} - {None}

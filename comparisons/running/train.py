@@ -42,7 +42,7 @@ def train(
     optimizer = PARTS["optimizer"].resolve(settings.optimizer, model, loss)
     validate = None
     if settings.select:
-        validate = validation(data.x_test.to(device), data.y_test.to(device), wanted.recipe.eps)
+        validate = validation(data.x_test.to(device), data.y_test.to(device), wanted.recipe.eps, wanted.norm)
     state = out / f"{key}.state.pt"
     if not resume and ranks.main:
         state.unlink(missing_ok=True)

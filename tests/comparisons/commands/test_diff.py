@@ -96,7 +96,7 @@ BAD = {  # → arguments, what the message says
     "method": (lambda f: [f"{f}:three", f"{f}:two"], "has no method three; its methods: one, two, old"),
     "no-method": (lambda f: [f, f"{f}:two"], "has the methods one, two, old: name one, as"),
     "older": (lambda f: [f"{f}:old", f"{f}:two"], "has no file of samples: it was measured by an earlier version"),
-    "eps": (lambda f: [f"{f}:one", f"{f}:two", "--eps", "0"], "--eps must lie in (0, 1], got 0"),
+    "eps": (lambda f: [f"{f}:one", f"{f}:two", "--eps", "0"], "--eps must be positive, got 0"),
     "eps-word": (lambda f: [f"{f}:one", f"{f}:two", "--eps", "small"], "--eps: must be a number or a fraction"),
     "certificate": (
         lambda f: [f"{f}:one", f"{f}:two", "--certificate", "crown"],

@@ -482,7 +482,7 @@ BAD = {
     "attack-of-another-norm": (
         lambda f: ["--onnx", f / "net.onnx"],
         ["--norm", "l2"],
-        "--attack pgd moves samples in ℓ∞, and --norm is ℓ2: give --attack none",
+        "--attack pgd moves samples in ℓ∞, and --norm is ℓ2: give --attack one of pgd-l2, pgd-margin-l2, ",
     ),
     "method": (
         lambda f: ["--onnx", f / "net.onnx"],

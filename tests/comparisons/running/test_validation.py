@@ -54,20 +54,34 @@ def problem(name):
 @pytest.mark.parametrize("name", NETS)
 def test_margins_are_those_of_the_certificate(problem):
     model, x, y, certificate = problem
-    ours, theirs = margins(model, x, y, EPS), margin_bound(model, x, y, EPS, certificate, sound=False)
+    ours, theirs = margins(model, x, y, EPS, CERTIFICATES[certificate].norm), margin_bound(model, x, y, EPS, certificate, sound=False)
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
-    further = margins(model, x, y, 2 * EPS)
+    further = margins(model, x, y, 2 * EPS, CERTIFICATES[certificate].norm)
     assert (further <= ours).all() and (further < ours).any()  # clipped pixels of some images do not move at all
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_fractions_are_those_of_the_certificate(problem):
     model, x, y, certificate = problem
-    found = validation(x, y, EPS)(model)
-    assert found["clean"] == 0.9 == pytest.approx((model(x).argmax(1) == y).double().mean().item())
     norm = CERTIFICATES[certificate].norm
+    found = validation(x, y, EPS, norm)(model)
+    assert found["clean"] == 0.9 == pytest.approx((model(x).argmax(1) == y).double().mean().item())
     certified = certify(materialise(model), x, y, EPS, [certificate], norm=norm).certified.double().mean().item()
     assert 0 < certified <= found["certified"] <= certified + 1 / 60 and found["certified"] <= 0.9
+
+
+@pytest.mark.parametrize("name", ["relu", "relu-conv", "sll", "aol-conv"])
+def test_margins_in_l2_are_those_of_the_lipschitz_bound(problem):
+    model, x, y, _ = problem
+    theirs = margin_bound(materialise(model), x, y, EPS, "lipschitz-l2", sound=False)
+    torch.testing.assert_close(margins(model, x, y, EPS, 2.0).double(), theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["sll", "cpl-conv"])
+def test_a_net_that_is_lipschitz_in_l2_has_margins_in_the_ball_around_that_of_linf(problem):
+    """16 pixels: the ℓ2 ball has four times the radius."""
+    model, x, y, _ = problem
+    assert torch.equal(margins(model, x, y, EPS), margins(model, x, y, 4 * EPS, 2.0))
 
 
 def test_every_architecture_is_here():
