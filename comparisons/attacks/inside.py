@@ -31,7 +31,9 @@ def inside(x: Tensor, points: Tensor, eps: float, norm: float = math.inf) -> Ten
         return torch.where(over, torch.nextafter(moved, x), moved)
     step = _shortened(wanted.clamp(0, 1) - exact, eps)
     moved = (exact + step).to(x.dtype).clamp(0, 1)
-    over = (moved.double() - exact).abs() > step.abs()  # no number moves further than its step, so the norm is not larger
+    over = (
+        moved.double() - exact
+    ).abs() > step.abs()  # no number moves further than its step, so the norm is not larger
     return torch.where(over, torch.nextafter(moved, x), moved)
 
 

@@ -13,7 +13,7 @@ from .toolbox import Form, search
 # norm → the smallest side of the images that ART takes: in ℓ∞ its first square must be smaller than the image; in ℓ2
 # the image begins with 5 × 5 tiles, and a tile must have two rows
 LEAST_SIDE = {math.inf: 5, 2.0: 10}
-FIRST = {math.inf: 0.8, 2.0: 0.1}  # norm → the part of the image that the first squares cover
+FIRST_PART = {math.inf: 0.8, 2.0: 0.1}  # norm → the part of the image that the first squares cover
 
 
 def square(
@@ -31,7 +31,8 @@ def square(
     """Moves random squares of pixels, in ℓ∞ by ±ε, and keeps each move that lowers the margin.
 
     Andriushchenko et al., arXiv 1912.00049.  The attack takes square images.  So other images get pixels at the right
-    and at the bottom that the model does not see, and the numbers of a row fill an image line by line.
+    and at the bottom that the model does not see, and the numbers of a row fill an image line by line.  In ℓ2 the
+    attack moves these pixels too, and is weak where they are many.
 
     Args:
         model, x, labels, eps, seed, batch_size: as ``toolbox.search``.
@@ -56,7 +57,7 @@ def square(
             norm=norm,
             eps=eps,
             max_iter=queries,
-            p_init=FIRST[norm],
+            p_init=FIRST_PART[norm],
             nb_restarts=1,
             batch_size=batch_size,
             verbose=False,

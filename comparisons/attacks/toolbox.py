@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import random
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,15 +58,17 @@ def predicted(model: nn.Module, x: Tensor, batch_size: int) -> Tensor:
 
 @contextlib.contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, NumPy's and PyTorch's global generators, from which ART draws, begin at a seed."""
-    state = np.random.get_state()
+    """Inside, the global generators of Python, NumPy and PyTorch, from which ART draws, begin at a seed."""
+    state, of_python = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # not those of GPUs, which ART does not use
             np.random.seed(seed)
+            random.seed(seed)
             yield
     finally:
         np.random.set_state(state)
+        random.setstate(of_python)
 
 
 def search(
@@ -116,7 +119,9 @@ def search(
     form = form or Form(tuple(x.shape[1:]))
     standing = predicted(model, x, batch_size) == labels
     classes = logits_of(model, x[:1], 1).shape[1]
-    with torch.enable_grad(), warnings.catch_warnings(), seeded(seed):
+    # ART divides by lengths that may be 0; a point that is NaN becomes x.
+    silent = np.errstate(divide="ignore", invalid="ignore")
+    with torch.enable_grad(), warnings.catch_warnings(), silent, seeded(seed):
         # ART's arrays predate NumPy 2's copy keyword.
         warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy", DeprecationWarning)
         classifier = PyTorchClassifier(

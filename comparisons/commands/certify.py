@@ -64,7 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="folder with MNIST/raw, FashionMNIST/raw, …")
     parser.add_argument("--data-name", metavar="NAME", help="name of your data, if they are not the published data")
     parser.add_argument(
-        "--eps", required=True, metavar="E[,E…]", help="radii in the range [0, 1] (in l2 also larger), such as 8/255; the headline first"
+        "--eps",
+        required=True,
+        metavar="E[,E…]",
+        help="radii in the range [0, 1] (in l2 also larger), such as 8/255; the headline first",
     )
     parser.add_argument("--norm", default="linf", metavar="NORM", help="of the balls: linf (default), l2 or l1")
     parser.add_argument(
@@ -83,8 +86,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--attack",
         default="pgd,steps=20,restarts=2",
         metavar="NAME[,KEY=N…]",
-        help="an attack (pgd, pgd-margin, apgd, square; in l2 balls pgd-l2, …) with the settings that a recipe may give, "
-        "or none; default: pgd,steps=20,restarts=2",
+        help="an attack (pgd, pgd-margin, apgd, square; in l2 balls pgd-l2, pgd-margin-l2, apgd-l2, square-l2) with "
+        "the settings that a recipe may give, or none; default: pgd,steps=20,restarts=2",
     )
     parser.add_argument("--unsound", action="store_true", help="leave rounding out: exact arithmetic")
     parser.add_argument("--samples", type=int, metavar="N", help="only the first N of the test set")
@@ -169,7 +172,9 @@ def _asked(args: argparse.Namespace):
         )
     methods, request = _methods(args, norm)
     attacks = () if attack is None else (attack,)
-    return Asked(_eps_values(args.eps, args.norm), norm, methods, not args.unsound, attacks, args.seed, args.batch_size, request)
+    return Asked(
+        _eps_values(args.eps, args.norm), norm, methods, not args.unsound, attacks, args.seed, args.batch_size, request
+    )
 
 
 def _methods(args: argparse.Namespace, norm: float):

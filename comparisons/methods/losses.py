@@ -238,7 +238,7 @@ LOSSES = {
     "offset-ce": OffsetCrossEntropy,
     "multi-margin": MultiMargin,
     "plain": _plain,  # cross-entropy of clean images
-    "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083; with ``spectral`` Araujo et al., arXiv 2006.08391
+    "pgd": _pgd,  # of adversarial ones: Madry et al., arXiv 1706.06083; ``spectral``: Araujo et al., arXiv 2006.08391
     "ibp": _ibp,  # Gowal et al., arXiv 1810.12715; with ``warmup`` Shi et al., arXiv 2103.17268
     "crown-ibp": _crown_ibp,  # Zhang et al., arXiv 1906.06316; with ``fused`` Xu et al., arXiv 2002.12920
     "mtl-ibp": _mtl_ibp,  # De Palma et al., arXiv 2305.13991

@@ -39,9 +39,9 @@ class RobustCrossEntropy:
         warmup: weight of the warm-up regularisers while ε rises; it falls to 0 with that.
         tolerance: of the warm-up regularisers.
         l1: weight of the sum of |w| over all weights of linear layers and convolutions.
-        spectral: weight of the sum of the logarithms of bounds of ‖W‖₂ over all linear layers and convolutions, so of
-            the logarithm of a Lipschitz bound of the net in ℓ2: Araujo et al. (arXiv 2006.08391).  Convolutions are bounded
-            by LipBound, linear layers by Gram iteration.
+        spectral: weight of the sum of log(bound of ‖W‖₂) over all linear layers and convolutions.  For a ReLU net this
+            sum is the logarithm of a Lipschitz bound in ℓ2.  Convolutions are bounded by LipBound, linear layers by
+            Gram iteration.  Araujo et al. (arXiv 2006.08391).
         leak: first slope of ParamRamp's flat ends; it falls to 0 as ε rises.  The net is then bounded by intervals of
             this package, because auto_LiRPA has constants where a leak would change; linear and fused must be off.
     """

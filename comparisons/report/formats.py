@@ -1,19 +1,31 @@
 """The tables for other programs: CSV for spreadsheets and scripts, LaTeX for papers."""
 
+import math
 from typing import Any
 
 from linf_plugin import extras
 
-from ..certificates import BEST, name_of_norm
+from ..certificates import BEST, in_norm, name_of_norm
 from ..results.file import eps_key
 from ..results.schema import MethodResult, Results
 from .rows import minutes_of, minutes_text, rows_of, titles
 from .seeds import attacked
 from .statistics import interval
-from .words import attack_columns, eps_text, interval_text, known
+from .words import (
+    BOTH,
+    any_other_norm,
+    attack_columns,
+    by_norm,
+    eps_text,
+    in_its_norm,
+    interval_text,
+    known,
+    radii_text,
+)
 
 SIGNS = {  # signs of labels and figures → LaTeX that every engine sets
     "ℓ∞": r"$\ell_\infty$",
+    "ℓ2": r"$\ell_2$",
     "ℓ": r"$\ell$",
     "∞": r"$\infty$",
     "±": r"$\pm$",
@@ -42,8 +54,8 @@ def _pandas():
 def csv(runs: list[Results]) -> str:
     """Returns CSV: one row for each run and method, with figures as they were measured, at the headline ε of the run.
 
-    Accuracies are fractions.  Columns that end in _low and _high are their Clopper–Pearson intervals.  Columns such as
-    certified_0.02 are the accuracies at other ε.
+    Accuracies are fractions.  eps_linf and eps_l2 are the headline in both norms.  Columns that end in _low and _high
+    are Clopper–Pearson intervals.  Columns such as certified_0.02 are the accuracies at other ε.
     """
     found = _pandas().DataFrame([_record(run, name, m) for run in runs for name, m in run.methods.items()])
     return found.to_csv(index=False, lineterminator="\n")
@@ -59,6 +71,7 @@ def _record(run: Results, name: str, m: MethodResult) -> dict[str, Any]:
         "dataset": run.dataset,
         "norm": name_of_norm(run.norm),
         "eps": eps_key(run.eps),
+        **{f"eps_{name_of_norm(norm)}": in_norm(run.eps, run.norm, norm, _size(run)) for norm in BOTH},
         "seed": m.identity.seed,
         "method": name,
         "kind": m.kind,
@@ -92,8 +105,19 @@ def _record(run: Results, name: str, m: MethodResult) -> dict[str, Any]:
     }
 
 
+def _size(run: Results) -> int | None:
+    return None if run.shape is None else math.prod(run.shape)
+
+
 def latex(runs: list[Results]) -> str:
-    """Returns a LaTeX table with a row for each method: means ± standard deviations over seeds, in percent."""
+    """Returns a LaTeX table with a row for each method: means ± standard deviations over seeds, in percent.
+
+    Each norm has a table of its own.
+    """
+    return "\n".join(_latex(some, any_other_norm(runs)) for some in by_norm(runs))
+
+
+def _latex(runs: list[Results], both: bool) -> str:
     pandas, rows = _pandas(), rows_of(runs)
     attacks = attack_columns(runs)
     data = [(row.first[0].dataset, row.first[0].eps) for row in rows]
@@ -105,13 +129,14 @@ def latex(runs: list[Results]) -> str:
         records.append(
             {
                 "Method": title,
-                **({"Data": f"{run.dataset}, ε = {eps_text(eps)}"} if several else {}),
+                **({"Data": f"{run.dataset}, ε = {eps_text(eps)}{in_its_norm(run)}"} if several else {}),
                 "Seeds": row.seeds,
                 "Min.": minutes_text(row.minutes),
                 "Clean": row.percent(lambda m: m.clean),
                 **{label: attacked(row.measured, attack, eps) for attack, label in attacks.items()},
                 "Certified": row.percent(lambda m, eps=eps: m.proved(eps)),
                 "95 % confidence": interval_text(row.interval(lambda m, eps=eps: m.proved(eps))),
+                **(radii_text(run, eps) if both else {}),
                 "Trials": known(row.trials),
             }
         )
@@ -122,5 +147,6 @@ def latex(runs: list[Results]) -> str:
     text = table.to_latex(hrules=True, column_format="l" * texts + "r" * (len(records[0]) - texts))
     for sign, command in SIGNS.items():
         text = text.replace(sign, command)
-    of = "" if several else f" {runs[0].dataset}, eps = {eps_key(runs[0].eps)}."
+    norm = f" in {name_of_norm(runs[0].norm)}" * both
+    of = "" if several else f" {runs[0].dataset}, eps = {eps_key(runs[0].eps)}{norm}."
     return f"% Needs \\usepackage{{booktabs}}. Percent;{of} Written by linf-compare report.\n{text}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from linf_plugin.datasets import SOURCES
 
 from ..attacks.attack import label_of as attack_label
-from ..certificates import symbol_of_norm
+from ..certificates import norm_named, symbol_of_norm
 from ..recipes.recipe import available, load_recipe
 from ..results.file import read
 from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings, with_changes
@@ -160,10 +160,11 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
 
 
 def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
-    """Returns the recipes of the package: name → data set, ε, and the label of each method."""
+    """Returns the recipes of the package with ℓ∞ balls: name → data set, ε, and the label of each method."""
     return {
         recipe.name: (recipe.dataset, recipe.eps, {key: m.label for key, m in recipe.methods.items()})
         for recipe in map(load_recipe, available())
+        if norm_named(recipe.evaluation.norm) == math.inf  # as the published rows
     }
 
 

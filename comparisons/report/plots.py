@@ -13,7 +13,7 @@ from ..results.schema import MethodResult, Results
 from .labels import at_right, beside_points, settle
 from .looks import looks
 from .panels import Panel, panels_of
-from .words import ALL, attack_columns, attacked_accuracy, eps_text, unit
+from .words import ALL, attack_columns, attacked_accuracy, eps_text, in_its_norm, unit
 
 FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
 PUBLISHED = "#595959"
@@ -100,7 +100,7 @@ def _certified(axis, panel: Panel) -> list:
     room = max(1.0, 0.05 * (most - least))
     last = values[-1] or 1.0
     axis.set(
-        xlabel=f"ε ({unit(run)})",
+        xlabel=f"ε{in_its_norm(run)} ({unit(run)})",
         ylabel="accuracy (%)",
         xlim=(-0.02 * last, 1.03 * last),
         ylim=(max(-0.5, least - room), min(100.5, most + room)),

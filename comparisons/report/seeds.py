@@ -4,7 +4,20 @@ import statistics
 from collections.abc import Iterable
 
 from ..results.schema import NO_RECIPE, MethodResult, Results, same_settings, with_changes
-from .words import NONE, attack_columns, attacked_accuracy, eps_text, images, known, markdown_rows, mean
+from .words import (
+    NONE,
+    any_other_norm,
+    attack_columns,
+    attacked_accuracy,
+    by_norm,
+    eps_text,
+    images,
+    in_its_norm,
+    known,
+    markdown_rows,
+    mean,
+    radii_text,
+)
 
 
 def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
@@ -19,8 +32,13 @@ def groups(runs: list[Results]) -> list[dict[int, tuple[Results, str]]]:
 def over_seeds(runs: list[Results]) -> str:
     """Returns Markdown: means and standard deviations of runs that differ only in the seed, one row per method.
 
-    It is empty if no method was run with two seeds.
+    Each norm has a table of its own.  The text is empty if no method was run with two seeds.
     """
+    both = any_other_norm(runs)
+    return "\n".join(filter(None, (_over_seeds(some, both) for some in by_norm(runs))))
+
+
+def _over_seeds(runs: list[Results], both: bool) -> str:
     found = groups(runs)
     if all(len(group) < 2 for group in found):
         return ""
@@ -38,12 +56,14 @@ def over_seeds(runs: list[Results]) -> str:
                 mean([m.clean for m in measured]),
                 *(attacked(measured, attack, run.eps) for attack in attacks),
                 mean([m.proved(run.eps) for m in measured]),
+                *(radii_text(run, run.eps).values() if both else ()),
                 known(_mean_or_none([m.training.seconds_per_epoch for m in measured]), ".2f"),
             ]
         )
     columns = [f"{label} %" for label in attacks.values()]
-    header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %", "s/epoch"]
-    return "## Over seeds: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
+    header = ["recipe: method", "ε", "seeds", "of", "clean %", *columns, "certified %"]
+    header += [*(radii_text(runs[0], runs[0].eps) if both else ()), "s/epoch"]
+    return f"## Over seeds{in_its_norm(runs[0])}: mean ± standard deviation\n\n" + markdown_rows(header, rows) + "\n"
 
 
 def _mean_or_none(figures: list[float | None]) -> float | None:

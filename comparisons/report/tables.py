@@ -1,9 +1,7 @@
 """Writes the table of a run.  It measures nothing."""
 
-import math
-
 from ..attacks.attack import label_of as attack_label
-from ..certificates import BEST, in_order, symbol_of_norm
+from ..certificates import BEST, in_order
 from ..certificates import label_of as certificate_label
 from ..results.schema import NO_RECIPE, MethodResult, Results
 from .costs import cost_table
@@ -11,17 +9,21 @@ from .rows import MARK, Row, minutes_text, rows_of_run, said_uneven, uneven
 from .statistics import interval
 from .verification import breakers_of, verification
 from .words import (
+    ABOUT_RADII,
     ALL,
     NONE,
+    any_other_norm,
     attack_columns,
     attacked_accuracy,
     attacks_of,
     eps_text,
     images,
+    in_its_norm,
     interval_text,
     known,
     markdown_rows,
     percent,
+    radii_text,
     recipe_of,
     unit,
 )
@@ -29,38 +31,43 @@ from .words import (
 WORDS = {"restarts": "random starts"}  # argument of an attack → its words for readers
 
 
-def table(results: Results) -> str:
+def table(results: Results, both: bool | None = None) -> str:
     """Returns Markdown: accuracies at the headline ε, certified accuracy over ε, and what each certificate did.
 
     If each image was tried with every certificate, each is shown alone; of a cascade, its steps are shown.
+
+    Args:
+        both: whether rows show the radii in ℓ∞ and in ℓ2; by default for every norm except ℓ∞.
     """
     methods, eps, shown = list(results.methods.values()), results.eps, eps_text(results.eps)
     rows = rows_of_run(results)
     trained = _trained(rows)
     computed = in_order(list(dict.fromkeys(name for m in methods for name in m.certified)))
-    norm = "" if results.norm == math.inf else f" in {symbol_of_norm(results.norm)}"
+    both = any_other_norm([results]) if both is None else both
+    norm, radii = in_its_norm(results), radii_text(results, eps) if both else {}
     attacks = attack_columns([results])
-    both = attacks_in_words(results)
+    attacks_said = attacks_in_words(results)
     source = recipe_of(results) if results.recipe != NO_RECIPE else "given nets"
     whole = ", the data have no test part" if results.train_samples == 0 else ""
     parts = [
         f"## {results.dataset}, ε = {shown}{norm} ({source}, seed {results.seed})",
-        f"Percent of {images(results)}{whole}. ε in the {unit(results)}. {both or 'No attack was run'}. "
+        f"Percent of {images(results)}{whole}. ε in the {unit(results)}. {attacks_said or 'No attack was run'}. "
         f"Certified: by the best certificate of each {results.thing}. {results.device}.",
         markdown_rows(
-            ["method", "clean", *attacks.values(), "certified", *trained],
+            ["method", "clean", *attacks.values(), "certified", *radii, *trained],
             [
                 [
                     m.label,
                     percent(m.clean),
                     *(percent(attacked_accuracy(m, name, eps)) for name in attacks),
                     percent(m.proved(eps)),
+                    *radii.values(),
                     *of_training,
                 ]
                 for m, *of_training in zip(methods, *trained.values())
             ],
         ),
-        *filter(None, [said_uneven(rows)]),
+        *filter(None, [ABOUT_RADII * bool(radii), said_uneven(rows)]),
         "95 % Clopper–Pearson intervals of these accuracies, in percent:",
         markdown_rows(
             ["method", "clean", *attacks.values(), "certified"],

@@ -1,15 +1,20 @@
 """How figures, samples and names are written for readers."""
 
+import math
 import statistics
 from collections.abc import Callable, Iterable
+from decimal import ROUND_DOWN, Context
 from typing import Any
 
 from ..attacks.attack import label_of as attack_label
+from ..certificates import in_norm, symbol_of_norm
 from ..results.file import eps_key
 from ..results.schema import MethodResult, Results
 
 NONE = "–"
 ALL = "all attacks"
+BOTH = (math.inf, 2.0)  # the norms whose radii stand beside each other
+DIGITS = 4  # of a radius that is converted from another norm
 
 
 def percent(fraction: float | None) -> str:
@@ -60,6 +65,49 @@ def images(results: Results) -> str:
 def unit(results: Results) -> str:
     """Returns the unit of ε: the range of a pixel, or of any number that a sample holds."""
     return "pixel range [0, 1]" if results.thing == "image" else "range [0, 1] of the inputs"
+
+
+def in_its_norm(run: Results) -> str:
+    """Returns " in ℓ2" for a run in another norm than ℓ∞, and nothing for ℓ∞, which is the usual one."""
+    return "" if run.norm == math.inf else f" in {symbol_of_norm(run.norm)}"
+
+
+def by_norm(runs: Iterable[Results]) -> list[list[Results]]:
+    """Returns the runs of each norm, those in ℓ∞ first.  Accuracies in balls of two norms share no table."""
+    found: dict[float, list[Results]] = {}
+    for run in runs:
+        found.setdefault(run.norm, []).append(run)
+    return [found[norm] for norm in sorted(found, reverse=True)]
+
+
+def any_other_norm(runs: Iterable[Results]) -> bool:
+    """Returns whether a run is not in ℓ∞, so that tables need the radii in both norms."""
+    return any(run.norm != math.inf for run in runs)
+
+
+def radii(run: Results, eps: float) -> dict[str, float | None]:
+    """Returns the radii of an ε of a run in ℓ∞ and in ℓ2, by the headers of their columns; None if one is not known."""
+    size = None if run.shape is None else math.prod(run.shape)
+    return {f"{symbol_of_norm(norm)} radius": in_norm(eps, run.norm, norm, size) for norm in BOTH}
+
+
+def radii_text(run: Results, eps: float) -> dict[str, str]:
+    """Returns the same as texts.  A radius that is converted is rounded down."""
+    return {header: radius_text(radius, eps) for header, radius in radii(run, eps).items()}
+
+
+def radius_text(radius: float | None, eps: float) -> str:
+    """Returns the text of a radius that belongs to an ε of the run."""
+    if radius is None or radius == eps:
+        return NONE if radius is None else eps_text(radius)
+    return f"{Context(DIGITS, ROUND_DOWN).create_decimal(radius):f}"
+
+
+ABOUT_RADII = (
+    "Radii: the balls in ℓ∞ and in ℓ2 in which the same predictions are certified. An ℓ2 ball of radius r holds the ℓ∞ "
+    "ball of radius r/√d, where d is how many numbers a sample has; an ℓ∞ ball holds the ℓ2 ball of the same radius. "
+    "Converted radii are small beside what methods for the other norm reach, so the two norms have no common ranking."
+)
 
 
 def attack_columns(some: Iterable[Results | MethodResult]) -> dict[str, str]:

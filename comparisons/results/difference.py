@@ -86,8 +86,8 @@ def difference(first: Side, second: Side, eps: float | None = None, certificate:
         certificate: a name, or "best".
 
     Raises:
-        ValueError: the files are about other data or balls of two norms; there is no headline, or not the same one; a side does not have the
-            certificate.
+        ValueError: the files are about other data or balls of two norms; there is no headline, or not the same one; a
+            side does not have the certificate.
     """
     _check_same_data(first, second)
     if None not in (first.norm, second.norm) and first.norm != second.norm:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from ...results.schema import MethodResult
 from ..labels import SIDES, at_right, beside_points, settle, short
 from ..rows import Row
-from ..words import eps_text
+from ..words import eps_text, in_its_norm
 from . import colours
 from .drawing import figure_of, multiples, multiples_heights
 
@@ -28,7 +28,7 @@ def curves(rows: list[Row], titles: list[str]) -> str:
             values, certified, _ = lines_of(row)
             lines += axis.plot(values, certified, marker=marks[i], **_style(i))
             ends.append((values[-1], certified[-1], titles[i], colours.mark(i)))
-        axis.set(xlabel="ε", ylabel="certified accuracy (%)", ylim=(0, 100), xlim=(0, None))
+        axis.set(xlabel=_epsilon(rows), ylabel="certified accuracy (%)", ylim=(0, 100), xlim=(0, None))
         _headline(axis, rows)
         if wide:
             _ticks(axis, rows)
@@ -59,7 +59,7 @@ def bands(rows: list[Row], titles: list[str]) -> str:
             _headline(axis, rows)
             axis.set(ylim=(0, 100), xlim=(0, None), yticks=(0, 25, 50, 75, 100))
             axis.locator_params(axis="x", nbins=4)
-        figure.supxlabel("ε", fontsize="medium")
+        figure.supxlabel(_epsilon(rows), fontsize="medium")
         figure.supylabel("accuracy (%)", fontsize="medium")
 
     title = "Certified and attacked accuracy over ε of each method"
@@ -148,6 +148,10 @@ def _percents(rows: list[Row], of: Callable[[MethodResult], float]) -> list[list
 
 def _style(i: int) -> dict:
     return {"color": colours.mark(i), "ms": 8, "mec": colours.DRAWN["page"], "mew": 0.8, "linewidth": 1.8}
+
+
+def _epsilon(rows: list[Row]) -> str:
+    return f"ε{in_its_norm(rows[0].first[0])}"
 
 
 def _headline(axis, rows: list[Row]) -> None:

@@ -1,6 +1,5 @@
 """The page: what stands on it, in order, from results and the files beside them."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ..duels import about_duels, duels, proved
 from ..gathered import Gathered, check_comparable
 from ..rows import Row, rows_of, titles
 from ..tables import attacks_in_words, verdict
-from ..words import eps_text, images, recipe_of, unit
+from ..words import eps_text, images, in_its_norm, recipe_of, unit
 from . import colours, curves, grids, radii, spent
 from .gallery import Shown, gallery, read_points
 from .grids import Grid
@@ -75,8 +74,7 @@ def document(runs: list[Gathered]) -> str:
 
 def _heading(rows: list[Row]) -> str:
     run = rows[0].first[0]
-    norm = f" in {symbol_of_norm(run.norm)}" if run.norm != math.inf else ""
-    return f"{run.dataset}, ε = {eps_text(run.eps)}{norm}"
+    return f"{run.dataset}, ε = {eps_text(run.eps)}{in_its_norm(run)}"
 
 
 def _facts(runs: list[Gathered], rows: list[Row]) -> list[tuple[str, str]]:

@@ -9,7 +9,18 @@ from ...results.schema import MethodResult
 from ..costs import certificates_timed, per_epoch, seconds_of, times
 from ..duels import Duel, p_text
 from ..rows import MARK, Row, minutes_text, said_uneven, times_baseline, uneven
-from ..words import NONE, attack_columns, attacked_accuracy, count, images, interval_text, known
+from ..words import (
+    ABOUT_RADII,
+    NONE,
+    attack_columns,
+    attacked_accuracy,
+    count,
+    images,
+    interval_text,
+    known,
+    radii,
+    radius_text,
+)
 
 SMALL = 0.05  # p-values below it stand out
 
@@ -62,18 +73,26 @@ def accuracies(rows: list[Row], titles: list[str], eps: float) -> Grid:
                 *(_accuracy(row, lambda m, name=name: attacked_accuracy(m, name, eps)) for name in attacks),
                 _accuracy(row, lambda m: m.proved(eps)),
                 Cell(interval_text((low, high)), low),
+                *(Cell(radius_text(r, eps), r) for r in radii(row.first[0], eps).values()),
                 *(_accuracy(row, lambda m, name=name: _by(m, name, eps)) for name in computed),
                 Cell(known(row.trials), row.trials),
             ]
         )
     header = ["method", *["of"] * several, "seeds", "minutes", "clean %"]
     header += [f"{label} %" for label in attacks.values()]
-    header += ["certified %", "95 % confidence", *(f"by {certificate_label(name)} %" for name in computed), "trials"]
+    header += [
+        "certified %",
+        "95 % confidence",
+        *radii(runs[0], eps),
+        *(f"by {certificate_label(name)} %" for name in computed),
+        "trials",
+    ]
     notes = [
         "Minutes: of training, for one seed. Clean: correct. Attacks: still correct after them. Certified: "
         "by the best theorem of each sample. Trials: trainings behind the settings, where they were counted.",
         "95 % confidence: the Clopper–Pearson interval of the certified accuracy. With several seeds it reaches from "
         "the lowest to the highest end, because seeds share test samples. ± is the standard deviation over seeds.",
+        ABOUT_RADII,
         *filter(None, [said_uneven(rows)]),
     ]
     return Grid(header, lines, notes)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..rows import Row
+from ..words import in_its_norm
 from . import colours
 from .curves import name_panel
 from .drawing import figure_of, multiples, multiples_heights
@@ -36,7 +37,7 @@ def radii(rows: list[Row], titles: list[str], tables: dict[int, Any]) -> str:
             name_panel(axis, titles[i], i, wide)
             axis.set(ylim=(0, 100), xlim=(0, longest * 1.03), yticks=(0, 25, 50, 75, 100))
             axis.locator_params(axis="x", nbins=4)
-        figure.supxlabel("certified radius", fontsize="medium")
+        figure.supxlabel(f"certified radius{in_its_norm(rows[0].first[0])}", fontsize="medium")
         figure.supylabel("samples (%)", fontsize="medium")
 
     title = "Histogram and cumulative curve of the certified radii of each method"

@@ -54,7 +54,10 @@ def problem(name):
 @pytest.mark.parametrize("name", NETS)
 def test_margins_are_those_of_the_certificate(problem):
     model, x, y, certificate = problem
-    ours, theirs = margins(model, x, y, EPS, CERTIFICATES[certificate].norm), margin_bound(model, x, y, EPS, certificate, sound=False)
+    ours, theirs = (
+        margins(model, x, y, EPS, CERTIFICATES[certificate].norm),
+        margin_bound(model, x, y, EPS, certificate, sound=False),
+    )
     torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-4)
     further = margins(model, x, y, 2 * EPS, CERTIFICATES[certificate].norm)
     assert (further <= ours).all() and (further < ours).any()  # clipped pixels of some images do not move at all
