@@ -7,12 +7,14 @@ import math
 import pytest
 import torch
 
+from comparisons.methods.parts import PARTS
 from comparisons.recipes.recipe import Recipe, available, load_recipe
 from comparisons.results.file import eps_key
 from comparisons.running.run import run
 from linf_plugin import load
 from linf_plugin.datasets import SOURCES, Dataset
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.models.lipschitz import SIZES
 from linf_plugin.models.relu import LAYOUTS
 
 SHAPES = {  # (C, H, W), classes
@@ -23,7 +25,8 @@ SHAPES = {  # (C, H, W), classes
     "tinyimagenet": ((3, 64, 64), 200),
 }
 EPOCHS, BATCH, BATCHES = 3, 3, 3
-SMALL = {"width": 8, "hidden": 5}
+SMALL = {"width": 8, "hidden": 5, "convs": 1, "dense": 1, "inner": 2}
+IN_L2 = {"digits-l2", "mnist-l2-small", "cifar10-l2-small", "cifar10-l2"}  # no settings in ℓ2 are published for MNIST
 
 
 def images(dataset: str) -> Dataset:
@@ -35,6 +38,10 @@ def images(dataset: str) -> Dataset:
     return Dataset(
         dataset, train, labels, test, torch.tensor([0, classes - 1]), SOURCES[dataset].mean, SOURCES[dataset].std
     )
+
+
+def pgd_of(recipe: Recipe) -> str:
+    return {"linf": "pgd", "l2": "pgd-l2"}[recipe.evaluation.norm]
 
 
 def miniature(recipe: Recipe) -> Recipe:
@@ -56,13 +63,15 @@ def miniature(recipe: Recipe) -> Recipe:
                 architecture[name] = [2] * len(architecture[name])
         if architecture["name"] in LAYOUTS:
             architecture |= {"width": 2, "hidden": [5]}
+        if architecture["name"] in {f"sll-{size}" for size in SIZES}:
+            architecture |= SMALL
         methods[key] = dataclasses.replace(
             method,
             architecture=architecture,
             batch_size=BATCH,
             schedule=dataclasses.replace(s, epochs=EPOCHS, lr_drops=drops, **scaled),
         )
-    attacks = ({"name": "pgd", "steps": 1, "restarts": 1},)
+    attacks = ({"name": pgd_of(recipe), "steps": 1, "restarts": 1},)
     evaluation = dataclasses.replace(recipe.evaluation, eps_values=(recipe.eps,), attacks=attacks)
     return dataclasses.replace(recipe, methods=methods, evaluation=evaluation)
 
@@ -153,9 +162,47 @@ def test_every_distance_method_of_a_published_recipe_is_checked():
 
 
 def test_every_set_comes_in_three_sizes():
-    sizes = {name for name in available() if name not in ("digits", "mnist-tiny")}
+    sizes = {name for name in available() if name not in ("digits", "mnist-tiny")} - IN_L2
     full = {name for name in sizes if not name.endswith(("-small", "-fast"))}
     assert sizes == full | {f"{name}-{size}" for name in full for size in ("small", "fast")}
+
+
+def test_recipes_in_l2_are_those_that_are_named_so():
+    assert {name for name in available() if load_recipe(name).evaluation.norm == "l2"} == IN_L2
+    assert {name for name in available() if "-l2" in name} == IN_L2
+
+
+# What the authors' programs take by default: layers (convolutions, dense), channels, rows inside, epochs, batch, rate.
+PUBLISHED_L2 = {
+    "sll-s": ((20, 7), 45, (5, 2048), 1000, 64, 0.01),
+    "sll-m": ((30, 10), 60, (5, 2048), 1000, 64, 0.01),
+    "sll-l": ((50, 10), 90, (5, 2048), 1000, 64, 0.01),
+    "sll-xl": ((70, 15), 120, (5, 2048), 1000, 64, 0.01),
+    "cpl-s": ((20, 7), 45, (5, 2048), 200, 256, 0.001),
+    "cpl-m": ((30, 10), 60, (5, 2048), 200, 256, 0.001),
+    "cpl-l": ((50, 10), 90, (5, 2048), 200, 256, 0.001),
+    "cpl-xl": ((70, 15), 120, (5, 2048), 200, 256, 0.001),
+}
+
+
+@pytest.mark.parametrize("key", PUBLISHED_L2)
+def test_published_settings_in_l2(key):
+    layers, channels, inner, epochs, batch, rate = PUBLISHED_L2[key]
+    method = load_recipe("cifar10-l2").methods[key]
+    spec = PARTS["architecture"].resolve(method.architecture, shape=(3, 32, 32), classes=10)["layers"]
+    convs = [layer[1] for layer in spec if layer[0] == f"{method.kind}_conv"]
+    dense = [layer[1] for layer in spec if layer[0] == method.kind]
+    assert (len(convs), len(dense)) == layers and method.label.startswith(method.kind.upper())
+    assert {(c["channels"], c["inner"], c["kernel_size"]) for c in convs} == {(channels, inner[0], 3)}
+    assert {(d["features"], d["inner"]) for d in dense} == {(channels * 64, inner[1])}
+    assert (method.schedule.epochs, method.batch_size, method.optimizer["lr"]) == (epochs, batch, rate)
+    loss = PARTS["loss"].filled(method.loss)
+    if method.kind == "sll":
+        assert (loss["temperature"], loss["offset"]) == (0.25, 1.5 * math.sqrt(2))
+        assert (method.optimizer["beta1"], method.optimizer["beta2"]) == (0.5, 0.9)
+    else:
+        assert loss["margin"] == 0.7
+    assert set(load_recipe("cifar10-l2").methods) == set(PUBLISHED_L2)
 
 
 def test_every_data_set_has_a_recipe():
@@ -171,8 +218,9 @@ def test_every_recipe_runs(name, tmp_path):
     assert list(results["methods"]) == list(recipe.methods)
     for m in results["methods"].values():
         losses, eps = m["training"]["loss"], eps_key(recipe.eps)
+        assert m["certified"]["best"]["norm"] == results["norm"] == recipe.evaluation.norm
         assert all(math.isfinite(value) for value in losses) and len(losses) == EPOCHS
-        assert m["certified"]["best"]["accuracy"][eps] <= m["attacked"]["pgd"][eps] <= m["clean"]
+        assert m["certified"]["best"]["accuracy"][eps] <= m["attacked"][pgd_of(recipe)][eps] <= m["clean"]
         model, _ = load(tmp_path / m["checkpoint"])
         assert all(layer.p == math.inf for layer in distance_layers(model))
         assert model(data.x_test).isfinite().all() and model(data.x_test).shape == (2, SHAPES[recipe.dataset][1])
