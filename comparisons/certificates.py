@@ -2,6 +2,7 @@
 
 import copy
 import math
+from fractions import Fraction
 
 from torch import Tensor, nn
 
@@ -34,6 +35,11 @@ def label_of(certificate: str) -> str:
 def norm_of(certificate: str) -> float:
     """Returns the exponent of the norm in which a certificate bounds perturbations."""
     return table.CERTIFICATES[certificate].norm
+
+
+def of_norm(some, norm: float) -> list[str]:
+    """Returns those of some certificates that are about balls of this norm."""
+    return [name for name in some if norm_of(name) == norm]
 
 
 def failure_of(certificate: str) -> float:
@@ -81,7 +87,7 @@ def norm_named(name: str) -> float:
 
 def largest_eps(norm) -> float:
     """Returns the largest ε for the name of a norm: 1 in ℓ∞, in which no two images are further apart; ∞ in others."""
-    return math.inf if norm in norms.NORMS and norms.NORMS[norm] != math.inf else 1.0
+    return math.inf if isinstance(norm, str) and norms.NORMS.get(norm, math.inf) != math.inf else 1.0
 
 
 def pixel_range(norm: float, eps: float) -> tuple[float, float]:
@@ -108,7 +114,12 @@ def in_norm(eps: float, norm: float, other: float, size: int | None) -> float | 
     power = max(0.0, 1 / norm - 1 / other)
     if power == 0:
         return eps
-    return None if size is None else math.nextafter(eps / math.nextafter(size**power, math.inf), 0.0)
+    if size is None:
+        return None
+    found, root = eps / size**power, round(1 / power)  # the power is 1/2 or 1, so that its test is exact
+    while Fraction(found) ** root * size > Fraction(eps) ** root:
+        found = math.nextafter(found, 0.0)
+    return found
 
 
 def name_of_norm(norm: float) -> str:

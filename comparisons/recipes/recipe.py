@@ -184,9 +184,10 @@ def recipe_from(name: str, where: str, table: dict, folder: str | Path = "", cha
             raise ValueError(f"{where}: methods.{key} must be a table, got {shown(method)}")
         here = f"{where} [methods.{key}]"
         built[key] = _method(with_defaults(named(long_method(method, here)), defaults), key, here)
-        if not set(certificates_of(built[key].kind)) & set(evaluation.certificates):
-            applies = ", ".join(certificates_of(built[key].kind))
-            raise ValueError(f"{where}: none of the certificates applies to {key}, only {applies}")
+        applies = certificates.of_norm(certificates_of(built[key].kind), certificates.norm_named(evaluation.norm))
+        if not set(applies) & set(evaluation.certificates):
+            words = ", ".join(applies)
+            raise ValueError(f"{where}: none of the certificates applies to {key}, only {words}")
     labels = [method.label for method in built.values()]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"{where}: two methods have the label {shown(twice[0])}")
@@ -219,7 +220,7 @@ def _evaluation(table: dict, eps: float, most: float, where: str) -> Evaluation:
         raise ValueError(f"{where}: certificates must be among {', '.join(known)}, got {shown(found.certificates)}")
     for name in found.certificates:
         if certificates.norm_of(name) != norm:
-            proper = ", ".join(name for name in known if certificates.norm_of(name) == norm)
+            proper = ", ".join(certificates.of_norm(known, norm))
             words = f"{where}: {name} does not certify balls of the norm {found.norm}"
             raise ValueError(f"{words}; those that do: {proper}" if proper else words)
     if eps not in found.eps_values:

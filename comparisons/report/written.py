@@ -17,15 +17,15 @@ from .plots import certified_against_eps
 from .rows import rows_of
 from .seeds import over_seeds
 from .tables import table
-from .words import any_other_norm, by_norm, eps_text
+from .words import any_other_norm, eps_text
 
 
 def text_of(runs: list[Gathered]) -> str:
     """Returns the text of table.md, from results and the samples files beside them."""
+    runs = sorted(runs, key=lambda run: run.results.norm, reverse=True)  # those in ℓ∞ come first
     results = [run.results for run in runs]
     both = any_other_norm(results)
-    tables = [table(run, both) for some in by_norm(results) for run in some]
-    parts = [beside(results), over_seeds(results), *tables, *_differences(runs)]
+    parts = [beside(results), over_seeds(results), *(table(run, both) for run in results), *_differences(runs)]
     return "\n".join(filter(None, parts))
 
 

@@ -121,7 +121,8 @@ def _sections(runs: list[Gathered], rows: list[Row]) -> list[Section]:
     data, last = rows[0].first[0].dataset, max(e for row in rows for e in row.first[0].eps_values)
     data = f"Data: {data}, {_each(images(row.first[0]) for row in rows)}"
     how = f"seeds: {_seeds(rows)}; hardware: {hardware(rows)}."
-    at, over = f"{data}; ε = {eps_text(eps)}; {how}", f"{data}; ε up to {eps_text(last)}; {how}"
+    norm = in_its_norm(rows[0].first[0])
+    at, over = f"{data}; ε = {eps_text(eps)}{norm}; {how}", f"{data}; ε up to {eps_text(last)}{norm}; {how}"
     means = " Means over seeds." if any(len(row.runs) > 1 for row in rows) else ""
     accuracies = Section("accuracies", f"Accuracies at ε = {eps_text(eps)}")
     accuracies.tables = [

@@ -41,6 +41,19 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_radii_in_two_norms_are_not_compared(folder, tmp_path_factory, capsys):
+    other = tmp_path_factory.mktemp("l2")
+    there = file.read(folder / file.FILE)
+    file.write(other / file.FILE, dataclasses.replace(there, norm=2.0))
+    for name in ("one", "two"):
+        (other / f"{name}.samples.csv").write_text((folder / f"{name}.samples.csv").read_text())
+    said = "one is certified in ℓ∞ balls, and two is certified in ℓ2 balls: their radii cannot be compared"
+    for first, second in ((f"{folder}:one", f"{other}:two"), (folder / "one.samples.csv", other / "two.samples.csv")):
+        assert diff(first, second) == 2
+        assert said in capsys.readouterr().err
+    assert diff(f"{other}:one", f"{other}:two", "--eps", "1.58") == 0 and "ε = 1.58" in capsys.readouterr().out
+
+
 def diff(*arguments):
     return main(["diff", *map(str, arguments)])
 

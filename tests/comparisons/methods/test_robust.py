@@ -14,8 +14,9 @@ from comparisons.methods.searched import adversarial
 from linf_plugin import build
 from linf_plugin.certificates import margin_bound
 from linf_plugin.intervals import interval
-from linf_plugin.layers.lipschitz import flat_layers
+from linf_plugin.layers.lipschitz import flat_layers, lipschitz_bound
 from linf_plugin.models.folded import fold_batch_norm
+from linf_plugin.spectral import bound
 from linf_plugin.training import Schedule
 
 EPS = 0.1
@@ -279,6 +280,40 @@ def test_leak_falls_with_the_rise_of_the_radius(batch):
     assert not torch.equal(found[0], found[1])
 
 
+@pytest.mark.parametrize("kind", ["plain", "normalised-rows"])
+def test_the_spectral_regulariser_is_the_logarithm_of_a_lipschitz_bound(kind, batch):
+    """LipBound of convolutions and the norms of linear layers; its gradient makes the norms smaller."""
+    net, schedule = make(kind).eval(), Schedule(epochs=10, eps=0.0)
+    layers = [layer for layer in net if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]
+    methods = {torch.nn.Linear: "svd", torch.nn.Conv2d: "lipbound"}
+    expected = sum(math.log(bound(layer, methods[type(layer)], certify=False).value) for layer in layers)
+    plain, ours = LOSSES["pgd"](net, schedule), LOSSES["pgd"](net, schedule, spectral=0.5)
+    added = ours(net, *batch, schedule.at(0)) - plain(net, *batch, schedule.at(0))
+    assert added.item() == pytest.approx(0.5 * expected, rel=0.05)
+    assert lipschitz_bound(torch.nn.Sequential(*layers), 2.0) <= math.exp(expected) * 1.001
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    for _ in range(5):
+        optimizer.zero_grad()
+        (ours(net, *batch, schedule.at(0)) - plain(net, *batch, schedule.at(0))).backward()
+        optimizer.step()
+    assert all(bound(layer, certify=False).value < norm for layer, norm in zip(layers, before_of(kind)))
+
+
+def before_of(kind) -> list[float]:
+    """The norms of the layers of a net that did not train."""
+    layers = [layer for layer in make(kind) if isinstance(layer, (torch.nn.Linear, torch.nn.Conv2d))]
+    return [bound(layer, certify=False).value for layer in layers]
+
+
+def test_the_spectral_regulariser_of_weights_that_are_0_is_finite(batch):
+    net = make("plain").eval()
+    with torch.no_grad():
+        net[-1].weight.zero_()
+    loss = LOSSES["pgd"](net, SCHEDULE, spectral=1.0, steps=1)(net, *batch, FULL)
+    loss.backward()
+    assert loss.isfinite() and all(p.grad is None or p.grad.isfinite().all() for p in net.parameters())
+
+
 @pytest.mark.parametrize(
     "arguments, name",
     [
@@ -289,11 +324,12 @@ def test_leak_falls_with_the_rise_of_the_radius(batch):
         ({"alpha": 0.5}, "steps"),
         ({"tolerance": 0.0}, "tolerance"),
         ({"l1": -1.0}, "l1"),
+        ({"spectral": -1.0}, "spectral"),
         ({"leak": 0.1, "fused": True}, "leak"),
     ],
 )
 def test_wrong_arguments_are_named(arguments, name):
-    with pytest.raises(ValueError, match=f"^{name} must|, {name} |{name} and leak must|^{name} is only"):
+    with pytest.raises(ValueError, match=f"^{name} must|, {name}[, ]|and {name} must|^{name} is only"):
         RobustCrossEntropy(make("plain").eval(), SCHEDULE, **arguments)
 
 

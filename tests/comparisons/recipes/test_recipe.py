@@ -16,6 +16,7 @@ from comparisons import certificates
 from comparisons.methods.parts import ATTACKING, PARTS
 from comparisons.recipes.recipe import available, load_recipe, recipe_from
 from comparisons.results.file import eps_key
+from comparisons.results.settings import settings_of
 from comparisons.verifiers.request import Request
 
 GOOD = """
@@ -108,7 +109,39 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
         'evaluation = { attacks = [{ name = "pgd" }, { name = "pgd" }] } # {',
         "attacks must have at least one, and none twice",
     ),
-    "norm": ("eps_values", 'evaluation = { norm = "l2" }\neps_values', "mine.toml: norm must be one of linf, got 'l2'"),
+    "norm": (
+        "eps_values",
+        'evaluation = { norm = "l1" }\neps_values',
+        "mine.toml: norm must be one of l2, linf, got 'l1'",
+    ),
+    "norm type": ("eps_values", 'norm = ["l2"]\neps_values', "mine.toml: norm must be a string"),
+    "norm twice": ("eps_values", 'norm = "l2"\nevaluation = { norm = "l2" }\neps_values', "norm stands twice"),
+    "certificate in l2": (
+        "eps_values",
+        'norm = "l2"\neps_values',
+        "mine.toml: ibp does not certify balls of the norm l2; those that do: lipschitz-l2$",
+    ),
+    "attack in l2": (
+        'certificates = ["ibp"]',
+        'norm = "l2"\ncertificates = ["lipschitz-l2"]',
+        "the attack pgd moves samples in ℓ∞, and the balls of the recipe are those of ℓ2; attacks in ℓ2: pgd-l2, ",
+    ),
+    "attack of l2": (
+        "attack = {",
+        'attacks = [{ name = "pgd-l2" }] # {',
+        "the attack pgd-l2 moves samples in ℓ2, and the balls of the recipe are those of ℓ∞; attacks in ℓ∞: pgd, ",
+    ),
+    "certificate of l2": (
+        '["ibp"]',
+        '["ibp", "lipschitz-l2"]',
+        "mine.toml: lipschitz-l2 does not certify balls of the norm linf; those that do: lipschitz, ibp, ",
+    ),
+    "norm of an attack": (
+        "attack = {",
+        'attacks = [{ name = "pgd", norm = 2 }] # {',
+        "attack 'pgd': unknown key 'norm'",
+    ),
+    "eps in l2": ("eps = 0.1\n", 'norm = "l2"\neps = -0.1\n', "mine.toml: eps must not be negative, got -0.1"),
     "kind": ("methods.ibp]", 'methods.mine]\nkind = "colt"', "methods.mine.: kind must be one of linf-dist.*'colt'"),
     "kind type": ("methods.ibp]", "methods.mine]\nkind = 3", "methods.mine.: kind must be one of linf-dist.*got 3"),
     "no kind": (
@@ -235,6 +268,12 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "verify time": ("[methods", VERIFY + "time_limit = 0\n[methods", r"\[verify\]: time_limit must be positive"),
     "verify samples": ("[methods", VERIFY + "samples = 0\n[methods", r"\[verify\]: samples must be a whole number ≥ 1"),
     "verify memory": ("[methods", VERIFY + "memory = 0\n[methods", r"\[verify\]: memory must be positive"),
+    "verify in l2": (
+        'certificates = ["ibp"]\nattack = { steps = 2, restarts = 1 }',
+        'norm = "l2"\ncertificates = ["lipschitz-l2"]\nattacks = [{ name = "pgd-l2" }]\n'
+        'verify = { methods = ["exact"] }',
+        "complete verifiers take balls of the norm linf only, got norm = l2",
+    ),
     "verify certified": ("[methods", VERIFY + "certified = 1\n[methods", "certified must be true or false"),
 }
 
@@ -340,6 +379,31 @@ schedule = { epochs = 1, eps = 0.1 }
 def test_labels_tell_methods_apart(tmp_path):
     with pytest.raises(ValueError, match="mine.toml: two methods have the label 'IBP'"):
         load_recipe(write(tmp_path, GOOD + TWO_WIDTHS.replace('kind = "ibp"', 'kind = "ibp"\nlabel = "IBP"')))
+
+
+IN_L2 = {
+    'certificates = ["ibp"]': 'norm = "l2"\ncertificates = ["lipschitz-l2"]',
+    "attack = {": 'attacks = [{ name = "pgd-l2", ',
+    "restarts = 1 }": "restarts = 1 }]",
+    "eps = 0.1\n": "eps = 1.58\n",
+    "[0.05, 0.1]": '["36/255", 1.58, 3]',
+}
+
+
+def test_a_recipe_in_l2_has_radii_above_1_and_settings_with_its_norm(tmp_path):
+    text = GOOD
+    for old, new in IN_L2.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.eps == 1.58 and recipe.evaluation.eps_values == (36 / 255, 1.58, 3.0)
+    assert recipe.evaluation.norm == settings_of(recipe, "ibp")["evaluation"]["norm"] == "l2"
+    table = 'evaluation = { norm = "l2" }\n' + text.replace('norm = "l2"\n', "")
+    assert load_recipe(write(tmp_path, table)) == recipe
+    with pytest.raises(ValueError, match=r"schedule: eps must lie in the pixel range \[0, 1\], got 1.58"):
+        load_recipe(
+            write(tmp_path, text.replace("schedule = {", "schedule = { eps = 1.58, ").replace(", eps = 0.1", ""))
+        )
 
 
 def test_a_certificate_of_another_norm_is_refused(tmp_path, monkeypatch):

@@ -27,6 +27,17 @@ def test_recipes_and_given_nets_that_share_their_images_are_in_one_table():
     )
 
 
+def test_each_norm_has_a_table_with_the_radii_in_both():
+    l2 = {"norm": "l2", "eps": 0.5, "shape": [1, 8, 8]}
+    runs = [_run({"ibp": 0.9}), _run({"ibp": 0.6}, recipe="other")]
+    runs += [_run({"sll": 0.9}, recipe="a", **l2), _run({"cpl": 0.8}, recipe="b", **l2)]
+    linf, second = beside(runs).split("\n\n## ")
+    assert "| IBP |" in linf and "sll" not in linf and second.startswith("digits, ε = 0.5 in ℓ2: side by side")
+    assert "| certified % | ℓ∞ radius | ℓ2 radius | parameters |" in linf
+    assert linf.count("| 0.25 | 0.25 | 25.9k |") == 2 and second.count("| 0.0625 | 0.5 | 25.9k |") == 2
+    assert "| sll |" in second and "| cpl |" in second and "IBP" not in second
+
+
 def test_seeds_of_a_recipe_are_one_row():
     text = beside([_run({"ibp": 0.9}), _run({"ibp": 0.7}, seed=1), _run({"ibp": 0.6}, recipe="other")])
     assert "| IBP | recipe `r`, seeds 0, 1 | 10000 test images | 80.00 ± 14.14 |" in text and text.count("| IBP |") == 2

@@ -44,6 +44,24 @@ def test_latex_names_the_data_where_they_differ():
     assert r"\begin{tabular}{llrrrrrrr}" in text
 
 
+def test_csv_has_the_headline_in_both_norms():
+    runs = [run({"ibp": 0.9}), run({"sll": 0.9}, norm="l2", eps=1.58, shape=[1, 28, 28])]
+    one, two = of_python.DictReader(csv(runs).splitlines())
+    assert (one["norm"], one["eps_linf"], one["eps_l2"]) == ("linf", "0.25", "0.25")
+    assert (two["norm"], two["eps_l2"]) == ("l2", "1.58") and float(two["eps_linf"]) == pytest.approx(1.58 / 28)
+
+
+def test_latex_has_a_table_for_each_norm_with_the_radii_in_both():
+    l2 = run({"sll": 0.9}, norm="l2", eps=0.5, shape=[1, 8, 8], recipe="other")
+    assert "radius" not in latex([run({"ibp": 0.9})])
+    assert latex([l2]).count(r"\begin{tabular}") == 1 and "eps = 0.5 in l2." in latex([l2])
+    both = latex([l2, run({"ibp": 0.9}, shape=[1, 8, 8])])
+    assert both.isascii() and both.count(r"\begin{tabular}") == both.count(r"$\ell_2$ radius") == 2
+    first, second = both.split("% Needs")[1:]
+    assert "IBP & 0" in first and "sll" not in first and "0.25 & 0.25" in first
+    assert "sll & 0" in second and "IBP &" not in second and "0.0625 & 0.5" in second
+
+
 def test_signs_and_labels_are_escaped():
     text = latex([run({"ibp": 0.9}, method={"label": HARD})])
     assert text.isascii()

@@ -52,6 +52,13 @@ def seeds(tmp_path):
     return tmp_path
 
 
+def test_recipes_and_results_in_l2_stand_beside_no_published_row_in_linf(tmp_path):
+    assert "digits" in module.shipped() and not [name for name in module.shipped() if "-l2" in name]
+    groups, refused = collect([write(tmp_path / "a" / "b.json", {"ibp": 0.5}, norm="l2")])
+    assert groups == []
+    assert refused == [("a/b.json", "measured on ℓ2 balls; the published rows are of ℓ∞ balls")]
+
+
 def test_seeds_are_grouped_and_averaged_with_their_spread(seeds):
     lines = section(rendered(seeds), "CIFAR-10, ε = 8/255").split("\n")
     ours = [line for line in lines if line.startswith("| **")]

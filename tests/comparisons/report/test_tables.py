@@ -1,13 +1,16 @@
 """How figures are shown."""
 
 import dataclasses
+import math
+from fractions import Fraction
 
 import pytest
 from runs import made_up
 
+from comparisons.certificates import in_norm
 from comparisons.report.seeds import over_seeds
 from comparisons.report.tables import table
-from comparisons.report.words import eps_text, markdown_rows, mean
+from comparisons.report.words import eps_text, markdown_rows, mean, radius_text
 from comparisons.results.file import from_plain
 from comparisons.results.schema import Results
 
@@ -120,6 +123,48 @@ def test_rows_of_numbers_are_called_samples():
 def test_another_norm_is_in_the_title():
     content = made_up({"ibp": 0.9}, norm="l2")
     assert table(from_plain(content)).startswith("## digits, ε = 0.25 in ℓ2 (recipe")
+
+
+def test_rows_in_l2_show_the_radii_in_both_norms():
+    content = made_up({"sll": 0.9, "cpl": 0.8}, norm="l2", eps=36 / 255, shape=[3, 32, 32])
+    text = table(from_plain(content))
+    assert "| method | clean | PGD | certified | ℓ∞ radius | ℓ2 radius | minutes | epochs |" in text
+    assert "| sll | 90.00 | 80.00 | 70.00 | 0.002547 | 36/255 | 2.00 | 6 |" in text
+    assert "| cpl | 80.00 | 70.00 | 60.00 | 0.002547 | 36/255 | 2.00 | 6 |" in text
+    assert "An ℓ2 ball of radius r holds the ℓ∞ ball of radius r/√d" in text
+    del content["shape"]  # as early versions wrote it: d is not known
+    assert "| 70.00 | – | 36/255 |" in table(from_plain(content))
+
+
+def test_a_table_in_linf_shows_both_radii_beside_tables_in_l2_only():
+    run = from_plain(made_up({"ibp": 0.9}, shape=[1, 8, 8]))
+    assert "radius" not in table(run).partition("Each certificate")[0]
+    assert "| IBP | 90.00 | 80.00 | 70.00 | 0.25 | 0.25 | 2.00 | 6 |" in table(run, both=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64, 784, 3072, 12288])
+@pytest.mark.parametrize("eps", [0.5, 1.58, 36 / 255, 1e-9])
+def test_a_converted_radius_is_that_of_a_ball_inside(size, eps):
+    """Exactly: r∞²·d ≤ r₂², for the number and for its text."""
+    found = in_norm(eps, 2.0, math.inf, size)
+    shown = Fraction(radius_text(found, eps)) if size > 1 else Fraction(found)
+    for radius in (Fraction(found), shown):
+        assert radius**2 * size <= Fraction(eps) ** 2
+    assert found == pytest.approx(eps / math.sqrt(size), rel=1e-12) and float(shown) > 0.998 * found
+    assert in_norm(eps, math.inf, 2.0, size) == in_norm(eps, math.inf, 2.0, None) == eps
+    assert in_norm(eps, 1.0, 2.0, size) == pytest.approx(eps / math.sqrt(size), rel=1e-12)
+    assert in_norm(eps, 1.0, math.inf, size) == pytest.approx(eps / size, rel=1e-12)
+
+
+def test_seeds_in_two_norms_have_two_tables():
+    runs = [from_plain(made_up({"ibp": clean}, seed=seed, shape=[1, 8, 8])) for seed, clean in enumerate((0.9, 0.8))]
+    assert "radius" not in over_seeds(runs)
+    l2 = {"norm": "l2", "recipe": "other", "shape": [1, 8, 8]}
+    runs += [from_plain(made_up({"sll": clean}, seed=seed, **l2)) for seed, clean in enumerate((0.7, 0.6))]
+    linf, second = over_seeds(runs[::-1]).split("## Over seeds")[1:]
+    assert linf.startswith(": mean ±") and "| r: IBP |" in linf and "sll" not in linf
+    assert second.startswith(" in ℓ2: mean ±") and "| other: sll |" in second and "IBP" not in second
+    assert linf.count("| 0.25 | 0.25 |") == 1 and second.count("| 0.03125 | 0.25 |") == 1
 
 
 def _verified(**change) -> Results:

@@ -43,6 +43,22 @@ def test_tests_are_made_within_a_data_set(tmp_path):
     assert "## Which methods differ: digits, ε = 0.1\n" in text and "## Which methods differ: digits, ε = 0.2\n" in text
 
 
+def test_two_norms_have_tables_one_below_the_other_and_never_share_one(tmp_path, capsys):
+    write_run(tmp_path / "a", {"sll": None, "cpl": None}, norm="l2", recipe="other")
+    write_run(tmp_path / "b")
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    text = (tmp_path / "out" / "comparison.md").read_text()
+    linf, l2 = text.partition("## Which")[0].split("## digits, ε = 0.1")[1:]
+    assert "| IBP |" in linf and "sll" not in linf and "| sll |" in l2 and "IBP |" not in l2
+    assert linf.count("| 0.1 | 0.1 |") == 2 and l2.startswith(" in ℓ2 (") and l2.count("| 0.01250 | 0.1 |") == 2
+    differ = text.split("## Which methods differ")[1:]
+    assert [part.split("\n")[0] for part in differ] == [": digits, ε = 0.1", ": digits, ε = 0.1 in ℓ2"]
+    assert (tmp_path / "out" / "comparison.png").exists()
+    page = tmp_path / "page.html"
+    assert main(["report", str(tmp_path), "--html", str(page)]) == 2
+    assert "They differ in norm: " in capsys.readouterr().err and not page.exists()
+
+
 def test_a_folder_of_seeds_is_a_comparison(seeds, capsys):
     assert main(["report", str(seeds)]) == 0
     assert names(seeds) == SEVERAL and "mean ± standard deviation" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from matplotlib.figure import Figure
 from pages import write_run
 from runs import DOCS, form_1, made_up
 
@@ -113,13 +114,46 @@ def test_rows_have_seeds_minutes_intervals_and_marks(quick, seeds):
         "PGD %",
         "certified %",
         "95 % confidence",
+        "ℓ∞ radius",
+        "ℓ2 radius",
         "by interval %",
         "trials",
     ]
     (mine,) = (row for row in first.split("<tr>") if ">mine</th>" in row)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", mine)
     assert cells[0] == "0" and cells[1] == "1.50" and " – " in cells[5] and cells[-1] == "30"
+    assert cells[6:8] == ["0.1", "0.1"]  # a ball in ℓ∞ holds that of the same radius in ℓ2
     assert re.search(r'<td data-value="2">0, 1</td>', first)
+
+
+def test_a_page_in_l2_says_so_and_shows_the_radii_in_both_norms(tmp_path, monkeypatch):
+    named = set()
+
+    def svg(name, title, draw, *rest):
+        draw(figure := Figure(), False)
+        named.update([figure.get_supxlabel(), *(axis.get_xlabel() for axis in figure.axes)])
+        return "<svg></svg>"
+
+    monkeypatch.setattr(drawing, "_svg", svg)
+    write_run(tmp_path, {"sll": None, "cpl": None}, norm="l2", eps=0.5)
+    text = document(gather([tmp_path]))
+    read = Read(text)
+    facts = dict(zip(read.of("dt"), read.of("dd"), strict=True))
+    assert read.of("h1") == ["digits, ε = 0.5 in ℓ2"] and facts["ε"].startswith("0.5 in ℓ2, pixel range")
+    assert all("ε = 0.5 in ℓ2;" in said or "ε up to 0.5 in ℓ2;" in said for said in read.of("figcaption"))
+    first = text.split('<section id="accuracies">')[1].split("</table>")[0]
+    for row in first.split("<tr>")[2:]:
+        assert re.findall(r"<td[^>]*>(.*?)</td>", row)[6:8] == ["0.0625", "0.5"]  # 0.5/√64
+    assert "An ℓ2 ball of radius r holds the ℓ∞ ball of radius r/√d" in text
+    assert {"ε in ℓ2", "certified radius in ℓ2"} <= named
+
+
+def test_a_page_of_two_norms_is_refused(tmp_path):
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", {"sll": None}, norm="l2", recipe="other")
+    with pytest.raises(ValueError, match=r"cannot be compared. They differ in norm: ℓ∞ in .*; ℓ2 in ") as refused:
+        document(gather([tmp_path]))
+    assert str(tmp_path / "b") in str(refused.value)
 
 
 def test_unequal_times_are_marked_and_said_below(quick, tmp_path):
