@@ -18,7 +18,7 @@ from .writing.certificate import check_certifiable, wants_interval
 from .writing.compose import check_net, compose
 from .writing.metadata import Accuracy, accuracy_properties, told
 from .writing.record import fold_means
-from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, PIXELS, Settings
+from .writing.settings import CERTIFICATE_CHOICES, FLAVOURS, PIXELS, RADIUS_NORMS, Settings, is_epsilon
 from .writing.traced.compose import Traced, traced, why_no_radius
 
 EXTERNAL_BYTES = 1_500_000_000  # larger weights go beside the file: a protobuf message ends at 2 GiB
@@ -40,6 +40,7 @@ def export(
     certificate: str = "auto",
     epsilon: float | None = None,
     pixels: str = "float",
+    norm: str = "linf",
     force: bool = False,
 ) -> None:
     """Writes a net with its certificates as an ONNX file.  The file is checked first and then moved to its place.
@@ -49,7 +50,8 @@ def export(
     ``logits``            (batch, classes) float32;
     ``prediction``        (batch,) int64, the class of the largest logit, the first one of equal logits;
     ``certified_radius``  (batch,) float32 in units of x, from the net's Lipschitz bound: the float32 program predicts
-                          the same class for every x′ with ‖x′ − x‖∞ < radius (``certificate.radius_constants``);
+                          the same class for every x′ with ‖x′ − x‖ < radius, in ℓ∞ (``certificate.radius_constants``)
+                          or in ℓ2 (``radius_l2.pair_constants``).  The metadata name the norm;
     ``certified``         (batch,) bool, with an interval bound: it predicts the same class for every x′ with pixels in
                           range and ‖x′ − x‖∞ ≤ ε (``certificate.CertifiedNet``);
     ``lower``, ``upper``  (batch, classes) float32, with an interval bound of a net that is no ``Net``: they bound the
@@ -73,13 +75,15 @@ def export(
             are for a ``Net``.
         certificate: a key of ``settings.CERTIFICATE_CHOICES``.
         epsilon: ε of the interval bound, in units of the pixel range, as 0.1 or "8/255"; by default that of the
-            metadata.
+            metadata, unless these name another norm than ``norm``.
         pixels: a key of ``settings.PIXELS``: "float" or "byte".  With bytes, radii are in grey levels.
+        norm: of the certified radius, a key of ``settings.RADIUS_NORMS``.  In "l2" model is a ``Net`` whose layers have
+            ℓ2 Lipschitz bounds, there is no interval bound, and ε is in ℓ2.
         force: replace a file that is there.
 
     Raises:
-        TypeError: model is no module, or has a layer or an operator that cannot be exported; the message names it.  A
-            ``Net`` has a forward of its own.
+        TypeError: model is no module, or has a layer or an operator that cannot be exported, or a layer without a
+            bound in this norm; the message names it.  A ``Net`` has a forward of its own.
         RuntimeError: model has hooks, was compiled in place, or does not compute what was read of its program.
         ValueError: model is in training mode, is not float32, is not finite, has one class, or has a Lipschitz bound
             that is not positive and finite; it has finite p and a certificate is asked for; its batch normalisation
@@ -94,19 +98,22 @@ def export(
         ("flavour", flavour, FLAVOURS),
         ("certificate", certificate, CERTIFICATE_CHOICES),
         ("pixels", pixels, PIXELS),
+        ("norm", norm, RADIUS_NORMS),
     ):
         _choose(name, value, known)
-    epsilon = metadata.get("epsilon") if epsilon is None else epsilon
+    if epsilon is None and metadata.get("norm", norm) == norm:
+        epsilon = metadata.get("epsilon")
     epsilon = as_radius(epsilon, "epsilon") if isinstance(epsilon, str) else epsilon
-    if epsilon is not None and not 0 < epsilon <= 1:
-        raise ValueError(f"epsilon must lie in (0, 1], in units of the pixel range, got {epsilon}")
+    if epsilon is not None and not is_epsilon(epsilon, norm):
+        what = "lie in (0, 1], in units of the pixel range" if norm == "linf" else "be positive and finite"
+        raise ValueError(f"epsilon must {what}, got {epsilon}")
     if FLAVOURS[flavour].for_verifiers:
-        if certificate not in ("auto", "none") or pixels != "float":
+        if certificate not in ("auto", "none") or pixels != "float" or norm != "linf":
             raise ValueError(f"flavour {flavour} is for verifiers: it has no certificates and takes no bytes")
         certificate = "none"
     net = _net(unwrapped(model), input_shape, flavour, certificate != "none")
-    radius, interval = _certificates(net, certificate, epsilon)
-    onnx_model, props = compose(net, Settings(flavour, pixels, radius, interval, epsilon))
+    radius, interval = _certificates(net, certificate, epsilon, norm)
+    onnx_model, props = compose(net, Settings(flavour, pixels, radius, interval, epsilon, norm))
     seal(onnx_model, props | told(metadata, checkpoint, path.parent))
     found = contradictions(onnx_model)
     if found:
@@ -142,8 +149,12 @@ def _net(model: nn.Module, input_shape: tuple[int, ...] | None, flavour: str, ce
     return net
 
 
-def _certificates(net: Net | Traced, certificate: str, epsilon: float | None) -> tuple[bool, bool]:
+def _certificates(net: Net | Traced, certificate: str, epsilon: float | None, norm: str) -> tuple[bool, bool]:
     """Whether the file gets a radius, and whether it gets an interval bound.  Raises ValueError as ``export``."""
+    if norm != "linf":
+        if certificate in ("none", "interval"):
+            raise ValueError(f"norm {norm} is for a certified radius: certificate must be auto or lipschitz")
+        certificate = "lipschitz"
     if certificate == "none":
         return False, False
     if certificate == "interval" and epsilon is None:
@@ -152,7 +163,7 @@ def _certificates(net: Net | Traced, certificate: str, epsilon: float | None) ->
         return True, certificate == "interval" or (
             certificate == "auto" and epsilon is not None and wants_interval(net)
         )
-    interval, reason = certificate != "lipschitz" and epsilon is not None, why_no_radius(net)
+    interval, reason = certificate != "lipschitz" and epsilon is not None, why_no_radius(net, norm)
     if reason is not None and not interval:
         needed = "" if certificate == "lipschitz" else "; for an interval bound give epsilon"
         raise ValueError(f"model gets no certified radius: {reason}{needed}, or export it with certificate='none'")

@@ -8,6 +8,8 @@ from pathlib import Path
 import onnxruntime
 from torch import nn
 
+from linf_plugin.norms import NORMS, SYMBOLS
+
 from ..files.load import load
 from ..files.text import shown
 from ..reading.fold import check_sizes
@@ -64,7 +66,7 @@ def _report(result: Comparison) -> str:
     ]
     if result.radii is not None:
         lines.append(
-            f"radii                 max |onnx − torch| = {result.radius_error:.3g}, because rounding is subtracted; "
-            f"{result.overstated_radii} above what the logits certify"
+            f"{'radii in ' + SYMBOLS[NORMS[result.norm]]:<21} max |onnx − torch| = {result.radius_error:.3g}, because "
+            f"rounding is subtracted; {result.overstated_radii} above what the logits certify"
         )
     return "\n".join(lines)

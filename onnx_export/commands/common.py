@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from linf_plugin.datasets import SOURCES, Dataset, as_named, check_test_data, lo
 from linf_plugin.model_file import load_model
 from linf_plugin.models.net import Net
 from linf_plugin.models.spec import values
+from linf_plugin.norms import NORMS
 from linf_plugin.weights import fill, read_weights
 
 from ..files.text import shown
@@ -124,7 +126,8 @@ METADATA = {
     "method": _is_text,
     "recipe": _is_text,
     "seed": lambda a: isinstance(a, int),
-    "epsilon": lambda a: _is_number(a) and 0 < a <= 1,
+    "norm": lambda a: _is_text(a) and a in NORMS,
+    "epsilon": lambda a: _is_number(a) and 0 < a < math.inf,
     "results": lambda a: a is None or _are_results(a),
 }
 

@@ -11,7 +11,8 @@ from linf_plugin.layers.lipschitz import lipschitz_bound
 from ..files.load import load
 from ..files.seal import props_of
 from ..files.text import said
-from ..reading.recompute import read_back
+from ..reading.recompute import norm_of, read_back
+from ..writing.settings import is_epsilon
 
 MOST_LETTERS = 200  # in a name in the metadata
 
@@ -37,9 +38,9 @@ def _name(text: str) -> str:
     return text
 
 
-def _epsilon(text: str) -> float:
-    if not 0 < float(text) <= 1:
-        raise ValueError("not in (0, 1]")
+def _epsilon(text: str, norm: str) -> float:
+    if not is_epsilon(float(text), norm):
+        raise ValueError(f"not an ε in {norm}")
     return float(text)
 
 
@@ -49,21 +50,22 @@ def _seed(text: str) -> int:
     return int(text)
 
 
-IMPORTED = {  # key that is taken from a file → function that reads its value
-    "method": _name,
-    "dataset": _name,
-    **dict.fromkeys(DIGESTS, _name),
+IMPORTED = {  # key that is taken from a file → function that reads its value, in a file whose radius has a norm
+    "method": lambda text, norm: _name(text),
+    "dataset": lambda text, norm: _name(text),
+    **dict.fromkeys(DIGESTS, lambda text, norm: _name(text)),
     "epsilon": _epsilon,
-    "seed": _seed,
+    "seed": lambda text, norm: _seed(text),
 }
 
 
 def _metadata(props: dict[str, str]) -> dict:
     """The metadata of an ONNX file that go into the checkpoint.  Raises ValueError where a value is wrong."""
-    found = {}
+    norm = norm_of(props)
+    found = {} if norm == "linf" else {"norm": norm}
     for key in IMPORTED.keys() & props.keys():
         try:
-            found[key] = IMPORTED[key](props[key])
+            found[key] = IMPORTED[key](props[key], norm)
         except ValueError as error:
             raise ValueError(f"the metadata give {said(props[key])} as {key}") from error
-    return {key: found[key] for key in IMPORTED if key in found}
+    return {key: found[key] for key in ("norm", *IMPORTED) if key in found}

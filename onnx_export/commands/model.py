@@ -1,7 +1,6 @@
 """``linf-export model``."""
 
 import argparse
-import math
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,9 @@ from torch import nn
 from linf_plugin.datasets import SOURCES, Dataset, OtherData
 from linf_plugin.files import check_absent
 from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.models.materialised import materialise
 from linf_plugin.models.net import Net
+from linf_plugin.norms import NORMS, SYMBOLS
 
 from ..exporting import export, record
 from ..files.load import load
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
             certificate=args.certificate,
             epsilon=args.epsilon,
             pixels=args.pixels,
+            norm=args.norm,
             force=args.force,
         )
     if args.model is not None and not _computes(args.output, source.model, input_shape, data):
@@ -59,11 +61,12 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+    props = props_of(load(args.output))
     if data is not None:
-        eps = metadata.get("epsilon") if args.epsilon is None else args.epsilon
+        eps = float(props["epsilon"]) if "epsilon" in props else None
         accuracy = measure(args.output, data.x_test, data.y_test, eps)
         record(args.output, accuracy)
-    print(f"{args.output}: {args.output.stat().st_size:,} bytes, {_certificates(source.model, args.output)}")
+    print(f"{args.output}: {args.output.stat().st_size:,} bytes, {_certificates(source.model, props)}")
     if accuracy is not None:
         print(_sentence(accuracy, data.things))
     return 0
@@ -110,12 +113,13 @@ def _source(args: argparse.Namespace) -> _Source:
     return _Source(model, args.checkpoint, metadata, args.checkpoint, model.input_shape)
 
 
-def _certificates(model: nn.Module, path: Path) -> str:
-    """What is proved of a net, in words; of a net of the user, what the file says."""
-    if isinstance(model, Net):
-        return f"Lipschitz bound {lipschitz_bound(model, math.inf):g}"
-    props = props_of(load(path))
-    found = [f"Lipschitz bound {float(props['lipschitz']):g}"] if "lipschitz" in props else []
+def _certificates(model: nn.Module, props: dict[str, str]) -> str:
+    """What is proved of a net, in words; of a net of the user, and in other norms than ℓ∞, what the file says."""
+    norm = props["norm"]
+    if isinstance(model, Net) and norm == "linf":
+        return f"Lipschitz bound {lipschitz_bound(materialise(model), norm):g}"
+    of = "" if norm == "linf" else f"{SYMBOLS[NORMS[norm]]} "
+    found = [f"{of}Lipschitz bound {float(props['lipschitz']):g}"] if "lipschitz" in props else []
     if props.get("certificate", "").endswith("interval"):
         found.append(f"interval bound for ε = {float(props['epsilon']):g}")
     return ", ".join(found) or "no certificate"

@@ -11,7 +11,7 @@ from onnx import AttributeProto
 from .boxes import BoxBlocks, LinfBoxDist, LinfBoxDistConv, SortBoxDist
 from .distances import BLOCK, DistBlocks, DistJoin, LinfDist, LpDist, LpDistOf, SortDist
 from .domain import LINF, OPSET
-from .radius import CertifiedRadius
+from .radius import CertifiedRadius, PairwiseRadius
 from .windows import WINDOW_BLOCK, ConvBlocks, ConvJoin, LinfDistConv, LpDistConv
 
 # The operators that nodes in a graph call: distances of points, and their ranges over boxes.
@@ -30,7 +30,8 @@ ATTRIBUTE_TYPES = {
 
 # All functions.  A function stands behind those that it calls: ONNX requires this order.
 FUNCTIONS = {
-    f.name: f for f in (DistBlocks, DistJoin, BoxBlocks, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius)
+    f.name: f
+    for f in (DistBlocks, DistJoin, BoxBlocks, LpDistOf, ConvBlocks, ConvJoin, CertifiedRadius, PairwiseRadius)
 } | BODIES
 
 # Device → name of a constant in the bodies → its value: how many differences, and elements of windows, at a time.

@@ -16,7 +16,7 @@ from ..files.text import said
 from ..writing import record
 from ..writing.compose import check_net, compose
 from ..writing.metadata import CLAIMED_CERTIFICATES, MEASURED, claimed, is_told, versions
-from ..writing.settings import FLAVOURS, Settings
+from ..writing.settings import FLAVOURS, RADIUS_NORMS, Settings, is_epsilon
 from ..writing.traced import read as traced_reading
 from ..writing.traced.compose import Traced, check
 from .net import to_net
@@ -31,7 +31,7 @@ MOST_TOLD = 3  # differences in a message
 def settings_of(model: ModelProto) -> Settings:
     """The settings with which a file says that it was written.  Raises ValueError where there are no such settings."""
     props = props_of(model)
-    certificate, flavour = props.get("certificate"), props.get("flavour")
+    certificate, flavour, norm = props.get("certificate"), props.get("flavour"), norm_of(props)
     if certificate not in CLAIMED_CERTIFICATES:
         raise ValueError(f"its certificate is {certificate!r}, which this version does not know")
     if flavour not in FLAVOURS:
@@ -40,14 +40,29 @@ def settings_of(model: ModelProto) -> Settings:
         epsilon = float(props["epsilon"]) if "epsilon" in props else None
     except ValueError:
         epsilon = -1.0
-    if epsilon is not None and not 0 < epsilon <= 1:
-        raise ValueError(f"its epsilon is {props['epsilon']!r}, and must be a number in (0, 1]")
+    if epsilon is not None and not is_epsilon(epsilon, norm):
+        right = "a number in (0, 1]" if norm == "linf" else "a positive number"
+        raise ValueError(f"its epsilon is {props['epsilon']!r}, and must be {right}")
     certified, interval = CLAIMED_CERTIFICATES[certificate]
     if interval and epsilon is None:
         raise ValueError("it has an interval bound and no epsilon")
+    if norm != "linf" and (interval or not certified):
+        raise ValueError(f"its norm is {norm}, which is only for files with a radius and no interval bound")
     (x,) = model.graph.input[:1] or [None]
     pixels = "byte" if x is not None and x.type.tensor_type.elem_type == TensorProto.UINT8 else "float"
-    return Settings(flavour, pixels, certified, interval, epsilon)
+    return Settings(flavour, pixels, certified, interval, epsilon, norm)
+
+
+def norm_of(props: dict[str, str]) -> str:
+    """The norm of the radius of a file with these metadata.  Files that name none are older than other norms than ℓ∞.
+
+    Raises:
+        ValueError: this version does not know the norm.
+    """
+    norm = props.get("norm", "linf")
+    if norm not in RADIUS_NORMS:
+        raise ValueError(f"its norm is {said(norm)}, which this version does not know")
+    return norm
 
 
 def net_of(model: ModelProto) -> Net | Traced:

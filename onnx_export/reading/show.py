@@ -7,6 +7,7 @@ from pathlib import Path
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 from linf_plugin import plain
+from linf_plugin.norms import NORMS, SYMBOLS
 
 from ..files.seal import DIGEST, FORMAT, broken_seal, props_of
 from ..files.text import said, shown, type_name
@@ -16,11 +17,17 @@ from ..functions.domain import LINF
 OUTPUT_MEANINGS = {
     "logits": "one for each class",
     "prediction": "the class of the largest logit",
-    "certified_radius": "no smaller change of x changes the prediction",
+    "certified_radius": "no smaller change of x in {norm} changes the prediction",
     "certified": "no change of x within ε changes the prediction",
     "lower": "no change of x within ε gives a smaller logit",
     "upper": "no change of x within ε gives a larger logit",
 }
+
+
+def _meaning(output: str, model: ModelProto) -> str:
+    """The meaning of an output of a model.  A file that names no norm is older than other norms than ℓ∞."""
+    norm = NORMS.get(props_of(model).get("norm", "linf"))
+    return OUTPUT_MEANINGS.get(output, "").format(norm="an unknown norm" if norm is None else SYMBOLS[norm])
 
 
 SHOWN_TYPES = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32}
@@ -134,8 +141,7 @@ def summary(model: ModelProto, path: str | Path = "") -> str:
         f"{path or 'model'}: {sum(kinds.values())} nodes, {numbers:,} float32 weights, opsets: {opsets}",
         *_section("input", [f"{_name(i.name):<18} {_type(i)}" for i in inputs]),
         *_section(
-            "outputs",
-            [f"{_name(o.name):<18} {_type(o):<24} {OUTPUT_MEANINGS.get(o.name, '')}".rstrip() for o in graph.output],
+            "outputs", [f"{_name(o.name):<18} {_type(o):<24} {_meaning(o.name, model)}".rstrip() for o in graph.output]
         ),
         *_section("graph, without nodes that handle shapes", _nodes(graph)),
         *_section(

@@ -1,6 +1,5 @@
 """Compares an exported file with its net in PyTorch on test images."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +7,8 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from linf_plugin.certificates.margin import certified_radius
+from linf_plugin.certificates.margin import pairwise_radius
+from linf_plugin.certificates.pairs import pair_bounds
 from linf_plugin.float32.reach import check_program, reach
 from linf_plugin.graphs.capture import capture
 from linf_plugin.layers.lipschitz import lipschitz_bound
@@ -16,6 +16,7 @@ from linf_plugin.layers.sort import SortDistLinear
 from linf_plugin.models.materialised import materialise
 from linf_plugin.models.net import Net
 
+from ..reading.recompute import norm_of
 from ..writing.traced.folding import folded
 from ..writing.traced.shapes import shapes_of
 from .accuracy import BATCH, levels_of, run_all
@@ -33,14 +34,17 @@ class Comparison:
     Attributes:
         logits, torch_logits: (N, classes), by onnxruntime and by PyTorch.
         radii: (N,), by onnxruntime; None where the file has no radii.
-        lipschitz: in logits per unit of the input of the file; None where the file has no radii.
+        bounds: of the difference of two logits, per unit of the input of the file, as ``pairwise_radius`` takes them;
+            None where the file has no radii.
+        norm: that of the radii, a key of ``settings.RADIUS_NORMS``.
         allowed: by how much two logits may differ, (N, classes) or one number.
     """
 
     logits: np.ndarray
     radii: np.ndarray | None
     torch_logits: np.ndarray
-    lipschitz: float | None
+    bounds: Tensor | None
+    norm: str
     allowed: np.ndarray | float
 
     @property
@@ -88,7 +92,7 @@ class Comparison:
         return found
 
     def _radii(self, logits: np.ndarray) -> np.ndarray:
-        return certified_radius(torch.from_numpy(logits), lipschitz=self.lipschitz).numpy()
+        return pairwise_radius(torch.from_numpy(logits), self.bounds).numpy()
 
 
 @torch.no_grad()
@@ -101,7 +105,8 @@ def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Ten
         images: (N ≥ 1, C, H, W) float32 in [0, 1].
 
     Raises:
-        ValueError: ``export`` did not write the file, the images do not fit it, or onnxruntime cannot run it.
+        ValueError: ``export`` did not write the file, the images do not fit it, onnxruntime cannot run it, or the norm
+            of its radii is unknown.
         TypeError, RuntimeError: as ``check_program``, for a module that is no ``Net``.
     """
     outputs = [output.name for output in session.get_outputs()]
@@ -122,8 +127,16 @@ def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Ten
     radii = found.get("certified_radius")
     if found["logits"].shape != logits.shape or (radii is not None and radii.shape != logits.shape[:1]):
         raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, {of} {tuple(logits.shape)}")
-    lipschitz = None if radii is None else lipschitz_bound(in_file, math.inf) / levels
-    return Comparison(found["logits"], radii, logits.numpy(), lipschitz, _allowed(program, images, logits).numpy())
+    norm = norm_of(session.get_modelmeta().custom_metadata_map)
+    bounds = None if radii is None else _bounds(in_file, norm) / levels
+    return Comparison(found["logits"], radii, logits.numpy(), bounds, norm, _allowed(program, images, logits).numpy())
+
+
+def _bounds(net: nn.Module, norm: str) -> Tensor:
+    """The bounds by which a file with a radius in this norm divides, without rounding."""
+    if norm == "linf":
+        return torch.full((1, 1), 2 * lipschitz_bound(net, norm), dtype=torch.float64)
+    return pair_bounds(net, norm)
 
 
 def _allowed(program: nn.Module, images: Tensor, logits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor
 
 from linf_plugin.float32.reach import reach
+from linf_plugin.norms import NORMS, SYMBOLS
 
 from ..files.load import content_of, parsed, stored_otherwise
 from ..files.seal import props_of
@@ -38,15 +39,16 @@ class Verification:
     failures: list[str] = field(default_factory=list)
 
 
-def constants_of(model: ModelProto) -> dict[str, float]:
-    """The constants of the radius in the graph."""
-    wanted = {"lipschitz", "slack", "most"}
-    return {t.name: float(numpy_helper.to_array(t)) for t in model.graph.initializer if t.name in wanted}
+def constants_of(model: ModelProto) -> dict[str, float | np.ndarray]:
+    """The constants of the radius in the graph: numbers, and in ℓ2 also the arrays ``pairs`` and ``centre``."""
+    wanted = {"lipschitz", "pairs", "centre", "slack", "slope", "most"}
+    found = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer if t.name in wanted}
+    return {name: a if a.ndim else float(a) for name, a in found.items()}
 
 
 def _say(model: ModelProto, found: Verification) -> None:
     """Adds to ``found.checks`` what ``contradictions`` has compared."""
-    settings, constants = settings_of(model), constants_of(model)
+    settings, constants, props = settings_of(model), constants_of(model), props_of(model)
     found.checks.append("the content is as it was written")
     if FLAVOURS[settings.flavour].for_verifiers or not (settings.certified or settings.interval):
         found.checks.append("it has no certificate and claims none")
@@ -54,24 +56,46 @@ def _say(model: ModelProto, found: Verification) -> None:
     found.checks.append("graph, bodies and metadata are those that are written for this net")
     if settings.certified:
         found.checks.append(
-            f"Lipschitz bound {constants['lipschitz']:.6g} and rounding slack {constants['slack']:.3g} are those of "
-            "the weights"
+            f"the radius is in {SYMBOLS[NORMS[settings.norm]]}; Lipschitz bound {float(props['lipschitz']):.6g} and "
+            f"rounding slack {constants['slack']:.3g} are those of the weights"
         )
     if settings.interval:
         found.checks.append(f"the interval bound is that of the weights, for ε = {settings.epsilon:g}")
 
 
-def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, found: Verification) -> None:
-    """Checks the radii and the ends of intervals by the logits of the file."""
+def _allowed_radii(logits: np.ndarray, images: np.ndarray, graph: dict[str, float | np.ndarray]) -> np.ndarray:
+    """The radii, in float64, that logits allow by the constants in the graph; without an upper limit.
+
+    Args:
+        logits: (N, classes) float64.
+        images: (N, *) float64, as the file takes them after their division, where it takes bytes.
+        graph: as ``constants_of`` returns it.
+    """
+    if "pairs" not in graph:
+        top = np.sort(logits, axis=1)
+        return np.maximum((top[:, -1] - top[:, -2] - graph["slack"]) / (2 * graph["lipschitz"]), 0)
+    own = logits.argmax(1)[:, None]
+    bounds = graph["pairs"][own[:, 0]] if len(graph["pairs"]) > 1 else graph["pairs"]
+    distance = np.sqrt(np.square(images - graph["centre"]).reshape(len(logits), -1).sum(1, keepdims=True))
+    ahead = np.take_along_axis(logits, own, 1) - logits - (graph["slack"] + graph["slope"] * distance)
+    quotients = np.where(np.arange(logits.shape[1]) == own, np.inf, ahead) / bounds
+    return np.maximum(quotients.min(1), 0)
+
+
+def _check_outputs(outputs: dict[str, np.ndarray], model: ModelProto, images: Tensor, found: Verification) -> None:
+    """Checks the radii and the ends of intervals by the logits of the file.
+
+    Args:
+        images: as the file takes them after their division, where it takes bytes.
+    """
     logits, graph = outputs["logits"].astype(np.float64), constants_of(model)
     if not np.isfinite(logits).all():
         found.failures.append("logits are not finite")
     if "prediction" in outputs and not np.array_equal(outputs["prediction"], logits.argmax(1)):
         found.failures.append("predictions are not the classes of the largest logits")
     if "certified_radius" in outputs:
-        top = np.sort(logits, axis=1)
-        bound = (top[:, -1] - top[:, -2] - graph["slack"]) / (2 * graph["lipschitz"])
-        above = int((outputs["certified_radius"] > np.maximum(bound, 0)).sum())
+        allowed = _allowed_radii(logits, images.numpy().astype(np.float64), graph)
+        above = int((outputs["certified_radius"] > allowed).sum())
         if above:
             found.failures.append(f"{above} radii are above what the logits certify")
         else:
@@ -169,9 +193,10 @@ def verify_content(
     outputs = run_all(s, images, progress)
     found = Verification(accuracy_of(outputs, labels, settings.epsilon, levels_of(s)), settings.epsilon)
     _say(model, found)
-    _check_outputs(outputs, model, found)
+    levels = levels_of(s)
+    taken = images if levels == 1 else (images * levels).round() / levels
+    _check_outputs(outputs, model, taken, found)
     if isinstance(net := net_of(model) if "graph" in props else None, Traced):
-        levels = levels_of(s)
-        _check_logits(outputs, net, images if levels == 1 else (images * levels).round() / levels, found)
+        _check_logits(outputs, net, taken, found)
     check_accuracies(props, found)
     return found

@@ -20,6 +20,7 @@ from .graph import nodes_of_layer
 from .interval_graph import certified
 from .metadata import claimed
 from .plain import verifier_model
+from .radius_l2 import pair_constants
 from .settings import FLAVOURS, Settings
 from .traced import describe
 from .traced.compose import Traced, model_of_traced
@@ -66,7 +67,8 @@ def graph_of(net: Net, pixels: str, constants=None, epsilon: float | None = None
     Args:
         net: on the CPU, in evaluation mode; its layers have rules in ``graph.NODES``.
         pixels: a key of ``settings.PIXELS``.
-        constants: those of the radius (``certificate.RadiusConstants``); None: the model has no radius.
+        constants: those of the radius (``certificate.RadiusConstants`` or ``radius_l2.PairConstants``); None: the model
+            has no radius.
         epsilon: of the interval bound; None: the model has no interval bound.
 
     Raises:
@@ -94,7 +96,7 @@ def compose(net: Net | Traced, settings: Settings) -> tuple[onnx.ModelProto, dic
         net: one that ``check_net`` accepts, after ``record.fold_means``; or one that ``traced.compose.check`` accepts.
 
     Raises:
-        ValueError: as ``export``.
+        TypeError, ValueError: as ``export``.
     """
     s = settings
     if isinstance(net, Traced):
@@ -105,7 +107,7 @@ def compose(net: Net | Traced, settings: Settings) -> tuple[onnx.ModelProto, dic
     else:
         if s.certified or s.interval:
             check_certifiable(net)
-        constants = radius_constants(net, s.pixels) if s.certified else None
+        constants = (radius_constants if s.norm == "linf" else pair_constants)(net, s.pixels) if s.certified else None
         model = graph_of(net, s.pixels, constants, s.epsilon if s.interval else None)
         about = {"net": record.written(net)}
     model = attach(model)

@@ -1,5 +1,7 @@
 """What every certified model has: its pixels, its logits, the predicted class, the certified radius."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from onnx import ModelProto, TensorProto
 from onnx.inliner import inline_local_functions
@@ -7,6 +9,7 @@ from onnx.inliner import inline_local_functions
 from ..functions.domain import LINF
 from .builder import Graph
 from .certificate import RadiusConstants
+from .radius_l2 import PairConstants
 from .settings import PIXELS
 
 Output = tuple[str, int, tuple[int, ...]]  # name, type, shape of a sample
@@ -38,11 +41,20 @@ def logits_of(g: Graph, value: str, shape: tuple[int, ...]) -> list[Output]:
     return [(logits, TensorProto.FLOAT, shape), ("prediction", TensorProto.INT64, ())]
 
 
-def radius_of(g: Graph, x: str, constants: RadiusConstants) -> Output:
+def radius_of(g: Graph, x: str, constants: RadiusConstants | PairConstants) -> Output:
     """Adds the certified radius of the logits, and returns the output.  ``x``: the name of the pixels."""
-    names = ("lipschitz", "slack", "most")
-    numbers = [g.constant(name, np.array(getattr(constants, name), np.float64)) for name in names]
-    g.called(g.node("CertifiedRadius", x, "logits", *numbers, domain=LINF.domain), "certified_radius")
+
+    def numbers(names: Iterable[str]) -> list[str]:
+        return [g.constant(name, np.array(getattr(constants, name), np.float64)) for name in names]
+
+    if isinstance(constants, RadiusConstants):
+        op, inputs = "CertifiedRadius", numbers(("lipschitz", "slack", "most"))
+    else:
+        (bounds,) = numbers(["pairs"])
+        if len(constants.pairs) > 1:
+            bounds = g.node("Gather", bounds, "prediction", axis=0)
+        op, inputs = "PairwiseRadius", ["prediction", bounds, *numbers(("centre", "slack", "slope", "most"))]
+    g.called(g.node(op, x, "logits", *inputs, domain=LINF.domain), "certified_radius")
     return "certified_radius", TensorProto.FLOAT, ()
 
 

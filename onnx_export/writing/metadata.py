@@ -15,6 +15,7 @@ import linf_plugin
 
 from ..files.seal import FORMAT
 from .certificate import RadiusConstants
+from .radius_l2 import PairConstants
 from .settings import PIXELS, Settings
 
 PACKAGES = ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "onnxruntime")
@@ -93,7 +94,7 @@ def versions() -> dict[str, str]:
 
 
 def claimed(
-    settings: Settings, about: dict[str, str] | None = None, constants: RadiusConstants | None = None
+    settings: Settings, about: dict[str, str] | None = None, constants: RadiusConstants | PairConstants | None = None
 ) -> dict[str, str]:
     """The metadata that a certificate rests on.  ``verify`` computes them anew.
 
@@ -102,7 +103,7 @@ def claimed(
         about: the description of the net, under the key ``net`` or ``graph``; None where the file has none.
         constants: those of the certified radius; None where there is no radius.
     """
-    props = {"file_format": FORMAT, "norm": "linf", "flavour": settings.flavour} | (about or {})
+    props = {"file_format": FORMAT, "norm": settings.norm, "flavour": settings.flavour} | (about or {})
     certificate = CERTIFICATE_NAMES[constants is not None, settings.interval and about is not None]
     if certificate is not None:
         props["certificate"] = certificate
@@ -112,6 +113,8 @@ def claimed(
             "rounding_slack": constants.slack,
             "radius_unit": PIXELS[settings.pixels][0],
         }
+    if isinstance(constants, PairConstants):
+        props["rounding_slope"] = constants.slope
     if settings.epsilon is not None:
         props["epsilon"] = float(settings.epsilon)
     return {key: str(value) for key, value in props.items()}

@@ -1,5 +1,6 @@
-"""How a file is written: its flavour, its certificate, the kind of its input."""
+"""How a file is written: its flavour, its certificate and its norm, the kind of its input."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -31,6 +32,11 @@ CERTIFICATE_CHOICES = {  # what ``export`` is asked for → in words
     "none": "no certificate",
 }
 
+RADIUS_NORMS = {  # norm of the certified radius → in words
+    "linf": "any net; (largest − second largest logit − rounding) / (2·L), and interval bounds",
+    "l2": "nets whose layers have ℓ2 bounds; a bound for each pair of classes",
+}
+
 PIXELS = {  # kind of input → (unit of radii, units in the pixel range)
     "float": ("pixel value, images in [0, 1]", 1),
     "byte": ("grey level, images of 0 to 255", 255),
@@ -47,6 +53,7 @@ class Settings:
         certified: whether there is a certified radius.
         interval: whether there is also an interval bound.
         epsilon: the ε of the metadata, and of the interval bound.
+        norm: that of the radius and of ε, a key of ``RADIUS_NORMS``.
     """
 
     flavour: str = "function"
@@ -54,3 +61,9 @@ class Settings:
     certified: bool = True
     interval: bool = False
     epsilon: float | None = None
+    norm: str = "linf"
+
+
+def is_epsilon(value: float, norm: str) -> bool:
+    """Whether a number can be the ε of a file: positive and finite, and at most the pixel range in ℓ∞."""
+    return 0 < value < math.inf and (norm != "linf" or value <= 1)

@@ -105,10 +105,10 @@ def check(net: Traced) -> None:
             raise ValueError(f"{name} of the net in the file is not finite: a scale of model is too large for float32")
 
 
-def why_no_radius(net: Traced) -> str | None:
-    """Returns why a traced net gets no certified radius, or None if it gets one."""
+def why_no_radius(net: Traced, norm: str = "linf") -> str | None:
+    """Returns why a traced net gets no certified radius in a norm, or None if it gets one.  In ℓ2 it gets none."""
     try:
-        lipschitz = lipschitz_bound(net.graph, math.inf)
+        lipschitz = lipschitz_bound(net.graph, norm)
         if not 0 < lipschitz < math.inf:
             return f"the Lipschitz bound of model must be positive and finite, got {lipschitz}"
         radius_constants(net.graph, "float", net.input_shape)
@@ -125,8 +125,11 @@ def model_of_traced(net: Traced, settings: Settings) -> tuple[ModelProto, Radius
     certified, lower and upper.
 
     Raises:
-        TypeError, ValueError: an operation has no rule, or ``widths`` and ``radius_constants`` raise it.
+        TypeError, ValueError: an operation has no rule, ``widths`` and ``radius_constants`` raise it, or the norm of
+            the radius is not ℓ∞.
     """
+    if settings.norm != "linf":
+        raise ValueError(f"a traced net has no radius in the norm {settings.norm}")
     graph, shapes, g = net.graph, shapes_of(net.graph, net.input_shape), builder.Graph()
     x = pixels_of(g, net.input_shape, settings.pixels)
     values = [x]
