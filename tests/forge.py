@@ -62,6 +62,20 @@ SPECS = {
         {"certificate": "interval", "epsilon": 0.1},
     ),
     "inlined": ([["flatten", {}], ["dist", {"in_features": 9, "out_features": 2}]], {"flavour": "inlined"}),
+    "l2": (
+        [
+            ["normalize", {"mean": [0.3], "std": 1.0}],
+            ["potential_conv", {"channels": 1, "inner": 2, "kernel_size": 3}],
+            ["flatten", {}],
+            ["potential", {"features": 9, "inner": 2}],
+            ["linear", {"in_features": 9, "out_features": 3}],
+        ],
+        {"norm": "l2", "epsilon": 1.5},
+    ),
+    "l2 of bytes, one bound": (
+        [["flatten", {}], ["linear", {"in_features": 9, "out_features": 4}], ["max_min", {}]],
+        {"norm": "l2", "pixels": "byte", "flavour": "inlined"},
+    ),
 }
 SHAPE = [1, 3, 3]
 

@@ -36,16 +36,16 @@ class Comparison:
         radii: (N,), by onnxruntime; None where the file has no radii.
         bounds: of the difference of two logits, per unit of the input of the file, as ``pairwise_radius`` takes them;
             None where the file has no radii.
-        norm: that of the radii, a key of ``settings.RADIUS_NORMS``.
         allowed: by how much two logits may differ, (N, classes) or one number.
+        norm: that of the radii, a key of ``settings.RADIUS_NORMS``.
     """
 
     logits: np.ndarray
     radii: np.ndarray | None
     torch_logits: np.ndarray
     bounds: Tensor | None
-    norm: str
     allowed: np.ndarray | float
+    norm: str = "linf"
 
     @property
     def bit_equal(self) -> bool:
@@ -129,7 +129,7 @@ def compare(session: onnxruntime.InferenceSession, model: nn.Module, images: Ten
         raise ValueError(f"the ONNX file gives logits of shape {found['logits'].shape}, {of} {tuple(logits.shape)}")
     norm = norm_of(session.get_modelmeta().custom_metadata_map)
     bounds = None if radii is None else _bounds(in_file, norm) / levels
-    return Comparison(found["logits"], radii, logits.numpy(), bounds, norm, _allowed(program, images, logits).numpy())
+    return Comparison(found["logits"], radii, logits.numpy(), bounds, _allowed(program, images, logits).numpy(), norm)
 
 
 def _bounds(net: nn.Module, norm: str) -> Tensor:

@@ -12,6 +12,7 @@ from linf_plugin.certificates.pairs import LEAST, MOST, SPARE, pair_bounds
 from linf_plugin.float32.reach import layers
 from linf_plugin.float32.rules import OUTWARD
 from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.layers.potential import Potential
 from linf_plugin.layers.shifts import Normalize
 from linf_plugin.models.net import Net
 from linf_plugin.norms import apart
@@ -21,6 +22,7 @@ from .rounding_l2 import error_line
 from .settings import PIXELS
 
 MOST_PAIRED = 1024  # classes; with more of them one bound holds for all pairs, because a file would hold 8 MB of bounds
+MOST_ROWS, MOST_PRODUCTS = 1 << 13, 1 << 42  # of the matrices whose norms are bounded; of all products that this takes
 L2 = 2.0
 
 
@@ -62,9 +64,11 @@ def pair_constants(net: Net, pixels: str = "float") -> PairConstants:
         pixels: a key of ``PIXELS``.
 
     Raises:
-        ValueError: an activation may overflow, or the net is not a float32 program in evaluation mode.
+        ValueError: an activation may overflow, the net is not a float32 program in evaluation mode, or its matrices are
+            too large (``check_cost``).
         TypeError: a layer has no rounding rule, or no ℓ2 Lipschitz bound.
     """
+    check_cost(net)
     exact = copy.deepcopy(net).double().cpu()
     bounds = [lipschitz_bound(layer, L2) for layer in layers(exact)]
     centre = _centre(exact)
@@ -85,6 +89,28 @@ def pair_constants(net: Net, pixels: str = "float") -> PairConstants:
         up(2 * apart(L2) * line.slope * OUTWARD, BITS),
         diagonal * (1 - 2.0**-50) * levels,
     )
+
+
+def check_cost(net: Net) -> None:
+    """Checks that ℓ2 bounds of the layers of a net can be computed: a small file can hold a layer that needs terabytes.
+
+    Bounds are made from |WWᵀ|, or from the same of the shorter side of W, with all shifts of two kernels.
+
+    Raises:
+        ValueError: a matrix or all products together are too large.
+    """
+    products = 0
+    for i, layer in enumerate(net):
+        if not isinstance(layer, (nn.Linear, nn.Conv2d, Potential)):
+            continue
+        out, columns, *kernel = layer.weight.shape
+        rows = out if isinstance(layer, Potential) else columns if isinstance(layer, nn.Conv2d) else min(out, columns)
+        products += rows**2 * (out * columns // rows * math.prod(kernel) ** 2 + 300)  # and steps of power iteration
+        if rows > MOST_ROWS or products > MOST_PRODUCTS:
+            raise ValueError(
+                f"layer {i} of model has a weight of shape {tuple(layer.weight.shape)}, and its ℓ2 norm would take too "
+                "long to bound"
+            )
 
 
 def _centre(exact: Net) -> Tensor:

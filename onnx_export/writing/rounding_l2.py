@@ -78,14 +78,15 @@ def _of_each_number(layer: nn.Module, lipschitz: float, at: Tensor, within: floa
 def absolute_norm(layer: nn.Linear | nn.Conv2d) -> float:
     """Returns an upper bound of ‖|W|‖₂: how far the layer with absolute weights stretches.
 
-    A convolution that pads with zeros is a sum over the taps of its kernels.  One tap moves pixels, and leaves some
-    out, so it stretches no image.  Hence the norms of the output channels are at most Σ_t |K(t)| times those of the
-    input channels, and the bound is the norm of this matrix.
+    A convolution at stride 1 that pads with zeros is a sum over the taps of its kernels.  One tap moves pixels, and
+    leaves some out, so it stretches no image.  Hence the norms of the output channels are at most Σ_t |K(t)| times
+    those of the input channels, and the bound is the norm of this matrix.  For any other convolution it is
+    ``lipschitz_bound``.
     """
     weight = layer.weight.detach().double().abs()
     if isinstance(layer, nn.Linear):
         return spectral_bound(weight).value
-    if layer.padding_mode != "zeros":
+    if layer.padding_mode != "zeros" or layer.stride != (1, 1):
         absolute = copy.deepcopy(layer).double()
         absolute.weight = nn.Parameter(weight, requires_grad=False)
         return lipschitz_bound(absolute, 2)
@@ -93,7 +94,7 @@ def absolute_norm(layer: nn.Linear | nn.Conv2d) -> float:
 
 
 def _flushed(layer: nn.Linear | nn.Conv2d, largest: float, terms: int, numbers: int) -> float:
-    """Returns what flushing numbers to zero changes in all outputs, in ℓ2.  For one output it is as ``rules.affine``."""
+    """Returns what flushing numbers to zero changes in all outputs, in ℓ2.  One output is as in ``rules.affine``."""
     each = (largest + 1) * float((layer.weight.double().abs() + 1).flatten(1).sum(1).amax()) + terms
     return 8 * SMALLEST * each * math.sqrt(numbers)
 

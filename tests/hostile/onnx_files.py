@@ -165,6 +165,11 @@ def whole(folder: Path, exports: bool) -> dict[str, ModelProto]:
                 linf_plugin.build("linf-mlp", shape=(1, 3, 3), classes=4, width=6, depth=2),
                 {"flavour": "maxpool"},
             ),
+            (
+                "exported in l2",
+                linf_plugin.build("sll-mlp", shape=(1, 3, 3), classes=4, depth=2, hidden=5, mean=(0.1,)),
+                {"norm": "l2"},
+            ),
         ):
             path = folder / f"{name}.onnx"
             export(net.eval(), path, {"dataset": "digits", "seed": 1, "epsilon": 0.1}, force=True, **options)

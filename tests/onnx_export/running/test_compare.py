@@ -78,5 +78,5 @@ def test_other_files(made, tmp_path, settings):
 
 def test_nan_is_a_failure():
     logits = np.float32([[1, 0], [np.nan, 0]])
-    result = Comparison(logits, np.zeros(2, np.float32), np.float32([[1, 0], [1, 0]]), 1.0, 1e-6)
+    result = Comparison(logits, np.zeros(2, np.float32), np.float32([[1, 0], [1, 0]]), torch.ones(1, 1), 1e-6)
     assert any("logits differ by nan" in f for f in result.failures)
