@@ -1,6 +1,7 @@
 """Hostile ONNX files: whole ones, of which a seed changes a field or some bytes, and kinds known to do harm."""
 
 import copy
+import json
 import os
 import random
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from onnx.inliner import inline_local_functions
 import linf_plugin
 from linf_plugin.kernels.reference import coefficients
 from onnx_export.exporting import export
+from onnx_export.files.seal import FORMAT, seal
 from onnx_export.functions.library import attach
 
 DATA = "weights.bin"  # beside a file
@@ -411,6 +413,16 @@ def _with_ints(attribute: int, numbers: list[int]) -> Callable:
     return make
 
 
+def _in_l2(name: str, **sizes: int) -> ModelProto:
+    """A small file that describes a net with a radius in ℓ2 whose matrix of pairs, or of rows, would need 27 GB."""
+    model = _model(
+        [helper.make_node("Gemm", ["x", "0.weight"], ["y"], transB=1)], (2,), {"0.weight": _array(60_000, 2)}
+    )
+    net = json.dumps({"input_shape": [2], "layers": [[name, sizes | {"bias": False}]]})
+    seal(model, {"file_format": FORMAT, "norm": "l2", "flavour": "function", "certificate": "lipschitz", "net": net})
+    return model
+
+
 def _channels(model: ModelProto):
     return model.graph.input[0].type.tensor_type.shape.dim[1]
 
@@ -532,6 +544,8 @@ TABLE: dict[str, Callable[..., ModelProto | bytes]] = {
         )
     ),
     "coefficients": lambda: _nodes(lambda m: m.graph.node[7].attribute[0].floats.__setitem__(0, 9.0)),
+    "very many rows in l2": lambda: _in_l2("potential", features=2, inner=60_000),
+    "very many classes in l2": lambda: _in_l2("linear", in_features=2, out_features=60_000),
     "weights beside": _outside(DATA),
     "weights elsewhere": _outside("/etc/hostname"),
     "weights above": _outside("../../" + DATA),
