@@ -19,6 +19,7 @@ from .chain import Chain
 from .fold import BATCHES, Constants, Varying
 from .fuse import fuse
 from .readers import EITHER, READERS, SIZE_INPUTS, check_call
+from .residual import Branch, branches_of, read_residual
 
 OPSETS = range(7, onnx.defs.onnx_opset_version() + 1)  # in all of these the operators mean the same
 
@@ -109,13 +110,25 @@ def _read(chain: Chain, constants: Constants, node: NodeProto) -> None:
         chain.advance(node.output[0])
 
 
+def _read_residual(chain: Chain, constants: Constants, node: NodeProto, branch: Branch) -> None:
+    """Reads the difference of the value and a branch."""
+    if node.input[0] != chain.name:
+        raise ValueError("only a chain of layers is supported, in which each value is used once")
+    if chain.bytes:
+        raise ValueError(f"pixels in bytes must be divided by {PIXELS['byte'][1]} first")
+    chain.end_crop()
+    read_residual(chain, branch, lambda inner, name: _constant(inner, name, constants))
+    chain.advance(node.output[0])
+
+
 @torch.no_grad()
 def to_net(model: ModelProto) -> Net:
     """A ``Net`` that computes the logits of an ONNX model, for bounds and for checkpoints.
 
     It reads what ``export`` writes: a chain of distances, Gemm, MatMul, Conv, Relu, Tanh, Neg, flattening, slices that
-    give the middle square of an image, sums with one constant for each channel, and products with one positive
-    constant.  Distances may be nodes, inlined bodies, or in the broadcast form (``fuse_distance``).
+    give the middle square of an image, sums with one constant for each channel, products with one positive constant,
+    and residual layers x − Wᵀ·relu(W·x + b).  Distances may be nodes, inlined bodies, or in the broadcast form
+    (``fuse_distance``).
 
     Distances and sums are the same to the bit, unless a constant is computed by a function such as Exp or Pow, which
     runtimes round in different ways.  A sorted sum is read with a ρ and a k that give its coefficients.  If the input
@@ -141,9 +154,16 @@ def to_net(model: ModelProto) -> Net:
     fused, constants = fuse(model, [output])
     name, (batch, *sizes), of_bytes = input_of(fused)
     chain = Chain(name, (batch or BATCHES[0], *sizes), not batch, of_bytes)
+    branches = branches_of(fused.graph)
+    within = {inner.output[0] for branch in branches.values() for inner in branch}
     for node in fused.graph.node:
+        if node.output[0] in within:
+            continue
         try:
-            _read(chain, constants, node)
+            if (branch := branches.get(node.output[0])) is None:
+                _read(chain, constants, node)
+            else:
+                _read_residual(chain, constants, node, branch)
         except ValueError as error:
             what = f"node {said(node.name or node.output[0])} ({said(node.op_type)[1:-1]})"
             raise ValueError(f"{what}: {error}") from error
