@@ -1,10 +1,11 @@
 """Nets whose graph is no chain: residual and dense connections, shared layers, branches and several heads."""
 
+import functools
 import math
 
 import pytest
 import torch
-from nets import ball, perturbed
+from nets import ball, within
 from torch import nn
 
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
@@ -145,11 +146,16 @@ def make(name):
     return net, torch.rand(3, *shape)
 
 
-def holds(lower, upper, function, x):
-    with torch.no_grad():
-        for point in perturbed(x, samples=60):
-            y = function(point)
-            assert (lower <= y + ROUNDING).all() and (y <= upper + ROUNDING).all()
+def holds(lower, upper, net, x, C=None):
+    assert within(lower, upper, net, x, C, samples=60, rounding=ROUNDING)
+
+
+@functools.cache
+def traced(name):
+    """A net, its inputs and its graph, for tests that need no fresh one."""
+    torch.manual_seed(0)
+    net, x = make(name)
+    return net, x, BoundedModule(net, x[:1], bound_opts=FEW)
 
 
 @each_net
@@ -168,11 +174,11 @@ def test_bounds_hold(name, method):
 @each_net
 @each_method
 def test_a_specification_bounds_differences(name, method):
-    net, x = make(name)
+    net, x, bounded = traced(name)
     C = torch.randn(3, 2, net(x).shape[1])
-    lower, upper = compute_bounds(BoundedModule(net, x[:1], bound_opts=FEW), (ball(x),), C, method)
+    lower, upper = compute_bounds(bounded, (ball(x),), C, method)
     assert lower.shape == upper.shape == (3, 2)
-    holds(lower, upper, lambda point: (C @ net(point).unsqueeze(2)).squeeze(2), x)
+    holds(lower, upper, net, x, C)
 
 
 @each_net
@@ -190,8 +196,8 @@ def test_both_forms_of_coefficients_give_the_same_bounds(name, method):
 @each_net
 @pytest.mark.parametrize("method", ["IBP", "CROWN", "Forward"])
 def test_a_ball_of_radius_zero_gives_the_output(name, method):
-    net, x = make(name)
-    for end in compute_bounds(BoundedModule(net, x[:1]), (ball(x, 0.0),), method=method):
+    net, x, bounded = traced(name)
+    for end in compute_bounds(bounded, (ball(x, 0.0),), method=method):
         torch.testing.assert_close(end, net(x), rtol=0, atol=ROUNDING)
 
 

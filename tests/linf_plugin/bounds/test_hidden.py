@@ -1,10 +1,11 @@
 """Bounds of hidden nodes: they are those of the net that is cut there, by every method and for every specification."""
 
+import functools
 import math
 
 import pytest
 import torch
-from nets import ball, perturbed
+from nets import ball, within
 from torch import nn
 
 from linf_plugin import LinfDistConv2d, LinfDistLinear, MeanShift, SortDistLinear
@@ -51,11 +52,8 @@ def bounded_module(net, x):
     return BoundedModule(net, x[:1], bound_opts=OPTIONS)
 
 
-def holds(lower, upper, function, x):
-    with torch.no_grad():
-        for point in perturbed(x, samples=40):
-            y = function(point)
-            assert (lower <= y + ROUNDING).all() and (y <= upper + ROUNDING).all()
+def holds(lower, upper, net, x, C=None):
+    assert within(lower, upper, net, x, C, samples=40, rounding=ROUNDING)
 
 
 def places(name):
@@ -65,40 +63,47 @@ def places(name):
     return net, torch.rand(3, *shape), range(1, len(layers))
 
 
-def specification(outputs, rows):
-    return torch.randn(3, rows, outputs)
+@functools.cache
+def traced(name):
+    """Three inputs, the graph of the whole net, and for each place the part before it, its graph and its node there."""
+    torch.manual_seed(0)
+    net, x, layers = places(name)
+    whole = bounded_module(net, x)
+    operations = [node.name for node in whole._modules.values() if node.inputs]
+    found = []
+    for i in layers:
+        part = net[:i].eval()
+        cut = bounded_module(part, x)
+        found.append((part, cut, operations[sum(1 for node in cut._modules.values() if node.inputs) - 1]))
+    return x, whole, found
 
 
 @pytest.mark.parametrize("name", NETS)
 @pytest.mark.parametrize("by_itself", [True, False], ids=["auto_LiRPA", "ours"])
 @each_method
 def test_bounds_of_a_hidden_node_are_those_of_the_net_cut_there(name, by_itself, method):
-    net, x, layers = places(name)
+    x, whole, found = traced(name)
 
     def bounds(bounded, C=None, **options):
         if by_itself:
             return bounded.compute_bounds(x=(ball(x),), C=C, method=method, **options)
         return compute_bounds(bounded, (ball(x),), C, method, **options)
 
-    whole = bounded_module(net, x)
-    operations = [node.name for node in whole._modules.values() if node.inputs]
-    for i in layers:
-        part = net[:i].eval()
-        cut, y = bounded_module(part, x), part(x)
-        here = operations[sum(1 for node in cut._modules.values() if node.inputs) - 1]
+    for i, (part, cut, here) in enumerate(found):
+        y = part(x)
         lower, upper = bounds(whole, final_node_name=here)
         assert lower.shape == upper.shape == y.shape
         holds(lower, upper, part, x)
         for ours, theirs in zip((lower, upper), bounds(cut)):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=ROUNDING)
-        for rows in (2, y[0].numel()):
-            C = specification(y[0].numel(), rows)
-            lower, upper = bounds(whole, C, final_node_name=here)
-            assert by_itself or lower.shape == upper.shape == (3, rows)
-            lower, upper = lower.reshape(3, rows), upper.reshape(3, rows)
-            holds(lower, upper, lambda point, C=C, f=part: (C @ f(point).flatten(1).unsqueeze(2)).squeeze(2), x)
-            for ours, theirs in zip((lower, upper), bounds(cut, C)):
-                torch.testing.assert_close(ours, theirs.reshape(3, rows), rtol=0, atol=ROUNDING)
+        rows = y[0].numel() if i % 2 else 2  # at every second place as many as the node has numbers
+        C = torch.randn(3, rows, y[0].numel())
+        lower, upper = bounds(whole, C, final_node_name=here)
+        assert by_itself or lower.shape == upper.shape == (3, rows)
+        lower, upper = lower.reshape(3, rows), upper.reshape(3, rows)
+        holds(lower, upper, part, x, C)
+        for ours, theirs in zip((lower, upper), bounds(cut, C)):
+            torch.testing.assert_close(ours, theirs.reshape(3, rows), rtol=0, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("name", NETS)

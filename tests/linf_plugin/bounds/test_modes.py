@@ -1,11 +1,12 @@
 """Every method of auto_LiRPA on every kind of net: bounds hold, gradients are right, none is looser than intervals."""
 
+import functools
 import math
 from inspect import signature
 
 import pytest
 import torch
-from nets import NETS, ball, each_net, make, perturbed
+from nets import NETS, ball, each_net, make, perturbed, within
 from torch import nn
 
 from linf_plugin import LinfDistLinear, SortDistLinear, set_p
@@ -17,7 +18,12 @@ from auto_LiRPA import BoundedModule
 METHODS = ("IBP", "CROWN-IBP", "CROWN", "CROWN-Optimized", "Forward", "Forward+Backward")
 DIFFERENTIABLE = ("IBP", "CROWN-IBP", "CROWN", "Forward", "Forward+Backward")  # by themselves
 each_method = pytest.mark.parametrize("method", METHODS)
-each_p = pytest.mark.parametrize("p", [2.0, math.inf], ids=lambda p: f"p={p:g}")
+WITHOUT_P = ("ramp", "max-min", "relu")
+each_p = pytest.mark.parametrize(
+    "name, p",
+    [(name, p) for name in NETS for p in (2.0, math.inf) if name not in WITHOUT_P or p == math.inf],
+    ids=lambda value: value if isinstance(value, str) else f"p={value:g}",
+)
 # Few iterations are enough to move every weight.
 OPTIONS = {"optimize_bound_args": {"iteration": 3}}
 ROUNDING = 1e-9
@@ -43,14 +49,24 @@ def bounded_module(net, x, **options):
     return BoundedModule(net, x[:1], bound_opts={**OPTIONS, **WITHOUT_SHORTCUTS, **options})
 
 
-def holds(lower, upper, function, x, eps=0.05):
-    with torch.no_grad():
-        for point in perturbed(x, eps):
-            y = function(point)
-            assert (lower <= y + ROUNDING).all() and (y <= upper + ROUNDING).all()
+def holds(lower, upper, net, x, C=None):
+    assert within(lower, upper, net, x, C, rounding=ROUNDING)
 
 
-@each_net
+@functools.cache
+def traced(name):
+    """A net, its inputs and its graph, for tests that need no fresh one."""
+    torch.manual_seed(0)
+    net, x = make(name)
+    return net, x, bounded_module(net, x)
+
+
+def test_no_net_without_p_has_one():
+    for name in NETS:
+        exponents = {layer.p for layer in make(name, 2.0)[0].modules() if hasattr(layer, "p")}
+        assert (2.0 in exponents) == (name not in WITHOUT_P)
+
+
 @each_method
 @each_p
 def test_bounds_hold(name, method, p):
@@ -63,18 +79,18 @@ def test_bounds_hold(name, method, p):
 @each_net
 @each_method
 def test_a_specification_bounds_differences(name, method):
-    net, x = make(name)
+    net, x, bounded = traced(name)
     C = torch.tensor([[1.0, -1, 0, 0], [0, 1, 0, -2]]).expand(3, 2, 4)
-    lower, upper = bounded_module(net, x).compute_bounds(x=(ball(x),), C=C, method=method)
+    lower, upper = bounded.compute_bounds(x=(ball(x),), C=C, method=method)
     assert lower.shape == upper.shape == (3, 2)
-    holds(lower, upper, lambda point: (C @ net(point).unsqueeze(2)).squeeze(2), x)
+    holds(lower, upper, net, x, C)
 
 
 @each_net
 @each_method
 def test_a_ball_of_radius_zero_gives_the_output(name, method):
-    net, x = make(name)
-    lower, upper = bounded_module(net, x).compute_bounds(x=(ball(x, 0.0),), method=method)
+    net, x, bounded = traced(name)
+    lower, upper = bounded.compute_bounds(x=(ball(x, 0.0),), method=method)
     torch.testing.assert_close(lower, net(x), rtol=0, atol=ROUNDING)
     torch.testing.assert_close(upper, net(x), rtol=0, atol=ROUNDING)
 
@@ -82,8 +98,7 @@ def test_a_ball_of_radius_zero_gives_the_output(name, method):
 @each_net
 @pytest.mark.parametrize("method", DIFFERENTIABLE)
 def test_bounds_of_a_batch_are_those_of_its_samples(name, method):
-    net, x = make(name)
-    bounded = bounded_module(net, x)
+    _, x, bounded = traced(name)
     together = bounded.compute_bounds(x=(ball(x),), method=method)
     for i in range(3):
         alone = bounded.compute_bounds(x=(ball(x[i : i + 1]),), method=method)
@@ -94,14 +109,13 @@ def test_bounds_of_a_batch_are_those_of_its_samples(name, method):
 @each_net
 @pytest.mark.parametrize("C", [None, "differences"])
 def test_nothing_is_looser_than_intervals_and_optimising_never_hurts(name, C):
-    net, x = make(name)
+    net, x, bounded = traced(name)
     if C:
         C = torch.tensor([[1.0, -1, 0, 0], [0, 1, 0, -1]]).expand(3, 2, 4)
-    bounded = bounded_module(net, x)
     bounds = {method: compute_bounds(bounded, (ball(x),), C, method) for method in METHODS}
     for lower, upper in bounds.values():
         assert (lower >= bounds["IBP"][0]).all() and (upper <= bounds["IBP"][1]).all()
-        holds(lower, upper, net if C is None else lambda point: (C @ net(point).unsqueeze(2)).squeeze(2), x)
+        holds(lower, upper, net, x, C)
     assert (bounds["CROWN-Optimized"][0] >= bounds["CROWN"][0] - ROUNDING).all()
     assert (bounds["CROWN-Optimized"][1] <= bounds["CROWN"][1] + ROUNDING).all()
 

@@ -81,7 +81,9 @@ def _worst_margin(net, x, labels, eps, steps=3, restarts=2):
 @each_method
 @each_net
 def test_no_float32_margin_is_below_its_bound(arguments, method):
-    for scale, eps in ((1.0, 1e-6), (1e3, 0.01), (1e-3, 1.0)):
+    """In a tiny ball, where rounding matters most, and in turn with large weights or a ball that holds all pixels."""
+    turn = list(NETS.values()).index(arguments) + list(LIRPA_METHODS).index(method)
+    for scale, eps in ((1.0, 1e-6), ((1e3, 0.01), (1e-3, 1.0))[turn % 2]):
         net = _net(arguments, scale)
         x = torch.rand(10, *net.input_shape)
         labels = net(x).argmax(1)
@@ -118,20 +120,22 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
     """Noise of the size of the activations, drawn at random and from the ends."""
     exact = _net(arguments).double()
     net = rounded.Noisy(exact).eval()
-    x, y = torch.rand(5, *exact.input_shape).double(), []
+    x = torch.rand(5, *exact.input_shape).double()
     lower, upper = box(x, 0.1)
     amounts, _, last = net.noises(lower, upper)
     amounts = [torch.rand_like(a) / 5 for a in amounts]
-    for k in range(40):
-        ends = k % 2
-        parts = [(2 * torch.rand_like(a) - 1) * a for a in amounts]
-        rest = iter([a.sign() * n if ends else a for a, n in zip(parts, amounts)])
-        t = torch.rand_like(x)
-        h = lower + (t.round() if ends else t) * (upper - lower)
+    parts = [(2 * torch.rand(40, *a.shape) - 1) * a for a in amounts]
+    t = torch.rand(40, *x.shape)
+    for a, n in zip(parts, amounts):
+        a[1::2] = a[1::2].sign() * n
+    t[1::2] = t[1::2].round()
+    rest = iter(parts)
+    h = (lower + t * (upper - lower)).flatten(0, 1)
+    with torch.no_grad():
         for i, node in enumerate(net.nodes):
             h = node.module(h)
-            h = h + next(rest) if i in net.noisy.values() else h
-        y.append(h.detach())
+            h = h + next(rest).flatten(0, 1) if i in net.noisy.values() else h
+    y = h.unflatten(0, (40, len(x)))
     rounded.register()
     with versions.float64_by_default(), torch.no_grad():
         bounded = BoundedModule(
@@ -139,7 +143,7 @@ def test_bounds_of_a_noisy_net_hold_whatever_the_noise(arguments, method):
         )
         ball = BoundedTensor(x, PerturbationLpNorm(norm=INF, x_L=lower, x_U=upper))
         low, high = compute_bounds(bounded, (ball, *amounts), method=LIRPA_METHODS[method])
-    assert all(((low - last <= h) & (h <= high + last)).all() for h in y)
+    assert ((low - last <= y) & (y <= high + last)).all()
 
 
 def test_noise_is_computed_as_nothing():
@@ -330,7 +334,7 @@ def test_tanh_on_tiny_and_on_distant_intervals(first, last, method):
     x, labels = torch.rand(64, 1, 1, 1), torch.zeros(64, dtype=torch.long)
     for eps in (0.01, 0.1, 0.3):
         bound = margin_bound(net, x, labels, eps, method)
-        assert (bound <= _worst_margin(net, x, labels, eps, restarts=30)).all()
+        assert (bound <= _worst_margin(net, x, labels, eps, restarts=8)).all()
 
 
 def test_bounds_are_looked_at_where_relaxations_read_them():
