@@ -26,6 +26,7 @@ INF = math.inf
 EXPONENTS = (1.0, 1.5, 2.0, 3.0, 8.0, 10.0, 100.5, 1000.0, INF)
 FEW_EXPONENTS = (1.0, 2.0, 8.0, INF)
 DTYPES = (torch.float32, torch.float64)
+BLOCK = 1 << 16  # numbers
 
 SORTS = {  # (rho, k) of a sorted sum
     "three": (0.7, 3),
@@ -95,30 +96,45 @@ def box(centre: Tensor) -> tuple[Tensor, Tensor]:
     return centre - width, centre + width
 
 
+def _blocks(w: Tensor, *per_row: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Tensors (N, *) in blocks of rows, so that all numbers that the specification holds at once fit into a cache."""
+    rows = max(1, BLOCK // max(1, w.numel()))
+    return zip(*(a.split(rows) for a in per_row))
+
+
 class _Dist(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, w, p):
-        y = reference.dist(x, w, p)
+        y = torch.cat([reference.dist(a, w, p) for (a,) in _blocks(w, x)])
         ctx.save_for_backward(x, w, y)
         ctx.p = p
         return y
 
     @staticmethod
     def backward(ctx, grad):
-        return *reference.dist_vjp(grad, *ctx.saved_tensors, ctx.p), None
+        x, w, y = ctx.saved_tensors
+        parts = [reference.dist_vjp(g, a, w, b, ctx.p) for g, a, b in _blocks(w, grad, x, y)]
+        g_x, g_w = zip(*parts)
+        return torch.cat(g_x), torch.stack(g_w).sum(0), None
 
 
 class _BoxDist(torch.autograd.Function):
     @staticmethod
     def forward(ctx, lower, upper, w, p):
-        near, far = reference.box_dist(lower, upper, w, p)
+        near, far = map(torch.cat, zip(*(reference.box_dist(*ends, w, p) for ends in _blocks(w, lower, upper))))
         ctx.save_for_backward(lower, upper, w, near, far)
         ctx.p = p
         return near, far
 
     @staticmethod
     def backward(ctx, *grads):
-        return *reference.box_dist_vjp(*grads, *ctx.saved_tensors, ctx.p), None
+        lower, upper, w, *ranges = ctx.saved_tensors
+        parts = [
+            reference.box_dist_vjp(g, h, a, b, w, near, far, ctx.p)
+            for g, h, a, b, near, far in _blocks(w, *grads, lower, upper, *ranges)
+        ]
+        g_lower, g_upper, g_w = zip(*parts)
+        return torch.cat(g_lower), torch.cat(g_upper), torch.stack(g_w).sum(0), None
 
 
 class _SortedDist(torch.autograd.Function):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import math
 import mmap
 import os
@@ -44,6 +45,8 @@ BEYOND_TILES = {  # (N, out, in): more than one panel, tile, block of coordinate
     "searched": (130, 40, 450),
     "searched-windows": (260, 9, 333),  # beyond the index that tiles keep
 }
+# One p of each sort of terms: compiled for both dtypes, for float32, real, whole, both of them if p is large, ∞.
+EACH_SORT = (2.0, 3.0, 5.5, 33.0, 100.5, 1000.0, INF)
 SNAPPED = [2.0**k * f for k in range(3, 10) for f in (1, 1.25, 1.5)]  # p of a schedule; 1024 is above
 
 
@@ -74,12 +77,19 @@ def test_all_shapes(level, p, dtype):
 
 
 @each_dtype
-@pytest.mark.parametrize("p", (*EXPONENTS, *BORDERS), ids=lambda p: f"p={p:g}")
-@pytest.mark.parametrize("shape", BEYOND_TILES.values(), ids=BEYOND_TILES)
+@pytest.mark.parametrize(
+    "shape, p",
+    [
+        *((shape, p) for shape in BEYOND_TILES for p in EACH_SORT),
+        *(("panels", p) for p in (*EXPONENTS, *BORDERS) if p not in EACH_SORT),
+    ],
+    ids=lambda value: value if isinstance(value, str) else f"p={value:g}",
+)
 @pytest.mark.skipif(not cpu.levels(), reason="the kernels are not built")
 def test_beyond_one_tile(shape, p, dtype):
     """Every level is tested.  The specification takes most of the time, so it is computed once."""
     levels = [functools.partial(cpu.using, level) for level in cpu.levels()]
+    shape = BEYOND_TILES[shape]
     _check(*rows(shape, dtype=dtype), p, max(shape[:2]), levels)
 
 
@@ -319,19 +329,8 @@ def test_ceiling_names_a_wrong_argument():
             cpu.ceiling(p)
 
 
-# These tests need their own process, because a process remembers the loaded library and the warning.
-
-
-def _python(code: str, **environment) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}
-    )
-
-
-def test_the_environment_chooses_the_instruction_set(level):
-    done = _python("from linf_plugin.kernels import cpu; print(*cpu.available())", LINF_CPU_LEVEL=level)
-    assert done.stdout.split() == ["True", level], done.stderr
-
+# These tests need processes of their own, because a process remembers the loaded library and the warning.  One imports
+# everything, and forks before the first call.
 
 MISSING = {  # code that causes the fault before the first call, and a part of the reason
     "not-built": ("cpu.LIBRARY = cpu.LIBRARY.with_name('nowhere.so')", "nowhere.so was not built"),
@@ -339,15 +338,9 @@ MISSING = {  # code that causes the fault before the first call, and a part of t
     "another-interface": ("cpu.ABI = -1", "this package needs -1"),
     "another-machine": ("os.environ['LINF_CPU_LEVEL'] = 'abacus'", "but not for abacus"),
 }
-
-
-@pytest.mark.parametrize("damage, reason", MISSING.values(), ids=MISSING)
-def test_without_the_kernels_there_is_one_warning_and_the_same_result(damage, reason):
-    done = _python(f"""
-import os, pathlib, warnings
-import torch, linf_plugin
-from linf_plugin import info
-from linf_plugin.kernels import cpu
+CHOICES = {level: f"os.environ['LINF_CPU_LEVEL'] = '{level}'\nprint(*cpu.available())" for level in cpu.levels()}
+DAMAGES = {
+    name: f"""
 {damage}
 x, w = torch.eye(3, 4).requires_grad_(), torch.full((2, 4), 2.0)
 with warnings.catch_warnings(record=True) as caught:
@@ -357,18 +350,10 @@ with warnings.catch_warnings(record=True) as caught:
         y.sum().backward()
 print(y.tolist(), [(c.category.__name__, str(c.message)) for c in caught])
 print(info.report())
-""")
-    first, *report = done.stdout.splitlines()
-    assert first.startswith("[[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]] [('RuntimeWarning'"), done.stderr
-    assert first.count("RuntimeWarning") == 1 and reason in first and "\n" not in first
-    assert any(line.startswith("CPU      blocked PyTorch") and reason in line for line in report)
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_gets_threads_of_its_own():
-    done = _python("""
-import os, torch
-from linf_plugin.kernels import cpu
+"""
+    for name, (damage, _) in MISSING.items()
+}
+FORKED = """
 torch.set_num_threads(2)
 x = torch.rand(300, 300)
 y = cpu.dist(x, x, 8.0)
@@ -376,8 +361,49 @@ child = os.fork()
 if child == 0:
     os._exit(0 if torch.equal(cpu.dist(x, x, 8.0), y) else 3)
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-""")
-    assert done.stdout.strip() == "0", done.stderr
+"""
+FORKS = """
+import json, os, pathlib, sys, warnings
+import torch, linf_plugin
+from linf_plugin import info
+from linf_plugin.kernels import cpu
+for name, code in json.loads(sys.argv[1]).items():
+    child = os.fork()
+    if child == 0:
+        sys.stdout = open(pathlib.Path(sys.argv[2]) / name, "w", encoding="utf-8")
+        exec(code)
+        sys.stdout.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+
+
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """name → what the code of that name prints in a process of its own."""
+    folder, codes = tmp_path_factory.mktemp("printed"), {**CHOICES, **DAMAGES, "forked": FORKED}
+    environment = {key: value for key, value in os.environ.items() if key != "LINF_CPU_LEVEL"}
+    line = [sys.executable, "-c", FORKS, json.dumps(codes), str(folder)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    return {name: (folder / name).read_text(encoding="utf-8") for name in codes}
+
+
+def test_the_environment_chooses_the_instruction_set(level, printed):
+    assert printed[level].split() == ["True", level]
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_without_the_kernels_there_is_one_warning_and_the_same_result(name, printed):
+    reason = MISSING[name][1]
+    first, *report = printed[name].splitlines()
+    assert first.startswith("[[2.0, 2.0], [2.0, 2.0], [2.0, 2.0]] [('RuntimeWarning'")
+    assert first.count("RuntimeWarning") == 1 and reason in first and "\n" not in first
+    assert any(line.startswith("CPU      blocked PyTorch") and reason in line for line in report)
+
+
+def test_a_forked_child_gets_threads_of_its_own(printed):
+    assert printed["forked"].strip() == "0"
 
 
 def test_info_names_the_instruction_set(level):
