@@ -14,7 +14,7 @@ WORLD = 2
 
 
 class Ranks:
-    """Started once, because importing torch takes longer than a test.
+    """Started once, because importing torch takes longer than a test.  Both are forks of one process that imports it.
 
     ``Ranks(__file__)(function, *args)`` gives [result of rank 0, of rank 1]: each calls the function of that name in
     that file with its ``parallel.Ranks`` and the arguments.  An exception on a rank is an AssertionError with its
@@ -22,7 +22,8 @@ class Ranks:
     """
 
     def __init__(self, path: str):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["torch.distributed", "linf_plugin.training.parallel"])
         self.folder = tempfile.TemporaryDirectory()
         self.connections, self.processes = [], []
         for rank in range(WORLD):

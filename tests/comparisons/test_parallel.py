@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,29 +46,38 @@ clip = 10
 schedule = { epochs = 3, eps = 0.05, eps_end = 2 }
 """
 ROOT = Path(__file__).parents[2]
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "comparisons"]
+# As torchrun starts two processes and ends them, where torchrun is not what is tested: both are forks of one process,
+# because each import of everything takes longer than the work.
+FORKS = """
+import os, signal, socket, sys
+import torch.distributed
+from comparisons.cli import main
+from comparisons.running import run, search
+
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ.update(TORCHELASTIC_RUN_ID="forks", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+os.environ.update(WORLD_SIZE="2", LOCAL_WORLD_SIZE="2")
+children = []
+signal.signal(signal.SIGTERM, lambda *_: [os.kill(child, signal.SIGTERM) for child in children])
+for rank in "01":
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.environ.update(RANK=rank, LOCAL_RANK=rank)
+        sys.exit(main(sys.argv[1:]))
+    children.append(child)
+sys.exit(max(abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])) for child in children))
+"""
 WAIT = 300  # seconds, for a machine that has other things to do; ten are enough
 
 
-def start(folder: Path, *arguments: str, command: str = "run") -> subprocess.Popen:
+def start(folder: Path, *arguments: str, command: str = "run", by: Sequence[str] = ("-c", FORKS)) -> subprocess.Popen:
     """Two processes that write to ``folder/out``."""
     (folder / "pair.toml").write_text(RECIPE)
-    line = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "comparisons",
-        command,
-        "pair.toml",
-        "--out",
-        "out",
-        "--device",
-        "cpu",
-        *arguments,
-    ]
+    line = [sys.executable, *by, command, "pair.toml", "--out", "out", "--device", "cpu", *arguments]
     return subprocess.Popen(
         line,
         cwd=folder,
@@ -82,7 +92,7 @@ def start(folder: Path, *arguments: str, command: str = "run") -> subprocess.Pop
 def whole(tmp_path_factory):
     """(folder, what was printed) of a run that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    process = start(folder)
+    process = start(folder, by=TORCHRUN)
     output, errors = process.communicate(timeout=WAIT)
     assert process.returncode == 0, errors
     return folder / "out", output, errors
@@ -121,7 +131,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):
     while not (log.exists() and len(log.read_text().splitlines()) > 3):
         assert process.poll() is None and time.monotonic() < late
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)  # torchrun then ends its processes
+    process.send_signal(signal.SIGTERM)  # the processes are then ended, as by torchrun
     process.communicate(timeout=WAIT)
     assert (tmp_path / "out/linf-dist.state.pt").exists() and not (tmp_path / "out/results.json").exists()
 
@@ -135,7 +145,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_bits(whole, tmp_path):
 
 def test_a_rank_that_fails_says_why(tmp_path):
     (tmp_path / "out/ibp.pt/full").mkdir(parents=True)  # where the model is to be written
-    process = start(tmp_path, "--quiet", "--methods", "ibp", "--force")
+    process = start(tmp_path, "--quiet", "--methods", "ibp", "--force", by=TORCHRUN)
     _, errors = process.communicate(timeout=WAIT)
     assert process.returncode != 0
     assert "linf-compare (rank 0): error: out/ibp.pt could not be written" in errors
