@@ -1,6 +1,7 @@
 """Traced nets are read back from their files; what a file says of them is not trusted."""
 
 import copy
+import functools
 import json
 import random
 import re
@@ -26,9 +27,15 @@ from onnx_export.writing.traced.widths import WIDTHS
 each_net = pytest.mark.parametrize("name", traced_nets.NETS)
 
 
+@functools.cache
+def net_in_file(name: str):
+    """What a file has of a net.  Not to be changed."""
+    return traced(*traced_nets.net_of(name))
+
+
 def model_of(name: str):
     """The model of a net, sealed, with the certificates that it can have."""
-    net = traced(*traced_nets.net_of(name))
+    net = net_in_file(name)
     model, props = compose(net, Settings(certified=why_no_radius(net) is None, interval=True, epsilon=0.01))
     seal(model, props)
     return net, model, props
@@ -58,7 +65,7 @@ def test_every_operation_of_a_description_is_read():
     """The nets have each of them, but for those that take any index."""
     seen = set()
     for name in traced_nets.NETS:
-        net = traced(*traced_nets.net_of(name))
+        net = net_in_file(name)
         seen |= {one.name for one in described(net.graph, shapes_of(net.graph, net.input_shape))}
     assert seen <= OPERATIONS.keys()
     assert OPERATIONS.keys() - seen == {"identity", "average"}
