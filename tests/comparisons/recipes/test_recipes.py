@@ -17,6 +17,8 @@ from linf_plugin.layers.base import distance_layers
 from linf_plugin.models.lipschitz import SIZES
 from linf_plugin.models.relu import LAYOUTS
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 SHAPES = {  # (C, H, W), classes
     "digits": ((1, 8, 8), 10),
     "mnist": ((1, 28, 28), 10),

@@ -24,6 +24,8 @@ from linf_plugin import build
 from linf_plugin.certificates import CERTIFICATES, certify
 from linf_plugin.datasets import load_dataset
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 ROOT = Path(__file__).parents[3]
 CODE = """
 import torch

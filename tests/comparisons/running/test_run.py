@@ -33,6 +33,8 @@ from linf_plugin.certificates.table import CERTIFICATES, Certificate
 from linf_plugin.datasets import hold_out, load_dataset
 from linf_plugin.training import budgets
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 TINY = """
 description = "a few epochs of everything"
 dataset = "digits"

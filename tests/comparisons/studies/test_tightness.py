@@ -10,6 +10,8 @@ from comparisons.studies.shell import main
 from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.training import Schedule
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 
 def test_bisection_finds_where_each_sample_stops():
     limits = torch.tensor([0.3, 0.0, 0.05, 0.7, 0.31], dtype=torch.float64)

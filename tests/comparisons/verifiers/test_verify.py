@@ -15,6 +15,8 @@ from comparisons.verifiers.verify import verify as ask
 from linf_plugin.certificates import exact_radius
 from linf_plugin.norms import Ball
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 RANGE = {"low": 0.0, "high": 1.0}
 GRID = torch.cartesian_prod(*[torch.linspace(-1, 1, 401, dtype=torch.float64)] * 2)
 

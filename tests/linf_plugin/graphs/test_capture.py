@@ -16,6 +16,8 @@ from linf_plugin.graphs.capture import capture
 from linf_plugin.graphs.fusion import PRODUCTS
 from linf_plugin.norms import box
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 
 def net_of(forward, *parts):
     """Returns a module whose parts have random weights and statistics, and whose forward is ``forward(x, *parts)``."""

@@ -35,6 +35,8 @@ from linf_plugin.certificates.exact.steps import evaluate, steps_of
 from linf_plugin.certificates.table import LIRPA_METHODS
 from linf_plugin.layers.shifts import CenterCrop
 
+pytestmark = pytest.mark.usefixtures("few_alpha_steps")
+
 ROUNDING = 1e-12  # of logits and bounds computed in float64
 
 NETS = {  # of one or two inputs: name → (input shape, layers)
