@@ -11,7 +11,7 @@ from .chain import Chain
 from .nodes import producers_of
 from .readers import READERS
 
-PRODUCTS = ("Gemm", "MatMul", "Conv")
+READ_PRODUCTS = ("Gemm", "MatMul", "Conv")
 
 
 class Branch(NamedTuple):
@@ -38,9 +38,9 @@ def branches_of(graph: GraphProto) -> dict[str, Branch]:
     for node in graph.node:
         if node.domain or node.op_type != "Sub" or len(node.input) != 2:
             continue
-        second = only(node.input[1], *PRODUCTS)
+        second = only(node.input[1], *READ_PRODUCTS)
         relu = second and only(second.input[0], "Relu")
-        first = relu and only(relu.input[0], *PRODUCTS)
+        first = relu and only(relu.input[0], *READ_PRODUCTS)
         if first and first.input[0] == node.input[0]:
             found[node.output[0]] = Branch(first, relu, second)
     return found
