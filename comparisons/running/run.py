@@ -206,6 +206,7 @@ def _metadata(wanted: Wanted, key: str, entry: MethodResult) -> dict:
         **wanted.data,
         "method": key,
         "recipe": with_changes(wanted.recipe.name, wanted.recipe.changed),
+        "norm": wanted.recipe.evaluation.norm,
         "epsilon": wanted.recipe.eps,
         "seed": wanted.seed,
         "versions": entry.versions,

@@ -209,7 +209,11 @@ def test_the_checkpoint_is_the_model_that_was_measured(out):
     data = load_dataset("digits")
     for key, m in results(out)["methods"].items():
         model, metadata = load(out / f"{key}.pt")
-        assert metadata["method"] == key and metadata["epsilon"] == 0.05 and metadata["dataset"] == "digits"
+        assert (
+            metadata["method"] == key
+            and (metadata["norm"], metadata["epsilon"]) == ("linf", 0.05)
+            and metadata["dataset"] == "digits"
+        )
         assert metadata["results"]["certified"] == {name: c["accuracy"] for name, c in m["certified"].items()}
         assert metadata["results"]["pgd"] == m["attacked"]["pgd"]
         assert {name: metadata[name] for name in data.identity} == data.identity == m["data"]
