@@ -21,8 +21,10 @@ from linf_plugin.files import WouldReplace
 from linf_plugin.progress import hidden
 from linf_plugin.training.parallel import Ranks
 
+from ..attacks.attack import of_norm
+from ..certificates import norm_named
 from ..recipes.recipe import Recipe, read_toml, recipe_from, with_defaults
-from ..recipes.short_forms import PGD, long_method, long_recipe, named
+from ..recipes.short_forms import long_method, long_recipe, named
 from ..report.words import eps_text, markdown_rows, percent
 from ..results.file import FILE
 from ..results.settings import changes as changes_of
@@ -78,12 +80,14 @@ class Ablation:
         for other in (self.short, self.changes[change].table):
             method = merged(method, long_method(other, where))
         table = long_recipe(table, where)
-        # certify only at the recipe's ε; one step of the attack still checks certificates
-        less = {"eps_values": [table.get("eps")], "attacks": [{"name": PGD, "steps": 1}]}
-        if self.certificates is not None:
-            less["certificates"] = self.certificates
         evaluation = table.get("evaluation")
-        evaluation = {**evaluation, **less} if isinstance(evaluation, dict) else evaluation
+        if isinstance(evaluation, dict):
+            # certify only at the recipe's ε; one step of the attack still checks certificates
+            attack = of_norm(norm_named(evaluation.get("norm", "linf")))[0]
+            less = {"eps_values": [table.get("eps")], "attacks": [{"name": attack, "steps": 1}]}
+            if self.certificates is not None:
+                less["certificates"] = self.certificates
+            evaluation = {**evaluation, **less}
         table = {**table, "evaluation": evaluation, "methods": {self.method: method}}
         return recipe_from(path.stem, where, table, path.parent)
 

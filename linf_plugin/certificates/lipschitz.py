@@ -185,6 +185,8 @@ def knows(exact: nn.Module, norm: float) -> None:
 
 def hopeful(problem: Problem, among: Tensor) -> Tensor:
     """Returns (N,) bool: the samples of ``among`` that the float32 logits at x do not already rule out."""
+    if not among.any():  # without samples the number of classes is not known
+        return among
     if not problem.sound:  # only ``sound_margin`` is never above the margin of these logits minus what is lost
         return among
     ahead = _ahead(problem.logits.double(), problem.labels) - _lost(_known(problem), problem.labels, problem.ball.eps)

@@ -157,7 +157,7 @@ MISTAKES = {  # a line of GOOD, what stands in its place, what the message says
     "certificate of the kind": (
         'certificates = ["ibp"]',
         'certificates = ["lipschitz"] #',
-        "none of the certificates applies to ibp, only lipschitz-l2, ibp, crown-ibp",
+        "none of the certificates applies to ibp, only ibp, crown-ibp",
     ),
     "name of a path": ("methods.ibp]", 'methods."a/b"]\nkind = "ibp"', "a method's name has letters, digits, - and _"),
     "name of a state": ("methods.ibp]", 'methods."a.state"]\nkind = "ibp"', "a method's name has letters, digits"),

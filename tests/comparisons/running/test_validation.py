@@ -1,5 +1,7 @@
 """The figures that choose a model are those of the certificates, but for rounding."""
 
+import math
+
 import pytest
 import torch
 
@@ -74,10 +76,14 @@ def test_fractions_are_those_of_the_certificate(problem):
 
 
 @pytest.mark.parametrize("name", ["relu", "relu-conv", "sll", "aol-conv"])
-def test_margins_in_l2_are_those_of_the_lipschitz_bound(problem):
+def test_margins_in_l2_are_those_of_the_lipschitz_bound(problem, name):
     model, x, y, _ = problem
     theirs = margin_bound(materialise(model), x, y, EPS, "lipschitz-l2", sound=False)
-    torch.testing.assert_close(margins(model, x, y, EPS, 2.0).double(), theirs, rtol=1e-4, atol=1e-4)
+    ours = margins(model, x, y, EPS, 2.0).double()
+    if name == "aol-conv":  # 1 for its layers while it trains; the bounds of its weights may be lower
+        assert (theirs > ours - 1e-4).all() and (theirs < ours + math.sqrt(2) * EPS).all()
+    else:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["sll", "cpl-conv"])

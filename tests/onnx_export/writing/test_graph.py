@@ -230,6 +230,7 @@ MATERIALISED = {  # nets with batch normalisation or forms for training, which t
         ["aol_conv", {"in_channels": 3, "out_channels": 4, "kernel_size": 2, "padding": 1}],
         ["max_min", {}],
         ["flatten", {}],
+        ["diagonal_circulant", {"features": 64}],
         ["sll", {"features": 64, "inner": 5}],
         ["cpl", {"features": 64, "inner": 4, "bias": False}],
         ["aol", {"in_features": 64, "out_features": 6}],
