@@ -20,6 +20,8 @@ SIDES = (  # where a label may stand: its offset from the point in points, and h
     (5, -6, "left", "top"),
     (-5, 6, "right", "bottom"),
     (-5, -6, "right", "top"),
+    (0, 19, "center", "bottom"),
+    (0, -19, "center", "top"),
     (5, 15, "left", "bottom"),
     (5, -15, "left", "top"),
 )
@@ -112,14 +114,16 @@ def beside_points(
     for x, y, text, color in points:
         style = {"fontsize": size, "color": ink(color), "parse_math": False}
         label = axis.annotate(short(text), (x, y), (0, 0), textcoords="offset points", **style)
+        label.set_in_layout(False)  # the layout is settled
         best = None
         for i, (dx, dy, ha, va) in enumerate(sides):
             label.set(position=(dx, dy), ha=ha, va=va)
             box = label.get_window_extent(renderer)
             faults = sum(box.overlaps(other) for other in taken)
             outside = box.x0 < inside.x0 or box.x1 > inside.x1 or box.y0 < inside.y0 or box.y1 > inside.y1
-            if best is None or (faults + outside, i) < best[0]:
-                best = (faults + outside, i), box
+            faults += 2 * outside  # there it may cover names of other things
+            if best is None or (faults, i) < best[0]:
+                best = (faults, i), box
         dx, dy, ha, va = sides[best[0][1]]
         label.set(position=(dx, dy), ha=ha, va=va)
         taken.append(best[1])

@@ -133,7 +133,8 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
     """Draws a row for each of ``page.panels``: certified against clean accuracy, and against minutes of training.
 
     Published rows are hollow marks on the left.  On the right each is a horizontal line with its name, because its time
-    is not known.  Our rows are filled marks, with standard deviations over seeds, and each has its recipe beside it.
+    is not known.  Our rows are filled marks, with standard deviations over seeds, and each has its recipe beside it, and
+    the device if there are several.
     """
     plt = pyplot()
     from matplotlib.ticker import LogLocator, NullLocator
@@ -143,6 +144,7 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
     )
     keys = {}  # label → how it is drawn
     look = looks((ours["label"], ours["kind"]) for panel in panels for ours in panel["ours"])
+    devices = {_device(ours) for panel in panels for ours in panel["ours"]}
     levels = []
     for (left, right), panel in zip(axes, panels):
         for row in panel["published"]:
@@ -158,8 +160,8 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
             right.errorbar(ours["minutes"], certified, yerr=up, capsize=2, **style)
         left.set_title(panel["title"], loc="left", fontsize=10.5)
         left.set(xlabel="clean accuracy (%)", ylabel="certified (%)")
-        right.set(xlabel="minutes of training", xscale="log")
-        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.set(xlabel=f"minutes of training ({', '.join(sorted(devices))})", xscale="log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         right.xaxis.set_minor_locator(NullLocator())
         right.xaxis.set_major_formatter("{x:g}")
         right.margins(x=0.4, y=0.1)  # room for the names of points
@@ -178,11 +180,15 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
         text.set_parse_math(False)
     settle(figure, levels)
     for (_, right), panel in zip(axes, panels):
-        beside_points(right, [_point(ours, look[ours["label"]]["color"]) for ours in panel["ours"]], size=8)
+        beside_points(right, [_point(ours, look[ours["label"]]["color"], devices) for ours in panel["ours"]], size=8)
     save(figure, path, 110)
     plt.close(figure)
 
 
-def _point(ours: dict, color: str) -> tuple[float, float, str, str]:
-    device = "GPU" if ours["device"].startswith("cuda") else "CPU"
-    return ours["minutes"], ours["certified"][0], f"{ours['recipe']}, {device}", color
+def _device(ours: dict) -> str:
+    return "GPU" if ours["device"].startswith("cuda") else "CPU"
+
+
+def _point(ours: dict, color: str, devices: set[str]) -> tuple[float, float, str, str]:
+    name = ours["recipe"] if len(devices) == 1 else f"{ours['recipe']}, {_device(ours)}"
+    return ours["minutes"], ours["certified"][0], name, color

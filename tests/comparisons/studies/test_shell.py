@@ -16,7 +16,8 @@ from comparisons.studies import found, shell
 from comparisons.studies.shell import Study, main
 
 # study and its arguments → folder of its results
-COMMITTED = STUDIES | {f"ablation {name}": DOCS / "ablations" / name for name in ("mnist", "fashion", "mnist-clip", "mnist-ibp")}
+ABLATIONS = ("mnist", "fashion", "mnist-clip", "mnist-ibp")
+COMMITTED = STUDIES | {f"ablation {name}": DOCS / "ablations" / name for name in ABLATIONS}
 
 
 def _add_arguments(parser):
