@@ -133,8 +133,8 @@ def beside_published(panels: list[dict], path: str | Path) -> None:
     """Draws a row for each of ``page.panels``: certified against clean accuracy, and against minutes of training.
 
     Published rows are hollow marks on the left.  On the right each is a horizontal line with its name, because its time
-    is not known.  Our rows are filled marks, with standard deviations over seeds, and each has its recipe beside it, and
-    the device if there are several.
+    is not known.  Our rows are filled marks, with standard deviations over seeds, and each has its recipe beside it,
+    and the device if there are several.
     """
     plt = pyplot()
     from matplotlib.ticker import LogLocator, NullLocator
