@@ -58,6 +58,7 @@ def bands(rows: list[Row], titles: list[str]) -> str:
             name_panel(axis, titles[i], i, wide)
             _headline(axis, rows)
             axis.set(ylim=(0, 100), xlim=(0, None), yticks=(0, 25, 50, 75, 100))
+            axis.tick_params(axis="x", pad=7)  # the zeros of both axes stay apart
             axis.locator_params(axis="x", nbins=4)
         figure.supxlabel(_epsilon(rows), fontsize="medium")
         figure.supylabel("accuracy (%)", fontsize="medium")

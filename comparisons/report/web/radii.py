@@ -36,6 +36,7 @@ def radii(rows: list[Row], titles: list[str], tables: dict[int, Any]) -> str:
             axis.step(np.r_[xs, xs[-1]], np.r_[ys, 0.0], where="pre", color=colours.mark(i), linewidth=1.8)
             name_panel(axis, titles[i], i, wide)
             axis.set(ylim=(0, 100), xlim=(0, longest * 1.03), yticks=(0, 25, 50, 75, 100))
+            axis.tick_params(axis="x", pad=7)  # the zeros of both axes stay apart
             axis.locator_params(axis="x", nbins=4)
         figure.supxlabel(f"certified radius{in_its_norm(rows[0].first[0])}", fontsize="medium")
         figure.supylabel("samples (%)", fontsize="medium")
