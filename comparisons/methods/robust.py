@@ -123,10 +123,7 @@ class RobustCrossEntropy:
 
     def _without_bounds(self, model: nn.Module, x: Tensor, labels: Tensor, eps: float, progress: float) -> Tensor:
         moved = adversarial(model, labels, box_around(x, eps), self.steps, self.size)
-        value, kappa = (
-            F.cross_entropy(model(moved), labels),
-            self.kappa_first + (self.kappa - self.kappa_first) * progress,
-        )
+        value, kappa = F.cross_entropy(model(moved), labels), self._kappa(progress)
         return value if not kappa else (1 - kappa) * value + kappa * F.cross_entropy(model(x), labels)
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..state import Constants
-from .base import Device, check_positive, pair
+from .base import Device, add_weight, check_positive, pair
 from .reparametrised import Reparametrised, fitted
 from .sll import absolute_gram
 
@@ -15,14 +15,11 @@ from .sll import absolute_gram
 class _Scaled(nn.Module, Reparametrised):
     """What the dense and the convolutional layer share."""
 
+    weight: nn.Parameter
     bias: nn.Parameter | None
 
     def _start(self, weight_shape: tuple[int, ...], bias: bool, device: Device, dtype: torch.dtype | None) -> None:
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        add_weight(self, weight_shape, bias, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:

@@ -12,10 +12,17 @@ Device = torch.device | str | int | None  # as ``torch.empty`` takes it
 IDENTITY_WEIGHT = -10.0  # far below every input, so the neuron gives x_i + 10; a mean shift then removes the 10
 
 
+def add_weight(layer: nn.Module, shape: tuple[int, ...], bias: bool, device: Device, dtype: torch.dtype | None) -> None:
+    """Gives a layer the parameters ``weight`` and ``bias``, which has a number a row or is None.  No values are set."""
+    layer.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+    layer.register_parameter("bias", nn.Parameter(torch.empty(shape[0], device=device, dtype=dtype)) if bias else None)
+
+
 class Distance(Constants):
     """The base of linear and convolutional distance layers: it has the weight, the bias and p."""
 
     restored = ("p",)
+    weight: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(
@@ -30,11 +37,7 @@ class Distance(Constants):
         super().__init__()
         self.p = p
         self.identity_init = identity_init
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        add_weight(self, weight_shape, bias, device, dtype)
         self.reset_parameters()
 
     @property

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Device, check_positive, pair
+from .base import Device, add_weight, check_positive, pair
 
 
 class Potential(nn.Module):
@@ -16,15 +16,12 @@ class Potential(nn.Module):
     Meunier et al. (arXiv 2110.12690); Araujo et al. (arXiv 2303.03169).
     """
 
+    weight: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool, device: Device, dtype: torch.dtype | None):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        add_weight(self, weight_shape, bias, device, dtype)
         self.reset_parameters()
 
     @torch.no_grad()

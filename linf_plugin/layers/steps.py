@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .base import Device, check_positive
+from .base import Device, add_weight, check_positive
 from .potential import PotentialConv2d, PotentialLinear, odd, same_size, turned
 from .reparametrised import Reparametrised, fitted
 
@@ -20,15 +20,12 @@ class Steps(nn.Module, Reparametrised):
     as a ``Potential`` layer with the weight √2·A and the bias √(2d)·b, which replaces it.
     """
 
+    weight: nn.Parameter
     bias: nn.Parameter | None
 
     def __init__(self, weight_shape: tuple[int, ...], bias: bool, device: Device, dtype: torch.dtype | None):
         super().__init__()
-        self.weight = nn.Parameter(torch.empty(weight_shape, device=device, dtype=dtype))
-        if bias:
-            self.bias = nn.Parameter(torch.empty(weight_shape[0], device=device, dtype=dtype))
-        else:
-            self.register_parameter("bias", None)
+        add_weight(self, weight_shape, bias, device, dtype)
 
     def reset_bias(self) -> None:
         """Draws the bias from ±1/√(the numbers in a row of the weight), uniformly."""
