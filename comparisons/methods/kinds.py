@@ -48,6 +48,7 @@ METHODS = {
     "sll": Method("SLL", "#332288", (6, 1, 0), without=_NO_LIPSCHITZ_BOUND),
     "cpl": Method("CPL", "#e7298a", (3, 1, 0), without=_NO_LIPSCHITZ_BOUND),
     "aol": Method("AOL", "#44aa99", (3, 1, 36), without=_NO_LIPSCHITZ_BOUND),
+    "circulant": Method("diagonal-circulant", "#882255", (8, 1, 0), without=_NO_LIPSCHITZ_BOUND),
     "lip-reg": Method("PGD training, LipBound", "#999933", (5, 1, 36), without=_NO_LIPSCHITZ_BOUND),
 }
 

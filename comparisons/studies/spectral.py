@@ -128,7 +128,6 @@ def run(args: argparse.Namespace, save: Save) -> dict:
     where, names = shell.device(args), _cases(args.cases)
     results = {
         "device": device_name(where),
-        "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "rounds": args.rounds,
         "dtype": args.dtype,
@@ -180,8 +179,7 @@ def table(results: dict) -> str:
         "## Bounds of spectral norms",
         f"Random weights N(0, 1). Excess: the bound minus the reference, as a part of the reference. Milliseconds: "
         f"medians of {results['rounds']} rounds in which all took turns. For training: a value and its gradient, in "
-        f"{results['dtype']}; certificates are in float64. {results['device']}, {results['threads']} threads, torch "
-        f"{results['torch']}.",
+        f"{results['dtype']}; certificates are in float64. {results['device']}, torch {results['torch']}.",
     ]
     for case in results["cases"].values():
         rows = [
