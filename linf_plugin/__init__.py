@@ -15,7 +15,7 @@ from .layers.base import set_p
 from .layers.circulant import DiagonalCirculant
 from .layers.cpl import CPLConv2d, CPLLinear
 from .layers.distance import LinfDistConv2d, LinfDistLinear
-from .layers.fixed import AveragePool, NormalizedRows, PadChannels
+from .layers.fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
 from .layers.lipschitz import lipschitz_bound
 from .layers.potential import PotentialConv2d, PotentialLinear
 from .layers.shifts import MeanShift, Negate, Normalize, reestimate_means
@@ -56,6 +56,7 @@ __all__ = [
     "SLLLinear",
     "SortDistLinear",
     "StateWarning",
+    "UnshufflePixels",
     "build",
     "certified_radius",
     "dist",

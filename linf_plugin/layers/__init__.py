@@ -6,7 +6,7 @@ from .base import distance_layers, set_p
 from .circulant import DiagonalCirculant
 from .cpl import CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
-from .fixed import AveragePool, NormalizedRows, PadChannels
+from .fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
 from .lipschitz import flat_layers, lipschitz_bound
 from .potential import PotentialConv2d, PotentialLinear
 from .shifts import CenterCrop, MeanShift, Negate, Normalize, reestimate_means
@@ -35,6 +35,7 @@ __all__ = [
     "SLLConv2d",
     "SLLLinear",
     "SortDistLinear",
+    "UnshufflePixels",
     "distance_layers",
     "flat_layers",
     "lipschitz_bound",

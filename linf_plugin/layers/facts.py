@@ -12,7 +12,7 @@ from .aol import AOLConv2d, AOLLinear
 from .circulant import DiagonalCirculant
 from .cpl import UPPER_NORMS, CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
-from .fixed import AveragePool, NormalizedRows, PadChannels
+from .fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
 from .potential import PotentialConv2d, PotentialLinear
 from .reparametrised import Reparametrised
 from .shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -175,6 +175,12 @@ FACTS: dict[type[nn.Module], Facts] = {
         growth.keeps,
         {"in_channels": checks.count, "out_channels": checks.count},
         after=sizes.after_padding,
+    ),
+    UnshufflePixels: Facts(
+        "unshuffle_pixels",
+        growth.keeps,
+        {"channels": checks.count, "size": checks.count},
+        after=sizes.after_unshuffling,
     ),
     AveragePool: Facts(
         "average_pool",

@@ -78,6 +78,37 @@ class PadChannels(Constants, Reparametrised):
         return f"{self.in_channels}, {self.out_channels}"
 
 
+class UnshufflePixels(Constants, Reparametrised):
+    """Moves the pixels of blocks that do not overlap to channels, as ``torch.nn.PixelUnshuffle``.
+
+    It becomes a convolution whose weights are 0 and 1.  Pixels that fill no block are refused.
+
+    Args:
+        channels: of the input.
+        size: the height and the width of a block.
+
+    Shape: (N, channels, H, W) → (N, channels·size², H / size, W / size).  The Lipschitz bound is 1 in every norm.
+    """
+
+    compared = ("channels", "size")
+
+    def __init__(self, channels: int, size: int):
+        check_positive(channels=channels, size=size)
+        super().__init__()
+        self.channels, self.size = channels, size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.pixel_unshuffle(x, self.size)
+
+    def plain(self) -> nn.Conv2d:
+        made = nn.Conv2d(self.channels, self.channels * self.size**2, self.size, self.size, bias=False, device="meta")
+        made.weight = nn.Parameter(torch.eye(made.out_channels).view(made.out_channels, -1, self.size, self.size))
+        return made.eval()
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, {self.size}"
+
+
 class AveragePool(Constants, Reparametrised):
     """Adds up the pixels of windows that do not overlap, and divides.  It becomes a convolution of single channels.
 

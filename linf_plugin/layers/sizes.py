@@ -161,6 +161,12 @@ def after_padding(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     return (a["out_channels"], *shape[1:]) if fits else None, 0
 
 
+def after_unshuffling(a: dict, shape: Shape) -> tuple[Shape | None, int]:
+    size = a["size"]
+    fits = len(shape) == 3 and shape[0] == a["channels"] and not any(side % size for side in shape[1:])
+    return (shape[0] * size**2, *(side // size for side in shape[1:])) if fits else None, 0
+
+
 def after_pool(a: dict, shape: Shape) -> tuple[Shape | None, int]:
     fits = len(shape) == 3 and shape[0] == a["channels"] and min(shape[1:]) >= a["size"]
     return (shape[0], *(side // a["size"] for side in shape[1:])) if fits else None, 0

@@ -39,15 +39,17 @@ def sll_conv(
     hidden: int,
     kernel: int = 3,
     pool: int = 4,
+    block: int = 1,
     mean=(0.0,),
     std=1.0,
     crop: int = 0,
 ) -> dict:
     """Channels padded with zeros to the width, convolutional SLL layers, a pool, dense SLL layers, normalised rows.
 
-    ``inner`` and ``hidden`` are the rows of W inside a convolutional and a dense layer.  Araujo et al. (2303.03169).
+    ``inner`` and ``hidden`` are the rows of W inside a convolutional and a dense layer.  With ``block`` = s the pixels
+    of s × s blocks first become channels, so that images have 1/s² of the pixels.  Araujo et al. (2303.03169).
     """
-    spec = _convolved(start(shape, mean, 1.0, crop), "sll_conv", convs, width, inner, kernel, pool)
+    spec = _convolved(start(shape, mean, 1.0, crop), "sll_conv", convs, width, inner, kernel, pool, block)
     return _dense(spec, classes, "sll", dense, hidden)
 
 
@@ -61,6 +63,7 @@ def cpl_conv(
     hidden: int,
     kernel: int = 3,
     pool: int = 4,
+    block: int = 1,
     method: str = "gram",
     mean=(0.0,),
     std=1.0,
@@ -68,7 +71,7 @@ def cpl_conv(
 ) -> dict:
     """The same of CPL layers.  Meunier et al. (arXiv 2110.12690).  ``method`` bounds the norm of their weights."""
     spec = start(shape, mean, 1.0, crop)
-    spec = _convolved(spec, "cpl_conv", convs, width, inner, kernel, pool, method=method)
+    spec = _convolved(spec, "cpl_conv", convs, width, inner, kernel, pool, block, method=method)
     return _dense(spec, classes, "cpl", dense, hidden, method=method)
 
 
@@ -131,8 +134,13 @@ def of_size(size: Size) -> Callable[..., dict]:
     return build
 
 
-def _convolved(spec: dict, layer: str, count: int, width: int, inner: int, kernel: int, pool: int, **arguments) -> dict:
-    append(spec, "pad_channels", in_channels=spec["input_shape"][0], out_channels=width)
+def _convolved(
+    spec: dict, layer: str, count: int, width: int, inner: int, kernel: int, pool: int, block: int, **arguments
+) -> dict:
+    channels = spec["input_shape"][0]
+    if block > 1:
+        append(spec, "unshuffle_pixels", channels=channels, size=block)
+    append(spec, "pad_channels", in_channels=channels * block**2, out_channels=width)
     for _ in range(count):
         append(spec, layer, channels=width, inner=inner, kernel_size=kernel, **arguments)
     if pool > 1:

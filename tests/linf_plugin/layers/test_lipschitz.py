@@ -73,6 +73,7 @@ LAYERS = {  # layer type → layers, and the shape of a sample
     ],
     lp.NormalizedRows: [(lp.NormalizedRows(5, 4), (5,))],
     lp.PadChannels: [(lp.PadChannels(2, 3), (2, 2, 2))],
+    lp.UnshufflePixels: [(lp.UnshufflePixels(2, 2), (2, 4, 6))],
     lp.AveragePool: [(lp.AveragePool(2, 2), (2, 5, 4)), (lp.AveragePool(2, 2, 4.0), (2, 4, 4))],
 }
 CASES = [(layer, shape) for rows in LAYERS.values() for layer, shape in rows]

@@ -28,10 +28,11 @@ FORMS = {  # layer and the shape of a sample
     "aol conv, stride": (lambda: lp.AOLConv2d(2, 5, 4, stride=2, padding=(1, 3)), (2, 6, 5)),
     "aol conv, valid": (lambda: lp.AOLConv2d(2, 3, (2, 1)), (2, 4, 3)),
     "pad": (lambda: lp.PadChannels(2, 3), (2, 2, 3)),
+    "unshuffle": (lambda: lp.UnshufflePixels(2, 2), (2, 6, 4)),
     "pool": (lambda: lp.AveragePool(2, 2), (2, 5, 4)),
 }
 each_form = pytest.mark.parametrize("make, shape", FORMS.values(), ids=FORMS)
-TRAINED = {name: case for name, case in FORMS.items() if name not in ("pad", "pool")}
+TRAINED = {name: case for name, case in FORMS.items() if name not in ("pad", "unshuffle", "pool")}
 each_trained = pytest.mark.parametrize("make, shape", TRAINED.values(), ids=TRAINED)
 
 
@@ -69,7 +70,7 @@ def test_what_replaces_a_form_is_the_same_function_with_a_certified_bound(make, 
     x = torch.randn(5, *shape)
     torch.testing.assert_close(plain(x), form(x), rtol=1e-4, atol=1e-5)
     bound = lipschitz_bound(plain, 2)
-    fixed = isinstance(form, (lp.PadChannels, lp.AveragePool))
+    fixed = isinstance(form, (lp.PadChannels, lp.UnshufflePixels, lp.AveragePool))
     assert bound <= 1 + (1e-12 if fixed else 0.0)
     if isinstance(plain, (lp.PotentialLinear, lp.PotentialConv2d)):
         assert bound == 1.0
@@ -191,6 +192,7 @@ WRONG = [
     (lambda: lp.SLLLinear(0, 3), "features must be at least 1"),
     (lambda: lp.CPLLinear(3, 3, method="power"), "method must be one of gram, norm2toep, svd"),
     (lambda: lp.PadChannels(3, 2), "out_channels must be at least in_channels=3"),
+    (lambda: lp.UnshufflePixels(2, 0), "size must be at least 1"),
     (lambda: lp.AveragePool(2, 2, 0.0), "divisor must be positive"),
 ]
 

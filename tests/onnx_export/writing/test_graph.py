@@ -223,6 +223,7 @@ CASES |= {
 }
 MATERIALISED = {  # nets with batch normalisation or forms for training, which the file does not have
     "forms for training": [
+        ["unshuffle_pixels", {"channels": 2, "size": 1}],
         ["pad_channels", {"in_channels": 2, "out_channels": 3}],
         ["sll_conv", {"channels": 3, "inner": 2}],
         ["cpl_conv", {"channels": 3, "inner": 2, "kernel_size": [1, 3], "method": "norm2toep"}],
