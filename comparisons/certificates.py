@@ -86,17 +86,9 @@ def norm_named(name: str) -> float:
 
 
 def largest_eps(norm) -> float:
-    """Returns the largest ε for the name of a norm: 1 in ℓ∞, in which no two images are further apart; ∞ in others."""
-    return math.inf if isinstance(norm, str) and norms.NORMS.get(norm, math.inf) != math.inf else 1.0
-
-
-def pixel_range(norm: float, eps: float) -> tuple[float, float]:
-    """Returns the range of inputs to which balls of this radius are cut: (0, 1), or (−∞, ∞) for wide ℓ2 and ℓ1 balls.
-
-    ``Ball`` takes no radius above the width of the range.  In ℓ∞ such a ball has all inputs.  In ℓ2 it has not: n
-    pixels are up to √n apart.  A certificate for the whole ball holds for the part inside the pixel range too.
-    """
-    return (0.0, 1.0) if norm == math.inf or eps <= 1 else (-math.inf, math.inf)
+    """Returns the largest ε for the name of a norm, for images in [0, 1]; of what is no name, that of ℓ∞."""
+    exponent = norms.NORMS.get(norm, math.inf) if isinstance(norm, str) else math.inf
+    return norms.largest_radius(exponent, 0.0, 1.0)
 
 
 def in_norm(eps: float, norm: float, other: float, size: int | None) -> float | None:

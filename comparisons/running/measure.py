@@ -26,7 +26,7 @@ from linf_plugin.progress import bar, hidden
 from linf_plugin.training.parallel import Ranks
 
 from ..attacks.attacked import attack_all
-from ..certificates import failure_of, pixel_range
+from ..certificates import failure_of
 from .asked import Asked
 from .exchange import exchanged, failing_together
 from .per_sample import NOTHING, PerSample, joined, unbroken
@@ -110,7 +110,6 @@ class _Work:
             self._attack(correct, curve)
             return self._without_audited(correct)
 
-        low, high = pixel_range(asked.norm, max(asked.eps_values))
         curve = certify_curve(
             self.model,
             self.x,
@@ -118,8 +117,6 @@ class _Work:
             asked.eps_values,
             asked.methods,
             norm=asked.norm,
-            low=low,
-            high=high,
             broken=broken,
             cascade=cascade,
             batch_size=asked.batch_size,
