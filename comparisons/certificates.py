@@ -1,14 +1,12 @@
 """Facts about certificates and norms, by name.  No other file of the harness knows where they come from."""
 
-import copy
 import math
 from fractions import Fraction
 
-from torch import Tensor, nn
-
 from linf_plugin import norms
 from linf_plugin.certificates import table
-from linf_plugin.float32.reach import check_program
+from linf_plugin.certificates.cascade import applicable
+from linf_plugin.certificates.problem import Problem
 
 BEST = "best"  # the best of all computed theorems, for each image
 SLOW = ("alpha-crown",)  # they run only if they are asked for by name
@@ -47,29 +45,16 @@ def failure_of(certificate: str) -> float:
     return table.CERTIFICATES[certificate].failure
 
 
-def usual(model: nn.Module, x: Tensor, norm: float, sound: bool) -> tuple[str, ...]:
+def usual(problem: Problem) -> tuple[str, ...]:
     """Returns the theorems about balls of this norm that can bound a net, without the slow ones, in order of cost.
-
-    Args:
-        model: in evaluation mode.
-        x: (N, *) some of its samples.
-        sound: whether bounds cover the rounding of the float32 program.
 
     Raises:
         ValueError: there is none.
-        TypeError: with sound, the program has no bound of its rounding.
     """
-    program, found = check_program(model, x) if sound else None, []
-    exact = copy.deepcopy(model).double() if program is None else program
-    for name in table.theorems(norm):
-        try:
-            table.CERTIFICATES[name].knows(exact, norm)
-        except (TypeError, RuntimeError):
-            continue
-        found += [name] * (name not in SLOW)
+    found = tuple(name for name in applicable(problem) if name not in SLOW)
     if not found:
-        raise ValueError(f"no certificate for {norms.SYMBOLS[norm]} balls can bound this net")
-    return tuple(found)
+        raise ValueError(f"no certificate for {norms.SYMBOLS[problem.ball.norm]} balls can bound this net")
+    return found
 
 
 def check_norms(some, norm: float) -> None:

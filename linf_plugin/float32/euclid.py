@@ -23,13 +23,18 @@ from .rules import OUTWARD, Reach, gamma, rows, samples
 
 
 def l2_bounds(model: nn.Module) -> list[float] | None:
-    """Returns the ℓ2 Lipschitz bounds of the layers of a sequential net; None if one is unknown, or for a graph."""
+    """Returns the ℓ2 Lipschitz bounds of the layers of a net; None if it is no sequence of layers with rules.
+
+    Raises:
+        TypeError, RuntimeError: as ``lipschitz_bound``; then the net has no ℓ2 bound either.
+    """
     if isinstance(model, Graph):
         return None
     try:
-        return [lipschitz_bound(layer, 2) for layer in layers(model)]
+        parts = layers(model)
     except TypeError:
         return None
+    return [lipschitz_bound(layer, 2) for layer in parts]
 
 
 # Rules of rounding: (layer, its ℓ2 bound, the exact input at the centre, R) → (N,) bounds of ‖ĝ(ĥ) − g(ĥ)‖₂ for all
