@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments
-from ..float32.euclid import error_in_l2, l2_bounds
+from ..float32.euclid import InL2, error_in_l2, l2_bounds
 from ..float32.reach import check_program, reach
 from ..float32.rules import OUTWARD
 from ..inference import outside_inference
@@ -26,11 +26,11 @@ class Known(NamedTuple):
 
     Attributes:
         pairs: its ``pair_bounds``.
-        layers: in ℓ2, the bounds of its layers, if all are known.
+        layers: in ℓ2, what is known of its layers, if it is a sequence of layers with rules.
     """
 
     pairs: Tensor
-    layers: list[float] | None
+    layers: list[InL2] | None
 
 
 def known(exact: nn.Module, norm: float) -> Known:
@@ -39,7 +39,8 @@ def known(exact: nn.Module, norm: float) -> Known:
     The bound of each layer is computed once.
     """
     layers = l2_bounds(exact) if norm == 2 else None
-    return Known(pair_bounds(exact, norm, layers), layers)
+    bounds = None if layers is None else [one.bound for one in layers]
+    return Known(pair_bounds(exact, norm, bounds), layers)
 
 
 def _worst_logits(
