@@ -1,14 +1,12 @@
 """Facts about certificates and norms, by name.  No other file of the harness knows where they come from."""
 
-import copy
 import math
 from fractions import Fraction
 
-from torch import Tensor, nn
-
 from linf_plugin import norms
 from linf_plugin.certificates import table
-from linf_plugin.float32.reach import check_program
+from linf_plugin.certificates.cascade import applicable
+from linf_plugin.certificates.problem import Problem
 
 BEST = "best"  # the best of all computed theorems, for each image
 SLOW = ("alpha-crown",)  # they run only if they are asked for by name
@@ -47,29 +45,16 @@ def failure_of(certificate: str) -> float:
     return table.CERTIFICATES[certificate].failure
 
 
-def usual(model: nn.Module, x: Tensor, norm: float, sound: bool) -> tuple[str, ...]:
+def usual(problem: Problem) -> tuple[str, ...]:
     """Returns the theorems about balls of this norm that can bound a net, without the slow ones, in order of cost.
-
-    Args:
-        model: in evaluation mode.
-        x: (N, *) some of its samples.
-        sound: whether bounds cover the rounding of the float32 program.
 
     Raises:
         ValueError: there is none.
-        TypeError: with sound, the program has no bound of its rounding.
     """
-    program, found = check_program(model, x) if sound else None, []
-    exact = copy.deepcopy(model).double() if program is None else program
-    for name in table.theorems(norm):
-        try:
-            table.CERTIFICATES[name].knows(exact, norm)
-        except (TypeError, RuntimeError):
-            continue
-        found += [name] * (name not in SLOW)
+    found = tuple(name for name in applicable(problem) if name not in SLOW)
     if not found:
-        raise ValueError(f"no certificate for {norms.SYMBOLS[norm]} balls can bound this net")
-    return tuple(found)
+        raise ValueError(f"no certificate for {norms.SYMBOLS[problem.ball.norm]} balls can bound this net")
+    return found
 
 
 def check_norms(some, norm: float) -> None:
@@ -86,17 +71,9 @@ def norm_named(name: str) -> float:
 
 
 def largest_eps(norm) -> float:
-    """Returns the largest ε for the name of a norm: 1 in ℓ∞, in which no two images are further apart; ∞ in others."""
-    return math.inf if isinstance(norm, str) and norms.NORMS.get(norm, math.inf) != math.inf else 1.0
-
-
-def pixel_range(norm: float, eps: float) -> tuple[float, float]:
-    """Returns the range of inputs to which balls of this radius are cut: (0, 1), or (−∞, ∞) for wide ℓ2 and ℓ1 balls.
-
-    ``Ball`` takes no radius above the width of the range.  In ℓ∞ such a ball has all inputs.  In ℓ2 it has not: n
-    pixels are up to √n apart.  A certificate for the whole ball holds for the part inside the pixel range too.
-    """
-    return (0.0, 1.0) if norm == math.inf or eps <= 1 else (-math.inf, math.inf)
+    """Returns the largest ε for the name of a norm, for images in [0, 1]; of what is no name, that of ℓ∞."""
+    exponent = norms.NORMS.get(norm, math.inf) if isinstance(norm, str) else math.inf
+    return norms.largest_radius(exponent, 0.0, 1.0)
 
 
 def in_norm(eps: float, norm: float, other: float, size: int | None) -> float | None:

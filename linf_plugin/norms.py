@@ -85,12 +85,21 @@ def box(x: Tensor, radius: Tensor | float, low: float = -math.inf, high: float =
     return (x - radius).clamp(low, high) - spare, (x + radius).clamp(low, high) + spare
 
 
+def largest_radius(norm: float, low: float, high: float) -> float:
+    """Returns the largest radius of a ball that a request may name: high − low in ℓ∞, and ∞ in ℓ2 and ℓ1.
+
+    A ball of this radius in ℓ∞ has all inputs, so a larger radius is in a wrong unit.  In ℓ2 and ℓ1 inputs of n
+    coordinates are up to √n·(high − low) and n·(high − low) apart, and a ball does not know n.
+    """
+    return high - low if norm == math.inf else math.inf
+
+
 @dataclass(frozen=True)
 class Ball:
     """A kind of ball: around any x, the inputs x′ with ‖x′ − x‖ ≤ eps and low ≤ x′ ≤ high.
 
     Attributes:
-        eps: the radius, 0 ≤ eps ≤ high − low, in units of x; also as text, such as "8/255".
+        eps: the radius, ≥ 0 and at most ``largest_radius``, in units of x; also as text, such as "8/255".
         norm: the exponent of the norm: ``math.inf``, 2 or 1.  A name of ``NORMS`` is replaced by its exponent.
         low, high: the range of each coordinate.
 
@@ -106,12 +115,13 @@ class Ball:
     def __post_init__(self):
         object.__setattr__(self, "eps", as_radius(self.eps))
         check_range(self.low, self.high)
-        if self.eps > (self.high - self.low) * (1 + 2.0**-50):  # 0.2 fits into [0.1, 0.3], whose width rounds down
+        object.__setattr__(self, "norm", check_norm(self.norm))
+        largest = largest_radius(self.norm, self.low, self.high)
+        if self.eps > largest * (1 + 2.0**-50):  # 0.2 fits into [0.1, 0.3], whose width rounds down
             raise ValueError(
-                f"eps must be at most high − low = {self.high - self.low:g}, the width of the range of the inputs, got "
+                f"eps must be at most high − low = {largest:g}, the width of the range of the inputs, got "
                 f"{self.eps:g}: it is in the same units, so 8 of 255 levels of a pixel in [0, 1] are 8/255"
             )
-        object.__setattr__(self, "norm", check_norm(self.norm))
 
     def box(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns ``norms.box`` of this ball around x."""

@@ -1,7 +1,6 @@
 """Tries several attacks on samples, and says which of them broke each sample."""
 
 import inspect
-import math
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -130,7 +129,7 @@ def pgd_survives(
 def _attacked(model, x, labels, eps, rows, seed, among, batch_size) -> Attacked:
     labels, among = _checked(model, x, labels, seed, among, batch_size)
     for attack, _ in rows.values():
-        eps = Ball(eps, attack.norm, *((0.0, 1.0) if attack.norm == math.inf else ())).eps
+        eps = Ball(eps, attack.norm, 0.0, 1.0).eps
     right = predicted(model, x, batch_size) == labels
     left, tried, draw = right & among, right & among, random.Random(seed)
     points, by, names = x.clone(), torch.full_like(labels, NOT_BROKEN), []

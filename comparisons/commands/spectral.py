@@ -19,10 +19,13 @@ nothing in that file is executed.
 With --shape, or for a net that knows its input, each convolution is bounded for the size of its images.  Otherwise the
 bounds hold for every size.  The method `matrix` needs a size, and suits small layers only.
 
-The product is given for a chain of layers only: an nn.Sequential of linear layers, convolutions, and activations
-and pools with a known Lipschitz constant in ℓ2.
+The product is given for a chain of layers only: an nn.Sequential of linear layers, convolutions, and layers with a
+known Lipschitz constant in ℓ2, such as activations, pools, and residual layers of 1-Lipschitz nets.  Forms for training
+(SLL, CPL, AOL and others) are first replaced by layers with stored weights, as `run` does before it certifies.
 
 exit status: 0; 2 for a wrong request."""
+
+REPLACED = "Forms for training were replaced by layers with stored weights first (linf_plugin.materialise)."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import linf_plugin
     from linf_plugin.files import check_absent, write_text
-    from linf_plugin.layers.lipschitz import lipschitz_bound
+    from linf_plugin.layers.reparametrised import Reparametrised
     from linf_plugin.model_file import load_model
+    from linf_plugin.models.materialised import materialise
     from linf_plugin.spectral import report
-    from linf_plugin.spectral.chain import STRETCHES, stretch
     from linf_plugin.spectral.reporting import USUAL
     from linf_plugin.weights import fill, read_weights
 
@@ -63,13 +66,11 @@ def run(args: argparse.Namespace) -> int:
         model = load_model(args.model)
         if args.weights is not None:
             fill(model, read_weights(args.weights), args.weights)
-
-    def constant(layer):  # layers of this package have rules of their own
-        return stretch(layer) if type(layer) in STRETCHES else lipschitz_bound(layer, 2)
-
+    trained = any(isinstance(layer, Reparametrised) for layer in model.modules())
     shape = _shape(args.shape) or getattr(model, "input_shape", None)
     try:
-        text = f"{report(model, methods=methods, shape=shape, constant=constant)}\n"
+        text = f"{report(materialise(model) if trained else model, methods=methods, shape=shape)}\n"
+        text += f"\n{REPLACED}\n" if trained else ""
     except RuntimeError as error:  # a refusal: one sentence
         raise ValueError(" ".join(str(error).split())) from error
     print(text, end="")

@@ -9,8 +9,9 @@ import re
 import statistics
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from linf_plugin.datasets import SOURCES
 
@@ -31,21 +32,22 @@ BEGIN, END = "<!-- results -->", "<!-- /results -->"
 HEADER = ["method", "net", "clean %", "PGD %", "certified %", "s/epoch", "minutes", "hardware", "from"]
 SHORT_HEADER = ["data set, ε", "method", "clean %", "PGD %", "certified %", "from"]
 TEXT = ("method", "net", "hardware", "from")  # columns without figures
-PGD = "pgd"  # the attack that the column shows
+PGD = {math.inf: "pgd", 2.0: "pgd-l2"}  # norm → the attack that the column shows
 ABOUT = """Percent of the whole test set; ε in the pixel range [0, 1]; ± is the standard deviation over seeds.
 **Bold** rows were measured with this package; their files are in [results](results/). They are certified by the best
 certificate of each image and attacked by PGD with steps × random starts; minutes are those of training. All other
 rows are published. They have an attack of their own, and their hardware is given if the source gives it: compare
 accuracies, not times. Nets: distance layers × width + hidden units of a head. A pair is one |x − w| or one
-multiplication in the forward pass of an image."""
-SHORT_ABOUT = """Percent of the whole test set, ± standard deviation over seeds. **Bold** rows were measured with
-this package. The others are published: interval training, and the best certified ℓ∞-distance nets and SortNets.
+multiplication in the forward pass of an image. Balls are those of ℓ∞, except where the title says ℓ2. Results in two
+norms cannot be compared, so each norm has its own sections; those of ℓ2 come last."""
+SHORT_ABOUT = """Percent of the whole test set in ℓ∞ balls, ± standard deviation over seeds. **Bold** rows were measured
+with this package. The others are published: interval training, and the best certified ℓ∞-distance nets and SortNets.
 [docs/results.md](docs/results.md) has all rows, with other ε, times, hardware and what was not run."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """One method of one recipe, in runs that differ only in the seed.
+    """One method of one recipe at one ε, in runs that differ only in the seed.
 
     dataset: the one beside whose published rows it stands; the runs have the name of their own data.
     runs: seed → the results of the run, and the method's entry in them.
@@ -56,6 +58,12 @@ class Group:
     eps: float
     method: str
     runs: dict[int, tuple[Results, MethodResult]]
+    norm: float = math.inf
+
+    @property
+    def setting(self) -> tuple[str, float, float]:
+        """The data set, ε and norm."""
+        return self.dataset, self.eps, self.norm
 
     @property
     def first(self) -> tuple[Results, MethodResult]:
@@ -87,7 +95,7 @@ class Group:
         found = self.entries
         return [
             mean([m.clean for m in found]),
-            attacked(found, PGD, self.eps),
+            attacked(found, PGD.get(self.norm, ""), self.eps),
             mean([m.proved(self.eps) for m in found]),
         ]
 
@@ -119,10 +127,6 @@ def refusal(run: Results) -> str | None:
         return "measured by `linf-compare certify`, on nets that no recipe trained"
     if run.contradictions:
         return f"{run.contradictions} certificates are contradicted by {breakers_of(run)}: a bound is wrong"
-    if run.norm != math.inf:
-        return (
-            f"measured on {symbol_of_norm(run.norm)} balls; the published rows are of {symbol_of_norm(math.inf)} balls"
-        )
     if run.held_out:
         return f"measured on held-out training images (held_out = {run.held_out}), not on the test set"
     known = SOURCES[run.dataset].published if run.dataset in SOURCES else None
@@ -137,7 +141,7 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
     Raises:
         ValueError: a file is not one of ours, or two files have different figures for one method and seed.
     """
-    refused, entries = [], []
+    known, refused, entries = published.load(), [], []
     for path in files:
         run, name = read(path), f"{path.parent.name}/{path.name}"
         if reason := refusal(run):
@@ -148,47 +152,62 @@ def collect(files: list[Path]) -> tuple[list[Group], list[tuple[str, str]]]:
     seen = {}
     for same, (path, run, key, m) in zip(same_settings([m for *_, m in entries]), entries):
         seed = m.identity.seed
-        group = groups.setdefault(same, Group(run.recipe, published.load().of(run.dataset), run.eps, key, {}))
+        dataset = known.of(run.dataset)
+        group = groups.setdefault(same, Group(run.recipe, dataset, run.eps, key, {}, run.norm))
         if group.runs.setdefault(seed, (run, m))[1] != m:
             raise ValueError(f"{path} and {seen[same, seed]} both have seed {seed} of {key}, and they differ")
         seen.setdefault((same, seed), path)
     ordered = [
-        Group(g.recipe, g.dataset, g.eps, g.method, dict(sorted(g.runs.items())))
+        replace(g, eps=eps, runs=dict(sorted(g.runs.items())))
         for g in sorted(groups.values(), key=lambda g: g.recipe)
+        for eps in known.shown_at(g.dataset, g.norm, g.eps, g.first[0].eps_values)
     ]
     return ordered, refused
 
 
-def shipped() -> dict[str, tuple[str, float, dict[str, str]]]:
-    """Returns the recipes of the package with ℓ∞ balls: name → data set, ε, and the label of each method."""
-    return {
-        recipe.name: (recipe.dataset, recipe.eps, {key: m.label for key, m in recipe.methods.items()})
-        for recipe in map(load_recipe, available())
-        if norm_named(recipe.evaluation.norm) == math.inf  # as the published rows
-    }
+class Shipped(NamedTuple):
+    """A recipe: its data set, its headline ε, the label of each method, its norm, and other ε at which it is shown."""
+
+    dataset: str
+    eps: float
+    labels: dict[str, str]
+    norm: float = math.inf
+    others: tuple[float, ...] = ()
+
+    @property
+    def settings(self) -> list[tuple[str, float, float]]:
+        return [(self.dataset, eps, self.norm) for eps in (self.eps, *self.others)]
 
 
-def _missing(groups: list[Group], recipes: dict, dataset: str, eps: float) -> list[tuple[str, str]]:
-    """Returns the recipes of a data set and ε that lack results, with the labels of the methods without one."""
+def shipped() -> dict[str, Shipped]:
+    """Returns the recipes of the package by name."""
+    found = {}
+    for recipe in map(load_recipe, available()):
+        norm, labels = norm_named(recipe.evaluation.norm), {key: m.label for key, m in recipe.methods.items()}
+        _, *others = published.load().shown_at(recipe.dataset, norm, recipe.eps, recipe.evaluation.eps_values)
+        found[recipe.name] = Shipped(recipe.dataset, recipe.eps, labels, norm, tuple(others))
+    return found
+
+
+def _missing(groups: list[Group], recipes: dict[str, Shipped], setting: tuple) -> list[tuple[str, str]]:
+    """Returns the recipes of a setting that lack results, with the labels of the methods without one."""
     there = {(g.recipe, g.method) for g in groups if not g.first[0].changed}
     missing = {
-        name: [label for key, label in labels.items() if (name, key) not in there]
-        for name, (its_dataset, its_eps, labels) in recipes.items()
-        if (its_dataset, its_eps) == (dataset, eps)
+        name: [label for key, label in recipe.labels.items() if (name, key) not in there]
+        for name, recipe in recipes.items()
+        if setting in recipe.settings
     }
     return [(name, ", ".join(labels)) for name, labels in missing.items() if labels]
 
 
 def _published_accuracies(row: published.Row) -> list[str]:
-    figures, spread = (row.clean, row.pgd, row.certified), row.spread or (None, None, None)
-    return [NONE if f is None else str(f) if s is None else f"{f} ± {s}" for f, s in zip(figures, spread)]
+    return [NONE if figure is None else figure for figure in row.accuracies]
 
 
 def _cite(row: published.Row, known: Published) -> str:
-    arxiv = known.sources[row.source]["arxiv"]
     runs = f", mean of {row.runs} runs" if row.runs > 1 else ""
     by = f"{row.by}, in " if row.by else ""
-    return f"{by}[{arxiv}](https://arxiv.org/abs/{arxiv}), {row.table}{runs}"
+    return f"{by}{known.link(row.source)}, {row.table}{runs}"
 
 
 def _published_row(row: published.Row, known: Published) -> list[str]:
@@ -231,16 +250,17 @@ def _our_row(group: Group, known: Published) -> list[str]:
     ]
 
 
-def _settings(groups: list[Group], recipes: dict, known: Published) -> list[tuple[str, float]]:
-    """Returns each (data set, ε) with a published row, a result or a recipe, in the order of the page."""
-    found = {(row.dataset, float(row.eps)) for row in known.rows}
-    found |= {(g.dataset, g.eps) for g in groups} | {(dataset, eps) for dataset, eps, _ in recipes.values()}
+def _settings(groups: list[Group], recipes: dict, known: Published) -> list[tuple[str, float, float]]:
+    """Returns each (data set, ε, norm) with a published row, a result or a recipe, in the order of the page."""
+    found = {(row.dataset, float(row.eps), row.norm) for row in known.rows} | {g.setting for g in groups}
+    found |= {setting for recipe in recipes.values() for setting in recipe.settings}
     order = list(known.datasets)
-    return sorted(found, key=lambda s: (order.index(s[0]) if s[0] in order else len(order), *s))
+    return sorted(found, key=lambda s: (-s[2], order.index(s[0]) if s[0] in order else len(order), *s))
 
 
-def _title(dataset: str, eps: float, known: Published) -> str:
-    return f"{known.datasets[dataset][0] if dataset in known.datasets else dataset}, ε = {eps_text(eps)}"
+def _title(dataset: str, eps: float, norm: float, known: Published) -> str:
+    name = known.datasets[dataset][0] if dataset in known.datasets else dataset
+    return f"{name}, ε = {eps_text(eps)}" + f" in {symbol_of_norm(norm)}" * (norm != math.inf)
 
 
 def _wrapped(text: str) -> str:
@@ -254,21 +274,22 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
         "# Results beside the published ones",
         _wrapped(ABOUT),
     ]
-    for dataset, eps in _settings(groups, recipes, known):
-        rows = [_published_row(row, known) for row in known.at(dataset, eps)]
-        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+    for setting in _settings(groups, recipes, known):
+        rows = [_published_row(row, known) for row in known.at(*setting)]
+        ours = [g for g in groups if g.setting == setting]
         rows += [_our_row(g, known) for g in ours]
         rows += [
             [f"**{labels}**", NONE, "not run", *[NONE] * 5, f"recipe `{name}`"]
-            for name, labels in _missing(groups, recipes, dataset, eps)
+            for name, labels in _missing(groups, recipes, setting)
         ]
-        parts += [f"## {_title(dataset, eps, known)}", markdown_rows(HEADER, rows, TEXT), *_footnotes(ours, known)]
+        parts += [f"## {_title(*setting, known)}", markdown_rows(HEADER, rows, TEXT), *_footnotes(ours, known)]
     parts += [
         "## Published rows",
         "\n".join(
-            f"- [{s['arxiv']}](https://arxiv.org/abs/{s['arxiv']}): {s['title']}. [Repository]({s['repository']})."
+            f"- {known.link(key)}: {s['title']}."
+            + (f" [Repository]({s['repository']})." if "repository" in s else "")
             + (f" {s['note']}" if "note" in s else "")
-            for s in known.sources.values()
+            for key, s in known.sources.items()
         ),
     ]
     if refused:
@@ -277,7 +298,7 @@ def page(groups: list[Group], refused: list, recipes: dict, known: Published) ->
 
 
 def short(groups: list[Group], known: Published) -> str:
-    """Returns README's table.
+    """Returns README's table, about ℓ∞ balls only.
 
     At each data set's headline ε it has published interval training, the best published ℓ∞ row, and our rows.
     """
@@ -288,29 +309,31 @@ def short(groups: list[Group], known: Published) -> str:
         best = [row for row in there if row.family == "distance"][:1]
         interval = {row.method: row for row in reversed(there) if row.family == "interval"}  # the best row of each name
         lines = [[row.method, *_published_accuracies(row), _cite(row, known)] for row in (*interval.values(), *best)]
-        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, eps)]
+        ours = [g for g in groups if g.setting == (dataset, eps, math.inf)]
         shown += ours
         lines += [[_marked(g, known), *g.accuracies(), f"{recipe_of(g.first[0])}, {g.seeds()}"] for g in ours]
         if not ours:
             lines.append(["**this package**", "not run", NONE, NONE, NONE])
-        rows += [[_title(dataset, eps, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
+        rows += [[_title(dataset, eps, math.inf, known) if i == 0 else "", *line] for i, line in enumerate(lines)]
     return "\n\n".join([_wrapped(SHORT_ABOUT), markdown_rows(SHORT_HEADER, rows, TEXT), *_footnotes(shown, known)])
 
 
 def panels(groups: list[Group], known: Published) -> list[dict]:
     """Returns what ``plots.beside_published`` draws: one panel for each data set with results at its headline ε.
 
+    A data set may have one panel for each norm.
+
     Accuracies are in percent.  Ours are (mean, standard deviation), with None as the deviation of one seed.  Published
     rows of the family "other" are only on the page.
     """
     found = []
-    for dataset, (_, headline) in known.datasets.items():
-        ours = [g for g in groups if (g.dataset, g.eps) == (dataset, float(headline))]
+    for setting in known.headlines():
+        ours = [g for g in groups if g.setting == setting]
         if ours:
             found.append(
                 {
-                    "title": _title(dataset, float(headline), known),
-                    "published": _levels([r for r in known.at(dataset, float(headline)) if r.family != "other"], known),
+                    "title": _title(*setting, known),
+                    "published": _levels([r for r in known.at(*setting) if r.family != "other"], known),
                     "ours": [_point(g, known) for g in ours],
                 }
             )
@@ -318,15 +341,15 @@ def panels(groups: list[Group], known: Published) -> list[dict]:
 
 
 def _levels(rows: list[published.Row], known: Published) -> list[dict]:
-    """Returns published rows for a picture.  Rows of one method are told apart by their sources."""
-    names = [row.method for row in rows]
+    """Returns published rows for a picture.  Rows of one method are told apart by their sources, or their tables."""
+
+    def label(row: published.Row) -> str:
+        same = [other for other in rows if other.method == row.method]
+        table = f", {row.table}" if sum(other.source == row.source for other in same) > 1 else ""
+        return row.method + f" [{known.name_of(row.source)}{table}]" * (len(same) > 1)
+
     return [
-        {
-            "family": row.family,
-            "label": row.method + f" [{known.sources[row.source]['arxiv']}]" * (names.count(row.method) > 1),
-            "clean": float(row.clean),
-            "certified": float(row.certified),
-        }
+        {"family": row.family, "label": label(row), "clean": float(row.clean), "certified": float(row.certified)}
         for row in rows
     ]
 

@@ -15,7 +15,11 @@ from .looks import looks
 from .panels import Panel, panels_of
 from .words import ALL, attack_columns, attacked_accuracy, eps_text, in_its_norm, unit
 
-FAMILY_MARKS = {"distance": ("published ℓ∞-distance", "o"), "interval": ("published IBP, CROWN-IBP", "s")}
+FAMILY_MARKS = {
+    "distance": ("published ℓ∞-distance", "o"),
+    "interval": ("published IBP, CROWN-IBP", "s"),
+    "lipschitz": ("published 1-Lipschitz in ℓ2", "D"),
+}
 PUBLISHED = "#595959"
 ACROSS = 2  # panels in a row
 LEAST_TICKS = 0.055  # part of an axis between two ticks at measured ε

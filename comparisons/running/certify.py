@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from linf_plugin import checkpoint
+from linf_plugin.certificates.problem import Problem
 from linf_plugin.datasets import DIGESTS, Dataset
 from linf_plugin.files import WouldReplace
 from linf_plugin.norms import Ball
@@ -97,8 +98,11 @@ def certify_net(
     x, y = data.x_test[:samples].to(where), data.y_test[:samples].to(where)
     net.model.to(where)
     check_runs(net, x, y)
-    with _without_cudnn():
-        asked = replace(asked, methods=asked.methods or usual(net.model, x[:1], asked.norm, asked.sound))
+    about = None
+    if not asked.methods:
+        with _without_cudnn():
+            about = _about(net, x, y, asked)
+            asked = replace(asked, methods=usual(about))
     ours = _empty(data, asked, len(x), device_name(where))
     work = _Work(out, _key(label), ours, _settings(net, asked, len(x)), data.identity)
     there = work.there(resume, force)
@@ -110,8 +114,8 @@ def certify_net(
     with _without_cudnn():
         for start in tqdm(starts, desc=f"{label}: certify, attack", disable=hidden(progress), unit="part"):
             if str(start) not in parts:
-                rows = slice(start, start + PART)
-                parts[str(start)] = _measured(net, x[rows], y[rows], asked, start, progress).plain()
+                rows, about = slice(start, start + PART), about or _about(net, x, y, asked)
+                parts[str(start)] = _measured(net, x[rows], y[rows], asked, start, progress, about).plain()
                 work.keep(parts)
         found = joined([from_plain(parts[str(start)]) for start in starts])
         check_contradictions(found, net.model, x, out, work.key, seed=asked.seed, recipe=NO_RECIPE)
@@ -124,9 +128,17 @@ def certify_net(
     return work.finish(entry, resume, force), work.key, verdicts
 
 
-def _measured(net: GivenNet, x: Tensor, y: Tensor, asked: Asked, first: int, progress: bool) -> PerSample:
+def _about(net: GivenNet, x: Tensor, y: Tensor, asked: Asked) -> Problem:
+    """Returns a problem whose Lipschitz bounds all parts share: spectral norms of wide layers take seconds."""
+    return Problem(net.model, x[:1], y[:1], Ball(0.0, asked.norm, 0.0, 1.0), asked.sound)
+
+
+def _measured(
+    net: GivenNet, x: Tensor, y: Tensor, asked: Asked, first: int, progress: bool, about: Problem
+) -> PerSample:
+    shown = not hidden(progress)
     try:
-        return measure(net.model, x, y, asked, first=first, cascade=True, progress=not hidden(progress))
+        return measure(net.model, x, y, asked, first=first, cascade=True, progress=shown, before=about)
     except (LookupError, AttributeError, AssertionError, NotImplementedError) as error:
         if asked.sound:
             raise

@@ -22,11 +22,12 @@ from torch import Tensor, nn
 from linf_plugin import extras
 from linf_plugin.certificates import Curve, certify_curve
 from linf_plugin.certificates.margin import margin
+from linf_plugin.certificates.problem import Problem
 from linf_plugin.progress import bar, hidden
 from linf_plugin.training.parallel import Ranks
 
 from ..attacks.attacked import attack_all
-from ..certificates import failure_of, pixel_range
+from ..certificates import failure_of
 from .asked import Asked
 from .exchange import exchanged, failing_together
 from .per_sample import NOTHING, PerSample, joined, unbroken
@@ -47,6 +48,7 @@ def measure(
     ranks: Ranks = Ranks(),
     description: str = "",
     progress: bool = False,
+    before: Problem | None = None,
 ) -> PerSample:
     """Certifies and attacks samples.
 
@@ -62,11 +64,12 @@ def measure(
         ranks: the processes.
         description: stands before progress bars.
         progress: whether to show progress bars.
+        before: as for ``certify_curve``.
 
     Raises:
         TypeError, ValueError, RuntimeError, ImportError: as ``certify_curve`` and ``attack_all``, on all processes.
     """
-    work = _Work(model, x, y, asked, first, ranks, description, progress and ranks.main)
+    work = _Work(model, x, y, asked, first, ranks, description, progress and ranks.main, before)
     with failing_together(ranks):
         with extras.named("compare"):
             mine = work.measured(cascade)
@@ -86,6 +89,7 @@ class _Work:
     ranks: Ranks
     description: str
     progress: bool
+    before: Problem | None
     rows: Tensor = field(init=False)
     broken: Tensor = field(init=False)
     by: list[str] = field(init=False)
@@ -110,7 +114,6 @@ class _Work:
             self._attack(correct, curve)
             return self._without_audited(correct)
 
-        low, high = pixel_range(asked.norm, max(asked.eps_values))
         curve = certify_curve(
             self.model,
             self.x,
@@ -118,13 +121,12 @@ class _Work:
             asked.eps_values,
             asked.methods,
             norm=asked.norm,
-            low=low,
-            high=high,
             broken=broken,
             cascade=cascade,
             batch_size=asked.batch_size,
             progress=self.progress and not hidden(True),
             sound=asked.sound,
+            before=self.before,
         )
         if not attacked:  # no certificate was expensive
             self._attack(correct, curve)

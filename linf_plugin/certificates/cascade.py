@@ -199,25 +199,31 @@ def _prepare(
     methods: Iterable[str] | None,
     skip: Tensor | None,
     sound: bool,
+    before: Problem | None = None,
 ) -> tuple[Problem, list[Certificate], Tensor]:
     """Returns the problem, the certificates in order of cost, and (N,) bool: the samples to bound."""
-    names = theorems(ball.norm) if methods is None else _check_methods(methods, ball)
-    problem = Problem(model, x, labels, ball, sound)
-    if methods is None:
-        names = tuple(name for name in names if _knows(name, problem))
+    names = None if methods is None else _check_methods(methods, ball)
+    problem = Problem(model, x, labels, ball, sound, before)
+    if names is None:
+        names = applicable(problem)
         if not names:
             raise ValueError(f"no certificate for {SYMBOLS[ball.norm]} balls can bound this net: give another norm")
-    for name in names:  # before the samples are classified, so that it fails early
-        CERTIFICATES[name].knows(problem.exact, ball.norm)
+    else:
+        for name in names:  # before the samples are classified, so that it fails early
+            CERTIFICATES[name].knows(problem)
     return problem, [CERTIFICATES[name] for name in names], problem.correct & ~_check_skip(skip, x)
 
 
-def _knows(name: str, problem: Problem) -> bool:
-    try:
-        CERTIFICATES[name].knows(problem.exact, problem.ball.norm)
-    except (TypeError, RuntimeError):
-        return False
-    return True
+def applicable(problem: Problem) -> tuple[str, ...]:
+    """Returns the names of the theorems about balls of this norm that can bound the net, in order of cost."""
+    found = []
+    for name in theorems(problem.ball.norm):
+        try:
+            CERTIFICATES[name].knows(problem)
+        except (TypeError, RuntimeError):
+            continue
+        found.append(name)
+    return tuple(found)
 
 
 # Checks of arguments.  Every message names the argument.

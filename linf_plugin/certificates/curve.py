@@ -68,6 +68,7 @@ def certify_curve(
     batch_size: int | None = None,
     progress: bool = False,
     sound: bool = True,
+    before: Problem | None = None,
 ) -> Curve:
     """Finds, for each certificate and each sample, the largest of several radii that the certificate proves.
 
@@ -89,13 +90,15 @@ def certify_curve(
             a function that takes the curve of the cheap certificates and returns this.  It is called once, after them.
         cascade: whether a sample that any certificate proved is not bounded again by another one.  Then each radius has
             the same "best" as without, with less work.
+        before: a problem about other samples of the same model.  Its Lipschitz bounds are not computed again, if the
+            weights are the same (``Problem``).
 
     Raises:
         ValueError, TypeError, RuntimeError: as ``certify``; eps_values is empty; broken is not as described.
     """
     norm = check_norm(norm)
     balls = _balls(eps_values, norm, low, high)
-    problem, rows, correct = _prepare(model, x, labels, balls[0], methods, None, sound)
+    problem, rows, correct = _prepare(model, x, labels, balls[0], methods, None, sound, before)
     size = check_batch_size(batch_size)
     work = _Work(problem, rows, correct, balls, cascade, size)
     cheap = [row for row in rows if row.cost <= CHEAP or row.failure > 0]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import arguments
-from ..float32.euclid import error_in_l2, l2_bounds
+from ..float32.euclid import InL2, error_in_l2, l2_bounds
 from ..float32.reach import check_program, reach
 from ..float32.rules import OUTWARD
 from ..inference import outside_inference
@@ -26,17 +26,21 @@ class Known(NamedTuple):
 
     Attributes:
         pairs: its ``pair_bounds``.
-        layers: in ℓ2, the bounds of its layers, if all are known.
+        layers: in ℓ2, what is known of its layers, if it is a sequence of layers with rules.
     """
 
     pairs: Tensor
-    layers: list[float] | None
+    layers: list[InL2] | None
 
 
 def known(exact: nn.Module, norm: float) -> Known:
-    """Returns what is known of a net in this norm.  Raises as ``pair_bounds``."""
+    """Returns what is known of a net in this norm.  Raises as ``pair_bounds``.
+
+    The bound of each layer is computed once.
+    """
     layers = l2_bounds(exact) if norm == 2 else None
-    return Known(pair_bounds(exact, norm, layers), layers)
+    bounds = None if layers is None else [one.bound for one in layers]
+    return Known(pair_bounds(exact, norm, bounds), layers)
 
 
 def _worst_logits(
@@ -178,9 +182,9 @@ def _lost(of: Known, labels: Tensor, eps: float) -> Tensor:
 # What the row of ``CERTIFICATES`` calls.
 
 
-def knows(exact: nn.Module, norm: float) -> None:
+def knows(problem: Problem) -> None:
     """Raises TypeError or RuntimeError if no Lipschitz bound of the net in this norm is known."""
-    lipschitz_bound(exact, norm)
+    _known(problem)
 
 
 def hopeful(problem: Problem, among: Tensor) -> Tensor:
@@ -193,13 +197,14 @@ def hopeful(problem: Problem, among: Tensor) -> Tensor:
     return among & (ahead.amin(1) > 0)
 
 
-def _table(problem: Problem) -> dict[float, Known]:
+def _table(exact: nn.Module) -> dict[float, Known]:
+    """Norm → what is known of the net, as far as it was asked for."""
     return {}
 
 
 def _known(problem: Problem) -> Known:
-    """Returns what is known of the net in the norm of the ball."""
-    table, norm = problem.once(_table), problem.ball.norm
+    """Returns what is known of the net in the norm of the ball.  It is computed once for a net and a norm."""
+    table, norm = problem.of_net(_table), problem.ball.norm
     if norm not in table:
         table[norm] = known(problem.exact, norm)
     return table[norm]

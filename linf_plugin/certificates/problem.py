@@ -18,7 +18,7 @@ from ..arguments import (
     check_weights,
     unwrapped,
 )
-from ..float32.reach import check_program
+from ..float32.reach import check_program, is_sequence
 from ..norms import Ball
 
 T = TypeVar("T")
@@ -35,11 +35,17 @@ class Problem:
         exact: the model in float64: a copy of it, or the graph of its program.
         classes: the number of logits; 2 if there is no sample to find it from.
 
+    Args:
+        before: another problem of the same request, about other samples of the model.  Both share ``of_net``, if the
+            nets are sequences of layers with rules, and no weight has changed since.
+
     Raises:
         TypeError, ValueError, RuntimeError: as ``margin_bound`` says.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, labels: Tensor, ball: Ball, sound: bool):
+    def __init__(
+        self, model: nn.Module, x: Tensor, labels: Tensor, ball: Ball, sound: bool, before: "Problem | None" = None
+    ):
         check_model(model)
         model = unwrapped(model)
         check_samples(x, model)
@@ -52,6 +58,8 @@ class Problem:
         self.classes = check_logits(self._of_one_sample(x), 1) if len(x) else 2
         self.labels = check_labels(labels, x, self.classes)
         self._made: dict[Callable, object] = {}
+        shared = before is not None and _same(self.exact, before.exact)
+        self._of_net: dict[Callable, object] = before._of_net if shared else {}
 
     def _of_one_sample(self, x: Tensor) -> Tensor:
         """Returns the logits of the first sample in float64.  Raises TypeError if the model mixes it with float32."""
@@ -81,6 +89,12 @@ class Problem:
             self._made[make] = make(self)
         return self._made[make]
 
+    def of_net(self, make: Callable[[nn.Module], T]) -> T:
+        """Returns ``make(exact)``, which depends on the net only.  It is made once, also for problems that share it."""
+        if make not in self._of_net:
+            self._of_net[make] = make(self.exact)
+        return self._of_net[make]
+
     @functools.cached_property
     def logits(self) -> Tensor:
         """(N, classes), the logits of the model itself."""
@@ -91,6 +105,22 @@ class Problem:
     def correct(self) -> Tensor:
         """(N,) bool, the samples that the model classifies correctly."""
         return self.logits.argmax(1) == self.labels
+
+
+def _same(net: nn.Module, other: nn.Module) -> bool:
+    """Returns whether two nets are the same sequences of layers with rules, with the same numbers in their states.
+
+    What such a layer computes depends on its type, on what ``repr`` shows, and on its state.
+    """
+    if net is other:
+        return True
+    if not (is_sequence(net) and is_sequence(other)) or repr(net) != repr(other):
+        return False
+    ours, theirs = net.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(
+        a.dtype == theirs[key].dtype and a.device == theirs[key].device and torch.equal(a, theirs[key])
+        for key, a in ours.items()
+    )
 
 
 def check_batch_size(batch_size: int | None) -> int | None:

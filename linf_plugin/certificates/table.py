@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..norms import SYMBOLS
 from . import lipschitz
@@ -13,7 +13,7 @@ from .problem import Problem
 Bound = Callable[[Tensor, Tensor], Tensor]
 
 
-def _known(exact: nn.Module, norm: float) -> None:
+def _known(problem: Problem) -> None:
     """Accepts every net."""
 
 
@@ -34,7 +34,8 @@ class Certificate:
         bound: problem → ((N, *) samples, (N,) labels) → (N,) float64, lower bounds of min_{j≠y} (z_y − z_j) over the
             ball.  A positive bound certifies.
         batch_size: how many samples are bounded at a time, unless the request says it.
-        knows: (float64 copy of the net, norm) → None; raises TypeError or RuntimeError if it cannot bound such a net.
+        knows: problem → None; raises TypeError or RuntimeError if it cannot bound such a net.  What it computes is kept
+            by the problem.
         hopeful: (problem, (N,) bool) → (N,) bool, those of the given samples that it may certify.
         contains: names of other certificates whose bounds it is never looser than, whatever the net and the ball.  In
             a comparison it also counts what they prove, and is not tried on that.
@@ -49,7 +50,7 @@ class Certificate:
     failure: float
     bound: Callable[[Problem], Bound]
     batch_size: int = 32  # linear bounds keep coefficients of many outputs for each sample
-    knows: Callable[[nn.Module, float], None] = _known
+    knows: Callable[[Problem], None] = _known
     hopeful: Callable[[Problem, Tensor], Tensor] = _any
     contains: tuple[str, ...] = ()
     radius: Callable[[Problem], Bound] | None = None

@@ -1,5 +1,6 @@
 """ℓ∞-distance layers, 1-Lipschitz layers in ℓ2, and the layers that stand between them."""
 
+from . import reported as reported  # it tells ``linf_plugin.spectral`` of the layers
 from .activations import MaxMin, ParamRamp
 from .aol import AOLConv2d, AOLLinear
 from .base import distance_layers, set_p

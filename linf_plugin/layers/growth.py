@@ -6,7 +6,7 @@ sample count as one vector.  A bound holds for the present mode of the layer, tr
 
 import math
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..norms import SYMBOLS
 from ..spectral.bounding import bound
@@ -100,10 +100,14 @@ def square_above(layer: Potential) -> float:
     square = squared_norm(layer.weight, 2.0)
     if square <= 2:
         return square
-    convolved = isinstance(layer, PotentialConv2d)
-    map_ = Convolution(layer.weight, padding=layer.padding) if convolved else layer.weight
-    value = bound(map_).value
+    value = bound(inner_map(layer)).value
     return min(square, math.nextafter(value * value, math.inf))
+
+
+def inner_map(layer: Potential) -> Tensor | Convolution:
+    """Returns the linear map W of a layer x − Wᵀ·relu(W·x + b)."""
+    convolved = isinstance(layer, PotentialConv2d)
+    return Convolution(layer.weight, padding=layer.padding) if convolved else layer.weight
 
 
 def excess(layer: Potential | nn.Linear | nn.Conv2d) -> float:

@@ -1,36 +1,54 @@
 """What every method says of every linear layer of a model, and of the product of all layers."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..arguments import check_forward, check_model
 from .bounding import Bound, bound
-from .chain import stretch
-from .geometry import READ, Pair, describe
+from .chain import STRETCHES, stretch
+from .geometry import READ, Convolution, Pair, describe
 from .methods import SPECTRAL_METHODS
 from .outward import up
+from .told import constant_of, told_of
 
 USUAL = ("gram", "svd", "lipbound", "norm2toep", "power")
 
 
 @dataclass(frozen=True)
 class LayerRow:
-    """One layer: its name in the model, its type, the shape of its weight, and method → ``Bound`` or a refusal."""
+    """One layer.
+
+    Attributes:
+        name: in the model.
+        kind: its type.
+        shape: of its weight.
+        bounds: method → ``Bound`` of the norm of the weight, or a refusal.
+        constant: the certified Lipschitz constant of the layer in ℓ2, if the layer is more than its linear map, such
+            as x − Wᵀ·relu(W·x + b); None for a linear layer, or if no constant is known.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     bounds: dict[str, Bound | str]
+    constant: float | None = None
 
     @property
     def best(self) -> Bound | None:
         """The smallest certificate, or None."""
         certified = [one for one in self.bounds.values() if isinstance(one, Bound) and one.certified]
         return min(certified, key=lambda one: one.value, default=None)
+
+    @property
+    def factor(self) -> float | None:
+        """What the layer multiplies the product by: its constant, or its smallest certificate.  None if unknown."""
+        if self.constant is not None:
+            return self.constant
+        return None if self.best is None else self.best.value
 
 
 @dataclass(frozen=True)
@@ -40,8 +58,8 @@ class Report:
     Attributes:
         rows: one for each layer with a weight.
         methods: the columns.
-        product: a certified Lipschitz bound of the whole model in ℓ2, made of the smallest certificate of each layer;
-            None if there is none.
+        product: a certified Lipschitz bound of the whole model in ℓ2, made of the factor of each row and of the
+            constants of layers without a row; None if there is none.
         reason: why there is no product, or what it consists of.
     """
 
@@ -51,13 +69,16 @@ class Report:
     reason: str
 
     def __str__(self) -> str:
-        header = ["layer", "type", "weight", *self.methods, "holds for"]
-        lines = [header, ["---", "---", "---", *["---:"] * len(self.methods), "---"]]
-        notes: list[str] = []
+        constants = ["constant"] if any(row.constant is not None for row in self.rows) else []
+        columns = [*self.methods, *constants]
+        header = ["layer", "type", "weight", *columns, "holds for"]
+        lines = [header, ["---", "---", "---", *["---:"] * len(columns), "---"]]
+        refused: dict[str, list[str]] = {}
         for row in self.rows:
             cells = [_cell(row.bounds[method]) for method in self.methods]
-            refused = dict.fromkeys(one for one in row.bounds.values() if isinstance(one, str))
-            notes += [f"{row.name or 'the model'}: {reason}." for reason in refused]
+            cells += ["–" if row.factor is None else _number(row.factor) for _ in constants]
+            for reason in dict.fromkeys(one for one in row.bounds.values() if isinstance(one, str)):
+                refused.setdefault(reason, []).append(row.name or "the model")
             held = dict.fromkeys(one.holds_for for one in row.bounds.values() if isinstance(one, Bound))
             shape = "×".join(map(str, row.shape))
             lines.append([row.name or "the model", row.kind, shape, *cells, "; ".join(held)])
@@ -66,6 +87,8 @@ class Report:
         lower = [m for m in self.methods if m not in certificates]
         said = f"Certificates: {', '.join(certificates) or 'none'}."
         said += f" Lower bounds, which certify nothing: {', '.join(lower)}." if lower else ""
+        said += " They bound the norm of the weight; the constant is that of the layer in ℓ2." if constants else ""
+        notes = [f"{', '.join(names)}: {reason}." for reason, names in refused.items()]
         product = (
             f"Product: {_number(self.product)}, {self.reason}"
             if self.product is not None
@@ -91,24 +114,19 @@ def _cell(one: Bound | str) -> str:
     return _number(one.value) if one.certified else f"≥ {one.value:.6g}"
 
 
-def report(
-    model: nn.Module,
-    *,
-    methods: Iterable[str] = USUAL,
-    shape: tuple[int, ...] | None = None,
-    constant: Callable[[nn.Module], float] = stretch,
-) -> Report:
-    """Returns the bounds of all ``nn.Linear``, ``nn.Conv1d`` and ``nn.Conv2d`` in a model, by every method.
+def report(model: nn.Module, *, methods: Iterable[str] = USUAL, shape: tuple[int, ...] | None = None) -> Report:
+    """Returns the bounds of all weights of linear layers in a model, by every method, and the product of its layers.
 
-    A layer that cannot be bounded has its refusal.  The product is given only for a chain of layers: an
-    ``nn.Sequential``, also nested, of such layers and of layers with a known constant (``chain.STRETCHES``).
+    These layers are ``nn.Linear``, ``nn.Conv1d``, ``nn.Conv2d``, ``PotentialLinear`` and ``PotentialConv2d``.  A layer
+    that cannot be bounded has its refusal.  So has a form for training, whose weight is not stored: call
+    ``linf_plugin.materialise(model)`` first.  The product is given only for a chain of layers: an ``nn.Sequential``,
+    also nested, of such layers and of layers with a known constant (``chain.STRETCHES``, or ``lipschitz_bound`` in ℓ2).
 
     Args:
         model: any module, in evaluation mode.
         methods: keys of ``SPECTRAL_METHODS``.
         shape: of one input, such as (3, 32, 32).  One input of zeros is then put through the model, and each
             convolution is bounded for the size of its images.  Without it, bounds hold for every size.
-        constant: layer → Lipschitz constant in ℓ2 of a layer without such a weight; raises TypeError if it knows none.
 
     Raises:
         TypeError, ValueError: an argument is not as described, the model is in training mode, or a weight is not
@@ -121,27 +139,40 @@ def report(
         if method not in SPECTRAL_METHODS:
             raise ValueError(f"methods must be among {', '.join(SPECTRAL_METHODS)}, got {method!r}")
     layers: dict[str, nn.Module] = {
-        name: layer for name, layer in model.named_modules() if isinstance(layer, tuple(READ))
+        name: layer
+        for name, layer in model.named_modules()
+        if told_of(layer) is not None or isinstance(layer, tuple(READ))
     }
     sizes = {} if shape is None else _sizes(model, layers, shape)
-    rows = []
-    for name, layer in layers.items():
-        weight = layer.weight
-        bounds = {method: _bound(layer, method, sizes.get(name)) for method in methods}
-        rows.append(LayerRow(name, type(layer).__name__, tuple(weight.shape), bounds))
-    product, reason = _product(model, {id(layers[row.name]): row for row in rows}, constant)
+    rows = [_row(name, layer, methods, sizes.get(name)) for name, layer in layers.items()]
+    product, reason = _product(model, {id(layers[row.name]): row for row in rows})
     return Report(tuple(rows), methods, product, reason)
 
 
-def _bound(layer: nn.Module, method: str, size: int | Pair | None) -> Bound | str:
-    if not layer.weight.detach().isfinite().all():
+def _row(name: str, layer: nn.Module, methods: tuple[str, ...], size: int | Pair | None) -> LayerRow:
+    if not all(a.detach().isfinite().all() for key, a in layer.named_parameters() if key != "bias"):
         raise ValueError("model has NaN or infinite weights")
+    kind, found = type(layer).__name__, told_of(layer)
+    if found is None:
+        bounds = {method: _bound(layer, method, size) for method in methods}
+        return LayerRow(name, kind, tuple(layer.weight.shape), bounds)
+    told, room = found
+    if isinstance(told.map_, str):
+        return LayerRow(name, kind, told.shape, dict.fromkeys(methods, told.map_))
     try:
-        describe(layer, size)
+        constant = room.constant(layer)
+    except (TypeError, RuntimeError) as error:
+        return LayerRow(name, kind, told.shape, dict.fromkeys(methods, str(error)))
+    return LayerRow(name, kind, told.shape, {method: _bound(told.map_, method, size) for method in methods}, constant)
+
+
+def _bound(map_: nn.Module | Tensor | Convolution, method: str, size: int | Pair | None) -> Bound | str:
+    try:
+        describe(map_, size)
     except (TypeError, ValueError, RuntimeError) as error:
         return str(error)
     try:
-        return bound(layer, method, size=size, certify=SPECTRAL_METHODS[method].upper is not None)
+        return bound(map_, method, size=size, certify=SPECTRAL_METHODS[method].upper is not None)
     except ValueError as error:  # the method does not fit the layer
         return str(error)
 
@@ -156,12 +187,13 @@ def _sizes(model: nn.Module, layers: dict[str, nn.Module], shape: tuple[int, ...
 
         return hook
 
-    dimensions = {nn.Conv1d: 1, nn.Conv2d: 2}
-    hooks = [
-        layer.register_forward_pre_hook(watch(name, dimensions[type(layer)]))
-        for name, layer in layers.items()
-        if type(layer) in dimensions
-    ]
+    hooks = []
+    for name, layer in layers.items():
+        found = told_of(layer)
+        map_ = layer if found is None else found[0].map_
+        kernel = getattr(map_, "weight", None)  # dense weights are tensors, and forms for training have no map
+        if kernel is not None and kernel.dim() > 2:
+            hooks.append(layer.register_forward_pre_hook(watch(name, kernel.dim() - 2)))
     like = next(iter([*model.parameters(), *model.buffers()]), torch.zeros(()))
     try:
         with torch.no_grad():
@@ -175,13 +207,11 @@ def _sizes(model: nn.Module, layers: dict[str, nn.Module], shape: tuple[int, ...
     return {name: size[0] if len(size) == 1 else size for name, size in single.items()}
 
 
-def _product(
-    model: nn.Module, rows: dict[int, LayerRow], constant: Callable[[nn.Module], float]
-) -> tuple[float | None, str]:
+def _product(model: nn.Module, rows: dict[int, LayerRow]) -> tuple[float | None, str]:
     """Returns a Lipschitz bound of the model in ℓ2 and what it consists of, or None and the reason."""
     try:
         chain = _chain(model)
-        factors = [_factor(layer, rows, constant) for layer in chain]
+        factors = [_factor(layer, rows) for layer in chain]
     except (TypeError, RuntimeError) as error:
         return None, str(error)
     if not rows:
@@ -189,11 +219,13 @@ def _product(
     product = 1.0
     for factor in factors:
         product = up(product * factor, 1) if factor != 1 else product
-    others = "" if len(factors) == len(rows) else ", and the constants of the other layers"
-    return (
-        product,
-        f"a Lipschitz bound of the model in ℓ2: the smallest certificate of each of {len(rows)} layers{others}",
-    )
+    stated = sum(row.constant is not None for row in rows.values())
+    parts = [f"the smallest certificate of each of {len(rows) - stated} layers"] if len(rows) > stated else []
+    parts += [f"the constant of each of {stated} residual layers"] if stated else []
+    parts += ["the constants of the other layers"] if len(factors) != len(rows) else []
+    *before, last = parts
+    said = f"{', '.join(before)}, and {last}" if before else last
+    return product, f"a Lipschitz bound of the model in ℓ2: {said}"
 
 
 def _chain(model: nn.Module) -> list[nn.Module]:
@@ -205,12 +237,12 @@ def _chain(model: nn.Module) -> list[nn.Module]:
     return [layer for child in model for layer in _chain(child)]
 
 
-def _factor(layer: nn.Module, rows: dict[int, LayerRow], constant: Callable[[nn.Module], float]) -> float:
+def _factor(layer: nn.Module, rows: dict[int, LayerRow]) -> float:
     row = rows.get(id(layer))
     if row is None and any(True for _ in layer.children()):
         raise TypeError(f"{type(layer).__name__} may apply its layers in any order, or add what they return")
     if row is None:
-        return constant(layer)
-    if row.best is None:
+        return stretch(layer) if type(layer) in STRETCHES else constant_of(layer)
+    if row.factor is None:
         raise TypeError(f"layer {row.name!r} ({row.kind}) has no certificate")
-    return row.best.value
+    return row.factor

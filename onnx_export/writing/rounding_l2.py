@@ -4,7 +4,6 @@
 compute from the image.  docs/onnx.md has the proof.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,9 +17,8 @@ from linf_plugin.float32.reach import layers, rule
 from linf_plugin.float32.rules import OUTWARD, Reach, gamma
 from linf_plugin.graphs.fusion import fan_in
 from linf_plugin.intervals import apply_affine
-from linf_plugin.layers.lipschitz import lipschitz_bound
+from linf_plugin.layers.absolute import absolute_norm
 from linf_plugin.layers.potential import Potential, PotentialConv2d, PotentialLinear
-from linf_plugin.spectral.bounding import bound as spectral_bound
 
 
 class Line(NamedTuple):
@@ -73,24 +71,6 @@ def _norm(a: Tensor) -> float:
 def _of_each_number(layer: nn.Module, lipschitz: float, at: Tensor, within: float) -> Line:
     """The rule of ``ROUNDING`` on the box around the largest ball."""
     return Line(_norm(rule(layer)(layer, Reach(at - within, at + within, torch.zeros_like(at))).error), 0.0)
-
-
-def absolute_norm(layer: nn.Linear | nn.Conv2d) -> float:
-    """Returns an upper bound of ‖|W|‖₂: how far the layer with absolute weights stretches.
-
-    A convolution at stride 1 that pads with zeros is a sum over the taps of its kernels.  One tap moves pixels, and
-    leaves some out, so it stretches no image.  Hence the norms of the output channels are at most Σ_t |K(t)| times
-    those of the input channels, and the bound is the norm of this matrix.  For any other convolution it is
-    ``lipschitz_bound``.
-    """
-    weight = layer.weight.detach().double().abs()
-    if isinstance(layer, nn.Linear):
-        return spectral_bound(weight).value
-    if layer.padding_mode != "zeros" or layer.stride != (1, 1):
-        absolute = copy.deepcopy(layer).double()
-        absolute.weight = nn.Parameter(weight, requires_grad=False)
-        return lipschitz_bound(absolute, 2)
-    return max(spectral_bound(part).value for part in weight.flatten(2).sum(2).chunk(layer.groups)) * OUTWARD
 
 
 def _flushed(layer: nn.Linear | nn.Conv2d, largest: float, terms: int, numbers: int) -> float:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 import torch
 
-from linf_plugin.norms import NORMS, Ball, apart, as_radius, box, check_norm, name_of
+from linf_plugin.norms import NORMS, Ball, apart, as_radius, box, check_norm, largest_radius, name_of
 
 
 def length(t, norm):
@@ -62,3 +62,14 @@ def test_a_radius_is_in_units_of_the_range():
         Ball(8, math.inf, 0.0, 1.0)
     assert Ball(0.2, math.inf, 0.1, 0.3).eps == 0.2  # 0.3 − 0.1 is less than 0.2 in float64
     assert Ball(8).eps == Ball(8, math.inf, 0.0, 255.0).eps == 8
+
+
+@pytest.mark.parametrize("norm", [2, 1])
+def test_a_radius_in_l2_and_l1_may_exceed_the_width_of_the_range(norm):
+    """Two corners of a square are √2 and 2 apart."""
+    ball, corner = Ball(1.58, norm, 0.0, 1.0), torch.zeros(1, 9)
+    assert ball.eps == 1.58 and largest_radius(norm, 0.0, 1.0) == math.inf
+    lower, upper = ball.box(corner)
+    assert (lower <= 0).all() and (upper >= 1).all() and (lower > -1e-12).all() and (upper < 1 + 1e-12).all()
+    with pytest.raises(ValueError, match="eps must be"):
+        Ball(math.inf, norm, 0.0, 1.0)

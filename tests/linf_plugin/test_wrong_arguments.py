@@ -96,7 +96,7 @@ FUNCTIONS = {  # name → the function, and right arguments
         allowance.noise,
         lambda: {"model": net().double(), "lower": x().double() - 0.1, "upper": x().double() + 0.1},
     ),
-    "Ball": (Ball, lambda: {"eps": 0.1, "norm": 2, "low": 0.0, "high": 1.0}),
+    "Ball": (Ball, lambda: {"eps": 0.1, "norm": math.inf, "low": 0.0, "high": 1.0}),
     "lipschitz_bound": (lipschitz_bound, lambda: {"module": nn.Linear(2, 2), "norm": "linf"}),
     "margin_bound": (margin_bound, lambda: {**_samples(), "eps": 0.1, "method": "crown-ibp", "batch_size": 2}),
     "certify": (certify, lambda: {**_samples(), "eps": 0.1, "methods": ["lipschitz", "crown-ibp"], "batch_size": 2}),

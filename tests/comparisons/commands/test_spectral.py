@@ -69,3 +69,18 @@ def _linear(net):
 def test_a_net_that_is_no_chain_has_no_product(here, capsys):
     assert cli.main(["spectral", "--model", "spectral_net.py:attention"]) == 0
     assert "No product: MultiheadAttention" in capsys.readouterr().out
+
+
+def test_forms_for_training_are_replaced_first(here, capsys):
+    net = linf_plugin.build("sll-mlp", shape=(1, 6, 6), classes=3, depth=2, hidden=8).eval()
+    linf_plugin.save("net.pt", net)
+    plain = linf_plugin.materialise(net)
+    assert cli.main(["spectral", "--checkpoint", "net.pt", "--methods", "svd"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(str(report(plain, methods=["svd"], shape=(1, 6, 6)))) and "PotentialLinear" in out
+    assert out.endswith(
+        "Forms for training were replaced by layers with stored weights first (linf_plugin.materialise).\n"
+    )
+    linf_plugin.save("plain.pt", plain)
+    assert cli.main(["spectral", "--checkpoint", "plain.pt", "--methods", "svd"]) == 0
+    assert out.startswith(said := capsys.readouterr().out) and "Forms for training" not in said

@@ -9,21 +9,21 @@ from runs import made_up
 from comparisons.cli import main
 from comparisons.report import page as module
 from comparisons.report import published
-from comparisons.report.page import BEGIN, END, collect, page, panels, result_files, short, with_block
+from comparisons.report.page import BEGIN, END, Shipped, collect, page, panels, result_files, short, with_block
 from linf_plugin.datasets import DIGESTS, SOURCES
 
 ROOT = Path(__file__).parents[3]
 RECIPES = {
-    "cifar": ("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
-    "cifar-fast": ("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
-    "toy": ("digits", 0.25, {"ibp": "IBP"}),
+    "cifar": Shipped("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
+    "cifar-fast": Shipped("cifar10", 8 / 255, {"linf-dist": "ℓ∞-dist net", "ibp": "IBP"}),
+    "toy": Shipped("digits", 0.25, {"ibp": "IBP"}),
+    "round": Shipped("cifar10", 36 / 255, {"sll": "SLL", "cpl": "CPL"}, 2.0, (72 / 255, 1.0)),
 }
 
 
 def write(path: Path, clean: dict[str, float], recipe: str = "cifar", seed: int = 0, **change) -> Path:
-    dataset, eps, _ = RECIPES[recipe]
-    change = {"dataset": dataset, **change}
-    content = made_up(clean, recipe=recipe, eps=eps, seed=seed, **change)
+    about = RECIPES[recipe]
+    content = made_up(clean, recipe=recipe, eps=about.eps, seed=seed, **{"dataset": about.dataset, **change})
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content))
     return path
@@ -52,11 +52,68 @@ def seeds(tmp_path):
     return tmp_path
 
 
-def test_recipes_and_results_in_l2_stand_beside_no_published_row_in_linf(tmp_path):
-    assert "digits" in module.shipped() and not [name for name in module.shipped() if "-l2" in name]
-    groups, refused = collect([write(tmp_path / "a" / "b.json", {"ibp": 0.5}, norm="l2")])
-    assert groups == []
-    assert refused == [("a/b.json", "measured on ℓ2 balls; the published rows are of ℓ∞ balls")]
+def write_l2(path: Path, clean: dict[str, float], **change) -> Path:
+    """Results of the recipe "round": certified and attacked at 36/255, 72/255, 0.5 and 1."""
+    content = json.loads(write(path, clean, recipe="round", norm="l2", **change).read_text())
+    values = {str(eps): part for eps, part in ((36 / 255, 0.1), (72 / 255, 0.2), (0.5, 0.25), (1.0, 0.3))}
+    content["eps_values"] = [float(eps) for eps in values]
+    content["attacks"] = {"pgd-l2": {"norm": "l2", "arguments": {"steps": 10}}}
+    for name, m in content["methods"].items():
+        certified = {eps: clean[name] - part for eps, part in values.items()}
+        m["certified"] = {c: {"norm": "l2", "failure": 0.0, "accuracy": certified} for c in ("lipschitz-l2", "best")}
+        m["attacked"] = {"pgd-l2": {eps: a + 0.01 for eps, a in certified.items()}}
+        m |= {"kind": name, "label": name.upper()}
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_results_in_l2_stand_beside_published_rows_in_l2_at_every_radius_that_these_have(tmp_path):
+    write_l2(tmp_path / "l2.json", {"sll": 0.6})
+    write(tmp_path / "linf.json", {"ibp": 0.5})
+    text = rendered(tmp_path)
+    first, second, last = (section(text, f"CIFAR-10, ε = {eps} in ℓ2") for eps in ("36/255", "72/255", "1.0"))
+    assert (
+        "| SLL | X-Large, 236M parameters | 73.3 | – | 65.8 | – | – | – | Araujo et al., 2023, in [2311.16833]" in first
+    )
+    assert "| LipNeXt | L32W2048, 256M parameters | 85.0 | – | 73.2 |" in first
+    assert "| **SLL** | 25.9k pairs, 6 epochs | 60.00 | 51.00 | 50.00 | 20.00 |" in first
+    assert "recipe `round`, seed 0, PGD, ℓ2 10 |" in first
+    assert "| **SLL** | 25.9k pairs, 6 epochs | 60.00 | 41.00 | 40.00 | 20.00 |" in second and "58.4" in second
+    assert "| **SLL** | 25.9k pairs, 6 epochs | 60.00 | 31.00 | 30.00 | 20.00 |" in last and "27.3" in last
+    for found in (first, second, last):
+        assert "| **CPL** | – | not run | – | – | – | – | – | recipe `round` |" in found
+    assert "ε = 0.5 in ℓ2" not in text  # no row is published there
+
+
+def test_no_section_has_rows_of_two_norms(tmp_path):
+    write_l2(tmp_path / "l2.json", {"sll": 0.6})
+    write(tmp_path / "linf.json", {"ibp": 0.5})
+    text = rendered(tmp_path)
+    titles = [line for line in text.split("\n") if line.startswith("## ") and "ε" in line]
+    in_l2 = [" in ℓ2" in title for title in titles]
+    assert in_l2 == sorted(in_l2) and any(in_l2) and not all(in_l2)
+    known = published.load()
+    for norm, names in ((2.0, ("SLL", "BRONet", "BCP")), (float("inf"), ("SortNet", "IBP", "COLT"))):
+        assert set(names) <= {row.method for row in known.rows if row.norm == norm}
+        assert not set(names) & {row.method for row in known.rows if row.norm != norm}
+    linf = section(text, "CIFAR-10, ε = 8/255")
+    assert "SLL" not in linf and "**IBP**" in linf and "**IBP**" not in section(text, "CIFAR-10, ε = 36/255 in ℓ2")
+    groups, _ = collect(result_files([tmp_path]))
+    assert "SLL" not in short(groups, known) and "in ℓ∞ balls" in short(groups, known)
+    first, second = panels(groups, known)
+    assert [first["title"], second["title"]] == ["CIFAR-10, ε = 8/255", "CIFAR-10, ε = 36/255 in ℓ2"]
+    assert {row["family"] for row in second["published"]} == {"lipschitz"} and len(second["ours"]) == 1
+    labels = [row["label"] for row in second["published"]]
+    assert {"SLL [2311.16833, Table 4]", "SLL [2311.16833, Table 2]", "SOC"} <= set(labels)
+    assert len(set(labels)) == len(labels)
+
+
+def test_recipes_in_l2_are_shown_at_their_radii():
+    shipped = module.shipped()
+    assert shipped["cifar10-l2"].settings == [("cifar10", eps, 2.0) for eps in (36 / 255, 72 / 255, 108 / 255, 1.0)]
+    assert shipped["mnist-l2-small"].settings == [("mnist", 0.5, 2.0), ("mnist", 1.58, 2.0)]
+    assert shipped["digits-l2"].settings == [("digits", 0.5, 2.0)]
+    assert shipped["cifar10"].settings == [("cifar10", 8 / 255, float("inf"))]
 
 
 def test_seeds_are_grouped_and_averaged_with_their_spread(seeds):
@@ -142,7 +199,6 @@ def test_a_copy_counts_once_and_a_contradiction_is_refused(tmp_path):
     [
         ({"held_out": 0.2}, "held_out = 0.2"),
         ({"method": {"contradictions": 3}}, "3 certificates are contradicted by PGD"),
-        ({"norm": "l2"}, "measured on ℓ2 balls; the published rows are of ℓ∞ balls"),
     ],
 )
 def test_files_that_prove_nothing_are_listed_apart(tmp_path, capsys, change, words):
@@ -274,7 +330,7 @@ def test_a_wrong_request_is_one_line(tmp_path, capsys):
 def test_without_any_result_file_every_recipe_is_not_run(tmp_path):
     folder = tmp_path / "empty"
     folder.mkdir()
-    assert rendered(folder).count("not run") == len(RECIPES)
+    assert rendered(folder).count("not run") == sum(len(recipe.settings) for recipe in RECIPES.values())
 
 
 def test_the_committed_page_is_what_the_committed_files_give():

@@ -10,8 +10,9 @@ from comparisons.cli import main
 from comparisons.report.tables import table
 from comparisons.results import samples
 from comparisons.results.file import read
+from comparisons.running import certify
 from linf_plugin import load, sound_radius
-from linf_plugin.certificates import CERTIFICATES
+from linf_plugin.certificates import CERTIFICATES, lipschitz
 from linf_plugin.datasets import load_dataset
 
 RECIPE = """
@@ -90,7 +91,10 @@ def test_the_table_shows_the_radii_in_both_norms(there):
     assert (there / "table.md").read_text().startswith(text[:1000])
 
 
-def test_a_given_net_is_certified_and_attacked_in_wide_balls(there, tmp_path, capsys):
+def test_a_given_net_is_certified_and_attacked_in_wide_balls(there, tmp_path, capsys, monkeypatch):
+    bounded, real = [], lipschitz.known
+    monkeypatch.setattr(lipschitz, "known", lambda *a: (bounded.append(a), real(*a))[1])
+    monkeypatch.setattr(certify, "PART", 16)  # three parts share one Lipschitz bound
     (tmp_path / "net.py").write_text(CODE.format(path=str(there / "sll.pt")))
     out = tmp_path / "out"
     command = [
@@ -110,6 +114,7 @@ def test_a_given_net_is_certified_and_attacked_in_wide_balls(there, tmp_path, ca
     (m,) = results.methods.values()
     assert (results.norm, results.eps, results.eps_values) == (2.0, 0.1, (0.1, 1.58))
     assert m.proved(1.58) <= m.proved(0.1) <= m.attacked["pgd-l2"][0.1] and 0.5 < m.proved(0.1)
+    assert len(bounded) == 1
     assert "| ℓ∞ radius | ℓ2 radius |" in capsys.readouterr().out
 
 

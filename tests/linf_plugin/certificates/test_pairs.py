@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import linf_plugin as lp
-from linf_plugin.certificates import certify, margin_bound, pair_bounds, pairwise_radius
+from linf_plugin.certificates import certify, certify_curve, certify_each, margin_bound, pair_bounds, pairwise_radius
 from linf_plugin.certificates.lipschitz import sound_margin
 from linf_plugin.float32.euclid import error_in_l2, l2_bounds
 from linf_plugin.float32.reach import reach
@@ -146,6 +146,33 @@ def test_certificates_of_l2_balls_are_found_by_name_and_by_norm():
     assert (margin_bound(net, x, y, eps, "lipschitz-l2")[found.certified] > 0).all()
     with pytest.raises(ValueError, match="lipschitz-l2 certifies ℓ2 balls, and norm is ℓ∞"):
         certify(net, x, y, eps, ["lipschitz-l2"])
+
+
+def test_balls_in_l2_may_be_wider_than_the_pixel_range():
+    """ε₂ = 1.58 is usual on MNIST.  What is certified there is what has a larger radius, and attacks fail inside."""
+    eps, n = 1.58, 100
+    torch.manual_seed(0)
+    net = lp.build("sll-mlp", shape=(1, 10, 10), classes=2, depth=2, hidden=24).eval()
+    with torch.no_grad():  # the residual layers stay near the identity, so the halves of an image are told apart
+        net[-1].weight.copy_(torch.tensor([[1.0] * 50 + [-1.0] * 50, [-1.0] * 50 + [1.0] * 50]))
+    net = lp.materialise(net)
+    x = 0.1 * torch.rand(40, 1, 10, 10)
+    x[:20, :, :5] += torch.linspace(0.1, 0.9, 20).view(-1, 1, 1, 1)
+    x[20:, :, 5:] += torch.linspace(0.1, 0.9, 20).view(-1, 1, 1, 1)
+    with torch.no_grad():
+        y = net(x).argmax(1)
+    radius = lp.sound_radius(net, x, y, norm="l2")
+    found = certify(net, x, y, eps, norm="l2")
+    assert torch.equal(found.certified, radius > eps) and 5 < found.certified.sum() < 35
+    assert torch.equal(margin_bound(net, x, y, eps, "lipschitz-l2") > 0, radius > eps)
+    assert torch.equal(certify_each(net, x, y, eps, norm=2)["lipschitz-l2"], radius > eps)
+    curve = certify_curve(net, x, y, [0.1, 1.0, eps, 9.0], norm="l2")
+    assert torch.equal(curve.proved["lipschitz-l2"] >= eps, radius > eps)
+    assert not (curve.proved["lipschitz-l2"] > n**0.5).any()  # no image is further away than another class
+    inside = lowest_margins(net, x, y, 2.0, torch.full((40,), eps))
+    assert (inside[found.certified] > 0).all() and (inside[~found.certified] <= 0).any()
+    with pytest.raises(ValueError, match="eps must be at most high − low = 1"):
+        certify(net, x, y, eps)
 
 
 @torch.no_grad()

@@ -7,6 +7,10 @@ import torch
 from spectral_layers import largest, operator
 from torch import nn
 
+import linf_plugin as lp
+from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.growth import inner_map
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.spectral import SPECTRAL_METHODS, Bound, bound, report
 from linf_plugin.spectral.chain import STRETCHES, stretch
 from linf_plugin.spectral.reporting import _number
@@ -159,3 +163,127 @@ def test_wrong_requests_are_named():
 def test_printed_numbers_are_no_smaller_than_the_bounds():
     for value in (1 / 3, 2 / 3, 1e-30 / 3, 123456.7, 999999.96, 1e300 / 7, 0.0, math.inf, 2.0):
         assert value <= float(_number(value)) <= value * (1 + 2e-5)
+
+
+LIPSCHITZ_NETS = {
+    "sll-mlp": dict(depth=2, hidden=12),
+    "cpl-mlp": dict(depth=2, hidden=12),
+    "aol-mlp": dict(depth=2, width=12),
+    "sll-conv": dict(convs=2, dense=1, width=3, inner=4, hidden=8, pool=2),
+    "cpl-conv": dict(convs=1, dense=1, width=3, inner=4, hidden=8, pool=2),
+    "circulant-mlp": dict(depth=2, normalized=True),
+}
+
+
+def _lipschitz_net(name: str) -> lp.Net:
+    torch.manual_seed(0)
+    return lp.build(name, shape=(1, 6, 6), classes=4, mean=(0.3,), **LIPSCHITZ_NETS[name]).eval()
+
+
+@pytest.mark.parametrize("name", LIPSCHITZ_NETS)
+def test_nets_of_one_lipschitz_layers_have_a_row_for_each_layer_and_a_product(name):
+    net = lp.materialise(_lipschitz_net(name))
+    found = report(net, methods=["svd", "power"])
+    weights = {key.removesuffix(".weight") for key in net.state_dict() if key.endswith(".weight")}
+    assert {row.name for row in found.rows} == weights and found.product is not None, found.reason
+    features = math.prod(row.factor for row in found.rows[:-1])
+    assert features == pytest.approx(lipschitz_bound(net[:-1], 2), rel=1e-4) and features < 1 + 1e-4
+    assert features > (0.6 if name == "aol-mlp" else 0.999)  # AOL layers shrink what is not orthogonal
+    assert found.product == pytest.approx(features * found.rows[-1].factor)
+    for row in found.rows:
+        layer = net.get_submodule(row.name)
+        residual = isinstance(layer, (lp.PotentialLinear, lp.PotentialConv2d))
+        assert row.constant == (lipschitz_bound(layer, 2) if residual else None)
+        assert row.bounds["svd"] == bound(inner_map(layer) if residual else layer, "svd")
+    exact = net.double()
+    for _ in range(30):
+        x, y = torch.rand(2, 1, 1, 6, 6, dtype=torch.float64)
+        assert (exact(x) - exact(y)).norm() <= found.product * (x - y).norm()
+
+
+def test_a_residual_layer_that_stretches_multiplies_by_its_constant_not_by_the_norm_of_its_weight():
+    layer = lp.PotentialLinear(2, 2, bias=False).eval()
+    layer.weight.data = torch.tensor([[3.0, 0.0], [0.0, 1.0]])
+    net = nn.Sequential(layer, lp.MaxMin(), nn.Linear(2, 2, bias=False)).eval()
+    net[2].weight.data = torch.eye(2)
+    found = report(net)
+    assert found.rows[0].best.value == pytest.approx(3) and found.rows[0].constant == pytest.approx(8)
+    assert found.product == pytest.approx(8)
+    x, y = torch.zeros(1, 2), torch.tensor([[1.0, 0.0]])  # 1 − 9·1
+    assert (layer(x) - layer(y)).norm().item() == pytest.approx(8)
+    text = str(found)
+    assert "| constant |" in text and "the constant of each of 1 residual layers, and the constants of" in text
+    assert "constant" not in str(report(net[2]))
+
+
+def test_sizes_of_images_reach_residual_convolutions():
+    net = lp.materialise(_lipschitz_net("sll-conv"))
+    found = report(net, shape=(1, 6, 6), methods=["svd", "matrix"])
+    kinds = {row.name: row for row in found.rows if row.kind == "PotentialConv2d"}
+    assert kinds and all(row.bounds["svd"].holds_for == "images of 6×6" for row in kinds.values())
+    for name, row in kinds.items():
+        kernel = net.get_submodule(name).weight
+        exact = largest(operator(_conv(kernel), kernel.shape[1], 6, 6))
+        assert row.bounds["matrix"].value == pytest.approx(exact)
+
+
+def _conv(kernel: torch.Tensor) -> nn.Conv2d:
+    made = nn.Conv2d(kernel.shape[1], kernel.shape[0], kernel.shape[2:], padding=kernel.shape[2] // 2, bias=False)
+    made.weight.data = kernel.detach().double()
+    return made
+
+
+FORMS = {
+    "SLLLinear": lp.SLLLinear(4, 3),
+    "SLLConv2d": lp.SLLConv2d(2, 3),
+    "CPLLinear": lp.CPLLinear(4, 3),
+    "CPLConv2d": lp.CPLConv2d(2, 3),
+    "AOLLinear": lp.AOLLinear(4, 3),
+    "AOLConv2d": lp.AOLConv2d(2, 3, 3),
+    "DiagonalCirculant": lp.DiagonalCirculant(4, 3),
+    "NormalizedRows": lp.NormalizedRows(4, 3),
+}
+
+
+def test_every_form_for_training_with_weights_is_tried():
+    assert {kind.__name__ for kind in TRAINED} == FORMS.keys() | {"PadChannels", "AveragePool"}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_form_for_training_is_told_to_be_replaced(name):
+    form = FORMS[name]
+    found = report(nn.Sequential(nn.ReLU(), form).eval())
+    (row,) = found.rows
+    assert row.name == "1" and row.kind == name and row.best is None and row.factor is None
+    assert row.shape == ((3, 4) if name == "DiagonalCirculant" else tuple(form.weight.shape))
+    assert f"1: {name} is a form for training: replace it first, with linf_plugin.materialise(net)." in str(found)
+    assert f"No product: layer '1' ({name}) has no certificate." in str(found)
+    assert report(lp.materialise(nn.Sequential(nn.ReLU(), form).eval())).product is not None
+
+
+def test_layers_are_known_by_their_exact_type_and_modules_may_state_their_constant():
+    class Other(lp.PotentialLinear):
+        def forward(self, x):
+            return 9 * x
+
+    found = report(nn.Sequential(Other(3, 2), nn.Linear(3, 2)).eval(), methods=["svd"])
+    assert [row.name for row in found.rows] == ["1"] and "No product: no Lipschitz bound is known for Other" in str(
+        found
+    )
+    hooked = nn.Sequential(lp.PotentialLinear(3, 2)).eval()
+    hooked[0].register_forward_hook(lambda *_: None)
+    assert report(hooked).product is None and "has forward hooks" in str(report(hooked))
+
+    class Stated(nn.Module):
+        def lipschitz_in(self, norm):
+            return 3.0
+
+    stated = report(nn.Sequential(Stated(), nn.Linear(3, 2)).eval(), methods=["svd"])
+    assert stated.product == pytest.approx(3 * stated.rows[0].best.value)
+
+
+def test_a_residual_layer_with_broken_weights_is_refused():
+    layer = lp.PotentialLinear(3, 2).eval()
+    layer.weight.data.fill_(math.inf)
+    with pytest.raises(ValueError, match="NaN"):
+        report(layer)
