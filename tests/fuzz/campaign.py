@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from linf_plugin.graphs import capture as captured
 
+from .claims import FILE, LEAST, VERIFY, Ball, Subject, broken, moves
 from .exported import Exported
 from .families import FAMILIES
 from .program import attack, margins
 from .runs import Runs
-from .subject import FILE, LEAST, VERIFY, Ball, Subject, broken, moves
 from .tally import Tally
 from .violation import Claim, describe
 

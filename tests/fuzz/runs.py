@@ -8,10 +8,10 @@ from torch import Tensor
 from linf_plugin.float32 import reach as reading
 from onnx_export.running.verify import verify_content
 
+from .claims import FILE, Ball, Subject
 from .exported import OWN, Exported, draw_exported, onnx_file
 from .families import FAMILIES
 from .program import Program, draw_program
-from .subject import FILE, Ball, Subject
 from .tally import Tally
 
 UNLIKE = 1e-3  # a file whose logits differ from those of the net by more than this part computes another function

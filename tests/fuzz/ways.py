@@ -40,8 +40,8 @@ def ways(net: nn.Module, x: Tensor) -> Tensor:
             (g,) = torch.autograd.grad(a.sum(), leaf, retain_graph=True, allow_unused=True)
             return torch.zeros_like(leaf) if g is None else g.nan_to_num(0.0, 0.0, 0.0)
 
-        first = z.gather(1, z.argmax(1, keepdim=True)).squeeze(1)
-        slopes = [gradient(z[:, j] - first) for j in range(z.shape[1])]
+        first, *others = z.gather(1, z.argsort(1, descending=True)).unbind(1)
+        slopes = [gradient(other - first) for other in others]
         chosen = [] if bending is None else torch.randperm(bending.shape[1])[:MOST_KINKS].tolist()
         values = [bending[:, k] for k in chosen]
         normals = [gradient(a) for a in values]
