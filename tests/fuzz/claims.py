@@ -26,11 +26,12 @@ from .ball import Box, at_most
 from .cases import Case
 from .families import FAMILIES
 from .sphere import Sphere
+from .tally import ROUNDING
 from .ways import ways
 
 RADIUS = {math.inf: "lipschitz", 2.0: "lipschitz-l2"}  # norm → the certificate that has radii
 FILE, VERIFY = "file", "verify"  # the radius in an ONNX file, and what ``verify`` finds in the file
-REACH, REACH_IN_L2 = "reach", "reach-l2"
+REACH_IN_L2, REACH = ROUNDING
 BALLS = {math.inf: Box, 2.0: Sphere}
 LEAST = 2.0**-149
 SEARCH = 5  # bounds computed for a limit

@@ -1,6 +1,8 @@
 """The tables of a campaign, from its JSON alone."""
 
+from .claims import VERIFY
 from .families import FAMILIES
+from .tally import ROUNDING
 
 TITLES = {
     "lipschitz": "Lipschitz",
@@ -11,8 +13,6 @@ TITLES = {
     "crown": "CROWN",
     "alpha-crown": "α-CROWN",
 }
-ROUNDING = ("reach-l2", "reach")  # the first one that a family has is shown
-VERIFY = "verify"
 
 
 def _place(name: str) -> tuple:
@@ -32,6 +32,7 @@ def _row(name: str, group: dict, methods: list[str]) -> list[str]:
 
     violations = sum(counts["violations"] for counts in group["methods"].values())
     amounts = (group[key] for key in ("nets", "points", "attacks"))
+    # The first claim about rounding that a family has is shown.
     part = next((group["methods"][m].get("nearest") for m in ROUNDING if m in group["methods"]), None)
     rounding = "–" if part is None else f"{part:.2f}"
     return [name, *(f"{amount:,}" for amount in amounts), *(share(m) for m in methods), rounding, f"{violations:,}"]
