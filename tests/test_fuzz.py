@@ -14,8 +14,10 @@ import pytest
 import torch
 from alpha import few_steps
 from fuzz import __main__ as command
-from fuzz import ball, brought, campaign, cases, drawn, exported, nets, program, report
+from fuzz import ball, brought, campaign, cases, drawn, exported, lipschitz_nets, nets, program, report, runs, violation
+from fuzz.claims import LEAST, RADIUS, REACH, REACH_IN_L2, Subject, broken, methods
 from fuzz.families import FAMILIES
+from fuzz.tally import Tally
 from fuzz.uses.table import USES
 
 from linf_plugin import norms
@@ -28,9 +30,9 @@ FEW = {  # nets of each family, points and attacks in all
     "layers": (len(nets.KINDS), 20_000, 600),
     "brought": (len(brought.KINDS), 5_000, 130),
     "drawn": (12, 2_500, 65),
+    "l2": (len(lipschitz_nets.KINDS), 4_000, 200),
 }
-# The rounds of a net.  Those of random graphs are bounded in fewer balls.
-ROUNDS = {"layers": campaign.ROUNDS, "brought": campaign.ROUNDS, "drawn": ("radius", "drawn")}
+ROUNDS = {"drawn": {math.inf: ("radius", "drawn")}}  # of random graphs: they are bounded in fewer balls
 DYNAMO = 3  # of so many times that PyTorch's slow exporter is drawn, it is taken once, else the other one
 few_alpha_steps = pytest.mark.usefixtures("quick")
 # 0.7.1 says so of a tanh head, whose bounds are the test's subject; PyTorch says so of even kernels.
@@ -42,9 +44,7 @@ too_loose = pytest.mark.filterwarnings(
 
 def _fuzz(*indices, family="layers"):
     """Violations of a few nets, and the methods that are wrong."""
-    found = [
-        v for i in indices for v in campaign.fuzz_net(family, 1, i, points=600, attacks=20, tally=campaign.Tally())
-    ]
+    found = [v for i in indices for v in campaign.fuzz_net(family, 1, i, points=600, attacks=20, tally=Tally())]
     return found, {v["method"] for v in found}
 
 
@@ -59,10 +59,10 @@ def quick():
 def results():
     """Of each family."""
     with few_steps(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(campaign, "draw_exported", _mostly_quick(campaign.draw_exported))
-        found = {}
+        patch.setattr(runs, "draw_exported", _mostly_quick(runs.draw_exported))
+        found, rounds = {}, campaign.ROUNDS
         for family, amounts in FEW.items():
-            patch.setattr(campaign, "ROUNDS", ROUNDS[family])
+            patch.setattr(campaign, "ROUNDS", ROUNDS.get(family, rounds))
             found[family] = command.run(seed=1, first=0, families={family: amounts}, progress=False)
         return found
 
@@ -70,8 +70,8 @@ def results():
 def _mostly_quick(draw):
     turns = itertools.cycle(range(DYNAMO))
 
-    def drawn_exported(r):
-        how = draw(r)
+    def drawn_exported(r, *exporters):
+        how = draw(r, *exporters)
         return dataclasses.replace(how, exporter="torchscript") if how.exporter == "dynamo" and next(turns) else how
 
     return drawn_exported
@@ -88,7 +88,7 @@ def test_no_certificate_is_broken(results, family):
         assert set(groups) == {"all", "no p", *nets.KINDS, *(f"p = {p:g}" for p in nets.EXPONENTS)}
         assert everything["onnxruntime"] == 0
     else:
-        kinds = brought.KINDS if family == "brought" else drawn.SHAPES
+        kinds = {"brought": brought.KINDS, "drawn": drawn.SHAPES, "l2": lipschitz_nets.KINDS}[family]
         assert set(kinds) < set(groups) and everything["onnxruntime"] > 0.1 * everything["points"]
 
 
@@ -96,12 +96,12 @@ def test_no_certificate_is_broken(results, family):
 @pytest.mark.parametrize("family", FEW)
 def test_each_method_certifies_a_good_share_and_comes_near_its_limit(results, family):
     everything = results[family]["families"][family]["all"]
-    methods = {m: counts for m, counts in everything["methods"].items() if m != campaign.REACH}
-    assert set(methods) == set(campaign.methods())
-    for method, counts in methods.items():
+    found = {m: counts for m, counts in everything["methods"].items() if m not in (REACH, REACH_IN_L2, "verify")}
+    assert set(found) == {*methods(FAMILIES[family].norm), *(["file"] if family == "l2" else [])}
+    for method, counts in found.items():
         assert 0.25 < counts["certified"] / counts["balls"] < 1, method
         assert 0 <= counts["nearest"] < 500, method  # units in the last place
-    assert 0.1 < everything["methods"][campaign.REACH]["nearest"] <= 1
+    assert 0.1 < everything["methods"][REACH]["nearest"] <= 1
     assert everything["flipped"] > 0  # beyond certificates attacks reach other classes
 
 
@@ -120,11 +120,14 @@ def no_rounding(monkeypatch):
 
 
 @few_alpha_steps
-@pytest.mark.parametrize("family, indices", [("layers", (68, 87)), ("brought", (0, 5)), ("drawn", (7,))])
+@pytest.mark.parametrize(
+    "family, indices", [("layers", (68, 87)), ("brought", (0, 5)), ("drawn", (7,)), ("l2", (1, 72))]
+)
 def test_rounding_that_is_left_out_is_found(no_rounding, family, indices):
     """By every method, and by the error bound itself; for traced nets also as onnxruntime computes them."""
-    found, methods = _fuzz(*indices, family=family)
-    assert methods == {*campaign.methods(), campaign.REACH}
+    found, wrong = _fuzz(*indices, family=family)
+    of_rounding = {REACH, REACH_IN_L2, "file"} if family == "l2" else {REACH}
+    assert wrong == {*methods(FAMILIES[family].norm), *of_rounding}
     assert {v["family"] for v in found} == {family}
     assert any("exporter" in v["program"] for v in found) == (family != "layers")
 
@@ -133,13 +136,13 @@ def test_rounding_that_is_left_out_is_found(no_rounding, family, indices):
 def test_a_box_that_is_too_small_is_found(monkeypatch):
     box = norms.box
     monkeypatch.setattr(norms, "box", lambda x, radius, *pixels: box(x, 0.98 * radius, *pixels))
-    assert _fuzz(3, 24)[1] - {campaign.REACH} == set(LIRPA_METHODS)
+    assert _fuzz(3, 24)[1] - {REACH} == set(LIRPA_METHODS)
 
 
 def test_a_radius_that_is_too_large_is_found(monkeypatch):
     radius = lipschitz.pairwise_radius
     monkeypatch.setattr(lipschitz, "pairwise_radius", lambda *a, **k: 1.05 * radius(*a, **k))
-    assert _fuzz(35)[1] == {campaign.RADIUS}
+    assert _fuzz(35)[1] == {RADIUS[math.inf]}
 
 
 @few_alpha_steps
@@ -147,36 +150,41 @@ def test_a_radius_that_is_too_large_is_found(monkeypatch):
     "family, index, runtime",
     [
         ("layers", 14, "torch"),
-        *((*net, runtime) for net in (("brought", 5), ("drawn", 12)) for runtime in ("torch", "onnxruntime")),
+        *(
+            (*net, runtime)
+            for net in (("brought", 5), ("drawn", 12), ("l2", 72))
+            for runtime in ("torch", "onnxruntime")
+        ),
     ],
 )
 def test_a_violation_holds_all_that_repeats_it(no_rounding, family, index, runtime):
     """From the JSON alone: the net, its logits where it was wrong, and the claim about them."""
     found, _ = _fuzz(index, family=family)
-    of_margins = [v for v in found if v["method"] != campaign.REACH]
+    of_margins = [v for v in found if v["method"] not in (REACH, REACH_IN_L2)]
     by = [v for v in of_margins if ("exporter" in v["program"]) == (runtime == "onnxruntime")]
-    violation = json.loads(json.dumps(by[0], allow_nan=False))
-    case, _ = FAMILIES[family].draw(violation["seed"], violation["index"], campaign.SAMPLES)
-    net = campaign.rebuild(violation)
+    found = json.loads(json.dumps(by[0], allow_nan=False))
+    case, _ = FAMILIES[family].draw(found["seed"], found["index"], campaign.SAMPLES)
+    net = violation.rebuild(found)
     assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), case.net.state_dict().values()))
-    assert violation["source"] == json.loads(json.dumps(campaign.plain(case.source)))
-    x, moved = (torch.tensor(violation[key]) for key in ("x", "moved"))
+    assert found["source"] == json.loads(json.dumps(violation.plain(case.source)))
+    x, moved = (torch.tensor(found[key]) for key in ("x", "moved"))
     assert any(torch.equal(x, a) for a in case.x)
-    eps = float(violation["eps"])
-    assert max(abs(Fraction(a) - Fraction(b)) for a, b in zip(x.flatten().tolist(), moved.flatten().tolist())) <= eps
-    z = campaign.program_of(violation).run(net, moved.unsqueeze(0))
-    torch.testing.assert_close(z[0], torch.tensor(violation["logits"]), rtol=1e-4, atol=0)
-    z = [Fraction(v) for v in violation["logits"]]
-    y = violation["label"]
-    assert min(z[y] - v for j, v in enumerate(z) if j != y) < Fraction(violation["claim"])
+    steps = [abs(Fraction(a) - Fraction(b)) for a, b in zip(x.flatten().tolist(), moved.flatten().tolist())]
+    eps = Fraction(float(found["eps"]))
+    assert sum(d * d for d in steps) <= eps * eps if family == "l2" else max(steps) <= eps
+    z = violation.program_of(found).run(net, moved.unsqueeze(0))
+    torch.testing.assert_close(z[0], torch.tensor(found["logits"]), rtol=1e-4, atol=0)
+    z = [Fraction(v) for v in found["logits"]]
+    y = found["label"]
+    assert min(z[y] - v for j, v in enumerate(z) if j != y) < Fraction(found["claim"])
 
 
 @few_alpha_steps
 def test_one_problem_for_all_bounds_gives_what_margin_bound_gives():
     case, _ = FAMILIES["brought"].draw(1, 5, campaign.SAMPLES)
-    subject, labels = campaign.Subject(case), case.net(case.x).argmax(1)
+    subject, labels = Subject(case), case.net(case.x).argmax(1)
     for eps in (0.01, 0.3, 0.02):
-        for method in campaign.methods():
+        for method in methods(math.inf):
             found = subject.quick_bound(case.x, labels, eps, method, 4)
             torch.testing.assert_close(found, subject.bound(case.x, labels, eps, method, 4), rtol=1e-9, atol=1e-9)
 
@@ -194,10 +202,10 @@ def test_files_that_compute_another_function_are_left_out():
     net = drawn.build(source)
     x = torch.rand(3, 1, 3, 4)
     case = cases.Case("drawn", "images", "", None, "unit", net, source, 0.0, 1.0, x, x[:0])
-    tally = campaign.Tally()
-    runs = campaign.Runs(campaign.Subject(case), tally)
+    tally = Tally()
+    made = runs.Runs(Subject(case), tally)
     how = exported.Exported("torchscript", "all", 1, False)
-    assert runs.session(how) is None and tally.groups["all"]["unlike"] == 1
+    assert made.session(how) is None and tally.groups["all"]["unlike"] == 1
     z = how.run(net, x)
     assert ((z - net(x)).abs() > 0.01).any()
 
@@ -224,10 +232,10 @@ def test_the_ends_of_a_ball_are_its_last_float32_numbers(strict):
 def test_points_and_attacks_stay_in_the_ball():
     case, _ = nets.draw(1, 24, campaign.SAMPLES)
     x, eps = case.x, 0.3 * (case.high - case.low)
-    lower, upper = ball.ends(x, eps, case.low, case.high)
+    box = ball.Box(x, torch.full((len(x),), eps, dtype=torch.float64), case.low, case.high)
     labels = case.net(x).argmax(1)
-    points = ball.sample(x, lower, upper, nets.weight_images(case.net), 100)
-    visited = program.attack(case.net, x, labels, lower, upper, 5)
+    points = box.sample(nets.weight_images(case.net), 100)
+    visited = program.attack(case.net, labels, box, 5)
     assert len(points) >= 100 and visited.shape[1:] == x.shape
     for a in (points, visited):
         assert ball.inside(x, a, eps, case.low, case.high).all()
@@ -240,12 +248,12 @@ def test_claims_are_compared_exactly():
     d, error = program.margins(z, torch.tensor([0]))
     assert d[0, 0].tolist() == [math.inf, 1.0, 2.0] and error[0, 0].tolist() == [0.0, -(2.0**-60), 0.0]
     claims = [1.0, 1 - 2.0**-53, math.nan, -math.inf]
-    wrong = [campaign.broken(d, error, torch.tensor([c], dtype=torch.float64)).item() for c in claims]
+    wrong = [broken(d, error, torch.tensor([c], dtype=torch.float64)).item() for c in claims]
     assert wrong == [True, False, True, False]
     tie = program.margins(torch.tensor([[[1.0, 1.0]]]), torch.tensor([0]))
-    assert campaign.broken(*tie, torch.tensor([campaign.LEAST], dtype=torch.float64)).item()
+    assert broken(*tie, torch.tensor([LEAST], dtype=torch.float64)).item()
     undefined = program.margins(torch.tensor([[[math.nan, 1.0]]]), torch.tensor([0]))
-    assert campaign.broken(*undefined, torch.tensor([-1.0], dtype=torch.float64)).item()
+    assert broken(*undefined, torch.tensor([-1.0], dtype=torch.float64)).item()
 
 
 def test_the_command_with_several_processes_counts_as_one_does(tmp_path):

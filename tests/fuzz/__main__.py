@@ -14,23 +14,26 @@ from linf_plugin.bounds import versions
 from linf_plugin.files import add_force, occupied, write_text
 from linf_plugin.kernels import cpu
 
-from . import campaign
 from .families import FAMILIES
 from .report import table
+from .tally import Tally
 from .workers import each, prepare
 
 DESCRIPTION = """\
 Tries to break certificates.  Draws random nets: sequences of all layers of this package (layers), classes with a
-forward of their own as people bring them (brought), and random graphs of all operators that are read (drawn).  It
-certifies inputs with every method (sound_radius and margin_bound, which cover rounding), and evaluates the float32 net
-within the certified balls: at random points, corners, kinks of distances, next float32 numbers, and points that attacks
-visit.  PyTorch runs the nets, and onnxruntime runs those that PyTorch can export.  Every point lies in its ball in
-exact arithmetic, and every comparison of margins is exact, without a tolerance.
+forward of their own as people bring them (brought), random graphs of all operators that are read (drawn), and nets
+whose certificates are in ℓ2 (l2): those that materialise makes of SLL, CPL, AOL and circulant layers, and plain ones.
+It certifies inputs with every method (sound_radius, margin_bound and certify, which cover rounding), and evaluates the
+float32 net within the certified balls: at random points, corners, points of spheres, kinks, next float32 numbers, along
+gradients, and at points that attacks visit.  PyTorch runs the nets, and onnxruntime runs those that can be exported.
+Every point lies in its ball in exact arithmetic, and every comparison of margins is exact, without a tolerance.
 
 A violation is a float32 margin z_y − z_j below a bound of margin_bound, a point strictly within sound_radius where the
-label's logit is not the one largest, or a float32 logit that is farther from the net in float64 than reach says.  The
-file holds the counts, and of each violation the net, its weights, both inputs, the claim, the logits, and how the net
-was run; --family, --seed and --first (its "index") repeat it.
+label's logit is not the one largest, or a float32 logit that is farther from the net in float64 than reach says; in ℓ2
+also a point strictly within the radius that an exported file computes, a file with which verify does not agree, and
+logits that are farther from float64 than error_in_l2 says.  The file holds the counts, and of each violation the net,
+its weights, both inputs, the claim, the logits, and how the net was run; --family, --seed and --first (its "index")
+repeat it.
 
 Exit status 1 where there is a violation."""
 
@@ -49,7 +52,7 @@ def run(seed: int, first: int, families: dict[str, tuple[int, int, int]], progre
         for name, (count, points, attacks) in families.items()
         for index in range(first, first + count)
     ]
-    tallies, violations = {name: campaign.Tally() for name in families}, []
+    tallies, violations = {name: Tally() for name in families}, []
     bar = tqdm(each(works, workers), "fuzz", len(works), unit="net", disable=not progress, dynamic_ncols=True)
     for name, groups, found in bar:
         tallies[name].join(groups)

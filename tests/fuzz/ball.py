@@ -1,4 +1,4 @@
-"""The float32 numbers of a ball, exactly, and ways to choose among them."""
+"""The float32 numbers of ℓ∞ balls, exactly, and ways to choose among them."""
 
 import math
 
@@ -20,6 +20,11 @@ def at_most(d: Tensor, error: Tensor, bound: Tensor | float, strict: bool = Fals
     d is the exact value rounded to nearest: where d differs from the bound, the exact value lies on d's side of it.
     """
     return (d < bound) | ((d == bound) & ((error < 0) if strict else (error <= 0)))
+
+
+def like(a: Tensor, x: Tensor) -> Tensor:
+    """a (N,) in the shape that broadcasts over x (N, *)."""
+    return a.view(-1, *[1] * (x.dim() - 1))
 
 
 def inside(
@@ -48,7 +53,52 @@ def ends(
     return found[0], found[1]
 
 
-def _steps(a: Tensor, towards: Tensor, most: int) -> Tensor:
+class Box:
+    """The float32 inputs with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, around each of x (N, *).
+
+    Args:
+        eps: (N,) float64.
+        low, high: the pixel range.
+        strict: whether the balls are open.  Of an empty ball, x itself is taken.
+
+    Attributes:
+        lower, upper: (N, *) float32, the ends of each coordinate.
+    """
+
+    def __init__(self, x: Tensor, eps: Tensor, low: float = -math.inf, high: float = math.inf, *, strict: bool = False):
+        self.x, self.eps, self.low, self.high, self.strict = x, eps, low, high, strict
+        empty = (eps == 0) & strict
+        lower, upper = ends(x, like(torch.where(empty, math.inf, eps), x), low, high, strict)
+        self.lower, self.upper = (torch.where(like(empty, x), x, end) for end in (lower, upper))
+
+    def holds(self, moved: Tensor) -> Tensor:
+        """(M, N): which of the points (M, N, *) are in the balls, exactly."""
+        within = inside(self.x, moved, like(self.eps, self.x), self.low, self.high, self.strict)
+        return within.flatten(2).all(2)
+
+    def sample(self, kinks: Tensor, count: int) -> Tensor:
+        """(at least count, N, *) points of the balls.
+
+        kinks: (K, *) places where first distances are 0; coordinates of the ball that hold one are moved to it.
+        """
+        each = -(-count // len(SAMPLERS))
+        wide = self.x.expand(each, *self.x.shape)
+        parts = [sampler(wide, self.lower, self.upper, kinks) for sampler in SAMPLERS]
+        return torch.cat(parts).clamp(self.lower, self.upper)
+
+    def starts(self, count: int) -> Tensor:
+        """(count, N, *): corners and points inside, by turns."""
+        t = torch.rand(count, *self.x.shape, dtype=torch.float64)
+        t[::2] = t[::2].round()
+        return (self.lower + t * (self.upper.double() - self.lower)).float().clamp(self.lower, self.upper)
+
+    def descend(self, a: Tensor, gradient: Tensor, step: float) -> Tensor:
+        """Points a (M, N, *) after a step against the sign of the gradient, in half widths of the ball."""
+        moved = a - step / 2 * gradient.sign().double() * (self.upper.double() - self.lower)
+        return moved.float().clamp(self.lower, self.upper)
+
+
+def steps_towards(a: Tensor, towards: Tensor, most: int) -> Tensor:
     """0 to ``most`` float32 steps."""
     count = torch.randint(0, most + 1, a.shape)
     for k in range(most):
@@ -56,22 +106,12 @@ def _steps(a: Tensor, towards: Tensor, most: int) -> Tensor:
     return a
 
 
-def sample(x: Tensor, lower: Tensor, upper: Tensor, kinks: Tensor, count: int) -> Tensor:
-    """(at least count, N, *) float32 points between ``lower`` and ``upper`` (N, *), both ends as ``ends`` gives them.
-
-    kinks: (K, *) places where first distances are 0; coordinates of the ball that hold one are moved to it.
-    """
-    each = -(-count // len(SAMPLERS))
-    parts = [sampler(x.expand(each, *x.shape), lower, upper, kinks) for sampler in SAMPLERS]
-    return torch.cat(parts).clamp(lower, upper)
-
-
-def _coin(x: Tensor) -> Tensor:
+def coin(x: Tensor) -> Tensor:
     return torch.rand(x.shape) < 0.5
 
 
 def _corners(x, lower, upper, kinks):
-    return torch.where(_coin(x), lower, upper)
+    return torch.where(coin(x), lower, upper)
 
 
 def _near_corners(x, lower, upper, kinks):
@@ -79,7 +119,7 @@ def _near_corners(x, lower, upper, kinks):
     corner = _corners(x, lower, upper, kinks)
     part = torch.tensor([1 - 2.0**-20, 0.999999, 1.0], dtype=torch.float64)[torch.randint(0, 3, x.shape[:2])]
     part = part.view(*x.shape[:2], *[1] * (x.dim() - 2))
-    return _steps((x.double() + part * (corner.double() - x.double())).float(), x, 3)
+    return steps_towards((x.double() + part * (corner.double() - x.double())).float(), x, 3)
 
 
 def _inside(x, lower, upper, kinks):
@@ -87,7 +127,7 @@ def _inside(x, lower, upper, kinks):
     return (lower.double() + t * (upper.double() - lower.double())).float()
 
 
-def _single_moves(x, lower, upper, kinks):
+def single_moves(x, lower, upper, kinks=None):
     """One coordinate at an end, the others where they were."""
     flat = x.flatten(2)
     chosen = torch.randint(0, flat.shape[2], (*flat.shape[:2], 1))
@@ -97,7 +137,7 @@ def _single_moves(x, lower, upper, kinks):
 
 def _nearest(x, lower, upper, kinks):
     """A few float32 steps from x."""
-    return _steps(x, _corners(x, lower, upper, kinks), 3)
+    return steps_towards(x, _corners(x, lower, upper, kinks), 3)
 
 
 def _at_kinks(x, lower, upper, kinks):
@@ -106,7 +146,7 @@ def _at_kinks(x, lower, upper, kinks):
         return _inside(x, lower, upper, kinks)
     chosen = kinks[torch.randint(0, len(kinks), x.shape[:2])]
     ends_ = _corners(x, lower, upper, kinks)
-    return torch.where((lower <= chosen) & (chosen <= upper) & _coin(x), _steps(chosen, ends_, 1), ends_)
+    return torch.where((lower <= chosen) & (chosen <= upper) & coin(x), steps_towards(chosen, ends_, 1), ends_)
 
 
-SAMPLERS = (_corners, _near_corners, _inside, _single_moves, _nearest, _at_kinks)
+SAMPLERS = (_corners, _near_corners, _inside, single_moves, _nearest, _at_kinks)

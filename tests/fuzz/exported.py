@@ -1,20 +1,28 @@
-"""A net of plain PyTorch as an ONNX file, made by PyTorch's exporters and run by onnxruntime."""
+"""A net as an ONNX file, made by PyTorch's exporters or by that of this package, and run by onnxruntime."""
 
 import contextlib
 import io
 import logging
 import random
+import tempfile
 import warnings
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from unittest import mock
 
 import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from onnx_export.exporting import export
+
 from .batches import in_batches
 
-EXPORTERS = ("torchscript", "torchscript", "torchscript", "torchscript", "torchscript", "torchscript", "dynamo")
+TORCH = ("torchscript", "torchscript", "torchscript", "torchscript", "torchscript", "torchscript", "dynamo")
+OWN = {  # those with a radius in ℓ2, as a request → the flavour of the file
+    "linf-export model --norm l2": "function",
+    "linf-export model --norm l2 --flavour inlined": "inlined",
+}
 LEVELS = {  # how onnxruntime rewrites the graph; it folds BatchNorm into convolutions at all levels but the last
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -25,6 +33,10 @@ LEVELS = {  # how onnxruntime rewrites the graph; it folds BatchNorm into convol
 
 def onnx_file(net: nn.Module, x: Tensor, exporter: str) -> bytes:
     """The ONNX file of a net for any number of samples.  The exporters raise errors of many types."""
+    if exporter in OWN:
+        with tempfile.TemporaryDirectory() as folder:
+            export(net, path := Path(folder) / "net.onnx", flavour=OWN[exporter], norm="l2")
+            return path.read_bytes()
     log = logging.getLogger("torch.onnx")
     level, file = log.level, io.BytesIO()
     example = x[:1].expand(3, *x.shape[1:]).clone()
@@ -71,13 +83,18 @@ class Exported:
         name = session.get_inputs()[0].name
         return in_batches(lambda part: torch.from_numpy(session.run(None, {name: part.numpy()})[0]), x)
 
+    def radii(self, session: onnxruntime.InferenceSession, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits of x (N, *) and the radii that a file of this package states."""
+        z, radii = session.run(["logits", "certified_radius"], {session.get_inputs()[0].name: x.numpy()})
+        return torch.from_numpy(z), torch.from_numpy(radii)
+
     def describe(self) -> dict:
         return asdict(self)
 
 
-def draw_exported(r: random.Random) -> Exported:
+def draw_exported(r: random.Random, exporters: tuple[str, ...] = TORCH) -> Exported:
     return Exported(
-        exporter=r.choice(EXPORTERS),
+        exporter=r.choice(exporters),
         level=r.choice(("all", "all", "all", "extended", "basic", "none")),
         threads=r.choice((1, 1, 2)),
         flush=r.random() < 0.2,

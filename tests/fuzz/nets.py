@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from linf_plugin.layers.shifts import MeanShift
 from linf_plugin.models.net import LAYERS
 
 from .cases import EACH_WEIGHTS, NATURAL, PIXELS, WEIGHTS, Case, begin, inputs, steps_to_a_tie
+from .stack import SHARED, Stack, after_conv, after_linear
 
 # Stages of a net in order.  *: none to two of it, +: one or two.
 KINDS = {
@@ -38,120 +38,42 @@ NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d)
 EXPONENTS = (math.inf, 2.0, math.inf, 100.0, 8.0, 1.0, 64.55)  # in turn
 
 
-class _Stack:
-    """Layers so far, and the shape of what they give."""
-
-    def __init__(self, r: random.Random, shape: tuple[int, ...], p: float, classes: int):
-        self.r, self.p, self.classes, self.shape, self.layers = r, p, classes, shape, []
-
-    def add(self, name: str, **arguments) -> None:
-        self.layers.append([name, arguments])
-        with torch.no_grad():
-            self.shape = tuple(LAYERS[name](**arguments).eval()(torch.zeros(1, *self.shape)).shape[1:])
-
-    def fully_connected(self, name: str, out: int | None = None, **arguments) -> None:
-        out = out or self.r.choice((1, 3, 5, 8, 17))
-        self.add(name, in_features=self.shape[0], out_features=out, bias=self.r.random() < 0.8, **arguments)
-
-    def shift(self) -> None:
-        if self.r.random() < 0.7:
-            self.add("mean_shift", num_features=self.shape[0])
-
-    def sort(self) -> dict:
-        return {"rho": self.r.choice((0.05, 0.3, 0.7, 1.0)), "k": self.r.choice((1, 4, 10))}
-
-    def windows(self, rectangular: bool) -> dict:
-        """Arguments of a convolution that fits."""
-        r, side = self.r, min(self.shape[1:])
-        kernel, padding = r.randint(1, min(3, side)), r.randint(0, 1)
-        dilation = 2 if kernel == 2 and side > 2 and r.random() < 0.5 else 1
-        groups = r.choice([g for g in (1, 1, 2, 3) if self.shape[0] % g == 0])
-        sizes = {"kernel_size": kernel, "stride": r.randint(1, 2), "padding": padding, "dilation": dilation}
-        if rectangular and r.random() < 0.5:
-            sizes["kernel_size"], sizes["stride"] = [r.randint(1, kernel), kernel], [r.randint(1, 2), 1]
-        if dilation == 2 and r.random() < 0.5:
-            sizes["dilation"] = r.choice(([1, 2], [2, 1]))
-        return {
-            "in_channels": self.shape[0],
-            "out_channels": groups * r.randint(1, 3),
-            "groups": groups,
-            "bias": r.random() < 0.7,
-            **sizes,
-        }
-
-
-def _distances(s: _Stack) -> None:
+def _distances(s: Stack) -> None:
     s.fully_connected("dist", s.classes, p=s.p)
     if s.r.random() < 0.8:
         s.add("negate")
 
 
-def _sorted_sums(s: _Stack) -> None:
+def _sorted_sums(s: Stack) -> None:
     s.fully_connected("sort_dist", s.classes, **s.sort())
     s.add("negate")
 
 
-def _relu_linear(s: _Stack) -> None:
-    s.fully_connected("linear")
-    s.add("relu")
-
-
-def _ramp(s: _Stack) -> None:
+def _ramp(s: Stack) -> None:
     s.add("ramp", num_features=s.shape[0])
 
 
-def _pairs(s: _Stack) -> None:
-    """Sorted pairs; of an odd number of channels a ReLU."""
-    s.add("relu" if s.shape[0] % 2 else "max_min")
-
-
-def _norm(s: _Stack) -> None:
+def _norm(s: Stack) -> None:
     s.add("batch_norm" if len(s.shape) == 3 else "batch_norm_rows", num_features=s.shape[0])
     s.add("relu")
 
 
-def _after_linear(activation: Callable[[_Stack], None]) -> Callable[[_Stack], None]:
-    return lambda s: (s.fully_connected("linear"), activation(s))
-
-
-def _after_conv(activation: Callable[[_Stack], None]) -> Callable[[_Stack], None]:
-    return lambda s: (s.add("conv", **s.windows(rectangular=False)), activation(s))
-
-
-def _conv(s: _Stack) -> None:
-    s.add("conv", **s.windows(rectangular=False))
-    s.add("relu")
-
-
-def _dist_conv(s: _Stack) -> None:
+def _dist_conv(s: Stack) -> None:
     s.add("dist_conv", p=s.p, **s.windows(rectangular=True))
     s.shift()
 
 
-def _crop(s: _Stack) -> None:
-    s.add("crop", size=s.r.randint(max(1, min(s.shape[1:]) - 2), min(s.shape[1:])))
-
-
 STAGES = {
-    "crop": _crop,
-    "flatten": lambda s: s.add("flatten"),
+    **SHARED,
     "dist": lambda s: (s.fully_connected("dist", p=s.p), s.shift()),
     "sort": lambda s: (s.fully_connected("sort_dist", **s.sort()), s.shift()),
     "dist-conv": _dist_conv,
-    "conv": _conv,
-    "relu-linear": _relu_linear,
-    "ramp-conv": _after_conv(_ramp),
-    "ramp-linear": _after_linear(_ramp),
-    "pair-conv": _after_conv(_pairs),
-    "pair-linear": _after_linear(_pairs),
-    "norm-conv": _after_conv(_norm),
-    "norm-linear": _after_linear(_norm),
-    "linear": lambda s: s.fully_connected("linear"),
-    "tanh": lambda s: s.add("tanh"),
+    "ramp-conv": after_conv(_ramp),
+    "ramp-linear": after_linear(_ramp),
+    "norm-conv": after_conv(_norm),
+    "norm-linear": after_linear(_norm),
     "distances": _distances,
     "sorted-sums": _sorted_sums,
-    # With a bias: auto_LiRPA 0.3 has no interval bound of a specification after a bare matrix product.
-    "logits": lambda s: s.add("linear", in_features=s.shape[0], out_features=s.classes),
 }
 
 
@@ -161,14 +83,11 @@ def _spec(r: random.Random, kind: str, p: float) -> dict:
     shape = (r.randint(1, 3), r.randint(least, 6), r.randint(least, 6))
     if not images and r.random() < 0.15:  # long sums
         shape = (1, 16, r.choice((16, 48)))
-    s = _Stack(r, shape, p, classes=r.choice((2, 3, 6)))
+    s = Stack(r, shape, p, classes=r.choice((2, 3, 6)))
     far = r.choice((0.0, 1.0, 1.0))
     mean = [far * r.uniform(-1, 1) for _ in range(r.choice((1, shape[0])))]
     s.add("normalize", mean=mean, std=r.choice((1.0, 1.0, 0.3, 10 ** r.uniform(-2, 2))))
-    for stage in KINDS[kind].split():
-        repeats = {"*": r.randint(0, 2), "+": r.randint(1, 2)}.get(stage[-1], 1)
-        for _ in range(repeats):
-            STAGES[stage.rstrip("*+")](s)
+    s.grow(KINDS[kind], STAGES)
     return {"input_shape": list(shape), "layers": s.layers}
 
 
@@ -228,7 +147,7 @@ def weight_images(net: Net) -> Tensor:
 
 
 @torch.no_grad()
-def _almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
+def almost_tie(net: Net, x: Tensor, r: random.Random) -> None:
     """Moves a bias of the logits so that the first sample's margin is a few float32 steps."""
     last = [layer for layer in net if getattr(layer, "bias", None) is not None]
     z = net(x[:1])[0]
@@ -261,7 +180,7 @@ def draw(seed: int, index: int, samples: int) -> tuple[Case, random.Random]:
     kinks = weight_images(net)
     x = inputs(r, net.input_shape, r.choice((1, samples, samples)), low, high, kinks)
     if r.random() < 0.5:
-        _almost_tie(net, x, r)
+        almost_tie(net, x, r)
     p = p if "dist" in kind or kind in ("sort", "crops") else None
     sort = "no p" if p is None else f"p = {p:g}"
     return Case("layers", kind, sort, p, weights, net, net.spec, low, high, x, weight_images(net)), r

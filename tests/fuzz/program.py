@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from linf_plugin.kernels import cpu
 from linf_plugin.layers.base import distance_layers, set_p
 
-from .ball import difference
+from .ball import Box, difference
 from .batches import in_batches
+from .sphere import Sphere
 
 SURROGATE_P = 64.0  # at p = ∞ a gradient touches few pixels; a large finite p sees more
-STEPS = (2.0, 1.0, 0.5, 0.25, 0.1)  # of an attack, in half widths of the ball
+STEPS = (2.0, 1.0, 0.5, 0.25, 0.1)  # of an attack, in radii of the ball
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,11 @@ def margins(z: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return d.scatter(-1, index, math.inf), error.scatter(-1, index, 0.0)
 
 
-def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tensor, starts: int) -> Tensor:
-    """Projected sign-gradient descent on the margin: (points, N, *) between lower and upper, all that it visits.
+def attack(net: nn.Module, labels: Tensor, region: Box | Sphere, starts: int) -> Tensor:
+    """Projected gradient descent on the margin: (points, N, *) in the balls, all that it visits.
 
-    ``starts`` starts a sample: x itself, corners, and points inside; on distance nets every second one follows the
-    same net at p = 64.
+    ``starts`` starts a sample: x itself, points at the ends of the ball, and points inside; on distance nets every
+    second one follows the same net at p = 64.
     """
     smooth = copy.deepcopy(net)
     set_p(smooth, SURROGATE_P)
@@ -93,10 +94,8 @@ def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tens
         count = (starts + k) // len(guides)
         if not count:
             continue
-        t = torch.rand(count, *x.shape, dtype=torch.float64)
-        t[::2] = t[::2].round()
-        a = (lower + t * (upper.double() - lower)).float().clamp(lower, upper)
-        a[:1] = x
+        a = region.starts(count)
+        a[:1] = region.x
         y = labels.repeat(count)
         for step in STEPS:
             leaf = a.flatten(0, 1).requires_grad_()
@@ -106,7 +105,6 @@ def attack(net: nn.Module, x: Tensor, labels: Tensor, lower: Tensor, upper: Tens
                 (grad,) = torch.autograd.grad(margin.sum(), leaf)
             else:  # a net that detaches its values
                 grad = torch.randn(leaf.shape)
-            sign = grad.nan_to_num(0.0).sign().view(a.shape).double()
-            a = (a - step / 2 * sign * (upper.double() - lower)).float().clamp(lower, upper)
+            a = region.descend(a, grad.nan_to_num(0.0).view(a.shape), step)
             visited.append(a)
     return torch.cat(visited)

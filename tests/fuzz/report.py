@@ -1,15 +1,18 @@
 """The tables of a campaign, from its JSON alone."""
 
+from .claims import VERIFY
 from .families import FAMILIES
+from .tally import ROUNDING
 
 TITLES = {
     "lipschitz": "Lipschitz",
+    "lipschitz-l2": "Lipschitz, ℓ2",
+    "file": "ONNX file",
     "ibp": "interval",
     "crown-ibp": "CROWN-IBP",
     "crown": "CROWN",
     "alpha-crown": "α-CROWN",
 }
-REACH = "reach"
 
 
 def _place(name: str) -> tuple:
@@ -29,7 +32,8 @@ def _row(name: str, group: dict, methods: list[str]) -> list[str]:
 
     violations = sum(counts["violations"] for counts in group["methods"].values())
     amounts = (group[key] for key in ("nets", "points", "attacks"))
-    part = group["methods"].get(REACH, {}).get("nearest")
+    # The first claim about rounding that a family has is shown.
+    part = next((group["methods"][m].get("nearest") for m in ROUNDING if m in group["methods"]), None)
     rounding = "–" if part is None else f"{part:.2f}"
     return [name, *(f"{amount:,}" for amount in amounts), *(share(m) for m in methods), rounding, f"{violations:,}"]
 
@@ -55,6 +59,12 @@ def _family(name: str, groups: dict) -> str:
             f" onnxruntime computed {everything['onnxruntime']:,} of the points. {everything.get('unexported', 0):,} "
             f"attempts to export a net failed, and {everything.get('unlike', 0):,} files compute another function than "
             "the net, which is no rounding; PyTorch then computed the points."
+        )
+    if verified := everything["methods"].get(VERIFY):
+        text += (
+            " Balls are in ℓ2, and *rounding* compares the ℓ2 norm of the errors of all logits with its bound. The "
+            "column *ONNX file* is about the radius that an exported file computes; `verify` recomputed "
+            f"{verified['checks']:,} such files."
         )
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return "\n\n".join([f"### {FAMILIES[name].title}", table, text])

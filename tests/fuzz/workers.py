@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from . import campaign
+from .tally import Tally
 
 Work = tuple[str, int, int, int, int]  # family, seed, index, points, attacks
 
@@ -25,7 +26,7 @@ def prepare() -> None:
 
 def one(work: Work) -> tuple[str, dict, list[dict]]:
     """Fuzzes one net.  Returns its family, counts and violations.  An error says which net it was."""
-    tally = campaign.Tally()
+    tally = Tally()
     try:
         found = campaign.fuzz_net(*work, tally)
     except Exception as error:
