@@ -27,7 +27,7 @@ SHAPES = {  # (C, H, W), classes
     "tinyimagenet": ((3, 64, 64), 200),
 }
 EPOCHS, BATCH, BATCHES = 3, 3, 3
-SMALL = {"width": 8, "hidden": 5, "convs": 1, "dense": 1, "inner": 2}
+SMALL = {"width": 12, "hidden": 5, "convs": 1, "dense": 1, "inner": 2}
 IN_L2 = {"digits-l2", "mnist-l2-small", "cifar10-l2-small", "cifar10-l2"}  # no settings in ℓ2 are published for MNIST
 
 
