@@ -43,7 +43,7 @@ def certifying(rows: list[Row], titles: list[str]) -> str:
                 style = {"ms": 9, "linestyle": "none", "mec": colours.DRAWN["page"], "mew": 0.8, "alpha": 0.9}
                 axis.plot(s, i, MARKS[k % len(MARKS)], color=colours.mark(i), **style)
         axis.set(xscale="log", xlabel="seconds of each certificate for one sample at one ε")
-        axis.xaxis.set_major_formatter("{x:g}")  # without mathematics of TeX
+        _mark_decades(axis)
         handles = [
             axis.plot([], [], MARKS[k % len(MARKS)], color=colours.DRAWN["soft"], ms=9, label=certificate_label(name))[
                 0
@@ -61,6 +61,18 @@ def certifying(rows: list[Row], titles: list[str]) -> str:
         (wide + 30, narrow + 25 * (len(timed) + 1) // 2),
         len(rows),
     )
+
+
+def _mark_decades(axis) -> None:
+    """Makes a logarithmic axis at least a decade long, so that it has ticks; their labels are no mathematics of TeX."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    low, high = axis.get_xlim()
+    spare = max(1.0, (10 * low / high) ** 0.5)
+    axis.set_xlim(low / spare, high * spare)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high * spare < 100 * low / spare else (1,)))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.xaxis.set_major_formatter("{x:g}")
 
 
 def per_sample(row: Row, certificate: str) -> float | None:

@@ -157,3 +157,14 @@ def test_a_radius_curve_counts_samples_with_at_least_each_radius(rows, monkeypat
 def test_text_of_a_title_is_escaped():
     html = figure_of("a", "</title><script>", lambda figure, wide: None, (100, 100), 0)
     assert "<script>" not in html and "&lt;script&gt;" in html
+
+
+@pytest.mark.parametrize("seconds", [(1.0, 1.0), (1.1, 1.9), (1.0, 30.0), (0.01, 900.0)])
+def test_the_axis_of_certificates_has_ticks_in_plain_numbers(rows, seconds):
+    for row, s in zip(rows, seconds):
+        for m in row.measured:
+            m.seconds["ibp"] = s
+    drawn = spent.certifying(rows, ["a", "b"])
+    texts = [text.strip() for text in ElementTree.fromstring(f"<div>{drawn}</div>").itertext()]
+    numbers = [text for text in texts if re.fullmatch(r"[0-9.]+(e−[0-9]+)?", text)]
+    assert "\\" not in drawn and 2 * 1 < len(numbers) < 2 * 10  # of two drawings
