@@ -81,13 +81,17 @@ class PadChannels(Constants, Reparametrised):
 class UnshufflePixels(Constants, Reparametrised):
     """Moves the pixels of blocks that do not overlap to channels, as ``torch.nn.PixelUnshuffle``.
 
-    It becomes a convolution whose weights are 0 and 1.  Pixels that fill no block are refused.
+    It becomes a convolution whose weights are 0 and 1.
 
     Args:
         channels: of the input.
         size: the height and the width of a block.
 
     Shape: (N, channels, H, W) → (N, channels·size², H / size, W / size).  The Lipschitz bound is 1 in every norm.
+
+    Raises:
+        ValueError: an argument is not as described; from ``forward``, the input has other channels, or pixels that
+            fill no block.
     """
 
     compared = ("channels", "size")
@@ -98,6 +102,9 @@ class UnshufflePixels(Constants, Reparametrised):
         self.channels, self.size = channels, size
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.shape[1] != self.channels or any(side % self.size for side in x.shape[2:]):
+            wanted = f"(N, {self.channels}, H, W) with H and W multiples of {self.size}"
+            raise ValueError(f"x must have shape {wanted}, got {tuple(x.shape)}")
         return F.pixel_unshuffle(x, self.size)
 
     def plain(self) -> nn.Conv2d:

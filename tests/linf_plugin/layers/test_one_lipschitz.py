@@ -193,6 +193,8 @@ WRONG = [
     (lambda: lp.CPLLinear(3, 3, method="power"), "method must be one of gram, norm2toep, svd"),
     (lambda: lp.PadChannels(3, 2), "out_channels must be at least in_channels=3"),
     (lambda: lp.UnshufflePixels(2, 0), "size must be at least 1"),
+    (lambda: lp.UnshufflePixels(2, 2)(torch.zeros(1, 3, 4, 4)), r"x must have shape \(N, 2, H, W\)"),
+    (lambda: lp.UnshufflePixels(2, 2)(torch.zeros(1, 2, 3, 4)), "H and W multiples of 2"),
     (lambda: lp.AveragePool(2, 2, 0.0), "divisor must be positive"),
 ]
 
