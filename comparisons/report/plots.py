@@ -18,7 +18,7 @@ from .words import ALL, attack_columns, attacked_accuracy, eps_text, in_its_norm
 FAMILY_MARKS = {
     "distance": ("published ℓ∞-distance", "o"),
     "interval": ("published IBP, CROWN-IBP", "s"),
-    "lipschitz": ("published 1-Lipschitz in ℓ2", "D"),
+    "lipschitz": ("published Lipschitz bounds, ℓ2", "D"),
 }
 PUBLISHED = "#595959"
 ACROSS = 2  # panels in a row
