@@ -7,7 +7,7 @@ import pytest
 from brute import __main__ as brute
 from runs import RUNS, STUDIES
 
-from comparisons.recipes.recipe import load_recipe
+from comparisons.recipes.varied import load_varied
 from comparisons.report.gathered import gather
 from comparisons.report.seeds import over_seeds
 from comparisons.report.written import text_of
@@ -41,9 +41,9 @@ def test_committed_tables_of_measurements_come_from_their_results(name):
 
 @pytest.mark.parametrize("path", [*RUNS, *COPIES], ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_committed_results_are_of_the_recipes_as_they_are(path):
-    """So they are kept where they lie beside their models, and averaged with those of other seeds."""
+    """With the changes that they name.  So they are kept beside their models, and averaged over seeds."""
     results, own = read(path), path.parent / f"{path.stem.rsplit('-', 1)[0]}.toml"
-    recipe = load_recipe(str(own) if own.exists() else results.recipe)
+    recipe = load_varied(str(own) if own.exists() else results.recipe, results.changed)
     assert results.methods and results.contradictions == 0
     for key, m in results.methods.items():
         data = {"dataset": recipe.dataset, **(m.data or {})}  # early versions wrote no digests
