@@ -1,8 +1,8 @@
 """A lower bound of a class's probability under a shifted Gaussian, from its probabilities under several Gaussians.
 
-Units: the first noise has σ_0 = 1.  Let φ(z) in [0, 1] be the probability that the classifier answers the class at x + z, f_i
-the density of N(0, σ_i²I), f_δ that of N(δ, σ_0²I), and l_i ≤ ∫φf_i ≤ h_i.  For **any** real numbers k_i, with
-F = Σ k_i f_i, since 0 ≤ φ ≤ 1:
+Units: the first noise has σ_0 = 1.  Let φ(z) in [0, 1] be the probability that the classifier answers the class at
+x + z, f_i the density of N(0, σ_i²I), f_δ that of N(δ, σ_0²I), and l_i ≤ ∫φf_i ≤ h_i.  For **any** real numbers k_i,
+with F = Σ k_i f_i, since 0 ≤ φ ≤ 1:
 
     ∫φf_δ = Σ k_i ∫φf_i − ∫φ(F − f_δ)  ≥  Σ_{k_i>0} k_i l_i + Σ_{k_i<0} k_i h_i − ∫(F − f_δ)₊  =:  D(k).
 
@@ -139,8 +139,8 @@ def falls(sigmas: Array, k: Array) -> bool:
     """Returns whether D(k) for ‖δ‖ = ε is known to fall with ε, so that a bound at ε holds within the ball.
 
     It is so if, from the narrowest to the widest noise, the positive multipliers come before the negative ones.  Write
-    F = e^{−γu}·(Σ₊ a_i e^{−(β_i−γ)u} − Σ₋ b_i e^{(γ−β_i)u}) with u = ‖z‖², a_i, b_i > 0 and a γ between the rates β of the two
-    groups.  The bracket falls with u, so F falls where it is positive.  The sets {F₊ > t} and {f_δ > t} are then
+    F = e^{−γu}·(Σ₊ a_i e^{−(β_i−γ)u} − Σ₋ b_i e^{(γ−β_i)u}) with u = ‖z‖², a_i, b_i > 0 and a γ between the rates β of
+    the two groups.  The bracket falls with u, so F falls where it is positive.  The sets {F₊ > t} and {f_δ > t} are then
     balls around 0 and δ, the volume of whose intersection falls with ‖δ‖, and ∫min(F₊, f_δ) is the integral of these
     volumes over t.
     """

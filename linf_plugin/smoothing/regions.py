@@ -33,6 +33,9 @@ def intervals(logs: Array, signs: Array, rates: Array, levels: Array, most: floa
     used = signs != 0
     logs, signs, rates = logs[used], signs[used], rates[used]
     moving = rates != 0
+    if not moving.any():  # G is the constant k_0
+        above = _above(logs, signs, rates, np.zeros_like(levels), levels)
+        return [(np.zeros_like(levels), np.where(above, most, 0.0))]
     if moving.sum() == 1 and len(rates) <= 2:
         return [_one(logs, signs, rates, moving, levels, most)]
     # G′ has the terms −k_i c_i exp(…).
@@ -52,8 +55,9 @@ def intervals(logs: Array, signs: Array, rates: Array, levels: Array, most: floa
     return found
 
 
-def _one(logs: Array, signs: Array, rates: Array, moving: NDArray[np.bool_], levels: Array, most: float) ->
-tuple[Array, Array]:
+def _one(
+    logs: Array, signs: Array, rates: Array, moving: NDArray[np.bool_], levels: Array, most: float
+) -> tuple[Array, Array]:
     """The interval where one exponential and a constant reach the levels, in closed form."""
     (rho,), (sign,), (c,) = logs[moving], signs[moving], rates[moving]
     constant = float(np.sum(signs[~moving] * np.exp(logs[~moving])))  # k_0

@@ -74,8 +74,8 @@ def certify(
     share = alpha if len(scales) == 1 else alpha / (2 * len(scales))
     if n < (least := least_draws(share)):
         raise ValueError(
-            f"n must be at least {least} for alpha={alpha:g} and {len(scales)} noises, got {n}: fewer draws cannot show that "
-            "a class has a probability above 1/2"
+            f"n must be at least {least} for alpha={alpha:g} and {len(scales)} noises, got {n}: fewer draws "
+            "cannot show that a class has a probability above 1/2"
         )
     if len(x):
         _check_reads(model, x, scales[0])
