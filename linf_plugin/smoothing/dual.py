@@ -140,7 +140,7 @@ def falls(sigmas: Array, k: Array) -> bool:
 
     It is so if, from the narrowest to the widest noise, the positive multipliers come before the negative ones.  Write
     F = e^{−γu}·(Σ₊ a_i e^{−(β_i−γ)u} − Σ₋ b_i e^{(γ−β_i)u}) with u = ‖z‖², a_i, b_i > 0 and a γ between the rates β of
-    the two groups.  The bracket falls with u, so F falls where it is positive.  The sets {F₊ > t} and {f_δ > t} are then
+    the two groups.  The bracket falls with u, so F falls where it is positive.  The sets {F₊ > t}, {f_δ > t} are then
     balls around 0 and δ, the volume of whose intersection falls with ‖δ‖, and ∫min(F₊, f_δ) is the integral of these
     volumes over t.
     """

@@ -15,7 +15,8 @@ from ..arguments import check_count, check_number, check_positive
 from .dual import Array, Several, concave, estimate, falls, proved
 from .radii import quantile_below
 
-SEARCH, PROOF = 0.05, 0.005  # steps in x₁ in units of the narrowest noise, while k is searched and for the proof
+SEARCH = (0.05, 0.02)  # steps in x₁ in units of the narrowest noise, first and last in the search of k
+PROOF = 0.005  # the step for the proof
 MOST_POINTS = 100_000  # of a rule in x₁
 BENT = 1e-5  # the error of the trapezoid rule that is aimed at
 NEAR = 1e-5  # gain of a radius below which the search ends
@@ -81,34 +82,45 @@ def _search(problem: Several, cohen: float) -> tuple[float, Array]:
     k = np.zeros(len(problem.sigmas))
     k[0] = math.exp(min(cohen * cohen / 2, 100.0))  # with these multipliers D is Cohen's bound at ε = cohen
     eps = cohen
-    for _ in range(ROUNDS):
-        k = _ascend(problem, eps, k)
-        if _bound(problem, eps, k) <= 0.5:
-            break
-        near, far = eps, eps + 0.01
-        while far < FARTHEST and _bound(problem, far, k) > 0.5:
-            near, far = far, far + 2 * (far - eps)
-        further = near
-        if far < FARTHEST:
-            further = optimize.brentq(lambda e, k=k: _bound(problem, e, k) - 0.5, near, far, xtol=NEAR / 10)
-        gain, eps = further - eps, further
-        if gain < NEAR:
-            break
+    for part in SEARCH:
+        step = _step(problem, part)
+        for _ in range(ROUNDS):
+            k = _ascend(problem, eps, k, step)
+            further = _root(problem, eps, k, step)
+            gain, eps = further - eps, further
+            if gain < NEAR:
+                break
     return eps, k
 
 
-def _bound(problem: Several, eps: float, k: Array) -> float:
-    """Returns D(k), less what rounding may take from it, by the rule of the search."""
-    integral, _, loss = estimate(problem, eps, k, _step(problem, SEARCH))
+def _root(problem: Several, eps: float, k: Array, step: float) -> float:
+    """Returns an ε near the first root of D_ε(k) = ½ that is larger than eps; eps itself if D is at most ½ there."""
+
+    def over(at: float) -> float:
+        return _bound(problem, at, k, step) - 0.5
+
+    if over(eps) <= 0:
+        return eps
+    near, far = eps, eps + 0.01
+    while over(far) > 0:
+        near, far = far, far + 2 * (far - eps)
+        if far > FARTHEST:
+            return near
+    return float(optimize.brentq(over, near, far, xtol=NEAR / 10))
+
+
+def _bound(problem: Several, eps: float, k: Array, step: float) -> float:
+    """Returns D(k), less what rounding may take from it, without a proof."""
+    integral, _, loss = estimate(problem, eps, k, step)
     return float(k @ np.where(k > 0, problem.lower - loss, problem.upper + loss)) - integral
 
 
-def _ascend(problem: Several, eps: float, k: Array, restarts: int = RESTARTS) -> Array:
+def _ascend(problem: Several, eps: float, k: Array, step: float, restarts: int = RESTARTS) -> Array:
     """Returns multipliers with a larger D.
 
     With k = a − b for a, b ≥ 0, D is smooth in a and b: Σ a_i l_i − Σ b_i h_i − ∫(F − f_δ)₊.
     """
-    m, step = len(k), _step(problem, SEARCH)
+    m = len(k)
     for _ in range(restarts):
         scale = np.tile(np.maximum(1.0, np.abs(k)), 2)  # the best multipliers can be 1e9
 
@@ -138,7 +150,7 @@ def _within(problem: Several, eps: float, k: Array) -> float:
         if q >= 0.5:
             return eps + quantile_below(min(q, problem.upper[0]))
         below = 0.99 * eps
-        slope = (_bound(problem, below, k) - _bound(problem, eps, k)) / (eps - below)
+        slope = (_bound(problem, below, k, step) - _bound(problem, eps, k, step)) / (eps - below)
         eps -= max(1e-7, 1.1 * (0.5 - q) / max(slope, 1e-3))
         if eps <= 0:
             break
@@ -152,7 +164,7 @@ def _march(problem: Several, cohen: float) -> float:
     k[0] = math.exp(min(cohen * cohen / 2, 100.0))
     for _ in range(MARCHES):
         eps = covered + 0.9 * ahead
-        k = _ascend(problem, eps, k, 1)
+        k = _ascend(problem, eps, k, _step(problem, SEARCH[0]), 1)
         q = proved(problem, eps, k, _proof_step(problem, k))
         reach = quantile_below(q) if 0.5 < q < 1 else 0.0
         if reach > 0 and eps - reach <= covered:
