@@ -45,8 +45,10 @@ def test_a_half_space_has_cohens_radius(d, p0, sigma1):
 
 @pytest.mark.parametrize("d, sigma1, least", [(16, 0.55, 1.1460), (16, 0.45, 1.1460), (256, 0.55, 2.2066)])
 def test_a_ball_lies_between_cohen_and_the_truth(d, sigma1, least):
-    """Of all classes with p_0 the ball has an extreme p_1, so exact probabilities leave no other class: the radius can reach
-    the true one.  Published notes stop a little before (1.1470 and 2.2086); float64 multipliers end at about 1e9."""
+    """Of all classes with p_0 the ball has an extreme p_1, so exact probabilities leave no other class.
+
+    The radius could reach the true one with infinite multipliers; in float64 they end at about 1e9.
+    """
     p1, true = _ball(0.8, 0.5, sigma1, d)
     radius = several_radius({0.5: (0.8, 0.8), sigma1: (p1, p1)}, d)
     assert least <= radius <= true + 1e-9
@@ -83,14 +85,14 @@ def test_the_slow_reference_agrees(case, monkeypatch):
         ([1.0, 0.7], [-0.4, 2.0]),
         ([1.0, 0.7], [1.0, 0.8]),
         ([1.0, 0.7], [2.0, -0.5]),
-        ([1.0, 0.0 + 1.2, 0.8], [1.5, -0.3, 0.4]),
+        ([1.0, 1.2, 0.8], [1.5, -0.3, 0.4]),
         ([1.0, 1.2, 0.8], [1.5, 0.3, -0.4]),
         ([1.0, 1.3, 0.8, 0.6], [-1.5, 1.3, 2.4, -0.7]),
         ([1.0], [1.4]),
     ],
 )
 def test_the_proved_bound_is_below_the_dual_by_sampling(sigmas, k, d):
-    """D(k) with ends that are probabilities of the optimal region is that region's probability under the shifted noise."""
+    """D(k) with the probabilities of the optimal region as ends is its probability under the shifted noise."""
     sigmas, k, eps = np.array(sigmas), np.array(k), 0.9
     rng = np.random.default_rng(d)
     z = rng.standard_normal((200_000, d))

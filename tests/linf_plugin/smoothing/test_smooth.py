@@ -81,14 +81,11 @@ def test_coverage(sigmas):
     if len(sigmas) == 1:
         failed = sum(gaussian_radius(float(a), 0.5) > distance for a in low[:, 0])
     else:
-        # A false radius needs a false end: weak duality.  So the ends are counted, and certificates where one is false.
+        # A false radius needs a false end: weak duality.  So samples with a false end are counted.
         false = ((low > p) | (high < p)).any(axis=1)
-        sample = np.flatnonzero(false)[:20]
         failed = false.sum()
-        right = np.flatnonzero(~false)[:20]
-        for i in right:
+        for i in np.flatnonzero(~false)[:5]:
             assert several_radius({s: (low[i, j], high[i, j]) for j, s in enumerate(sigmas)}, 3) <= distance
-        assert len(sample)
     assert 0 < failed <= runs * alpha + 3 * math.sqrt(runs * alpha * (1 - alpha))
 
 
@@ -113,10 +110,10 @@ def test_counts_do_not_depend_on_batches_or_neighbours(noise):
 
 
 def test_a_run_can_be_resumed():
-    x, net = _points(10), HalfSpace().eval()
+    x, net = 0.2 * _points(4), HalfSpace().eval()
     options = {"sigmas": (0.5, 0.55), "n0": 20, "n": 500, "alpha": 0.01, "seed": 9}
     whole = certify(net, x, **options)
-    parts = [certify(net, x[:5], **options), certify(net, x[5:], offset=5, batch_size=77, **options)]
+    parts = [certify(net, x[:2], **options), certify(net, x[2:], offset=2, batch_size=77, **options)]
     assert [row for part in parts for row in part.rows()] == whole.rows()
 
 
