@@ -27,6 +27,8 @@ ENTRIES = {
     "import linf_plugin.bounds": "auto_LiRPA",
     "from linf_plugin.certificates import certify; certify(net, x, net(x).argmax(1), 0.1, ('crown',))": "auto_LiRPA",
     "from linf_plugin.certificates import exact_radius": "scipy",
+    "import linf_plugin.smoothing": None,
+    "from linf_plugin.smoothing import certify": "scipy",
     "load_dataset('digits')": "sklearn",
     "load_dataset('images')": "PIL",
     "from linf_plugin.weights import read_weights; read_weights('net.safetensors')": "safetensors",
