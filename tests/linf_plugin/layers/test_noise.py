@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import linf_plugin as lp
-import linf_plugin.bounds  # noqa: F401  (before auto_LiRPA, which it makes importable)
+import linf_plugin.bounds
 from linf_plugin.certificates import certify, exact_radius
 from linf_plugin.float32.reach import reach
 from linf_plugin.intervals import interval

@@ -9,8 +9,8 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin.layers.base import distance_layers
-from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.facts import FACTS, RANDOM
+from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import LAYERS
 from linf_plugin.refusal import rule_of
 from onnx_export.exporting import export
