@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from .expected import ExpectedRisk, expected_risk
     from .noise import DIVERGENCES, NoiseShift, certified_risk_gap, noise_shifts, renyi, total_variation
 
-_LATER = {
+_HOMES = {
     "DIVERGENCES": "noise",
     "Entropy": "classes",
     "ExpectedRisk": "expected",
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    if name not in _LATER:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     with extras.named():
-        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+        return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -36,7 +36,10 @@ def test_two_dimensions_by_geometry():
     assert 10 ** overlap(2) == pytest.approx(0.909, abs=5e-4)
     assert 10 ** overlap(1) == 1
     for radius in (1.05, 1.2, 1.4):  # the height of the disc above x, cut at 1
-        height = lambda x: min(1.0, math.sqrt(max(0.0, radius**2 - x * x)))  # noqa: E731
+
+        def height(x):
+            return min(1.0, math.sqrt(max(0.0, radius**2 - x * x)))
+
         kink = math.sqrt(radius**2 - 1)
         assert 10 ** overlap(2, radius) == pytest.approx(kink + quad(height, kink, 1)[0], rel=1e-8)
     assert overlap(2, 1.5) == 0 and 10 ** overlap(2, 1.0) == pytest.approx(math.pi / 4)
@@ -59,7 +62,10 @@ def test_three_dimensions_by_quadrature(radius):
 def test_four_dimensions_by_quadrature(radius):
     """The sum of two pairs; the density of u² + v² is π/4 below 1, and then π/4 − arccos(1/√t)."""
     square = radius**2
-    density = lambda t: math.pi / 4 - (math.acos(1 / math.sqrt(t)) if t > 1 else 0.0)  # noqa: E731
+
+    def density(t):
+        return math.pi / 4 - (math.acos(1 / math.sqrt(t)) if t > 1 else 0.0)
+
     kinks = sorted({0.0, 1.0, min(2.0, square), *(square - s for s in (1.0, 2.0) if 0 < square - s < 2)})
     exact = sum(
         quad(lambda t: density(t) * below_two(square - t), a, b, epsabs=1e-12)[0] for a, b in itertools.pairwise(kinks)

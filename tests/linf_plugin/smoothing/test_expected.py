@@ -148,7 +148,10 @@ def test_laplace_noise_in_l1():
         head.weight.copy_(torch.tensor([[0.0, 0.0], [1.0, 0.0]]))
     model, scale, eps = nn.Sequential(lp.LaplaceNoise(0.3), head).eval(), 0.3, 0.2
     x = torch.tensor([[0.1, 5.0], [0.4, -1.0], [-0.2, 0.0]])
-    risk = lambda t: torch.where(t > 0, 0.5 * (-t / scale).exp(), 1 - 0.5 * (t / scale).exp())  # noqa: E731
+
+    def risk(t):
+        return torch.where(t > 0, 0.5 * (-t / scale).exp(), 1 - 0.5 * (t / scale).exp())
+
     first = x[:, 0].double()
     found = expected_risk(model, x, torch.ones(3, dtype=torch.long), eps, norm="l1", draws=3000, alpha=0.01)
     assert (risk(first - eps) - risk(first) <= found.gaps).all() and risk(first - eps).mean() <= found.attacked

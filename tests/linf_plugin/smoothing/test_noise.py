@@ -39,7 +39,10 @@ def test_renyi_divergences_are_those_of_quadrature(noise, order, shift, scale):
     else:
         # The largest value of the integrand is taken out, so that nothing overflows.
         top = max(order * log(s) + (1 - order) * log(s - t) for s in (-(order - 1) * t, 0.0, t))
-        around = lambda s: math.exp(order * log(s) + (1 - order) * log(s - t) - top)  # noqa: E731
+
+        def around(s):
+            return math.exp(order * log(s) + (1 - order) * log(s - t) - top)
+
         moved = (order - 1) * t if noise == "gaussian" else 0.0  # where the integrand is large
         exact = (top + math.log(integral(lambda s: around(s - moved), t + moved))) / (order - 1)
     found = renyi(noise, shift * scale, scale, order)
@@ -103,7 +106,10 @@ def test_the_worst_shift_moves_one_coordinate(noise):
 def test_the_couplings_bound_holds_in_two_dimensions():
     """The exact total variation of two-dimensional Laplace noise, on a grid, for a shift of both coordinates."""
     axis = torch.linspace(-14, 14, 2801, dtype=torch.float64)
-    one = lambda t: torch.exp(-(axis - t).abs()) / 2 * 0.01  # noqa: E731
+
+    def one(t):
+        return torch.exp(-(axis - t).abs()) / 2 * 0.01
+
     for a, b in ((0.5, 0.5), (0.9, 0.1), (2.0, 1.0)):
         exact = (one(0.0)[:, None] * one(0.0) - one(a)[:, None] * one(b)).abs().sum() / 2
         assert exact <= total_variation("laplace", a + b, 1.0) + 1e-4
