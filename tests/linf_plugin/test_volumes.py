@@ -27,7 +27,7 @@ def test_chernoffs_exponents(name, exponent):
 
 
 def test_the_published_exponents_are_not_these():
-    """144, 578 and 28946 come from a mean of 2/3 in Hoeffding's inequality, and from natural logarithms."""
+    """144, 578 and 28946 take E u² for 2/3, and are natural logarithms."""
     for name, published in (("MNIST", 144), ("CIFAR-10", 578), ("ImageNet", 28946)):
         assert -overlap(DIMENSIONS[name]) < published / 6
 

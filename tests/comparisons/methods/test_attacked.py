@@ -172,11 +172,13 @@ def test_mat_rand_draws_a_norm_for_each_sample(batch):
     loss = LOSSES["mat-rand"](net, SCHEDULE, steps=2)
     x, y = torch.full((400, *SHAPE), 0.5), torch.arange(400) % 3
     torch.manual_seed(0)
+    in_l2 = torch.randint(2, (400,)) == 1  # the first numbers that are drawn
+    torch.manual_seed(0)
     step = (loss.moved(net, x, y, EPS).double() - x.double()).flatten(1)
-    outside = step.abs().amax(1) > EPS * 1.001  # not in the ℓ∞ ball, so searched in ℓ2
-    assert (step.norm(dim=1) <= max(equal_volume_radius(SIZE, EPS), math.sqrt(SIZE) * EPS) + 1e-6).all()
-    assert 140 < outside.sum() < 260
-    assert (step[~outside].abs().amax(1) <= EPS).all()
+    assert 140 < in_l2.sum() < 260
+    assert (step[~in_l2].abs().amax(1) <= EPS).all()
+    assert (step[in_l2].norm(dim=1) <= equal_volume_radius(SIZE, EPS)).all()
+    assert (step[in_l2].abs().amax(1) > EPS).double().mean() > 0.9  # the other ball does not have them
     for n in (0, 1):  # one of the norms has no sample
         assert loss.moved(net, x[:n], y[:n], EPS).shape == (n, *SHAPE)
 
