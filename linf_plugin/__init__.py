@@ -17,6 +17,7 @@ from .layers.cpl import CPLConv2d, CPLLinear
 from .layers.distance import LinfDistConv2d, LinfDistLinear
 from .layers.fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
 from .layers.lipschitz import lipschitz_bound
+from .layers.noise import GaussianNoise, LaplaceNoise, UniformNoise
 from .layers.potential import PotentialConv2d, PotentialLinear
 from .layers.shifts import MeanShift, Negate, Normalize, reestimate_means
 from .layers.sll import SLLConv2d, SLLLinear
@@ -40,6 +41,8 @@ __all__ = [
     "CPLConv2d",
     "CPLLinear",
     "DiagonalCirculant",
+    "GaussianNoise",
+    "LaplaceNoise",
     "LinfDistConv2d",
     "LinfDistLinear",
     "MaxMin",
@@ -56,6 +59,7 @@ __all__ = [
     "SLLLinear",
     "SortDistLinear",
     "StateWarning",
+    "UniformNoise",
     "UnshufflePixels",
     "build",
     "certified_radius",

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from . import ops
 from .layers.activations import MaxMin, ParamRamp
 from .layers.distance import LinfDistConv2d, LinfDistLinear
-from .layers.facts import TRAINED
+from .layers.facts import RANDOM, TRAINED
+from .layers.noise import DRAWS
 from .layers.potential import Potential, PotentialConv2d, PotentialLinear
 from .layers.reparametrised import MATERIALISE
 from .layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -140,6 +141,7 @@ INTERVALS: dict[type[nn.Module], Rule | Refusal] = {
     PotentialLinear: _potential,
     PotentialConv2d: _potential,
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }
 
 

@@ -10,6 +10,7 @@ from linf_plugin import Net, lipschitz_bound
 from linf_plugin.training import Schedule, Step, clipped_hinge, hinge, interval_cross_entropy, interval_hinge, ramp
 from linf_plugin.training.boxes import worst_margins
 
+from .attacked import AttackedCrossEntropy
 from .robust import RobustCrossEntropy
 
 
@@ -228,6 +229,42 @@ def _sabr(
     return RobustCrossEntropy(model, schedule, **how, warmup=warmup, tolerance=tolerance, l1=l1)
 
 
+# Adversarial training in ℓ2, in two norms, or with noise.
+
+
+def _pgd_l2(
+    model: Net, schedule: Schedule, steps: int = 10, size: float = 0.25, eps_l2: float | None = None
+) -> AttackedCrossEntropy:
+    return AttackedCrossEntropy(model, schedule, norms=("l2",), eps_l2=eps_l2, steps=steps, size=size)
+
+
+def _rat(
+    model: Net,
+    schedule: Schedule,
+    sigma: float,
+    noise: str = "gaussian",
+    norm: str = "linf",
+    steps: int = 10,
+    size: float = 0.25,
+    eps_l2: float | None = None,
+) -> AttackedCrossEntropy:
+    how = {"noise": noise, "sigma": sigma, "steps": steps, "size": size}
+    return AttackedCrossEntropy(model, schedule, norms=(norm,), eps_l2=eps_l2, **how)
+
+
+def _mat_max(
+    model: Net, schedule: Schedule, steps: int = 10, size: float = 0.25, eps_l2: float | None = None
+) -> AttackedCrossEntropy:
+    return AttackedCrossEntropy(model, schedule, norms=("linf", "l2"), eps_l2=eps_l2, steps=steps, size=size)
+
+
+def _mat_rand(
+    model: Net, schedule: Schedule, steps: int = 10, size: float = 0.25, eps_l2: float | None = None
+) -> AttackedCrossEntropy:
+    how = {"random": True, "steps": steps, "size": size}
+    return AttackedCrossEntropy(model, schedule, norms=("linf", "l2"), eps_l2=eps_l2, **how)
+
+
 LOSSES = {
     "clipped-hinge": ClippedHinge,
     "hinge": Hinge,
@@ -243,4 +280,8 @@ LOSSES = {
     "crown-ibp": _crown_ibp,  # Zhang et al., arXiv 1906.06316; with ``fused`` Xu et al., arXiv 2002.12920
     "mtl-ibp": _mtl_ibp,  # De Palma et al., arXiv 2305.13991
     "sabr": _sabr,  # Müller et al., arXiv 2210.04871
+    "pgd-l2": _pgd_l2,  # of adversarial images in ℓ2
+    "rat": _rat,  # of adversarial images with noise: Pinot et al., arXiv 1903.10219
+    "mat-max": _mat_max,  # of the worse of two adversarial images, in ℓ∞ and ℓ2: Araujo et al., arXiv 2012.02632
+    "mat-rand": _mat_rand,  # of one in a norm that is drawn for each image: the same
 }

@@ -16,7 +16,7 @@ from linf_plugin.spectral import norm
 from linf_plugin.training import Schedule, Step
 
 from .bounded import Bounds, Box, BoxBounds, FusedBounds
-from .searched import adversarial
+from .searched import adversarial, adversarial_in_ball, box_around
 from .warmup import balance, tightness
 
 TINY = 1e-12  # the logarithm of the norm of a layer of zeros is taken from here
@@ -122,7 +122,7 @@ class RobustCrossEntropy:
         return self.kappa_first + (self.kappa - self.kappa_first) * progress
 
     def _without_bounds(self, model: nn.Module, x: Tensor, labels: Tensor, eps: float, progress: float) -> Tensor:
-        moved = adversarial(model, labels, box_around(x, eps), self.steps, self.size)
+        moved = adversarial_in_ball(model, x, labels, eps, self.steps, self.size)
         value, kappa = F.cross_entropy(model(moved), labels), self._kappa(progress)
         return value if not kappa else (1 - kappa) * value + kappa * F.cross_entropy(model(x), labels)
 
@@ -136,11 +136,6 @@ def _check_share(**shares: float) -> None:
 def _bounds_of(model: Net, fused: bool) -> Bounds:
     example = torch.rand(2, *model.input_shape, device=next(model.parameters()).device)
     return (FusedBounds if fused else Bounds)(model, example, model(example).shape[1])
-
-
-def box_around(x: Tensor, eps: float) -> Box:
-    """Returns the ends of the ball of radius eps around x in the pixel range."""
-    return (x - eps).clamp(0, 1), (x + eps).clamp(0, 1)
 
 
 def _smaller_box(x: Tensor, moved: Tensor, eps: float, part: float) -> Box:

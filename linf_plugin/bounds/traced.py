@@ -6,7 +6,8 @@ from torch import nn
 
 from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
-from ..layers.facts import TRAINED
+from ..layers.facts import RANDOM, TRAINED
+from ..layers.noise import DRAWS
 from ..layers.potential import PotentialConv2d, PotentialLinear
 from ..layers.reparametrised import MATERIALISE
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -48,6 +49,7 @@ TRACED: dict[type[nn.Module], Traced | Refusal] = {
     PotentialLinear: Traced(),
     PotentialConv2d: Traced(),
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }
 
 

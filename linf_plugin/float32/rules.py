@@ -21,7 +21,8 @@ from ..intervals import apply_affine, distances, interval
 from ..kernels.reference import coefficients
 from ..layers.activations import MaxMin, ParamRamp
 from ..layers.distance import LinfDistConv2d, LinfDistLinear
-from ..layers.facts import TRAINED
+from ..layers.facts import RANDOM, TRAINED
+from ..layers.noise import DRAWS
 from ..layers.potential import Potential, PotentialConv2d, PotentialLinear
 from ..layers.reparametrised import MATERIALISE
 from ..layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -279,4 +280,5 @@ ROUNDING: dict[type[nn.Module], Callable[[nn.Module, Reach], Reach] | Refusal] =
     PotentialLinear: _potential,
     PotentialConv2d: _potential,
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }

@@ -9,6 +9,7 @@ from .cpl import CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
 from .fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
 from .lipschitz import flat_layers, lipschitz_bound
+from .noise import GaussianNoise, LaplaceNoise, UniformNoise
 from .potential import PotentialConv2d, PotentialLinear
 from .shifts import CenterCrop, MeanShift, Negate, Normalize, reestimate_means
 from .sll import SLLConv2d, SLLLinear
@@ -22,6 +23,8 @@ __all__ = [
     "CPLLinear",
     "CenterCrop",
     "DiagonalCirculant",
+    "GaussianNoise",
+    "LaplaceNoise",
     "LinfDistConv2d",
     "LinfDistLinear",
     "MaxMin",
@@ -36,6 +39,7 @@ __all__ = [
     "SLLConv2d",
     "SLLLinear",
     "SortDistLinear",
+    "UniformNoise",
     "UnshufflePixels",
     "distance_layers",
     "flat_layers",

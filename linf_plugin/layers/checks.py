@@ -33,6 +33,12 @@ def positive(value) -> None:
         raise ValueError(f"must be positive and finite, got {value}")
 
 
+def not_negative(value) -> None:
+    number(value)
+    if not value >= 0:
+        raise ValueError(f"must be finite and at least 0, got {value}")
+
+
 def momentum(value) -> None:
     number(value)
     if not 0 < value <= 1:

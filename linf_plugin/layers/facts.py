@@ -13,6 +13,7 @@ from .circulant import DiagonalCirculant
 from .cpl import UPPER_NORMS, CPLConv2d, CPLLinear
 from .distance import LinfDistConv2d, LinfDistLinear
 from .fixed import AveragePool, NormalizedRows, PadChannels, UnshufflePixels
+from .noise import GaussianNoise, LaplaceNoise, Noise, UniformNoise
 from .potential import PotentialConv2d, PotentialLinear
 from .reparametrised import Reparametrised
 from .shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -189,8 +190,13 @@ FACTS: dict[type[nn.Module], Facts] = {
         {"divisor": checks.positive},
         after=sizes.after_pool,
     ),
+    # Layers whose output is random.
+    GaussianNoise: Facts("gaussian_noise", growth.random, {"sigma": checks.not_negative}),
+    LaplaceNoise: Facts("laplace_noise", growth.random, {"scale": checks.not_negative}),
+    UniformNoise: Facts("uniform_noise", growth.random, {"radius": checks.not_negative}),
 }
 
 TRAINED = tuple(kind for kind in FACTS if issubclass(kind, Reparametrised))  # forms that are replaced after training
+RANDOM = tuple(kind for kind in FACTS if issubclass(kind, Noise))
 
 LAYERS: dict[str, type[nn.Module]] = {facts.name: kind for kind, facts in FACTS.items()}  # name in a spec → type

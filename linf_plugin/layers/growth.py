@@ -14,6 +14,7 @@ from ..spectral.geometry import BOUNDED_PADDINGS, Convolution
 from ..spectral.structured import diagonal_circulant_bound
 from .base import Distance
 from .gershgorin import squared_norm
+from .noise import DRAWS
 from .potential import Potential, PotentialConv2d
 from .shifts import Normalize
 from .sort import SortDistLinear
@@ -157,6 +158,11 @@ def in_evaluation(layer: nn.Module, norm: float) -> float:
     if layer.training:
         raise TypeError(f"no Lipschitz bound is known for {type(layer).__name__} in training mode")
     return 1.0
+
+
+def random(layer: nn.Module, norm: float) -> float:
+    """Raises TypeError: two calls at one input differ, so no bound holds."""
+    raise _unknown(layer, norm, DRAWS)
 
 
 def _only_linf(layer: nn.Module, norm: float, reason: str) -> None:

@@ -8,7 +8,8 @@ from torch import nn
 
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
-from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.facts import RANDOM, TRAINED
+from linf_plugin.layers.noise import DRAWS
 from linf_plugin.layers.potential import PotentialConv2d, PotentialLinear
 from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -88,6 +89,7 @@ INTERVAL_NODES: dict[type[nn.Module], Callable | Refusal] = {
     PotentialLinear: _potential,
     PotentialConv2d: _potential,
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from linf_plugin import plain
 from linf_plugin.layers.activations import MaxMin, ParamRamp
 from linf_plugin.layers.distance import LinfDistConv2d, LinfDistLinear
-from linf_plugin.layers.facts import TRAINED
+from linf_plugin.layers.facts import RANDOM, TRAINED
+from linf_plugin.layers.noise import DRAWS
 from linf_plugin.layers.potential import Potential, PotentialConv2d, PotentialLinear
 from linf_plugin.layers.reparametrised import MATERIALISE
 from linf_plugin.layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -91,6 +92,7 @@ DESCRIBED: dict[type[nn.Module], tuple[str, Callable[[nn.Module], dict]] | Refus
     PotentialLinear: ("potential", _potential),
     PotentialConv2d: ("potential_conv", _potential),
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }
 
 

@@ -17,8 +17,9 @@ from ...kernels import windows
 from ...kernels.geometry import Geometry
 from ...layers.activations import MaxMin, ParamRamp
 from ...layers.distance import LinfDistConv2d, LinfDistLinear
-from ...layers.facts import TRAINED
+from ...layers.facts import RANDOM, TRAINED
 from ...layers.lipschitz import flat_layers
+from ...layers.noise import DRAWS
 from ...layers.potential import PotentialConv2d, PotentialLinear
 from ...layers.reparametrised import MATERIALISE
 from ...layers.shifts import CenterCrop, MeanShift, Negate, Normalize
@@ -325,6 +326,7 @@ STEPS: dict[type[nn.Module], Callable | Refusal] = {
     PotentialLinear: _potential,
     PotentialConv2d: _potential,
     **dict.fromkeys(TRAINED, Refusal(MATERIALISE)),
+    **dict.fromkeys(RANDOM, Refusal(DRAWS)),
 }
 
 

@@ -159,6 +159,10 @@ VARIANTS = {
     "crown-ibp": {"kappa": 0.0, "fused": True},
     "mtl-ibp": {"alpha": 0.5},
     "sabr": {"part": 0.4, "steps": 2},
+    "pgd-l2": {"steps": 2},
+    "rat": {"steps": 2, "sigma": 0.05},
+    "mat-max": {"steps": 2},
+    "mat-rand": {"steps": 2, "eps_l2": 0.3},
 }
 
 

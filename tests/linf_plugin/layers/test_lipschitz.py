@@ -9,7 +9,7 @@ from torch import nn
 
 import linf_plugin as lp
 from linf_plugin import moved
-from linf_plugin.layers.facts import FACTS, TRAINED
+from linf_plugin.layers.facts import FACTS, RANDOM, TRAINED
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.layers.shifts import CenterCrop
 from linf_plugin.norms import NORMS, SYMBOLS
@@ -75,6 +75,9 @@ LAYERS = {  # layer type → layers, and the shape of a sample
     lp.PadChannels: [(lp.PadChannels(2, 3), (2, 2, 2))],
     lp.UnshufflePixels: [(lp.UnshufflePixels(2, 2), (2, 4, 6))],
     lp.AveragePool: [(lp.AveragePool(2, 2), (2, 5, 4)), (lp.AveragePool(2, 2, 4.0), (2, 4, 4))],
+    lp.GaussianNoise: [(lp.GaussianNoise(0.1), (3,))],
+    lp.LaplaceNoise: [(lp.LaplaceNoise(0.1), (3,))],
+    lp.UniformNoise: [(lp.UniformNoise(0.1), (3,))],
 }
 CASES = [(layer, shape) for rows in LAYERS.values() for layer, shape in rows]
 
@@ -93,7 +96,7 @@ def test_bounds_hold_in_their_norm(layer, shape, norm):
     try:
         bound = lipschitz_bound(layer, norm)
     except TypeError as error:
-        assert "Lipschitz bound is known for" in str(error) and (norm != math.inf or type(layer) in TRAINED)
+        assert "Lipschitz bound is known for" in str(error) and (norm != math.inf or type(layer) in TRAINED + RANDOM)
         return
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(4000, *shape, generator=generator, dtype=torch.float64)
@@ -116,6 +119,7 @@ def test_bounds_hold_in_their_norm(layer, shape, norm):
         (nn.Conv2d(1, 1, 2), "l1"),
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "l2"),
         (lp.SLLLinear(2, 2), "linf"),
+        (lp.GaussianNoise(0.0), "l2"),
     ),
     ids=str,
 )

@@ -9,6 +9,7 @@ from torch import nn
 
 import linf_plugin
 from linf_plugin.layers.base import distance_layers
+from linf_plugin.layers.facts import FACTS, RANDOM
 from linf_plugin.layers.lipschitz import lipschitz_bound
 from linf_plugin.models.net import LAYERS
 from linf_plugin.refusal import rule_of
@@ -316,7 +317,19 @@ def test_every_kind_of_layer_is_tried():
         name for layers in (*(layers for layers, _ in CASES.values()), *MATERIALISED.values()) for name, _ in layers
     }
     kinds |= {"normalize"}
+    kinds |= {FACTS[kind].name for kind in RANDOM}  # test_random_layers_are_refused_by_name
     assert kinds == LAYERS.keys(), f"{LAYERS.keys() - kinds}: add a net to CASES in this file"
+
+
+@pytest.mark.parametrize("flavour", ("function", "maxpool"))
+@pytest.mark.parametrize("kind", RANDOM, ids=lambda kind: kind.__name__)
+def test_random_layers_are_refused_by_name(kind, flavour, tmp_path):
+    """An ONNX file is one function of its input.  Nothing is written."""
+    size = next(iter(FACTS[kind].needed))
+    for layers in ([[FACTS[kind].name, {size: 0.1}], *HEAD], [*HEAD, [FACTS[kind].name, {size: 0.0}]]):
+        with pytest.raises(TypeError, match=f"for {kind.__name__}: it draws noise at each call"):
+            export(build(layers), tmp_path / "net.onnx", flavour=flavour)
+    assert not list(tmp_path.iterdir())
 
 
 @torch.no_grad()
