@@ -33,7 +33,7 @@ def check_norm(norm: float | str) -> float:
     return exponent
 
 
-def as_radius(value: Real | str, name: str = "eps") -> float:
+def as_radius(value: float | Real | str, name: str = "eps") -> float:
     """Returns a radius as a float.  It may be given as a number or as text, such as "0.1" or "8/255".
 
     Raises:

@@ -47,9 +47,9 @@ _HOMES = {
 
 __all__ = [
     "DIVERGENCES",
+    "NOISES",
     "Entropy",
     "ExpectedRisk",
-    "NOISES",
     "Noise",
     "NoiseShift",
     "Smoothed",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..arguments import check_count, check_model, check_not_negative, check_number, check_positive
 from ..layers.facts import RANDOM
 from ..layers.lipschitz import flat_layers, lipschitz_bound
-from ..layers.noise import GaussianNoise, LaplaceNoise, UniformNoise
+from ..layers.noise import GaussianNoise, LaplaceNoise, Noise, UniformNoise
 from ..norms import NORMS, as_radius, check_norm
 
 OUTWARD = 2.0**-30  # bounds are made larger by this part, which is far more than float64 rounding changes
@@ -180,7 +180,7 @@ def noise_shifts(
     first = next(iter([*model.parameters(), *model.buffers()]), x)
     x = x.to(first.device, first.dtype)
     for place, layer in enumerate(flat_layers(model)):
-        if type(layer) not in names:
+        if not isinstance(layer, Noise) or type(layer) not in names:
             before.append(layer)
             x = layer(x)
             continue
