@@ -4,13 +4,15 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import betainccinv, betaincinv
 from torch import Tensor, nn
 
-from ..arguments import check_count, check_finite, check_logits, check_model, check_number, check_samples, check_seed
+from ..arguments import check_count, check_finite, check_logits, check_model, check_samples, check_seed
 from ..progress import bar, hidden
+from .counts import check_probability
+from .counts import lower as ends_below
+from .counts import upper as ends_above
 
-OUTWARD = 1e-9  # by which part the ends of intervals are moved outward; SciPy's inverses are off by far less
+OUTWARD = 1e-9  # by which an entropy is moved outward, far more than float64 rounding changes
 STEPS = 100  # halvings of the level of the box's entropy
 
 
@@ -100,7 +102,7 @@ def entropy(counts: Tensor, alpha: float) -> Entropy:
     Raises:
         TypeError, ValueError: an argument is not as described; the message names it.
     """
-    check_alpha(alpha)
+    check_probability("alpha", alpha)
     if not isinstance(counts, Tensor) or counts.is_floating_point() or counts.dtype == torch.bool:
         raise TypeError("counts must be a tensor of integers (N, k)")
     if counts.dim() != 2 or (counts < 0).any() or (counts.sum(1) < 1).any() or counts.shape[1] < 2:
@@ -116,23 +118,18 @@ def entropy(counts: Tensor, alpha: float) -> Entropy:
     return Entropy(estimate, lower.clamp_min(0.0), upper.clamp(0.0, math.log(k) + OUTWARD))
 
 
-def check_alpha(alpha: float) -> None:
-    """Raises TypeError or ValueError unless alpha is a number in (0, 1)."""
-    check_number("alpha", alpha)
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-
-
 def _entropy(p: Tensor) -> Tensor:
     return -torch.special.xlogy(p, p).sum(1)
 
 
 def _intervals(counts: Tensor, n: Tensor, tail: float) -> tuple[Tensor, Tensor]:
     """Returns the Clopper–Pearson ends of each probability; each end fails with probability at most ``tail``."""
-    k, rest = counts.numpy(), (n[:, None] - counts).numpy()
-    low = torch.from_numpy(betaincinv(k.clip(1), rest + 1, tail)) * (1 - OUTWARD)
-    high = torch.from_numpy(betainccinv(k + 1, rest.clip(1), tail)) * (1 + OUTWARD)
-    return torch.where(counts > 0, low, 0.0), torch.where(counts < n[:, None], high, 1.0).clamp_max(1.0)
+    low, high = torch.zeros_like(counts), torch.ones_like(counts)
+    for draws in n.unique():
+        rows = n == draws
+        for ends, found in ((low, ends_below), (high, ends_above)):
+            ends[rows] = torch.from_numpy(found(counts[rows].numpy(), int(draws), tail))
+    return low, high
 
 
 def _largest(low: Tensor, high: Tensor) -> Tensor:

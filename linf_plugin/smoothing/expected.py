@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ..arguments import check_labels
 from ..norms import as_radius, check_norm
-from .classes import Entropy, check_alpha, class_counts, entropy
+from .classes import Entropy, class_counts, entropy
+from .counts import check_probability
 from .noise import NoiseShift, certified_risk_gap, noise_shifts
 
 
@@ -93,7 +94,7 @@ def expected_risk(
         TypeError, ValueError: an argument is not as described, or no noise layer hides anything; the message names it.
     """
     eps, norm = as_radius(eps), check_norm(norm)
-    check_alpha(alpha)
+    check_probability("alpha", alpha)
     counts = class_counts(model, x, draws, seed=seed, batch_size=batch_size, progress=progress)
     if not len(x):
         raise ValueError("x must have at least one sample")

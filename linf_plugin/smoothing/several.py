@@ -28,7 +28,8 @@ FARTHEST = 50.0  # no radius is searched beyond
 def several_radius(p: Mapping[float, tuple[float, float]], dim: int) -> float:
     """Returns a radius r in ℓ2, rounded down: the class keeps more than ½ under the first noise where ‖x′ − x‖ < r.
 
-    It is at least Cohen's radius of the first noise, and 0 if the first lower end is at most ½.
+    It is at least Cohen's radius of the first noise, and 0 if the first lower end is at most ½.  It is Cohen's radius
+    if no classifier has such probabilities: then some end is wrong, and any radius would follow from all of them.
 
     Method.  D_ε(k) of ``dual`` bounds the class's probability at ‖δ‖ = ε for every k.  Ascent finds a good k at some
     ε, the root of D_ε(k) = ½ gives a larger ε for this k, and both repeat.  None of this is trusted.  At the end
@@ -56,9 +57,10 @@ def several_radius(p: Mapping[float, tuple[float, float]], dim: int) -> float:
     if len(sigmas) > 1 and math.isfinite(cohen) and cohen > 0:
         problem = Several(np.array(sigmas) / first, ends[:, 0], ends[:, 1], dim)
         eps, k = _search(problem, cohen)
-        if falls(problem.sigmas, k):
+        possible = not _contradicts(problem, k)
+        if possible and falls(problem.sigmas, k):
             best = max(best, _within(problem, eps, k))
-        elif eps > cohen + WORTH:
+        elif possible and eps > cohen + WORTH:
             best = max(best, _march(problem, cohen))
     return max(0.0, math.nextafter(first * best * (1 - 2.0**-50), 0.0))
 
@@ -75,6 +77,11 @@ def _checked(p: Mapping[float, tuple[float, float]], dim: int) -> list[float]:
         if not 0 <= low <= high <= 1:
             raise ValueError(f"p[{sigma}] must be (lower, upper) with 0 ≤ lower ≤ upper ≤ 1, got {ends}")
     return [float(sigma) for sigma in p]
+
+
+def _contradicts(problem: Several, k: Array) -> bool:
+    """Returns whether the intervals prove more of the first noise, unmoved, than its own upper end allows."""
+    return proved(problem, 0.0, k, _proof_step(problem, k)) > problem.upper[0]
 
 
 def _search(problem: Several, cohen: float) -> tuple[float, Array]:
@@ -148,7 +155,7 @@ def _within(problem: Several, eps: float, k: Array) -> float:
     for _ in range(PROOFS):
         q = proved(problem, eps, k, step)
         if q >= 0.5:
-            return eps + quantile_below(min(q, problem.upper[0]))
+            return eps + quantile_below(q) if q < 1 else 0.0
         below = 0.99 * eps
         slope = (_bound(problem, below, k, step) - _bound(problem, eps, k, step)) / (eps - below)
         eps -= max(1e-7, 1.1 * (0.5 - q) / max(slope, 1e-3))

@@ -199,3 +199,12 @@ def test_no_majority_gives_no_radius():
 def test_wrong_arguments(p, d, error, text):
     with pytest.raises(error, match=text):
         several_radius(p, d)
+
+
+@pytest.mark.parametrize(
+    "p, d", [(((0.999, 1.0), (0.0, 0.2)), 16), (((0.9, 1.0), (0.0, 0.01)), 8), (((0.9, 0.95), (0.0, 0.01)), 8)]
+)
+def test_ends_that_contradict_each_other_give_no_more_than_the_first_noise(p, d):
+    """They prove everything.  Such ends come from counts with a probability of at most alpha."""
+    radius = several_radius({1.0: p[0], 1.2: p[1]}, d)
+    assert radius == pytest.approx(stats.norm.ppf(p[0][0]), abs=1e-9) and radius <= stats.norm.ppf(p[0][0])
