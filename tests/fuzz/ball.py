@@ -53,8 +53,8 @@ def ends(
     return found[0], found[1]
 
 
-class Box:
-    """The float32 inputs with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, around each of x (N, *).
+class Region:
+    """What balls of each norm have: around each of x (N, *), the float32 inputs within eps and low ≤ x′ ≤ high.
 
     Args:
         eps: (N,) float64.
@@ -62,7 +62,7 @@ class Box:
         strict: whether the balls are open.  Of an empty ball, x itself is taken.
 
     Attributes:
-        lower, upper: (N, *) float32, the ends of each coordinate.
+        lower, upper: (N, *) float32, the ends of each coordinate, if the others stay where they are.
     """
 
     def __init__(self, x: Tensor, eps: Tensor, low: float = -math.inf, high: float = math.inf, *, strict: bool = False):
@@ -70,6 +70,10 @@ class Box:
         empty = (eps == 0) & strict
         lower, upper = ends(x, like(torch.where(empty, math.inf, eps), x), low, high, strict)
         self.lower, self.upper = (torch.where(like(empty, x), x, end) for end in (lower, upper))
+
+
+class Box(Region):
+    """The float32 inputs with ‖x′ − x‖∞ ≤ eps and low ≤ x′ ≤ high, around each of x (N, *)."""
 
     def holds(self, moved: Tensor) -> Tensor:
         """(M, N): which of the points (M, N, *) are in the balls, exactly."""

@@ -1,12 +1,11 @@
 """The float32 points of ℓ2 balls, exactly, and ways to choose among them."""
 
-import math
 from fractions import Fraction
 
 import torch
 from torch import Tensor
 
-from .ball import coin, difference, ends, like, single_moves, steps_towards
+from .ball import Region, coin, difference, like, single_moves, steps_towards
 
 PARTS = (1.0, 1 - 2.0**-25, 1 - 2.0**-23, 1 - 2.0**-20, 1 - 2.0**-12, 0.5)  # of a step, until its end is in the ball
 FAR = 2.0**200  # a step of this length ends at the sphere of every ball
@@ -25,23 +24,8 @@ def _square(x: Tensor, moved: Tensor) -> Fraction:
     return sum(((Fraction(a) - Fraction(b)) ** 2 for a, b in pairs), Fraction(0))
 
 
-class Sphere:
-    """The float32 inputs with ‖x′ − x‖₂ ≤ eps and low ≤ x′ ≤ high, around each of x (N, *).
-
-    Args:
-        eps: (N,) float64.
-        low, high: the pixel range.
-        strict: whether the balls are open.  Of an empty ball, x itself is taken.
-
-    Attributes:
-        lower, upper: (N, *) float32, the ends of each coordinate, if the others stay where they are.
-    """
-
-    def __init__(self, x: Tensor, eps: Tensor, low: float = -math.inf, high: float = math.inf, *, strict: bool = False):
-        self.x, self.eps, self.low, self.high, self.strict = x, eps, low, high, strict
-        empty = (eps == 0) & strict
-        lower, upper = ends(x, like(torch.where(empty, math.inf, eps), x), low, high, strict)
-        self.lower, self.upper = (torch.where(like(empty, x), x, end) for end in (lower, upper))
+class Sphere(Region):
+    """The float32 inputs with ‖x′ − x‖₂ ≤ eps and low ≤ x′ ≤ high, around each of x (N, *)."""
 
     def holds(self, moved: Tensor) -> Tensor:
         """(M, N): which of the points (M, N, *) are in the balls, exactly.
